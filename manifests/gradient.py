@@ -17,7 +17,9 @@ Frame = npt.NDArray[np.uint8]
 ZERO_LEVEL = 127
 
 
-def temporal_gradient(previous: Frame, following: Frame, out: Frame | None = None, scratch: Frame | None = None) -> Frame:
+def temporal_gradient(
+    previous: Frame, following: Frame, out: Frame | None = None, scratch: Frame | None = None
+) -> Frame:
     """TG of two uint8 arrays of one shape (any shape: frames, clips, planes), exact for all 65,536 pairs of values.
 
     out, scratch: optional uint8 buffers of the same shape, reused by callers that stream frames; `out` is returned.

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from manifests.table import VideoTable
 
 FORMAT_VERSION = 1
 
@@ -147,17 +152,10 @@ class Manifest:
 
     root: str
     header: ManifestHeader
-    videos: tuple[VideoRow, ...]
+    videos: VideoTable
     shards: tuple[ShardRow, ...]
-
-    @property
-    def written(self) -> tuple[VideoRow, ...]:
-        """The videos that have a sample."""
-        return tuple(row for row in self.videos if row.status == WRITTEN)
 
     @property
     def digest(self) -> str:
         """Names the exact bytes of the data set: sha256 of the two tables' digests."""
-        import hashlib
-
         return hashlib.sha256((self.header.videos_sha256 + self.header.shards_sha256).encode()).hexdigest()

@@ -1,0 +1,140 @@
+"""One sample of a shard: a video's frames as members of a plain ustar tar, the contract between extraction and training.
+
+Members of every sample, in this order (docs/format.md):
+
+    {key}.json               facts of the video: no null, the same fields and types in every sample
+    {key}.rgb.offsets.npy    uint64[T+1], byte offsets of the T frames in the next member (half-open)
+    {key}.rgb.mjpeg          T JPEG files back to back
+    {key}.tg.offsets.npy     uint64[T]
+    {key}.tg.mjpeg           T-1 JPEG files; TG_k belongs to frames k and k+1
+
+The two tg members are absent from every sample of a data set whose gradient is derived while reading.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from manifests.records import Members
+
+BLOCK_BYTES = 512
+RECORD_BYTES = 10240
+MAX_MEMBER_BYTES = 8 * 1024**3 - 1  # ustar writes sizes as 11 octal digits
+
+Meta = dict[str, str | int | float]
+
+
+class MemberTooLargeError(Exception):
+    """A member is larger than a ustar tar can hold (8 GiB)."""
+
+
+@dataclass(slots=True)
+class FrameSpool:
+    """JPEG files back to back in a (temporary) file, and where each starts: offsets[k]:offsets[k+1] is frame k."""
+
+    file: BinaryIO
+    offsets: list[int] = field(default_factory=lambda: [0])
+
+    def append(self, jpeg: bytes) -> None:
+        """Add one frame."""
+        self.file.write(jpeg)
+        self.offsets.append(self.offsets[-1] + len(jpeg))
+
+    @property
+    def num_frames(self) -> int:
+        """Frames so far."""
+        return len(self.offsets) - 1
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes so far."""
+        return self.offsets[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedVideo:
+    """A video ready to be packed. meta: flat facts for the .json member; tg: None where the gradient is derived."""
+
+    key: str
+    meta: Meta
+    rgb: FrameSpool
+    tg: FrameSpool | None
+
+
+def write_sample(tar: BinaryIO, encoded: EncodedVideo) -> tuple[int, int, Members]:
+    """Append the sample at the tar's current end; gives (sample_offset, sample_bytes, members).
+
+    The bytes depend on the sample alone: fixed time, owner, mode and order.
+    Raises MemberTooLargeError, before anything is written, where a member passes 8 GiB.
+    """
+    for spool in (encoded.rgb, encoded.tg):
+        if spool is not None and spool.num_bytes > MAX_MEMBER_BYTES:
+            raise MemberTooLargeError(
+                f"{spool.num_bytes} bytes of JPEG frames in one member, at most {MAX_MEMBER_BYTES} fit"
+            )
+    start = tar.tell()
+    assert start % BLOCK_BYTES == 0, start
+    text = json.dumps(encoded.meta, ensure_ascii=False, separators=(", ", ": ")) + "\n"
+    _write_member(tar, f"{encoded.key}.json", io.BytesIO(text.encode()), len(text.encode()))
+    rgb_index, rgb = _write_frames(tar, f"{encoded.key}.rgb", encoded.rgb)
+    if encoded.tg is None:
+        members = Members(*rgb_index, *rgb)
+    else:
+        tg_index, tg = _write_frames(tar, f"{encoded.key}.tg", encoded.tg)
+        members = Members(*rgb_index, *rgb, *tg_index, *tg)
+    return start, tar.tell() - start, members
+
+
+def write_end(tar: BinaryIO) -> None:
+    """Close the archive: two zero blocks, padded to a whole record."""
+    end = tar.tell() + 2 * BLOCK_BYTES
+    tar.write(b"\0" * (2 * BLOCK_BYTES + -end % RECORD_BYTES))
+
+
+def encode_offsets(offsets: Sequence[int]) -> bytes:
+    """The .offsets.npy member: a standard .npy file of uint64."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.asarray(offsets, dtype="<u8"), version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def decode_offsets(npy: bytes | memoryview) -> npt.NDArray[np.uint64]:
+    """The numbers of an .offsets.npy member; ValueError where it is not one, or does not rise."""
+    array = np.lib.format.read_array(io.BytesIO(npy), allow_pickle=False)
+    if (
+        array.dtype != np.uint64
+        or array.ndim != 1
+        or len(array) < 1
+        or array[0] != 0
+        or np.any(array[1:] <= array[:-1])
+    ):
+        raise ValueError("frame offsets must be uint64, start at 0 and rise")
+    return array
+
+
+def _write_frames(tar: BinaryIO, name: str, spool: FrameSpool) -> tuple[tuple[int, int], tuple[int, int]]:
+    index = encode_offsets(spool.offsets)
+    index_place = _write_member(tar, f"{name}.offsets.npy", io.BytesIO(index), len(index))
+    spool.file.seek(0)
+    return index_place, _write_member(tar, f"{name}.mjpeg", spool.file, spool.num_bytes)
+
+
+def _write_member(tar: BinaryIO, name: str, content: BinaryIO, num_bytes: int) -> tuple[int, int]:
+    header = tarfile.TarInfo(name)
+    header.size = num_bytes
+    header.mode = 0o644
+    tar.write(header.tobuf(format=tarfile.USTAR_FORMAT))
+    offset = tar.tell()
+    shutil.copyfileobj(content, tar, 1024 * 1024)
+    assert tar.tell() - offset == num_bytes, f"{name}: {tar.tell() - offset} bytes copied, {num_bytes} promised"
+    tar.write(b"\0" * (-num_bytes % BLOCK_BYTES))
+    return offset, num_bytes

@@ -1,0 +1,176 @@
+"""Tables and header on disk: atomic writes, digests, and a data set's folder as a Manifest. Local paths or fsspec URLs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.records import FORMAT_VERSION, GradientCoding, InputError, Manifest, ManifestHeader, ShardRow, VideoRow
+from manifests.table import VideoTable, shard_rows, shard_table
+
+HEADER_NAME = "dataset.json"
+VIDEOS_NAME = "videos.parquet"
+SHARDS_NAME = "shards.parquet"
+SPLITS_FOLDER = "splits"
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def is_url(root: str | Path) -> bool:
+    """Whether the place is an fsspec URL (`s3://...`) rather than a local path."""
+    return "://" in str(root)
+
+
+def join(root: str | Path, *parts: str) -> str:
+    """A place below the data set's folder, local path or URL."""
+    return "/".join([str(root).rstrip("/") or "/", *parts])
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a file that appears under its name only when it is whole: temporary name, fsync, rename, fsync of the folder.
+
+    On any exception nothing appears and the temporary file is removed. A URL gets one PUT when the block ends.
+    """
+    if is_url(path):
+        buffer = io.BytesIO()
+        yield buffer
+        import fsspec
+
+        with fsspec.open(str(path), "wb") as remote:
+            remote.write(buffer.getvalue())
+        return
+    path = Path(path)
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{path.name}")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a finished, synced file its final name, so that it survives a power cut."""
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The whole file at a local path or URL; FileNotFoundError where there is none."""
+    if not is_url(path):
+        return Path(path).read_bytes()
+    import fsspec
+
+    with fsspec.open(str(path), "rb") as remote:
+        content: bytes = remote.read()
+    return content
+
+
+def file_sha256(path: str | Path) -> str:
+    """sha256 of a local file's bytes, hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """A table as the bytes of a Parquet file: the same bytes for the same table and library version."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", write_statistics=True)
+    return buffer.getvalue()
+
+
+def json_bytes(value: Any) -> bytes:
+    """A value as readable JSON, the same bytes for the same value."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode()
+
+
+def write_manifest(
+    root: str | Path, header: ManifestHeader, videos: Iterable[VideoRow], shards: Iterable[ShardRow]
+) -> Manifest:
+    """Write both tables, then the header with their digests: the header's presence says that the data set is whole."""
+    video_table = VideoTable.from_rows(videos)
+    shards = tuple(shards)
+    tables = {VIDEOS_NAME: table_bytes(video_table.arrow), SHARDS_NAME: table_bytes(shard_table(shards))}
+    header = dataclasses.replace(
+        header,
+        videos_sha256=hashlib.sha256(tables[VIDEOS_NAME]).hexdigest(),
+        shards_sha256=hashlib.sha256(tables[SHARDS_NAME]).hexdigest(),
+    )
+    for name, content in [*tables.items(), (HEADER_NAME, json_bytes(dataclasses.asdict(header)))]:
+        with atomic_write(join(root, name)) as file:
+            file.write(content)
+    return Manifest(str(root), header, video_table, shards)
+
+
+def read_header(root: str | Path) -> ManifestHeader:
+    """dataset.json of a finished data set; InputError where the folder holds none or one of a newer format."""
+    place = join(root, HEADER_NAME)
+    try:
+        raw = json.loads(read_bytes(place))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(_no_data_set(root)) from None
+    except ValueError as error:
+        raise InputError(
+            f"{place} is not valid JSON ({error}). Run `tgprep extract` again: it writes the header anew."
+        ) from None
+    version = raw.get("format_version")
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{place}: format version {version!r}, this program reads {FORMAT_VERSION}. Use a program version that reads it, or extract again."
+        )
+    raw["classes"] = tuple(raw["classes"])
+    raw["gradient"] = GradientCoding(**raw["gradient"])
+    return ManifestHeader(**raw)
+
+
+def read_manifest(root: str | Path) -> Manifest:
+    """The data set at `root`; its tables' digests are checked against the header."""
+    header = read_header(root)
+    tables = {}
+    for name, digest in ((VIDEOS_NAME, header.videos_sha256), (SHARDS_NAME, header.shards_sha256)):
+        place = join(root, name)
+        try:
+            content = read_bytes(place)
+        except FileNotFoundError:
+            raise InputError(f"{place} is missing, though {HEADER_NAME} says the data set is whole. {_MEND}") from None
+        found = hashlib.sha256(content).hexdigest()
+        if found != digest:
+            raise InputError(
+                f"{place}: sha256 {found[:16]}…, expected {digest[:16]}… ({HEADER_NAME}): the file was changed or damaged. {_MEND}"
+            )
+        tables[name] = pq.read_table(io.BytesIO(content))
+    return Manifest(str(root), header, VideoTable(tables[VIDEOS_NAME]), shard_rows(tables[SHARDS_NAME]))
+
+
+_MEND = "Restore it from a copy, or remove dataset.json and run `tgprep extract` again: finished shards are kept."
+
+
+def _no_data_set(root: str | Path) -> str:
+    if is_url(root) or Path(root).is_dir():
+        unfinished = not is_url(root) and (Path(root) / ".tgprep").is_dir()
+        state = (
+            "an unfinished extraction: run the same `tgprep extract` command again to finish it"
+            if unfinished
+            else "no data set"
+        )
+        return f"{root} holds {state} (no {HEADER_NAME})." + (
+            "" if unfinished else " Make one with `tgprep extract VIDEOS OUT`."
+        )
+    return f"No data set at {root}: the folder does not exist. Make one with `tgprep extract VIDEOS OUT`, or name another folder."
