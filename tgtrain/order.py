@@ -1,0 +1,191 @@
+"""Which videos make the global batch of a step, and where every random choice about them comes from.
+
+A stream (labelled or unlabelled) of N videos is an endless sequence of passes; each pass is a permutation of all N
+videos, drawn from (seed, stream, pass). The global batch of a step is the slice
+
+    position   0 ........ N-1 | N ........ 2N-1 | 2N ...
+    pass       0              | 1               | 2
+    batch      [step * batch, (step + 1) * batch)          half-open, runs on across the end of a pass
+
+so it depends on (seed, step) alone: not on ranks, loader workers, or where a run was resumed; every video comes
+exactly once a pass and none is dropped. Nothing is stored and nothing is shuffled in advance: a permutation is a keyed
+Feistel network, evaluated for the asked positions only, so a stream of any length costs the same.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import lru_cache
+from hashlib import blake2b
+from math import isqrt
+
+import numpy as np
+import numpy.typing as npt
+
+from manifests.records import InputError
+
+NUM_ROUNDS = 20  # measured: fewer than 16 leave the orders of 6 videos unequally likely, see tests/train/test_order.py
+NUM_KEYS = NUM_ROUNDS + 1  # and one that decides the parity
+MAX_VIDEOS = 1 << 40  # positions are int64: more passes over this many videos than any run makes
+_DIGEST_LIMIT = 64  # bytes that one blake2b digest holds
+
+Keys = npt.NDArray[np.uint64]
+Indices = npt.NDArray[np.int64]
+
+
+class Stream(IntEnum):
+    """The two streams of a run; the number enters the keys, so it never changes."""
+
+    LABELLED = 0
+    UNLABELLED = 1
+
+
+class View(IntEnum):
+    """Which choices about one draw a generator is for; the number enters the key, so it never changes."""
+
+    CLIP = 0
+    STRONG_RGB = 1
+    STRONG_TG = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One place in a global batch.
+
+    video: index into the stream's list of videos, 0 <= video < N.
+    pass_index: how many times the stream has been gone through before, from 0.
+    position: place in the endless stream, from 0: step * batch + place in the batch.
+    """
+
+    video: int
+    pass_index: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOrder:
+    """The order of one stream: `num_videos` videos in global batches of `batch_size` (all ranks together).
+
+    seed: of the run, 0 <= seed < 2**64. stream_id: tells streams of one seed apart, see `Stream`.
+    Raises InputError for a stream without videos or with a size or seed out of range.
+    """
+
+    num_videos: int
+    batch_size: int
+    seed: int
+    stream_id: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_videos <= MAX_VIDEOS:
+            raise InputError(
+                f"stream {_stream_name(self.stream_id)} has {self.num_videos} videos, expected at least 1: "
+                "choose a split whose lists are not empty (`tgprep info` counts them)"
+            )
+        if self.batch_size < 1:
+            raise InputError(
+                f"batch size of stream {_stream_name(self.stream_id)}: got {self.batch_size}, expected >= 1"
+            )
+        if not 0 <= self.seed < 1 << 64:
+            raise InputError(f"seed: got {self.seed}, expected a whole number from 0 to 2**64 - 1")
+
+    def draws(self, step: int) -> tuple[Draw, ...]:
+        """The global batch of a step (from 0): `batch_size` draws in order of position."""
+        if step < 0:
+            raise ValueError(f"step: got {step}, expected >= 0")
+        first = step * self.batch_size
+        positions = np.arange(first, first + self.batch_size, dtype=np.int64)
+        passes, places = np.divmod(positions, self.num_videos)
+        # A batch may span many passes (few videos): one column of round keys per pass, one evaluation for all.
+        first_pass = int(passes[0])
+        keys = np.stack(
+            [_round_keys(self.seed, self.stream_id, p) for p in range(first_pass, int(passes[-1]) + 1)], axis=1
+        )
+        videos = _permute(places, self.num_videos, keys[:, passes - first_pass])
+        return tuple(map(Draw, videos.tolist(), passes.tolist(), positions.tolist()))
+
+
+def rank_part(draws: tuple[Draw, ...], rank: int, world_size: int) -> tuple[Draw, ...]:
+    """The draws of one rank: every `world_size`-th, from `rank` on, so all ranks together are the global batch.
+
+    Raises InputError if the global batch cannot be cut into equal parts: every rank must do the same work.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank: got {rank} of {world_size} ranks")
+    if len(draws) % world_size:
+        raise InputError(
+            f"global batch of {len(draws)} videos on {world_size} ranks: got a remainder of {len(draws) % world_size}, "
+            "expected equal parts: change the batch size or the number of processes"
+        )
+    return draws[rank::world_size]
+
+
+def steps_per_epoch(num_unlabelled: int, batch_size: int) -> int:
+    """Steps of one epoch of the schedule: whole unlabelled batches in one pass, at least 1 (UCF101, batch 40: 238)."""
+    return max(1, num_unlabelled // batch_size)
+
+
+def sample_seed(seed: int, stream_id: int, pass_index: int, key: str, view: int) -> np.random.Generator:
+    """The generator for all random choices about one view of one video in one pass.
+
+    It depends on the arguments alone, so clips and augmentations are the same for any number of ranks and workers and
+    after a resume. key: the video's key in the manifest. view: see `View`.
+
+    Only `.random()` doubles of it may be used: the stream of PCG64 and the bits of a double are fixed by numpy, the
+    algorithms behind other methods are not. tests/train/test_order.py pins the first numbers.
+    """
+    key_hash = int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little")
+    numbers = struct.pack("<5Q", seed, stream_id, pass_index, key_hash, view)
+    # Ten 32-bit words whatever the values: SeedSequence would give small integers fewer words, and words could shift.
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(struct.unpack("<10I", numbers))))
+
+
+def _stream_name(stream_id: int) -> str:
+    return Stream(stream_id).name.lower() if stream_id in list(Stream) else str(stream_id)
+
+
+@lru_cache(maxsize=256)
+def _round_keys(seed: int, stream_id: int, pass_index: int) -> Keys:
+    """uint64[NUM_KEYS] for one pass, independent between passes, streams and seeds."""
+    material = struct.pack("<3Q", seed, stream_id, pass_index)
+    digests = b"".join(
+        blake2b(material, digest_size=_DIGEST_LIMIT, salt=struct.pack("<Q", block)).digest()
+        for block in range(-(-NUM_KEYS * 8 // _DIGEST_LIMIT))
+    )
+    return np.frombuffer(digests, dtype="<u8", count=NUM_KEYS).astype(np.uint64)
+
+
+def _permute(places: Indices, size: int, keys: Keys) -> Indices:
+    """Images of `places` under the permutations of 0..size-1 given by `keys` (uint64[NUM_KEYS, len(places)]).
+
+    A Feistel network on pairs (left < columns, right < rows) with columns * rows barely over `size`; a place that
+    lands outside is sent through again until it lands inside (cycle walking), which keeps the map a bijection.
+    """
+    columns = isqrt(size - 1) + 1
+    rows = -(-size // columns)
+    walking = np.arange(len(places))
+    images = places.astype(np.uint64)
+    while len(walking):
+        images[walking] = _feistel(images[walking], np.uint64(columns), np.uint64(rows), keys[:, walking])
+        walking = walking[images[walking] >= np.uint64(size)]
+    return images.astype(np.int64)
+
+
+def _feistel(values: Keys, columns: np.uint64, rows: np.uint64, keys: Keys) -> Keys:
+    # With two odd sides every round is an even permutation: exchanging 0 and 1 half the time makes odd ones as likely.
+    values = values ^ ((values < np.uint64(2)) & keys[-1] & np.uint64(1))
+    right, left = np.divmod(values, columns)
+    for index, key in enumerate(keys[:-1]):
+        if index % 2:
+            right = (right + _mix(left ^ key)) % rows
+        else:
+            left = (left + _mix(right ^ key)) % columns
+    return right * columns + left
+
+
+def _mix(values: Keys) -> Keys:
+    """The finaliser of splitmix64, without its last shift: the low 32 bits of the result are as good as random."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values >> np.uint64(32)
