@@ -34,3 +34,19 @@ def temporal_gradient(
     np.right_shift(inverted, 1, out=inverted)
     np.add(result, inverted, out=result)
     return result
+
+
+def temporal_gradient_chroma(
+    previous: Frame, following: Frame, out: Frame | None = None, scratch: Frame | None = None
+) -> Frame:
+    """TG of a Cb or Cr plane: `floor((C_k - C_{k+1} + 256) / 2)`, whose level for no motion is chroma's neutral 128.
+
+    The gradient is affine and so is RGB -> YCbCr: TG of the luma plane by `temporal_gradient` and of the chroma planes by
+    this function is TG of the RGB frame, up to rounding. Arguments as there.
+    """
+    inverted = np.invert(following, out=scratch)
+    result = np.bitwise_or(previous, inverted, out=out)
+    np.bitwise_xor(previous, inverted, out=inverted)
+    np.right_shift(inverted, 1, out=inverted)
+    np.subtract(result, inverted, out=result)
+    return result

@@ -1,0 +1,1 @@
+"""The commands `tgprep` and `tgtrain`: they parse, call and print."""

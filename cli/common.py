@@ -1,0 +1,174 @@
+"""What all commands share: lazy loading, one message per mistake, exit codes, and options made from settings models.
+
+Exit codes: 0 all well; 1 finished but something failed; 2 wrong usage or input; 130 and 143 interrupted.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args, get_origin
+
+import click
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+EXIT_FAILURES = 1
+EXIT_USAGE = 2
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported only when called, so that `--help` answers at once.
+
+    commands: name -> (`module:attribute`, one line of help).
+    """
+
+    def __init__(self, *args: Any, lazy: dict[str, tuple[str, str]] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lazy = lazy or {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.lazy:
+            return None
+        module, _, attribute = self.lazy[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self.lazy.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        from difflib import get_close_matches
+
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and name not in self.lazy:
+            near = get_close_matches(name, self.lazy, n=1)
+            hint = f" Did you mean `{near[0]}`?" if near else ""
+            raise click.UsageError(f"No command `{name}`.{hint} Commands: {', '.join(self.lazy)}.", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def handled(function: Callable[P, R]) -> Callable[P, R]:
+    """Turn an InputError into one message on stderr and exit code 2; a traceback stays what it is: a bug."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        from manifests.records import InputError
+
+        try:
+            return function(*args, **kwargs)
+        except InputError as error:
+            say(f"Error: {error}")
+            sys.exit(EXIT_USAGE)
+        except BrokenPipeError:
+            # The reader of our output (`| head`) has gone: not a mistake.
+            sys.stderr.close()
+            sys.exit(0)
+
+    return wrapper
+
+
+def say(text: str = "") -> None:
+    """A line for the user: on stderr, so that stdout holds results only."""
+    click.echo(text, err=True)
+
+
+def print_json(value: Any) -> None:
+    """The result as one JSON object on stdout."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@contextmanager
+def interruptible() -> Iterator[tuple[threading.Event, list[int]]]:
+    """Catch SIGINT and SIGTERM: sets the event and notes the signal; a second SIGINT interrupts at once."""
+    stop = threading.Event()
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if seen and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        seen.append(number)
+        stop.set()
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop, seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def options_from(model: type[BaseModel]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Click options for a model's fields: names, types, defaults, ranges and help live in the model alone.
+
+    A value is passed on only where the user gave one, so that the model's own defaults and rules decide the rest.
+    """
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        for name, field in reversed(list(model.model_fields.items())):
+            kind: Any = field.annotation
+            if get_origin(kind) is Literal:
+                kind = click.Choice([str(value) for value in get_args(kind)])
+            function = click.option(
+                f"--{name.replace('_', '-')}",
+                name,
+                type=kind,
+                default=None,
+                help=f"{field.description}  [default: {field.default}]",
+            )(function)
+        return function
+
+    return add
+
+
+def build(model: type[BaseModel], values: dict[str, Any]) -> Any:
+    """A model from the options that were given; all mistakes in one message."""
+    from pydantic import ValidationError
+
+    from manifests.records import InputError
+
+    names = model.model_fields
+    try:
+        return model(**{name: value for name, value in values.items() if name in names and value is not None})
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            where = "--" + str(problem["loc"][0]).replace("_", "-") + ": " if problem["loc"] else ""
+            problems.append(f"{where}{problem['msg'].removeprefix('Value error, ')}")
+        raise InputError("; ".join(problems) + ".") from None
+
+
+def human_bytes(count: float) -> str:
+    """12.3 MB and the like (powers of 1000)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def human_seconds(seconds: float) -> str:
+    """4 s, 3 min 20 s, 2 h 5 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

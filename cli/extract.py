@@ -1,0 +1,149 @@
+"""`tgprep extract`: the front door."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.common import (
+    EXIT_FAILURES,
+    build,
+    handled,
+    human_bytes,
+    human_seconds,
+    interruptible,
+    options_from,
+    print_json,
+    say,
+)
+from tgprep.config import ExtractSettings, RunSettings
+
+if TYPE_CHECKING:
+    from tgprep.pipeline import Outcome
+
+
+@click.command()
+@click.argument("videos", type=click.Path(path_type=Path), default="videos")
+@click.argument("out", type=click.Path(path_type=Path), default="dataset")
+@click.option(
+    "--dataset",
+    type=click.Choice(["auto", "ucf101", "hmdb51", "kinetics400", "folder", "csv"]),
+    default="auto",
+    show_default=True,
+    help="how class, label, group and official split are told from names and lists",
+)
+@click.option(
+    "--annotations",
+    type=click.Path(path_type=Path),
+    help="folder of the official lists, or the .csv file for `--dataset csv`  [default: annotations/ beside VIDEOS]",
+)
+@click.option(
+    "--classes",
+    type=click.Choice(["all", "present"]),
+    default="all",
+    show_default=True,
+    help="keep every class of the data set's list, or only those with videos, numbered anew",
+)
+@options_from(ExtractSettings)
+@options_from(RunSettings)
+@click.option("--json", "as_json", is_flag=True, help="print the account as one JSON object on stdout")
+@handled
+def extract(
+    videos: Path,
+    out: Path,
+    dataset: str,
+    annotations: Path | None,
+    classes: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Turn the videos below VIDEOS [default: ./videos] into a data set at OUT [default: ./dataset].
+
+    Every video ends as written, failed (with the reason) or skipped; the account says how many, and failed videos stay in
+    the table. Interrupted, killed or out of disk: run the same command again, it goes on where it was.
+
+    \b
+    Exit codes: 0 all well, 1 some videos failed, 2 wrong usage or input, 130/143 interrupted.
+    """
+    settings = build(ExtractSettings, options)
+    run = build(RunSettings, options)
+    from cli.progress import ExtractProgress
+    from tgprep.pipeline import Hooks, TooManyFailuresError
+    from tgprep.pipeline import extract as run_extract
+    from tgprep.scan import scan
+    from tgprep.supervise import ShardError, StoppedError
+
+    found = scan(videos, dataset=dataset, annotations=annotations, classes=classes)
+    for note in found.notes:
+        say(note)
+    progress = ExtractProgress()
+    began = time.monotonic()
+    with interruptible() as (stop, signals):
+        try:
+            outcome = run_extract(
+                videos, out, found, settings, run, stop=stop, hooks=Hooks(planned=progress.planned, progress=progress)
+            )
+        except StoppedError:
+            progress.close()
+            command = shlex.join(["tgprep", *sys.argv[1:]])
+            say(f"Interrupted after {progress.line()}. Finished shards are kept; to go on:\n  {command}")
+            sys.exit(128 + (signals[0] if signals else signal.SIGINT))
+        except (ShardError, TooManyFailuresError) as error:
+            progress.close()
+            say(f"Error: {error}\nFinished shards are kept; run the same command again to go on.")
+            sys.exit(EXIT_FAILURES)
+        finally:
+            progress.close()
+    _report(outcome, out, progress.frames, time.monotonic() - began, as_json)
+    sys.exit(EXIT_FAILURES if outcome.account.num_failed else 0)
+
+
+def _report(outcome: Outcome, out: Path, num_frames: int, seconds: float, as_json: bool) -> None:
+    account = outcome.account
+    for note in outcome.notes:
+        say(note)
+    if outcome.already_finished:
+        say(f"{out} is finished already: nothing to do.")
+    elif outcome.num_shards_kept:
+        say(f"{outcome.num_shards_kept} shards were kept from before.")
+    rows = [row for row in outcome.manifest.videos if row.status != "written"]
+    reasons = Counter(row.error for row in rows)
+    if as_json:
+        import dataclasses
+
+        print_json(
+            {
+                **dataclasses.asdict(account),
+                "out": str(out),
+                "already_finished": outcome.already_finished,
+                "seconds": round(seconds, 3),
+                "failed": [{"path": row.path, "error": row.error} for row in rows if row.status == "failed"],
+                "skipped": [{"path": row.path, "reason": row.error} for row in rows if row.status == "skipped"],
+            }
+        )
+        return
+    say(
+        f"{account.num_inputs} inputs = {account.num_written} written + {account.num_failed} failed "
+        f"+ {account.num_skipped} skipped"
+    )
+    for reason, count in reasons.most_common(10):
+        example = next(row.path for row in rows if row.error == reason)
+        say(f"  {count} x {reason} ({example}{', …' if count > 1 else ''})")
+    if len(reasons) > 10:
+        say(f"  and {len(reasons) - 10} more reasons: `tgprep info {out}` or videos.parquet")
+    noted = sum(1 for note in outcome.manifest.videos.column("note") if note)
+    if noted:
+        say(f"{noted} written videos carry a note (column `note` of videos.parquet).")
+    speed = f" in {human_seconds(seconds)} ({num_frames / max(seconds, 1e-3):.0f} frames/s)" if num_frames else ""
+    say(
+        f"{account.num_frames} frames in {account.num_shards} shards, {human_bytes(account.num_bytes)}{speed}: {out}\n"
+        f"Next: tgprep split {out if str(out) != 'dataset' else ''}".rstrip()
+        + " --percent 20"
+    )

@@ -1,0 +1,33 @@
+"""`tgprep`: videos in, data set out."""
+
+from __future__ import annotations
+
+import click
+
+from cli.common import LazyGroup
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "sample": ("cli.sample:sample", "Render a small action data set as real video files."),
+        "extract": ("cli.extract:extract", "Videos -> shards of RGB and temporal-gradient frames, and a manifest."),
+        "split": ("cli.split:split", "Choose, import, show and compare the labelled videos."),
+        "info": ("cli.info:info", "What is in a data set."),
+    },
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="tgprep", prog_name="tgprep")
+def main() -> None:
+    """Action videos -> WebDataset shards of RGB and temporal-gradient frames, a manifest and label splits.
+
+    \b
+    In a folder that holds videos/ :
+      tgprep extract --threads 8
+      tgprep split --percent 20
+      tgtrain run
+    """
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Settings of an extraction: what decides the bytes (ExtractSettings) and what only decides how the work is done (RunSettings)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from manifests.records import GradientCoding
+
+DECODERS = ("pyav", "opencv", "decord")
+
+
+class ExtractSettings(BaseModel):
+    """Everything that the output bytes depend on, besides the videos. Kept in dataset.json; a resumed run must match it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    quality: int = Field(95, ge=1, le=100, description="JPEG quality of the stored frames")
+    subsampling: Literal["420", "422", "444"] = Field("420", description="chroma subsampling of the stored frames")
+    short_side: int = Field(0, ge=0, description="scale frames down to this shorter side in pixels (0: keep the size)")
+    space: Literal["ycbcr420", "rgb"] = Field(
+        "ycbcr420", description="colour space of the path from decoder to JPEG: the decoder's own planes, or RGB frames"
+    )
+    gradient: Literal["stored", "derived"] = Field(
+        "stored", description="store TG frames, or compute them from the RGB frames while reading"
+    )
+    gradient_source: Literal["decoded", "jpeg"] = Field(
+        "decoded", description="compute TG from the decoded frames, or from the stored JPEGs as the reference code does"
+    )
+    decoder: str = Field("pyav", description="pyav, opencv, decord, or your own as `package.module:function`")
+    on_damage: Literal["keep", "fail"] = Field(
+        "keep", description="a video with damaged packets: keep the frames that decode, with a note, or fail it"
+    )
+    videos_per_shard: int = Field(0, ge=0, description="videos in a shard (0: from the size of the data set, 8 to 64)")
+
+    @field_validator("decoder")
+    @classmethod
+    def _known_decoder(cls, name: str) -> str:
+        if name not in DECODERS and ":" not in name:
+            raise ValueError(f"decoder {name!r} is unknown: {', '.join(DECODERS)}, or `package.module:function`")
+        return name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _space_follows(cls, values: dict[str, object]) -> dict[str, object]:
+        """Only PyAV gives planes, planes are 4:2:0, and TG of re-decoded JPEGs is RGB: these settings imply the RGB path."""
+        if isinstance(values, dict) and "space" not in values:
+            other_decoder = str(values.get("decoder", "pyav")) != "pyav"
+            if other_decoder or values.get("subsampling", "420") != "420" or values.get("gradient_source") == "jpeg":
+                return {**values, "space": "rgb"}
+        return values
+
+    @model_validator(mode="after")
+    def _space_possible(self) -> ExtractSettings:
+        if self.space == "ycbcr420" and self.subsampling != "420":
+            raise ValueError(f"space ycbcr420 stores 4:2:0 frames; subsampling {self.subsampling} needs space rgb")
+        if self.space == "ycbcr420" and self.decoder in ("opencv", "decord"):
+            raise ValueError(f"decoder {self.decoder} gives RGB frames only; use space rgb")
+        if self.space == "ycbcr420" and self.gradient == "stored" and self.gradient_source == "jpeg":
+            raise ValueError("gradient source jpeg is computed on RGB frames; use space rgb")
+        return self
+
+    @property
+    def coding(self) -> GradientCoding:
+        """How TG is to be understood by whoever reads the data set."""
+        if self.gradient == "derived":
+            return GradientCoding(source="jpeg", space="rgb", stored=False)
+        return GradientCoding(source=self.gradient_source, space=self.space)
+
+
+class RunSettings(BaseModel):
+    """How the work is done on this machine; never changes a byte of the output."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threads: int = Field(0, ge=0, description="worker processes, one decoder thread each (0: one per core)")
+    timeout_seconds: float = Field(
+        120.0, gt=0, description="give up on a video whose decoder shows no frame for so long"
+    )
+    max_memory_mb: int = Field(4096, ge=256, description="give up on a video that takes a worker over this many MB")
+    max_failures: int = Field(-1, ge=-1, description="stop once more videos than this have failed (-1: never)")

@@ -1,0 +1,115 @@
+"""Video file -> DecodedVideo: a stream of frames in decoder output order, one decoder thread, nothing trusted from the header.
+
+A frame is `Planes` (Y, Cb, Cr as uint8 arrays: 4:2:0, full range, BT.601, what a JPEG file holds) or an RGB array
+uint8[H, W, 3]. Rotation stored in the container is applied. Buffers belong to the reader of the stream.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from manifests.gradient import Frame
+
+
+class DecodeError(Exception):
+    """The video cannot be decoded; the message is the reason shown to the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planes:
+    """A 4:2:0 picture in full range BT.601: y uint8[H, W], cb and cr uint8[ceil(H/2), ceil(W/2)]."""
+
+    y: Frame
+    cb: Frame
+    cr: Frame
+
+
+Picture = Planes | Frame
+
+
+@dataclass(slots=True)
+class DecodedVideo:
+    """A video opened for one sequential pass.
+
+    frames: the stream; `num_damaged_packets` and `notes` are complete once it has ended.
+    num_frames_header: what the container claims, -1 unknown. fps: frames per second as the container says, 0.0 unknown.
+    """
+
+    frames: Iterator[Picture]
+    num_frames_header: int = -1
+    fps: float = 0.0
+    codec: str = ""
+    pixel_format: str = ""
+    rotation_degrees: int = 0
+    num_damaged_packets: int = 0
+    notes: list[str] = field(default_factory=list)
+    close: Callable[[], None] = lambda: None
+
+
+def open_video(path: Path, *, decoder: str, space: str, short_side: int) -> DecodedVideo:
+    """Open a video with the named decoder; DecodeError says why it cannot be read."""
+    if not path.is_file():
+        raise DecodeError("the file is gone" if not path.exists() else "not a regular file")
+    if path.stat().st_size == 0:
+        raise DecodeError("the file is empty (0 bytes)")
+    if decoder == "pyav":
+        from tgprep.decode_pyav import open_pyav
+
+        return open_pyav(path, space=space, short_side=short_side)
+    if decoder in ("opencv", "decord"):
+        module = importlib.import_module(f"tgprep.decode_{decoder}")
+        return _scaled(getattr(module, f"open_{decoder}")(path), short_side)
+    module_name, _, function = decoder.partition(":")
+    opened: DecodedVideo = getattr(importlib.import_module(module_name), function)(path)
+    return _scaled(opened, short_side)
+
+
+def decoder_versions(decoder: str) -> dict[str, str]:
+    """Names and versions of what decodes, for dataset.json."""
+    if decoder == "pyav":
+        import av
+
+        libraries = {name: ".".join(map(str, version)) for name, version in av.library_versions.items()}
+        return {
+            "av": av.__version__,
+            "libavcodec": libraries.get("libavcodec", ""),
+            "libswscale": libraries.get("libswscale", ""),
+        }
+    if decoder == "opencv":
+        import cv2
+
+        return {"cv2": cv2.__version__}
+    module = importlib.import_module(decoder.partition(":")[0])
+    return {module.__name__: str(getattr(module, "__version__", ""))}
+
+
+def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """Width and height after scaling the shorter side down to `short_side` (0, or already smaller: unchanged)."""
+    short = min(width, height)
+    if not short_side or short <= short_side:
+        return width, height
+    return (short_side, height * short_side // short) if width <= height else (width * short_side // short, short_side)
+
+
+def _scaled(video: DecodedVideo, short_side: int) -> DecodedVideo:
+    if not short_side:
+        return video
+    source = video.frames
+
+    def frames() -> Iterator[Picture]:
+        import cv2
+
+        for frame in source:
+            assert isinstance(frame, np.ndarray)
+            size = scaled_size(frame.shape[1], frame.shape[0], short_side)
+            resized: Any = frame if size == (frame.shape[1], frame.shape[0]) else cv2.resize(frame, size)
+            yield resized
+
+    video.frames = frames()
+    return video

@@ -1,0 +1,193 @@
+"""DecodedVideo -> EncodedVideo: frames and their temporal gradients as JPEG spools, one frame in memory at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+import simplejpeg
+
+from manifests.gradient import Frame, temporal_gradient, temporal_gradient_chroma
+from manifests.records import SourceVideo
+from manifests.sample import EncodedVideo, FrameSpool, Meta
+from tgprep.config import ExtractSettings
+from tgprep.decode import DecodedVideo, DecodeError, Picture, Planes, open_video
+
+SPOOL_BYTES_IN_MEMORY = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFacts:
+    """What an encoded video turned out to be: the columns of its row that the scan could not know."""
+
+    num_frames: int
+    num_frames_header: int
+    fps: float
+    height: int
+    width: int
+    codec: str
+    pixel_format: str
+    rotation_degrees: int
+    source_sha256: str
+    note: str
+
+
+def encode_video(
+    source: SourceVideo,
+    path: Path,
+    settings: ExtractSettings,
+    scratch: Path,
+    stack: ExitStack,
+    on_frame: Callable[[int], None] = lambda count: None,
+) -> tuple[EncodedVideo, VideoFacts]:
+    """Decode a whole video and encode its frames and gradients.
+
+    scratch: folder for the spools of long videos. stack: owns the spools; close it once the sample is packed.
+    on_frame is called with the number of frames so far. Raises DecodeError with the reason for the user.
+    """
+    before = _state(path)
+    with path.open("rb") as file:
+        source_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    rgb = _spool(scratch, stack)
+    tg = _spool(scratch, stack) if settings.gradient == "stored" else None
+    video = open_video(path, decoder=settings.decoder, space=settings.space, short_side=settings.short_side)
+    height = width = 0
+    try:
+        writer = _FrameWriter(settings, rgb, tg)
+        for picture in video.frames:
+            shape = (picture.y if isinstance(picture, Planes) else picture).shape
+            if not height:
+                height, width = shape[:2]
+            elif (height, width) != shape[:2]:
+                raise DecodeError(
+                    f"the picture size changes from {width}x{height} to {shape[1]}x{shape[0]} at frame {rgb.num_frames}"
+                )
+            writer.add(picture)
+            on_frame(rgb.num_frames)
+    finally:
+        video.close()
+    if _state(path) != before:
+        raise DecodeError("the file was changed while it was read")
+    _judge(video, rgb.num_frames, settings)
+    facts = VideoFacts(
+        num_frames=rgb.num_frames,
+        num_frames_header=video.num_frames_header,
+        fps=video.fps,
+        height=height,
+        width=width,
+        codec=video.codec,
+        pixel_format=video.pixel_format,
+        rotation_degrees=video.rotation_degrees,
+        source_sha256=source_sha256,
+        note="; ".join(_notes(video, rgb.num_frames)),
+    )
+    return EncodedVideo(key=source.key, meta=_meta(source, facts, settings), rgb=rgb, tg=tg), facts
+
+
+class _FrameWriter:
+    """Encodes one picture after the other; keeps the one before for the gradient, and reuses its buffers."""
+
+    def __init__(self, settings: ExtractSettings, rgb: FrameSpool, tg: FrameSpool | None) -> None:
+        self.quality = settings.quality
+        self.subsampling = settings.subsampling
+        self.from_jpeg = settings.gradient_source == "jpeg"
+        self.rgb = rgb
+        self.tg = tg
+        self.previous: Picture | None = None
+        self.buffers: list[tuple[Frame, Frame]] = []
+
+    def add(self, picture: Picture) -> None:
+        jpeg = self._jpeg(picture)
+        self.rgb.append(jpeg)
+        if self.tg is None:
+            return
+        if self.from_jpeg:
+            picture = simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
+        if self.previous is not None:
+            self.tg.append(self._jpeg(self._gradient(self.previous, picture)))
+        self.previous = picture
+
+    def _gradient(self, previous: Picture, following: Picture) -> Picture:
+        if isinstance(previous, Planes):
+            following = cast(Planes, following)
+            luma, cb, cr = self._buffers(previous.y, previous.cb, previous.cr)
+            return Planes(
+                temporal_gradient(previous.y, following.y, *luma),
+                temporal_gradient_chroma(previous.cb, following.cb, *cb),
+                temporal_gradient_chroma(previous.cr, following.cr, *cr),
+            )
+        (buffers,) = self._buffers(previous)
+        return temporal_gradient(previous, cast(Frame, following), *buffers)
+
+    def _buffers(self, *likes: Frame) -> list[tuple[Frame, Frame]]:
+        if not self.buffers:
+            self.buffers = [(np.empty_like(like), np.empty_like(like)) for like in likes]
+        return self.buffers
+
+    def _jpeg(self, picture: Picture) -> bytes:
+        if isinstance(picture, Planes):
+            planar: bytes = simplejpeg.encode_jpeg_yuv_planes(picture.y, picture.cb, picture.cr, self.quality)
+            return planar
+        packed: bytes = simplejpeg.encode_jpeg(picture, self.quality, "RGB", self.subsampling)
+        return packed
+
+
+def _spool(scratch: Path, stack: ExitStack) -> FrameSpool:
+    spool = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES_IN_MEMORY, dir=str(scratch))  # noqa: SIM115
+    return FrameSpool(cast(BinaryIO, stack.enter_context(spool)))
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise DecodeError(f"cannot be read: {error.strerror}") from None
+    return found.st_size, found.st_mtime_ns
+
+
+def _judge(video: DecodedVideo, num_frames: int, settings: ExtractSettings) -> None:
+    damage = "; ".join(_damage(video))
+    if num_frames == 0:
+        raise DecodeError(f"no frame could be decoded{': ' + damage if damage else ''}")
+    if num_frames == 1:
+        raise DecodeError("only 1 frame: a temporal gradient needs two")
+    if damage and settings.on_damage == "fail":
+        raise DecodeError(f"damaged ({damage}); {num_frames} frames decode")
+
+
+def _damage(video: DecodedVideo) -> list[str]:
+    packets = [f"{video.num_damaged_packets} damaged packets"] if video.num_damaged_packets else []
+    return packets + [note for note in video.notes if note.startswith("the file breaks off")]
+
+
+def _notes(video: DecodedVideo, num_frames: int) -> list[str]:
+    notes = [f"{video.num_damaged_packets} damaged packets"] if video.num_damaged_packets else []
+    if video.num_frames_header not in (-1, num_frames):
+        notes.append(f"the header says {video.num_frames_header} frames, {num_frames} decode")
+    return notes + video.notes
+
+
+def _meta(source: SourceVideo, facts: VideoFacts, settings: ExtractSettings) -> Meta:
+    return {
+        "key": source.key,
+        "class_name": source.class_name,
+        "label": source.label,
+        "group": source.group,
+        "num_frames": facts.num_frames,
+        "fps": facts.fps,
+        "height": facts.height,
+        "width": facts.width,
+        "source_path": source.path,
+        "source_sha256": facts.source_sha256,
+        "codec": facts.codec,
+        "pixel_format": facts.pixel_format,
+        "jpeg_quality": settings.quality,
+        "gradient_source": settings.coding.source,
+        "gradient_space": settings.coding.space,
+    }

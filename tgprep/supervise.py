@@ -1,0 +1,251 @@
+"""Watches one worker process: a video that makes it hang, crash or eat memory costs that video, never the run."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from manifests.records import Members, ShardRow, SourceVideo, VideoRow
+from manifests.store import TEMPORARY_PREFIX, publish
+from tgprep.config import ExtractSettings, RunSettings
+from tgprep.worker import ShardJob, failed_row
+
+_POLL_SECONDS = 0.25
+_JOBS_PER_WORKER = 256  # decoders leak: a worker is replaced after so many shards
+_ATTEMPTS = 2
+
+
+class StoppedError(Exception):
+    """The run was told to stop; the open shard is discarded."""
+
+
+class ShardError(Exception):
+    """A shard cannot be written (disk full, folder gone): the run ends, finished shards stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """One shard to be: its file name and its videos, in order."""
+
+    name: str
+    videos: tuple[SourceVideo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """A finished shard and the rows of all its videos, failed ones included."""
+
+    shard: ShardRow
+    videos: tuple[VideoRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What watchers are told: `row` when a video has ended, else frames of the current one. worker: 0-based."""
+
+    worker: int
+    key: str
+    frames: int
+    row: VideoRow | None = None
+
+
+class WorkerLostError(Exception):
+    """The worker process ended or was killed; the message is the reason for the video it worked on."""
+
+
+class Worker:
+    """A worker process and the lines it says."""
+
+    def __init__(self, run: RunSettings, stop: threading.Event) -> None:
+        self.run = run
+        self.stop = stop
+        self.num_jobs = 0
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            # glibc gives frame-sized buffers back after every frame otherwise: measured, up to a third of the time.
+            "MALLOC_TRIM_THRESHOLD_": str(256 * 1024**2),
+            "MALLOC_MMAP_THRESHOLD_": str(64 * 1024**2),
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "tgprep.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
+        assert self.process.stdout is not None
+        os.set_blocking(self.process.stdout.fileno(), False)
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self.process.stdout, selectors.EVENT_READ)
+        self.unread = b""
+
+    def send(self, job: ShardJob) -> None:
+        """Give it a shard to write."""
+        assert self.process.stdin is not None
+        self.num_jobs += 1
+        try:
+            self.process.stdin.write(job.to_json().encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise WorkerLostError(self._death()) from None
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """What it says, line by line; WorkerLostError where it dies, stalls or grows too large; StoppedError on a stop."""
+        deadline = time.monotonic() + self.run.timeout_seconds
+        assert self.process.stdout is not None
+        while True:
+            if self.stop.is_set():
+                self.kill()
+                raise StoppedError
+            heard = self.selector.select(_POLL_SECONDS)
+            if heard:
+                piece = os.read(self.process.stdout.fileno(), 1 << 16)
+                if not piece:
+                    raise WorkerLostError(self._death())
+                *lines, self.unread = (self.unread + piece).split(b"\n")
+                for line in lines:
+                    yield json.loads(line)
+                deadline = time.monotonic() + self.run.timeout_seconds
+            elif time.monotonic() > deadline:
+                self.kill()
+                raise WorkerLostError(f"the decoder showed no frame for {self.run.timeout_seconds:g} s and was stopped")
+            memory_mb = _resident_mb(self.process.pid)
+            if memory_mb > self.run.max_memory_mb:
+                self.kill()
+                raise WorkerLostError(f"the decoder took over {self.run.max_memory_mb} MB of memory and was stopped")
+
+    def kill(self) -> None:
+        """End the process now."""
+        self.process.kill()
+        self.close()
+
+    def close(self) -> None:
+        """Let it go: it ends by itself once its input is closed."""
+        self.selector.close()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None and not stream.closed:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _death(self) -> str:
+        self.close()
+        code = self.process.returncode
+        if code is not None and code < 0:
+            return f"the decoder crashed ({signal.Signals(-code).name})"
+        return f"the decoder ended its process (exit code {code})"
+
+
+class Supervisor:
+    """Writes shards through one worker process; keeps the process from shard to shard. Not for use by two threads."""
+
+    def __init__(self, number: int, run: RunSettings, stop: threading.Event, tell: Callable[[Progress], None]) -> None:
+        self.number = number
+        self.run = run
+        self.stop = stop
+        self.tell = tell
+        self.worker: Worker | None = None
+
+    def write(
+        self, plan: ShardPlan, *, videos: Path, out: Path, scratch: Path, settings: ExtractSettings
+    ) -> ShardResult:
+        """Write one shard under its final name and give its rows. StoppedError, ShardError: nothing is left behind."""
+        temporary = out / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{plan.name}"
+        job = ShardJob(
+            shard=plan.name,
+            temporary=str(temporary),
+            scratch=str(scratch),
+            videos_root=str(videos),
+            settings=settings,
+            videos=plan.videos,
+        )
+        rows: list[VideoRow] = []
+        try:
+            finished = self._finish(job, rows)
+            publish(temporary, out / plan.name)
+        except OSError as error:
+            raise ShardError(f"cannot write {out / plan.name}: {error.strerror or error}") from None
+        finally:
+            temporary.unlink(missing_ok=True)
+        written = sum(row.status == "written" for row in rows)
+        return ShardResult(ShardRow(plan.name, written, finished["num_bytes"], finished["finished"]), tuple(rows))
+
+    def _finish(self, job: ShardJob, rows: list[VideoRow]) -> dict[str, Any]:
+        """Run the job, again from the video where a worker was lost, until the shard is whole."""
+        all_videos = job.videos
+        attempts: dict[int, int] = {}
+        while True:
+            job = dataclasses.replace(job, videos=all_videos[len(rows) :])
+            try:
+                for event in self._run(job):
+                    if "row" in event:
+                        row = _row(event["row"])
+                        rows.append(row)
+                        job = dataclasses.replace(job, start=event["end"])
+                        self.tell(Progress(self.number, row.key, row.num_frames, row))
+                    elif "finished" in event:
+                        return event
+                    elif "fatal" in event:
+                        raise ShardError(event["fatal"])
+                    else:
+                        key = all_videos[len(rows)].key if len(rows) < len(all_videos) else ""
+                        self.tell(Progress(self.number, key, event.get("frames", 0)))
+            except WorkerLostError as lost:
+                self.worker = None
+                at = len(rows)
+                attempts[at] = attempts.get(at, 0) + 1
+                if attempts[at] < _ATTEMPTS:
+                    continue  # a fresh process begins with the same video
+                if at == len(all_videos):
+                    raise ShardError(
+                        f"the worker was lost {_ATTEMPTS} times while closing {job.shard}: {lost}"
+                    ) from None
+                row = failed_row(all_videos[at], str(lost))
+                rows.append(row)
+                self.tell(Progress(self.number, row.key, 0, row))
+
+    def _run(self, job: ShardJob) -> Iterator[dict[str, Any]]:
+        if self.worker is not None and self.worker.num_jobs >= _JOBS_PER_WORKER:
+            self.worker.close()
+            self.worker = None
+        if self.worker is None:
+            self.worker = Worker(self.run, self.stop)
+        self.worker.send(job)
+        yield from self.worker.events()
+
+    def close(self) -> None:
+        """End the worker process."""
+        if self.worker is not None:
+            self.worker.close()
+            self.worker = None
+
+
+def _row(values: dict[str, Any]) -> VideoRow:
+    members = Members(**values.pop("members"))
+    return VideoRow(members=members, **{**values, "subsets": tuple(values["subsets"])})
+
+
+def _resident_mb(pid: int) -> float:
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0.0  # no such system file here: the guard by deadline remains
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1024**2
