@@ -1,0 +1,305 @@
+"""How each known data set names, labels, groups and splits its videos: class lists, official annotation files, name rules.
+
+Sources of the forms: UCF101TrainTestSplits-RecognitionTask.zip, test_train_splits.rar (HMDB51), the Kinetics csv files.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from manifests.records import InputError
+
+KINETICS = ("kinetics400", "kinetics600", "kinetics700")
+DATASETS = ("ucf101", "hmdb51", *KINETICS, "folder", "csv")
+SUBSETS = ("train", "val", "test", "unused", "")
+
+UCF_NAME = re.compile(r"^v_(?P<class>[A-Za-z]+)_g\d{2,}_c\d{2,}$")
+HMDB_ENDING = re.compile(
+    r"_[a-z]_[cn]m_np\d+_[a-z]{2}_[a-z]{3}_\d+$"
+)  # body part, camera, persons, view, quality, number
+KINETICS_NAME = re.compile(r"^(?P<id>[A-Za-z0-9_-]{11})(?:_(?P<start>\d{6})_(?P<end>\d{6}))?$")
+_GROUP = re.compile(r"(?:^|_)(g\d{2,})(?=_|$)")
+_UCF_FOLDERS = ("ucf101", "ucfTrainTestlist", "ucfTrainTestlist/ucfTrainTestlist")
+_HMDB_FOLDERS = ("hmdb51", "testTrainMulti_7030_splits", "hmdb51/testTrainMulti_7030_splits")
+_SUBSET_NAMES = {"train": "train", "training": "train", "val": "val", "validate": "val", "valid": "val"}
+_SUBSET_NAMES |= {"validation": "val", "test": "test", "testing": "test"}
+
+
+@dataclass(frozen=True, slots=True)
+class ListedVideo:
+    """A video that official lists name. stem: file name without extension; subsets: one a fold, in fold order."""
+
+    class_name: str
+    stem: str
+    subsets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OfficialLists:
+    """The official lists of a data set as read from their files.
+
+    classes: line number = label. index: every spelling a video file may have -> its place in `videos`
+    (`class/stem` in lower case; for Kinetics the stems `<id>_<start>_<end>` and `<id>`, case kept).
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    videos: tuple[ListedVideo, ...]
+    index: dict[str, int]
+    num_folds: int
+
+    def find(self, class_name: str, stem: str) -> int | None:
+        """Place of a video file in `videos`, None where no list names it."""
+        for name in (f"{class_name}/{stem}".lower(), stem):
+            if (place := self.index.get(name)) is not None:
+                return place
+        match = KINETICS_NAME.match(stem)
+        return self.index.get(match["id"]) if match else None
+
+
+@functools.cache
+def class_list(dataset: str) -> tuple[str, ...]:
+    """The official class names; line number = label. Empty where the data set brings its own (Kinetics-600, folder, csv)."""
+    file = resources.files("manifests") / "classes" / f"{dataset}.txt"
+    return tuple(file.read_text("utf-8").split("\n")[:-1]) if file.is_file() else ()
+
+
+def clean_class(name: str) -> str:
+    """A Kinetics label as folder and class name: no double quotes, `_` for spaces; the rest is kept."""
+    return name.strip().replace('"', "").replace(" ", "_")
+
+
+def folded_class(name: str) -> str:
+    """A class name for comparison: cleaned and in lower case (`HandStandPushups` is `HandstandPushups`)."""
+    return clean_class(name).lower()
+
+
+def subset_of_folder(name: str) -> str:
+    """The subset that a folder's name stands for (`train`, `videos_val`, `val_256`), "" where it names none."""
+    if (subset := _SUBSET_NAMES.get(name.lower())) is not None:
+        return subset
+    found = {_SUBSET_NAMES[part] for part in re.split(r"[_\-. ]+", name.lower()) if part in _SUBSET_NAMES}
+    others = [part for part in re.split(r"[_\-. ]+", name.lower()) if part not in _SUBSET_NAMES]
+    known = re.compile(r"videos?|frames?|clips?|data|compress|k[467]00|kinetics\d*|[467]00|\d{3}(?:p|x\d+)?")
+    return found.pop() if len(found) == 1 and all(known.fullmatch(part) for part in others) else ""
+
+
+def class_of_name(dataset: str, stem: str, classes: tuple[str, ...]) -> str:
+    """The class that a file name itself tells (UCF101, HMDB51), "" where it tells none: for copies without class folders."""
+    if dataset == "ucf101" and (match := UCF_NAME.match(stem)):
+        told = match["class"].lower()
+        return next((name for name in classes if name.lower() == told), "")
+    if dataset == "hmdb51" and (match := HMDB_ENDING.search(stem)):
+        head = stem[: match.start()].lower()
+        fitting = [name for name in classes if head == name or head.endswith(f"_{name}")]
+        return max(fitting, key=len, default="")
+    return ""
+
+
+def name_fits(dataset: str, stem: str) -> bool:
+    """Whether a file name has the data set's form."""
+    if dataset == "ucf101":
+        return UCF_NAME.match(stem) is not None
+    if dataset == "hmdb51":
+        return HMDB_ENDING.search(stem) is not None
+    return KINETICS_NAME.match(stem) is not None
+
+
+def group_of(dataset: str, class_name: str, stem: str) -> str:
+    """What the clip was cut from: `g07` of `_g07_` in a name; for HMDB51 the source's name before the class. "" if untold."""
+    if dataset == "hmdb51":
+        match = HMDB_ENDING.search(stem)
+        head = stem[: match.start()] if match else ""
+        ending = f"_{class_name}".lower()
+        return head[: -len(ending)] if head.lower().endswith(ending) else ""
+    if dataset in ("ucf101", "folder") and (match := _GROUP.search(stem)):
+        return match[1]
+    return ""
+
+
+def groups_span_classes(dataset: str) -> bool:
+    """Whether one group name means one source in the whole data set (an actor, a film) or is counted within each class.
+
+    UCF101 numbers g01 to g25 within each class; HMDB51 names the film or clip; a csv's group is the user's own name.
+    """
+    return dataset in ("hmdb51", "csv")
+
+
+def test_subset(dataset: str, subsets: set[str]) -> str:
+    """The official subset that figures are given on: `test`, else `val`; always `val` for Kinetics (test labels are withheld)."""
+    if dataset in KINETICS and "val" in subsets:
+        return "val"
+    return "test" if "test" in subsets else "val"
+
+
+def find_official(dataset: str, places: list[Path]) -> OfficialLists | None:
+    """The first of the places that holds official lists of the data set, read; None where none does.
+
+    A place is a folder (its usual subfolders are searched too) or, for Kinetics, a csv file.
+    """
+    for place in places:
+        if dataset == "ucf101":
+            for folder in _with(place, _UCF_FOLDERS):
+                if (folder / "trainlist01.txt").is_file():
+                    return read_ucf101(folder)
+        elif dataset == "hmdb51":
+            for folder in _with(place, _HMDB_FOLDERS):
+                if folder.is_dir() and any(_HMDB_FILE.match(entry.name) for entry in folder.iterdir()):
+                    return read_hmdb51(folder)
+        elif dataset in KINETICS:
+            files = [place] if place.is_file() else []
+            for folder in () if files else _with(place, (dataset, "kinetics")):
+                if folder.is_dir():
+                    files = sorted(entry for entry in folder.iterdir() if is_kinetics_csv(entry))
+                if files:
+                    break
+            if files:
+                return read_kinetics(dataset, files)
+    return None
+
+
+def expected_files(dataset: str) -> str:
+    """What the official annotation files of a data set are called, for messages."""
+    if dataset == "ucf101":
+        return "trainlist01.txt and testlist01.txt (UCF101TrainTestSplits-RecognitionTask.zip)"
+    if dataset == "hmdb51":
+        return "files like wave_test_split1.txt (test_train_splits.rar)"
+    return "csv files with the columns label,youtube_id,time_start,time_end,split"
+
+
+def read_ucf101(folder: Path) -> OfficialLists:
+    """trainlist0N.txt (`Class/v_Class_g08_c01.avi 1`), testlist0N.txt (no number) and, where present, classInd.txt (`1 Class`)."""
+    classes = class_list("ucf101")
+    if (folder / "classInd.txt").is_file():
+        numbered = [line.split(None, 1) for line in _lines(folder / "classInd.txt")]
+        if [entry[0] for entry in numbered] != [str(number) for number in range(1, len(numbered) + 1)]:
+            raise InputError(
+                f"{folder / 'classInd.txt'}: expected lines `1 FirstClass`, `2 SecondClass`, ... counted from 1."
+            )
+        classes = tuple(entry[1].strip() for entry in numbered)
+    official = {name.lower(): name for name in classes}
+    folds = [n for n in (1, 2, 3) if (folder / f"trainlist0{n}.txt").is_file()]
+    subsets: dict[tuple[str, str], list[str]] = {}
+    for place, fold in enumerate(folds):
+        for subset in ("train", "test"):
+            file = folder / f"{subset}list0{fold}.txt"
+            if fold != place + 1 or not file.is_file():
+                raise InputError(
+                    f"{folder}: {file.name if fold == place + 1 else f'trainlist0{place + 1}.txt'} is missing; every fold needs its train and test list. Unpack the official zip again."
+                )
+            for number, line in enumerate(_lines(file), 1):
+                class_name, _, name = line.split(".avi")[0].rpartition("/")
+                if class_name.lower() not in official or not name:
+                    raise InputError(
+                        f"{file}, entry {number}: {line!r}; expected `Class/v_Class_g01_c01.avi` with a class of classInd.txt."
+                    )
+                entry = subsets.setdefault((official[class_name.lower()], name), [""] * len(folds))
+                entry[place] = subset
+    return _official(str(folder), classes, subsets, len(folds))
+
+
+_HMDB_FILE = re.compile(r"^(?P<class>.+)_test_split(?P<fold>[123])\.txt$")
+_HMDB_FLAGS = {"1": "train", "2": "test", "0": "unused"}
+
+
+def read_hmdb51(folder: Path) -> OfficialLists:
+    """`<class>_test_split<fold>.txt` with lines `file.avi flag`: 1 train, 2 test, 0 in neither ("unused")."""
+    files = {match.groups(): entry for entry in folder.iterdir() if (match := _HMDB_FILE.match(entry.name))}
+    num_folds = max(int(fold) for _, fold in files)
+    for class_name, fold in sorted(
+        (name, str(n)) for name in {name for name, _ in files} for n in range(1, num_folds + 1)
+    ):
+        if (class_name, fold) not in files:
+            raise InputError(
+                f"{folder}: {class_name}_test_split{fold}.txt is missing though other lists of fold {fold} are there. Unpack the official archive again."
+            )
+    official = {name.lower(): name for name in class_list("hmdb51")}
+    subsets: dict[tuple[str, str], list[str]] = {}
+    for (class_name, fold), file in sorted(files.items()):
+        if class_name.lower() not in official:
+            raise InputError(f"{file}: {class_name!r} is no class of HMDB51.")
+        for number, line in enumerate(_lines(file), 1):
+            name, _, flag = line.rpartition(" ")
+            if flag not in _HMDB_FLAGS or not name.strip():
+                raise InputError(f"{file}, entry {number}: {line!r}; expected `file.avi 0`, `1` or `2`.")
+            stem = name.strip().removesuffix(".avi")
+            entry = subsets.setdefault((official[class_name.lower()], stem), [""] * num_folds)
+            entry[int(fold) - 1] = _HMDB_FLAGS[flag]
+    return _official(str(folder), class_list("hmdb51"), subsets, num_folds)
+
+
+def is_kinetics_csv(file: Path) -> bool:
+    """Whether a file is a Kinetics annotation csv: its header names `youtube_id`."""
+    if file.suffix.lower() != ".csv" or not file.is_file():
+        return False
+    with file.open(encoding="utf-8-sig", errors="replace") as lines:
+        return "youtube_id" in lines.readline()
+
+
+def read_kinetics(dataset: str, files: list[Path]) -> OfficialLists:
+    """Kinetics csv files: label (absent where withheld), youtube_id, time_start, time_end, split.
+
+    Kinetics-400 has its fixed class list; the others take theirs from the csv (sorted cleaned labels).
+    """
+    videos: dict[tuple[str, str], ListedVideo] = {}
+    for file in files:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            rows = csv.DictReader(lines)
+            absent = {"youtube_id", "time_start", "time_end"} - set(rows.fieldnames or ())
+            if absent:
+                raise InputError(f"{file}: no column {', '.join(sorted(absent))}; expected {expected_files(dataset)}.")
+            for row in rows:
+                subset = _SUBSET_NAMES.get((row.get("split") or "").lower()) or subset_of_folder(file.stem) or "train"
+                try:
+                    span = f"{round(float(row['time_start'])):06d}_{round(float(row['time_end'])):06d}"
+                except (TypeError, ValueError):
+                    raise InputError(
+                        f"{file}, line {rows.line_num}: time_start {row['time_start']!r}, time_end {row['time_end']!r}; expected seconds."
+                    ) from None
+                name = (row["youtube_id"], span)
+                if name not in videos or not videos[name].class_name:  # lists may come twice, once without labels
+                    label = clean_class(row.get("label") or "")
+                    videos[name] = ListedVideo(label, f"{row['youtube_id']}_{span}", (subset,))
+    found = tuple(sorted({video.class_name for video in videos.values()} - {""}))
+    classes = class_list(dataset) or found
+    if strange := sorted(set(found) - set(classes)):
+        raise InputError(
+            f"{files[0].parent}: {len(strange)} labels are not among the {len(classes)} classes of {dataset}: {', '.join(strange[:5])}. "
+            f"For another Kinetics use --dataset kinetics600 or kinetics700."
+        )
+    if not classes:
+        raise InputError(f"{', '.join(map(str, files))}: no labels. {dataset} takes its class list from the train csv.")
+    index: dict[str, int] = {}
+    twice: set[str] = set()
+    for place, (youtube_id, span) in enumerate(videos):
+        if youtube_id in index:
+            twice.add(youtube_id)  # one YouTube video cut twice: only the name with times tells which
+        index[youtube_id] = index[f"{youtube_id}_{span}"] = place
+    for youtube_id in twice:
+        del index[youtube_id]
+    return OfficialLists(", ".join(file.name for file in files), classes, tuple(videos.values()), index, 1)
+
+
+def _official(
+    source: str, classes: tuple[str, ...], subsets: dict[tuple[str, str], list[str]], num_folds: int
+) -> OfficialLists:
+    videos = tuple(ListedVideo(name, stem, tuple(entry)) for (name, stem), entry in subsets.items())
+    index = {f"{video.class_name}/{video.stem}".lower(): place for place, video in enumerate(videos)}
+    return OfficialLists(source, classes, videos, index, num_folds)
+
+
+def _with(place: Path, folders: tuple[str, ...]) -> list[Path]:
+    return [place, *(place / folder for folder in folders)]
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines that say something: official files end in blank lines, some with CRLF."""
+    try:
+        return [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not a text file in UTF-8 ({error}). Unpack the official archive again.") from None
