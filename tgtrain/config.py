@@ -1,0 +1,283 @@
+"""Recipes: TOML files that say how a run is trained. `load_recipe` resolves `extends` and `--set`, checks, reports all mistakes at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from manifests.records import InputError
+from tgtrain.method import MethodSettings, check_method
+from tgtrain.model import ModelSettings
+
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class DataSettings:
+    """What the recipe was made for, and how clips are cut.
+
+    dataset, percent: what the published figure belongs to; percent picks the split where several exist. 0: any.
+    clip_frames, interval: T frames, `interval` apart. size: input height and width in pixels.
+    area: range of the random crop's share of the picture. test_clips x test_crops: views of a test video.
+    """
+
+    dataset: str = ""
+    percent: Annotated[float, Field(ge=0, le=100)] = 0.0
+    clip_frames: Positive = 8
+    interval: Positive = 8
+    size: Annotated[int, Field(ge=16)] = 224
+    area: tuple[float, float] = (0.08, 1.0)
+    test_clips: Positive = 10
+    test_crops: Literal[1, 3] = 3
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """Videos in a global batch (all ranks together). The labelled : unlabelled ratio is exact in every step."""
+
+    labelled: Positive = 40
+    unlabelled: Positive = 40
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentSettings:
+    """The strong view: `num_ops` operations drawn from the list of 15 (method of the paper: exactly 2).
+
+    shared_geometry: RGB and TG get the same operations and magnitudes instead of independent ones.
+    compat: quirks of the reference code to reproduce, by name.
+    """
+
+    num_ops: NotNegative = 2
+    shared_geometry: bool = False
+    compat: tuple[Literal["fixed_signs"], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OptimiserSettings:
+    """SGD with momentum; cosine per epoch to 0, times a linear warm-up per step from 0.1 of the rate.
+
+    learning_rate: for the recipe's global batch. warmup_epochs: of the rate. clip_norm: L2 norm of all gradients, 0 none.
+    """
+
+    epochs: Positive = 180
+    learning_rate: PositiveFloat = 0.2
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    warmup_epochs: NotNegative = 30
+    clip_norm: Annotated[float, Field(ge=0)] = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class PreciseBnSettings:
+    """Before an evaluation, BatchNorm statistics of the tested network are measured anew over training clips.
+
+    batches: of the labelled batch size; 0 switches it off. Fewer are used where the train list is smaller.
+    """
+
+    batches: NotNegative = 200
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateSettings:
+    """When to measure accuracy while training (one centre clip and crop), and when to save.
+
+    every_epochs: 0 only at the end. keep: checkpoints kept besides the best, at least 2.
+    """
+
+    every_epochs: NotNegative = 5
+    keep: Annotated[int, Field(ge=2)] = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeSettings:
+    """How the run is carried out. device auto: a GPU where there is one. workers -1: from the number of cores.
+
+    precision: of the forward pass (autocast). log_every: steps between two lines of the log.
+    max_bad_fraction: stop once more of the clips read were damaged than this share.
+    """
+
+    seed: NotNegative = 0
+    device: str = "auto"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    workers: Annotated[int, Field(ge=-1)] = -1
+    log_every: Positive = 20
+    compile: bool = False
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A resolved recipe: everything that a run depends on besides data set, split and code."""
+
+    name: str = ""
+    description: str = ""
+    published: str = ""
+    data: DataSettings = field(default_factory=DataSettings)
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    model: ModelSettings = field(default_factory=lambda: ModelSettings(num_classes=101))
+    method: MethodSettings = field(default_factory=MethodSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
+    precise_bn: PreciseBnSettings = field(default_factory=PreciseBnSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they stand in a recipe and in a run's config.json."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain
+
+
+def recipe_names() -> tuple[str, ...]:
+    """The recipes that ship with the package, sorted."""
+    return tuple(
+        sorted(path.name.removesuffix(".toml") for path in _recipes().iterdir() if path.name.endswith(".toml"))
+    )
+
+
+def load_recipe(name: str, overrides: Iterable[str] = (), num_classes: int | None = None) -> Config:
+    """A shipped recipe by name, or one by path (`.toml`), with `--set` overrides (`section.key=value`).
+
+    num_classes: of the data set; used unless the recipe sets `model.num_classes` itself.
+    Raises InputError that names every wrong key or value, where it stands, and the nearest valid key.
+    """
+    values, origins = _read(name, ())
+    problems: list[str] = []
+    for text in overrides:
+        _override(values, origins, text, problems)
+    return _checked(values, origins, problems, num_classes)
+
+
+def config_from_dict(values: dict[str, Any], origin: str) -> Config:
+    """The Config that `to_dict` wrote; InputError naming `origin` where it does not fit this version."""
+    origins = dict.fromkeys(_flat(values), origin)
+    return _checked(values, origins, [], None)
+
+
+def differences(before: Config, now: Config) -> list[str]:
+    """`section.key: value there, value asked` for everything that differs."""
+    old, new = _flat(before.to_dict()), _flat(now.to_dict())
+    return [f"{key}: {old.get(key)} there, {value} asked" for key, value in new.items() if old.get(key) != value]
+
+
+def _recipes() -> Any:
+    return resources.files("tgtrain") / "recipes"
+
+
+def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The merged values of a recipe and its ancestors, and for each key the file that set it."""
+    if name in seen:
+        raise InputError(f"Recipe {seen[0]}: `extends` goes in a circle ({' -> '.join((*seen, name))}).")
+    if name.endswith(".toml"):
+        path: Any = Path(name) if not seen or Path(name).is_absolute() else Path(seen[-1]).parent / name
+    else:
+        path = _recipes() / f"{name}.toml"
+    if not path.is_file():
+        near = difflib.get_close_matches(name, recipe_names(), n=3, cutoff=0.5)
+        hint = f" Nearest: {', '.join(near)}." if near else ""
+        raise InputError(f"No recipe {name!r}.{hint} `tgtrain recipes` lists them; a path must end in .toml.")
+    try:
+        own = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid TOML: {error}.") from None
+    parent = own.pop("extends", "")
+    values, origins = _read(parent, (*seen, name)) if parent else ({}, {})
+    for key in ("description", "published"):
+        values.pop(key, None)  # they speak of the parent
+    for key, value in own.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            values[key] = {**values[key], **value}
+        else:
+            values[key] = value
+    origins.update({key: f"{name}.toml" if not name.endswith(".toml") else name for key in _flat(own)})
+    values["name"] = Path(name).stem if name.endswith(".toml") else name
+    return values, origins
+
+
+def _override(values: dict[str, Any], origins: dict[str, str], text: str, problems: list[str]) -> None:
+    key, equals, raw = text.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not equals or not dot:
+        problems.append(f"--set {text}: expected section.key=value, for example optimiser.epochs=90")
+        return
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw.strip()
+    target = values.setdefault(section, {})
+    if isinstance(target, dict):
+        target[name] = value
+    origins[key.strip()] = "--set"
+
+
+def _checked(values: dict[str, Any], origins: dict[str, str], problems: list[str], num_classes: int | None) -> Config:
+    values = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    valid = _valid_keys()
+    for key in _flat(values):
+        if key not in valid:
+            near = difflib.get_close_matches(key, valid, n=1, cutoff=0.4)
+            hint = f"; nearest valid key: {near[0]}" if near else ""
+            problems.append(f"{key} ({origins.get(key, 'recipe')}): no such setting{hint}")
+            section, _, name = key.partition(".")
+            if name:
+                values[section].pop(name)
+            else:
+                values.pop(section)
+    model = values.setdefault("model", {})
+    if isinstance(model, dict):
+        model.setdefault("num_classes", num_classes or 101)
+    config: Config | None = None
+    try:
+        config = _adapter().validate_python(values)
+    except ValidationError as error:
+        for problem in error.errors():
+            key = ".".join(str(part) for part in problem["loc"][:2])
+            problems.append(f"{key} ({origins.get(key, 'recipe')}): {problem['msg']}, got {problem['input']!r}")
+    except InputError as error:  # a section that judges itself
+        problems.append(str(error))
+    if config is not None:
+        try:
+            check_method(config.method, config.model)
+        except InputError as error:
+            problems.append(str(error))
+    if problems or config is None:
+        raise InputError("The settings do not hold:\n  " + "\n  ".join(problems))
+    return config
+
+
+@cache
+def _adapter() -> TypeAdapter[Config]:
+    return TypeAdapter(Config)
+
+
+@cache
+def _valid_keys() -> tuple[str, ...]:
+    keys = []
+    for name, kind in get_type_hints(Config).items():
+        if dataclasses.is_dataclass(kind):
+            keys += [f"{name}.{inner.name}" for inner in dataclasses.fields(kind)]
+        else:
+            keys.append(name)
+    return tuple(keys)
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update({f"{key}.{inner}": content for inner, content in value.items()})
+        else:
+            flat[key] = value
+    return flat
