@@ -238,15 +238,19 @@ def _checked(values: dict[str, Any], origins: dict[str, str], problems: list[str
     model = values.setdefault("model", {})
     if isinstance(model, dict):
         model.setdefault("num_classes", num_classes or 101)
-    config: Config | None = None
-    try:
-        config = _adapter().validate_python(values)
-    except ValidationError as error:
-        for problem in error.errors():
-            key = ".".join(str(part) for part in problem["loc"][:2])
-            problems.append(f"{key} ({origins.get(key, 'recipe')}): {problem['msg']}, got {problem['input']!r}")
-    except InputError as error:  # a section that judges itself
-        problems.append(str(error))
+    sections: dict[str, Any] = {}
+    for name, kind in get_type_hints(Config).items():
+        if name not in values:
+            continue
+        try:
+            sections[name] = _adapter(kind).validate_python(values[name])
+        except ValidationError as error:
+            for problem in error.errors():
+                key = ".".join([name, *(str(part) for part in problem["loc"][:1])])
+                problems.append(f"{key} ({origins.get(key, 'recipe')}): {problem['msg']}, got {problem['input']!r}")
+        except InputError as error:  # a section that judges itself
+            problems.append(f"{name}: {error}")
+    config = Config(**sections) if not problems else None
     if config is not None:
         try:
             check_method(config.method, config.model)
@@ -258,8 +262,8 @@ def _checked(values: dict[str, Any], origins: dict[str, str], problems: list[str
 
 
 @cache
-def _adapter() -> TypeAdapter[Config]:
-    return TypeAdapter(Config)
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 @cache
