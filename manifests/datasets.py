@@ -15,7 +15,8 @@ from pathlib import Path
 from manifests.records import InputError
 
 KINETICS = ("kinetics400", "kinetics600", "kinetics700")
-DATASETS = ("ucf101", "hmdb51", *KINETICS, "folder", "csv")
+OFFICIAL = ("ucf101", "hmdb51", *KINETICS)  # data sets with published split lists
+DATASETS = (*OFFICIAL, "folder", "csv")
 SUBSETS = ("train", "val", "test", "unused", "")
 
 UCF_NAME = re.compile(r"^v_(?P<class>[A-Za-z]+)_g\d{2,}_c\d{2,}$")

@@ -1,0 +1,105 @@
+"""What a label split is made from: the settings, their defaults and the name that follows from them. Light to import."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from manifests.records import InputError
+
+STRATEGIES = ("random", "stratified", "per-class")
+UNLABELLED = ("all", "rest")
+POOLS = ("official", "non-test")
+PARTS = ("labelled", "unlabelled", "validation", "test")
+LABELS = ("ours", "theirs")
+EXPORT_FORMS = ("mmaction-rawframes", "mmaction-videos", "csv", "keys")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitSettings:
+    """How the labelled part is drawn from the train list.
+
+    percent: of the train list's videos that get labels, 0 < percent <= 100; or per_class: videos of every class.
+    strategy: `random` draws floor(percent * n) of all videos, as the published UCF101 and HMDB51 lists do; `stratified`
+        gives every class its share and at least one; `per-class` takes per_class of each, as the Kinetics lists do.
+    by_group: labels whole groups (all clips of one source), never a part of one.
+    nested: with one seed, a smaller percentage is a part of every larger one; False draws each anew, as published.
+    fold: official fold, from 1. seed: any integer >= 0.
+    unlabelled: `all` train videos, the labelled ones too (as the paper trains), or the `rest`.
+    pool: the train list is the `official` one, or every video that is not in the test part (`non-test`: HMDB51 as published).
+    hold_out_percent, test_percent: of the train list, set aside by group for validation or test before labels are drawn.
+    """
+
+    percent: float | None = None
+    per_class: int | None = None
+    strategy: str = "random"
+    by_group: bool = False
+    nested: bool = True
+    fold: int = 1
+    seed: int = 0
+    unlabelled: str = "all"
+    pool: str = "official"
+    hold_out_percent: float = 0.0
+    test_percent: float = 0.0
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if (self.percent is None) == (self.per_class is None):
+            problems.append("give either --percent P or --per-class N")
+        if self.percent is not None and not 0 < self.percent <= 100:
+            problems.append(f"--percent {self.percent:g}: expected more than 0 and at most 100")
+        if self.per_class is not None and self.per_class < 1:
+            problems.append(f"--per-class {self.per_class}: expected 1 or more")
+        if (self.strategy == "per-class") != (self.per_class is not None) and self.strategy in STRATEGIES:
+            problems.append("--per-class N goes with --strategy per-class, --percent P with random or stratified")
+        for option, value, choices in (
+            ("--strategy", self.strategy, STRATEGIES),
+            ("--unlabelled", self.unlabelled, UNLABELLED),
+            ("--pool", self.pool, POOLS),
+        ):
+            if value not in choices:
+                problems.append(f"{option} {value}: expected one of {', '.join(choices)}")
+        if self.by_group and self.strategy == "per-class":
+            problems.append(
+                "--by-group labels whole groups, so it cannot give every class exactly N videos: use --percent"
+            )
+        if self.fold < 1:
+            problems.append(f"--fold {self.fold}: folds count from 1")
+        if self.seed < 0:
+            problems.append(f"--seed {self.seed}: expected 0 or more")
+        for option, percent in (("--hold-out", self.hold_out_percent), ("--test-percent", self.test_percent)):
+            if not 0 <= percent < 100:
+                problems.append(f"{option} {percent:g}: expected 0 to less than 100")
+        if self.name and not is_split_name(self.name):
+            problems.append(f"--name {self.name!r}: {NAME_RULE}")
+        if problems:
+            raise InputError("Split settings: " + "; ".join(problems) + ".")
+
+    @property
+    def split_name(self) -> str:
+        """The given name, else one that tells the settings: `p20-s0-f1`, plus a word for each that is not the default."""
+        if self.name:
+            return self.name
+        parts = [f"k{self.per_class}" if self.per_class is not None else f"p{self.percent:g}"]
+        parts += [self.strategy] * (self.strategy == "stratified") + ["group"] * self.by_group
+        parts += ["redrawn"] * (not self.nested) + [f"s{self.seed}", f"f{self.fold}"]
+        parts += ["rest"] * (self.unlabelled == "rest") + ["nontest"] * (self.pool == "non-test")
+        parts += [f"v{self.hold_out_percent:g}"] * (self.hold_out_percent > 0)
+        parts += [f"t{self.test_percent:g}"] * (self.test_percent > 0)
+        return "-".join(parts)
+
+
+NAME_RULE = "expected letters, digits, `.`, `_` and `-`, at most 100, the first a letter or digit"
+
+
+def is_split_name(name: str) -> bool:
+    """Whether a split may be called so: it becomes a file name and a part of run folders."""
+    return _NAME.fullmatch(name) is not None
+
+
+def share(percent: float, count: int) -> int:
+    """floor(percent / 100 * count), exactly: 0.1 means one in a thousand, not its nearest binary fraction."""
+    return int(Fraction(str(percent)) * count / 100)
