@@ -110,7 +110,7 @@ def plan_train(
 ) -> tuple[ClipPlan, ...]:
     """`num_clips` training clips of a video, each with its own crop and flip.
 
-    num_frames, height, width: of the video as stored. rng: of this video in this pass, view CLIP.
+    num_frames, height, width: of the video as stored. rng: of this video in this pass, for Choice.CLIP.
     Raises InputError for a video with too few frames to have a clip.
     """
     num_usable = _num_usable_frames(num_frames, settings.gradient)

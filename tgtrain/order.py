@@ -42,8 +42,8 @@ class Stream(IntEnum):
     UNLABELLED = 1
 
 
-class View(IntEnum):
-    """Which choices about one draw a generator is for; the number enters the key, so it never changes."""
+class Choice(IntEnum):
+    """What about one draw a generator is to choose; the number enters the key, so it never changes."""
 
     CLIP = 0
     STRONG_RGB = 1
@@ -126,17 +126,17 @@ def steps_per_epoch(num_unlabelled: int, batch_size: int) -> int:
     return max(1, num_unlabelled // batch_size)
 
 
-def sample_seed(seed: int, stream_id: int, pass_index: int, key: str, view: int) -> np.random.Generator:
-    """The generator for all random choices about one view of one video in one pass.
+def sample_seed(seed: int, stream_id: int, pass_index: int, key: str, choice: int) -> np.random.Generator:
+    """The generator for all random choices of one kind about one video in one pass.
 
     It depends on the arguments alone, so clips and augmentations are the same for any number of ranks and workers and
-    after a resume. key: the video's key in the manifest. view: see `View`.
+    after a resume. key: the video's key in the manifest. choice: see `Choice`.
 
     Only `.random()` doubles of it may be used: the stream of PCG64 and the bits of a double are fixed by numpy, the
     algorithms behind other methods are not. tests/train/test_order.py pins the first numbers.
     """
     key_hash = int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little")
-    numbers = struct.pack("<5Q", seed, stream_id, pass_index, key_hash, view)
+    numbers = struct.pack("<5Q", seed, stream_id, pass_index, key_hash, choice)
     # Ten 32-bit words whatever the values: SeedSequence would give small integers fewer words, and words could shift.
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(struct.unpack("<10I", numbers))))
 

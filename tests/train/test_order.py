@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.records import InputError
-from tgtrain.order import Stream, StreamOrder, View, rank_part, sample_seed, steps_per_epoch
+from tgtrain.order import Choice, Stream, StreamOrder, rank_part, sample_seed, steps_per_epoch
 
 PINNED_FIRST = [6191, 7147, 1979, 3991, 8517, 559, 1853, 8681]
 PINNED_SMALL = [4, 5, 1, 6, 0, 2, 3, 4]
@@ -128,8 +128,8 @@ def test_the_order_is_the_same_on_every_machine_and_version() -> None:
 
 
 def test_the_random_numbers_are_the_same_on_every_machine_and_version() -> None:
-    first = sample_seed(0, Stream.UNLABELLED, 0, "Diving/v_Diving_g01_c03", View.CLIP).random(3)
-    other = sample_seed(2**64 - 1, Stream.LABELLED, 10**6, "Punch/käse", View.STRONG_TG).random(3)
+    first = sample_seed(0, Stream.UNLABELLED, 0, "Diving/v_Diving_g01_c03", Choice.CLIP).random(3)
+    other = sample_seed(2**64 - 1, Stream.LABELLED, 10**6, "Punch/käse", Choice.STRONG_TG).random(3)
     assert first.tolist() == PINNED_NUMBERS
     assert other.tolist() == PINNED_OTHER_NUMBERS
 
