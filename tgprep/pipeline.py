@@ -144,7 +144,7 @@ def extract(
             raise StoppedError
         manifest = _finalise(out, plan, [done[shard.name] for shard in plan.shards], settings)
         shutil.rmtree(work, ignore_errors=True)
-    return Outcome(manifest, _account(manifest), False, len(plan.shards) - len(todo), (*plan.notes, *notes))
+    return Outcome(manifest, _account(manifest), False, len(plan.shards) - len(todo), tuple(notes))
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,11 +53,13 @@ def tell_dataset(files: list[VideoFile], videos: Path, annotations: Path | None)
     if annotations is not None and annotations.is_file() and not datasets.is_kinetics_csv(annotations):
         return "csv"
     for dataset in ("ucf101", "hmdb51", "kinetics400"):
-        classes = datasets.class_list(dataset)
-        folded = {datasets.folded_class(name) for name in classes}
         named = [file for file in files if datasets.name_fits(dataset, file.stem)]
         if len(named) * 3 < len(files) * 2:
             continue
+        # Lists beside the videos count before ours: a data set in UCF101's form has classes of its own.
+        lists = datasets.find_official(dataset, _annotation_places(videos, annotations))
+        classes = lists.classes if lists else datasets.class_list(dataset)
+        folded = {datasets.folded_class(name) for name in classes}
         fitting = sum(
             any(datasets.folded_class(folder) in folded for folder in file.folders)
             or datasets.class_of_name(dataset, file.stem, classes) != ""
@@ -65,10 +67,9 @@ def tell_dataset(files: list[VideoFile], videos: Path, annotations: Path | None)
         )
         if fitting * 3 >= len(files) * 2:
             return dataset
-        if dataset == "kinetics400" and any(not file.folders for file in named):
-            lists = datasets.find_official(dataset, _annotation_places(videos, annotations))
-            if lists is not None and sum(lists.find("", file.stem) is not None for file in named) * 3 >= len(files) * 2:
-                return dataset
+        flat = dataset == "kinetics400" and any(not file.folders for file in named)
+        if flat and lists and sum(lists.find("", file.stem) is not None for file in named) * 3 >= len(files) * 2:
+            return dataset
     return "folder"
 
 
