@@ -131,7 +131,7 @@ def groups_span_classes(dataset: str) -> bool:
     return dataset in ("hmdb51", "csv")
 
 
-def test_subset(dataset: str, subsets: set[str]) -> str:
+def tested_subset(dataset: str, subsets: set[str]) -> str:
     """The official subset that figures are given on: `test`, else `val`; always `val` for Kinetics (test labels are withheld)."""
     if dataset in KINETICS and "val" in subsets:
         return "val"
@@ -150,13 +150,12 @@ def find_official(dataset: str, places: list[Path]) -> OfficialLists | None:
                     return read_ucf101(folder)
         elif dataset == "hmdb51":
             for folder in _with(place, _HMDB_FOLDERS):
-                if folder.is_dir() and any(_HMDB_FILE.match(entry.name) for entry in folder.iterdir()):
+                if any(HMDB_FILE.match(entry.name) for entry in _entries(folder)):
                     return read_hmdb51(folder)
         elif dataset in KINETICS:
             files = [place] if place.is_file() else []
             for folder in () if files else _with(place, (dataset, "kinetics")):
-                if folder.is_dir():
-                    files = sorted(entry for entry in folder.iterdir() if is_kinetics_csv(entry))
+                files = [entry for entry in _entries(folder) if is_kinetics_csv(entry)]
                 if files:
                     break
             if files:
@@ -194,7 +193,8 @@ def read_ucf101(folder: Path) -> OfficialLists:
                     f"{folder}: {file.name if fold == place + 1 else f'trainlist0{place + 1}.txt'} is missing; every fold needs its train and test list. Unpack the official zip again."
                 )
             for number, line in enumerate(_lines(file), 1):
-                class_name, _, name = line.split(".avi")[0].rpartition("/")
+                class_name, _, file_name = re.sub(r"\s+\d+$", "", line).rpartition("/")
+                name = re.sub(r"\.\w+$", "", file_name)
                 if class_name.lower() not in official or not name:
                     raise InputError(
                         f"{file}, entry {number}: {line!r}; expected `Class/v_Class_g01_c01.avi` with a class of classInd.txt."
@@ -204,13 +204,13 @@ def read_ucf101(folder: Path) -> OfficialLists:
     return _official(str(folder), classes, subsets, len(folds))
 
 
-_HMDB_FILE = re.compile(r"^(?P<class>.+)_test_split(?P<fold>[123])\.txt$")
+HMDB_FILE = re.compile(r"^(?P<class>.+)_test_split(?P<fold>[123])\.txt$")
 _HMDB_FLAGS = {"1": "train", "2": "test", "0": "unused"}
 
 
 def read_hmdb51(folder: Path) -> OfficialLists:
     """`<class>_test_split<fold>.txt` with lines `file.avi flag`: 1 train, 2 test, 0 in neither ("unused")."""
-    files = {match.groups(): entry for entry in folder.iterdir() if (match := _HMDB_FILE.match(entry.name))}
+    files = {match.groups(): entry for entry in _entries(folder) if (match := HMDB_FILE.match(entry.name))}
     num_folds = max(int(fold) for _, fold in files)
     for class_name, fold in sorted(
         (name, str(n)) for name in {name for name, _ in files} for n in range(1, num_folds + 1)
@@ -296,6 +296,14 @@ def _official(
 
 def _with(place: Path, folders: tuple[str, ...]) -> list[Path]:
     return [place, *(place / folder for folder in folders)]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted; nothing where it is none or must not be read (places that are only tried)."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _lines(file: Path) -> list[str]:

@@ -118,13 +118,9 @@ def import_lists(
     labelled = flags["labelled"]
     test, validation = flags.get("test", pool.test), flags.get("validation", pool.validation)
     validation = validation & ~test if "validation" not in flags else validation
-    for name, part in (("test", test), ("validation", validation)):
-        if (shared := int(np.logical_and(labelled, part).sum())) > 0:
-            raise InputError(
-                f"List {read['labelled'].name}: {shared} of {int(labelled.sum())} labelled videos are in the {name} part of fold {settings.fold}. "
-                "If the list belongs to another official fold, give it with --fold."
-            )
     train = flags.get("unlabelled", np.logical_and(pool.train, ~test & ~validation))
+    parts = {"labelled": labelled, "unlabelled": train, "validation": validation, "test": test}
+    _refuse_overlaps(parts, read["labelled"].name, settings.fold)
     unlabelled = train | labelled if settings.unlabelled == "all" else train & ~labelled
     label, label_differences, label_notes = _labels(manifest, pool, place_of, matches, settings.labels)
     published = read["labelled"].published
@@ -159,6 +155,25 @@ def import_lists(
     name += "-theirs" * (settings.labels == "theirs") + "-rest" * (settings.unlabelled == "rest")
     name = settings.name or name
     return assemble(manifest, pool, name, (labelled, unlabelled, validation, test), provenance, label), report
+
+
+def _refuse_overlaps(parts: dict[str, Flags], name: str, fold: int) -> None:
+    for first, second in (
+        ("labelled", "test"),
+        ("labelled", "validation"),
+        ("unlabelled", "test"),
+        ("unlabelled", "validation"),
+        ("validation", "test"),
+    ):
+        if shared := int(np.logical_and(parts[first], parts[second]).sum()):
+            hint = (
+                "If the list belongs to another official fold, give it with --fold."
+                if first == "labelled"
+                else "Take them out of one of the lists."
+            )
+            raise InputError(
+                f"List {name}: {shared} of {int(parts[first].sum())} {first} videos are in the {second} part too (fold {fold}). {hint}"
+            )
 
 
 def _flags(pool: Pool, places: list[int]) -> Flags:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from manifests.datasets import HMDB_FILE
 from manifests.records import InputError, Manifest
 from manifests.split_settings import EXPORT_FORMS, PARTS
 from manifests.splits import LabelSplit
@@ -102,6 +103,11 @@ def read_list(file: Path) -> ListFile:
         raise InputError(f"List {file}: no such file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"List {file} cannot be read as UTF-8 text ({error}).") from None
+    if HMDB_FILE.match(file.name):
+        raise InputError(
+            f"List {file}: an official HMDB51 list, whose numbers are flags (1 train, 2 test). These are read when the data set is made: "
+            "`tgprep extract --annotations FOLDER`; then `tgprep split --percent P --fold N`."
+        )
     digest = hashlib.sha256(content).hexdigest()
     try:
         entries = tuple(_entries(text))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from manifests.datasets import groups_span_classes, test_subset
+from manifests.datasets import groups_span_classes, tested_subset
 from manifests.records import WRITTEN, InputError, Manifest
 
 Flags = npt.NDArray[np.bool_]
@@ -52,7 +52,7 @@ def official_pool(manifest: Manifest, fold: int, pool: str) -> Pool:
         subset = np.array([every[row][fold - 1] if len(every[row]) >= fold else "" for row in rows])
     else:
         subset = np.full(len(rows), "train")
-    tested = test_subset(manifest.header.dataset, set(subset.tolist()))
+    tested = tested_subset(manifest.header.dataset, set(subset.tolist()))
     test = subset == tested
     validation = np.logical_and(subset == "val", ~test)
     train = np.logical_and(~test, ~validation) if pool == "non-test" else subset == "train"
