@@ -1,12 +1,12 @@
 """The strong operations on batches of uint8 clips, on whatever device they lie.
 
-Shapes: B clips, T frames, H x W pixels, 3 channels RGB; clips_BT3HW is uint8[B, T, 3, H, W],
-contiguous: planes are several times faster than interleaved colours. Every operation returns a
-new uint8 tensor of that shape; parameters are one number (or row) a clip, shared by its T frames, on the clips' device.
+Shapes: B clips, T frames, H x W pixels, 3 channels RGB; clips_BT3HW is uint8[B, T, 3, H, W], contiguous (planes are
+faster than interleaved colours on a CPU). Every operation returns a new uint8 tensor of that
+shape; parameters are one number (or row) a clip, shared by its T frames, on the clips' device.
 Statistics that an operation takes from the image (mean, extremes, histogram) are those of each single frame.
 
 Colour operations give the same bytes as Pillow (and so as imgaug's `pillike`, which the reference uses): integers where
-Pillow has integers, truncation where it truncates. Geometric ones interpolate bilinearly in float32 and fill with black.
+Pillow has integers, truncation where it truncates. Geometric ones interpolate bilinearly in float32.
 No clip's result depends on the others in the batch, and nothing waits for the device.
 """
 
@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-AFFINE_NUMBERS = 6  # of a 2 x 3 matrix, row by row
 GREY_WEIGHTS = (19595, 38470, 7471)  # ITU-R 601 luma in 1/65536, as Pillow converts RGB to L
 
 Affine = tuple[float, float, float, float, float, float]
@@ -49,8 +48,11 @@ def rotate_affine(degrees: float) -> Affine:
     return (cosine, sine, 0.0, -sine, cosine, 0.0)
 
 
-def affine(clips_BT3HW: Tensor, matrices_B6: Tensor) -> Tensor:
-    """Each clip through its own matrix (float32[B, 6], see above); rounded to the nearest grey level, black outside."""
+def affine(clips_BT3HW: Tensor, matrices_B6: Tensor, fill: int = 0) -> Tensor:
+    """Each clip through its own matrix (float32[B, 6], see above), rounded to the nearest grey level.
+
+    What comes from outside the image has the grey level `fill`, and mixes with the image along its edge.
+    """
     b, t, channels, h, w = clips_BT3HW.shape
     centre_x, centre_y = (w - 1) / 2, (h - 1) / 2
     x_W = torch.arange(w, device=clips_BT3HW.device, dtype=torch.float32) - centre_x
@@ -61,15 +63,17 @@ def affine(clips_BT3HW: Tensor, matrices_B6: Tensor) -> Tensor:
     source_y = m[3] * x_W + m[4] * y_H1 + (m[5] + centre_y)
     grid_BHW2 = torch.stack([(2 * source_x + 1) / w - 1, (2 * source_y + 1) / h - 1], dim=-1)
     # One grid a clip: its frames and colours are so many channels of one image.
-    moved = F.grid_sample(clips_BT3HW.view(b, t * channels, h, w).float(), grid_BHW2, align_corners=False)
-    return moved.add_(0.5).to(torch.uint8).view(clips_BT3HW.shape)
+    # grid_sample pads with zeros, so zero is made to stand for `fill`.
+    image = clips_BT3HW.view(b, t * channels, h, w).float().sub_(fill)
+    moved = F.grid_sample(image, grid_BHW2, align_corners=False)
+    return moved.add_(fill + 0.5).to(torch.uint8).view(clips_BT3HW.shape)
 
 
 # Grey levels.
 
 
 def posterize(clips_BT3HW: Tensor, bits_B: Tensor) -> Tensor:
-    """Keeps the highest bits (1 to 8) of every value."""
+    """Keeps the highest bits (0 to 8) of every value."""
     dropped_B = (8 - bits_B).to(torch.int32)
     masks_B = (255 >> dropped_B << dropped_B).to(torch.uint8)
     return clips_BT3HW & _per_clip(masks_B)
