@@ -75,11 +75,13 @@ def clean_class(name: str) -> str:
     return name.strip().replace('"', "").replace(" ", "_")
 
 
+@functools.lru_cache(maxsize=65536)
 def folded_class(name: str) -> str:
     """A class name for comparison: cleaned and in lower case (`HandStandPushups` is `HandstandPushups`)."""
     return clean_class(name).lower()
 
 
+@functools.lru_cache(maxsize=65536)
 def subset_of_folder(name: str) -> str:
     """The subset that a folder's name stands for (`train`, `videos_val`, `val_256`), "" where it names none."""
     if (subset := _SUBSET_NAMES.get(name.lower())) is not None:

@@ -39,11 +39,11 @@ def draw_stratified(
     for name_class in classes:
         sizes[name_class] += 1
     taken: defaultdict[Hashable, int] = defaultdict(int)
-    turns: list[tuple[Fraction, int, int]] = []
+    turns: list[tuple[float, int, int]] = []
     for rank, place in enumerate(order):
         name_class = classes[place]
         before = taken[name_class]
-        turns.append((Fraction(2 * before + 1, 2 * sizes[name_class]) if before else Fraction(0), rank, place))
+        turns.append(((2 * before + 1) / (2 * sizes[name_class]) if before else 0.0, rank, place))
         taken[name_class] += 1
     turns.sort()
     return [place for _, _, place in turns[: max(share(percent, len(names)), len(sizes))]]

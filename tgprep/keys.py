@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections import defaultdict
-from dataclasses import replace
-from pathlib import PurePosixPath
-
-from manifests.records import SourceVideo
+from collections.abc import Sequence
 
 MAX_STEM, MAX_CLASS = 80, 100  # a ustar name holds 100 bytes for `stem.rgb.offsets.npy`, 155 for the folder before it
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
-def with_keys(rows: list[SourceVideo]) -> tuple[list[SourceVideo], list[str]]:
-    """The rows with their keys, and the paths of those that would have shared a key (also in another case)."""
-    keys = [video_key(row.class_name, PurePosixPath(row.path).stem) for row in rows]
+def unique_keys(videos: Sequence[tuple[str, str, str]]) -> tuple[list[str], list[str]]:
+    """A key for each (class name, stem, path), and the sorted paths of those that would have shared one.
+
+    Keys that differ in upper and lower case alone count as shared: they would fall together on some file systems. All
+    videos that share a key get a hash of their path, so none depends on which was found first.
+    """
+    keys = [video_key(class_name, stem) for class_name, stem, _ in videos]
     clashing: set[int] = set()
     for digits in (8, 16, 64):
-        places: defaultdict[str, list[int]] = defaultdict(list)
-        for place, key in enumerate(keys):
-            places[key.lower()].append(place)
-        again = [place for group in places.values() if len(group) > 1 for place in group]
-        if not again:
+        folded = [key.lower() for key in keys]
+        if len(set(folded)) == len(folded):
             break
-        clashing.update(again)
-        for place in again:
-            row = rows[place]
-            keys[place] = video_key(row.class_name, PurePosixPath(row.path).stem, hashed=row.path, digits=digits)
-    return [replace(row, key=key) for row, key in zip(rows, keys, strict=True)], sorted(
-        rows[place].path for place in clashing
-    )
+        places: defaultdict[str, list[int]] = defaultdict(list)
+        for place, key in enumerate(folded):
+            places[key].append(place)
+        for place in (place for group in places.values() if len(group) > 1 for place in group):
+            class_name, stem, path = videos[place]
+            keys[place] = video_key(class_name, stem, hashed=path, digits=digits)
+            clashing.add(place)
+    return keys, sorted(videos[place][2] for place in clashing)
 
 
 def video_key(class_name: str, stem: str, *, hashed: str = "", digits: int = 8) -> str:
@@ -38,19 +39,19 @@ def video_key(class_name: str, stem: str, *, hashed: str = "", digits: int = 8) 
 
     hashed: text whose sha256 (first `digits` hexadecimal digits) is to end the stem, for videos that would share a key.
     """
-    folder = _capped(_plain(class_name), MAX_CLASS, class_name)
-    name = _plain(stem)
+    name = _UNSAFE.sub("_", stem)
     if hashed:
-        ending = hashlib.sha256(hashed.encode()).hexdigest()[:digits]
-        return f"{folder}/{name[: MAX_STEM - digits - 1]}_{ending}"
-    return f"{folder}/{_capped(name, MAX_STEM, f'{class_name}/{stem}')}"
+        name = f"{name[: MAX_STEM - digits - 1]}_{_digest(hashed)[:digits]}"
+    elif len(name) > MAX_STEM:
+        name = f"{name[: MAX_STEM - 9]}_{_digest(f'{class_name}/{stem}')[:8]}"
+    return f"{_folder(class_name)}/{name}"
 
 
-def _plain(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", text)
+@functools.lru_cache(maxsize=4096)
+def _folder(class_name: str) -> str:
+    name = _UNSAFE.sub("_", class_name)
+    return name if len(name) <= MAX_CLASS else f"{name[: MAX_CLASS - 9]}_{_digest(class_name)[:8]}"
 
 
-def _capped(name: str, length: int, original: str) -> str:
-    if len(name) <= length:
-        return name
-    return f"{name[: length - 9]}_{hashlib.sha256(original.encode()).hexdigest()[:8]}"
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from manifests import datasets
 from manifests.records import InputError, SourceVideo
-from tgprep.keys import with_keys
+from tgprep.keys import unique_keys
 from tgprep.rules import Facts, Missing, by_csv, by_folder, by_lists, tell_dataset
 from tgprep.walk import Skipped, VideoFile, some, walk_videos
 
@@ -75,13 +75,13 @@ def scan(videos: Path, *, dataset: str = "auto", annotations: Path | None = None
                 f"classes: {len(names)} of {len(told.classes)} have videos and are numbered anew (--classes present)"
             )
     labels = {name: label for label, name in enumerate(names)}
+    keys, clashes = unique_keys([(facts.class_name, file.stem, file.path) for file, facts in found])
     rows = [
         SourceVideo(
-            "", file.path, facts.class_name, labels[facts.class_name], facts.group, facts.subsets, file.num_bytes
+            key, file.path, facts.class_name, labels[facts.class_name], facts.group, facts.subsets, file.num_bytes
         )
-        for file, facts in found
+        for key, (file, facts) in zip(keys, found, strict=True)
     ]
-    rows, clashes = with_keys(rows)
     if clashes:
         notes.append(
             f"{len(clashes)} videos share class and name with another (copies, or the same name with another extension); their keys end in a hash of the path: {some(clashes)}"

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.records import InputError, SourceVideo
-from tgprep.keys import video_key, with_keys
+from tgprep.keys import unique_keys, video_key
 from tgprep.scan import Scan, scan
 from tgprep.walk import VIDEO_EXTENSIONS
 
@@ -382,14 +382,14 @@ def test_keys_are_safe_and_fit_a_plain_tar(class_name: str, stem: str) -> None:
 @settings(deadline=None)
 @given(st.lists(st.tuples(NAMES, NAMES, st.sampled_from(["avi", "mp4"])), max_size=12), st.randoms())
 def test_keys_are_unique_and_independent_of_order(names: list[tuple[str, str, str]], chance: random.Random) -> None:
-    rows = [SourceVideo("", f"{c}/{s}.{e}", c, 0) for c, s, e in sorted(set(names)) if not s.startswith(".")]
-    keyed, _ = with_keys(rows)
-    assert len({row.key.lower() for row in keyed}) == len(rows)
-    assert all(KEY.fullmatch(row.key) for row in keyed)
-    mixed = list(rows)
+    videos = [(c, s, f"{c}/{s}.{e}") for c, s, e in sorted(set(names))]
+    keys, _ = unique_keys(videos)
+    assert len({key.lower() for key in keys}) == len(videos)
+    assert all(KEY.fullmatch(key) for key in keys)
+    mixed = list(videos)
     chance.shuffle(mixed)
-    again, _ = with_keys(mixed)
-    assert {row.path: row.key for row in again} == {row.path: row.key for row in keyed}
+    again, _ = unique_keys(mixed)
+    assert dict(zip(mixed, again, strict=True)) == dict(zip(videos, keys, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -425,12 +425,12 @@ def test_clashing_names_get_a_hash_of_their_path_each(tmp_path: Path) -> None:
 
 
 def test_a_name_that_looks_like_a_hashed_key_is_told_apart() -> None:
-    rows = [SourceVideo("", "run/a b.mp4", "run", 0), SourceVideo("", "run/a_b.mp4", "run", 0)]
-    first, _ = with_keys(rows)
-    sly = SourceVideo("", f"run/{first[0].key[4:]}.mp4", "run", 0)
-    keyed, clashes = with_keys([*rows, sly])
-    assert len({row.key for row in keyed}) == 3
-    assert sly.path in clashes
+    videos = [("run", "a b", "run/a b.mp4"), ("run", "a_b", "run/a_b.mp4")]
+    first, _ = unique_keys(videos)
+    sly = ("run", first[0].removeprefix("run/"), "run/sly.mp4")
+    keys, clashes = unique_keys([*videos, sly])
+    assert len(set(keys)) == 3
+    assert sly[2] in clashes
 
 
 def test_extensions_are_lower_case() -> None:
