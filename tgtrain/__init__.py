@@ -1,0 +1,1 @@
+"""Shards and a label split in; checkpoints, scores and a report out."""
