@@ -1,0 +1,73 @@
+"""The schedule: the reference's learning rates, and the counting of epochs and steps."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tgtrain.schedule import (
+    LearningRateSettings,
+    epoch_of,
+    is_due,
+    iterations_per_epoch,
+    learning_rate,
+    scaled_learning_rate,
+)
+
+
+def test_rates_of_the_reference(shared: Path) -> None:
+    recipes = json.loads((shared / "golden" / "pipeline.json").read_text())["learning_rate"]
+    checked = 0
+    for recipe, rates in recipes.items():
+        stated = re.fullmatch(r"(\d+) epochs, warm-up (\d+), (\d+) iterations", recipe)
+        assert stated
+        settings = LearningRateSettings(0.2, *map(int, stated.groups()))
+        for place, expected in rates.items():
+            epoch, iteration = map(int, re.findall(r"\d+", place))
+            assert learning_rate(settings, epoch, iteration) == pytest.approx(expected, rel=1e-12)
+            checked += 1
+    assert checked >= 15
+
+
+def test_warm_up_starts_at_a_tenth_and_ends_at_the_cosine() -> None:
+    settings = LearningRateSettings(base=0.2, num_epochs=10, warmup_epochs=4, iterations_per_epoch=5)
+    assert learning_rate(settings, 0, 0) == pytest.approx(0.02)
+    plain = LearningRateSettings(base=0.2, num_epochs=10, warmup_epochs=0, iterations_per_epoch=5)
+    assert learning_rate(plain, 0, 0) == pytest.approx(0.2)
+    for epoch in range(4, 10):
+        assert learning_rate(settings, epoch, 3) == learning_rate(plain, epoch, 0)
+    assert learning_rate(settings, 3, 4) < learning_rate(plain, 3, 4)
+    assert settings.num_steps == 50
+
+
+@given(st.integers(1, 200), st.integers(0, 220), st.integers(1, 50), st.data())
+def test_rate_stays_between_zero_and_base(epochs: int, warmup: int, iterations: int, data: st.DataObject) -> None:
+    settings = LearningRateSettings(0.2, epochs, warmup, iterations)
+    step = data.draw(st.integers(0, settings.num_steps - 1))
+    assert 0 < learning_rate(settings, *epoch_of(step, iterations)) <= 0.2 + 1e-12
+
+
+@pytest.mark.parametrize("wrong", [(0, 0, 1), (1, -1, 1), (1, 0, 0)])
+def test_impossible_lengths_are_refused(wrong: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="at least"):
+        LearningRateSettings(0.2, *wrong)
+
+
+def test_counting() -> None:
+    assert epoch_of(0, 238) == (0, 0)
+    assert epoch_of(238 * 3 + 5, 238) == (3, 5)
+    # UCF101 fold 1 on 8 GPUs: 9,537 videos, 40 a step.
+    assert iterations_per_epoch(9537, 40) == 238
+    assert iterations_per_epoch(12, 40) == 1
+    assert scaled_learning_rate(0.2, 80) == pytest.approx(0.2)
+    assert scaled_learning_rate(0.2, 20) == pytest.approx(0.05)
+
+
+def test_what_is_due_after_an_epoch() -> None:
+    assert [epoch for epoch in range(12) if is_due(epoch, 5, 12)] == [4, 9, 11]
+    assert [epoch for epoch in range(3) if is_due(epoch, 0, 3)] == [2]

@@ -1,0 +1,76 @@
+"""When what happens in a run: learning rate, epochs, warm-ups; pure functions of the step, the epoch and the recipe.
+
+Epochs, iterations and steps count from 0; an epoch has the same number of iterations throughout a run, and
+step = epoch * iterations_per_epoch + iteration.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+REFERENCE_VIDEOS_PER_STEP = 80  # 8 GPUs with 5 labelled and 5 unlabelled videos each, for which 0.2 was chosen
+WARMUP_START = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class LearningRateSettings:
+    """The published schedule: cosine by epoch to 0, multiplied with a linear warm-up by iteration.
+
+    base: rate at the top, 0.2 published for 80 videos a step. num_epochs: length of the cosine.
+    warmup_epochs: 30 of 180 published, 0 for none.
+    """
+
+    base: float
+    num_epochs: int
+    warmup_epochs: int
+    iterations_per_epoch: int
+
+    def __post_init__(self) -> None:
+        if self.num_epochs < 1 or self.iterations_per_epoch < 1 or self.warmup_epochs < 0:
+            raise ValueError(f"epochs and iterations must be at least 1, warm-up at least 0, got {self}")
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.num_epochs * self.iterations_per_epoch
+
+
+def learning_rate(settings: LearningRateSettings, epoch: int, iteration: int) -> float:
+    """The rate of one step (LTG, CVPR 2022, section 4.1): constant within an epoch once the warm-up is over.
+
+        0.5 * base * (1 + cos(pi * epoch / num_epochs))
+        * (0.1 + 0.9 * step / (warmup_epochs * iterations_per_epoch))     while epoch < warmup_epochs
+
+    0 <= epoch < num_epochs, 0 <= iteration < iterations_per_epoch.
+    """
+    cosine = 0.5 * settings.base * (1 + math.cos(math.pi * epoch / settings.num_epochs))
+    if epoch >= settings.warmup_epochs:
+        return cosine
+    step = epoch * settings.iterations_per_epoch + iteration
+    warm = step / (settings.warmup_epochs * settings.iterations_per_epoch)
+    return cosine * (WARMUP_START + (1 - WARMUP_START) * warm)
+
+
+def scaled_learning_rate(base: float, videos_per_step: int) -> float:
+    """Linear scaling: the rate for a global batch of `videos_per_step` (labelled + unlabelled) instead of 80."""
+    return base * videos_per_step / REFERENCE_VIDEOS_PER_STEP
+
+
+def epoch_of(step: int, iterations_per_epoch: int) -> tuple[int, int]:
+    """Epoch and iteration within it of a step."""
+    return divmod(step, iterations_per_epoch)
+
+
+def iterations_per_epoch(num_unlabelled: int, unlabelled_per_step: int) -> int:
+    """Steps of an epoch: the whole global batches that the unlabelled videos make, at least 1."""
+    return max(1, num_unlabelled // unlabelled_per_step)
+
+
+def is_due(epoch: int, every_epochs: int, num_epochs: int) -> bool:
+    """Whether something done every so many epochs (evaluation, a checkpoint) is done after this one; always after the last.
+
+    every_epochs 0: after the last one only.
+    """
+    done = epoch + 1
+    return done == num_epochs or (every_epochs > 0 and done % every_epochs == 0)
