@@ -18,6 +18,7 @@ from tgtrain.strong_plan import SIGNED_OPS, StrongOp, StrongPlan, StrongStep
 
 MEAN = (123.675, 116.28, 103.53)  # of ImageNet in RGB, grey levels; the method uses them for TG too
 STD = (58.395, 57.12, 57.375)
+CACHED_BYTES = 1 << 20  # clips that a CPU works on together: 1 of 8 x 224 x 224, 10 of 8 x 64 x 64
 
 _WITH_NUMBER: dict[StrongOp, Callable[[Tensor, Tensor], Tensor]] = {
     StrongOp.POSTERIZE: strong_ops.posterize,
@@ -69,8 +70,9 @@ def apply_strong(clips_BTHW3: Tensor, plans: Sequence[StrongPlan]) -> Tensor:
             f"{list(clips_BTHW3.shape)} and {len(plans)} plans"
         )
     planes = clips_BTHW3.permute(0, 1, 4, 2, 3).clone(memory_format=torch.contiguous_format)
-    # A CPU is fastest clip by clip, while the clip is in its cache; a GPU wants few large launches.
-    num_together = 1 if planes.device.type == "cpu" else max(1, len(plans))
+    # A CPU is fastest while the clips are in its cache; a GPU wants few large launches.
+    on_cpu = planes.device.type == "cpu"
+    num_together = max(1, CACHED_BYTES // max(1, planes[:1].numel())) if on_cpu else max(1, len(plans))
     for first in range(0, len(plans), num_together):
         _run_plans(planes[first : first + num_together], plans[first : first + num_together])
     return planes.permute(0, 1, 3, 4, 2).contiguous()
