@@ -1,0 +1,38 @@
+# make demo    the whole path on a small data set made here: videos -> shards -> split -> training -> test -> report
+# make test    the tests
+# make check   the gate: formatting, lint, types, tests (what CI runs)
+# make check-long   also the kill series, soak and fuzz in full (over an hour)
+# make clean   remove what these made, the virtual environment included
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+
+.PHONY: demo test check check-long lint clean
+
+# The virtual environment is made once and kept; it is made anew when what it holds changes.
+$(VENV)/.complete: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	@touch $@
+
+demo: $(VENV)/.complete
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/demo.sh $(DEMO)
+
+test: $(VENV)/.complete
+	$(BIN)/python -m pytest -q -m 'not long'
+
+lint: $(VENV)/.complete
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check: lint test
+
+check-long: lint
+	$(BIN)/python -m pytest -q
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,148 @@
+"""`tgtrain run`: train."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.common import EXIT_FAILURES, handled, print_json, say
+
+if TYPE_CHECKING:
+    from manifests.records import Manifest
+    from manifests.splits import LabelSplit
+
+_EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 0}
+
+
+@click.command()
+@click.argument("out", default="dataset")
+@click.option("--recipe", help="name or path of a recipe  [default: told from data set, split and machine]")
+@click.option(
+    "--out", "run_folder", type=click.Path(path_type=Path), help="folder of the run  [default: ./runs/RECIPE-SPLIT]"
+)
+@click.option("--split", "split_name", help="name of the split  [default: the newest]")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="change a setting: --set optimiser.epochs=90"
+)
+@click.option(
+    "--resume",
+    default="auto",
+    show_default=True,
+    metavar="auto|never|PATH",
+    help="go on from the newest whole checkpoint, refuse to, or begin from a named one",
+)
+@click.option("--max-steps", type=click.IntRange(min=1), help="stop after so many steps in all; the schedule stays")
+@click.option("--json", "as_json", is_flag=True, help="print the outcome as one JSON object on stdout")
+@handled
+def run(
+    out: str,
+    recipe: str | None,
+    run_folder: Path | None,
+    split_name: str | None,
+    overrides: tuple[str, ...],
+    resume: str,
+    max_steps: int | None,
+    as_json: bool,
+) -> None:
+    """Train on the data set at OUT [default: ./dataset].
+
+    Interrupted or killed: run the same command again, it goes on from the newest checkpoint, to the same weights bit for
+    bit on CPU. SIGUSR1 (as Slurm sends before a requeue) saves and exits 0.
+
+    \b
+    Exit codes: 0 all well, 1 the training failed, 2 wrong usage or input, 130/143 interrupted (after saving).
+    """
+    from manifests.splits import read_split
+    from manifests.store import read_manifest
+
+    manifest = read_manifest(out)
+    split = read_split(out, split_name)
+    recipe = recipe or _fitting_recipe(manifest, split)
+    try:
+        from tgtrain.config import load_recipe
+        from tgtrain.distributed import joined
+        from tgtrain.run import prepare
+        from tgtrain.train import RunError, num_steps_of, train
+    except ModuleNotFoundError as error:
+        from manifests.records import InputError
+
+        raise InputError(f"Training needs {error.name}: pip install 'tgprep[train]'.") from None
+
+    config = load_recipe(recipe, overrides, num_classes=len(manifest.header.classes))
+    setup = prepare(out, split, manifest, config)
+    folder = run_folder or Path("runs") / f"{config.name}-{split.name}"
+    num_steps, per_epoch = num_steps_of(setup)
+    seen: list[int] = []
+    for number in _EXIT_CODES:
+        signal.signal(number, lambda number, frame: seen.append(number))
+    with joined(config.runtime.device) as ranks:
+        if ranks.is_main:
+            say(
+                f"{config.name} on {manifest.header.dataset}, split {split.name}: {int(split.labelled.sum())} labelled, "
+                f"{int(split.unlabelled.sum())} unlabelled, {int(split.test.sum())} test videos"
+            )
+            say(
+                f"{num_steps} steps ({config.optimiser.epochs} epochs of {per_epoch}) on {ranks.device.type}, run folder {folder}"
+            )
+            if not split.validation.any() and split.test.any():
+                say(
+                    "accuracy is followed on the test part (no validation part: choosing by it would be test selection)"
+                )
+        try:
+            outcome = train(
+                setup, folder, ranks, resume=resume, max_steps=max_steps, should_stop=lambda: bool(seen), tell=say
+            )
+        except RunError as error:
+            say(f"Error: {error}")
+            sys.exit(EXIT_FAILURES)
+        is_main = ranks.is_main
+    if not is_main:
+        return
+    if as_json:
+        print_json(
+            {
+                "run": str(folder),
+                "step": outcome.step,
+                "num_steps": outcome.num_steps,
+                "interrupted": outcome.interrupted,
+                "already_finished": outcome.already_finished,
+                **(outcome.last.named() if outcome.last else {}),
+            }
+        )
+    if outcome.interrupted:
+        say(f"Saved at step {outcome.step} of {outcome.num_steps}; the same command goes on from there.")
+        sys.exit(_EXIT_CODES[signal.Signals(seen[0])] if seen else 0)
+    if outcome.already_finished:
+        say(f"{folder} has done {outcome.step} of {outcome.num_steps} steps already: nothing to do.")
+    say(f"Next: tgtrain test {folder}; tgtrain report {folder}")
+
+
+def _fitting_recipe(manifest: Manifest, split: LabelSplit) -> str:
+    """The published recipe of this data set and percentage where a GPU is there and the split fills a batch, else demo."""
+    from tgtrain.config import load_recipe, recipe_names
+
+    dataset = manifest.header.dataset
+    percent = split.provenance.get("percent", "")
+    for name in recipe_names():
+        config = load_recipe(name)
+        if config.method.method != "ltg" or config.data.dataset != dataset or f"{config.data.percent:g}" != percent:
+            continue
+        small = int(split.unlabelled.sum()) < config.batch.unlabelled
+        if _has_gpu() and not small:
+            say(f"recipe {name}: told from data set and split (--recipe chooses another)")
+            return name
+        reason = f"the split has fewer than {config.batch.unlabelled} unlabelled videos" if small else "no GPU here"
+        say(f"recipe demo: {reason}, so the small settings; --recipe {name} takes the published ones all the same")
+        return "demo"
+    say(f"recipe demo: none is made for {dataset} at {percent or 'this'} % (--recipe chooses, `tgtrain recipes` lists)")
+    return "demo"
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

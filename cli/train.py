@@ -1,0 +1,33 @@
+"""`tgtrain`: shards and a split in, a trained model and a report out."""
+
+from __future__ import annotations
+
+import click
+
+from cli.common import LazyGroup
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "run": ("cli.run:run", "Train a recipe on a data set, or go on with a run."),
+        "test": ("cli.test:test", "Accuracy of a run on its test videos, any clips x crops."),
+        "report": ("cli.report:report", "One self-contained HTML page of a run, or of several compared."),
+        "recipes": ("cli.recipes:recipes", "The recipes, and what one of them says in full."),
+    },
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="tgprep", prog_name="tgtrain")
+def main() -> None:
+    """Semi-supervised action recognition from shards made by tgprep (Learning from Temporal Gradient, CVPR 2022).
+
+    \b
+    In a folder that holds dataset/ with a split:
+      tgtrain run
+      tgtrain test
+      tgtrain report
+    """
+
+
+if __name__ == "__main__":
+    main()

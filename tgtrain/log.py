@@ -1,0 +1,141 @@
+"""What a run tells: metrics.jsonl, TensorBoard, and one readable line an interval."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tgtrain.run import METRICS_NAME
+
+
+class Interval:
+    """Sums the values of the steps since the last line, on the device: nothing waits for it until the line is due."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new interval."""
+        self.names: list[str] = []
+        self.sums: Tensor | None = None
+        self.num_steps = 0
+        self.num_clips = 0
+        self.waited_seconds = 0.0
+        self.began = time.perf_counter()
+
+    def add(self, values: list[tuple[str, Tensor]], num_clips: int, waited_seconds: float) -> None:
+        """Take in one step."""
+        self.names = [name for name, _ in values]
+        stacked = torch.stack([value.float() for _, value in values])
+        self.sums = stacked if self.sums is None else self.sums + stacked
+        self.num_steps += 1
+        self.num_clips += num_clips
+        self.waited_seconds += waited_seconds
+
+    def means(self) -> dict[str, float]:
+        """Mean of every value over the interval, and what the interval took. Waits for the device."""
+        assert self.sums is not None
+        means = dict(zip(self.names, (self.sums / self.num_steps).tolist(), strict=True))
+        seconds = max(1e-9, time.perf_counter() - self.began)
+        if "train/num_correct" in means:
+            selected = means["train/num_selected"]
+            means["train/pseudo_precision"] = means["train/num_correct"] / selected if selected else 0.0
+        means["clips_per_second"] = self.num_clips / seconds
+        means["seconds_per_step"] = seconds / self.num_steps
+        means["waiting_share"] = self.waited_seconds / seconds
+        return means
+
+
+class Journal:
+    """metrics.jsonl and TensorBoard of a run; records after the step that a run resumes from are dropped."""
+
+    def __init__(self, run: Path, resumed_step: int) -> None:
+        path = run / METRICS_NAME
+        kept = [line for line in _lines(path) if json.loads(line).get("step", 0) <= resumed_step]
+        self.file = path.open("w", encoding="utf-8")
+        self.file.writelines(line + "\n" for line in kept)
+        self.file.flush()
+        self.board: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=resumed_step + 1)
+        except ImportError:
+            pass  # metrics.jsonl holds the same
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Add one record."""
+        self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        self.file.flush()
+        if self.board is not None:
+            for name, value in values.items():
+                if isinstance(value, float | int):
+                    self.board.add_scalar(name if "/" in name else f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Close the files."""
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def memory_mb() -> float:
+    """Peak memory: of the GPU where one is used, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1024**2
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024**2 if sys.platform == "darwin" else 1024)
+
+
+def step_line(step: int, num_steps: int, epoch: int, values: dict[str, float]) -> str:
+    """One readable line."""
+    parts = {
+        "sup": ("loss/supervised_rgb", "loss/supervised_tg"),
+        "pseudo": ("loss/pseudo_rgb", "loss/pseudo_tg"),
+        "align": tuple(f"loss/align_stage{stage}" for stage in range(1, 5)),
+        "contrast": tuple(name for name in values if name.startswith("loss/contrast")),
+    }
+    terms = " ".join(
+        f"{short} {sum(values[name] for name in names if name in values):.3f}"
+        for short, names in parts.items()
+        if any(name in values for name in names)
+    )
+    trusted = ""
+    if "train/mask_fraction" in values:
+        trusted = f"  trusted {100 * values['train/mask_fraction']:.0f} %"
+        if "train/pseudo_precision" in values:
+            trusted += f" right {100 * values['train/pseudo_precision']:.0f} %"
+    seconds = values["seconds_per_step"] * (num_steps - step)
+    left = (
+        f"{seconds / 3600:.1f} h"
+        if seconds >= 3600
+        else f"{seconds / 60:.0f} min"
+        if seconds >= 90
+        else f"{seconds:.0f} s"
+    )
+    return (
+        f"step {step}/{num_steps} epoch {epoch + 1}  loss {values['loss/total']:.3f} ({terms}){trusted}"
+        f"  lr {values['learning_rate']:.4g}  {values['clips_per_second']:.1f} clips/s"
+        f"  waiting {100 * values['waiting_share']:.0f} %  {left} left"
+    )
+
+
+def _lines(path: Path) -> list[str]:
+    """The whole lines of the file; a line that a kill cut short is dropped."""
+    if not path.exists():
+        return []
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            json.loads(line)
+        except ValueError:
+            continue
+        lines.append(line)
+    return lines

@@ -1,0 +1,210 @@
+"""A run's folder and what it was made from: data, split, settings. Shared by training, testing and reports."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from manifests.records import InputError, Manifest
+from manifests.splits import LabelSplit, split_table
+from manifests.store import atomic_write, json_bytes, read_manifest, table_bytes
+from tgtrain.checkpoint import Identity
+from tgtrain.clip import ClipSettings
+from tgtrain.config import Config, config_from_dict, differences
+from tgtrain.reader import ClipReader, open_reader
+
+CONFIG_NAME = "config.json"
+METRICS_NAME = "metrics.jsonl"
+# Settings that change how a run is carried out, never what it computes: a resumed run may change them.
+_FREE = ("runtime.workers", "runtime.device", "runtime.log_every", "evaluate.keep", "description", "published")
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Everything a run is made from.
+
+    reader: numbers the videos of the split in its order, so that places in the split are numbers in the reader.
+    """
+
+    config: Config
+    manifest: Manifest
+    split: LabelSplit
+    reader: ClipReader
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; padded where the model has more outputs than the data set has classes."""
+        known = self.manifest.header.classes
+        return known + tuple(f"unused-{place}" for place in range(len(known), self.config.model.num_classes))
+
+    @property
+    def identity(self) -> Identity:
+        """What checkpoints of this run belong to."""
+        return Identity(self.manifest.digest, split_digest(self.split), str(self.config.model))
+
+    @property
+    def clip(self) -> ClipSettings:
+        """How training clips are cut."""
+        data = self.config.data
+        return ClipSettings(
+            clip_len=data.clip_frames, interval=data.interval, input_size=data.size, area_range=data.area
+        )
+
+    def places(self, part: str) -> list[int]:
+        """Numbers of the videos of a part of the split: labelled, unlabelled, validation, test or train."""
+        flags = self.split.train if part == "train" else self.split.part(part)
+        return [int(place) for place in np.flatnonzero(flags)]
+
+    def labels(self, places: list[int]) -> list[int]:
+        """Labels of these videos, as trained with."""
+        return [int(self.split.label[place]) for place in places]
+
+    @property
+    def evaluated_part(self) -> str:
+        """What accuracy is measured on while training: the validation part where there is one, else the test part."""
+        return "validation" if self.split.validation.any() else "test"
+
+
+def prepare(root: str, split: LabelSplit, manifest: Manifest, config: Config) -> Setup:
+    """Bring data, split and settings together; InputError where they do not fit, before any time is spent."""
+    digest = split.provenance.get("dataset_digest", manifest.digest)
+    problems = []
+    if digest != manifest.digest:
+        problems.append(
+            f"split {split.name} was made for another state of the data set (digest {digest[:12]}, now {manifest.digest[:12]}): "
+            f"make it again with `tgprep split {root} ... --overwrite`"
+        )
+    if not split.labelled.any():
+        problems.append(f"split {split.name} has no labelled video")
+    if config.method.uses_unlabelled and not split.unlabelled.any():
+        problems.append(f"split {split.name} has no unlabelled video, which method {config.method.method} needs")
+    highest = int(split.label.max()) if len(split) else 0
+    if highest >= config.model.num_classes:
+        problems.append(f"model.num_classes is {config.model.num_classes}, but the split holds label {highest}")
+    if problems:
+        raise InputError("This run cannot start: " + "; ".join(problems) + ".")
+    return Setup(config, manifest, split, open_reader(manifest, split.key))
+
+
+def split_digest(split: LabelSplit) -> str:
+    """Names the content of a split: sha256 of its table, without name and provenance."""
+    return hashlib.sha256(table_bytes(split_table(split).replace_schema_metadata(None))).hexdigest()
+
+
+def open_folder(run: Path, setup: Setup, facts: dict[str, Any]) -> bool:
+    """Make the folder of a new run, or check that an existing one is this run; gives whether it existed.
+
+    Raises InputError where the folder holds something else or a run with other settings.
+    """
+    path = run / CONFIG_NAME
+    if path.exists():
+        _same_run(run, setup)
+        return True
+    if run.exists() and any(run.iterdir()):
+        names = ", ".join(sorted(entry.name for entry in run.iterdir())[:3])
+        raise InputError(f"{run} is not empty ({names}) and holds no run. Name another folder with --out.")
+    run.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        file.write(json_bytes({**describe(setup), **facts}))
+    return False
+
+
+def read_facts(run: Path) -> dict[str, Any]:
+    """config.json of a run; InputError where the folder is no run."""
+    try:
+        facts: dict[str, Any] = json.loads((run / CONFIG_NAME).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{run} is no run (no {CONFIG_NAME}). `tgtrain run` makes one below ./runs.") from None
+    except ValueError as error:
+        raise InputError(f"{run / CONFIG_NAME} is damaged ({error}).") from None
+    return facts
+
+
+def read_setup(run: Path, data: str | None = None) -> Setup:
+    """The setup of an existing run, with its data set at `data` or where the run found it."""
+    facts = read_facts(run)
+    config = config_from_dict(facts["config"], str(run / CONFIG_NAME))
+    root = data or facts["data"]["root"]
+    from manifests.splits import read_split
+
+    try:
+        manifest = read_manifest(root)
+    except InputError as error:
+        raise InputError(f"{error} The run names this place; `--data` names another.") from None
+    setup = prepare(root, read_split(root, facts["split"]["name"]), manifest, config)
+    wanted = Identity(facts["data"]["digest"], facts["split"]["digest"], str(config.model))
+    different = wanted.differences(setup.identity)
+    if different:
+        raise InputError(
+            f"{run} was trained on other data: {'; '.join(different)}. Restore it, or name it with --data."
+        )
+    return setup
+
+
+def describe(setup: Setup) -> dict[str, Any]:
+    """The facts of a run as config.json holds them."""
+    header = setup.manifest.header
+    written = setup.manifest.videos.arrow
+    sizes: dict[str, int] = {}
+    for place in setup.reader.places:
+        name = f"{place.width}x{place.height}"
+        sizes[name] = sizes.get(name, 0) + 1
+    root = setup.manifest.root
+    return {
+        "config": setup.config.to_dict(),
+        "data": {
+            "root": root if "://" in root else str(Path(root).resolve()),
+            "dataset": header.dataset,
+            "digest": setup.manifest.digest,
+            "num_videos": header.num_written,
+            "num_frames": int(sum(written["num_frames"].to_pylist())),
+            "classes": list(header.classes),
+            "pictures": dict(sorted(sizes.items(), key=lambda item: -item[1])[:8]),
+        },
+        "split": {
+            "name": setup.split.name,
+            "digest": split_digest(setup.split),
+            **{part: int(setup.split.part(part).sum()) for part in ("labelled", "unlabelled", "validation", "test")},
+            "provenance": dict(setup.split.provenance),
+        },
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "machine": {"host": platform.node(), "cpu": _cpu_name(), "cores": os.cpu_count() or 1},
+    }
+
+
+def newest_run(folder: Path = Path("runs")) -> Path:
+    """The run below `folder` that was begun last. InputError where there is none."""
+    found = sorted((path.stat().st_mtime, path.parent) for path in folder.glob(f"**/{CONFIG_NAME}"))
+    if not found:
+        raise InputError(f"No run below {folder}/. `tgtrain run` makes one, or name its folder.")
+    return found[-1][1]
+
+
+def _same_run(run: Path, setup: Setup) -> None:
+    facts = read_facts(run)
+    before = config_from_dict(facts["config"], str(run / CONFIG_NAME))
+    different = [text for text in differences(before, setup.config) if not text.startswith(_FREE)]
+    there = Identity(facts["data"]["digest"], facts["split"]["digest"], str(before.model))
+    different += there.differences(setup.identity)
+    if different:
+        raise InputError(
+            f"{run} holds a run with other settings: {'; '.join(different)}. Name another folder with --out, or use the same settings."
+        )
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,423 @@
+"""The training loop: batches in order, one step after the other, evaluation and checkpoint at the marks, exact resume."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from manifests.records import InputError
+from tgtrain import checkpoint as checkpoints
+from tgtrain.augment import apply_strong, normalise
+from tgtrain.batch import ClipBatch, SslBatch, StepDataset, StreamSource, default_workers, step_loader
+from tgtrain.clip import plan_eval
+from tgtrain.config import Config
+from tgtrain.distributed import Ranks
+from tgtrain.evaluate import Result, evaluate
+from tgtrain.evaluate import Views as EvalViews
+from tgtrain.log import Interval, Journal, memory_mb, step_line
+from tgtrain.model import Model, build_model, synchronise_batch_norm
+from tgtrain.order import Stream, StreamOrder, rank_part, steps_per_epoch
+from tgtrain.precise_bn import recompute_statistics
+from tgtrain.reader import BadSampleError
+from tgtrain.run import Setup, open_folder
+from tgtrain.schedule import LearningRateSettings, epoch_of, is_due, learning_rate
+from tgtrain.step import Clips, Views, named_values, step_terms
+from tgtrain.strong_plan import StrongSettings, draw_run_signs
+
+_PRECISE_BN_STREAM = 2
+_PRECISION = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class RunError(Exception):
+    """The run cannot go on (the loss is no number, too many damaged videos); checkpoints stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """step: steps done. interrupted: stopped by a signal. last: the last evaluation, where one was made in this call."""
+
+    step: int
+    num_steps: int
+    interrupted: bool
+    already_finished: bool
+    last: Result | None
+
+
+def num_steps_of(setup: Setup) -> tuple[int, int]:
+    """Steps of the whole run, and of an epoch: one pass over the unlabelled videos, whatever the method.
+
+    Supervised runs count epochs over the same videos, so that they take as many steps as the methods they are compared to.
+    """
+    config = setup.config
+    num_unlabelled = int(setup.split.unlabelled.sum()) or int(setup.split.labelled.sum())
+    per_epoch = steps_per_epoch(num_unlabelled, config.batch.unlabelled)
+    return config.optimiser.epochs * per_epoch, per_epoch
+
+
+def train(
+    setup: Setup,
+    run: Path,
+    ranks: Ranks,
+    *,
+    resume: str = "auto",
+    max_steps: int | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    tell: Callable[[str], None] = print,
+) -> Outcome:
+    """Train the setup's model in the folder `run`, from its newest checkpoint where it has one.
+
+    resume: auto, never (refused where the run has checkpoints), or the path of a checkpoint to begin from.
+    max_steps: total number of steps to stop at; the schedule stays the recipe's.
+    Raises InputError (settings, folder), RunError (the run itself).
+    """
+    config = setup.config
+    num_steps, per_epoch = num_steps_of(setup)
+    stop_at = num_steps if max_steps is None else min(num_steps, max_steps)
+    _check_ranks(config, ranks)
+    if ranks.is_main:
+        facts = {"num_steps": num_steps, "steps_per_epoch": per_epoch, "world_size": ranks.world_size}
+        open_folder(run, setup, {**facts, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+    ranks.barrier()
+    trainer = _Trainer(setup, run, ranks, tell)
+    trainer.resume(resume)
+    if trainer.step >= stop_at:
+        return Outcome(trainer.step, num_steps, False, True, None)
+    return trainer.run(stop_at, should_stop)
+
+
+class _Trainer:
+    """The state of a run in this process: model, optimiser and how many steps are done."""
+
+    def __init__(self, setup: Setup, folder: Path, ranks: Ranks, tell: Callable[[str], None]) -> None:
+        config = setup.config
+        self.setup, self.config, self.folder, self.ranks = setup, config, folder, ranks
+        self.tell = tell if ranks.is_main else _silent
+        self.num_steps, self.per_epoch = num_steps_of(setup)
+        self.workers = default_workers() if config.runtime.workers < 0 else config.runtime.workers
+        model = build_model(config.model, seed=config.runtime.seed)
+        if ranks.device.type == "cuda" and ranks.world_size > 1:
+            model = synchronise_batch_norm(model)
+        self.model: Model = model.to(device=ranks.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.network: nn.Module = self.model
+        if ranks.world_size > 1:
+            devices = [ranks.device] if ranks.device.type == "cuda" else None
+            self.network = DistributedDataParallel(self.model, device_ids=devices, broadcast_buffers=False)
+        if config.runtime.compile:
+            self.network = torch.compile(self.network)  # type: ignore[assignment]
+        self.optimiser = torch.optim.SGD(
+            self.model.parameters(),
+            lr=config.optimiser.learning_rate,
+            momentum=config.optimiser.momentum,
+            weight_decay=config.optimiser.weight_decay,
+            fused=True if ranks.device.type == "cuda" else None,
+        )
+        self.dtype = _PRECISION[config.runtime.precision]
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.dtype is torch.float16)
+        self.step = 0
+        self.num_read = self.num_bad = 0
+        self.last: Result | None = None
+
+    def resume(self, how: str) -> None:
+        """Take up the newest checkpoint (auto), a named one, or none (never)."""
+        found = None
+        if how == "never":
+            if checkpoints.list_checkpoints(self.folder):
+                raise InputError(
+                    f"{self.folder} has checkpoints already; --resume auto goes on, --out names a new run."
+                )
+        elif how == "auto":
+            found = checkpoints.load_newest(self.folder, self.tell)
+        else:
+            found = checkpoints.load(Path(how))
+        if found is None:
+            return
+        different = found.identity.differences(self.setup.identity)
+        if different:
+            raise InputError(f"The checkpoint at step {found.step} belongs to something else: {'; '.join(different)}.")
+        self.model.load_state_dict(found.model)
+        self.optimiser.load_state_dict(found.optimiser)
+        if found.extra.get("scaler"):
+            self.scaler.load_state_dict(found.extra["scaler"])
+        self.num_read, self.num_bad = int(found.extra.get("num_read", 0)), int(found.extra.get("num_bad", 0))
+        self.step = found.step
+        self.tell(f"resumed at step {self.step} of {self.num_steps}")
+
+    def run(self, stop_at: int, should_stop: Callable[[], bool]) -> Outcome:
+        """Steps until `stop_at`, a signal, or an error."""
+        journal = Journal(self.folder, self.step) if self.ranks.is_main else None
+        interval = Interval()
+        batches = step_loader(
+            self._dataset(), range(self.step, stop_at), self.workers, pin=self.ranks.device.type == "cuda"
+        )
+        interrupted = False
+        saved_at = -1
+        try:
+            while self.step < stop_at:
+                waited = time.perf_counter()
+                batch = next(batches)
+                waited = time.perf_counter() - waited
+                assert batch.step == self.step, (batch.step, self.step)
+                self._count_bad(batch)
+                values = self._train_step(batch)
+                interval.add(values, _num_clips(batch), waited)
+                self.step += 1
+                epoch, iteration = epoch_of(self.step - 1, self.per_epoch)
+                at_epoch_end = iteration == self.per_epoch - 1
+                if self.step % self.config.runtime.log_every == 0 or self.step == stop_at:
+                    self._log(interval, journal, epoch)
+                    interval.reset()
+                if at_epoch_end and is_due(epoch, self.config.evaluate.every_epochs, self.config.optimiser.epochs):
+                    self._evaluate_and_save(journal, epoch)
+                    saved_at = self.step
+                    interval.reset()
+                if self.ranks.any(should_stop()):
+                    interrupted = True
+                    break
+        finally:
+            if journal is not None:
+                journal.close()
+        if saved_at != self.step:
+            self._save()
+        return Outcome(self.step, self.num_steps, interrupted, False, self.last)
+
+    def _train_step(self, batch: SslBatch) -> list[tuple[str, Tensor]]:
+        """One update of the weights; gives scalars on the device, and waits for nothing."""
+        epoch, iteration = epoch_of(self.step, self.per_epoch)
+        rate = learning_rate(self._schedule(), epoch, iteration)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        # Dropout draws from (seed, step, rank), so that a resumed run draws the same.
+        torch.manual_seed(_step_seed(self.config.runtime.seed, self.step, self.ranks.rank))
+        self.network.train()
+        views = self._views(batch)
+        with torch.autocast(self.ranks.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            terms = step_terms(self.network, views, self.config.method, epoch)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(terms.total).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.optimiser)
+        limit = self.config.optimiser.clip_norm or float("inf")
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return [*named_values(terms, self.config.method), ("grad_norm", norm.detach())]
+
+    def _views(self, batch: SslBatch) -> Views:
+        labelled = self._to_device(batch.labelled)
+        weak = strong = None
+        true_labels = None
+        if batch.unlabelled is not None:
+            clips = self._to_device(batch.unlabelled)
+            weak = Clips(_normalised(clips.rgb), _normalised(clips.tg))
+            strong = Clips(
+                None if clips.rgb is None else normalise(apply_strong(clips.rgb, batch.strong_rgb), channels_last=True),
+                None if clips.tg is None else normalise(apply_strong(clips.tg, batch.strong_tg), channels_last=True),
+            )
+            true_labels = clips.labels
+        return Views(
+            labelled=Clips(_normalised(labelled.rgb), _normalised(labelled.tg)),
+            labels_B=labelled.labels,
+            weak=weak,
+            strong=strong,
+            true_labels_U=true_labels,
+        )
+
+    def _to_device(self, clips: ClipBatch) -> ClipBatch:
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(self.ranks.device, non_blocking=True)
+
+        labels = clips.labels.to(self.ranks.device, non_blocking=True)
+        return ClipBatch(moved(clips.rgb), moved(clips.tg), labels, clips.keys)
+
+    def _schedule(self) -> LearningRateSettings:
+        optimiser = self.config.optimiser
+        return LearningRateSettings(optimiser.learning_rate, optimiser.epochs, optimiser.warmup_epochs, self.per_epoch)
+
+    def _dataset(self) -> StepDataset:
+        setup, config = self.setup, self.config
+        rgb, tg = wanted_views(config)
+        return StepDataset(
+            reader=setup.reader,
+            labelled=_source(setup, "labelled", config.batch.labelled, Stream.LABELLED),
+            unlabelled=_source(setup, "unlabelled", config.batch.unlabelled, Stream.UNLABELLED)
+            if config.method.uses_unlabelled
+            else None,
+            clip=setup.clip,
+            strong=_strong_settings(config),
+            seed=config.runtime.seed,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            rgb=rgb,
+            tg=tg,
+        )
+
+    def _count_bad(self, batch: SslBatch) -> None:
+        for clips in (batch.labelled, batch.unlabelled):
+            if clips is None:
+                continue
+            self.num_read += len(clips.keys)
+            self.num_bad += len(clips.bad)
+            for reason in clips.bad:
+                self.tell(f"damaged sample replaced: {reason}")
+        limit = self.config.runtime.max_bad_fraction
+        if self.num_bad > max(1.0, limit * self.num_read):
+            raise RunError(
+                f"{self.num_bad} of {self.num_read} clips read were damaged, runtime.max_bad_fraction allows {limit:g}. "
+                f"`tgprep extract` into a new folder restores the data."
+            )
+
+    def _log(self, interval: Interval, journal: Journal | None, epoch: int) -> None:
+        values = interval.means()
+        if not all(map(_finite, (values["loss/total"], values["grad_norm"]))) and not self.scaler.is_enabled():
+            raise RunError(
+                f"the loss or its gradient is no finite number any more (around step {self.step}: loss {values['loss/total']}, "
+                f"gradient norm {values['grad_norm']}). Lower optimiser.learning_rate, or use runtime.precision=float32. "
+                f"The last checkpoint is from before."
+            )
+        schedule = self._schedule()
+        values["learning_rate"] = learning_rate(schedule, *epoch_of(self.step - 1, self.per_epoch))
+        values["epoch"] = epoch
+        values["memory_mb"] = memory_mb()
+        values["num_bad"] = self.num_bad
+        if journal is not None:
+            journal.write("train", self.step, values)
+        self.tell(step_line(self.step, self.num_steps, epoch, values))
+
+    def _evaluate_and_save(self, journal: Journal | None, epoch: int) -> None:
+        """Precise BatchNorm, accuracy at one centre view, checkpoint: in this order, so that what is saved is what was measured."""
+        self._precise_bn()
+        part = self.setup.evaluated_part
+        places = self.setup.places(part)
+        named: dict[str, float] = {}
+        if places:
+            modality = "tg" if self.config.model.streams == "tg" else "rgb"
+            result = evaluate(
+                self.model,
+                self.setup.reader,
+                places,
+                self.setup.labels(places),
+                self.setup.classes,
+                self.setup.clip,
+                EvalViews(1, 1),
+                self.ranks,
+                modality=modality,  # type: ignore[arg-type]
+                workers=self.workers,
+            )
+            if result.keys:
+                self.last, named = result, result.named()
+                if journal is not None:
+                    journal.write("evaluate", self.step, {"epoch": epoch, "part": part, **named})
+                shown = "  ".join(f"{name} {100 * value:.2f} %" for name, value in named.items())
+                self.tell(f"epoch {epoch + 1}: {shown}  ({len(result.keys)} {part} videos)")
+        path = self._save()
+        if path is not None and named:
+            value = named["top1@1x1"]
+            known = checkpoints.best(self.folder)
+            if known is None or value > known[1]:
+                checkpoints.mark_best(self.folder, path, f"top1@1x1 on {part}", value)
+
+    def _precise_bn(self) -> None:
+        wanted = self.config.precise_bn.batches
+        if not wanted:
+            return
+        views = [view for view, there in zip(("rgb", "tg"), wanted_views(self.config), strict=True) if there]
+        for view in views:
+            batches = self._centre_batches(view, wanted)
+            recompute_statistics(self.model.backbone(view), batches, wanted)  # type: ignore[arg-type]
+
+    def _centre_batches(self, view: str, wanted: int) -> Iterator[Tensor]:
+        """Batches of centre clips and crops of the train list, this rank's part; as many as the list gives, up to `wanted`."""
+        setup = self.setup
+        train_places = setup.places("train")
+        size = min(self.config.batch.labelled, len(train_places) // self.ranks.world_size * self.ranks.world_size)
+        if size < self.ranks.world_size:
+            return
+        order = StreamOrder(len(train_places), size, self.config.runtime.seed, _PRECISE_BN_STREAM)
+        for number in range(min(wanted, max(1, len(train_places) // size))):
+            clips = []
+            for draw in rank_part(order.draws(number), self.ranks.rank, self.ranks.world_size):
+                video = train_places[draw.video]
+                place = setup.reader.places[video]
+                (plan,) = plan_eval(place.num_frames, place.height, place.width, setup.clip)
+                try:
+                    clip = setup.reader.read(video, plan, rgb=view == "rgb", tg=view == "tg")
+                except BadSampleError:
+                    continue
+                pixels = clip.rgb if view == "rgb" else clip.tg
+                clips.append(torch.from_numpy(pixels))
+            if len(clips) > 1:
+                yield normalise(torch.stack(clips).to(self.ranks.device))
+
+    def _save(self) -> Path | None:
+        path = None
+        if self.ranks.is_main:
+            state = checkpoints.Checkpoint(
+                step=self.step,
+                identity=self.setup.identity,
+                model=self.model.state_dict(),
+                optimiser=self.optimiser.state_dict(),
+                extra={
+                    "scaler": self.scaler.state_dict(),
+                    "num_read": self.num_read,
+                    "num_bad": self.num_bad,
+                },
+            )
+            path = checkpoints.save(self.folder, state, self.config.evaluate.keep)
+        self.ranks.barrier()
+        return path
+
+
+def wanted_views(config: Config) -> tuple[bool, bool]:
+    """Whether the model takes RGB and TG clips."""
+    streams = config.model.streams
+    return streams != "tg", streams != "rgb"
+
+
+def _source(setup: Setup, part: str, batch_size: int, stream: Stream) -> StreamSource:
+    places = setup.places(part)
+    order = StreamOrder(len(places), batch_size, setup.config.runtime.seed, stream)
+    return StreamSource(tuple(places), tuple(setup.labels(places)), order)
+
+
+def _strong_settings(config: Config) -> StrongSettings:
+    augment = config.augment
+    signs = draw_run_signs(np.random.default_rng(config.runtime.seed)) if "fixed_signs" in augment.compat else None
+    return StrongSettings(num_ops=augment.num_ops, share_geometry=augment.shared_geometry, fixed_signs=signs)
+
+
+def _check_ranks(config: Config, ranks: Ranks) -> None:
+    for name, size in (("labelled", config.batch.labelled), ("unlabelled", config.batch.unlabelled)):
+        if size % ranks.world_size:
+            raise InputError(
+                f"batch.{name} is {size}, which {ranks.world_size} processes cannot share evenly. "
+                f"Set it to a multiple of {ranks.world_size}, or use another number of processes."
+            )
+
+
+def _normalised(clips: Tensor | None) -> Tensor | None:
+    return None if clips is None else normalise(clips, channels_last=True)
+
+
+def _num_clips(batch: SslBatch) -> int:
+    return len(batch.labelled.keys) + (len(batch.unlabelled.keys) if batch.unlabelled else 0)
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    digest = blake2b(f"{seed}:{step}:{rank}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def _finite(value: float) -> bool:
+    return math.isfinite(value)
+
+
+def _silent(text: str) -> None:
+    return None
