@@ -170,7 +170,7 @@ def named_values(terms: Terms, method: MethodSettings) -> list[tuple[str, Tensor
         ("loss/supervised_tg", terms.supervised_tg),
         ("loss/pseudo_rgb", terms.pseudo_rgb),
         ("loss/pseudo_tg", terms.pseudo_tg),
-        *((f"loss/align_stage{s + 1}", term) for s, term in zip(method.align_stages, terms.align, strict=False)),
+        *((f"loss/align_stage{s + 1}", term) for s, term in zip(method.align_stages, terms.align, strict=True)),
         *((f"loss/contrast_{variant}", term) for variant, term in zip(method.contrast, terms.contrast, strict=True)),
         ("train/labelled_top1_rgb", terms.labelled_top1_rgb),
         ("train/labelled_top1_tg", terms.labelled_top1_tg),
