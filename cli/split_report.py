@@ -126,11 +126,16 @@ def _how(provenance: dict[str, str]) -> str:
 
 
 def _classes(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    if len(rows) <= MAX_CLASS_ROWS:
+    present = [row for row in rows if any(row[part] for part in _PARTS)]
+    if len(present) <= MAX_CLASS_ROWS:
+        num_empty = len(rows) - len(present)
+        rows = present
         width = min(max(len(row["class_name"]) for row in rows), 32) + 2
         yield f"{'class':<{width}}" + "".join(f"{part:>11}" for part in _PARTS)
         for row in rows:
             yield f"{row['class_name'][: width - 2]:<{width}}" + "".join(f"{row[part]:>11}" for part in _PARTS)
+        if num_empty:
+            yield f"({num_empty} of {num_empty + len(rows)} classes have no video)"
         return
     counts = [row["labelled"] for row in rows]
     low, high = min(counts), max(counts)

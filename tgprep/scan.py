@@ -56,6 +56,11 @@ def scan(videos: Path, *, dataset: str = "auto", annotations: Path | None = None
     else:
         told = by_lists(dataset, walk.files, videos, annotations)
     notes.extend(told.notes)
+    if told.missing:
+        num_missing = sum(entry.num_missing for entry in told.missing)
+        worst = sorted(told.missing, key=lambda entry: (-entry.num_missing, entry.class_name))
+        named = some([f"{entry.class_name or 'no label'} {entry.num_missing} of {entry.num_listed}" for entry in worst])
+        notes.append(f"{num_missing} listed videos of {len(worst)} classes are not in the folder: {named}")
     skipped = list(walk.skipped)
     found: list[tuple[VideoFile, Facts]] = []
     for file in walk.files:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from click.testing import CliRunner, Result
 from cli.prep import main
 from manifests.records import GradientCoding, ManifestHeader, VideoRow
 from manifests.splits import read_split
-from manifests.store import write_manifest
+from manifests.store import read_header, read_manifest, write_manifest
 
 
 def call(*arguments: str | Path) -> Result:
@@ -110,6 +111,16 @@ def test_many_classes_are_shown_as_a_histogram(tmp_path: Path) -> None:
     assert sum(int(line.split()[-1]) for line in histogram) == 40
     assert any(line.strip().startswith("fewest: class") for line in lines)
     assert max(map(len, lines)) <= 80
+
+
+def test_classes_without_videos_are_counted_not_listed(data: Path) -> None:
+    header = read_header(data)
+    more = (*header.classes, *(f"more{number}" for number in range(40)))
+    write_manifest(data, dataclasses.replace(header, classes=more), list(read_manifest(data).videos), ())
+    result = call(data, "--percent", "25")
+    assert "(40 of 43 classes have no video)" in result.stdout.splitlines()
+    assert "more0 " not in result.stdout
+    assert "note: classes without any video: 40 (more0, more1, more2, ...)" in result.stdout
 
 
 def test_import_reports_and_export_gives_it_back(data: Path, tmp_path: Path) -> None:
