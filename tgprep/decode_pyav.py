@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
@@ -140,11 +141,16 @@ class _Converter:
 
     def _planes(self, frame: Any) -> Planes:
         assert self.size is not None
-        same_size = (frame.width, frame.height) == self.size
-        if not (same_size and frame.format.name in ("yuv420p", "yuvj420p") and frame.colorspace in _BT601):
-            frame = self._scaled(frame, "yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.JPEG)
+        name = frame.format.name
+        if frame.colorspace not in _BT601 or not name.startswith("yuv"):
+            # swscale's conversions between matrices round down; by way of exact RGB nothing is lost but time.
+            return _planes_of_rgb(self._rgb(frame))
+        full = _is_full_range(frame)
+        if (frame.width, frame.height) != self.size or name not in ("yuv420p", "yuvj420p"):
+            levels = ColorRange.JPEG if full else ColorRange.MPEG
+            frame = self._scaled(frame, "yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=levels)
         y, cb, cr = (_plane(plane) for plane in frame.planes[:3])
-        if frame.format.name == "yuvj420p" or frame.color_range == ColorRange.JPEG:
+        if full:
             return Planes(np.ascontiguousarray(y), np.ascontiguousarray(cb), np.ascontiguousarray(cr))
         return Planes(_LUMA_TO_FULL.take(y), _CHROMA_TO_FULL.take(cb), _CHROMA_TO_FULL.take(cr))
 
@@ -157,12 +163,25 @@ class _Converter:
         assert self.size is not None
         source: dict[str, Any] = {"src_colorspace": _MATRICES.get(frame.colorspace, Colorspace.ITU601)}
         if not (frame.format.is_rgb or frame.format.has_palette):
-            full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
-            source["src_color_range"] = ColorRange.JPEG if full else ColorRange.MPEG
+            source["src_color_range"] = ColorRange.JPEG if _is_full_range(frame) else ColorRange.MPEG
         width, height = self.size
         return self.scaler.reformat(
             frame, width, height, pixel_format, interpolation=_EXACT, threads=1, **source, **target
         )
+
+
+def _is_full_range(frame: Any) -> bool:
+    return bool(frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj"))
+
+
+def _planes_of_rgb(rgb: Frame) -> Planes:
+    """RGB to full-range BT.601 planes; chroma is the mean of 2x2 pixels, the last row or column repeated where odd."""
+    packed = cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb)
+    height, width = rgb.shape[:2]
+    even = cv2.copyMakeBorder(packed, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    half = cv2.resize(even, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
+    y, cr, cb = (np.ascontiguousarray(channel) for channel in (packed[:, :, 0], half[:, :, 1], half[:, :, 2]))
+    return Planes(np.asarray(y, np.uint8), np.asarray(cb, np.uint8), np.asarray(cr, np.uint8))
 
 
 def _plane(plane: Any) -> Frame:
