@@ -82,6 +82,11 @@ class Run:
         """Name of the recipe, "" where the settings name none."""
         return str(self.settings.get("name", ""))
 
+    @property
+    def device(self) -> str:
+        """What it ran on: the GPU, else the CPU; "" where the run did not say."""
+        return self.machine.get("device", "") or self.machine.get("cpu", "")
+
     def last(self, name: str) -> float | None:
         """The last finite value of a train quantity."""
         curve = self.train.get(name)

@@ -207,9 +207,10 @@ def _curve(axes: Axes, line: Line, points: Points, band: bool) -> None:
         clip_on=False,
     )
     if len(points.step) <= _MOST_DOTS:
-        # A dot is a stroke without length and with round ends: a path like the others, without shared symbols.
-        for x, y in zip(points.step[known], points.value[known], strict=True):
-            axes.plot([x, x], [y, y], color=colour, linewidth=5, solid_capstyle="round", clip_on=False)
+        # A dot is a stroke without length and with round ends: one path like the others, without shared symbols.
+        x, y = (np.repeat(values[known].astype(float), 3) for values in (points.step, points.value))
+        y[2::3] = np.nan
+        axes.plot(x, y, color=colour, linewidth=5, solid_capstyle="round", clip_on=False)
 
 
 def _inline(document: str, alt: str) -> str:
