@@ -77,7 +77,7 @@ def facts_of(run: Run) -> Facts:
         headline_text=_headline_text(run, first, result),
         others=first.accuracies[1:] if first else (),
         measurements=measurements,
-        protocol_text=_protocol_text(run, first.protocol) if first else "",
+        protocol_text=_protocol_text(run, first.protocol, result.average if result else "") if first else "",
         baseline_text=_baseline_text(result),
         published=str(run.settings.get("published", "")),
         finished=run.steps_done >= run.num_steps,
@@ -102,10 +102,13 @@ def _measurements(run: Run) -> tuple[Measurement, ...]:
             Accuracy(name, value, interval95(value, result.num_videos) if name.startswith("top") else None)
             for name, value in result.metrics.items()
         )
-        stale = f"{_steps(run.steps_done - result.step)} before the last one" if result.step < run.steps_done else ""
+        notes = [f"{_steps(run.steps_done - result.step)} before the last one"] * (result.step < run.steps_done)
+        notes += [f"{result.num_bad:,} more videos could not be read"] * (result.num_bad > 0)
         source = f"tgtrain test, {_MODALITY_TEXT.get(result.modality, result.modality)}"
         rows.append(
-            Measurement(result.protocol, result.part, source, result.step, result.num_videos, accuracies, stale)
+            Measurement(
+                result.protocol, result.part, source, result.step, result.num_videos, accuracies, "; ".join(notes)
+            )
         )
     for part in run.evaluate:
         num_videos = {"test": run.split.test, "validation": run.split.validation}.get(part, 0)
@@ -152,7 +155,7 @@ def _headline_text(run: Run, first: Measurement | None, result: TestResult | Non
     return f"{right}; {network}, checkpoint {result.checkpoint or f'of step {result.step}'}"
 
 
-def _protocol_text(run: Run, protocol: str) -> str:
+def _protocol_text(run: Run, protocol: str, average: str) -> str:
     clips, _, crops = protocol.partition("x")
     if not (clips.isdigit() and crops.isdigit()):
         return ""
@@ -168,7 +171,7 @@ def _protocol_text(run: Run, protocol: str) -> str:
     views = int(clips) * int(crops)
     return (
         f"{protocol}: {when} of every video, {frames} frames {interval} apart, short side {short_side} pixels, {cut}"
-        + (f"; the scores of the {views} views are averaged." if views > 1 else ".")
+        + (f"; the {average or 'scores'} of the {views} views are averaged." if views > 1 else ".")
     )
 
 

@@ -39,7 +39,10 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TestResult:
-    """One test-*.json. metrics: name with protocol -> fraction 0..1. confusion int64[K, K], row = truth; None if absent."""
+    """One test-*.json. metrics: name with protocol -> fraction 0..1. confusion int64[K, K], row = truth; None if absent.
+
+    num_videos: counted; num_bad: besides them, could not be read. average: what of the views was averaged, "" unknown.
+    """
 
     protocol: str
     modality: str
@@ -47,6 +50,8 @@ class TestResult:
     checkpoint: str
     step: int
     num_videos: int
+    num_bad: int
+    average: str
     metrics: Mapping[str, float]
     classes: tuple[ClassScore, ...]
     confusion: npt.NDArray[np.int64] | None
@@ -99,6 +104,8 @@ def _result(path: Path) -> TestResult:
         checkpoint=str(raw.get("checkpoint", "")),
         step=int(raw.get("step", 0)),
         num_videos=num_videos,
+        num_bad=int(raw.get("num_bad", 0)),
+        average=str(raw.get("average", "")),
         metrics={name: value for name, value in found.items() if math.isfinite(value)},
         classes=tuple(
             ClassScore(int(row["label"]), str(row["class_name"]), int(row["videos"]), _number(row["accuracy"]))

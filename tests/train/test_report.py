@@ -127,6 +127,7 @@ def write_test(
     step: int = 8,
     keys: list[str] | None = None,
     modality: str = "rgb",
+    num_bad: int = 0,
 ) -> None:
     """test-PROTOCOL.json of a confusion matrix and, with keys (one a video, in the matrix's order), the predictions."""
     counts = np.array(confusion)
@@ -137,6 +138,8 @@ def write_test(
         "modality": modality,
         "part": "test",
         "checkpoint": f"step-{step:08d}.pt",
+        "average": "logits",
+        "num_bad": num_bad,
         "step": step,
         "num_videos": int(counts.sum()),
         f"top1@{protocol}": right.sum() / counts.sum(),
@@ -268,16 +271,17 @@ def test_headline_names_protocol_data_split_steps_and_time(run: Path) -> None:
     assert "200 labelled videos, 1,000 unlabelled" in words
     # 2 clips x 1 crop is what the recipe says; 10x3 is what was measured: 64 / 224 of the reference's 256.
     assert "10x3: 10 clips spread evenly of every video, 8 frames 6 apart, short side 73 pixels" in words
+    assert "the logits of the 30 views are averaged" in words
 
 
 def test_accuracies_while_training_are_told_apart_from_tests(run: Path) -> None:
     lines = [record for step in range(1, 9) for record in records("ltg", step)]
     lines[-1]["top1@1x1"] = 0.3  # worse than the one before
     log(run, lines)
-    write_test(run, [[4, 0], [2, 4]], protocol="2x1", step=4)
+    write_test(run, [[4, 0], [2, 4]], protocol="2x1", step=4, num_bad=3)
     words = parse(write_report([run])).words
     assert "top1@2x1" in words
-    assert "4 steps before the last one" in words
+    assert "4 steps before the last one; 3 more videos could not be read" in words
     assert "last while training test 8 200 30.0 % top1@1x1" in words
     assert "best while training chosen among 2 by the same videos: optimistic test 4 200 45.0 % top1@1x1" in words
 
