@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import os
 import signal
 import sys
 import threading
@@ -153,6 +154,11 @@ def build(model: type[BaseModel], values: dict[str, Any]) -> Any:
             where = "--" + str(problem["loc"][0]).replace("_", "-") + ": " if problem["loc"] else ""
             problems.append(f"{where}{problem['msg'].removeprefix('Value error, ')}")
         raise InputError("; ".join(problems) + ".") from None
+
+
+def quiet_threads() -> None:
+    """Before torch is imported: idle OpenMP threads sleep instead of spinning, which starves the loader's processes."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def human_bytes(count: float) -> str:

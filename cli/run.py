@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.common import EXIT_FAILURES, handled, print_json, say
+from cli.common import EXIT_FAILURES, handled, print_json, quiet_threads, say
 
 if TYPE_CHECKING:
     from manifests.records import Manifest
@@ -59,6 +59,7 @@ def run(
     from manifests.splits import read_split
     from manifests.store import read_manifest
 
+    quiet_threads()
     manifest = read_manifest(out)
     split = read_split(out, split_name)
     recipe = recipe or _fitting_recipe(manifest, split)

@@ -73,7 +73,12 @@ def sample(
         settings.class_names
     ):
         raise InputError(f"{lists} holds the lists of another data set. Name another folder with --annotations.")
-    write_annotations(lists, settings)
     written = render_sample(out, settings, num_workers=threads or os.cpu_count() or 1)
-    say(f"{len(written)} videos of {settings.num_classes} classes in {out}, lists in {lists}")
+    if settings.num_groups > 1:
+        write_annotations(lists, settings)
+        say(f"{len(written)} videos of {settings.num_classes} classes in {out}, lists in {lists}")
+    else:
+        say(
+            f"{len(written)} videos of {settings.num_classes} classes in {out}; one group cannot be train and test: no lists"
+        )
     say("Next: tgprep extract" + ("" if str(out) == "videos" else f" {out} OUT"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from cli.common import handled, print_json, say
+from cli.common import handled, print_json, quiet_threads, say
 
 if TYPE_CHECKING:
     from tgtrain.evaluate import Average, Modality, Result
@@ -61,6 +61,7 @@ def test(
     Prints top1@VIEWS, top5@VIEWS, the mean over classes and every class; writes test-VIEWS.json and .parquet
     (scores of every video) into the run.
     """
+    quiet_threads()
     from manifests.records import InputError
     from tgtrain import checkpoint as checkpoints
     from tgtrain.batch import default_workers

@@ -147,6 +147,9 @@ class _Trainer:
         self.optimiser.load_state_dict(found.optimiser)
         if found.extra.get("scaler"):
             self.scaler.load_state_dict(found.extra["scaler"])
+        if self.ranks.device.type == "cpu" and found.extra.get("num_threads"):
+            # Sums are split by thread: only the same number of threads gives the same bits.
+            torch.set_num_threads(int(found.extra["num_threads"]))
         self.num_read, self.num_bad = int(found.extra.get("num_read", 0)), int(found.extra.get("num_bad", 0))
         self.step = found.step
         self.tell(f"resumed at step {self.step} of {self.num_steps}")
@@ -366,6 +369,7 @@ class _Trainer:
                 optimiser=self.optimiser.state_dict(),
                 extra={
                     "scaler": self.scaler.state_dict(),
+                    "num_threads": torch.get_num_threads(),
                     "num_read": self.num_read,
                     "num_bad": self.num_bad,
                 },

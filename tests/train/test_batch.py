@@ -1,0 +1,137 @@
+"""Batches: the same clips whoever loads them, exact shares, damage replaced by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from manifests.records import InputError
+from manifests.splits import read_split
+from manifests.store import read_manifest
+from tgtrain.batch import SslBatch, StepDataset, StreamSource, step_loader
+from tgtrain.clip import ClipSettings
+from tgtrain.order import Stream, StreamOrder
+from tgtrain.reader import open_reader
+from tgtrain.strong_plan import StrongSettings
+
+
+def dataset_of(root: Path, labelled: int = 4, unlabelled: int = 8) -> StepDataset:
+    manifest, split = read_manifest(root), read_split(root)
+
+    def source(part: str, size: int, stream: Stream) -> StreamSource:
+        places = [int(place) for place in np.flatnonzero(split.part(part))]
+        order = StreamOrder(len(places), size, 3, stream)
+        return StreamSource(tuple(places), tuple(int(split.label[place]) for place in places), order)
+
+    return StepDataset(
+        reader=open_reader(manifest, split.key),
+        labelled=source("labelled", labelled, Stream.LABELLED),
+        unlabelled=source("unlabelled", unlabelled, Stream.UNLABELLED),
+        clip=ClipSettings(clip_len=4, interval=2, input_size=32),
+        strong=StrongSettings(),
+        seed=3,
+    )
+
+
+def same(one: SslBatch, other: SslBatch) -> None:
+    assert one.step == other.step
+    for first, second in ((one.labelled, other.labelled), (one.unlabelled, other.unlabelled)):
+        assert first is not None
+        assert second is not None
+        assert first.keys == second.keys
+        for name in ("rgb", "tg", "labels"):
+            assert torch.equal(getattr(first, name), getattr(second, name))
+    assert one.strong_rgb == other.strong_rgb
+    assert one.strong_tg == other.strong_tg
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_any_number_of_workers_gives_the_same_batches_from_any_step(data_set: Path, workers: int) -> None:
+    dataset = dataset_of(data_set)
+    expected = {step: dataset[step] for step in range(6)}
+    for start in (0, 4):
+        batches = list(step_loader(dataset, range(start, 6), workers, pin=False))
+        assert [batch.step for batch in batches] == list(range(start, 6))
+        for batch in batches:
+            same(batch, expected[batch.step])
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_share_the_global_batch_and_clips_do_not_depend_on_the_rank(data_set: Path, world_size: int) -> None:
+    whole = dataset_of(data_set)
+    for step in (0, 5):
+        joined = whole[step]
+        parts = [replace_rank(whole, rank, world_size)[step] for rank in range(world_size)]
+        for name in ("labelled", "unlabelled"):
+            batch = getattr(joined, name)
+            for rank, part in enumerate(parts):
+                mine = getattr(part, name)
+                assert mine.keys == batch.keys[rank::world_size]
+                assert torch.equal(mine.rgb, batch.rgb[rank::world_size])
+                assert torch.equal(mine.tg, batch.tg[rank::world_size])
+        assert [part.strong_rgb for part in parts] == [joined.strong_rgb[r::world_size] for r in range(world_size)]
+
+
+def replace_rank(dataset: StepDataset, rank: int, world_size: int) -> StepDataset:
+    return replace(dataset, rank=rank, world_size=world_size)
+
+
+def test_every_video_comes_once_a_pass(data_set: Path) -> None:
+    dataset = dataset_of(data_set, unlabelled=6)
+    videos = len(dataset.unlabelled.videos) if dataset.unlabelled else 0
+    assert videos == 12
+    for start in (0, 2, 4):
+        keys = [key for step in (start, start + 1) for key in dataset[step].unlabelled.keys]  # type: ignore[union-attr]
+        assert len(set(keys)) == 12
+
+
+def test_labels_are_those_of_the_videos(data_set: Path) -> None:
+    batch = dataset_of(data_set)[1]
+    for part in (batch.labelled, batch.unlabelled):
+        assert part is not None
+        assert part.labels.tolist() == [int(key[5]) for key in part.keys]
+
+
+def test_two_passes_cut_other_clips_of_the_same_video(data_set: Path) -> None:
+    dataset = dataset_of(data_set, labelled=6)
+    (first, second) = (dataset[step].labelled for step in (0, 1))
+    assert sorted(first.keys) == sorted(second.keys)
+    assert first.rgb is not None
+    assert second.rgb is not None
+    place = second.keys.index(first.keys[0])
+    assert not torch.equal(first.rgb[0], second.rgb[place])
+
+
+def test_a_damaged_video_is_replaced_named_and_the_rest_is_untouched(make_data_set: Callable[..., Path]) -> None:
+    root = make_data_set()
+    good = dataset_of(root)[0]
+    victim = next(row for row in read_manifest(root).videos if row.key == good.labelled.keys[1])
+    shard = bytearray((root / victim.shard).read_bytes())
+    shard[victim.members.rgb_offset : victim.members.rgb_offset + victim.members.rgb_bytes] = (
+        b"\0" * victim.members.rgb_bytes
+    )
+    (root / victim.shard).write_bytes(shard)
+    first, second = dataset_of(root)[0], dataset_of(root)[0]
+    same(first, second)
+    assert len(first.labelled.bad) == 1
+    assert victim.key in first.labelled.bad[0]
+    assert first.labelled.keys[1] != victim.key
+    assert first.labelled.labels[1] == int(first.labelled.keys[1][5])
+    assert first.labelled.keys[0] == good.labelled.keys[0]
+    assert first.labelled.rgb is not None
+    assert good.labelled.rgb is not None
+    assert torch.equal(first.labelled.rgb[2:], good.labelled.rgb[2:])
+
+
+def test_a_data_set_that_is_gone_stops_the_run(make_data_set: Callable[..., Path]) -> None:
+    root = make_data_set()
+    dataset = dataset_of(root)
+    for shard in root.glob("*.tar"):
+        shard.unlink()
+    with pytest.raises(InputError, match="videos in a row cannot be read"):
+        dataset[0]
