@@ -140,6 +140,7 @@ class ManifestHeader:
     num_skipped: int = 0
     videos_sha256: str = ""
     shards_sha256: str = ""
+    header_sha256: str = ""
     format_version: int = FORMAT_VERSION
 
 

@@ -19,7 +19,7 @@ from manifests.datasets import groups_span_classes
 from manifests.pool import Flags, Pool, official_pool
 from manifests.records import InputError, Manifest
 from manifests.split_settings import NAME_RULE, PARTS, SplitSettings, is_split_name
-from manifests.store import SPLITS_FOLDER, atomic_write, is_url, join, read_bytes, table_bytes
+from manifests.store import SPLITS_FOLDER, atomic_write, is_url, join, read_bytes, seal_holds, sealed_table_bytes
 
 SPLIT_SCHEMA = pa.schema([("key", pa.string()), ("label", pa.int32()), *((part, pa.bool_()) for part in PARTS)])
 _PROVENANCE = b"tgprep.provenance"
@@ -164,7 +164,7 @@ def write_split(root: str | Path, split: LabelSplit, *, overwrite: bool = False)
     if not is_url(root):
         Path(place).parent.mkdir(exist_ok=True)
     with atomic_write(place) as file:
-        file.write(table_bytes(table))
+        file.write(sealed_table_bytes(table))
     return True
 
 
@@ -199,13 +199,18 @@ def read_split(root: str | Path, name: str | None = None) -> LabelSplit:
         name = names[0]
     place = split_place(root, name)
     try:
-        table = pq.read_table(io.BytesIO(read_bytes(place)))
+        content = read_bytes(place)
+        table = pq.read_table(io.BytesIO(content))
     except FileNotFoundError:
         names = list_splits(root)
         there = f"there are: {', '.join(names[:10])}" if names else "there is none"
         raise InputError(f"No split {name} in {root}; {there}. `tgprep split` makes one.") from None
     except pa.ArrowInvalid as error:
         raise InputError(f"{place} is damaged ({str(error)[:200]}). Make the split again with --overwrite.") from None
+    if seal_holds(content) is False:
+        raise InputError(
+            f"{place} is damaged (its sha256 is not the one it carries). Make the split again with --overwrite."
+        )
     if not table.schema.equals(SPLIT_SCHEMA, check_metadata=False):
         raise InputError(
             f"{place}: columns {', '.join(table.column_names)}; expected {', '.join(SPLIT_SCHEMA.names)}. Make the split again with --overwrite."

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ VIDEOS_NAME = "videos.parquet"
 SHARDS_NAME = "shards.parquet"
 SPLITS_FOLDER = "splits"
 TEMPORARY_PREFIX = ".tmp-"
+_SEAL = "tgprep.sha256"
+_BLANK = b"0" * 64
 
 
 def is_url(root: str | Path) -> bool:
@@ -96,6 +99,29 @@ def table_bytes(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
+def sealed_table_bytes(table: pa.Table) -> bytes:
+    """As `table_bytes`, with the file's own sha256 in its footer (taken with 64 zeros in the digest's place): a table that no
+    other file vouches for can be checked by itself, see `seal_holds`.
+    """
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, table.schema, compression="zstd", write_statistics=True) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({_SEAL: _BLANK.decode()})
+    content = buffer.getvalue()
+    place = content.index(_BLANK, content.rindex(_SEAL.encode()))
+    return content[:place] + hashlib.sha256(content).hexdigest().encode() + content[place + len(_BLANK) :]
+
+
+def seal_holds(content: bytes) -> bool | None:
+    """Whether the bytes of a sealed table are those that were written; None where there is no seal."""
+    mark = content.rfind(_SEAL.encode())
+    match = re.compile(rb"[^0-9a-f]{1,8}([0-9a-f]{64})").match(content, mark + len(_SEAL)) if mark >= 0 else None
+    if match is None:
+        return None
+    blank = content[: match.start(1)] + _BLANK + content[match.end(1) :]
+    return hashlib.sha256(blank).hexdigest().encode() == match[1]
+
+
 def json_bytes(value: Any) -> bytes:
     """A value as readable JSON, the same bytes for the same value."""
     return (json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode()
@@ -113,10 +139,16 @@ def write_manifest(
         videos_sha256=hashlib.sha256(tables[VIDEOS_NAME]).hexdigest(),
         shards_sha256=hashlib.sha256(tables[SHARDS_NAME]).hexdigest(),
     )
+    header = dataclasses.replace(header, header_sha256=header_digest(header))
     for name, content in [*tables.items(), (HEADER_NAME, json_bytes(dataclasses.asdict(header)))]:
         with atomic_write(join(root, name)) as file:
             file.write(content)
     return Manifest(str(root), header, video_table, shards)
+
+
+def header_digest(header: ManifestHeader) -> str:
+    """sha256 of dataset.json as it is with an empty `header_sha256`: what that field holds."""
+    return hashlib.sha256(json_bytes(dataclasses.asdict(dataclasses.replace(header, header_sha256="")))).hexdigest()
 
 
 def read_header(root: str | Path) -> ManifestHeader:
@@ -127,9 +159,7 @@ def read_header(root: str | Path) -> ManifestHeader:
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(_no_data_set(root)) from None
     except ValueError as error:
-        raise InputError(
-            f"{place} is not valid JSON ({error}). Run `tgprep extract` again: it writes the header anew."
-        ) from None
+        raise InputError(f"{place} is not valid JSON ({error}). {_MEND}") from None
     version = raw.get("format_version")
     if version != FORMAT_VERSION:
         raise InputError(
@@ -159,7 +189,7 @@ def read_manifest(root: str | Path) -> Manifest:
     return Manifest(str(root), header, VideoTable(tables[VIDEOS_NAME]), shard_rows(tables[SHARDS_NAME]))
 
 
-_MEND = "Restore it from a copy, or remove dataset.json and run `tgprep extract` again: finished shards are kept."
+_MEND = "Restore it from a copy, or extract into a new folder: the same videos and settings give the same bytes."
 
 
 def _no_data_set(root: str | Path) -> str:

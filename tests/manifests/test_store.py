@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -19,7 +22,16 @@ from manifests.records import (
     ShardRow,
     VideoRow,
 )
-from manifests.store import atomic_write, read_header, read_manifest, write_manifest
+from manifests.store import (
+    atomic_write,
+    header_digest,
+    read_header,
+    read_manifest,
+    seal_holds,
+    sealed_table_bytes,
+    table_bytes,
+    write_manifest,
+)
 from manifests.table import VIDEO_SCHEMA, VideoTable
 
 HEADER = ManifestHeader(
@@ -134,3 +146,20 @@ def test_tables_of_another_form_are_refused() -> None:
 def test_rows_keep_their_order_when_taken() -> None:
     table = VideoTable.from_rows([dataclasses.replace(ROWS[0], key=f"a/{n}") for n in range(5)])
     assert [row.key for row in table.take([4, 0, 2])] == ["a/4", "a/0", "a/2"]
+
+
+def test_the_header_names_its_own_digest(tmp_path: Path) -> None:
+    header = write_manifest(tmp_path, HEADER, ROWS, SHARDS).header
+    blank = (tmp_path / "dataset.json").read_bytes().replace(header.header_sha256.encode(), b"")
+    assert hashlib.sha256(blank).hexdigest() == header.header_sha256 == header_digest(read_header(tmp_path))
+
+
+def test_a_sealed_table_shows_every_changed_byte() -> None:
+    table = pa.table({"key": ["a/x", "0" * 80], "flag": [True, False]})
+    content = sealed_table_bytes(table)
+    assert content == sealed_table_bytes(table)
+    assert pq.read_table(io.BytesIO(content)).equals(table, check_metadata=True)
+    assert seal_holds(content) is True
+    assert seal_holds(table_bytes(table)) is None
+    for place in range(len(content)):
+        assert not seal_holds(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]), place
