@@ -21,8 +21,8 @@ from cli.common import (
     interruptible,
     options_from,
     print_json,
-    say,
 )
+from cli.progress import ExtractProgress, say
 from tgprep.config import ExtractSettings, RunSettings
 
 if TYPE_CHECKING:
@@ -74,33 +74,33 @@ def extract(
     """
     settings = build(ExtractSettings, options)
     run = build(RunSettings, options)
-    from cli.progress import ExtractProgress
     from tgprep.pipeline import Hooks, TooManyFailuresError
     from tgprep.pipeline import extract as run_extract
     from tgprep.scan import scan
     from tgprep.supervise import ShardError, StoppedError
 
-    found = scan(videos, dataset=dataset, annotations=annotations, classes=classes)
-    for note in found.notes:
-        say(note)
     progress = ExtractProgress()
     began = time.monotonic()
-    with interruptible() as (stop, signals):
-        try:
+    signals: list[int] = []
+    try:
+        found = scan(videos, dataset=dataset, annotations=annotations, classes=classes)
+        for note in found.notes:
+            say(note)
+        with interruptible() as (stop, signals):
             outcome = run_extract(
                 videos, out, found, settings, run, stop=stop, hooks=Hooks(planned=progress.planned, progress=progress)
             )
-        except StoppedError:
-            progress.close()
-            command = shlex.join(["tgprep", *sys.argv[1:]])
-            say(f"Interrupted after {progress.line()}. Finished shards are kept; to go on:\n  {command}")
-            sys.exit(128 + (signals[0] if signals else signal.SIGINT))
-        except (ShardError, TooManyFailuresError) as error:
-            progress.close()
-            say(f"Error: {error}\nFinished shards are kept; run the same command again to go on.")
-            sys.exit(EXIT_FAILURES)
-        finally:
-            progress.close()
+    except (StoppedError, KeyboardInterrupt):
+        progress.close()
+        command = shlex.join(["tgprep", *sys.argv[1:]])
+        say(f"Interrupted after {progress.line()}. Finished shards are kept; to go on:\n  {command}")
+        sys.exit(128 + (signals[0] if signals else signal.SIGINT))
+    except (ShardError, TooManyFailuresError) as error:
+        progress.close()
+        say(f"Error: {error}\nFinished shards are kept; run the same command again to go on.")
+        sys.exit(EXIT_FAILURES)
+    finally:
+        progress.close()
     _report(outcome, out, progress.frames, time.monotonic() - began, as_json)
     sys.exit(EXIT_FAILURES if outcome.account.num_failed else 0)
 

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cli.common import human_seconds, say
+import click
+
+from cli.common import human_seconds
 from manifests.records import FAILED
-from tgprep.supervise import Progress
+
+if TYPE_CHECKING:
+    from tgprep.supervise import Progress
 
 _PLAIN_SECONDS = 30.0
+
+
+def say(text: str) -> None:
+    """A line on stderr; that nobody reads it any more (`2>&1 | head`) does not end the work."""
+    with contextlib.suppress(BrokenPipeError):
+        click.echo(text, err=True)
 
 
 class ExtractProgress:

@@ -15,7 +15,7 @@ import simplejpeg
 
 from manifests.gradient import Frame, temporal_gradient, temporal_gradient_chroma
 from manifests.records import SourceVideo
-from manifests.sample import EncodedVideo, FrameSpool, Meta
+from manifests.sample import MAX_MEMBER_BYTES, EncodedVideo, FrameSpool, MemberTooLargeError, Meta
 from tgprep.config import ExtractSettings
 from tgprep.decode import DecodedVideo, DecodeError, Picture, Planes, open_video
 
@@ -52,8 +52,7 @@ def encode_video(
     on_frame is called with the number of frames so far. Raises DecodeError with the reason for the user.
     """
     before = _state(path)
-    with path.open("rb") as file:
-        source_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    source_sha256 = _sha256(path, lambda: on_frame(0))
     rgb = _spool(scratch, stack)
     tg = _spool(scratch, stack) if settings.gradient == "stored" else None
     video = open_video(path, decoder=settings.decoder, space=settings.space, short_side=settings.short_side)
@@ -69,6 +68,8 @@ def encode_video(
                     f"the picture size changes from {width}x{height} to {shape[1]}x{shape[0]} at frame {rgb.num_frames}"
                 )
             writer.add(picture)
+            if max(rgb.num_bytes, tg.num_bytes if tg else 0) > MAX_MEMBER_BYTES:  # before it fills the disk
+                raise MemberTooLargeError(f"its frames take over {MAX_MEMBER_BYTES} bytes after {rgb.num_frames}")
             on_frame(rgb.num_frames)
     finally:
         video.close()
@@ -141,6 +142,16 @@ class _FrameWriter:
 def _spool(scratch: Path, stack: ExitStack) -> FrameSpool:
     spool = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES_IN_MEMORY, dir=str(scratch))  # noqa: SIM115
     return FrameSpool(cast(BinaryIO, stack.enter_context(spool)))
+
+
+def _sha256(path: Path, alive: Callable[[], None]) -> str:
+    """The file's digest; says now and then that reading goes on, for files that take minutes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(4 * 1024 * 1024):
+            digest.update(piece)
+            alive()
+    return digest.hexdigest()
 
 
 def _state(path: Path) -> tuple[int, int]:

@@ -23,9 +23,12 @@ from manifests.store import TEMPORARY_PREFIX, publish
 from tgprep.config import ExtractSettings, RunSettings
 from tgprep.worker import ShardJob, failed_row
 
-_POLL_SECONDS = 0.25
+_POLL_SECONDS = 0.1
+_START_SECONDS = 120.0  # imports from a busy file system
+_END_SECONDS = 10.0
 _JOBS_PER_WORKER = 256  # decoders leak: a worker is replaced after so many shards
-_ATTEMPTS = 2
+_ATTEMPTS = 2  # at a video that crashes its decoder, makes it hang or eat memory
+_ATTEMPTS_KILLED = 5  # at one during which somebody else killed the process: the video is hardly to blame
 
 
 class StoppedError(Exception):
@@ -63,7 +66,15 @@ class Progress:
 
 
 class WorkerLostError(Exception):
-    """The worker process ended or was killed; the message is the reason for the video it worked on."""
+    """The worker process ended or was killed; the message is the reason for the video it worked on.
+
+    started: it had begun to serve. killed: by a signal that no decoder sends itself.
+    """
+
+    def __init__(self, reason: str, *, started: bool = True, killed: bool = False) -> None:
+        super().__init__(reason)
+        self.started = started
+        self.killed = killed
 
 
 class Worker:
@@ -73,6 +84,7 @@ class Worker:
         self.run = run
         self.stop = stop
         self.num_jobs = 0
+        self.started = False
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
@@ -81,7 +93,7 @@ class Worker:
             "MALLOC_MMAP_THRESHOLD_": str(64 * 1024**2),
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tgprep.worker"],
+            [sys.executable, "-P", "-m", "tgprep.worker", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -101,11 +113,11 @@ class Worker:
             self.process.stdin.write(job.to_json().encode() + b"\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            raise WorkerLostError(self._death()) from None
+            raise self._lost() from None
 
     def events(self) -> Iterator[dict[str, Any]]:
         """What it says, line by line; WorkerLostError where it dies, stalls or grows too large; StoppedError on a stop."""
-        deadline = time.monotonic() + self.run.timeout_seconds
+        deadline = time.monotonic() + (self.run.timeout_seconds if self.started else _START_SECONDS)
         assert self.process.stdout is not None
         while True:
             if self.stop.is_set():
@@ -115,22 +127,26 @@ class Worker:
             if heard:
                 piece = os.read(self.process.stdout.fileno(), 1 << 16)
                 if not piece:
-                    raise WorkerLostError(self._death())
+                    raise self._lost()
                 *lines, self.unread = (self.unread + piece).split(b"\n")
-                for line in lines:
-                    yield json.loads(line)
+                for event in map(json.loads, lines):
+                    if "ready" in event:
+                        self.started = True
+                    else:
+                        yield event
                 deadline = time.monotonic() + self.run.timeout_seconds
             elif time.monotonic() > deadline:
                 self.kill()
+                if not self.started:
+                    raise WorkerLostError(f"it did not start within {_START_SECONDS:g} s", started=False)
                 raise WorkerLostError(f"the decoder showed no frame for {self.run.timeout_seconds:g} s and was stopped")
-            memory_mb = _resident_mb(self.process.pid)
-            if memory_mb > self.run.max_memory_mb:
+            if _resident_mb(self.process.pid) > self.run.max_memory_mb:
                 self.kill()
                 raise WorkerLostError(f"the decoder took over {self.run.max_memory_mb} MB of memory and was stopped")
 
     def kill(self) -> None:
-        """End the process now."""
-        self.process.kill()
+        """End the process now, and what its decoder may have started."""
+        self._kill_group()
         self.close()
 
     def close(self) -> None:
@@ -140,18 +156,26 @@ class Worker:
             if stream is not None and not stream.closed:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
-        try:
-            self.process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=_END_SECONDS)
+            return
+        self._kill_group()
+        # A process that waits for a dead network share cannot even be killed: it is left behind.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=_END_SECONDS)
 
-    def _death(self) -> str:
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # it leads a session of its own
+
+    def _lost(self) -> WorkerLostError:
         self.close()
         code = self.process.returncode
         if code is not None and code < 0:
-            return f"the decoder crashed ({signal.Signals(-code).name})"
-        return f"the decoder ended its process (exit code {code})"
+            killed = -code in (signal.SIGKILL, signal.SIGTERM)
+            what = "the decoder's process was killed" if killed else "the decoder crashed"
+            return WorkerLostError(f"{what} ({signal.Signals(-code).name})", started=self.started, killed=killed)
+        return WorkerLostError(f"the decoder ended its process (exit code {code})", started=self.started)
 
 
 class Supervisor:
@@ -191,7 +215,7 @@ class Supervisor:
     def _finish(self, job: ShardJob, rows: list[VideoRow]) -> dict[str, Any]:
         """Run the job, again from the video where a worker was lost, until the shard is whole."""
         all_videos = job.videos
-        attempts: dict[int, int] = {}
+        losses = _Losses()
         while True:
             job = dataclasses.replace(job, videos=all_videos[len(rows) :])
             try:
@@ -211,13 +235,12 @@ class Supervisor:
             except WorkerLostError as lost:
                 self.worker = None
                 at = len(rows)
-                attempts[at] = attempts.get(at, 0) + 1
-                if attempts[at] < _ATTEMPTS:
+                if losses.try_again(at, lost):
                     continue  # a fresh process begins with the same video
+                if not lost.started:
+                    raise ShardError(f"the worker process cannot start: {lost}") from None
                 if at == len(all_videos):
-                    raise ShardError(
-                        f"the worker was lost {_ATTEMPTS} times while closing {job.shard}: {lost}"
-                    ) from None
+                    raise ShardError(f"the worker was lost again and again while closing {job.shard}: {lost}") from None
                 row = failed_row(all_videos[at], str(lost))
                 rows.append(row)
                 self.tell(Progress(self.number, row.key, 0, row))
@@ -236,6 +259,27 @@ class Supervisor:
         if self.worker is not None:
             self.worker.close()
             self.worker = None
+
+
+class _Losses:
+    """How often workers were lost, and where: decides whether a video is tried again."""
+
+    def __init__(self) -> None:
+        self.at = -1
+        self.num_own = self.num_killed = self.num_unstarted = 0
+
+    def try_again(self, at: int, lost: WorkerLostError) -> bool:
+        """Count a loss at video number `at`; False: enough."""
+        if at != self.at:
+            self.at = at
+            self.num_own = self.num_killed = self.num_unstarted = 0
+        if not lost.started:
+            self.num_unstarted += 1
+        elif lost.killed:
+            self.num_killed += 1
+        else:
+            self.num_own += 1
+        return self.num_own < _ATTEMPTS and max(self.num_killed, self.num_unstarted) < _ATTEMPTS_KILLED
 
 
 def _row(values: dict[str, Any]) -> VideoRow:

@@ -1,12 +1,13 @@
 """The process that decodes and packs: `python -m tgprep.worker`, one job (a shard) per line of JSON on standard input.
 
 It is started, watched and, where a video makes it hang, crash or eat memory, killed by `tgprep.supervise`. It answers with
-lines of JSON: `{"video": i}` before video i, `{"frames": n}` now and then, `{"row": ..., "end": offset}` after it,
+lines of JSON: `{"ready": true}` once, `{"video": i}` before video i, `{"frames": n}` now and then, `{"row": ..., "end": offset}` after it,
 `{"finished": sha256, "num_bytes": n}` at the end of the shard, `{"fatal": reason}` where the shard itself cannot be written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import errno
@@ -20,7 +21,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TextIO
 
 from manifests.records import FAILED, WRITTEN, SourceVideo, VideoRow
 from manifests.sample import MemberTooLargeError, write_end, write_sample
@@ -29,6 +30,9 @@ from tgprep.decode import DecodeError
 from tgprep.encode import encode_video
 
 _HEARTBEAT_SECONDS = 0.25
+_MAX_REASON = 500  # characters of an error message that are kept
+# Only writing gives these: the data set cannot be written, whatever the video.
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 Emit = Callable[[dict[str, Any]], None]
 
 
@@ -125,22 +129,20 @@ def _pack(tar: _HashingFile, source: SourceVideo, job: ShardJob, emit: Emit) -> 
     with ExitStack() as stack:
         try:
             encoded, facts = encode_video(source, path, job.settings, Path(job.scratch), stack, on_frame)
-        except DecodeError as error:
-            return failed_row(source, str(error))
-        except MemoryError:
-            return failed_row(source, "out of memory while decoding")
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                raise
-            return failed_row(source, f"cannot be read: {error.strerror or error}")
-        except Exception as error:
-            traceback.print_exc()
-            return failed_row(source, f"the decoder failed: {type(error).__name__}: {error}")
-        try:
-            offset, num_bytes, members = write_sample(tar, encoded)  # type: ignore[arg-type]  # as above
         except MemberTooLargeError as error:
             hint = "a smaller picture (--short-side 256) or a lower --quality makes it fit"
             return failed_row(source, f"too large for a tar member: {error}; {hint}")
+        except MemoryError:
+            return failed_row(source, "out of memory while decoding")
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # no interrupt of ours: SIGINT is ignored here
+            _refuse_if_all_is_gone(error, job)
+            if isinstance(error, DecodeError):
+                return failed_row(source, str(error))
+            if isinstance(error, OSError):
+                return failed_row(source, f"cannot be read: {error.strerror or error}")
+            traceback.print_exc()
+            return failed_row(source, f"the decoder failed: {type(error).__name__}: {_text(error)}")
+        offset, num_bytes, members = write_sample(tar, encoded)  # type: ignore[arg-type]  # as above
     fields = {field.name: getattr(facts, field.name) for field in dataclasses.fields(facts)}
     return dataclasses.replace(
         failed_row(source, ""),
@@ -153,6 +155,17 @@ def _pack(tar: _HashingFile, source: SourceVideo, job: ShardJob, emit: Emit) -> 
     )
 
 
+def _refuse_if_all_is_gone(error: BaseException, job: ShardJob) -> None:
+    """Raise OSError where not this video is to blame: a full disk, or a folder that is no longer there."""
+    if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+        raise error
+    if not Path(job.scratch).is_dir():
+        raise FileNotFoundError(errno.ENOENT, "the folder was removed while it was written", job.scratch)
+    root = Path(job.videos_root)
+    if not root.is_dir() or next(os.scandir(root), None) is None:  # an unmounted share leaves an empty folder
+        raise FileNotFoundError(errno.ENOENT, "VIDEOS is no longer there", job.videos_root)
+
+
 def failed_row(source: SourceVideo, reason: str) -> VideoRow:
     """The row of a video that gave no sample."""
     return VideoRow(
@@ -163,38 +176,69 @@ def failed_row(source: SourceVideo, reason: str) -> VideoRow:
         group=source.group,
         subsets=source.subsets,
         status=FAILED,
-        error=reason,
+        error=_one_line(reason),
         num_source_bytes=source.num_source_bytes,
     )
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "its message cannot be shown"
+
+
+def _one_line(text: str) -> str:
+    """Text that every table and terminal takes: one line, valid UTF-8, not endless."""
+    line = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
+    return line if len(line) <= _MAX_REASON else f"{line[:_MAX_REASON]}…"
 
 
 def _row_values(row: VideoRow) -> dict[str, Any]:
     return dataclasses.asdict(row)
 
 
+def _die_with(supervisor: int) -> None:
+    """End with the supervisor even while a decoder hangs, and be what the kernel takes first when memory runs out."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG = 1
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("800")
+    if os.getppid() != supervisor:  # it ended before the line above
+        sys.exit(1)
+
+
+def _private_channels() -> tuple[TextIO, TextIO]:
+    """Jobs and answers on descriptors of their own: decoders, and programs they start, may print and read as they like."""
+    jobs = os.fdopen(os.dup(0), "r", encoding="utf-8")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return jobs, answers
+
+
 def main() -> None:
     """Serve jobs until standard input ends."""
-    if sys.platform == "linux":
-        # Die with the supervisor even while a decoder hangs: PR_SET_PDEATHSIG = 1.
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
+    _die_with(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides what an interrupt means
-    # Decoders may print: the answers keep a channel of their own.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    jobs, answers = _private_channels()
 
     def emit(event: dict[str, Any]) -> None:
         answers.write(json.dumps(event) + "\n")
         answers.flush()
 
-    for line in sys.stdin:
+    emit({"ready": True})
+    for line in jobs:
         try:
             write_shard(ShardJob.from_json(line), emit)
         except OSError as error:
             place = f" ({error.filename})" if error.filename else ""
-            emit({"fatal": f"cannot write the data set: {error.strerror or error}{place}"})
+            emit({"fatal": f"cannot go on: {error.strerror or error}{place}"})
         except Exception as error:
             traceback.print_exc()
-            emit({"fatal": f"{type(error).__name__}: {error}"})
+            emit({"fatal": f"{type(error).__name__}: {_text(error)}"})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,102 @@
+"""The account of an extraction: every input is written, failed or skipped, and the finished data set says so."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from manifests.records import FAILED, SKIPPED, WRITTEN, InputError, Manifest, ManifestHeader, VideoRow
+from manifests.store import write_manifest
+from tgprep.config import ExtractSettings
+from tgprep.decode import decoder_versions
+from tgprep.plan import Plan
+from tgprep.supervise import ShardResult
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What became of the inputs; `num_inputs` is counted on its own, so that the sum proves something."""
+
+    num_inputs: int
+    num_written: int
+    num_failed: int
+    num_skipped: int
+    num_frames: int
+    num_bytes: int
+    num_shards: int
+
+    def __post_init__(self) -> None:
+        assert self.num_inputs == self.num_written + self.num_failed + self.num_skipped, self
+
+
+def account_of(manifest: Manifest) -> Account:
+    """The account of a finished data set."""
+    header = manifest.header
+    return Account(
+        num_inputs=len(manifest.videos),
+        num_written=header.num_written,
+        num_failed=header.num_failed,
+        num_skipped=header.num_skipped,
+        num_frames=sum(manifest.videos.column("num_frames")),
+        num_bytes=sum(shard.num_bytes for shard in manifest.shards),
+        num_shards=len(manifest.shards),
+    )
+
+
+def versions(settings: ExtractSettings) -> dict[str, str]:
+    """Versions of what makes the bytes; InputError where the decoder is not installed or is not there."""
+    try:
+        decoder = decoder_versions(settings.decoder)
+    except ImportError as error:
+        raise InputError(
+            f"--decoder {settings.decoder} cannot be loaded: {error}. Install it, or put its folder on PYTHONPATH."
+        ) from None
+    return {name: importlib.metadata.version(name) for name in ("tgprep", "simplejpeg")} | {
+        "pyarrow": pa.__version__,
+        **decoder,
+    }
+
+
+def finalise(out: Path, plan: Plan, results: Sequence[ShardResult], base: Manifest | None) -> Manifest:
+    """Write tables and header of the finished data set; base: the data set that the plan changes, if it does."""
+    rows = [row for result in results for row in result.videos]
+    assert len(rows) == len(plan.videos), f"{len(rows)} rows for {len(plan.videos)} videos"
+    rows += [
+        VideoRow(key="", path=path, class_name="", label=-1, group="", subsets=(), status=SKIPPED, error=reason)
+        for path, reason in plan.skipped
+    ]
+    shards = [result.shard for result in results]
+    used = plan.versions
+    if base is not None:
+        replaced = {row.path for row in rows}
+        rows += [row for row in base.videos if row.status != SKIPPED and row.path not in replaced]
+        shards = [*base.shards, *(shard for shard in shards if shard.num_videos)]
+        before = base.header.versions
+        used = {name: _both(before.get(name, ""), version) for name, version in plan.versions.items()}
+    assert len({row.path for row in rows}) == len(rows), "a video has two rows"
+    counts = {status: sum(row.status == status for row in rows) for status in (WRITTEN, FAILED, SKIPPED)}
+    header = ManifestHeader(
+        dataset=plan.dataset,
+        classes=plan.classes,
+        gradient=plan.settings.coding,
+        settings=plan.settings.model_dump(),
+        versions=used,
+        num_folds=plan.num_folds,
+        num_written=counts[WRITTEN],
+        num_failed=counts[FAILED],
+        num_skipped=counts[SKIPPED],
+    )
+    return write_manifest(out, header, sorted(rows, key=lambda row: (row.key, row.path)), shards)
+
+
+def _both(before: str, now: str) -> str:
+    return now if not before or now in before.split(", ") else f"{before}, {now}"
+
+
+def failures(results: Sequence[ShardResult]) -> int:
+    """Failed videos of the given shards."""
+    return sum(row.status == FAILED for result in results for row in result.videos)
