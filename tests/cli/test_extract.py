@@ -1,0 +1,294 @@
+"""`tgprep extract` as real processes: exit codes, kills, signals, full and read-only disks, two runs at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.extraction import BACKENDS, alive, call, children, command, environment, kill_group, start, tree, wait_until
+from tests.prep.conftest import moving_square, write_video
+
+GATE_REPEATS = 3
+LONG_REPEATS = 50
+SLOW = ("--decoder", "fake_backends:open_video", "--videos-per-shard", "4", "--threads", "2")
+
+kill_series = pytest.mark.parametrize(
+    "seed",
+    [*range(GATE_REPEATS), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(GATE_REPEATS, LONG_REPEATS))],
+)
+
+
+@pytest.fixture(scope="module")
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("modules")
+    (folder / "fake_backends.py").write_text(BACKENDS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """32 real videos, two of them damaged."""
+    root = tmp_path_factory.mktemp("corpus") / "videos"
+    for number in range(30):
+        frames = moving_square(6 + number % 5, start=3 * number)
+        write_video(root / f"class{number % 3}" / f"v{number:03d}.avi", frames, **{"q:v": "3"})
+    (root / "class0" / "empty.avi").write_bytes(b"")
+    (root / "class1" / "text.mp4").write_text("no video\n" * 50)
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(videos: Path, modules: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The files of a run that nothing disturbed, with the slow decoder."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    done = call("extract", videos, out, *SLOW, path=modules)
+    assert done.returncode == 1, done.stderr  # the empty file fails
+    return tree(out)
+
+
+def finish(videos: Path, out: Path, modules: Path) -> None:
+    done = call("extract", videos, out, *SLOW, path=modules)
+    assert done.returncode == 1, done.stderr
+    assert "32 inputs = 31 written + 1 failed + 0 skipped" in done.stderr
+
+
+def test_account_exit_code_and_json(videos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = call("extract", videos, out, "--threads", "2", "--json")
+    assert first.returncode == 1
+    account = json.loads(first.stdout)
+    assert account["num_inputs"] == 32 == account["num_written"] + account["num_failed"] + account["num_skipped"]
+    assert (account["num_written"], account["num_failed"], account["num_skipped"]) == (30, 2, 0)
+    assert [entry["path"] for entry in account["failed"]] == ["class0/empty.avi", "class1/text.mp4"]
+    assert "failed: class0/empty.avi: the file is empty (0 bytes)" in first.stderr
+    before = tree(out)
+    again = call("extract", videos, out)
+    assert again.returncode == 1  # as the first run
+    assert "is finished already: nothing to do" in again.stderr
+    assert "32 inputs = 30 written + 2 failed + 0 skipped" in again.stderr
+    assert again.stdout == ""
+    assert tree(out) == before
+
+
+@kill_series
+def test_a_killed_run_is_finished_by_the_same_command(
+    videos: Path, modules: Path, undisturbed: dict[str, str], tmp_path: Path, seed: int
+) -> None:
+    """kill -9 of the whole run at random moments, up to three times in a row."""
+    draw = random.Random(seed)
+    out = tmp_path / "out"
+    for _ in range(draw.randint(1, 3)):
+        process = start("extract", videos, out, *SLOW, path=modules, FAKE_SECONDS="0.01")
+        workers: list[int] = []
+        end = time.monotonic() + draw.uniform(0.2, 3.5)
+        while time.monotonic() < end and process.poll() is None:
+            workers = children(process.pid) or workers
+            time.sleep(0.02)
+        kill_group(process)
+        wait_until(lambda: not any(map(alive, workers)))  # noqa: B023 - called before the next round
+    finish(videos, out, modules)
+    assert tree(out) == undisturbed
+
+
+@kill_series
+def test_killed_workers_cost_nothing(
+    videos: Path, modules: Path, undisturbed: dict[str, str], tmp_path: Path, seed: int
+) -> None:
+    draw = random.Random(1000 + seed)
+    out = tmp_path / "out"
+    process = start("extract", videos, out, *SLOW, path=modules, FAKE_SECONDS="0.01")
+    num_killed = 0
+    while num_killed < 6 and process.poll() is None:
+        time.sleep(draw.uniform(0.05, 0.5))
+        for worker in draw.sample(children(process.pid), k=min(1, len(children(process.pid)))):
+            try:
+                os.kill(worker, signal.SIGKILL)
+                num_killed += 1
+            except ProcessLookupError:
+                pass
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1, errors
+    assert num_killed > 0
+    assert tree(out) == undisturbed
+
+
+def test_a_killed_run_leaves_no_process_behind(modules: Path, tmp_path: Path) -> None:
+    """Not even one whose decoder hangs with every signal blocked."""
+    videos = tmp_path / "videos"
+    (videos / "class").mkdir(parents=True)
+    for name in ("hang1", "hang2"):
+        (videos / "class" / f"{name}.avi").write_bytes(b"x")
+    process = start("extract", videos, tmp_path / "out", *SLOW, "--videos-per-shard", "1", path=modules)
+    try:
+        wait_until(lambda: len(children(process.pid)) == 2)
+        workers = children(process.pid)
+        time.sleep(1.5)  # they hang by now
+        os.kill(process.pid, signal.SIGKILL)
+        wait_until(lambda: not any(map(alive, workers)), seconds=20)
+    finally:
+        kill_group(process)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_says_how_to_go_on(
+    videos: Path, modules: Path, undisturbed: dict[str, str], tmp_path: Path, number: int, code: int
+) -> None:
+    out = tmp_path / "out"
+    process = start("extract", videos, out, *SLOW, path=modules, FAKE_SECONDS="0.05")
+    wait_until(lambda: list(out.glob("shard-*.tar")))
+    workers = children(process.pid)
+    os.killpg(process.pid, number)  # as a terminal's Ctrl-C does
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Interrupted after " in errors
+    assert f"to go on:\n  tgprep extract {videos} {out} --decoder fake_backends:open_video" in errors
+    assert "Traceback" not in errors
+    assert not any(map(alive, workers))
+    assert not [path for path in out.rglob("*") if path.name.startswith(".tmp-")]
+    finish(videos, out, modules)
+    assert tree(out) == undisturbed
+
+
+def one_message(done: subprocess.CompletedProcess[str]) -> str:
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert "Traceback" not in done.stderr
+    return line
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a small file system in memory: `mounted("size=1m")`; needs root."""
+    places: list[Path] = []
+
+    def mount(options: str) -> Path:
+        place = tmp_path / f"mounted{len(places)}"
+        place.mkdir()
+        done = (
+            subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True, check=False
+            )
+            if os.geteuid() == 0
+            else None
+        )
+        if done is None or done.returncode:
+            pytest.skip("mounting a small file system needs root and CAP_SYS_ADMIN")
+        places.append(place)
+        return place
+
+    yield mount
+    for place in places:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_ends_the_run_with_one_message(
+    videos: Path, tmp_path: Path, mounted: Callable[[str], Path]
+) -> None:
+    assert call("extract", videos, tmp_path / "whole", "--threads", "2").returncode == 1
+    size = sum(path.stat().st_size for path in (tmp_path / "whole").iterdir())
+    place = mounted(f"size={size * 2 // 3 // 4096 * 4}k")
+    full = call("extract", videos, place / "out", "--threads", "2")
+    assert full.returncode == 1
+    assert "No space left on device" in one_message(full)
+    assert "Finished shards are kept; run the same command again to go on." in full.stderr
+    assert not list((place / "out").rglob(".tmp-*"))
+    subprocess.run(["mount", "-o", "remount,size=64m", str(place)], check=True)
+    assert call("extract", videos, place / "out", "--threads", "2").returncode == 1  # two videos fail, as always
+    assert tree(place / "out") == tree(tmp_path / "whole")
+
+
+def test_a_file_size_limit_ends_the_run_with_one_message(videos: Path, tmp_path: Path) -> None:
+    assert call("extract", videos, tmp_path / "whole").returncode == 1
+    limited = subprocess.run(
+        command("extract", videos, tmp_path / "out"),
+        env=environment(),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert limited.returncode == 1
+    assert "File too large" in one_message(limited)
+    assert call("extract", videos, tmp_path / "out").returncode == 1
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_a_read_only_target_is_refused(videos: Path, tmp_path: Path, mounted: Callable[[str], Path]) -> None:
+    place = mounted("size=8m")
+    (place / "out").mkdir()
+    (tmp_path / "whole").mkdir()
+    subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+    for out in (place / "out", place / "other"):
+        refused = call("extract", videos, out)
+        assert refused.returncode == 2
+        assert "Read-only file system" in one_message(refused)
+
+
+def test_a_finished_data_set_can_be_read_only(videos: Path, tmp_path: Path, mounted: Callable[[str], Path]) -> None:
+    place = mounted("size=8m")
+    assert call("extract", videos, place / "out").returncode == 1
+    subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+    again = call("extract", videos, place / "out")
+    assert again.returncode == 1
+    assert "finished already" in again.stderr
+
+
+def test_an_out_that_is_removed_ends_the_run(videos: Path, modules: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start("extract", videos, out, *SLOW, path=modules, FAKE_SECONDS="0.05")
+    wait_until(lambda: list(out.glob("shard-*.tar")))
+    out.rename(tmp_path / "away")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.count("Error: ") == 1
+    assert "Traceback" not in errors
+    assert "No such file or directory" in errors or "removed" in errors
+
+
+def test_a_second_run_on_the_same_folder_is_refused(
+    videos: Path, modules: Path, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    first = start("extract", videos, out, *SLOW, path=modules, FAKE_SECONDS="0.05")
+    wait_until(lambda: list(out.glob("shard-*.tar")))
+    second = call("extract", videos, out, *SLOW, path=modules)
+    assert second.returncode == 2
+    assert f"is in use by process {first.pid} on {os.uname().nodename}" in one_message(second)
+    _, errors = first.communicate(timeout=120)
+    assert first.returncode == 1, errors
+    assert tree(out) == undisturbed
+
+
+def test_a_reader_that_goes_away_does_not_end_the_work(videos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shell = f"{' '.join(command('extract', videos, out))} 2>&1 | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], env=environment(), capture_output=True, check=False, timeout=120)
+    assert done.returncode == 1  # two videos fail, as always
+    assert (out / "dataset.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--quality", "0"), "--quality"),
+        (("--decoder", "vlc"), "decoder 'vlc' is unknown"),
+        (("--subsampling", "444", "--space", "ycbcr420"), "needs space rgb"),
+        (("--max-memory-mb", "1"), "--max-memory-mb"),
+    ],
+)
+def test_wrong_options_are_refused_before_any_work(
+    videos: Path, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    refused = call("extract", videos, tmp_path / "out", *options)
+    assert refused.returncode == 2
+    assert message in refused.stderr
+    assert not (tmp_path / "out").exists()
