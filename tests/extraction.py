@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -89,13 +89,12 @@ def environment(path: Path | None = None, **values: str) -> dict[str, str]:
 
 
 def call(
-    *arguments: str | Path, path: Path | None = None, cwd: Path | None = None, timeout: float = 120, **values: str
+    *arguments: str | Path, path: Path | None = None, timeout: float = 120, prefix: Sequence[str] = (), **values: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run `tgprep ARGUMENTS` to its end. path: folder of backends; values: environment."""
+    """Run `tgprep ARGUMENTS` to its end. path: folder of backends; prefix: program that runs it; values: environment."""
     return subprocess.run(
-        command(*arguments),
+        [*prefix, *command(*arguments)],
         env=environment(path, **values),
-        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -171,7 +171,7 @@ def refuse_missing_shards(out: Path, manifest: Manifest) -> None:
         raise InputError(
             f"{out} is a finished data set, but {len(broken)} of its shards are not as they were written: {', '.join(broken[:3])}"
             f"{', …' if len(broken) > 3 else ''}. Restore them from a copy, or remove {out / HEADER_NAME} and run this "
-            f"command again: shards that are whole are kept."
+            f"command again: the same videos and settings give the same bytes."
         )
 
 
