@@ -53,6 +53,12 @@ if TYPE_CHECKING:
 )
 @options_from(ExtractSettings)
 @options_from(RunSettings)
+@click.option("--add", is_flag=True, help="take videos that a finished data set lacks into it, in new shards")
+@click.option(
+    "--retry-failed",
+    is_flag=True,
+    help="try the failed videos of a finished data set again; new samples go to new shards",
+)
 @click.option("--json", "as_json", is_flag=True, help="print the account as one JSON object on stdout")
 @handled
 def extract(
@@ -61,6 +67,8 @@ def extract(
     dataset: str,
     annotations: Path | None,
     classes: str,
+    add: bool,
+    retry_failed: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -78,6 +86,7 @@ def extract(
     from tgprep.pipeline import extract as run_extract
     from tgprep.scan import scan
     from tgprep.supervise import ShardError, StoppedError
+    from tgprep.update import Update
 
     progress = ExtractProgress()
     began = time.monotonic()
@@ -88,7 +97,14 @@ def extract(
             say(note)
         with interruptible() as (stop, signals):
             outcome = run_extract(
-                videos, out, found, settings, run, stop=stop, hooks=Hooks(planned=progress.planned, progress=progress)
+                videos,
+                out,
+                found,
+                settings,
+                run,
+                stop=stop,
+                hooks=Hooks(planned=progress.planned, progress=progress),
+                update=Update(add=add, retry_failed=retry_failed),
             )
     except (StoppedError, KeyboardInterrupt):
         progress.close()

@@ -130,7 +130,11 @@ def json_bytes(value: Any) -> bytes:
 def write_manifest(
     root: str | Path, header: ManifestHeader, videos: Iterable[VideoRow], shards: Iterable[ShardRow]
 ) -> Manifest:
-    """Write both tables, then the header with their digests: the header's presence says that the data set is whole."""
+    """Write both tables, then the header with their digests: the header's presence says that the data set is whole.
+
+    Where the folder holds a finished data set, its tables stay until the new header is in place: whatever is read, and
+    whenever the process is killed, it is the old data set or the new one.
+    """
     video_table = VideoTable.from_rows(videos)
     shards = tuple(shards)
     tables = {VIDEOS_NAME: table_bytes(video_table.arrow), SHARDS_NAME: table_bytes(shard_table(shards))}
@@ -140,10 +144,32 @@ def write_manifest(
         shards_sha256=hashlib.sha256(tables[SHARDS_NAME]).hexdigest(),
     )
     header = dataclasses.replace(header, header_sha256=header_digest(header))
-    for name, content in [*tables.items(), (HEADER_NAME, json_bytes(dataclasses.asdict(header)))]:
+    replaces = not is_url(root) and Path(join(root, HEADER_NAME)).exists()
+    names = {
+        name: _beside(name, hashlib.sha256(content).hexdigest()) if replaces else name
+        for name, content in tables.items()
+    }
+    content_of = {names[name]: content for name, content in tables.items()}
+    for name, content in [*content_of.items(), (HEADER_NAME, json_bytes(dataclasses.asdict(header)))]:
         with atomic_write(join(root, name)) as file:
             file.write(content)
+    if replaces:
+        settle_tables(Path(root), header)
     return Manifest(str(root), header, video_table, shards)
+
+
+def settle_tables(root: Path, header: ManifestHeader) -> None:
+    """Give tables that were written beside older ones their plain names, and remove those that the header does not name."""
+    for name, digest in ((VIDEOS_NAME, header.videos_sha256), (SHARDS_NAME, header.shards_sha256)):
+        for place in root.glob(f"{Path(name).stem}-{'[0-9a-f]' * 16}.parquet"):
+            if place.name == _beside(name, digest):
+                publish(place, root / name)
+            else:
+                place.unlink(missing_ok=True)
+
+
+def _beside(name: str, digest: str) -> str:
+    return f"{Path(name).stem}-{digest[:16]}.parquet"
 
 
 def header_digest(header: ManifestHeader) -> str:
@@ -175,18 +201,28 @@ def read_manifest(root: str | Path) -> Manifest:
     header = read_header(root)
     tables = {}
     for name, digest in ((VIDEOS_NAME, header.videos_sha256), (SHARDS_NAME, header.shards_sha256)):
-        place = join(root, name)
-        try:
-            content = read_bytes(place)
-        except FileNotFoundError:
-            raise InputError(f"{place} is missing, though {HEADER_NAME} says the data set is whole. {_MEND}") from None
-        found = hashlib.sha256(content).hexdigest()
-        if found != digest:
-            raise InputError(
-                f"{place}: sha256 {found[:16]}…, expected {digest[:16]}… ({HEADER_NAME}): the file was changed or damaged. {_MEND}"
-            )
+        content = _read_table(root, name, digest)
         tables[name] = pq.read_table(io.BytesIO(content))
     return Manifest(str(root), header, VideoTable(tables[VIDEOS_NAME]), shard_rows(tables[SHARDS_NAME]))
+
+
+def _read_table(root: str | Path, name: str, digest: str) -> bytes:
+    found = ""
+    # Between the new header and the renaming of its tables they lie beside the old ones; they may be renamed as we look.
+    for place in (name, _beside(name, digest), name):
+        try:
+            content = read_bytes(join(root, place))
+        except FileNotFoundError:
+            continue
+        found = hashlib.sha256(content).hexdigest()
+        if found == digest:
+            return content
+    place = join(root, name)
+    if not found:
+        raise InputError(f"{place} is missing, though {HEADER_NAME} says the data set is whole. {_MEND}")
+    raise InputError(
+        f"{place}: sha256 {found[:16]}…, expected {digest[:16]}… ({HEADER_NAME}): the file was changed or damaged. {_MEND}"
+    )
 
 
 _MEND = "Restore it from a copy, or extract into a new folder: the same videos and settings give the same bytes."

@@ -74,7 +74,9 @@ def finalise(out: Path, plan: Plan, results: Sequence[ShardResult], base: Manife
     if base is not None:
         replaced = {row.path for row in rows}
         rows += [row for row in base.videos if row.status != SKIPPED and row.path not in replaced]
-        shards = [*base.shards, *(shard for shard in shards if shard.num_videos)]
+        while shards and not shards[-1].num_videos:  # every video failed again: no empty shard for that
+            (out / shards.pop().name).unlink(missing_ok=True)
+        shards = [*base.shards, *shards]
         before = base.header.versions
         used = {name: _both(before.get(name, ""), version) for name, version in plan.versions.items()}
     assert len({row.path for row in rows}) == len(rows), "a video has two rows"

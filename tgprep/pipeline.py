@@ -17,7 +17,8 @@ from tgprep.engine import run_local
 from tgprep.plan import Plan, changes_since, load_plan, new_plan, refuse_difference, save_plan
 from tgprep.scan import Scan
 from tgprep.supervise import Progress, ShardError, ShardResult, StoppedError
-from tgprep.work import WORK_FOLDER, load_done, make_folder, owned, remove_leftovers, save_done
+from tgprep.update import Update, plan_update, skipped_of
+from tgprep.work import WORK_FOLDER, clear, load_done, make_folder, owned, remove_leftovers, save_done
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +53,30 @@ def extract(
     *,
     stop: threading.Event | None = None,
     hooks: Hooks | None = None,
+    update: Update | None = None,
 ) -> Outcome:
     """Write every video of the scan into the data set at `out`, or finish what an earlier run began.
 
+    update: change a finished data set: its shards keep their bytes, new samples go to new shards, the header comes last.
     Raises InputError (other settings, folder in use), ShardError (the data set cannot be written), TooManyFailuresError,
     and StoppedError where `stop` was set; after any of them, and after a kill, the same call goes on where the run ended.
     """
     if not scan.videos:
         raise InputError(f"{videos} holds no video. Name the folder that holds the class folders, or see `--dataset`.")
     make_folder(out)
+    update = update or Update()
+    stop, hooks = stop or threading.Event(), hooks or Hooks()
     try:
-        if (out / HEADER_NAME).exists():
+        if (out / HEADER_NAME).exists() and not update:
             return _finished(out, scan, settings)
         with owned(out) as work:
-            if (out / HEADER_NAME).exists():  # another run finished it meanwhile
-                return _finished(out, scan, settings)
-            return _work(videos, out, work, scan, settings, run, stop or threading.Event(), hooks or Hooks())
+            if not (out / HEADER_NAME).exists():
+                resumes = (work / "plan.json").exists()
+                outcome = _work(videos, out, work, scan, settings, run, stop, hooks)
+                if not (update and resumes):
+                    return outcome
+                (work / "done").mkdir(parents=True, exist_ok=True)
+            return _update(videos, out, work, scan, settings, run, stop, hooks, update)
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
         raise ShardError(f"cannot write {out}: {error.strerror or error}{place}") from None
@@ -92,11 +101,47 @@ def _work(
     return Outcome(manifest, account_of(manifest), False, len(kept), tuple(notes))
 
 
+def _update(
+    videos: Path,
+    out: Path,
+    work: Path,
+    scan: Scan,
+    settings: ExtractSettings,
+    run: RunSettings,
+    stop: threading.Event,
+    hooks: Hooks,
+    update: Update,
+) -> Outcome:
+    remove_leftovers(out, work)
+    base = _whole(out, scan, settings)
+    plan, used = load_plan(work), versions(settings)
+    if plan is not None and plan.base != base.digest:  # of work that was finished just before a kill
+        clear(work)
+        plan = None
+    if plan is None:
+        plan = plan_update(base, scan, settings, used, update)
+        if not plan.videos and set(plan.skipped) == skipped_of(base):
+            shutil.rmtree(work, ignore_errors=True)
+            return Outcome(base, account_of(base), True, len(base.shards), (f"{update}: nothing to do",))
+        save_plan(work, plan)
+    elif plan.update != str(update):
+        raise InputError(
+            f"{out} holds an unfinished {plan.update}. Finish it with the same options first; the data set is whole and "
+            f"as it was before."
+        )
+    notes = changes_since(plan, scan, used)
+    kept = load_done(out, work)
+    results = make_shards(videos, out, work, plan, kept, run, stop, hooks)
+    manifest = finalise(out, plan, results, base)
+    shutil.rmtree(work, ignore_errors=True)
+    return Outcome(manifest, account_of(manifest), False, len(base.shards) + len(kept), tuple(notes))
+
+
 def _resume_or_begin(out: Path, work: Path, scan: Scan, settings: ExtractSettings) -> tuple[Plan, list[str]]:
     """The plan of the interrupted run, else one of this scan; a plan is never cut anew half-way."""
-    plan = load_plan(work)
-    used = versions(settings)
-    if plan is None:
+    plan, used = load_plan(work), versions(settings)
+    if plan is None or plan.base:  # or of a data set whose header was removed since
+        clear(work)
         save_plan(work, new_plan(scan, settings, used))
         plan = load_plan(work)
         assert plan is not None
@@ -152,12 +197,29 @@ def make_shards(
 
 def _finished(out: Path, scan: Scan, settings: ExtractSettings) -> Outcome:
     """What a data set that is whole holds; a work folder that a kill left behind is removed."""
+    manifest = _whole(out, scan, settings)
+    notes = _news(manifest, scan)
+    if (out / WORK_FOLDER).exists():
+        with (
+            contextlib.suppress(InputError),
+            owned(out) as work,
+        ):  # unless another run has it, or nothing can be written
+            remove_leftovers(out, work)
+            plan = load_plan(work)
+            if plan is not None and plan.base == manifest.digest:
+                notes.append(f"an unfinished {plan.update} is there: run this command with {plan.update} to finish it")
+            else:
+                shutil.rmtree(work, ignore_errors=True)
+    return Outcome(manifest, account_of(manifest), True, len(manifest.shards), tuple(notes))
+
+
+def _whole(out: Path, scan: Scan, settings: ExtractSettings) -> Manifest:
+    """The data set at `out`; InputError where it has other settings, or is no longer as it was written."""
     manifest = read_manifest(out)
     asked = {**settings.model_dump(), "dataset": scan.dataset}
     refuse_difference(out, "a finished", {**manifest.header.settings, "dataset": manifest.header.dataset}, asked)
     refuse_missing_shards(out, manifest)
-    shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
-    return Outcome(manifest, account_of(manifest), True, len(manifest.shards), tuple(_news(manifest, scan)))
+    return manifest
 
 
 def refuse_missing_shards(out: Path, manifest: Manifest) -> None:

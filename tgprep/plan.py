@@ -38,8 +38,8 @@ class Plan:
     """The videos to extract and what the header will say of them.
 
     skipped: (path, reason). versions: of what decodes and encodes, when the work began.
-    update: what changes a finished data set ("add", "retry-failed", "add retry-failed"), "" for a new one.
-    first_shard: number of the first shard, behind those of the data set that is changed.
+    update: what changes a finished data set ("--add", "--retry-failed", or both), "" for a new one.
+    base: digest of the data set that is changed. first_shard: number of the first shard, behind those of that data set.
     """
 
     dataset: str
@@ -50,6 +50,7 @@ class Plan:
     settings: ExtractSettings
     versions: dict[str, str]
     update: str = ""
+    base: str = ""
     first_shard: int = 0
 
     @property

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from manifests.records import InputError, Members, ShardRow, VideoRow
-from manifests.store import HEADER_NAME, SHARDS_NAME, TEMPORARY_PREFIX, atomic_write
+from manifests.store import HEADER_NAME, SHARDS_NAME, TEMPORARY_PREFIX, atomic_write, read_header, settle_tables
 from tgprep.supervise import ShardResult
 
 WORK_FOLDER = ".tgprep"
@@ -66,8 +66,18 @@ def owned(out: Path) -> Iterator[Path]:
         yield work
 
 
+def clear(work: Path) -> None:
+    """Forget the plan and the journal of work that is finished or void; the lock stays."""
+    (work / "plan.json").unlink(missing_ok=True)  # first: without it the rest means nothing
+    (work / "plan.parquet").unlink(missing_ok=True)
+    for entry in (work / "done").glob("*.json"):
+        entry.unlink()
+
+
 def remove_leftovers(out: Path, work: Path) -> None:
     """Remove what a killed run left behind: unfinished files and spools."""
+    if (out / HEADER_NAME).exists():
+        settle_tables(out, read_header(out))
     for folder in (out, work, work / "done"):
         for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
             leftover.unlink(missing_ok=True)
