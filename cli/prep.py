@@ -14,6 +14,7 @@ from cli.common import LazyGroup
         "extract": ("cli.extract:extract", "Videos -> shards of RGB and temporal-gradient frames, and a manifest."),
         "split": ("cli.split:split", "Choose, import, show and compare the labelled videos."),
         "info": ("cli.info:info", "What is in a data set."),
+        "check": ("cli.check:check", "Verify a data set, and repair damaged shards."),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

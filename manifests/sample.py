@@ -109,7 +109,10 @@ def encode_offsets(offsets: Sequence[int]) -> bytes:
 
 def decode_offsets(npy: bytes | memoryview) -> npt.NDArray[np.uint64]:
     """The numbers of an .offsets.npy member; ValueError where it is not one, or does not rise."""
-    array = np.lib.format.read_array(io.BytesIO(npy), allow_pickle=False)
+    try:
+        array = np.lib.format.read_array(io.BytesIO(npy), allow_pickle=False)
+    except Exception as error:  # a damaged header is parsed as Python text and fails in as many ways
+        raise ValueError(f"not a whole .npy file ({type(error).__name__}: {error})") from None
     if (
         array.dtype != np.uint64
         or array.ndim != 1

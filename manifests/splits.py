@@ -149,14 +149,18 @@ def write_split(root: str | Path, split: LabelSplit, *, overwrite: bool = False)
     """
     place = split_place(root, split.name)
     table = split_table(split)
+    sealed = None
     try:
-        before = pq.read_table(io.BytesIO(read_bytes(place)))
+        content = read_bytes(place)
+        sealed = seal_holds(content)
+        before = pq.read_table(io.BytesIO(content))
     except (FileNotFoundError, pa.ArrowInvalid):
         before = None
     if before is not None:
-        if before.equals(table, check_metadata=True):
+        same = before.equals(table, check_metadata=True)
+        if same and sealed:
             return False
-        if not overwrite:
+        if not same and not overwrite:
             raise InputError(
                 f"{place} holds another split of that name ({_difference(before, table)}). "
                 "Give another --name, or replace it with --overwrite."

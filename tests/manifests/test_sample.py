@@ -155,3 +155,15 @@ def test_offsets_that_do_not_rise_are_refused(wrong: list[int]) -> None:
 def test_garbage_is_no_index() -> None:
     with pytest.raises(ValueError):
         decode_offsets(b"\x93NUMPY\x01\x00 not an array at all" * 8)
+
+
+def test_every_damaged_index_is_a_value_error() -> None:
+    """numpy reads the header as Python text, which fails in many ways: all of them must be the one that callers expect."""
+    good = encode_offsets([0, 5, 9])
+    for place in range(128):
+        for bit in range(8):
+            wrong = good[:place] + bytes([good[place] ^ 1 << bit]) + good[place + 1 :]
+            try:
+                decode_offsets(wrong)
+            except ValueError:
+                pass  # only blanks of the header may change without harm

@@ -1,0 +1,121 @@
+"""`tgprep check`: is every promise of the format kept."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.common import EXIT_FAILURES, build, handled, human_bytes, human_seconds, interruptible, print_json, say
+
+if TYPE_CHECKING:
+    from tgprep.repair import RepairReport
+    from tgprep.verify import CheckReport
+
+_SHOWN = 20
+
+
+@click.command()
+@click.argument("out", default="dataset")
+@click.option("--deep", is_flag=True, help="Decode every frame, and compute TG again.")
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="VIDEOS",
+    help="Compare the source videos with their recorded sha256.",
+)
+@click.option("--repair", "mend", is_flag=True, help="Extract damaged shards again from VIDEOS (needs --against).")
+@click.option("--threads", type=click.IntRange(0), default=0, help="Threads (0: one per core).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@handled
+def check(out: str, deep: bool, against: Path | None, mend: bool, threads: int, as_json: bool) -> None:
+    """Verify the data set at OUT [default: ./dataset]: tables, shards, splits.
+
+    Every digest, every byte of the tar structure, the facts and frame offsets of every sample, every split against the
+    tables. --deep also decodes every JPEG and compares TG with the gradient of its frames, within the error that JPEG makes.
+
+    \b
+    Exit codes: 0 sound, 1 something is wrong (each finding names its place and its remedy), 2 wrong usage or no data set.
+    """
+    from manifests.records import InputError
+    from tgprep.verify import check as run_check
+
+    if mend and against is None:
+        raise InputError("--repair needs --against VIDEOS: the folder that the videos were extracted from.")
+    began = time.monotonic()
+    with interruptible() as (stop, signals):
+        try:
+            report = run_check(out, deep=deep, against=against, threads=threads, stop=stop, tell=_progress())
+            repaired = None
+            if mend and report.damaged_shards:
+                from tgprep.config import RunSettings
+                from tgprep.repair import repair
+                from tgprep.supervise import StoppedError
+
+                assert against is not None
+                say(f"extracting {len(report.damaged_shards)} shards again")
+                try:
+                    run = build(RunSettings, {"threads": threads})
+                    repaired = repair(Path(out), against, report.damaged_shards, run=run, stop=stop)
+                except StoppedError:
+                    raise KeyboardInterrupt from None
+                if not signals:
+                    stop.clear()  # the engine sets it once it is done
+                report = run_check(out, deep=deep, against=against, threads=threads, stop=stop, tell=_progress())
+        except KeyboardInterrupt:
+            say("Interrupted: nothing was changed, except shards that were repaired whole.")
+            sys.exit(128 + (signals[0] if signals else 2))
+    if as_json:
+        print_json(_facts(report, repaired))
+    else:
+        _show(report, repaired, time.monotonic() - began)
+    sys.exit(0 if report.sound else EXIT_FAILURES)
+
+
+def _progress() -> Any:
+    said = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said > 10:
+            said = time.monotonic()
+            say(f"{done} of {total} shards")
+
+    return tell
+
+
+def _facts(report: CheckReport, repaired: RepairReport | None) -> dict[str, Any]:
+    import dataclasses
+
+    facts = {"sound": report.sound, **dataclasses.asdict(report)}
+    if repaired is not None:
+        facts["repaired"] = list(repaired.repaired)
+        facts["not_repaired"] = [{"shard": name, "reason": reason} for name, reason in repaired.failed]
+    return facts
+
+
+def _show(report: CheckReport, repaired: RepairReport | None, seconds: float) -> None:
+    if repaired is not None:
+        for name in repaired.repaired:
+            click.echo(f"repaired  {name}: extracted again, with the recorded sha256")
+        for name, reason in repaired.failed:
+            click.echo(f"not repaired  {name}: {reason}")
+    for finding in report.findings[:_SHOWN]:
+        click.echo(f"{finding.kind}  {finding.place}\n    {finding.message}")
+    if len(report.findings) > _SHOWN:
+        click.echo(f"and {len(report.findings) - _SHOWN} more (--json lists them all)")
+    for note in report.notes[:_SHOWN]:
+        say(f"note: {note}")
+    if len(report.notes) > _SHOWN:
+        say(f"and {len(report.notes) - _SHOWN} more notes (--json lists them all)")
+    remedies = dict.fromkeys(finding.mend for finding in report.findings)
+    for remedy in remedies:
+        click.echo(f"To mend: {remedy}.")
+    looked = f"{report.num_videos} videos, {report.num_shards} shards ({human_bytes(report.num_bytes)}), {report.num_splits} splits"
+    looked += f", {report.num_frames} frames decoded" if report.deep else ""
+    looked += f", {report.num_sources} source videos" if report.num_sources else ""
+    verdict = "sound" if report.sound else f"{len(report.findings)} findings"
+    click.echo(f"{report.root}: {verdict}; {looked} in {human_seconds(seconds)}")

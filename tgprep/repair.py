@@ -1,0 +1,115 @@
+"""Damaged shards made anew from their videos: the bytes must be those that the tables name, else nothing is replaced."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from manifests.records import InputError, Manifest, ManifestHeader, SourceVideo, VideoRow
+from manifests.store import is_url, publish, read_manifest
+from tgprep.config import ExtractSettings, RunSettings
+from tgprep.decode import decoder_versions
+from tgprep.engine import run_local
+from tgprep.supervise import Progress, ShardError, ShardPlan
+from tgprep.verify_tables import rows_by_shard
+
+WORK_FOLDER = ".tgprep"
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """Which shards were replaced, and which were not, with the reason."""
+
+    repaired: tuple[str, ...]
+    failed: tuple[tuple[str, str], ...]
+
+
+def repair(
+    root: Path,
+    videos: Path,
+    damaged: Sequence[str],
+    *,
+    run: RunSettings | None = None,
+    stop: threading.Event | None = None,
+    tell: Callable[[Progress], None] = lambda progress: None,
+) -> RepairReport:
+    """Extract the damaged shards of the data set at `root` again from `videos`, and put them in place where they have the sha256
+    of shards.parquet. The tables and all other shards stay as they are.
+
+    InputError where the data set is remote, was not made by `tgprep extract`, or its tables are damaged.
+    """
+    if is_url(root):
+        raise InputError(
+            f"--repair works on a local folder; {root} is remote. Copy it, repair the copy, and upload the shards."
+        )
+    if not videos.is_dir():
+        raise InputError(f"{videos}: no such folder. Name the folder that the videos were extracted from.")
+    manifest = read_manifest(root)
+    settings = _settings(root, manifest.header)
+    by_name = {shard.name: shard for shard in manifest.shards}
+    rows = rows_by_shard(manifest)
+    plans = [ShardPlan(name, tuple(_source(row) for row in rows.rows(name))) for name in damaged]
+    work = root / WORK_FOLDER / f"repair-{uuid.uuid4().hex}"
+    had_work = work.parent.exists()
+    (work / "scratch").mkdir(parents=True)
+    repaired: list[str] = []
+    failed: list[tuple[str, str]] = []
+    try:
+        results = run_local(
+            plans,
+            videos=videos,
+            out=work,
+            scratch=work / "scratch",
+            settings=settings,
+            run=run or RunSettings(),  # type: ignore[call-arg]  # every field has its default
+            stop=stop or threading.Event(),
+            tell=tell,
+        )
+        for result in results:
+            name = result.shard.name
+            lost = [row for row in result.videos if row.error]
+            if result.shard == by_name[name]:
+                publish(work / name, root / name)
+                repaired.append(name)
+            elif lost:
+                failed.append((name, f"{len(lost)} of its videos cannot be extracted: {lost[0].path}: {lost[0].error}"))
+            else:
+                failed.append((name, f"extracting it again gives other bytes{_why(manifest, settings, result.videos)}"))
+    except ShardError as error:
+        ended = {*repaired, *(name for name, _ in failed)}
+        failed += [(name, str(error)) for name in damaged if name not in ended]
+    finally:
+        shutil.rmtree(work if had_work else work.parent, ignore_errors=True)
+    return RepairReport(tuple(sorted(repaired)), tuple(sorted(failed)))
+
+
+def _settings(root: Path, header: ManifestHeader) -> ExtractSettings:
+    try:
+        return ExtractSettings(**header.settings)  # type: ignore[arg-type]  # checked by the model
+    except ValidationError:
+        raise InputError(
+            f"{root} was not made by `tgprep extract` of this version (settings in dataset.json: {', '.join(header.settings)}): "
+            "--repair cannot make its shards again. Make the data set again from where it came."
+        ) from None
+
+
+def _source(row: VideoRow) -> SourceVideo:
+    return SourceVideo(row.key, row.path, row.class_name, row.label, row.group, row.subsets, row.num_source_bytes)
+
+
+def _why(manifest: Manifest, settings: ExtractSettings, made: Sequence[VideoRow]) -> str:
+    """The likeliest reasons for other bytes, as words to be put behind a statement."""
+    before = {row.path: row.source_sha256 for row in rows_by_shard(manifest).rows(made[0].shard)} if made else {}
+    changed = [row.path for row in made if before.get(row.path) != row.source_sha256]
+    if changed:
+        return f": {len(changed)} of its videos are not those that were extracted, such as {changed[0]}"
+    now = decoder_versions(settings.decoder)
+    other = [f"{name} {manifest.header.versions.get(name)} then, {now[name]} now" for name in now]
+    differing = [text for text, name in zip(other, now, strict=True) if manifest.header.versions.get(name) != now[name]]
+    return f": {'; '.join(differing)}. Install the versions of dataset.json" if differing else ""

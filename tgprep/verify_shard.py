@@ -1,0 +1,265 @@
+"""One shard against the tables: its digest, every byte of its tar structure, the facts of each sample, and its frames."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from manifests.records import ManifestHeader, ShardRow, VideoRow
+from manifests.sample import BLOCK_BYTES, RECORD_BYTES, Meta, decode_offsets
+from manifests.store import is_url, join
+from tgprep.verify_frames import check_frames
+
+_PIECE_BYTES = 4 * 1024 * 1024
+_MAX_FACTS_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is wrong. place: file, and the video in it; kind: a short stable word; mend: what to do."""
+
+    place: str
+    kind: str
+    message: str
+    mend: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReport:
+    """What was found in a shard. damaged: its bytes are not those that were written. num_frames: JPEG files decoded."""
+
+    name: str
+    findings: tuple[Finding, ...]
+    damaged: bool
+    num_bytes: int = 0
+    num_frames: int = 0
+
+
+class _SampleError(Exception):
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def open_place(place: str) -> BinaryIO:
+    """A local file or fsspec URL, opened for reading with seeks."""
+    if not is_url(place):
+        return open(place, "rb")  # noqa: PTH123 - the caller closes it
+    import fsspec
+
+    file: BinaryIO = fsspec.open(place, "rb").open()
+    return file
+
+
+def check_shard(
+    root: str, header: ManifestHeader, shard: ShardRow, rows: Sequence[VideoRow], *, deep: bool, mend: str
+) -> ShardReport:
+    """Check one shard. rows: its written videos in the order of their offsets. deep: decode every frame, recompute TG."""
+    found: list[Finding] = []
+    num_frames = 0
+
+    def add(key: str, kind: str, message: str) -> None:
+        found.append(Finding(f"{shard.name}, {key}" if key else shard.name, kind, message, mend))
+
+    try:
+        file = open_place(join(root, shard.name))
+    except FileNotFoundError:
+        add("", "shard-missing", f"the file is missing ({len(rows)} videos)")
+        return ShardReport(shard.name, tuple(found), True)
+    except OSError as error:
+        add("", "shard-unreadable", f"the file cannot be opened: {error.strerror or error}")
+        return ShardReport(shard.name, tuple(found), True)
+    with file:
+        try:
+            sha256, num_bytes = _digest(file)
+            damaged = (sha256, num_bytes) != (shard.sha256, shard.num_bytes)
+            if num_bytes != shard.num_bytes:
+                add("", "shard-size", f"{num_bytes} bytes, expected {shard.num_bytes} (shards.parquet)")
+            elif damaged:
+                add("", "shard-digest", f"sha256 {sha256[:16]}…, expected {shard.sha256[:16]}… (shards.parquet)")
+            end = 0
+            for row in rows:
+                try:
+                    if row.sample_offset != end:
+                        raise _SampleError("sample-place", f"it begins at {row.sample_offset}, expected {end}")
+                    indices = _check_structure(file, row, header)
+                    if deep:
+                        count, problems = _check_deep(file, row, header, indices)
+                        num_frames += count
+                        if problems:
+                            more = f"; and {len(problems) - 3} more frames" if len(problems) > 3 else ""
+                            add(row.key, "frames", "; ".join(problems[:3]) + more)
+                except _SampleError as error:
+                    add(row.key, error.kind, str(error))
+                end = row.sample_offset + row.sample_bytes
+            _check_end(file, end, num_bytes, add)
+        except OSError as error:
+            add("", "shard-unreadable", f"reading failed: {error.strerror or error}")
+            return ShardReport(shard.name, tuple(found), True)
+    return ShardReport(shard.name, tuple(found), damaged, num_bytes, num_frames)
+
+
+def expected_facts(row: VideoRow, header: ManifestHeader) -> Meta:
+    """What the .json member of a video must say, as far as the tables know it."""
+    facts: Meta = {
+        "key": row.key,
+        "class_name": row.class_name,
+        "label": row.label,
+        "group": row.group,
+        "num_frames": row.num_frames,
+        "fps": row.fps,
+        "height": row.height,
+        "width": row.width,
+        "source_path": row.path,
+        "source_sha256": row.source_sha256,
+        "codec": row.codec,
+        "pixel_format": row.pixel_format,
+        "gradient_source": header.gradient.source,
+        "gradient_space": header.gradient.space,
+    }
+    if isinstance(quality := header.settings.get("quality"), int):
+        facts["jpeg_quality"] = quality
+    return facts
+
+
+def _digest(file: BinaryIO) -> tuple[str, int]:
+    digest = hashlib.sha256()
+    count = 0
+    while piece := file.read(_PIECE_BYTES):
+        digest.update(piece)
+        count += len(piece)
+    return digest.hexdigest(), count
+
+
+def _read(file: BinaryIO, offset: int, num_bytes: int, what: str) -> bytes:
+    file.seek(offset)
+    content = file.read(num_bytes)
+    if len(content) != num_bytes:
+        raise _SampleError("cut-off", f"{what}: the shard ends before it")
+    return content
+
+
+def _padding(num_bytes: int) -> int:
+    return -num_bytes % BLOCK_BYTES
+
+
+def _check_structure(file: BinaryIO, row: VideoRow, header: ManifestHeader) -> dict[str, npt.NDArray[np.uint64]]:
+    """Headers, order, places and padding of the members, facts and frame offsets; gives the offsets by kind."""
+    place = row.sample_offset
+    block = _read(file, place, BLOCK_BYTES, "the sample")
+    try:
+        size = tarfile.TarInfo.frombuf(block, "utf-8", "strict").size
+    except (tarfile.HeaderError, UnicodeDecodeError) as error:
+        raise _SampleError("tar-header", f"no tar header at byte {place} ({error})") from None
+    content, place = _member(file, place, f"{row.key}.json", size, limit=_MAX_FACTS_BYTES)
+    _check_facts(content, row, header)
+    indices: dict[str, npt.NDArray[np.uint64]] = {}
+    members = row.members
+    kinds = [
+        (
+            "rgb",
+            row.num_frames,
+            members.rgb_index_offset,
+            members.rgb_index_bytes,
+            members.rgb_offset,
+            members.rgb_bytes,
+        )
+    ]
+    if header.gradient.stored:
+        kinds.append(
+            (
+                "tg",
+                row.num_frames - 1,
+                members.tg_index_offset,
+                members.tg_index_bytes,
+                members.tg_offset,
+                members.tg_bytes,
+            )
+        )
+    for kind, num_frames, index_offset, index_bytes, offset, num_bytes in kinds:
+        _same_place(f"{kind}.offsets.npy", place + BLOCK_BYTES, index_offset)
+        content, place = _member(file, place, f"{row.key}.{kind}.offsets.npy", index_bytes, limit=index_bytes)
+        try:
+            indices[kind] = decode_offsets(content)
+        except ValueError as error:
+            raise _SampleError("offsets", f"{kind}.offsets.npy: {error}") from None
+        if len(indices[kind]) != num_frames + 1 or int(indices[kind][-1]) != num_bytes:
+            raise _SampleError(
+                "offsets",
+                f"{kind}.offsets.npy: {len(indices[kind]) - 1} frames of {indices[kind][-1]} bytes, expected {num_frames} of {num_bytes}",
+            )
+        _same_place(f"{kind}.mjpeg", place + BLOCK_BYTES, offset)
+        _, place = _member(file, place, f"{row.key}.{kind}.mjpeg", num_bytes, limit=0)
+    if place != row.sample_offset + row.sample_bytes:
+        raise _SampleError("sample-place", f"it ends at {place}, expected {row.sample_offset + row.sample_bytes}")
+    return indices
+
+
+def _same_place(name: str, found: int, expected: int) -> None:
+    if found != expected:
+        raise _SampleError("member-place", f"{name} begins at {found}, videos.parquet says {expected}")
+
+
+def _member(file: BinaryIO, place: int, name: str, num_bytes: int, limit: int) -> tuple[bytes, int]:
+    """Check header and padding of the member at `place`; gives its content (none where limit is 0) and where the next begins."""
+    wanted = tarfile.TarInfo(name)
+    wanted.size, wanted.mode = num_bytes, 0o644
+    if _read(file, place, BLOCK_BYTES, name) != wanted.tobuf(format=tarfile.USTAR_FORMAT):
+        raise _SampleError("tar-header", f"the tar header at byte {place} is not that of {name} with {num_bytes} bytes")
+    start = place + BLOCK_BYTES
+    if limit and num_bytes > limit:
+        raise _SampleError("tar-header", f"{name} has {num_bytes} bytes: too many")
+    content = _read(file, start, num_bytes, name) if limit else b""
+    if any(_read(file, start + num_bytes, _padding(num_bytes), name)):
+        raise _SampleError("padding", f"the padding after {name} is not zero")
+    return content, start + num_bytes + _padding(num_bytes)
+
+
+def _check_facts(content: bytes, row: VideoRow, header: ManifestHeader) -> None:
+    try:
+        facts = json.loads(content)
+    except ValueError as error:
+        raise _SampleError("facts", f"the .json member is not valid ({error})") from None
+    if not isinstance(facts, dict) or any(type(value) not in (str, int, float) for value in facts.values()):
+        raise _SampleError("facts", "the .json member is not a flat object of texts and numbers")
+    wrong = [
+        f"{name} {facts.get(name)!r}, expected {value!r}"
+        for name, value in expected_facts(row, header).items()
+        if type(facts.get(name)) is not type(value) or facts[name] != value
+    ]
+    if wrong:
+        raise _SampleError("facts", f"the .json member differs from videos.parquet: {'; '.join(wrong[:4])}")
+    again = json.dumps(facts, ensure_ascii=False, separators=(", ", ": ")) + "\n"
+    if again.encode() != content:
+        raise _SampleError("facts", "the .json member is not written as the format says")
+
+
+def _check_deep(
+    file: BinaryIO, row: VideoRow, header: ManifestHeader, indices: dict[str, npt.NDArray[np.uint64]]
+) -> tuple[int, list[str]]:
+    def frames(kind: str, start: int) -> Iterator[bytes]:
+        bounds = indices[kind].astype(np.int64).tolist()
+        for first, last in zip(bounds, bounds[1:], strict=False):
+            yield _read(file, start + first, last - first, f"{kind}.mjpeg")
+
+    tg = frames("tg", row.members.tg_offset) if "tg" in indices else None
+    rgb = frames("rgb", row.members.rgb_offset)
+    return check_frames(rgb, tg, header.gradient, row.height, row.width)
+
+
+def _check_end(file: BinaryIO, end: int, num_bytes: int, add: Callable[[str, str, str], None]) -> None:
+    wanted = end + 2 * BLOCK_BYTES
+    wanted += -wanted % RECORD_BYTES
+    if num_bytes != wanted:
+        add("", "tar-end", f"the archive has {num_bytes} bytes, its samples and its end take {wanted}")
+        return
+    file.seek(end)
+    if any(file.read(wanted - end)):
+        add("", "tar-end", f"the end of the archive (from byte {end}) is not zero")
