@@ -19,7 +19,7 @@ $(VENV)/.complete: pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(VENV)/.complete
-	@PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/demo.sh $(DEMO)
+	@PATH="$(abspath $(BIN)):$$PATH" bash benchmarks/demo.sh $(DEMO)
 
 test: $(VENV)/.complete
 	$(BIN)/python -m pytest -q -m 'not long'

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# The whole path on a small data set rendered here: videos -> shards -> split -> training -> test -> report.
+# Run by `make demo`; takes the folder to work in. Run again, it goes on with what is there.
+set -euo pipefail
+folder=${1:-demo}
+mkdir -p "$folder"
+cd "$folder"
+
+step() { printf '\n\033[1m%s\033[0m\n' "\$ $*"; "$@"; }
+
+step tgprep sample videos --num-classes 6 --videos-per-class 32
+step tgprep extract videos dataset --dataset ucf101
+[ -e dataset/splits/p50-s0-f1.parquet ] || step tgprep split dataset --percent 50
+step tgprep info dataset
+step tgtrain run dataset --recipe demo --out runs/demo
+step tgtrain test runs/demo
+step tgtrain report runs/demo
+
+cat <<END
+
+Done: six motions told apart by a network that saw labels for half of its training videos; a guess is right 1 time in 6.
+
+Open    $folder/runs/demo/report.html
+Look    $folder/dataset/        shards, videos.parquet, splits/
+Next    cd $folder
+        tgtrain run dataset --recipe demo-supervised --out runs/supervised     the same without unlabelled videos
+        tgtrain report runs/demo runs/supervised                                both in one page
+        tgtrain recipes                                                         the published settings, for your own data
+END

@@ -1,0 +1,216 @@
+"""The loop: k steps, a stop and the rest equal the undisturbed run, bit for bit; folders and errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from manifests.records import InputError
+from manifests.split_settings import SplitSettings
+from manifests.splits import make_split, read_split
+from manifests.store import read_manifest
+from tgtrain.checkpoint import list_checkpoints, load
+from tgtrain.config import load_recipe
+from tgtrain.distributed import Ranks
+from tgtrain.run import Setup, prepare
+from tgtrain.schedule import LearningRateSettings, learning_rate
+from tgtrain.train import Outcome, RunError, num_steps_of, train
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+SMALL = (
+    "data.clip_frames=4", "data.interval=2", "data.size=32", "batch.labelled=4", "batch.unlabelled=4", "model.width=4",
+    "optimiser.epochs=4", "optimiser.warmup_epochs=1", "method.warmup_epochs=1", "precise_bn.batches=2",
+    "evaluate.every_epochs=2", "runtime.log_every=2", "runtime.workers=0", "method.threshold=0.2", "model.dropout=0.5",
+)  # fmt: skip
+
+
+def setup_of(root: Path, *overrides: str, recipe: str = "demo") -> Setup:
+    manifest = read_manifest(root)
+    return prepare(str(root), read_split(root), manifest, load_recipe(recipe, [*SMALL, *overrides], num_classes=3))
+
+
+def run(root: Path, folder: Path, *overrides: str, recipe: str = "demo", **options: object) -> Outcome:
+    return train(setup_of(root, *overrides, recipe=recipe), folder, ALONE, tell=lambda text: None, **options)  # type: ignore[arg-type]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found = load(list_checkpoints(folder)[-1])
+    flat = {f"model.{name}": value for name, value in found.model.items()}
+    for number, state in found.optimiser["state"].items():
+        flat[f"momentum.{number}"] = state["momentum_buffer"]
+    return flat
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def records(folder: Path, kind: str) -> list[dict[str, float]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+@pytest.mark.parametrize("recipe", ["demo", "demo-fixmatch", "demo-supervised"])
+@pytest.mark.parametrize("stop", [1, 5, 7])
+def test_stop_and_resume_equal_the_undisturbed_run(data_set: Path, tmp_path: Path, recipe: str, stop: int) -> None:
+    whole = run(data_set, tmp_path / "whole", recipe=recipe)
+    assert (whole.step, whole.num_steps) == (12, 12)
+    first = run(data_set, tmp_path / "parts", recipe=recipe, max_steps=stop)
+    assert (first.step, first.num_steps) == (stop, 12)
+    assert not equal(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    second = run(data_set, tmp_path / "parts", recipe=recipe)
+    assert second.step == 12
+    assert equal(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    for key in ("top1@1x1", "step", "epoch"):
+        assert [r[key] for r in records(tmp_path / "parts", "evaluate")] == [
+            r[key] for r in records(tmp_path / "whole", "evaluate")
+        ]
+
+
+def test_another_seed_is_another_run(data_set: Path, tmp_path: Path) -> None:
+    run(data_set, tmp_path / "a", max_steps=2)
+    run(data_set, tmp_path / "b", "runtime.seed=1", max_steps=2)
+    assert not equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_the_number_of_workers_changes_nothing(data_set: Path, tmp_path: Path) -> None:
+    run(data_set, tmp_path / "a", max_steps=4)
+    run(data_set, tmp_path / "b", "runtime.workers=2", max_steps=4)
+    assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_what_a_run_writes(data_set: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    outcome = run(data_set, folder)
+    assert outcome.last is not None
+    steps = records(folder, "train")
+    assert [record["step"] for record in steps] == [2, 4, 6, 8, 10, 12]
+    schedule = LearningRateSettings(0.05, 4, 1, 3)
+    base = load_recipe("demo").optimiser.learning_rate
+    for record in steps:
+        rate = learning_rate(schedule, *divmod(int(record["step"]) - 1, 3)) / 0.05 * base
+        assert record["learning_rate"] == pytest.approx(rate)
+        terms = [value for name, value in record.items() if name.startswith("loss/") and name != "loss/total"]
+        assert record["loss/total"] == pytest.approx(sum(terms), rel=1e-4)
+        assert 0 <= record["waiting_share"] <= 1
+        assert record["grad_norm"] > 0
+    assert steps[0]["loss/pseudo_rgb"] == 0  # warm-up
+    assert [record["step"] for record in records(folder, "evaluate")] == [6, 12]
+    facts = json.loads((folder / "config.json").read_text())
+    assert (facts["num_steps"], facts["steps_per_epoch"]) == (12, 3)
+    assert facts["split"]["labelled"] == 6
+    assert facts["data"]["classes"] == ["class0", "class1", "class2"]
+
+
+def test_a_finished_run_does_nothing(data_set: Path, tmp_path: Path) -> None:
+    run(data_set, tmp_path / "run")
+    before = weights(tmp_path / "run")
+    again = run(data_set, tmp_path / "run")
+    assert again.already_finished
+    assert equal(weights(tmp_path / "run"), before)
+
+
+def test_another_setting_in_the_same_folder_is_refused_by_name(data_set: Path, tmp_path: Path) -> None:
+    run(data_set, tmp_path / "run", max_steps=1)
+    with pytest.raises(InputError, match="optimiser.epochs: 4 there, 5 asked"):
+        run(data_set, tmp_path / "run", "optimiser.epochs=5")
+    run(data_set, tmp_path / "run", "runtime.log_every=1", max_steps=2)  # how it is carried out may change
+
+
+def test_another_data_set_or_split_is_refused_by_name(make_data_set: Callable[..., Path], tmp_path: Path) -> None:
+    root, other = make_data_set("one"), make_data_set("other", num_frames=21)
+    run(root, tmp_path / "run", max_steps=1)
+    with pytest.raises(InputError, match="data set .* there"):
+        run(other, tmp_path / "run")
+    manifest = read_manifest(root)
+    split = make_split(manifest, SplitSettings(percent=80, strategy="stratified"))
+    setup = prepare(str(root), split, manifest, load_recipe("demo", SMALL, num_classes=3))
+    with pytest.raises(InputError, match="split .* there"):
+        train(setup, tmp_path / "run", ALONE, tell=lambda text: None)
+
+
+def test_a_folder_with_other_things_is_refused(data_set: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="not empty"):
+        run(data_set, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_resume_never_refuses_a_begun_run(data_set: Path, tmp_path: Path) -> None:
+    run(data_set, tmp_path / "run", max_steps=1)
+    with pytest.raises(InputError, match="has checkpoints already"):
+        run(data_set, tmp_path / "run", resume="never")
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_same_end(data_set: Path, tmp_path: Path) -> None:
+    run(data_set, tmp_path / "whole")
+    run(data_set, tmp_path / "run", max_steps=4)
+    run(data_set, tmp_path / "run", max_steps=8)
+    newest = list_checkpoints(tmp_path / "run")[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])
+    run(data_set, tmp_path / "run")
+    assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(data_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no finite number any more"):
+        run(
+            data_set,
+            tmp_path / "run",
+            "optimiser.learning_rate=1e30",
+            "optimiser.clip_norm=0",
+            "optimiser.warmup_epochs=0",
+        )
+
+
+def test_too_much_damage_stops_the_run(make_data_set: Callable[..., Path], tmp_path: Path) -> None:
+    root = make_data_set()
+    for row in read_manifest(root).videos:
+        if row.group in ("g00", "g01"):
+            with (root / row.shard).open("r+b") as shard:
+                shard.seek(row.members.rgb_offset)
+                shard.write(b"\0" * row.members.rgb_bytes)
+    with pytest.raises(RunError, match="runtime.max_bad_fraction allows 0.01"):
+        run(root, tmp_path / "run")
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused(data_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="batch.labelled is 4, which 3 processes cannot share evenly"):
+        train(setup_of(data_set), tmp_path / "run", Ranks(0, 3, torch.device("cpu")), tell=lambda text: None)
+
+
+def test_epochs_count_the_unlabelled_videos_whatever_the_method(data_set: Path) -> None:
+    assert num_steps_of(setup_of(data_set)) == num_steps_of(setup_of(data_set, recipe="demo-supervised")) == (12, 3)
+    assert num_steps_of(setup_of(data_set, "batch.unlabelled=40"))[1] == 1  # fewer videos than a batch: one step
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1])
+def test_a_run_that_is_killed_goes_on_to_the_same_end(data_set: Path, tmp_path: Path, sent: signal.Signals) -> None:
+    run(data_set, tmp_path / "whole", "evaluate.every_epochs=1")
+    command = [
+        sys.executable, "-m", "cli.train", "run", str(data_set), "--recipe", "demo", "--out", str(tmp_path / "run"),
+        *(word for text in (*SMALL, "evaluate.every_epochs=1") for word in ("--set", text)),
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while len(list_checkpoints(tmp_path / "run")) < 1 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(sent)
+    _, said = process.communicate(timeout=120)
+    expected = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGUSR1: 0}[sent]
+    assert process.returncode in (expected, 0), said
+    if sent is not signal.SIGKILL and process.returncode == expected and "Saved at step" in said:
+        assert "the same command goes on" in said
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
