@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ _END_SECONDS = 10.0
 _JOBS_PER_WORKER = 256  # decoders leak: a worker is replaced after so many shards
 _ATTEMPTS = 2  # at a video that crashes its decoder, makes it hang or eat memory
 _ATTEMPTS_KILLED = 5  # at one during which somebody else killed the process: the video is hardly to blame
+_ATTEMPTS_TO_START = 3  # a process that ends by itself before it serves: the installation is broken
+_ATTEMPTS_KILLED_UNSTARTED = 20  # one that is killed before: memory is short, or somebody cleans up
 
 
 class StoppedError(Exception):
@@ -266,20 +269,24 @@ class _Losses:
 
     def __init__(self) -> None:
         self.at = -1
-        self.num_own = self.num_killed = self.num_unstarted = 0
+        self.counts: Counter[tuple[bool, bool]] = Counter()
 
     def try_again(self, at: int, lost: WorkerLostError) -> bool:
         """Count a loss at video number `at`; False: enough."""
         if at != self.at:
             self.at = at
-            self.num_own = self.num_killed = self.num_unstarted = 0
+            self.counts.clear()
+        kind = (lost.started, lost.killed)
+        self.counts[kind] += 1
         if not lost.started:
-            self.num_unstarted += 1
-        elif lost.killed:
-            self.num_killed += 1
-        else:
-            self.num_own += 1
-        return self.num_own < _ATTEMPTS and max(self.num_killed, self.num_unstarted) < _ATTEMPTS_KILLED
+            time.sleep(min(1.0, 0.1 * self.counts[kind]))
+        allowed = {
+            (True, False): _ATTEMPTS,
+            (True, True): _ATTEMPTS_KILLED,
+            (False, False): _ATTEMPTS_TO_START,
+            (False, True): _ATTEMPTS_KILLED_UNSTARTED,
+        }
+        return self.counts[kind] < allowed[kind]
 
 
 def _row(values: dict[str, Any]) -> VideoRow:

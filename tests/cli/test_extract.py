@@ -118,6 +118,7 @@ def test_killed_workers_cost_nothing(
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1, errors
     assert num_killed > 0
+    assert "Error: " not in errors
     assert tree(out) == undisturbed
 
 
