@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import tarfile
@@ -163,7 +164,5 @@ def test_every_damaged_index_is_a_value_error() -> None:
     for place in range(128):
         for bit in range(8):
             wrong = good[:place] + bytes([good[place] ^ 1 << bit]) + good[place + 1 :]
-            try:
+            with contextlib.suppress(ValueError):  # blanks of the header may change without harm
                 decode_offsets(wrong)
-            except ValueError:
-                pass  # only blanks of the header may change without harm
