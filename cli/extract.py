@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ import click
 
 from cli.common import (
     EXIT_FAILURES,
+    EXIT_USAGE,
     build,
     handled,
     human_bytes,
@@ -22,11 +25,12 @@ from cli.common import (
     options_from,
     print_json,
 )
-from cli.progress import ExtractProgress, say
+from cli.progress import ExtractProgress
 from tgprep.config import ExtractSettings, RunSettings
 
 if TYPE_CHECKING:
     from tgprep.pipeline import Outcome
+    from tgprep.scan import Scan
 
 
 @click.command()
@@ -59,6 +63,8 @@ if TYPE_CHECKING:
     is_flag=True,
     help="try the failed videos of a finished data set again; new samples go to new shards",
 )
+@click.option("--dry-run", is_flag=True, help="say what it would take (frames, bytes, time, files), and write nothing")
+@click.option("--log-json", is_flag=True, help="one JSON object a line on stderr in place of text")
 @click.option("--json", "as_json", is_flag=True, help="print the account as one JSON object on stdout")
 @handled
 def extract(
@@ -69,6 +75,8 @@ def extract(
     classes: str,
     add: bool,
     retry_failed: bool,
+    dry_run: bool,
+    log_json: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -80,21 +88,26 @@ def extract(
     \b
     Exit codes: 0 all well, 1 some videos failed, 2 wrong usage or input, 130/143 interrupted.
     """
-    settings = build(ExtractSettings, options)
-    run = build(RunSettings, options)
+    from manifests.records import InputError
     from tgprep.pipeline import Hooks, TooManyFailuresError
     from tgprep.pipeline import extract as run_extract
     from tgprep.scan import scan
     from tgprep.supervise import ShardError, StoppedError
     from tgprep.update import Update
 
-    progress = ExtractProgress()
+    progress = ExtractProgress(log_json)
     began = time.monotonic()
     signals: list[int] = []
     try:
+        settings, run = build(ExtractSettings, options), build(RunSettings, options)
         found = scan(videos, dataset=dataset, annotations=annotations, classes=classes)
         for note in found.notes:
-            say(note)
+            progress.tell("note", note)
+        if dry_run:
+            from cli.estimate import show_estimate
+
+            show_estimate(videos, out, found, settings, run, as_json)
+            return
         with interruptible() as (stop, signals):
             outcome = run_extract(
                 videos,
@@ -109,57 +122,75 @@ def extract(
     except (StoppedError, KeyboardInterrupt):
         progress.close()
         command = shlex.join(["tgprep", *sys.argv[1:]])
-        say(f"Interrupted after {progress.line()}. Finished shards are kept; to go on:\n  {command}")
+        text = f"Interrupted after {progress.line()}. Finished shards are kept; to go on:\n  {command}"
+        progress.tell("interrupted", text, command=command, **progress.state())
         sys.exit(128 + (signals[0] if signals else signal.SIGINT))
     except (ShardError, TooManyFailuresError) as error:
         progress.close()
-        say(f"Error: {error}\nFinished shards are kept; run the same command again to go on.")
+        text = f"Error: {error}\nFinished shards are kept; run the same command again to go on."
+        progress.tell("error", text, message=str(error))
         sys.exit(EXIT_FAILURES)
+    except InputError as error:
+        progress.tell("error", f"Error: {error}", message=str(error))
+        sys.exit(EXIT_USAGE)
     finally:
         progress.close()
-    _report(outcome, out, progress.frames, time.monotonic() - began, as_json)
+    _report(outcome, found, out, progress, time.monotonic() - began, as_json)
     sys.exit(EXIT_FAILURES if outcome.account.num_failed else 0)
 
 
-def _report(outcome: Outcome, out: Path, num_frames: int, seconds: float, as_json: bool) -> None:
+def _report(outcome: Outcome, found: Scan, out: Path, progress: ExtractProgress, seconds: float, as_json: bool) -> None:
     account = outcome.account
     for note in outcome.notes:
-        say(note)
-    if outcome.already_finished:
-        say(f"{out} is finished already: nothing to do.")
-    elif outcome.num_shards_kept:
-        say(f"{outcome.num_shards_kept} shards were kept from before.")
+        progress.tell("note", note)
     rows = [row for row in outcome.manifest.videos if row.status != "written"]
-    reasons = Counter(row.error for row in rows)
+    facts = {
+        **dataclasses.asdict(account),
+        "out": str(out),
+        "already_finished": outcome.already_finished,
+        "num_shards_kept": outcome.num_shards_kept,
+        "seconds": round(seconds, 3),
+        "failed": [{"path": row.path, "error": row.error} for row in rows if row.status == "failed"],
+        "skipped": [{"path": row.path, "reason": row.error} for row in rows if row.status == "skipped"],
+        "missing": [{**dataclasses.asdict(entry), "examples": list(entry.examples)} for entry in found.missing],
+    }
+    if progress.log_json:
+        progress.tell("finished", "", **facts)
     if as_json:
-        import dataclasses
+        print_json(facts)
+    elif not progress.log_json:
+        for line in _account_lines(outcome, found, out, progress.frames, seconds):
+            progress.tell("finished", line)
 
-        print_json(
-            {
-                **dataclasses.asdict(account),
-                "out": str(out),
-                "already_finished": outcome.already_finished,
-                "seconds": round(seconds, 3),
-                "failed": [{"path": row.path, "error": row.error} for row in rows if row.status == "failed"],
-                "skipped": [{"path": row.path, "reason": row.error} for row in rows if row.status == "skipped"],
-            }
-        )
-        return
-    say(
+
+def _account_lines(outcome: Outcome, found: Scan, out: Path, num_frames: int, seconds: float) -> Iterator[str]:
+    account = outcome.account
+    if outcome.already_finished:
+        yield f"{out} is finished already: nothing to do."
+    elif outcome.num_shards_kept:
+        yield f"{outcome.num_shards_kept} shards were kept from before."
+    yield (
         f"{account.num_inputs} inputs = {account.num_written} written + {account.num_failed} failed "
         f"+ {account.num_skipped} skipped"
     )
+    rows = [row for row in outcome.manifest.videos if row.status != "written"]
+    reasons = Counter(row.error for row in rows)
     for reason, count in reasons.most_common(10):
         example = next(row.path for row in rows if row.error == reason)
-        say(f"  {count} x {reason} ({example}{', …' if count > 1 else ''})")
+        yield f"  {count} x {reason} ({example}{', …' if count > 1 else ''})"
     if len(reasons) > 10:
-        say(f"  and {len(reasons) - 10} more reasons: `tgprep info {out}` or videos.parquet")
+        yield f"  and {len(reasons) - 10} more reasons: `tgprep info {out}` or videos.parquet"
+    if found.missing:
+        num_missing = sum(entry.num_missing for entry in found.missing)
+        yield f"{num_missing} videos that the lists name are not in VIDEOS (no failure: a part of a data set is a data set):"
+        for entry in found.missing[:10]:
+            name = entry.class_name or "no class"
+            yield f"  {name}: {entry.num_missing} of {entry.num_listed} ({entry.examples[0]}{', …' if entry.num_missing > 1 else ''})"
+        if len(found.missing) > 10:
+            yield f"  and {len(found.missing) - 10} more classes: --json names them"
     noted = sum(1 for note in outcome.manifest.videos.column("note") if note)
     if noted:
-        say(f"{noted} written videos carry a note (column `note` of videos.parquet).")
+        yield f"{noted} written videos carry a note (column `note` of videos.parquet)."
     speed = f" in {human_seconds(seconds)} ({num_frames / max(seconds, 1e-3):.0f} frames/s)" if num_frames else ""
-    say(
-        f"{account.num_frames} frames in {account.num_shards} shards, {human_bytes(account.num_bytes)}{speed}: {out}\n"
-        f"Next: tgprep split {out if str(out) != 'dataset' else ''}".rstrip()
-        + " --percent 20"
-    )
+    yield f"{account.num_frames} frames in {account.num_shards} shards, {human_bytes(account.num_bytes)}{speed}: {out}"
+    yield f"Next: tgprep split{'' if str(out) == 'dataset' else f' {shlex.quote(str(out))}'} --percent 20"

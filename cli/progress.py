@@ -1,8 +1,9 @@
-"""How an extraction is followed: a live panel on a terminal, plain lines elsewhere."""
+"""How an extraction is followed: a live panel on a terminal, plain lines elsewhere, or one JSON object a line."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import threading
 import time
@@ -17,25 +18,35 @@ if TYPE_CHECKING:
     from tgprep.supervise import Progress
 
 _PLAIN_SECONDS = 30.0
-
-
-def say(text: str) -> None:
-    """A line on stderr; that nobody reads it any more (`2>&1 | head`) does not end the work."""
-    with contextlib.suppress(BrokenPipeError):
-        click.echo(text, err=True)
+_MAX_WORKER_ROWS = 16
 
 
 class ExtractProgress:
-    """Counts what ends and shows it: videos, frames a second, failures, time left. Called from several threads."""
+    """Counts what ends and tells it: videos, frames a second, failures, time left. Called from several threads.
 
-    def __init__(self, quiet: bool = False) -> None:
+    log_json: one JSON object a line on stderr in place of text, with `time` (seconds since 1970) and `event`: note, planned,
+    video, progress, error, interrupted, finished.
+    """
+
+    def __init__(self, log_json: bool = False) -> None:
         self.lock = threading.Lock()
         self.began = self.said = time.monotonic()
         self.total = self.kept = self.ended = self.failed = self.frames = 0
         self.current: dict[int, tuple[str, int]] = {}
         self.live: Any = None
-        self.quiet = quiet
-        self.on_terminal = not quiet and sys.stderr.isatty()
+        self.log_json = log_json
+        self.on_terminal = not log_json and sys.stderr.isatty()
+
+    def tell(self, event: str, text: str, **facts: Any) -> None:
+        """A line on stderr; that nobody reads it any more (`2>&1 | head`) does not end the work."""
+        with contextlib.suppress(BrokenPipeError):
+            if self.log_json:
+                line = {"time": round(time.time(), 3), "event": event, **(facts or {"text": text})}
+                click.echo(json.dumps(line, ensure_ascii=False), err=True)
+            elif self.live is not None:
+                self.live.console.print(text, style="yellow", highlight=False, markup=False)
+            else:
+                click.echo(text, err=True)
 
     def planned(self, num_videos: int, num_kept: int) -> None:
         """The work: all videos of the plan, and how many of them earlier runs have done."""
@@ -47,33 +58,47 @@ class ExtractProgress:
 
             self.live = Live(self, console=Console(stderr=True), refresh_per_second=4, transient=True)
             self.live.start()
-        elif not self.quiet:
-            say(f"{num_videos} videos to extract" + (f", {num_kept} of them done before" if num_kept else ""))
+        else:
+            before = f", {num_kept} of them done before" if num_kept else ""
+            self.tell("planned", f"{num_videos} videos to extract{before}", num_videos=num_videos, num_kept=num_kept)
 
     def __call__(self, event: Progress) -> None:
         """Take in what a worker says."""
         with self.lock:
-            if event.row is None:
+            row = event.row
+            if row is None:
                 self.current[event.worker] = (event.key, event.frames)
-                return
-            self.current.pop(event.worker, None)
-            self.ended += 1
-            self.frames += event.row.num_frames
-            if event.row.status == FAILED:
-                self.failed += 1
-                self._tell(f"failed: {event.row.path}: {event.row.error}")
-            if not self.on_terminal and not self.quiet and time.monotonic() - self.said >= _PLAIN_SECONDS:
+            else:
+                self.current.pop(event.worker, None)
+                self.ended += 1
+                self.frames += row.num_frames
+                self.failed += row.status == FAILED
+                if self.log_json:
+                    facts = {"path": row.path, "key": row.key, "status": row.status, "error": row.error}
+                    self.tell("video", "", **facts, note=row.note, num_frames=row.num_frames, worker=event.worker)
+                elif row.status == FAILED:
+                    self.tell("video", f"failed: {row.path}: {row.error}")
+            if not self.on_terminal and time.monotonic() - self.said >= _PLAIN_SECONDS:
                 self.said = time.monotonic()
-                say(self.line())
+                self.tell("progress", self.line(), **self.state())
+
+    def state(self) -> dict[str, int | float]:
+        """The state as numbers; seconds_left is -1 while unknown."""
+        return {
+            "num_videos": self.total,
+            "num_done": self.kept + self.ended,
+            "num_failed": self.failed,
+            "frames_per_second": round(self.rate(), 1),
+            "seconds_left": round(self.seconds_left(), 1),
+        }
 
     def line(self) -> str:
         """The state in one line."""
-        done = self.kept + self.ended
-        parts = [f"{done} of {self.total} videos", f"{self.rate():.0f} frames/s"]
+        parts = [f"{self.kept + self.ended} of {self.total} videos", f"{self.rate():.0f} frames/s"]
         if self.failed:
             parts.append(f"{self.failed} failed")
         left = self.seconds_left()
-        if left is not None:
+        if left >= 0:
             parts.append(f"{human_seconds(left)} left")
         return ", ".join(parts)
 
@@ -82,10 +107,10 @@ class ExtractProgress:
         under_way = sum(frames for _, frames in self.current.values())
         return (self.frames + under_way) / max(1e-3, time.monotonic() - self.began)
 
-    def seconds_left(self) -> float | None:
-        """From the mean time a video took so far; None before the first has ended."""
+    def seconds_left(self) -> float:
+        """From the mean time a video took so far; -1 before the first has ended."""
         if not self.ended:
-            return None
+            return -1.0
         return (time.monotonic() - self.began) / self.ended * (self.total - self.kept - self.ended)
 
     def close(self) -> None:
@@ -93,12 +118,6 @@ class ExtractProgress:
         if self.live is not None:
             self.live.stop()
             self.live = None
-
-    def _tell(self, text: str) -> None:
-        if self.live is not None:
-            self.live.console.print(text, style="yellow", highlight=False, markup=False)
-        elif not self.quiet:
-            say(text)
 
     def __rich__(self) -> Any:
         from rich.console import Group
@@ -108,11 +127,12 @@ class ExtractProgress:
 
         with self.lock:
             rows = Table.grid(padding=(0, 1))
-            for worker, (key, frames) in sorted(self.current.items()):
-                rows.add_row(
-                    Text(f"  {worker + 1}", style="dim"),
-                    Text(key, overflow="ellipsis", no_wrap=True),
-                    Text(f"{frames} frames" if frames else "", style="dim"),
-                )
+            rows.add_column(justify="right", no_wrap=True)
+            rows.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+            rows.add_column(justify="right", no_wrap=True)
+            for worker, (key, frames) in sorted(self.current.items())[:_MAX_WORKER_ROWS]:
+                rows.add_row(Text(f"{worker + 1}", style="dim"), Text(key), Text(f"{frames} frames", style="dim"))
+            if len(self.current) > _MAX_WORKER_ROWS:
+                rows.add_row("", Text(f"and {len(self.current) - _MAX_WORKER_ROWS} more workers", style="dim"), "")
             bar = ProgressBar(total=max(1, self.total), completed=self.kept + self.ended, width=40)
             return Group(bar, Text(self.line()), rows)

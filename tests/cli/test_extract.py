@@ -293,3 +293,76 @@ def test_wrong_options_are_refused_before_any_work(
     assert refused.returncode == 2
     assert message in refused.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(videos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "not" / "yet"
+    dry = call("extract", videos, out, "--dry-run", "--json", "--threads", "2")
+    assert dry.returncode == 0, dry.stderr
+    told = json.loads(dry.stdout)
+    assert not out.parent.exists()
+    done = call("extract", videos, out, "--json", "--threads", "2")
+    account = json.loads(done.stdout)
+    assert told["num_videos"] == account["num_inputs"]
+    assert told["num_shards"] == account["num_shards"]
+    assert told["num_unreadable"] == 2
+    # All headers of this small set are read, and tell the truth; bytes are those of six videos on average.
+    assert told["num_frames"] == account["num_frames"]
+    assert told["num_loose_files"] == pytest.approx(2 * account["num_frames"] - account["num_written"], rel=0.05)
+    assert told["num_bytes"] == pytest.approx(account["num_bytes"], rel=0.5)
+    assert told["seconds"] > 0
+    text = call("extract", videos, out, "--dry-run").stdout
+    assert f"about {told['num_frames']} (headers of 32 videos)" in text
+    assert "one JPEG a frame would be" in text
+
+
+def test_log_json_gives_one_object_a_line(videos: Path, tmp_path: Path) -> None:
+    done = call("extract", videos, tmp_path / "out", "--log-json", "--threads", "2")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [e["event"] for e in events if e["event"] != "video"] == ["note", "note", "planned", "finished"]
+    rows = [event for event in events if event["event"] == "video"]
+    assert len(rows) == 32
+    assert {row["path"]: row["error"] for row in rows if row["status"] == "failed"} == {
+        "class0/empty.avi": "the file is empty (0 bytes)",
+        "class1/text.mp4": "cannot be opened as a video: Invalid data found when processing input",
+    }
+    assert sum(row["num_frames"] for row in rows) == events[-1]["num_frames"]
+    assert all(event["time"] > 1e9 for event in events)
+    refused = call("extract", videos, tmp_path / "out", "--log-json", "--quality", "50")
+    assert refused.returncode == 2
+    assert "--quality is 95 there, 50 asked" in json.loads(refused.stderr.splitlines()[-1])["message"]
+
+
+def test_what_lists_name_and_the_folder_lacks_is_told_per_class(videos: Path, tmp_path: Path) -> None:
+    """A part of a data set is a data set: nothing fails."""
+    listing = tmp_path / "list.csv"
+    rows = ["class0/v000.avi,walk", "class1/v001.avi,run", "class1/gone1.avi,run", "class2/gone2.avi,run", "x.avi,jump"]
+    listing.write_text("path,label\n" + "\n".join(rows) + "\n")
+    arguments = ("extract", videos, tmp_path / "out", "--dataset", "csv", "--annotations", listing)
+    done = call(*arguments)
+    assert done.returncode == 0, done.stderr
+    account = done.stderr[done.stderr.index("2 inputs = 2 written") :]
+    assert "3 videos that the lists name are not in VIDEOS" in account
+    assert "  jump: 1 of 1 (x.avi)\n  run: 2 of 3 (class1/gone1.avi, …)\n" in account
+    missing = json.loads(call(*arguments, "--json").stdout)["missing"]
+    assert [(entry["class_name"], entry["num_missing"], entry["num_listed"]) for entry in missing] == [
+        ("jump", 1, 1),
+        ("run", 2, 3),
+    ]
+    assert missing[1]["examples"] == ["class1/gone1.avi", "class2/gone2.avi"]
+
+
+def test_failed_videos_can_be_tried_again_and_new_ones_added(tmp_path: Path) -> None:
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    write_video(videos / "a" / "one.avi", moving_square(5))
+    (videos / "a" / "two.avi").write_bytes(b"")
+    assert call("extract", videos, out).returncode == 1
+    write_video(videos / "a" / "two.avi", moving_square(6))
+    write_video(videos / "b" / "three.avi", moving_square(7))
+    done = call("extract", videos, out, "--retry-failed", "--add", "--json")
+    assert done.returncode == 0, done.stderr
+    account = json.loads(done.stdout)
+    assert (account["num_written"], account["num_failed"], account["num_frames"]) == (3, 0, 18)
+    assert call("extract", videos, out).returncode == 0
