@@ -176,8 +176,12 @@ def describe(setup: Setup) -> dict[str, Any]:
             "provenance": dict(setup.split.provenance),
         },
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        "machine": {"host": platform.node(), "cpu": _cpu_name(), "cores": os.cpu_count() or 1},
     }
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Where a run is carried out; device: name of the GPU, "" without one."""
+    return {"host": platform.node(), "cpu": _cpu_name(), "cores": os.cpu_count() or 1, "device": device}
 
 
 def newest_run(folder: Path = Path("runs")) -> Path:

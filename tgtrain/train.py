@@ -28,7 +28,7 @@ from tgtrain.model import Model, build_model, synchronise_batch_norm
 from tgtrain.order import Stream, StreamOrder, rank_part, steps_per_epoch
 from tgtrain.precise_bn import recompute_statistics
 from tgtrain.reader import BadSampleError
-from tgtrain.run import Setup, open_folder
+from tgtrain.run import Setup, machine, open_folder
 from tgtrain.schedule import LearningRateSettings, epoch_of, is_due, learning_rate
 from tgtrain.step import Clips, Views, named_values, step_terms
 from tgtrain.strong_plan import StrongSettings, draw_run_signs
@@ -84,8 +84,15 @@ def train(
     stop_at = num_steps if max_steps is None else min(num_steps, max_steps)
     _check_ranks(config, ranks)
     if ranks.is_main:
-        facts = {"num_steps": num_steps, "steps_per_epoch": per_epoch, "world_size": ranks.world_size}
-        open_folder(run, setup, {**facts, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else ""
+        facts = {
+            "machine": machine(device),
+            "num_steps": num_steps,
+            "steps_per_epoch": per_epoch,
+            "world_size": ranks.world_size,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        open_folder(run, setup, facts)
     ranks.barrier()
     trainer = _Trainer(setup, run, ranks, tell)
     trainer.resume(resume)
@@ -171,7 +178,7 @@ class _Trainer:
                 assert batch.step == self.step, (batch.step, self.step)
                 self._count_bad(batch)
                 values = self._train_step(batch)
-                interval.add(values, _num_clips(batch), waited)
+                interval.add(values, _num_clips(batch) * self.ranks.world_size, waited)
                 self.step += 1
                 epoch, iteration = epoch_of(self.step - 1, self.per_epoch)
                 at_epoch_end = iteration == self.per_epoch - 1

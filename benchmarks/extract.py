@@ -1,0 +1,189 @@
+"""Extraction against the bare codecs and against the two-pass way of loose files, in one run on one corpus.
+
+    python benchmarks/extract.py VIDEOS [--output benchmarks/results/extract.json] [--repeats 3] [--workers 2]
+
+VIDEOS: class folders of videos. Every figure is frames per core-second: frames divided by the processor seconds (user and system) of all
+processes of the command, which a busy machine disturbs less than wall time. Ratios are within the run; the ways take turns, medians are reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+CODECS = """
+import sys, simplejpeg
+from pathlib import Path
+from manifests.gradient import temporal_gradient, temporal_gradient_chroma
+from tgprep.decode import open_video
+gradient = sys.argv[2] == "stored"
+with open(sys.argv[3], "wb") as out:
+    for path in sorted(p for p in Path(sys.argv[1]).rglob("*") if p.is_file()):
+        video = open_video(path, decoder="pyav", space="ycbcr420", short_side=0)
+        previous = None
+        for p in video.frames:
+            out.write(simplejpeg.encode_jpeg_yuv_planes(p.y, p.cb, p.cr, 95))
+            if gradient and previous is not None:
+                out.write(simplejpeg.encode_jpeg_yuv_planes(
+                    temporal_gradient(previous.y, p.y), temporal_gradient_chroma(previous.cb, p.cb),
+                    temporal_gradient_chroma(previous.cr, p.cr), 95))
+            previous = p
+"""
+
+TWO_PASS = """
+import sys, cv2, numpy as np
+from pathlib import Path
+cv2.setNumThreads(1)
+source, out = Path(sys.argv[1]), Path(sys.argv[2])
+for path in sorted(p for p in source.rglob("*") if p.is_file()):
+    folder = out / path.relative_to(source).with_suffix("")
+    folder.mkdir(parents=True)
+    capture, number = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1]), 0
+    while True:
+        ok, frame = capture.read()
+        if not ok:
+            break
+        number += 1
+        cv2.imwrite(str(folder / f"img_{number:05d}.jpg"), frame)
+for folder in sorted({p.parent for p in out.rglob("img_*.jpg")}):
+    images = sorted(folder.glob("img_*.jpg"))
+    for number, (first, second) in enumerate(zip(images, images[1:]), 1):
+        one, two = (cv2.imread(str(p)).astype(np.float32) for p in (first, second))
+        cv2.imwrite(str(folder / f"tempgrad_{number:05d}.jpg"), ((one - two + 255) / 2).astype(np.uint8))
+"""
+
+
+def measure(command: list[str]) -> tuple[float, float, float]:
+    """Run a command: processor seconds of it and its children, wall seconds, peak resident MB of a tgprep worker."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    peak, stop = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.1):
+            for entry in Path("/proc").glob("[0-9]*"):
+                try:
+                    if b"tgprep.worker" in (entry / "cmdline").read_bytes():
+                        status = (entry / "status").read_text()
+                        peak[0] = max(peak[0], int(status.split("VmHWM:")[1].split()[0]) / 1024)
+                except (OSError, IndexError):
+                    continue
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    wall = time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    stop.set()
+    watcher.join()
+    if done.returncode != 0:
+        raise SystemExit(f"{command}: exit {done.returncode}\n{done.stderr}")
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall, peak[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("videos", type=Path)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/extract.json"))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    videos = str(arguments.videos.resolve())
+
+    def tgprep(target: Path, *options: str, threads: int = 1) -> list[str]:
+        words = ["-m", "cli.prep", "extract", videos, str(target), "--dataset", "folder", "--threads", str(threads)]
+        return [sys.executable, *words, *options]
+
+    ways: dict[str, Callable[[Path], list[str]]] = {
+        "bare codecs, RGB + TG": lambda out: [sys.executable, "-c", CODECS, videos, "stored", str(out)],
+        "bare codecs, RGB only": lambda out: [sys.executable, "-c", CODECS, videos, "derived", str(out)],
+        "tgprep, 1 worker": lambda out: tgprep(out),
+        f"tgprep, {arguments.workers} workers": lambda out: tgprep(out, threads=arguments.workers),
+        "tgprep, 1 worker, derived": lambda out: tgprep(out, "--gradient", "derived"),
+        "tgprep, 1 worker, RGB path": lambda out: tgprep(out, "--space", "rgb"),
+        "two passes, loose files": lambda out: [sys.executable, "-c", TWO_PASS, videos, str(out)],
+    }
+    seconds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
+    sizes: dict[str, dict[str, int]] = {}
+    num_frames = 0
+    for _ in range(arguments.repeats):
+        for name, way in ways.items():
+            with tempfile.TemporaryDirectory() as folder:
+                out = Path(folder) / "out"
+                seconds[name].append(measure(way(out)))
+                files = [path for path in ([out] if out.is_file() else out.rglob("*")) if path.is_file()]
+                sizes[name] = {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
+                if name == "tgprep, 1 worker":
+                    num_frames = json.loads(
+                        subprocess.run(
+                            [sys.executable, "-m", "cli.prep", "info", str(out), "--json"],
+                            capture_output=True,
+                            check=True,
+                        ).stdout
+                    )["num_frames"]
+                shutil.rmtree(out, ignore_errors=True)
+        print(
+            {name: round(statistics.median(cpu for cpu, _, _ in runs), 2) for name, runs in seconds.items()}, flush=True
+        )
+    rows: dict[str, Any] = {}
+    for name, runs in seconds.items():
+        cpu, wall, peak = (statistics.median(values) for values in zip(*runs, strict=True))
+        rows[name] = {
+            "frames_per_core_second": round(num_frames / cpu, 1),
+            "frames_per_second": round(num_frames / wall, 1),
+            "cpu_seconds": [round(value, 2) for value, _, _ in runs],
+            "wall_seconds": [round(value, 2) for _, value, _ in runs],
+            "peak_worker_mb": round(peak, 1),
+            **sizes[name],
+        }
+
+    def ratio(first: str, second: str, key: str = "frames_per_core_second") -> float:
+        return round(rows[first][key] / rows[second][key], 3)
+
+    many = f"tgprep, {arguments.workers} workers"
+    result = {
+        "what": "extraction, frames per core-second",
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "load": os.getloadavg()},
+        "versions": {name: version(name) for name in ("av", "simplejpeg", "opencv-python-headless", "numpy")}
+        | {"python": platform.python_version()},
+        "settings": {"quality": 95, "subsampling": "420", "repeats": arguments.repeats, "frames": num_frames},
+        "ways": rows,
+        "ratios": {
+            "tgprep / bare codecs": ratio("tgprep, 1 worker", "bare codecs, RGB + TG"),
+            "tgprep derived / bare codecs RGB only": ratio("tgprep, 1 worker, derived", "bare codecs, RGB only"),
+            f"{many} / 1 worker, wall": ratio(many, "tgprep, 1 worker", "frames_per_second"),
+            "tgprep / two passes": ratio("tgprep, 1 worker", "two passes, loose files"),
+            "tgprep derived / two passes": ratio("tgprep, 1 worker, derived", "two passes, loose files"),
+            "tgprep RGB path / two passes": ratio("tgprep, 1 worker, RGB path", "two passes, loose files"),
+        },
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result["ratios"], indent=2))
+
+
+def cpu_name() -> str:
+    """The processor, as the system names it."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+if __name__ == "__main__":
+    main()
