@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -69,7 +70,7 @@ class ExtractProgress:
             if row is None:
                 self.current[event.worker] = (event.key, event.frames)
             else:
-                self.current.pop(event.worker, None)
+                self.current[event.worker] = (row.key, 0)  # it stays in the panel until the next one begins
                 self.ended += 1
                 self.frames += row.num_frames
                 self.failed += row.status == FAILED
@@ -119,20 +120,24 @@ class ExtractProgress:
             self.live.stop()
             self.live = None
 
-    def __rich__(self) -> Any:
-        from rich.console import Group
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
         with self.lock:
-            rows = Table.grid(padding=(0, 1))
-            rows.add_column(justify="right", no_wrap=True)
-            rows.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
-            rows.add_column(justify="right", no_wrap=True)
+            head = Table.grid(padding=(0, 2))
+            bar = ProgressBar(total=max(1, self.total), completed=self.kept + self.ended, width=24)
+            head.add_row(bar, Text(self.line(), no_wrap=True, overflow="ellipsis"))
+            workers = Table.grid(padding=(0, 2))
+            workers.add_column(justify="right", no_wrap=True)
+            # Of one width, so that nothing jumps when names and counts change.
+            workers.add_column(no_wrap=True, overflow="ellipsis", width=max(10, min(60, options.max_width - 24)))
+            workers.add_column(justify="right", no_wrap=True, width=14)
             for worker, (key, frames) in sorted(self.current.items())[:_MAX_WORKER_ROWS]:
-                rows.add_row(Text(f"{worker + 1}", style="dim"), Text(key), Text(f"{frames} frames", style="dim"))
+                state = f"{frames} frames" if frames else "opening"
+                workers.add_row(Text(f"{worker + 1}", style="dim"), Text(key), Text(state, style="dim"))
             if len(self.current) > _MAX_WORKER_ROWS:
-                rows.add_row("", Text(f"and {len(self.current) - _MAX_WORKER_ROWS} more workers", style="dim"), "")
-            bar = ProgressBar(total=max(1, self.total), completed=self.kept + self.ended, width=40)
-            return Group(bar, Text(self.line()), rows)
+                workers.add_row("", Text(f"and {len(self.current) - _MAX_WORKER_ROWS} more workers", style="dim"), "")
+        yield head
+        yield workers
