@@ -128,7 +128,7 @@ def _fitting_recipe(manifest: Manifest, split: LabelSplit) -> str:
 
     dataset = manifest.header.dataset
     percent = split.provenance.get("percent", "")
-    for name in recipe_names():
+    for name in sorted(recipe_names(), key=len):  # the plain recipe before its ablations
         config = load_recipe(name)
         if config.method.method != "ltg" or config.data.dataset != dataset or f"{config.data.percent:g}" != percent:
             continue

@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--average",
     type=click.Choice(["logits", "probabilities"]),
-    default="logits",
-    show_default=True,
-    help="what is averaged over views and networks",
+    help="what is averaged over views and networks  [default: the recipe's]",
 )
 @click.option(
     "--checkpoint", "which", default="last", show_default=True, metavar="last|best|PATH", help="which state of the run"
@@ -49,7 +47,7 @@ def test(
     run: Path | None,
     views: str | None,
     modality: str | None,
-    average: str,
+    average: str | None,
     which: str,
     part: str,
     data: str | None,
@@ -80,6 +78,7 @@ def test(
     asked = cast("Modality", modality or ("tg" if streams == "tg" else "rgb"))
     if streams in ("rgb", "tg") and asked != streams:
         raise InputError(f"--modality {asked}: {run} trained a network for {streams} alone.")
+    average = average or config.evaluate.average
     places = setup.places(part)
     if not places:
         raise InputError(

@@ -49,6 +49,13 @@ def normalise(clips_BTHW3: Tensor, channels_last: bool = False) -> Tensor:
     return normalised if channels_last else normalised.contiguous()
 
 
+def network_input(clips_BTHW3: Tensor | None, slow: bool = False) -> Tensor | None:
+    """What a network takes of clips as read: normalised, channels last; slow: the clips are the raw frames of slow TG."""
+    if clips_BTHW3 is None:
+        return None
+    return normalise(slow_gradient(clips_BTHW3) if slow else clips_BTHW3, channels_last=True)
+
+
 def slow_gradient(frames_BFHW3: Tensor) -> Tensor:
     """Slow TG of F = T + 1 frames: (following - previous + 255) / 2, float32[B, T, H, W, 3], for `normalise`.
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from manifests.records import InputError
 from tgtrain.clip import ClipSettings, plan_train
+from tgtrain.mvpl_plan import MvplSettings, draw_mvpl_plan
 from tgtrain.order import Choice, Draw, Stream, StreamOrder, rank_part, sample_seed
 from tgtrain.reader import BadSampleError, Clip, ClipReader, Pixels
 from tgtrain.strong_plan import StrongPlan, StrongSettings, draw_strong_plans
@@ -68,7 +69,7 @@ class StepDataset(Dataset[SslBatch]):
     labelled: StreamSource
     unlabelled: StreamSource | None
     clip: ClipSettings
-    strong: StrongSettings
+    strong: StrongSettings | MvplSettings
     seed: int
     rank: int = 0
     world_size: int = 1
@@ -88,6 +89,8 @@ class StepDataset(Dataset[SslBatch]):
             sample_seed(self.seed, Stream.UNLABELLED, draw.pass_index, key, choice)
             for choice in (Choice.STRONG_RGB, Choice.STRONG_TG)
         )
+        if isinstance(self.strong, MvplSettings):
+            return draw_mvpl_plan(rgb, self.strong), draw_mvpl_plan(tg, self.strong)
         return draw_strong_plans(rgb, tg, self.strong)
 
     def _read(self, source: StreamSource, stream: Stream, step: int) -> tuple[ClipBatch, tuple[Draw, ...]]:

@@ -30,7 +30,10 @@ class DataSettings:
 
     dataset, percent: what the published figure belongs to; percent picks the split where several exist. 0: any.
     clip_frames, interval: T frames, `interval` apart. size: input height and width in pixels.
-    area: range of the random crop's share of the picture. test_clips x test_crops: views of a test video.
+    gradient: TG of neighbouring frames ("fast") or of frames spread over the clip ("slow").
+    crop: of training clips: random area and aspect ("resized"), or random scale and place ("jitter", MvPL).
+    shared_crop: RGB and TG of a clip are cut and flipped alike. area: share of the picture that a resized crop covers.
+    test_clips x test_crops: views of a test video.
     """
 
     dataset: str = ""
@@ -38,6 +41,9 @@ class DataSettings:
     clip_frames: Positive = 8
     interval: Positive = 8
     size: Annotated[int, Field(ge=16)] = 224
+    gradient: Literal["fast", "slow"] = "fast"
+    crop: Literal["resized", "jitter"] = "resized"
+    shared_crop: bool = True
     area: tuple[float, float] = (0.08, 1.0)
     test_clips: Positive = 10
     test_crops: Literal[1, 3] = 3
@@ -53,12 +59,15 @@ class BatchSettings:
 
 @dataclass(frozen=True, slots=True)
 class AugmentSettings:
-    """The strong view: `num_ops` operations drawn from the list of 15 (method of the paper: exactly 2).
+    """The strong view: `num_ops` operations drawn from a list.
 
+    operations: the 15 of the paper (exactly num_ops of them, 0.9 strong), or those of MvPL (half of them left out, random
+    strength, then a large cutout).
     shared_geometry: RGB and TG get the same operations and magnitudes instead of independent ones.
     compat: quirks of the reference code to reproduce, by name.
     """
 
+    operations: Literal["paper", "mvpl"] = "paper"
     num_ops: NotNegative = 2
     shared_geometry: bool = False
     compat: tuple[Literal["fixed_signs"], ...] = ()
@@ -94,10 +103,12 @@ class EvaluateSettings:
     """When to measure accuracy while training (one centre clip and crop), and when to save.
 
     every_epochs: 0 only at the end. keep: checkpoints kept besides the best, at least 2.
+    average: what `tgtrain test` averages over views unless told otherwise.
     """
 
     every_epochs: NotNegative = 5
     keep: Annotated[int, Field(ge=2)] = 3
+    average: Literal["logits", "probabilities"] = "logits"
 
 
 @dataclass(frozen=True, slots=True)

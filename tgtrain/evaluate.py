@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from manifests.store import atomic_write, json_bytes
 from tgtrain import metrics
-from tgtrain.augment import normalise
+from tgtrain.augment import network_input
 from tgtrain.batch import start_worker
 from tgtrain.clip import ClipSettings, plan_eval
 from tgtrain.distributed import Ranks
@@ -154,7 +154,7 @@ def evaluate(
     found: list[tuple[int, npt.NDArray[np.float32] | None, str]] = []
     try:
         for item in _items(dataset, workers):
-            scores = None if item.bad else _score(model, item, ranks.device, average)
+            scores = None if item.bad else _score(model, item, ranks.device, average, clip.gradient == "slow")
             found.append((own[item.position], scores, item.bad))
             tell(len(found), len(own))
     finally:
@@ -209,7 +209,7 @@ def _same(item: Any) -> Any:
 
 
 @torch.no_grad()
-def _score(model: Model, item: _Item, device: torch.device, average: Average) -> npt.NDArray[np.float32]:
+def _score(model: Model, item: _Item, device: torch.device, average: Average, slow: bool) -> npt.NDArray[np.float32]:
     """Mean over views and streams, float32[K]; views go through the model in chunks, so that memory is bounded."""
     total: Tensor | None = None
     num_scores = 0
@@ -217,7 +217,7 @@ def _score(model: Model, item: _Item, device: torch.device, average: Average) ->
         if clips is None:
             continue
         for chunk in torch.split(clips, _VIEWS_AT_ONCE):
-            output = model(**{name: normalise(chunk.to(device))})
+            output = model(**{name: network_input(chunk.to(device), slow and name == "tg")})
             stream = output.rgb if name == "rgb" else output.tg
             scores = stream.logits_BK.float()
             if average == "probabilities":

@@ -24,7 +24,15 @@ from tgtrain.reader import ClipReader, open_reader
 CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"
 # Settings that change how a run is carried out, never what it computes: a resumed run may change them.
-_FREE = ("runtime.workers", "runtime.device", "runtime.log_every", "evaluate.keep", "description", "published")
+_FREE = (
+    "runtime.workers",
+    "runtime.device",
+    "runtime.log_every",
+    "evaluate.keep",
+    "evaluate.average",
+    "description",
+    "published",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +63,14 @@ class Setup:
         """How training clips are cut."""
         data = self.config.data
         return ClipSettings(
-            clip_len=data.clip_frames, interval=data.interval, input_size=data.size, area_range=data.area
+            clip_len=data.clip_frames,
+            interval=data.interval,
+            # A network of RGB alone may use the last frame, which has no TG.
+            gradient="none" if self.config.model.streams == "rgb" else data.gradient,
+            input_size=data.size,
+            crop=data.crop,
+            area_range=data.area,
+            share_geometry=data.shared_crop,
         )
 
     def places(self, part: str) -> list[int]:

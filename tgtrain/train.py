@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from manifests.records import InputError
 from tgtrain import checkpoint as checkpoints
-from tgtrain.augment import apply_strong, normalise
+from tgtrain.augment import apply_strong, network_input
 from tgtrain.batch import ClipBatch, SslBatch, StepDataset, StreamSource, default_workers, step_loader
 from tgtrain.clip import plan_eval
 from tgtrain.config import Config
@@ -25,6 +25,7 @@ from tgtrain.evaluate import Result, evaluate
 from tgtrain.evaluate import Views as EvalViews
 from tgtrain.log import Interval, Journal, memory_mb, step_line
 from tgtrain.model import Model, build_model, synchronise_batch_norm
+from tgtrain.mvpl_plan import MvplSettings
 from tgtrain.order import Stream, StreamOrder, rank_part, steps_per_epoch
 from tgtrain.precise_bn import recompute_statistics
 from tgtrain.reader import BadSampleError
@@ -221,19 +222,20 @@ class _Trainer:
         return [*named_values(terms, self.config.method), ("grad_norm", norm.detach())]
 
     def _views(self, batch: SslBatch) -> Views:
+        slow = self.config.data.gradient == "slow"
         labelled = self._to_device(batch.labelled)
         weak = strong = None
         true_labels = None
         if batch.unlabelled is not None:
             clips = self._to_device(batch.unlabelled)
-            weak = Clips(_normalised(clips.rgb), _normalised(clips.tg))
+            weak = Clips(network_input(clips.rgb), network_input(clips.tg, slow))
             strong = Clips(
-                None if clips.rgb is None else normalise(apply_strong(clips.rgb, batch.strong_rgb), channels_last=True),
-                None if clips.tg is None else normalise(apply_strong(clips.tg, batch.strong_tg), channels_last=True),
+                None if clips.rgb is None else network_input(apply_strong(clips.rgb, batch.strong_rgb)),
+                None if clips.tg is None else network_input(apply_strong(clips.tg, batch.strong_tg), slow),
             )
             true_labels = clips.labels
         return Views(
-            labelled=Clips(_normalised(labelled.rgb), _normalised(labelled.tg)),
+            labelled=Clips(network_input(labelled.rgb), network_input(labelled.tg, slow)),
             labels_B=labelled.labels,
             weak=weak,
             strong=strong,
@@ -339,6 +341,8 @@ class _Trainer:
         if not wanted:
             return
         views = [view for view, there in zip(("rgb", "tg"), wanted_views(self.config), strict=True) if there]
+        if self.config.model.streams == "joint":
+            views = ["rgb"]  # one network: its statistics are those of what is tested
         for view in views:
             batches = self._centre_batches(view, wanted)
             recompute_statistics(self.model.backbone(view), batches, wanted)  # type: ignore[arg-type]
@@ -364,7 +368,10 @@ class _Trainer:
                 pixels = clip.rgb if view == "rgb" else clip.tg
                 clips.append(torch.from_numpy(pixels))
             if len(clips) > 1:
-                yield normalise(torch.stack(clips).to(self.ranks.device))
+                slow = view == "tg" and self.config.data.gradient == "slow"
+                inputs = network_input(torch.stack(clips).to(self.ranks.device), slow)
+                assert inputs is not None
+                yield inputs
 
     def _save(self) -> Path | None:
         path = None
@@ -398,8 +405,10 @@ def _source(setup: Setup, part: str, batch_size: int, stream: Stream) -> StreamS
     return StreamSource(tuple(places), tuple(setup.labels(places)), order)
 
 
-def _strong_settings(config: Config) -> StrongSettings:
+def _strong_settings(config: Config) -> StrongSettings | MvplSettings:
     augment = config.augment
+    if augment.operations == "mvpl":
+        return MvplSettings(num_ops=augment.num_ops)
     signs = draw_run_signs(np.random.default_rng(config.runtime.seed)) if "fixed_signs" in augment.compat else None
     return StrongSettings(num_ops=augment.num_ops, share_geometry=augment.shared_geometry, fixed_signs=signs)
 
@@ -411,10 +420,6 @@ def _check_ranks(config: Config, ranks: Ranks) -> None:
                 f"batch.{name} is {size}, which {ranks.world_size} processes cannot share evenly. "
                 f"Set it to a multiple of {ranks.world_size}, or use another number of processes."
             )
-
-
-def _normalised(clips: Tensor | None) -> Tensor | None:
-    return None if clips is None else normalise(clips, channels_last=True)
 
 
 def _num_clips(batch: SslBatch) -> int:
