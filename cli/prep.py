@@ -15,6 +15,7 @@ from cli.common import LazyGroup
         "split": ("cli.split:split", "Choose, import, show and compare the labelled videos."),
         "info": ("cli.info:info", "What is in a data set."),
         "check": ("cli.check:check", "Verify a data set, and repair damaged shards."),
+        "preview": ("cli.preview:preview", "One self-contained page to look at a data set."),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -1,0 +1,394 @@
+"use strict";
+const data = JSON.parse(document.getElementById("data").textContent);
+document.getElementById("data").textContent = "";
+const $ = (id) => document.getElementById(id);
+const CLASSES_AT_FIRST = 48;
+
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "text") element.textContent = value;
+    else if (name.startsWith("--")) element.style.setProperty(name, value);
+    else element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+function svg(tag, attributes = {}, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+const whole = (number) => number.toLocaleString("en-US");
+const plural = (count, word) => `${whole(count)} ${word}${count === 1 ? "" : "s"}`;
+function bytes(count) {
+  for (const unit of ["B", "kB", "MB", "GB"]) {
+    if (count < 1000) return `${count < 10 && unit !== "B" ? count.toFixed(1) : Math.round(count)} ${unit}`;
+    count /= 1000;
+  }
+  return `${count.toFixed(1)} TB`;
+}
+
+/* ---- roles: name -> colour ---- */
+const roleNames = data.roles;
+const roleKey = (index) => (index === roleNames.length - 1 ? "" : roleNames[index]);
+const COLOURS = roleNames[0] === "labelled" ? ["--r0", "--r1", "--r2", "--r3", "--r4"] : ["--r0", "--r2", "--r3", "--r4"];
+const colour = (index) => `var(${COLOURS[index]})`;
+const roleTotals = roleNames.map((_, index) => data.classes.reduce((sum, entry) => sum + entry.counts[index], 0));
+const usedRoles = roleNames.map((_, index) => index).filter((index) => roleTotals[index] > 0);
+const total = (entry) => entry.counts.reduce((sum, count) => sum + count, 0);
+const roleLabel = (name) => (name === "unlabelled" && data.split ? "unlabelled" : name || roleNames[roleNames.length - 1]);
+
+/* ---- head ---- */
+$("eyebrow").textContent = `tgprep preview · ${data.dataset} · digest ${data.digest}`;
+$("title").textContent = data.title;
+document.title = `${data.title}: preview`;
+const shownAll = data.videos.length === data.numWritten;
+$("sub").textContent =
+  `${shownAll ? "All" : whole(data.videos.length) + " of"} ${plural(data.numWritten, "video")}${shownAll ? "" : ", spread evenly over classes,"} with RGB frames ` +
+  `and their temporal gradient (TG ${data.gradient}; grey means no motion). ` +
+  (data.split ? `Parts as in split ${data.split}.` : "Parts as in official fold 1; there is no split yet.");
+const usedClasses = data.classes.filter((entry) => total(entry) > 0).length;
+for (const [name, value, bad] of [
+  ["videos", whole(data.numWritten)],
+  ["classes", usedClasses === data.classes.length ? whole(usedClasses) : `${whole(usedClasses)} of ${whole(data.classes.length)}`],
+  ["frames", whole(data.numFrames)],
+  ["median length", plural(data.lengths.median, "frame")],
+  [plural(data.numShards, "shard"), bytes(data.numBytes)],
+  ["failed", whole(data.numFailed), data.numFailed > 0],
+  ...(data.numSkipped ? [["skipped", whole(data.numSkipped), true]] : []),
+]) {
+  $("tiles").append(make("div", bad ? { class: "bad" } : {}, make("dt", { text: name }), make("dd", { text: value })));
+}
+
+/* ---- charts ---- */
+function axis(plot, width, height, left, most, unit) {
+  const steps = most < 4 ? [most] : [most / 2, most];
+  for (const value of steps) {
+    const y = height * (1 - value / most);
+    plot.append(svg("line", { x1: left, x2: width, y1: y, y2: y }), svg("text", { x: left - 5, y: y + 4, "text-anchor": "end" }, whole(Math.round(value))));
+  }
+  plot.append(svg("line", { x1: left, x2: width, y1: height, y2: height }));
+}
+function drawBalance(width) {
+  const entries = data.classes.map((entry, label) => ({ ...entry, label, sum: total(entry) })).filter((entry) => entry.sum > 0).sort((a, b) => b.sum - a.sum || a.label - b.label);
+  const height = 150, left = 38;
+  const most = Math.max(1, ...entries.map((entry) => entry.sum));
+  const step = Math.min(120, (width - left) / Math.max(1, entries.length));
+  const names = step >= 44;
+  const plot = svg("svg", { width, height: height + 32, viewBox: `0 -8 ${width} ${height + 32}`, role: "img", "aria-label": `Videos of each class: ${entries.map((entry) => `${entry.name} ${entry.sum}`).slice(0, 40).join(", ")}` });
+  axis(plot, width, height, left, most);
+  const wide = Math.min(64, Math.max(step * 0.5, Math.min(step - 1, step * 0.82)));
+  entries.forEach((entry, place) => {
+    const x = left + place * step + (step - wide) / 2;
+    let y = height;
+    for (const index of usedRoles) {
+      const tall = (height * entry.counts[index]) / most;
+      if (!tall) continue;
+      y -= tall;
+      plot.append(svg("rect", { x, y, width: wide, height: tall, style: `fill: ${colour(index)}` }));
+    }
+    const told = usedRoles.map((index) => `${entry.counts[index]} ${roleLabel(roleKey(index))}`).join(", ");
+    const hit = svg("rect", { class: "hit", x: left + place * step, y: 0, width: step, height }, svg("title", {}, `${entry.name}: ${plural(entry.sum, "video")} (${told})`));
+    hit.addEventListener("click", () => choose({ class: entry.name }));
+    plot.append(hit);
+    if (names) {
+      const fit = Math.max(3, Math.floor(step / 7));
+      plot.append(svg("text", { x: x + wide / 2, y: height + 16, "text-anchor": "middle" }, entry.name.length > fit ? entry.name.slice(0, fit - 1) + "…" : entry.name));
+    }
+  });
+  if (!names) plot.append(svg("text", { x: left, y: height + 16 }, "most videos"), svg("text", { x: width, y: height + 16, "text-anchor": "end" }, "fewest"));
+  const counts = entries.map((entry) => entry.sum).filter((sum) => sum > 0);
+  const empty = data.classes.length - counts.length;
+  $("balance").querySelector("p").textContent = counts.length
+    ? `videos of each class: ${whole(counts[counts.length - 1])} to ${whole(counts[0])}${empty ? `; ${plural(empty, "class")}`.replace("classs", "classes") + " without any" : ""}` : "no videos";
+  $("balance").querySelector(".plot").replaceChildren(plot);
+  $("balance").querySelector(".legend").replaceChildren();
+  for (const index of usedRoles) {
+    $("balance").querySelector(".legend").append(make("span", {}, make("i", { style: `background: ${colour(index)}` }), `${roleLabel(roleKey(index))} ${whole(roleTotals[index])}`));
+  }
+}
+function drawLengths(width) {
+  const { first, step, counts, max } = data.lengths;
+  if (!counts.length) return;
+  const height = 150, left = 38, most = Math.max(...counts);
+  const plot = svg("svg", { width, height: height + 32, viewBox: `0 -8 ${width} ${height + 32}`, role: "img", "aria-label": "Histogram of the videos' lengths in frames" });
+  axis(plot, width, height, left, most);
+  const wide = (width - left) / counts.length;
+  counts.forEach((count, place) => {
+    const tall = (height * count) / most;
+    const open = place === counts.length - 1;
+    const low = first + place * step, high = open ? max : low + step - 1;
+    plot.append(svg("rect", { x: left + place * wide + 1, y: height - tall, width: Math.max(1, wide - 2), height: tall, style: "fill: var(--r0)" }),
+      svg("rect", { class: "hit", x: left + place * wide, y: 0, width: wide, height }, svg("title", {}, `${low === high ? low : `${low} to ${high}`} frames: ${plural(count, "video")}`)));
+  });
+  const every = Math.ceil(counts.length / Math.max(2, Math.floor(width / 70)));
+  for (let place = 0; place < counts.length; place += every) plot.append(svg("text", { x: left + place * wide, y: height + 16 }, whole(first + place * step)));
+  const last = first + counts.length * step - 1;
+  $("lengths").querySelector("p").textContent = `frames a video; median ${whole(data.lengths.median)}, longest ${whole(max)}${max > last ? " (in the last bar)" : ""}`;
+  $("lengths").querySelector(".plot").replaceChildren(plot);
+}
+for (const [id, draw] of [["balance", drawBalance], ["lengths", drawLengths]]) {
+  const plot = $(id).querySelector(".plot");
+  let before = 0;
+  const fit = () => {
+    const width = Math.max(240, Math.floor(plot.clientWidth));
+    if (width !== before) draw((before = width));
+  };
+  fit();
+  new ResizeObserver(fit).observe(plot);
+}
+
+/* ---- pictures: made when a card comes near the screen, let go when it is far ---- */
+function picture(base64) {
+  const text = atob(base64), array = new Uint8Array(text.length);
+  for (let place = 0; place < text.length; place++) array[place] = text.charCodeAt(place);
+  return URL.createObjectURL(new Blob([array], { type: "image/webp" }));
+}
+const loaded = new Map();
+const SHEETS = [["clip", 0, "--clip-rgb"], ["clip", 1, "--clip-tg"], ["strip", 0, "--strip-rgb"], ["strip", 1, "--strip-tg"]];
+function load(element, video) {
+  if (loaded.has(element) || !video.clip) return;
+  loaded.set(element, SHEETS.map(([sheet, kind, name]) => {
+    const url = picture(video[sheet][kind]);
+    element.style.setProperty(name, `url("${url}")`);
+    return url;
+  }));
+}
+function unload(element) {
+  for (const url of loaded.get(element) || []) URL.revokeObjectURL(url);
+  loaded.delete(element);
+  for (const [, , name] of SHEETS) element.style.removeProperty(name);
+}
+const cards = new Map();
+let playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
+const near = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) isIntersecting ? load(target, cards.get(target)) : unload(target);
+}, { rootMargin: "600px" });
+const seen = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) target.classList.toggle("playing", isIntersecting && playing);
+});
+
+function style(element, video) {
+  const [width, height] = video.size;
+  const aspect = Math.min(2.4, width / height);
+  element.style.setProperty("--aspect", aspect);
+  element.style.setProperty("--n", video.clipTiles || 1);
+  element.style.setProperty("--t", `${Math.max(0.4, video.clipSeconds || 1)}s`);
+  element.style.setProperty("--strip-aspect", aspect * (video.tiles || 1));
+}
+function pictures(video) {
+  if (!video.clip) return [make("p", { class: "empty flag", text: `Its frames cannot be read: ${video.error}` })];
+  return [
+    make("div", { class: "pair" }, make("div", { class: "tile rgb", role: "img", "aria-label": `RGB clip of ${video.key}` }), make("div", { class: "tile tg", role: "img", "aria-label": `Temporal gradient of ${video.key}` })),
+    make("div", { class: "strip", "aria-hidden": "true" }, make("div", { class: "rgb" }), make("div", { class: "tg" })),
+  ];
+}
+function roleChip(video) {
+  const index = video.role ? roleNames.indexOf(video.role) : roleNames.length - 1;
+  return make("span", { class: "role" }, make("i", { style: `background: ${colour(index)}` }), roleLabel(video.role));
+}
+const stem = (key) => key.slice(key.indexOf("/") + 1);
+data.videos.forEach((video, place) => {
+  const card = make("button", { class: "video card", type: "button", "data-key": video.key }, ...pictures(video),
+    make("div", { class: "words" }, make("b", { text: stem(video.key), title: video.key }),
+      make("span", {}, make("span", { text: video.class }), roleChip(video), make("span", { text: plural(video.count, "frame") }),
+        ...(video.note ? [make("span", { class: "flag", text: "noted", title: video.note })] : []))));
+  style(card, video);
+  video.place = place;
+  video.card = card;
+  video.words = `${video.key} ${video.path} ${video.class} ${video.group} ${video.note} ${video.codec}`.toLowerCase();
+  cards.set(card, video);
+  card.addEventListener("click", () => open(video));
+  near.observe(card);
+  seen.observe(card);
+});
+$("cards").append(...cards.keys());
+
+/* ---- classes ---- */
+const byClass = new Map(data.classes.map((entry) => [entry.name, []]));
+for (const video of data.videos) byClass.get(video.class)?.push(video);
+const thumbs = new Map();
+const nearThumb = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    const video = thumbs.get(target);
+    if (!isIntersecting || !video?.strip) continue;
+    nearThumb.unobserve(target);
+    const image = new Image(), url = picture(video.strip[0]);
+    image.onload = () => {
+      const wide = image.width / video.tiles, high = image.height;
+      const canvas = make("canvas", {});
+      canvas.width = 96;
+      canvas.height = 72;
+      const scale = Math.max(96 / wide, 72 / high), left = Math.floor(video.tiles / 2) * wide;
+      canvas.getContext("2d").drawImage(image, left + (wide - 96 / scale) / 2, (high - 72 / scale) / 2, 96 / scale, 72 / scale, 0, 0, 96, 72);
+      canvas.className = "thumb";
+      target.replaceWith(canvas);
+      URL.revokeObjectURL(url);
+    };
+    image.src = url;
+  }
+}, { rootMargin: "300px" });
+const classButtons = data.classes.map((entry, label) => {
+  const sum = total(entry), thumb = make("div", { class: "thumb" });
+  const mix = make("i", { class: "mix" });
+  for (const index of usedRoles) if (entry.counts[index]) mix.append(make("i", { style: `width: ${(100 * entry.counts[index]) / sum}%; background: ${colour(index)}` }));
+  const button = make("button", { class: `class card${sum ? "" : " none"}`, type: "button", "aria-pressed": "false", "data-class": entry.name, title: `${entry.name}, label ${label}` },
+    thumb, make("b", { text: entry.name }), make("span", {}, plural(sum, "video"), mix));
+  button.addEventListener("click", () => choose({ class: $("class").value === entry.name ? "" : entry.name }, false));
+  const shown = byClass.get(entry.name);
+  if (shown.length) {
+    thumbs.set(thumb, shown[Math.floor(shown.length / 2)]);
+    nearThumb.observe(thumb);
+  }
+  return button;
+});
+const filled = classButtons.filter((button) => !button.classList.contains("none"));
+const empties = classButtons.filter((button) => button.classList.contains("none"));
+const atFirst = filled.length > CLASSES_AT_FIRST + 8 ? CLASSES_AT_FIRST : filled.length;
+$("classes").append(...filled, ...empties);
+if (atFirst < classButtons.length) {
+  const more = [...filled, ...empties].slice(atFirst);
+  const fold = (folded) => {
+    for (const button of more) button.hidden = folded;
+    $("all-classes").textContent = !folded ? "Show fewer" : atFirst < filled.length
+      ? `Show all ${whole(classButtons.length)} classes` : `Show ${whole(empties.length)} without videos`;
+    $("all-classes").setAttribute("aria-expanded", String(!folded));
+  };
+  $("all-classes").hidden = false;
+  $("all-classes").addEventListener("click", () => fold($("all-classes").getAttribute("aria-expanded") === "true"));
+  fold(true);
+}
+
+/* ---- filters; they are kept in the address, so that a view can be sent on ---- */
+function options(select, all, entries) {
+  select.replaceChildren(make("option", { value: "", text: all }), ...entries.map(([value, text]) => make("option", { value, text })));
+}
+const UNUSED = "(none)";
+options($("class"), "all classes", [...byClass].filter(([, videos]) => videos.length).map(([name, videos]) => [name, `${name} (${videos.length})`]));
+options($("role"), "all parts", usedRoles.map((index) => [roleKey(index) || UNUSED, roleLabel(roleKey(index))]));
+function fillGroups() {
+  const before = $("group").value, name = $("class").value;
+  const groups = [...new Set(data.videos.filter((video) => !name || video.class === name).map((video) => video.group))].filter(Boolean).sort();
+  options($("group"), groups.length ? "all groups" : "no groups", groups.map((group) => [group, group]));
+  $("group").disabled = !groups.length;
+  $("group").value = groups.includes(before) ? before : "";
+}
+const fields = ["text", "class", "role", "group"];
+let visible = data.videos;
+function apply() {
+  fillGroups();
+  const [text, name, role, group] = fields.map((field) => $(field).value);
+  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+  visible = data.videos.filter((video) =>
+    (!name || video.class === name) && (!group || video.group === group) &&
+    (!role || (video.role || UNUSED) === role) && words.every((word) => video.words.includes(word)));
+  const kept = new Set(visible);
+  for (const video of data.videos) video.card.hidden = !kept.has(video);
+  $("empty").hidden = visible.length > 0 || data.videos.length === 0;
+  $("shown").textContent = visible.length === data.videos.length ? plural(visible.length, "video") : `${whole(visible.length)} of ${plural(data.videos.length, "video")}`;
+  $("clear").hidden = !fields.some((field) => $(field).value);
+  for (const button of classButtons) button.setAttribute("aria-pressed", String(button.dataset.class === name));
+  const address = new URLSearchParams(fields.map((field) => [field, $(field).value]).filter(([, value]) => value)).toString();
+  if (location.hash.slice(1) !== address) {
+    try { history.replaceState(null, "", address ? `#${address}` : location.pathname + location.search); } catch { /* some viewers forbid it */ }
+  }
+}
+function choose(values, scroll = true) {
+  for (const [field, value] of Object.entries(values)) $(field).value = value;
+  apply();
+  if (scroll) $("videos").scrollIntoView({ block: "start" });
+}
+function fromAddress() {
+  const asked = new URLSearchParams(location.hash.slice(1));
+  $("text").value = asked.get("text") || "";
+  for (const field of ["class", "role"]) $(field).value = [...$(field).options].some((option) => option.value === asked.get(field)) ? asked.get(field) : "";
+  fillGroups();
+  if ([...$("group").options].some((option) => option.value === asked.get("group"))) $("group").value = asked.get("group");
+  apply();
+}
+for (const field of fields) $(field).addEventListener("input", apply);
+$("filters").addEventListener("submit", (event) => event.preventDefault());
+$("clear").addEventListener("click", () => { choose({ text: "", class: "", role: "", group: "" }, false); $("text").focus(); });
+$("role-name").textContent = data.split ? "Part of the split" : "Part";
+$("contrast").addEventListener("input", () => document.body.style.setProperty("--contrast", $("contrast").value));
+function showPlaying() {
+  $("play").textContent = playing ? "Pause" : "Play";
+  $("play").setAttribute("aria-pressed", String(playing));
+}
+$("play").addEventListener("click", () => {
+  playing = !playing;
+  showPlaying();
+  for (const card of cards.keys()) { seen.unobserve(card); seen.observe(card); }
+  $("detail-body").classList.toggle("playing", playing);
+});
+showPlaying();
+window.addEventListener("hashchange", fromAddress);
+
+/* ---- one video ---- */
+let current = null;
+function open(video) {
+  current = video;
+  const body = $("detail-body");
+  unload(body);
+  style(body, video);
+  load(body, video);
+  body.classList.toggle("playing", playing);
+  $("detail-title").textContent = video.key;
+  const [pair, strip] = pictures(video);
+  body.replaceChildren(pair);
+  if (strip) {
+    const [from, to] = video.clipFrames;
+    body.prepend(make("h3", { text: `Frames ${from} to ${to} as they move, RGB and TG` }));
+    body.append(make("h3", { text: `The whole video: frames ${video.frames.join(", ")}` }), strip);
+  }
+  const facts = [
+    ["Class", `${video.class}, label ${video.label}`], ["Part", roleLabel(video.role)], ["Group", video.group || "none"],
+    ["Length", `${plural(video.count, "frame")}${video.fps ? `, ${(video.count / video.fps).toFixed(1)} s at ${video.fps} fps` : ""}`],
+    ["Picture", `${video.size[0]} × ${video.size[1]}`], ["Codec", video.codec], ["Source", video.path], ["Shard", video.shard], ["Note", video.note],
+  ].filter(([, value]) => value);
+  body.append(make("dl", {}, ...facts.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: value })])));
+  if (!$("detail").open) $("detail").showModal();
+  $("detail").scrollTop = 0;
+}
+function step(by) {
+  const place = visible.indexOf(current);
+  if (place >= 0 && visible.length) open(visible[(place + by + visible.length) % visible.length]);
+}
+$("before").addEventListener("click", () => step(-1));
+$("next").addEventListener("click", () => step(1));
+$("close").addEventListener("click", () => $("detail").close());
+$("detail").addEventListener("click", (event) => { if (event.target === $("detail")) $("detail").close(); });
+$("detail").addEventListener("close", () => { unload($("detail-body")); current?.card.focus(); });
+document.addEventListener("keydown", (event) => {
+  if (event.altKey || event.ctrlKey || event.metaKey) return;
+  const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if ($("detail").open) {
+    if (by) { event.preventDefault(); step(by); }
+    return;
+  }
+  const typing = /INPUT|SELECT|TEXTAREA/.test(document.activeElement?.tagName || "");
+  if (event.key === "/" && !typing) { event.preventDefault(); $("text").focus(); }
+  const video = cards.get(document.activeElement);
+  if (!video) return;
+  const columns = getComputedStyle($("cards")).gridTemplateColumns.split(" ").length;
+  const move = by || { ArrowUp: -columns, ArrowDown: columns }[event.key];
+  const target = move && visible[visible.indexOf(video) + move];
+  if (target) { event.preventDefault(); target.card.focus(); }
+});
+
+/* ---- what failed ---- */
+if (data.failures.total) {
+  $("failures").hidden = false;
+  const reasons = new Map();
+  for (const { reason } of data.failures.rows) reasons.set(reason, (reasons.get(reason) || 0) + 1);
+  const told = [...reasons].sort((a, b) => b[1] - a[1]).slice(0, 5).map(([reason, count]) => `${count} × ${reason}`).join("; ");
+  $("failures-note").textContent = `${plural(data.failures.total, "file")} failed or ${data.failures.total === 1 ? "was" : "were"} skipped: ${told}.` +
+    (data.failures.total > data.failures.rows.length ? ` The first ${whole(data.failures.rows.length)} are listed; videos.parquet has them all.` : "");
+  $("failures").querySelector("tbody").append(...data.failures.rows.map((entry) =>
+    make("tr", {}, make("td", { text: entry.path }), make("td", { text: entry.status }), make("td", { text: entry.reason }))));
+}
+$("foot").textContent = `Made by tgprep ${data.version} preview. One file, nothing is loaded from the network. Keys: / search, arrows move, Enter opens, Esc closes.`;
+document.body.style.setProperty("--contrast", "2");
+fromAddress();
