@@ -50,7 +50,8 @@ class ClipSettings:
         "uniform" (each from all starts).
     gradient: "fast" (TG_k of each frame k of the clip), "slow" (differences of clip_len + 1 frames spread over the
         clip: the plan names the raw frames) or "none" (RGB alone, which may use the last frame too).
-    input_size: side in pixels of the square that the network sees.
+    input_size: side in pixels of the square that the network sees in training.
+    test_size: side of the squares of a test with three crops; 0: 256 for an input of 224 (published), in proportion for others.
     crop: "resized" (random area and aspect) or "jitter" (random short side, then a random square: MvPL).
     area_range: part of the resized frame that a "resized" crop covers. aspect_range: its width / height.
     share_geometry: whether crop and flip are the same for RGB and TG (MvPL draws them independently).
@@ -62,6 +63,7 @@ class ClipSettings:
     clip_spread: Literal["segments", "uniform"] = "segments"
     gradient: Gradient = "fast"
     input_size: int = REFERENCE_INPUT_SIZE
+    test_size: int = 0
     crop: Literal["resized", "jitter"] = "resized"
     area_range: tuple[float, float] = (0.08, 1.0)
     aspect_range: tuple[float, float] = (3 / 4, 4 / 3)
@@ -148,6 +150,8 @@ def plan_eval(
         raise InputError(f"views: got {num_clips} clips x {num_crops} crops, expected at least 1 clip and 1 or 3 crops")
     _num_usable_frames(num_frames, settings.gradient)
     short_side = reference_pixels(REFERENCE_SHORT_SIDE, settings.input_size)
+    if num_crops == 3 and settings.test_size:
+        short_side = settings.test_size
     resized = short_side_size(height, width, short_side)
     boxes = (centre_crop(resized, settings.input_size),) if num_crops == 1 else three_crops(resized, short_side)
     plans = []

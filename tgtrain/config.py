@@ -33,7 +33,8 @@ class DataSettings:
     gradient: TG of neighbouring frames ("fast") or of frames spread over the clip ("slow").
     crop: of training clips: random area and aspect ("resized"), or random scale and place ("jitter", MvPL).
     shared_crop: RGB and TG of a clip are cut and flipped alike. area: share of the picture that a resized crop covers.
-    test_clips x test_crops: views of a test video.
+    test_clips x test_crops: views of a test video. test_size: side of each of three crops; 0: 256 for size 224 and in
+    proportion. A small network on small pictures needs its training size.
     """
 
     dataset: str = ""
@@ -45,6 +46,7 @@ class DataSettings:
     crop: Literal["resized", "jitter"] = "resized"
     shared_crop: bool = True
     area: tuple[float, float] = (0.08, 1.0)
+    test_size: NotNegative = 0
     test_clips: Positive = 10
     test_crops: Literal[1, 3] = 3
 

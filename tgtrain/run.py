@@ -68,6 +68,7 @@ class Setup:
             # A network of RGB alone may use the last frame, which has no TG.
             gradient="none" if self.config.model.streams == "rgb" else data.gradient,
             input_size=data.size,
+            test_size=data.test_size,
             crop=data.crop,
             area_range=data.area,
             share_geometry=data.shared_crop,

@@ -315,3 +315,14 @@ def test_mistakes_are_named() -> None:
     for wrong in ({"interval": 0}, {"area_range": (0.0, 1.0)}, {"aspect_range": (2.0, 1.0)}, {"flip_probability": 1.5}):
         with pytest.raises(InputError, match=next(iter(wrong))):
             ClipSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_three_crops_of_a_given_size() -> None:
+    (plan,) = plan_eval(64, 240, 320, ClipSettings(input_size=64, test_size=64), num_crops=3)
+    assert plan.output_size == 64
+    assert plan.resized == Size(64, 85)
+    assert [(box.top, box.left, box.height, box.width) for box in plan.boxes] == [
+        (0, 0, 64, 64), (0, 20, 64, 64), (0, 10, 64, 64)
+    ]  # fmt: skip
+    (centre,) = plan_eval(64, 240, 320, ClipSettings(input_size=64, test_size=64))
+    assert centre.resized == Size(73, 97)
