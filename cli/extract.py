@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,9 @@ from tgprep.config import ExtractSettings, RunSettings
 
 if TYPE_CHECKING:
     from tgprep.pipeline import Outcome
-    from tgprep.scan import Scan
+    from tgprep.scan import Missing
+    from tgprep.tasks import Task, TaskOutcome
+    from tgprep.update import Update
 
 
 @click.command()
@@ -63,6 +65,10 @@ if TYPE_CHECKING:
     is_flag=True,
     help="try the failed videos of a finished data set again; new samples go to new shards",
 )
+@click.option("--num-tasks", type=click.IntRange(1), help="share the work among so many array jobs on the same OUT")
+@click.option(
+    "--task-id", type=click.IntRange(0), help="which of them this is, from 0; the last to end joins the shards"
+)
 @click.option("--dry-run", is_flag=True, help="say what it would take (frames, bytes, time, files), and write nothing")
 @click.option("--log-json", is_flag=True, help="one JSON object a line on stderr in place of text")
 @click.option("--json", "as_json", is_flag=True, help="print the account as one JSON object on stdout")
@@ -75,6 +81,8 @@ def extract(
     classes: str,
     add: bool,
     retry_failed: bool,
+    num_tasks: int | None,
+    task_id: int | None,
     dry_run: bool,
     log_json: bool,
     as_json: bool,
@@ -89,10 +97,11 @@ def extract(
     Exit codes: 0 all well, 1 some videos failed, 2 wrong usage or input, 130/143 interrupted.
     """
     from manifests.records import InputError
-    from tgprep.pipeline import Hooks, TooManyFailuresError
+    from tgprep.make import Hooks, Request, TooManyFailuresError
     from tgprep.pipeline import extract as run_extract
     from tgprep.scan import scan
     from tgprep.supervise import ShardError, StoppedError
+    from tgprep.tasks import run_task
     from tgprep.update import Update
 
     progress = ExtractProgress(log_json)
@@ -108,17 +117,18 @@ def extract(
 
             show_estimate(videos, out, found, settings, run, as_json)
             return
+        update = Update(add=add, retry_failed=retry_failed)
+        task = _task(num_tasks, task_id, update)
         with interruptible() as (stop, signals):
-            outcome = run_extract(
-                videos,
-                out,
-                found,
-                settings,
-                run,
-                stop=stop,
-                hooks=Hooks(planned=progress.planned, progress=progress),
-                update=Update(add=add, retry_failed=retry_failed),
-            )
+            hooks = Hooks(planned=progress.planned, progress=progress)
+            if task is None:
+                outcome = run_extract(videos, out, found, settings, run, stop=stop, hooks=hooks, update=update)
+            else:
+                shared = run_task(Request(videos, out, found, settings, run, stop, hooks), task)
+                if shared.joined is None:
+                    progress.close()
+                    sys.exit(_report_task(shared, task, out, progress, as_json))
+                outcome = shared.joined
     except (StoppedError, KeyboardInterrupt):
         progress.close()
         command = shlex.join(["tgprep", *sys.argv[1:]])
@@ -135,11 +145,50 @@ def extract(
         sys.exit(EXIT_USAGE)
     finally:
         progress.close()
-    _report(outcome, found, out, progress, time.monotonic() - began, as_json)
+    report(outcome, found.missing, out, progress, time.monotonic() - began, as_json)
     sys.exit(EXIT_FAILURES if outcome.account.num_failed else 0)
 
 
-def _report(outcome: Outcome, found: Scan, out: Path, progress: ExtractProgress, seconds: float, as_json: bool) -> None:
+def _task(num_tasks: int | None, task_id: int | None, update: Update) -> Task | None:
+    from manifests.records import InputError
+    from tgprep.tasks import Task
+
+    if num_tasks is None and task_id is None:
+        return None
+    if num_tasks is None or task_id is None:
+        raise InputError("--num-tasks N and --task-id I go together: task I (from 0) of N.")
+    if update:
+        raise InputError(f"{update} changes a finished data set in one run: leave --num-tasks and --task-id out.")
+    return Task(task_id, num_tasks)
+
+
+def _report_task(shared: TaskOutcome, task: Task, out: Path, progress: ExtractProgress, as_json: bool) -> int:
+    facts = {
+        "task_id": task.number,
+        "num_tasks": task.num_tasks,
+        "num_shards": shared.num_shards,
+        "num_written": shared.num_written,
+        "num_failed": shared.num_failed,
+        "num_shards_left": shared.num_left,
+        "joined": False,
+    }
+    for note in shared.notes:
+        progress.tell("note", note)
+    left = f"{shared.num_left} shards of other tasks are still to come" if shared.num_left else "other tasks are ending"
+    text = (
+        f"task {task.number} of {task.num_tasks}: {shared.num_shards} shards, {shared.num_written} videos written, "
+        f"{shared.num_failed} failed; {left}. The last task joins them; if it cannot: tgprep finalize {shlex.quote(str(out))}"
+    )
+    progress.tell("task", text, **facts)
+    if as_json:
+        print_json(facts)
+    return EXIT_FAILURES if shared.num_failed else 0
+
+
+def report(
+    outcome: Outcome, missing: Sequence[Missing], out: Path, progress: ExtractProgress, seconds: float, as_json: bool
+) -> None:
+    """Tell what became of the inputs: as text, as a last event, or as one JSON object on stdout."""
     account = outcome.account
     for note in outcome.notes:
         progress.tell("note", note)
@@ -152,18 +201,20 @@ def _report(outcome: Outcome, found: Scan, out: Path, progress: ExtractProgress,
         "seconds": round(seconds, 3),
         "failed": [{"path": row.path, "error": row.error} for row in rows if row.status == "failed"],
         "skipped": [{"path": row.path, "reason": row.error} for row in rows if row.status == "skipped"],
-        "missing": [{**dataclasses.asdict(entry), "examples": list(entry.examples)} for entry in found.missing],
+        "missing": [{**dataclasses.asdict(entry), "examples": list(entry.examples)} for entry in missing],
     }
     if progress.log_json:
         progress.tell("finished", "", **facts)
     if as_json:
         print_json(facts)
     elif not progress.log_json:
-        for line in _account_lines(outcome, found, out, progress.frames, seconds):
+        for line in _account_lines(outcome, missing, out, progress.frames, seconds):
             progress.tell("finished", line)
 
 
-def _account_lines(outcome: Outcome, found: Scan, out: Path, num_frames: int, seconds: float) -> Iterator[str]:
+def _account_lines(
+    outcome: Outcome, missing: Sequence[Missing], out: Path, num_frames: int, seconds: float
+) -> Iterator[str]:
     account = outcome.account
     if outcome.already_finished:
         yield f"{out} is finished already: nothing to do."
@@ -180,14 +231,14 @@ def _account_lines(outcome: Outcome, found: Scan, out: Path, num_frames: int, se
         yield f"  {count} x {reason} ({example}{', …' if count > 1 else ''})"
     if len(reasons) > 10:
         yield f"  and {len(reasons) - 10} more reasons: `tgprep info {out}` or videos.parquet"
-    if found.missing:
-        num_missing = sum(entry.num_missing for entry in found.missing)
+    if missing:
+        num_missing = sum(entry.num_missing for entry in missing)
         yield f"{num_missing} videos that the lists name are not in VIDEOS (no failure: a part of a data set is a data set):"
-        for entry in found.missing[:10]:
+        for entry in missing[:10]:
             name = entry.class_name or "no class"
             yield f"  {name}: {entry.num_missing} of {entry.num_listed} ({entry.examples[0]}{', …' if entry.num_missing > 1 else ''})"
-        if len(found.missing) > 10:
-            yield f"  and {len(found.missing) - 10} more classes: --json names them"
+        if len(missing) > 10:
+            yield f"  and {len(missing) - 10} more classes: --json names them"
     noted = sum(1 for note in outcome.manifest.videos.column("note") if note)
     if noted:
         yield f"{noted} written videos carry a note (column `note` of videos.parquet)."

@@ -12,10 +12,16 @@ from cli.common import LazyGroup
     lazy={
         "sample": ("cli.sample:sample", "Render a small action data set as real video files."),
         "extract": ("cli.extract:extract", "Videos -> shards of RGB and temporal-gradient frames, and a manifest."),
+        "finalize": ("cli.finalize:finalize", "Join the shards of array jobs to one data set."),
         "split": ("cli.split:split", "Choose, import, show and compare the labelled videos."),
         "info": ("cli.info:info", "What is in a data set."),
         "check": ("cli.check:check", "Verify a data set, and repair damaged shards."),
         "preview": ("cli.preview:preview", "One self-contained page to look at a data set."),
+        "export": ("cli.export:export", "Write a data set as a rawframes tree with lists."),
+        "import-rawframes": (
+            "cli.import_rawframes:import_rawframes",
+            "Existing rawframes -> a data set, bytes unchanged.",
+        ),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from manifests.records import InputError, Manifest
 from manifests.store import HEADER_NAME, read_manifest
-from tgprep.account import Account, account_of, failures, finalise, versions
+from tgprep.account import Account, account_of, finalise, versions
 from tgprep.config import ExtractSettings, RunSettings
-from tgprep.engine import run_local
+from tgprep.make import Hooks, Request, TooManyFailuresError, make_shards
 from tgprep.plan import Plan, changes_since, load_plan, new_plan, refuse_difference, save_plan
 from tgprep.scan import Scan
-from tgprep.supervise import Progress, ShardError, ShardResult, StoppedError
+from tgprep.supervise import ShardError, ShardResult
 from tgprep.update import Update, plan_update, skipped_of
-from tgprep.work import WORK_FOLDER, clear, load_done, make_folder, owned, remove_leftovers, save_done
+from tgprep.work import WORK_FOLDER, clear, make_folder, owned, remove_leftovers
+
+__all__ = ["Account", "Hooks", "Outcome", "TooManyFailuresError", "Update", "extract"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +32,6 @@ class Outcome:
     already_finished: bool
     num_shards_kept: int
     notes: tuple[str, ...]
-
-
-class TooManyFailuresError(Exception):
-    """More videos failed than --max-failures allows; finished shards stay."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hooks:
-    """How a caller follows the run: `planned` once (videos to do, of them done before), then `progress` for every event."""
-
-    planned: Callable[[int, int], None] = lambda num_videos, num_kept: None
-    progress: Callable[[Progress], None] = lambda progress: None
 
 
 def extract(
@@ -63,63 +53,42 @@ def extract(
     """
     if not scan.videos:
         raise InputError(f"{videos} holds no video. Name the folder that holds the class folders, or see `--dataset`.")
-    make_folder(out)
     update = update or Update()
-    stop, hooks = stop or threading.Event(), hooks or Hooks()
+    asked = Request(videos, out, scan, settings, run, stop or threading.Event(), hooks or Hooks())
+    make_folder(out)
     try:
         if (out / HEADER_NAME).exists() and not update:
-            return _finished(out, scan, settings)
+            return finished(asked)
         with owned(out) as work:
             if not (out / HEADER_NAME).exists():
                 resumes = (work / "plan.json").exists()
-                outcome = _work(videos, out, work, scan, settings, run, stop, hooks)
+                outcome = _work(asked)
                 if not (update and resumes):
                     return outcome
                 (work / "done").mkdir(parents=True, exist_ok=True)
-            return _update(videos, out, work, scan, settings, run, stop, hooks, update)
+            return _update(asked, update)
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
         raise ShardError(f"cannot write {out}: {error.strerror or error}{place}") from None
 
 
-def _work(
-    videos: Path,
-    out: Path,
-    work: Path,
-    scan: Scan,
-    settings: ExtractSettings,
-    run: RunSettings,
-    stop: threading.Event,
-    hooks: Hooks,
-) -> Outcome:
-    plan, notes = _resume_or_begin(out, work, scan, settings)
-    remove_leftovers(out, work)
-    kept = load_done(out, work)
-    results = make_shards(videos, out, work, plan, kept, run, stop, hooks)
-    manifest = finalise(out, plan, results, None)
-    shutil.rmtree(work, ignore_errors=True)
-    return Outcome(manifest, account_of(manifest), False, len(kept), tuple(notes))
+def _work(asked: Request) -> Outcome:
+    plan, notes = resume_or_begin(asked)
+    remove_leftovers(asked.out, asked.work)
+    results, num_kept = make_shards(asked, plan.shards)
+    return join(asked.out, plan, results, num_kept, notes)
 
 
-def _update(
-    videos: Path,
-    out: Path,
-    work: Path,
-    scan: Scan,
-    settings: ExtractSettings,
-    run: RunSettings,
-    stop: threading.Event,
-    hooks: Hooks,
-    update: Update,
-) -> Outcome:
+def _update(asked: Request, update: Update) -> Outcome:
+    out, work = asked.out, asked.work
     remove_leftovers(out, work)
-    base = _whole(out, scan, settings)
-    plan, used = load_plan(work), versions(settings)
+    base = _whole(asked)
+    plan, used = load_plan(work), versions(asked.settings)
     if plan is not None and plan.base != base.digest:  # of work that was finished just before a kill
         clear(work)
         plan = None
     if plan is None:
-        plan = plan_update(base, scan, settings, used, update)
+        plan = plan_update(base, asked.scan, asked.settings, used, update)
         if not plan.videos and set(plan.skipped) == skipped_of(base):
             shutil.rmtree(work, ignore_errors=True)
             return Outcome(base, account_of(base), True, len(base.shards), (f"{update}: nothing to do",))
@@ -129,24 +98,37 @@ def _update(
             f"{out} holds an unfinished {plan.update}. Finish it with the same options first; the data set is whole and "
             f"as it was before."
         )
-    notes = changes_since(plan, scan, used)
-    kept = load_done(out, work)
-    results = make_shards(videos, out, work, plan, kept, run, stop, hooks)
+    notes = changes_since(plan, asked.scan, used)
+    results, num_kept = make_shards(asked, plan.shards)
+    return join(out, plan, results, len(base.shards) + num_kept, notes, base)
+
+
+def join(
+    out: Path,
+    plan: Plan,
+    results: Sequence[ShardResult],
+    num_kept: int,
+    notes: Sequence[str],
+    base: Manifest | None = None,
+) -> Outcome:
+    """Make one data set of finished shards: tables and header, and the work folder is gone. base: the one it changes."""
     manifest = finalise(out, plan, results, base)
-    shutil.rmtree(work, ignore_errors=True)
-    return Outcome(manifest, account_of(manifest), False, len(base.shards) + len(kept), tuple(notes))
+    remove_leftovers(out, out / WORK_FOLDER)
+    shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
+    return Outcome(manifest, account_of(manifest), False, num_kept, tuple(notes))
 
 
-def _resume_or_begin(out: Path, work: Path, scan: Scan, settings: ExtractSettings) -> tuple[Plan, list[str]]:
-    """The plan of the interrupted run, else one of this scan; a plan is never cut anew half-way."""
-    plan, used = load_plan(work), versions(settings)
+def resume_or_begin(asked: Request) -> tuple[Plan, list[str]]:
+    """The plan of the interrupted run, else one of this scan, and notes; a plan is never cut anew half-way."""
+    out, scan = asked.out, asked.scan
+    plan, used = load_plan(asked.work), versions(asked.settings)
     if plan is None or plan.base:  # or of a data set whose header was removed since
-        clear(work)
-        save_plan(work, new_plan(scan, settings, used))
-        plan = load_plan(work)
+        clear(asked.work)
+        save_plan(asked.work, new_plan(scan, asked.settings, used))
+        plan = load_plan(asked.work)
         assert plan is not None
-    asked = {**settings.model_dump(), "dataset": scan.dataset}
-    refuse_difference(out, "an unfinished", {**plan.settings.model_dump(), "dataset": plan.dataset}, asked)
+    before = {**plan.settings.model_dump(), "dataset": plan.dataset}
+    refuse_difference(out, "an unfinished", before, {**asked.settings.model_dump(), "dataset": scan.dataset})
     if plan.classes != scan.classes and {v.path for v in plan.videos} == {v.path for v in scan.videos}:
         raise InputError(
             f"{out} holds an unfinished data set of {len(plan.classes)} classes, asked are {len(scan.classes)} others. "
@@ -155,55 +137,14 @@ def _resume_or_begin(out: Path, work: Path, scan: Scan, settings: ExtractSetting
     return plan, changes_since(plan, scan, used)
 
 
-def make_shards(
-    videos: Path,
-    out: Path,
-    work: Path,
-    plan: Plan,
-    kept: dict[str, ShardResult],
-    run: RunSettings,
-    stop: threading.Event,
-    hooks: Hooks,
-) -> list[ShardResult]:
-    """Write the plan's shards that are not kept from earlier runs; gives the results of all, in the plan's order."""
-    done = dict(kept)
-    todo = [shard for shard in plan.shards if shard.name not in done]
-    hooks.planned(len(plan.videos), sum(len(result.videos) for result in done.values()))
-    num_failed = failures(list(done.values()))
-    (work / "scratch").mkdir(exist_ok=True)
-    made = run_local(
-        todo,
-        videos=videos,
-        out=out,
-        scratch=work / "scratch",
-        settings=plan.settings,
-        run=run,
-        stop=stop,
-        tell=hooks.progress,
-    )
-    with contextlib.closing(made):
-        for result in made:
-            save_done(work, result)
-            done[result.shard.name] = result
-            num_failed += failures([result])
-            if 0 <= run.max_failures < num_failed:
-                raise TooManyFailuresError(
-                    f"{num_failed} videos failed, --max-failures allows {run.max_failures}. Finished shards are kept."
-                )
-    if len(done) < len(plan.shards):
-        raise StoppedError
-    return [done[shard.name] for shard in plan.shards]
-
-
-def _finished(out: Path, scan: Scan, settings: ExtractSettings) -> Outcome:
+def finished(asked: Request) -> Outcome:
     """What a data set that is whole holds; a work folder that a kill left behind is removed."""
-    manifest = _whole(out, scan, settings)
-    notes = _news(manifest, scan)
+    out = asked.out
+    manifest = _whole(asked)
+    notes = _news(manifest, asked.scan)
     if (out / WORK_FOLDER).exists():
-        with (
-            contextlib.suppress(InputError),
-            owned(out) as work,
-        ):  # unless another run has it, or nothing can be written
+        # Unless another run has it, or nothing can be written there.
+        with contextlib.suppress(InputError), owned(out) as work:
             remove_leftovers(out, work)
             plan = load_plan(work)
             if plan is not None and plan.base == manifest.digest:
@@ -213,12 +154,13 @@ def _finished(out: Path, scan: Scan, settings: ExtractSettings) -> Outcome:
     return Outcome(manifest, account_of(manifest), True, len(manifest.shards), tuple(notes))
 
 
-def _whole(out: Path, scan: Scan, settings: ExtractSettings) -> Manifest:
-    """The data set at `out`; InputError where it has other settings, or is no longer as it was written."""
-    manifest = read_manifest(out)
-    asked = {**settings.model_dump(), "dataset": scan.dataset}
-    refuse_difference(out, "a finished", {**manifest.header.settings, "dataset": manifest.header.dataset}, asked)
-    refuse_missing_shards(out, manifest)
+def _whole(asked: Request) -> Manifest:
+    """The data set at OUT; InputError where it has other settings, or is no longer as it was written."""
+    manifest = read_manifest(asked.out)
+    header = manifest.header
+    before = {**header.settings, "dataset": header.dataset}
+    refuse_difference(asked.out, "a finished", before, {**asked.settings.model_dump(), "dataset": asked.scan.dataset})
+    refuse_missing_shards(asked.out, manifest)
     return manifest
 
 
@@ -232,8 +174,8 @@ def refuse_missing_shards(out: Path, manifest: Manifest) -> None:
     if broken:
         raise InputError(
             f"{out} is a finished data set, but {len(broken)} of its shards are not as they were written: {', '.join(broken[:3])}"
-            f"{', …' if len(broken) > 3 else ''}. Restore them from a copy, or remove {out / HEADER_NAME} and run this "
-            f"command again: the same videos and settings give the same bytes."
+            f"{', …' if len(broken) > 3 else ''}. Make them again with `tgprep check {out} --repair --against VIDEOS`, "
+            f"or restore them from a copy."
         )
 
 

@@ -39,31 +39,60 @@ def make_folder(out: Path) -> None:
 
 @contextlib.contextmanager
 def owned(out: Path) -> Iterator[Path]:
-    """Hold OUT for this run and give its work folder; the lock vanishes with the process, however it ends."""
-    work = out / WORK_FOLDER
+    """Hold OUT for this run alone and give its work folder; the lock vanishes with the process, however it ends."""
+    with _opened(out, "lock") as lock:
+        hold(lock, out)
+        yield out / WORK_FOLDER
+
+
+@contextlib.contextmanager
+def joined(out: Path, name: str) -> Iterator[TextIO]:
+    """Work on OUT beside others: gives the lock that all share, so that the last one can `hold` it alone.
+
+    InputError where a run holds OUT alone, or where another process works under the same name.
+    """
+    with _opened(out, "lock") as lock, _opened(out, f"lock-{name}") as own:
+        hold(own, out, f"{name} of {out}")
+        hold(lock, out, shared=True)
+        yield lock
+
+
+def hold(lock: TextIO, out: Path, what: str = "", *, shared: bool = False) -> None:
+    """Lock an opened lock file or turn a shared lock into one's own; InputError, naming the owner, where it is taken."""
     try:
-        (work / "done").mkdir(parents=True, exist_ok=True)
-        lock: TextIO = (work / "lock").open("a+", encoding="utf-8")
+        fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        owner = lock.read().strip() or "an unknown process"
+        raise InputError(
+            f"{what or out} is in use by {owner}. Wait for it, or end it and run this command again."
+        ) from None
+    except OSError:
+        pass  # a file system without locks: one run at a time is then up to the user
+    with contextlib.suppress(OSError):  # a full disk: the name of the owner is a courtesy
+        lock.seek(0)
+        lock.truncate()
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+
+
+@contextlib.contextmanager
+def alone(out: Path, name: str) -> Iterator[None]:
+    """Wait until no other process is at the same point; for moments only."""
+    with _opened(out, f"lock-{name}") as lock:
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _opened(out: Path, name: str) -> TextIO:
+    try:
+        (out / WORK_FOLDER / "done").mkdir(parents=True, exist_ok=True)
+        return (out / WORK_FOLDER / name).open("a+", encoding="utf-8")
     except OSError as error:
         raise InputError(
             f"Cannot write to {out}: {error.strerror}. Make it writable, or name another folder."
         ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read().strip() or "an unknown process"
-            raise InputError(
-                f"{out} is in use by {owner}. Wait for it, or end it and run this command again."
-            ) from None
-        except OSError:
-            pass  # a file system without locks: one run at a time is then up to the user
-        with contextlib.suppress(OSError):  # a full disk: the name of the owner is a courtesy
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-            lock.flush()
-        yield work
 
 
 def clear(work: Path) -> None:
@@ -75,13 +104,14 @@ def clear(work: Path) -> None:
 
 
 def remove_leftovers(out: Path, work: Path) -> None:
-    """Remove what a killed run left behind: unfinished files and spools."""
+    """Remove what killed runs left behind: unfinished files and spools. Only while no other process works on OUT."""
     if (out / HEADER_NAME).exists():
         settle_tables(out, read_header(out))
     for folder in (out, work, work / "done"):
         for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
             leftover.unlink(missing_ok=True)
-    shutil.rmtree(work / "scratch", ignore_errors=True)
+    for scratch in work.glob("scratch*"):
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def save_done(work: Path, result: ShardResult) -> None:

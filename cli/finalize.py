@@ -1,0 +1,39 @@
+"""`tgprep finalize`: the shards of array jobs become one data set."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from cli.common import EXIT_FAILURES, handled
+from cli.extract import report
+from cli.progress import ExtractProgress
+
+
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path), default="dataset")
+@click.option("--json", "as_json", is_flag=True, help="print the account as one JSON object on stdout")
+@handled
+def finalize(out: Path, as_json: bool) -> None:
+    """Join the shards that `tgprep extract --num-tasks N --task-id I` made at OUT [default: ./dataset].
+
+    The last task does it by itself; this is for when that one was lost. Nothing changes while shards are missing.
+
+    \b
+    Exit codes: 0 all well, 1 some videos failed or shards are missing, 2 wrong usage or input.
+    """
+    from tgprep.supervise import ShardError
+    from tgprep.tasks import finalize as run_finalize
+
+    progress = ExtractProgress()
+    began = time.monotonic()
+    try:
+        outcome = run_finalize(out)
+    except ShardError as error:
+        progress.tell("error", f"Error: {error}")
+        sys.exit(EXIT_FAILURES)
+    report(outcome, (), out, progress, time.monotonic() - began, as_json)
+    sys.exit(EXIT_FAILURES if outcome.account.num_failed else 0)

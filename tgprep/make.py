@@ -1,0 +1,83 @@
+"""The shards of a plan: made by an engine, noted in the journal as each is finished."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tgprep.account import failures
+from tgprep.config import ExtractSettings, RunSettings
+from tgprep.engine import run_local
+from tgprep.scan import Scan
+from tgprep.supervise import Progress, ShardPlan, ShardResult, StoppedError
+from tgprep.work import WORK_FOLDER, load_done, save_done
+
+
+class TooManyFailuresError(Exception):
+    """More videos failed than --max-failures allows; finished shards stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """How a caller follows the run: `planned` once (videos to do, of them done before), then `progress` for every event."""
+
+    planned: Callable[[int, int], None] = lambda num_videos, num_kept: None
+    progress: Callable[[Progress], None] = lambda progress: None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for: the videos, where to, how, and who follows and stops it."""
+
+    videos: Path
+    out: Path
+    scan: Scan
+    settings: ExtractSettings
+    run: RunSettings
+    stop: threading.Event
+    hooks: Hooks
+
+    @property
+    def work(self) -> Path:
+        """The work folder."""
+        return self.out / WORK_FOLDER
+
+
+def make_shards(asked: Request, shards: Sequence[ShardPlan], scratch: str = "scratch") -> tuple[list[ShardResult], int]:
+    """Write the shards that no earlier run has finished: the results of all, in order, and how many were kept.
+
+    scratch: name of the folder for spools in the work folder. Raises StoppedError, ShardError, TooManyFailuresError; what
+    is finished by then stays.
+    """
+    names = {shard.name for shard in shards}
+    done = {name: result for name, result in load_done(asked.out, asked.work).items() if name in names}
+    num_kept = len(done)
+    todo = [shard for shard in shards if shard.name not in done]
+    asked.hooks.planned(sum(len(s.videos) for s in shards), sum(len(result.videos) for result in done.values()))
+    num_failed = failures(list(done.values()))
+    (asked.work / scratch).mkdir(exist_ok=True)
+    made = run_local(
+        todo,
+        videos=asked.videos,
+        out=asked.out,
+        scratch=asked.work / scratch,
+        settings=asked.settings,
+        run=asked.run,
+        stop=asked.stop,
+        tell=asked.hooks.progress,
+    )
+    with contextlib.closing(made):
+        for result in made:
+            save_done(asked.work, result)
+            done[result.shard.name] = result
+            num_failed += failures([result])
+            if 0 <= asked.run.max_failures < num_failed:
+                raise TooManyFailuresError(
+                    f"{num_failed} videos failed, --max-failures allows {asked.run.max_failures}. Finished shards are kept."
+                )
+    if len(done) < len(shards):
+        raise StoppedError
+    return [done[shard.name] for shard in shards], num_kept
