@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +64,7 @@ def run(
     quiet_threads()
     manifest = read_manifest(out)
     split = read_split(out, split_name)
-    recipe = recipe or _fitting_recipe(manifest, split)
+    recipe = recipe or _fitting_recipe(manifest, split, say if os.environ.get("RANK", "0") == "0" else _silent)
     try:
         from tgtrain.config import load_recipe
         from tgtrain.distributed import joined
@@ -122,7 +124,7 @@ def run(
     say(f"Next: tgtrain test {folder}; tgtrain report {folder}")
 
 
-def _fitting_recipe(manifest: Manifest, split: LabelSplit) -> str:
+def _fitting_recipe(manifest: Manifest, split: LabelSplit, tell: Callable[[str], None]) -> str:
     """The published recipe of this data set and percentage where a GPU is there and the split fills a batch, else demo."""
     from tgtrain.config import load_recipe, recipe_names
 
@@ -134,13 +136,19 @@ def _fitting_recipe(manifest: Manifest, split: LabelSplit) -> str:
             continue
         small = int(split.unlabelled.sum()) < config.batch.unlabelled
         if _has_gpu() and not small:
-            say(f"recipe {name}: told from data set and split (--recipe chooses another)")
+            tell(f"recipe {name}: told from data set and split (--recipe chooses another)")
             return name
         reason = f"the split has fewer than {config.batch.unlabelled} unlabelled videos" if small else "no GPU here"
-        say(f"recipe demo: {reason}, so the small settings; --recipe {name} takes the published ones all the same")
+        tell(f"recipe demo: {reason}, so the small settings; --recipe {name} takes the published ones all the same")
         return "demo"
-    say(f"recipe demo: none is made for {dataset} at {percent or 'this'} % (--recipe chooses, `tgtrain recipes` lists)")
+    tell(
+        f"recipe demo: none is made for {dataset} at {percent or 'this'} % (--recipe chooses, `tgtrain recipes` lists)"
+    )
     return "demo"
+
+
+def _silent(text: str) -> None:
+    return None
 
 
 def _has_gpu() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -35,6 +36,7 @@ from tgtrain.step import Clips, Views, named_values, step_terms
 from tgtrain.strong_plan import StrongSettings, draw_run_signs
 
 _PRECISE_BN_STREAM = 2
+_STOP_STEPS = 10
 _PRECISION = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -118,7 +120,9 @@ class _Trainer:
         self.network: nn.Module = self.model
         if ranks.world_size > 1:
             devices = [ranks.device] if ranks.device.type == "cuda" else None
-            self.network = DistributedDataParallel(self.model, device_ids=devices, broadcast_buffers=False)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # its successor is not in every torch of our range
+                self.network = DistributedDataParallel(self.model, device_ids=devices, broadcast_buffers=False)
         if config.runtime.compile:
             self.network = torch.compile(self.network)  # type: ignore[assignment]
         self.optimiser = torch.optim.SGD(
@@ -190,7 +194,8 @@ class _Trainer:
                     self._evaluate_and_save(journal, epoch)
                     saved_at = self.step
                     interval.reset()
-                if self.ranks.any(should_stop()):
+                # Ranks must stop at the same step; asking every time would make them wait for each other.
+                if (self.ranks.world_size == 1 or self.step % _STOP_STEPS == 0) and self.ranks.any(should_stop()):
                     interrupted = True
                     break
         finally:

@@ -214,3 +214,26 @@ def test_a_run_that_is_killed_goes_on_to_the_same_end(data_set: Path, tmp_path: 
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_two_processes_train_together_and_resume_as_one(data_set: Path, tmp_path: Path) -> None:
+    words = [
+        "run", str(data_set), "--recipe", "demo", "--out", str(tmp_path / "run"),
+        *(word for text in (*SMALL, "evaluate.every_epochs=1") for word in ("--set", text)),
+    ]  # fmt: skip
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cli.train"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*torchrun, *words, "--max-steps", "4"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert load(list_checkpoints(tmp_path / "run")[-1]).step == 4
+    facts = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert facts["world_size"] == 2
+    # Elastic: one process takes up what two have begun, on the same videos.
+    alone = subprocess.run(
+        [sys.executable, "-m", "cli.train", *words], env=environment, capture_output=True, text=True, check=False
+    )
+    assert alone.returncode == 0, alone.stderr
+    assert "resumed at step 4 of 12" in alone.stderr
+    assert [record["step"] for record in records(tmp_path / "run", "evaluate")] == [3, 6, 9, 12]
