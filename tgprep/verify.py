@@ -29,6 +29,7 @@ from manifests.store import (
     read_manifest,
     seal_holds,
 )
+from tgprep.rawframes import FramesError, frames_digest
 from tgprep.verify_shard import Finding, ShardReport, check_shard
 from tgprep.verify_tables import ShardRows, check_tables, rows_by_shard
 
@@ -174,25 +175,32 @@ def _check_sources(
     table = table.filter(pc.equal(table.column("status"), WRITTEN))
     rows = zip(*(table.column(name).to_pylist() for name in table.column_names[:3]), strict=True)
 
+    digest = frames_digest if manifest.header.settings.get("imported") == "rawframes" else _file_digest
+
     def one(row: tuple[str, int, str]) -> Finding | None:
         if stop.is_set():
             raise KeyboardInterrupt
         path, num_bytes, sha256 = row
         file = against / path
         try:
-            if file.stat().st_size != num_bytes:
-                found, expected = f"{file.stat().st_size} bytes", f"{num_bytes}"
-            elif (digest := file_sha256(file)) != sha256:
-                found, expected = f"sha256 {digest[:16]}…", f"{sha256[:16]}…"
-            else:
-                return None
-        except OSError as error:
-            return Finding(str(file), "source", f"cannot be read: {error.strerror}", _SOURCE)
-        return Finding(str(file), "source", f"{found}, expected {expected} (videos.parquet)", _SOURCE)
+            found_bytes, found = digest(file)
+        except (OSError, FramesError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            return Finding(str(file), "source", f"cannot be read: {reason}", _SOURCE)
+        if found_bytes != num_bytes:
+            return Finding(str(file), "source", f"{found_bytes} bytes, expected {num_bytes} (videos.parquet)", _SOURCE)
+        if found != sha256:
+            message = f"sha256 {found[:16]}…, expected {sha256[:16]}… (videos.parquet)"
+            return Finding(str(file), "source", message, _SOURCE)
+        return None
 
     with ThreadPoolExecutor(workers) as pool:
         found = [finding for finding in pool.map(one, rows) if finding is not None]
     return table.num_rows, found
+
+
+def _file_digest(file: Path) -> tuple[int, str]:
+    return file.stat().st_size, file_sha256(file)
 
 
 _SOURCE = "the video is not the one that was extracted: restore it, or extract into a new folder to have the new one"

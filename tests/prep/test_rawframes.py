@@ -1,0 +1,262 @@
+"""`tgprep export` and `import-rawframes`: the bytes of every frame come through unchanged, and nothing half-done passes for whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from cli.prep import main
+from manifests.list_import import import_lists
+from manifests.records import InputError, Manifest
+from manifests.split_settings import SplitSettings
+from manifests.splits import make_split, write_split
+from manifests.store import read_manifest
+from tgprep.config import ExtractSettings, RunSettings
+from tgprep.export import export_rawframes, read_jpegs
+from tgprep.motion import SampleSettings, render_sample, write_annotations
+from tgprep.pipeline import extract
+from tgprep.rawframes import FramesError, find_frames, import_rawframes
+from tgprep.scan import scan
+from tgprep.verify import check
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of four videos in UCF101's form, with official lists and a split."""
+    root = tmp_path_factory.mktemp("raw")
+    settings = SampleSettings(
+        num_classes=2, num_groups=4, clips_per_group=1, width=64, height=48, min_frames=8, max_frames=12
+    )
+    render_sample(root / "videos", settings)
+    write_annotations(root / "annotations", settings)
+    found = scan(root / "videos", dataset="ucf101", annotations=root / "annotations")
+    extract(root / "videos", root / "dataset", found, ExtractSettings(videos_per_shard=3), RunSettings(threads=1))
+    write_split(root / "dataset", make_split(read_manifest(root / "dataset"), SplitSettings(percent=50, name="half")))
+    return root / "dataset"
+
+
+@pytest.fixture(scope="module")
+def tree(dataset: Path) -> Path:
+    folder = dataset.parent / "rawframes"
+    export_rawframes(str(dataset), folder)
+    return folder
+
+
+@pytest.fixture
+def copy(tree: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tree, tmp_path / "rawframes"))
+
+
+def frames(manifest: Manifest, kind: str) -> dict[str, list[str]]:
+    """key -> digests of its stored JPEG files."""
+    return {
+        row.key: [hashlib.sha256(jpeg).hexdigest() for jpeg in read_jpegs(manifest, row, kind)]
+        for row in manifest.videos
+        if row.status == "written"
+    }
+
+
+def test_the_tree_is_laid_out_as_the_reference_does(tree: Path, dataset: Path) -> None:
+    manifest = read_manifest(dataset)
+    for row in manifest.videos:
+        names = sorted(path.name for path in (tree / row.key).iterdir())
+        count = row.num_frames
+        assert names == [f"img_{n:05d}.jpg" for n in range(1, count + 1)] + [
+            f"tempgrad_{n:05d}.jpg" for n in range(1, count)
+        ]
+        # TG k is frame k minus frame k+1 by the reference's own formula, on files read by OpenCV, within JPEG's error.
+        first, second, tg = (
+            cv2.imread(str(tree / row.key / name)).astype(np.float32)  # type: ignore[union-attr]
+            for name in ("img_00003.jpg", "img_00004.jpg", "tempgrad_00003.jpg")
+        )
+        assert np.abs((first - second + 255) / 2 - tg).mean() < 4
+
+
+def test_lists_are_those_of_the_folds_and_splits(tree: Path, dataset: Path) -> None:
+    manifest = read_manifest(dataset)
+    counts = {row.key: (row.num_frames, row.label) for row in manifest.videos}
+    lists = {path.name: path.read_text().splitlines() for path in tree.glob("*_rawframes.txt")}
+    for lines in lists.values():
+        for line in lines:
+            key, num_frames, label = line.split(" ")
+            assert counts[key] == (int(num_frames), int(label))
+    for fold in (1, 2, 3):
+        train, test = lists[f"ucf101_train_split_{fold}_rawframes.txt"], lists[f"ucf101_val_split_{fold}_rawframes.txt"]
+        assert len(train) + len(test) == 8
+        assert not set(train) & set(test)
+    assert (tree / "classInd.txt").read_text() == "".join(
+        f"{n} {c}\n" for n, c in enumerate(manifest.header.classes, 1)
+    )
+    again, report = import_lists(
+        manifest, {"labelled": tree / "half_labelled_rawframes.txt", "test": tree / "half_test_rawframes.txt"}
+    )
+    split = make_split(manifest, SplitSettings(percent=50, name="half"))
+    assert again.keys_of("labelled") == split.keys_of("labelled")
+    assert again.keys_of("test") == split.keys_of("test")
+    assert report.unmatched == ()
+
+
+@pytest.mark.parametrize("form", ["ucf101", "folder"])
+def test_round_trip_keeps_every_byte_of_every_frame(dataset: Path, tree: Path, tmp_path: Path, form: str) -> None:
+    before = read_manifest(dataset)
+    annotations = dataset.parent / "annotations" if form == "ucf101" else None
+    after = import_rawframes(tree, tmp_path / "out", dataset=form, annotations=annotations).manifest
+    for kind in ("rgb", "tg"):
+        assert frames(after, kind) == frames(before, kind)
+    assert after.header.classes == before.header.classes
+    assert after.videos.column("label") == before.videos.column("label")
+    assert after.header.gradient == before.header.gradient
+    if form == "ucf101":
+        assert after.videos.column("subsets") == before.videos.column("subsets")
+        assert after.videos.column("group") == before.videos.column("group")
+    report = check(str(tmp_path / "out"), deep=True, against=tree)
+    assert report.findings == ()
+    assert report.num_sources == 8
+    export_rawframes(str(tmp_path / "out"), tmp_path / "again")
+    for path in tree.rglob("*.jpg"):
+        assert (tmp_path / "again" / path.relative_to(tree)).read_bytes() == path.read_bytes()
+
+
+def test_same_tree_same_bytes(tree: Path, tmp_path: Path) -> None:
+    for name, threads in (("one", 1), ("two", 3)):
+        import_rawframes(tree, tmp_path / name, dataset="folder", threads=threads)
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "two").iterdir())
+    assert "dataset.json" in names
+    assert ".tgprep" not in names
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_without_gradient(copy: Path, tmp_path: Path) -> None:
+    first = import_rawframes(copy, tmp_path / "left-out", dataset="folder", tg=False).manifest
+    for path in copy.rglob("tempgrad_*"):
+        path.unlink()
+    (copy / ".tgprep-export.json").unlink()
+    second = import_rawframes(copy, tmp_path / "none", dataset="folder").manifest
+    assert first.digest == second.digest
+    assert not second.header.gradient.stored
+    assert check(str(tmp_path / "none"), deep=True).sound
+    # The reference's code needs TG files: export makes them from the JPEG files, as its own script does.
+    export_rawframes(str(tmp_path / "none"), tmp_path / "again")
+    row = second.videos[0]
+    folder = tmp_path / "again" / row.key
+    images = [cv2.imread(str(folder / f"img_{n:05d}.jpg")).astype(np.float32) for n in (1, 2)]  # type: ignore[union-attr]
+    expected = ((images[0] - images[1] + 255) / 2).astype(np.uint8).astype(int)
+    stored = cv2.imread(str(folder / "tempgrad_00001.jpg"))
+    assert stored is not None
+    assert np.abs(stored.astype(int) - expected).mean() < 2
+    back = import_rawframes(tmp_path / "again", tmp_path / "back", dataset="folder").manifest
+    assert (back.header.gradient.stored, back.header.gradient.source) == (True, "jpeg")
+    assert check(str(tmp_path / "back"), deep=True).sound
+
+
+def test_broken_videos_fail_alone_and_say_why(copy: Path, tmp_path: Path) -> None:
+    folders = sorted(path for path in copy.glob("*/*") if path.is_dir())
+    (folders[0] / "img_00004.jpg").unlink()
+    (folders[1] / "tempgrad_00007.jpg").unlink()
+    (folders[2] / "img_00002.jpg").write_bytes((folders[2] / "img_00002.jpg").read_bytes()[:-50])
+    cv2.imwrite(str(folders[3] / "img_00003.jpg"), np.zeros((20, 20, 3), np.uint8))
+    for path in list(folders[4].iterdir())[1:]:
+        path.unlink()
+    for path in folders[4].iterdir():
+        path.rename(folders[4] / "img_00001.jpg")
+    run = CliRunner().invoke(
+        main, ["import-rawframes", str(copy), str(tmp_path / "out"), "--dataset", "folder", "--json"]
+    )
+    assert run.exit_code == 1, run.output
+    told = json.loads(run.stdout)
+    assert (told["num_videos"], told["num_written"], told["num_failed"]) == (8, 3, 5)
+    reasons = {entry["path"]: entry["error"] for entry in told["failed"]}
+    for folder, reason in zip(
+        folders,
+        (
+            "img file number 4 is missing",
+            "tempgrad file",
+            "img_00002.jpg is not a whole JPEG file",
+            "img_00003.jpg is 20x20",
+            "1 frames",
+        ),
+        strict=False,
+    ):
+        assert reason in reasons[folder.relative_to(copy).as_posix()]
+    assert check(str(tmp_path / "out"), deep=True).sound
+
+
+def test_numbers_may_begin_at_zero(tmp_path: Path) -> None:
+    for number in (0, 1, 2):
+        (tmp_path / f"img_{number:05d}.jpg").write_bytes(b"")
+    for number in (1, 2):
+        (tmp_path / f"tempgrad_{number:05d}.jpg").write_bytes(b"")
+    found = find_frames(tmp_path, tg=True)
+    assert [path.name[-5:] for path in found.rgb] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert [path.name[-5:] for path in found.tg] == ["1.jpg", "2.jpg"]
+    (tmp_path / "img_2.jpeg").write_bytes(b"")
+    with pytest.raises(FramesError, match="same number"):
+        find_frames(tmp_path, tg=True)
+
+
+def test_an_interrupted_export_goes_on(dataset: Path, tree: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(tree, folder)
+    lost = sorted(path for path in folder.glob("*/*") if path.is_dir())[2]
+    shutil.rmtree(lost)
+    outcome = export_rawframes(str(dataset), folder)
+    assert (outcome.num_videos, outcome.num_kept) == (8, 7)
+    assert sorted(path.name for path in lost.iterdir()) == sorted(
+        path.name for path in (tree / lost.relative_to(folder)).iterdir()
+    )
+    with pytest.raises(InputError, match="other options"):
+        export_rawframes(str(dataset), folder, tg=False)
+
+
+def test_an_interrupted_import_goes_on(tree: Path, tmp_path: Path) -> None:
+    whole = import_rawframes(tree, tmp_path / "whole", dataset="folder").manifest
+
+    class StopError(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        raise StopError
+
+    out = tmp_path / "out"
+    with pytest.raises(StopError):
+        import_rawframes(tree, out, dataset="folder", threads=1, tell=stop)
+    assert not (out / "dataset.json").exists()
+    shard = out / "shard-000000.tar"
+    made = shard.stat().st_mtime_ns
+    again = import_rawframes(tree, out, dataset="folder").manifest
+    assert again.digest == whole.digest
+    assert shard.stat().st_mtime_ns == made
+    assert not (out / ".tgprep").exists()
+
+
+def test_mistakes(dataset: Path, tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="not empty"):
+        export_rawframes(str(dataset), tmp_path / "full")
+    with pytest.raises(InputError, match="not empty"):
+        import_rawframes(tree, tmp_path / "full", dataset="folder")
+    with pytest.raises(InputError, match="holds no frames"):
+        import_rawframes(tmp_path / "full", tmp_path / "out")
+    with pytest.raises(InputError, match="no such folder"):
+        import_rawframes(tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(InputError, match="finished data set"):
+        import_rawframes(tree, dataset, dataset="folder")
+    with pytest.raises(InputError, match="name no written video"):
+        export_rawframes(str(dataset), tmp_path / "out", keys=["No/such"])
+    broken = Path(shutil.copytree(dataset, tmp_path / "broken"))
+    (broken / "shard-000001.tar").write_bytes(b"")
+    run = CliRunner().invoke(main, ["export", str(broken), str(tmp_path / "out2")])
+    assert run.exit_code == 2
+    assert "tgprep check" in run.stderr
+    run = CliRunner().invoke(main, ["export", str(dataset), str(tmp_path / "some"), "--keys", "nothing/here"])
+    assert run.exit_code == 2
