@@ -80,3 +80,11 @@ class RunSettings(BaseModel):
     )
     max_memory_mb: int = Field(4096, ge=256, description="give up on a video that takes a worker over this many MB")
     max_failures: int = Field(-1, ge=-1, description="stop once more videos than this have failed (-1: never)")
+    engine: Literal["local", "dask"] = Field("local", description="where shards are made: here, or on a Dask cluster")
+    scheduler: str = Field("", description="address of the Dask scheduler, such as tcp://host:8786")
+
+    @model_validator(mode="after")
+    def _scheduler_given(self) -> RunSettings:
+        if (self.engine == "dask") != bool(self.scheduler):
+            raise ValueError("--engine dask and --scheduler ADDRESS go together")
+        return self

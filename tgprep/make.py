@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,14 @@ class Request:
         return self.out / WORK_FOLDER
 
 
+def _engine(run: RunSettings) -> Callable[..., Generator[ShardResult, None, None]]:
+    if run.engine == "local":
+        return run_local
+    from tgprep.engine_dask import run_dask
+
+    return run_dask
+
+
 def make_shards(asked: Request, shards: Sequence[ShardPlan], scratch: str = "scratch") -> tuple[list[ShardResult], int]:
     """Write the shards that no earlier run has finished: the results of all, in order, and how many were kept.
 
@@ -59,7 +67,7 @@ def make_shards(asked: Request, shards: Sequence[ShardPlan], scratch: str = "scr
     asked.hooks.planned(sum(len(s.videos) for s in shards), sum(len(result.videos) for result in done.values()))
     num_failed = failures(list(done.values()))
     (asked.work / scratch).mkdir(exist_ok=True)
-    made = run_local(
+    made = _engine(asked.run)(
         todo,
         videos=asked.videos,
         out=asked.out,

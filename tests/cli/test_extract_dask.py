@@ -1,0 +1,117 @@
+"""The extraction on a real Dask cluster: a scheduler and two workers as processes, one of them killed half-way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.extraction import BACKENDS, call, children, environment, start, tree, wait_until
+
+pytest.importorskip("distributed", reason="the extra `dask` is not installed")
+
+HOW = ("--decoder", "fake_backends:open_video", "--videos-per-shard", "3", "--dataset", "folder")
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]], Path]]:
+    """Address of a scheduler, its two worker processes, and the folder of their backends."""
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "fake_backends.py").write_text(BACKENDS)
+    address_file = tmp_path / "scheduler.json"
+    running: list[subprocess.Popen[bytes]] = []
+
+    def begin(*arguments: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "distributed.cli.dask_scheduler", *arguments]
+            if arguments[0] == "--host"
+            else [sys.executable, "-m", "distributed.cli.dask_worker", *arguments],
+            env=environment(modules, FAKE_SECONDS="0.02", DASK_LOGGING__DISTRIBUTED="error"),
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        running.append(process)
+        return process
+
+    begin("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(address_file))
+    wait_until(address_file.exists)
+    own = ("--scheduler-file", str(address_file), "--no-nanny", "--nthreads", "1", "--no-dashboard")
+    workers = [begin(*own, "--local-directory", str(tmp_path / f"w{number}")) for number in range(2)]
+    try:
+        wait_until(lambda: address_file.read_text().strip())
+        yield json.loads(address_file.read_text())["address"], workers, modules
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+def test_a_cluster_gives_the_same_bytes_though_a_worker_is_killed(
+    cluster: tuple[str, list[subprocess.Popen[bytes]], Path], tmp_path: Path
+) -> None:
+    address, workers, modules = cluster
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    for number in range(30):
+        path = videos / f"class{number % 3}" / f"{'refuse' if number == 5 else 'v'}{number:02d}.avi"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([number + 1]) * 10)
+    run = start("extract", videos, out, *HOW, "--engine", "dask", "--scheduler", address, path=modules)
+    try:
+        wait_until(lambda: len(list(out.glob("shard-*.tar"))) >= 2 and children(workers[0].pid))
+        os.kill(workers[0].pid, signal.SIGKILL)
+        _, errors = run.communicate(timeout=120)
+    finally:
+        run.kill()
+    assert run.returncode == 1, errors
+    assert "30 inputs = 29 written + 1 failed + 0 skipped" in errors
+    assert call("extract", videos, tmp_path / "local", *HOW, "--threads", "2", path=modules).returncode == 1
+    assert tree(out) == tree(tmp_path / "local")
+
+
+@pytest.mark.long
+def test_an_interrupted_run_on_a_cluster_is_finished_later(
+    cluster: tuple[str, list[subprocess.Popen[bytes]], Path], tmp_path: Path
+) -> None:
+    address, _, modules = cluster
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    for number in range(20):
+        path = videos / "class" / f"v{number:02d}.avi"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([number + 1]) * 10)
+    how = (*HOW, "--engine", "dask", "--scheduler", address)
+    run = start("extract", videos, out, *how, path=modules)
+    wait_until(lambda: list(out.glob("shard-*.tar")))
+    run.send_signal(signal.SIGTERM)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 143, errors
+    assert "to go on:" in errors
+    assert call("extract", videos, out, *how, path=modules).returncode == 0
+    assert call("extract", videos, tmp_path / "local", *HOW, path=modules).returncode == 0
+    assert tree(out) == tree(tmp_path / "local")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--engine", "dask"), "--engine dask and --scheduler ADDRESS go together"),
+        pytest.param(
+            ("--engine", "dask", "--scheduler", "tcp://127.0.0.1:1"),
+            "no Dask scheduler answers there",
+            marks=pytest.mark.long,
+        ),
+    ],
+)
+def test_a_wrong_scheduler_is_refused(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    (tmp_path / "videos" / "a").mkdir(parents=True)
+    (tmp_path / "videos" / "a" / "v.avi").write_bytes(b"x")
+    refused = call("extract", tmp_path / "videos", tmp_path / "out", *options)
+    assert refused.returncode == 2, refused.stderr
+    assert message in refused.stderr
