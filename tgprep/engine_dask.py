@@ -20,6 +20,7 @@ from tgprep.supervise import Progress, ShardPlan, ShardResult, StoppedError, Sup
 
 _POLL_SECONDS = 0.25
 _CONNECT_SECONDS = 10
+_WORKER_SECONDS = 300  # a batch system may take its time to start them
 
 
 def run_dask(
@@ -94,9 +95,17 @@ def _connect(scheduler: str) -> Any:
     except ImportError:
         raise InputError("--engine dask needs the packages of the extra `dask`: pip install 'tgprep[dask]'.") from None
     try:
-        return Client(scheduler, timeout=_CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
+        client = Client(scheduler, timeout=_CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise InputError(
             f"--scheduler {scheduler}: no Dask scheduler answers there ({error}). Start one with `dask scheduler`, and "
             f"workers with `dask worker ADDRESS`."
         ) from None
+    try:
+        client.wait_for_workers(1, timeout=_WORKER_SECONDS)
+    except TimeoutError:
+        client.close()  # type: ignore[no-untyped-call]
+        raise InputError(
+            f"--scheduler {scheduler}: it has had no worker for {_WORKER_SECONDS} s. Start some with `dask worker {scheduler}`."
+        ) from None
+    return client

@@ -14,7 +14,7 @@ import pytest
 
 from tests.extraction import BACKENDS, call, children, environment, start, tree, wait_until
 
-pytest.importorskip("distributed", reason="the extra `dask` is not installed")
+Client = pytest.importorskip("distributed", reason="the extra `dask` is not installed").Client
 
 HOW = ("--decoder", "fake_backends:open_video", "--videos-per-shard", "3", "--dataset", "folder")
 
@@ -47,7 +47,10 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]
     workers = [begin(*own, "--local-directory", str(tmp_path / f"w{number}")) for number in range(2)]
     try:
         wait_until(lambda: address_file.read_text().strip())
-        yield json.loads(address_file.read_text())["address"], workers, modules
+        address = json.loads(address_file.read_text())["address"]
+        with Client(address, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=60)
+        yield address, workers, modules
     finally:
         for process in running:
             process.kill()
