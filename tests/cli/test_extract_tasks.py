@@ -60,6 +60,7 @@ def test_tasks_side_by_side_give_the_same_bytes_and_the_last_one_joins(
     assert tree(out) == alone
 
 
+@pytest.mark.long
 def test_killed_tasks_are_run_again_and_joined(
     videos: Path, modules: Path, alone: dict[str, str], tmp_path: Path
 ) -> None:
@@ -90,7 +91,7 @@ def test_a_task_is_refused_twice_and_beside_a_whole_run(
 ) -> None:
     out = tmp_path / "out"
     mine = ("--num-tasks", "2", "--task-id", "0")
-    task = start("extract", videos, out, *HOW, *mine, path=modules, FAKE_SECONDS="0.05")
+    task = start("extract", videos, out, *HOW, *mine, path=modules, FAKE_SECONDS="0.03")
     wait_until(lambda: list(out.glob("shard-*.tar")))
     same = call("extract", videos, out, *HOW, *mine, path=modules)
     whole = call("extract", videos, out, *HOW, path=modules)

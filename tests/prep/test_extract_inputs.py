@@ -184,6 +184,13 @@ def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
     assert (rows["b"].status, rows["b"].error) == ("skipped", "folder cannot be read: Permission denied")
 
 
+def test_some_real_clips(shared: Path, tmp_path: Path) -> None:
+    for path, row in rows_of(shared / "videos" / "hmdb51", tmp_path / "out").items():
+        assert row.num_frames == ffmpeg_frames(shared / "videos" / "hmdb51" / path, rgb=False)[0]
+        check_sample(tmp_path / "out", row)
+
+
+@pytest.mark.long
 def test_all_real_clips(shared: Path, tmp_path: Path) -> None:
     """Every clip at hand ends as the ffmpeg program's frame count says, or with its reason."""
     videos, out = shared / "videos", tmp_path / "out"
