@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from typing import Any
 
 import cv2
@@ -140,9 +142,19 @@ def step_loader(dataset: StepDataset, steps: Sequence[int], workers: int, pin: b
         pin_memory=pin,
         worker_init_fn=start_worker if workers else None,
         collate_fn=_same,
-        multiprocessing_context="fork" if workers else None,
+        multiprocessing_context=worker_context() if workers else None,
     )
     return iter(loader)
+
+
+def worker_context() -> BaseContext:
+    """How loader processes start: from a clean server process that has done its imports.
+
+    Forking this process would copy the locks of threads that torch and OpenCV have started in it: such workers hang.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tgtrain.batch", "tgtrain.evaluate"])
+    return context
 
 
 def default_workers() -> int:

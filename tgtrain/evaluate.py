@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from manifests.store import atomic_write, json_bytes
 from tgtrain import metrics
 from tgtrain.augment import network_input
-from tgtrain.batch import start_worker
+from tgtrain.batch import start_worker, worker_context
 from tgtrain.clip import ClipSettings, plan_eval
 from tgtrain.distributed import Ranks
 from tgtrain.model import Model
@@ -199,7 +199,7 @@ def _items(dataset: _ViewDataset, workers: int) -> Iterator[_Item]:
         num_workers=workers,
         worker_init_fn=start_worker if workers else None,
         collate_fn=_same,
-        multiprocessing_context="fork" if workers else None,
+        multiprocessing_context=worker_context() if workers else None,
     )
     return iter(loader)
 
