@@ -78,6 +78,9 @@ def handled(function: Callable[P, R]) -> Callable[P, R]:
         except InputError as error:
             say(f"Error: {error}")
             sys.exit(EXIT_USAGE)
+        except KeyboardInterrupt:
+            say("Interrupted.")
+            sys.exit(130)
         except BrokenPipeError:
             # The reader of our output (`| head`) has gone: not a mistake.
             sys.stderr.close()

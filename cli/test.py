@@ -82,10 +82,15 @@ def test(
     places = setup.places(part)
     if not places:
         raise InputError(
-            f"Split {setup.split.name} has no {part} videos. `tgprep split --test-percent P` sets some aside."
+            f"Split {setup.split.name} has no {part} videos. `tgprep split {'--test-percent' if part == 'test' else '--hold-out'} P` sets some aside."
         )
     path = checkpoints.find(run, which)
     loaded = checkpoints.load(path)
+    different = loaded.identity.differences(setup.identity)
+    if different:
+        raise InputError(f"{path} is no checkpoint of {run}: {'; '.join(different)}.")
+    if config.precise_bn.batches and not loaded.extra.get("precise_bn"):
+        say("saved between two evaluations: BatchNorm statistics are running averages, not measured anew")
     model = build_model(config.model)
     model.load_state_dict(loaded.model)
     with joined(device) as ranks:

@@ -32,7 +32,7 @@ def run_local(
     `stop` ends the run: open shards are discarded and StoppedError is raised. Close the generator to end it early: no
     process and no unfinished file is left once it is closed.
     """
-    num_workers = max(1, min(run.threads or os.cpu_count() or 1, len(plans)))
+    num_workers = max(1, min(run.threads or len(os.sched_getaffinity(0)), len(plans)))
     idle = [Supervisor(number, run, stop, tell) for number in range(num_workers)]
     everyone = tuple(idle)
     changed = threading.Condition()

@@ -144,7 +144,11 @@ def step_loader(dataset: StepDataset, steps: Sequence[int], workers: int, pin: b
         collate_fn=_same,
         multiprocessing_context=worker_context() if workers else None,
     )
-    return iter(loader)
+    try:
+        yield from loader
+    except InputError as error:
+        # A loader process hands its error over with its own traceback in front; the user needs the message.
+        raise InputError(str(error).rsplit("InputError: ", 1)[-1].strip()) from None
 
 
 def worker_context() -> BaseContext:

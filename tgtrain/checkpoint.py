@@ -108,14 +108,14 @@ def list_checkpoints(run: Path) -> list[Path]:
 
 def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Read one checkpoint. InputError where it is missing, damaged, or of another version."""
+    if not path.is_file():
+        raise InputError(f"No checkpoint {path}.")
     try:
         expected = _sidecar(path).read_text().split()[0]
     except (FileNotFoundError, IndexError):
         raise InputError(
             f"{path}: no sha256 beside it ({_sidecar(path).name}); it was not written to the end."
         ) from None
-    if not path.is_file():
-        raise InputError(f"No checkpoint {path}.")
     found = file_sha256(path)
     if found != expected:
         raise InputError(f"{path} is damaged: sha256 {found[:16]}…, expected {expected[:16]}….")

@@ -21,7 +21,7 @@ from tgtrain.model import ModelSettings
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class RuntimeSettings:
     max_bad_fraction: stop once more of the clips read were damaged than this share.
     """
 
-    seed: NotNegative = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: str = "auto"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     workers: Annotated[int, Field(ge=-1)] = -1
@@ -230,8 +230,10 @@ def _override(values: dict[str, Any], origins: dict[str, str], text: str, proble
     except tomllib.TOMLDecodeError:
         value = raw.strip()
     target = values.setdefault(section, {})
-    if isinstance(target, dict):
-        target[name] = value
+    if not isinstance(target, dict):
+        problems.append(f"--set {text}: {section} is no section")
+        return
+    target[name] = value
     origins[key.strip()] = "--set"
 
 

@@ -76,12 +76,14 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise InputError(f"runtime.device {name!r}: expected auto, cpu, cuda or cuda:N.") from None
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device {name!r}: expected auto, cpu, cuda or cuda:N.")
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise InputError("runtime.device cuda: this machine shows no CUDA device. Use --set runtime.device=cpu.")
+            raise InputError("device cuda: this machine shows no CUDA device. Use auto or cpu.")
         index = local_rank if device.index is None else device.index
         if index >= torch.cuda.device_count():
-            raise InputError(f"runtime.device cuda:{index}: this machine has {torch.cuda.device_count()} CUDA devices.")
+            raise InputError(f"device cuda:{index}: this machine has {torch.cuda.device_count()} CUDA devices.")
         device = torch.device("cuda", index)
     return device

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifests.store import atomic_write
 from tgtrain.run import METRICS_NAME
 
 
@@ -59,9 +60,9 @@ class Journal:
     def __init__(self, run: Path, resumed_step: int) -> None:
         path = run / METRICS_NAME
         kept = [line for line in _lines(path) if json.loads(line).get("step", 0) <= resumed_step]
-        self.file = path.open("w", encoding="utf-8")
-        self.file.writelines(line + "\n" for line in kept)
-        self.file.flush()
+        with atomic_write(path) as file:
+            file.write("".join(line + "\n" for line in kept).encode())
+        self.file = path.open("a", encoding="utf-8")
         self.board: Any = None
         try:
             from torch.utils.tensorboard import SummaryWriter

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,9 +108,32 @@ def prepare(root: str, split: LabelSplit, manifest: Manifest, config: Config) ->
     highest = int(split.label.max()) if len(split) else 0
     if highest >= config.model.num_classes:
         problems.append(f"model.num_classes is {config.model.num_classes}, but the split holds label {highest}")
+    if config.method.clips_per_video != 1:
+        problems.append(f"method.clips_per_video is {config.method.clips_per_video}: training reads one clip a video")
+    problems += _missing_shards(manifest)
     if problems:
         raise InputError("This run cannot start: " + "; ".join(problems) + ".")
     return Setup(config, manifest, split, open_reader(manifest, split.key))
+
+
+def _missing_shards(manifest: Manifest) -> list[str]:
+    """Shards that are not there, or not of the size that the manifest says."""
+    if "://" in manifest.root:
+        return []  # the reader says what it needs
+    wrong = []
+    for shard in manifest.shards:
+        path = Path(manifest.root) / shard.name
+        found = path.stat().st_size if path.is_file() else -1
+        if found != shard.num_bytes:
+            wrong.append(
+                f"{shard.name} ({'missing' if found < 0 else f'{found} bytes'}, expected {shard.num_bytes} bytes)"
+            )
+    if not wrong:
+        return []
+    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    return [
+        f"shards of {manifest.root} are damaged: {', '.join(wrong[:3])}{more}; `tgprep check {manifest.root}` tells how to mend them"
+    ]
 
 
 def split_digest(split: LabelSplit) -> str:
@@ -115,22 +141,44 @@ def split_digest(split: LabelSplit) -> str:
     return hashlib.sha256(table_bytes(split_table(split).replace_schema_metadata(None))).hexdigest()
 
 
-def open_folder(run: Path, setup: Setup, facts: dict[str, Any]) -> bool:
-    """Make the folder of a new run, or check that an existing one is this run; gives whether it existed.
+def check_folder(run: Path, setup: Setup) -> None:
+    """Refuse a folder that holds something else or a run with other settings; writes nothing."""
+    try:
+        if (run / CONFIG_NAME).exists():
+            _same_run(run, setup)
+        elif run.exists() and any(run.iterdir()):
+            names = ", ".join(sorted(entry.name for entry in run.iterdir())[:3])
+            raise InputError(f"{run} is not empty ({names}) and holds no run. Name another folder with --out.")
+    except OSError as error:
+        raise InputError(f"{run} cannot be the folder of a run: {error.strerror}. Name another with --out.") from None
 
-    Raises InputError where the folder holds something else or a run with other settings.
-    """
-    path = run / CONFIG_NAME
-    if path.exists():
-        _same_run(run, setup)
-        return True
-    if run.exists() and any(run.iterdir()):
-        names = ", ".join(sorted(entry.name for entry in run.iterdir())[:3])
-        raise InputError(f"{run} is not empty ({names}) and holds no run. Name another folder with --out.")
-    run.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as file:
-        file.write(json_bytes({**describe(setup), **facts}))
-    return False
+
+def begin_folder(run: Path, setup: Setup, facts: dict[str, Any]) -> None:
+    """Make the folder of a new run, with its config.json; an existing one stays as it is."""
+    if (run / CONFIG_NAME).exists():
+        return
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        with atomic_write(run / CONFIG_NAME) as file:
+            file.write(json_bytes({**describe(setup), **facts}))
+    except OSError as error:
+        raise InputError(f"Cannot write to {run}: {error.strerror}. Name another folder with --out.") from None
+
+
+@contextmanager
+def owned(run: Path) -> Iterator[None]:
+    """Hold the folder of a run, so that no other process trains in it; the lock vanishes with the process."""
+    with (run / ".lock").open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            raise InputError(f"{run} is in use by {owner}. Wait for it, or name another folder with --out.") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()}")
+        lock.flush()
+        yield
 
 
 def read_facts(run: Path) -> dict[str, Any]:
@@ -141,6 +189,8 @@ def read_facts(run: Path) -> dict[str, Any]:
         raise InputError(f"{run} is no run (no {CONFIG_NAME}). `tgtrain run` makes one below ./runs.") from None
     except ValueError as error:
         raise InputError(f"{run / CONFIG_NAME} is damaged ({error}).") from None
+    if not isinstance(facts, dict) or not {"config", "data", "split"} <= set(facts):
+        raise InputError(f"{run / CONFIG_NAME} is not what a run writes. Restore it from a copy, or train anew.")
     return facts
 
 

@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -25,12 +26,12 @@ from tgtrain.distributed import Ranks
 from tgtrain.evaluate import Result, evaluate
 from tgtrain.evaluate import Views as EvalViews
 from tgtrain.log import Interval, Journal, memory_mb, step_line
-from tgtrain.model import Model, build_model, synchronise_batch_norm
+from tgtrain.model import Model, build_model, count_macs, synchronise_batch_norm
 from tgtrain.mvpl_plan import MvplSettings
 from tgtrain.order import Stream, StreamOrder, rank_part, steps_per_epoch
 from tgtrain.precise_bn import recompute_statistics
 from tgtrain.reader import BadSampleError
-from tgtrain.run import Setup, machine, open_folder
+from tgtrain.run import Setup, begin_folder, check_folder, machine, owned
 from tgtrain.schedule import LearningRateSettings, epoch_of, is_due, learning_rate
 from tgtrain.step import Clips, Views, named_values, step_terms
 from tgtrain.strong_plan import StrongSettings, draw_run_signs
@@ -86,22 +87,29 @@ def train(
     num_steps, per_epoch = num_steps_of(setup)
     stop_at = num_steps if max_steps is None else min(num_steps, max_steps)
     _check_ranks(config, ranks)
-    if ranks.is_main:
-        device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else ""
-        facts = {
-            "machine": machine(device),
-            "num_steps": num_steps,
-            "steps_per_epoch": per_epoch,
-            "world_size": ranks.world_size,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        }
-        open_folder(run, setup, facts)
-    ranks.barrier()
+    check_folder(run, setup)
     trainer = _Trainer(setup, run, ranks, tell)
-    trainer.resume(resume)
-    if trainer.step >= stop_at:
-        return Outcome(trainer.step, num_steps, False, True, None)
-    return trainer.run(stop_at, should_stop)
+    # Whatever the settings do not allow shows here, before anything is written: clips, operations, shapes.
+    trainer.dataset()
+    count_macs(config.model, config.data.clip_frames, config.data.size, config.data.size)
+    named = None if resume in ("auto", "never") else checkpoints.load(Path(resume))
+    with ExitStack() as stack:
+        if ranks.is_main:
+            device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else ""
+            facts = {
+                "machine": machine(device),
+                "num_steps": num_steps,
+                "steps_per_epoch": per_epoch,
+                "world_size": ranks.world_size,
+                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            }
+            begin_folder(run, setup, facts)
+            stack.enter_context(owned(run))
+        ranks.barrier()
+        trainer.resume(resume, named)
+        if trainer.step >= stop_at:
+            return Outcome(trainer.step, num_steps, False, True, None)
+        return trainer.run(stop_at, should_stop)
 
 
 class _Trainer:
@@ -138,9 +146,9 @@ class _Trainer:
         self.num_read = self.num_bad = 0
         self.last: Result | None = None
 
-    def resume(self, how: str) -> None:
-        """Take up the newest checkpoint (auto), a named one, or none (never)."""
-        found = None
+    def resume(self, how: str, named: checkpoints.Checkpoint | None) -> None:
+        """Take up the newest checkpoint (auto), the named one, or none (never)."""
+        found = named
         if how == "never":
             if checkpoints.list_checkpoints(self.folder):
                 raise InputError(
@@ -148,8 +156,6 @@ class _Trainer:
                 )
         elif how == "auto":
             found = checkpoints.load_newest(self.folder, self.tell)
-        else:
-            found = checkpoints.load(Path(how))
         if found is None:
             return
         different = found.identity.differences(self.setup.identity)
@@ -171,7 +177,7 @@ class _Trainer:
         journal = Journal(self.folder, self.step) if self.ranks.is_main else None
         interval = Interval()
         batches = step_loader(
-            self._dataset(), range(self.step, stop_at), self.workers, pin=self.ranks.device.type == "cuda"
+            self.dataset(), range(self.step, stop_at), self.workers, pin=self.ranks.device.type == "cuda"
         )
         interrupted = False
         saved_at = -1
@@ -186,17 +192,20 @@ class _Trainer:
                 interval.add(values, _num_clips(batch) * self.ranks.world_size, waited)
                 self.step += 1
                 epoch, iteration = epoch_of(self.step - 1, self.per_epoch)
-                at_epoch_end = iteration == self.per_epoch - 1
-                if self.step % self.config.runtime.log_every == 0 or self.step == stop_at:
+                due = iteration == self.per_epoch - 1 and is_due(
+                    epoch, self.config.evaluate.every_epochs, self.config.optimiser.epochs
+                )
+                # Ranks must stop at the same step; asking every time would make them wait for each other.
+                asked = self.ranks.world_size == 1 or self.step % _STOP_STEPS == 0
+                interrupted = asked and self.ranks.any(should_stop())
+                if self.step % self.config.runtime.log_every == 0 or self.step == stop_at or due or interrupted:
                     self._log(interval, journal, epoch)
                     interval.reset()
-                if at_epoch_end and is_due(epoch, self.config.evaluate.every_epochs, self.config.optimiser.epochs):
+                if due:
                     self._evaluate_and_save(journal, epoch)
                     saved_at = self.step
                     interval.reset()
-                # Ranks must stop at the same step; asking every time would make them wait for each other.
-                if (self.ranks.world_size == 1 or self.step % _STOP_STEPS == 0) and self.ranks.any(should_stop()):
-                    interrupted = True
+                if interrupted:
                     break
         finally:
             if journal is not None:
@@ -258,7 +267,8 @@ class _Trainer:
         optimiser = self.config.optimiser
         return LearningRateSettings(optimiser.learning_rate, optimiser.epochs, optimiser.warmup_epochs, self.per_epoch)
 
-    def _dataset(self) -> StepDataset:
+    def dataset(self) -> StepDataset:
+        """The batches of this rank."""
         setup, config = self.setup, self.config
         rgb, tg = wanted_views(config)
         return StepDataset(
@@ -292,7 +302,7 @@ class _Trainer:
             )
 
     def _log(self, interval: Interval, journal: Journal | None, epoch: int) -> None:
-        values = interval.means()
+        values = self._over_ranks(interval.means())
         if not all(map(_finite, (values["loss/total"], values["grad_norm"]))) and not self.scaler.is_enabled():
             raise RunError(
                 f"the loss or its gradient is no finite number any more (around step {self.step}: loss {values['loss/total']}, "
@@ -307,6 +317,15 @@ class _Trainer:
         if journal is not None:
             journal.write("train", self.step, values)
         self.tell(step_line(self.step, self.num_steps, epoch, values))
+
+    def _over_ranks(self, values: dict[str, float]) -> dict[str, float]:
+        """Means over the ranks; counts are sums."""
+        if self.ranks.world_size == 1:
+            return values
+        everyone = self.ranks.gather(values)
+        joined = {name: sum(each[name] for each in everyone) for name in values}
+        counts = ("train/num_selected", "train/num_correct")
+        return {name: total if name in counts else total / len(everyone) for name, total in joined.items()}
 
     def _evaluate_and_save(self, journal: Journal | None, epoch: int) -> None:
         """Precise BatchNorm, accuracy at one centre view, checkpoint: in this order, so that what is saved is what was measured."""
@@ -334,7 +353,7 @@ class _Trainer:
                     journal.write("evaluate", self.step, {"epoch": epoch, "part": part, **named})
                 shown = "  ".join(f"{name} {100 * value:.2f} %" for name, value in named.items())
                 self.tell(f"epoch {epoch + 1}: {shown}  ({len(result.keys)} {part} videos)")
-        path = self._save()
+        path = self._save(precise=bool(self.config.precise_bn.batches))
         if path is not None and named:
             value = named["top1@1x1"]
             known = checkpoints.best(self.folder)
@@ -378,7 +397,7 @@ class _Trainer:
                 assert inputs is not None
                 yield inputs
 
-    def _save(self) -> Path | None:
+    def _save(self, precise: bool = False) -> Path | None:
         path = None
         if self.ranks.is_main:
             state = checkpoints.Checkpoint(
@@ -388,6 +407,7 @@ class _Trainer:
                 optimiser=self.optimiser.state_dict(),
                 extra={
                     "scaler": self.scaler.state_dict(),
+                    "precise_bn": precise,
                     "num_threads": torch.get_num_threads(),
                     "num_read": self.num_read,
                     "num_bad": self.num_bad,

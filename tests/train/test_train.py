@@ -21,7 +21,7 @@ from manifests.store import read_manifest
 from tgtrain.checkpoint import list_checkpoints, load
 from tgtrain.config import load_recipe
 from tgtrain.distributed import Ranks
-from tgtrain.run import Setup, prepare
+from tgtrain.run import Setup, owned, prepare
 from tgtrain.schedule import LearningRateSettings, learning_rate
 from tgtrain.train import Outcome, RunError, num_steps_of, train
 
@@ -221,7 +221,16 @@ def test_two_processes_train_together_and_resume_as_one(data_set: Path, tmp_path
         "run", str(data_set), "--recipe", "demo", "--out", str(tmp_path / "run"),
         *(word for text in (*SMALL, "evaluate.every_epochs=1") for word in ("--set", text)),
     ]  # fmt: skip
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cli.train"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "cli.train",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*torchrun, *words, "--max-steps", "4"], env=environment, capture_output=True, text=True, check=False
@@ -237,3 +246,55 @@ def test_two_processes_train_together_and_resume_as_one(data_set: Path, tmp_path
     assert alone.returncode == 0, alone.stderr
     assert "resumed at step 4 of 12" in alone.stderr
     assert [record["step"] for record in records(tmp_path / "run", "evaluate")] == [3, 6, 9, 12]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.area=[2.0, 1.0]", "area_range"),
+        ("augment.num_ops=99", "num_ops"),
+        ("method.clips_per_video=2", "training reads one clip a video"),
+        ("data.clip_frames=1", "at least 2"),
+    ],
+)
+def test_a_refused_run_leaves_no_folder_behind(data_set: Path, tmp_path: Path, override: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        run(data_set, tmp_path / "run", override)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_that_is_not_there_is_named_before_anything_is_written(data_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"No checkpoint .*nope.pt"):
+        run(data_set, tmp_path / "run", resume=str(tmp_path / "nope.pt"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_folder_that_cannot_be_is_refused(data_set: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match="--out"):
+            run(data_set, folder)
+
+
+def test_no_number_is_never_evaluated_or_saved(data_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no finite number"):
+        run(
+            data_set, tmp_path / "run", "optimiser.learning_rate=1e30", "optimiser.clip_norm=0",
+            "optimiser.warmup_epochs=0", "evaluate.every_epochs=1", "runtime.log_every=100",
+        )  # fmt: skip
+    for path in list_checkpoints(tmp_path / "run"):
+        assert all(torch.isfinite(value).all() for value in load(path).model.values())
+
+
+def test_a_second_run_in_the_same_folder_is_refused_by_owner(data_set: Path, tmp_path: Path) -> None:
+    run(data_set, tmp_path / "run", max_steps=1)
+    with owned(tmp_path / "run"), pytest.raises(InputError, match=f"in use by process {os.getpid()} on"):
+        run(data_set, tmp_path / "run")
+    run(data_set, tmp_path / "run", max_steps=2)
+
+
+def test_a_missing_shard_is_named_at_the_start(make_data_set: Callable[..., Path], tmp_path: Path) -> None:
+    root = make_data_set()
+    (root / "shard-000001.tar").unlink()
+    with pytest.raises(InputError, match=r"shard-000001.tar \(missing, expected \d+ bytes\)"):
+        run(root, tmp_path / "run")
