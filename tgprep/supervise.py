@@ -29,7 +29,7 @@ _START_SECONDS = 120.0  # imports from a busy file system
 _END_SECONDS = 10.0
 _JOBS_PER_WORKER = 256  # decoders leak: a worker is replaced after so many shards
 _ATTEMPTS = 2  # at a video that crashes its decoder, makes it hang or eat memory
-_ATTEMPTS_KILLED = 5  # at one during which somebody else killed the process: the video is hardly to blame
+_ATTEMPTS_KILLED = 10  # at one during which somebody else killed the process: the video is hardly to blame
 _ATTEMPTS_TO_START = 3  # a process that ends by itself before it serves: the installation is broken
 _ATTEMPTS_KILLED_UNSTARTED = 20  # one that is killed before: memory is short, or somebody cleans up
 
