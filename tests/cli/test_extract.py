@@ -125,7 +125,8 @@ def test_killed_workers_cost_nothing(
     num_killed = 0
     while num_killed < 6 and process.poll() is None:
         time.sleep(draw.uniform(0.05, 0.5))
-        for worker in draw.sample(children(process.pid), k=min(1, len(children(process.pid)))):
+        there = children(process.pid)
+        for worker in draw.sample(there, k=min(1, len(there))):
             try:
                 os.kill(worker, signal.SIGKILL)
                 num_killed += 1

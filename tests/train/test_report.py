@@ -270,7 +270,7 @@ def test_headline_names_protocol_data_split_steps_and_time(run: Path) -> None:
     assert "320x240 (91.7 %), 176x144 (8.3 %) as stored" in words
     assert "200 labelled videos, 1,000 unlabelled" in words
     # 2 clips x 1 crop is what the recipe says; 10x3 is what was measured: 64 / 224 of the reference's 256.
-    assert "10x3: 10 clips spread evenly of every video, 8 frames 6 apart, short side 73 pixels" in words
+    assert "10x3: 10 clips spread evenly of every video, 8 frames 8 apart, short side 73 pixels" in words
     assert "the logits of the 30 views are averaged" in words
 
 
@@ -294,6 +294,9 @@ def test_more_views_come_first_and_rgb_before_tg(run: Path) -> None:
 
 
 def test_every_logged_quantity_is_charted_with_its_values(run: Path) -> None:
+    facts = json.loads((run / "config.json").read_text())
+    facts["config"]["method"]["warmup_epochs"] = 6
+    (run / "config.json").write_text(json.dumps(facts))
     page = parse(write_report([run]))
     charted = chart_values(page)
     for place in range(10):  # the loss terms of the method: total, 2 supervised, 2 pseudo, 4 alignment, 1 contrast
@@ -305,7 +308,7 @@ def test_every_logged_quantity_is_charted_with_its_values(run: Path) -> None:
     assert (45.0, 50.0) in charted  # top1@1x1 of steps 4 and 8, in percent
     for name in ("loss/total", "loss/contrast_crossview_sameclip", "grad_norm", "memory_mb", "train/mask_fraction"):
         assert name in page.words
-    assert "Dashed line: the pseudo-label loss starts." in page.words  # epoch 6 of the recipe, one step an epoch
+    assert "Dashed line: the pseudo-label loss starts." in page.words  # epoch 6, one step an epoch
 
 
 def test_unknown_quantities_get_a_chart_too(run: Path) -> None:
@@ -414,7 +417,7 @@ def test_settings_that_differ_from_the_recipe_are_marked(tmp_path: Path) -> None
     rows = re.findall(r'<tr class="changed"><th scope="row">(\w+)</th><td>(.*?)</td>', path.read_text())
     assert rows == [
         ("width", '16<span class="small">recipe: 8</span>'),
-        ("learning_rate", '0.125<span class="small">recipe: 0.05</span>'),
+        ("learning_rate", '0.125<span class="small">recipe: 0.1</span>'),
     ]
     assert "2 settings differ from the recipe demo" in parse(path).words
     special = re.findall(r'<tr class="special"><th scope="row">(\w+)</th>', path.read_text())
@@ -638,7 +641,7 @@ def test_compared_runs_have_a_table_with_the_best_marked(three: list[Path], tmp_
 def test_compared_settings_show_what_differs(three: list[Path], tmp_path: Path) -> None:
     words = parse(write_report(three, tmp_path / "page.html")).words
     different, same = words[words.index("What differs between the runs:") :].split("settings that all runs share")
-    assert "method.threshold 0.3 0.875 0.3" in different
+    assert "method.threshold 0.6 0.875 0.6" in different
     assert "method.method ltg fixmatch supervised" in different
     assert "optimiser.momentum" not in different
     assert "optimiser.momentum 0.9 0.9 0.9" in same
@@ -750,9 +753,9 @@ def test_example_clips_show_the_videos(real_run: Path) -> None:
     clips = strips(page)
     assert len(clips) == 4  # all test videos: fewer than the page has room for
     moving, still = clips[0], clips[2]
-    # The demo's centre clip: 8 frames 6 apart span 48, more than the 40 there are, so they wrap around.
-    assert [image["alt"] for image in moving[:8]] == [f"RGB frame {6 * k % 40}" for k in range(8)]
-    assert [image["alt"] for image in moving[8:]] == [f"Temporal gradient at frame {6 * k % 40}" for k in range(8)]
+    # The demo's centre clip: 8 frames 8 apart span 64, more than the 40 there are, so they wrap around.
+    assert [image["alt"] for image in moving[:8]] == [f"RGB frame {8 * k % 40}" for k in range(8)]
+    assert [image["alt"] for image in moving[8:]] == [f"Temporal gradient at frame {8 * k % 40}" for k in range(8)]
     for image in still[:8]:
         frame = pixels(image)
         assert frame.shape == (112, 112, 3)
@@ -850,7 +853,7 @@ def test_folder_that_is_no_run_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_config_of_another_form_is_refused(run: Path) -> None:
-    (run / "config.json").write_text('{"config": {}, "data": {"root": "x"}}')
+    (run / "config.json").write_text('{"config": {}, "data": {"root": "x"}, "split": {}}')
     with pytest.raises(InputError, match=r"config.json has another form than this version reads.*dataset"):
         write_report([run])
     (run / "config.json").write_text('{"config": ')
