@@ -22,6 +22,7 @@ from cli.common import LazyGroup
             "cli.import_rawframes:import_rawframes",
             "Existing rawframes -> a data set, bytes unchanged.",
         ),
+        "download": ("cli.download:download", "Fetch a public data set or its lists."),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
