@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +11,22 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from manifests import draw
 from manifests.datasets import groups_span_classes
 from manifests.pool import Flags, Pool, official_pool
 from manifests.records import InputError, Manifest
 from manifests.split_settings import NAME_RULE, PARTS, SplitSettings, is_split_name
-from manifests.store import SPLITS_FOLDER, atomic_write, is_url, join, read_bytes, seal_holds, sealed_table_bytes
+from manifests.store import (
+    SPLITS_FOLDER,
+    atomic_write,
+    is_url,
+    join,
+    parquet_table,
+    read_bytes,
+    seal_holds,
+    sealed_table_bytes,
+)
 
 SPLIT_SCHEMA = pa.schema([("key", pa.string()), ("label", pa.int32()), *((part, pa.bool_()) for part in PARTS)])
 _PROVENANCE = b"tgprep.provenance"
@@ -153,7 +160,7 @@ def write_split(root: str | Path, split: LabelSplit, *, overwrite: bool = False)
     try:
         content = read_bytes(place)
         sealed = seal_holds(content)
-        before = pq.read_table(io.BytesIO(content))
+        before = parquet_table(content)
     except (FileNotFoundError, pa.ArrowInvalid):
         before = None
     if before is not None:
@@ -204,7 +211,7 @@ def read_split(root: str | Path, name: str | None = None) -> LabelSplit:
     place = split_place(root, name)
     try:
         content = read_bytes(place)
-        table = pq.read_table(io.BytesIO(content))
+        table = parquet_table(content)
     except FileNotFoundError:
         names = list_splits(root)
         there = f"there are: {', '.join(names[:10])}" if names else "there is none"

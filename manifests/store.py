@@ -92,6 +92,16 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def parquet_table(source: str | Path | bytes) -> pa.Table:
+    """A Parquet file, or its bytes, as a table; pa.ArrowInvalid where it is damaged.
+
+    Read by this thread alone: Arrow's own threads may abort a process that ends right after.
+    """
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    table: pa.Table = pq.read_table(file, use_threads=False, pre_buffer=False)
+    return table
+
+
 def table_bytes(table: pa.Table) -> bytes:
     """A table as the bytes of a Parquet file: the same bytes for the same table and library version."""
     buffer = io.BytesIO()
@@ -202,7 +212,7 @@ def read_manifest(root: str | Path) -> Manifest:
     tables = {}
     for name, digest in ((VIDEOS_NAME, header.videos_sha256), (SHARDS_NAME, header.shards_sha256)):
         content = _read_table(root, name, digest)
-        tables[name] = pq.read_table(io.BytesIO(content))
+        tables[name] = parquet_table(content)
     return Manifest(str(root), header, VideoTable(tables[VIDEOS_NAME]), shard_rows(tables[SHARDS_NAME]))
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.records import InputError, SourceVideo
-from manifests.store import atomic_write, json_bytes
+from manifests.store import atomic_write, json_bytes, parquet_table
 from tgprep.config import ExtractSettings
 from tgprep.scan import Scan
 from tgprep.supervise import ShardPlan
@@ -111,7 +111,7 @@ def load_plan(work: Path) -> Plan | None:
             "settings": ExtractSettings(**facts["settings"]),
             "videos": tuple(
                 SourceVideo(**{**record, "subsets": tuple(record["subsets"])})
-                for record in pq.read_table(work / "plan.parquet").to_pylist()
+                for record in parquet_table(work / "plan.parquet").to_pylist()
             ),
         }
     )
