@@ -98,8 +98,12 @@ def parquet_table(source: str | Path | bytes) -> pa.Table:
     Read by this thread alone: Arrow's own threads may abort a process that ends right after.
     """
     file = io.BytesIO(source) if isinstance(source, bytes) else source
-    table: pa.Table = pq.read_table(file, use_threads=False, pre_buffer=False)
-    return table
+    with pq.ParquetFile(file, pre_buffer=False) as parquet:
+        table: pa.Table = parquet.read(use_threads=False)
+    own = {
+        name: value for name, value in (table.schema.metadata or {}).items() if name != _SEAL.encode()
+    }  # the seal is the file's
+    return table.replace_schema_metadata(own or None)
 
 
 def table_bytes(table: pa.Table) -> bytes:
