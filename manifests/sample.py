@@ -24,13 +24,31 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from manifests.records import Members
+from manifests.records import Members, VideoRow
 
 BLOCK_BYTES = 512
 RECORD_BYTES = 10240
 MAX_MEMBER_BYTES = 8 * 1024**3 - 1  # ustar writes sizes as 11 octal digits
 
 Meta = dict[str, str | int | float]
+
+
+def row_facts(row: VideoRow) -> Meta:
+    """What the .json member of a sample repeats of its row, in the member's order."""
+    return {
+        "key": row.key,
+        "class_name": row.class_name,
+        "label": row.label,
+        "group": row.group,
+        "num_frames": row.num_frames,
+        "fps": row.fps,
+        "height": row.height,
+        "width": row.width,
+        "source_path": row.path,
+        "source_sha256": row.source_sha256,
+        "codec": row.codec,
+        "pixel_format": row.pixel_format,
+    }
 
 
 class MemberTooLargeError(Exception):

@@ -34,7 +34,7 @@ from manifests.records import (
     SourceVideo,
     VideoRow,
 )
-from manifests.sample import EncodedVideo, FrameSpool, MemberTooLargeError, write_end, write_sample
+from manifests.sample import EncodedVideo, FrameSpool, MemberTooLargeError, row_facts, write_end, write_sample
 from manifests.store import (
     HEADER_NAME,
     TEMPORARY_PREFIX,
@@ -376,18 +376,7 @@ def _row(video: SourceVideo) -> VideoRow:
 
 def _meta(row: VideoRow, coding: GradientCoding) -> dict[str, str | int | float]:
     return {
-        "key": row.key,
-        "class_name": row.class_name,
-        "label": row.label,
-        "group": row.group,
-        "num_frames": row.num_frames,
-        "fps": row.fps,
-        "height": row.height,
-        "width": row.width,
-        "source_path": row.path,
-        "source_sha256": row.source_sha256,
-        "codec": row.codec,
-        "pixel_format": row.pixel_format,
+        **row_facts(row),
         "jpeg_quality": -1,
         "gradient_source": coding.source,
         "gradient_space": coding.space,

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.records import ManifestHeader, ShardRow, VideoRow
-from manifests.sample import BLOCK_BYTES, RECORD_BYTES, Meta, decode_offsets
+from manifests.sample import BLOCK_BYTES, RECORD_BYTES, Meta, decode_offsets, row_facts
 from manifests.store import is_url, join
 from tgprep.verify_frames import check_frames
 
@@ -109,18 +109,7 @@ def check_shard(
 def expected_facts(row: VideoRow, header: ManifestHeader) -> Meta:
     """What the .json member of a video must say, as far as the tables know it."""
     facts: Meta = {
-        "key": row.key,
-        "class_name": row.class_name,
-        "label": row.label,
-        "group": row.group,
-        "num_frames": row.num_frames,
-        "fps": row.fps,
-        "height": row.height,
-        "width": row.width,
-        "source_path": row.path,
-        "source_sha256": row.source_sha256,
-        "codec": row.codec,
-        "pixel_format": row.pixel_format,
+        **row_facts(row),
         "gradient_source": header.gradient.source,
         "gradient_space": header.gradient.space,
     }

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-REFERENCE_VIDEOS_PER_STEP = 80  # 8 GPUs with 5 labelled and 5 unlabelled videos each, for which 0.2 was chosen
 WARMUP_START = 0.1
 
 
@@ -52,19 +51,9 @@ def learning_rate(settings: LearningRateSettings, epoch: int, iteration: int) ->
     return cosine * (WARMUP_START + (1 - WARMUP_START) * warm)
 
 
-def scaled_learning_rate(base: float, videos_per_step: int) -> float:
-    """Linear scaling: the rate for a global batch of `videos_per_step` (labelled + unlabelled) instead of 80."""
-    return base * videos_per_step / REFERENCE_VIDEOS_PER_STEP
-
-
 def epoch_of(step: int, iterations_per_epoch: int) -> tuple[int, int]:
     """Epoch and iteration within it of a step."""
     return divmod(step, iterations_per_epoch)
-
-
-def iterations_per_epoch(num_unlabelled: int, unlabelled_per_step: int) -> int:
-    """Steps of an epoch: the whole global batches that the unlabelled videos make, at least 1."""
-    return max(1, num_unlabelled // unlabelled_per_step)
 
 
 def is_due(epoch: int, every_epochs: int, num_epochs: int) -> bool:

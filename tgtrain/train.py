@@ -5,38 +5,33 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from manifests.records import InputError
 from tgtrain import checkpoint as checkpoints
-from tgtrain.augment import apply_strong, network_input
-from tgtrain.batch import ClipBatch, SslBatch, StepDataset, StreamSource, default_workers, step_loader
-from tgtrain.clip import plan_eval
+from tgtrain.batch import SslBatch, default_workers, step_loader
+from tgtrain.calibrate import measure_batch_norm
 from tgtrain.config import Config
 from tgtrain.distributed import Ranks
 from tgtrain.evaluate import Result, evaluate
 from tgtrain.evaluate import Views as EvalViews
 from tgtrain.log import Interval, Journal, memory_mb, step_line
 from tgtrain.model import Model, build_model, count_macs, synchronise_batch_norm
-from tgtrain.mvpl_plan import MvplSettings
-from tgtrain.order import Stream, StreamOrder, rank_part, steps_per_epoch
-from tgtrain.precise_bn import recompute_statistics
-from tgtrain.reader import BadSampleError
+from tgtrain.order import steps_per_epoch
 from tgtrain.run import Setup, begin_folder, check_folder, machine, owned
 from tgtrain.schedule import LearningRateSettings, epoch_of, is_due, learning_rate
-from tgtrain.step import Clips, Views, named_values, step_terms
-from tgtrain.strong_plan import StrongSettings, draw_run_signs
+from tgtrain.sources import step_dataset
+from tgtrain.step import named_values, step_terms
+from tgtrain.views import views_of
 
-_PRECISE_BN_STREAM = 2
 _STOP_STEPS = 10
 _PRECISION = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -88,9 +83,10 @@ def train(
     stop_at = num_steps if max_steps is None else min(num_steps, max_steps)
     _check_ranks(config, ranks)
     check_folder(run, setup)
+    ranks.barrier()  # nobody writes before everybody has looked: a folder half made would be taken for somebody else's
     trainer = _Trainer(setup, run, ranks, tell)
     # Whatever the settings do not allow shows here, before anything is written: clips, operations, shapes.
-    trainer.dataset()
+    step_dataset(setup, ranks)
     count_macs(config.model, config.data.clip_frames, config.data.size, config.data.size)
     named = None if resume in ("auto", "never") else checkpoints.load(Path(resume))
     with ExitStack() as stack:
@@ -177,7 +173,10 @@ class _Trainer:
         journal = Journal(self.folder, self.step) if self.ranks.is_main else None
         interval = Interval()
         batches = step_loader(
-            self.dataset(), range(self.step, stop_at), self.workers, pin=self.ranks.device.type == "cuda"
+            step_dataset(self.setup, self.ranks),
+            range(self.step, stop_at),
+            self.workers,
+            pin=self.ranks.device.type == "cuda",
         )
         interrupted = False
         saved_at = -1
@@ -223,7 +222,7 @@ class _Trainer:
         # Dropout draws from (seed, step, rank), so that a resumed run draws the same.
         torch.manual_seed(_step_seed(self.config.runtime.seed, self.step, self.ranks.rank))
         self.network.train()
-        views = self._views(batch)
+        views = views_of(batch, self.ranks.device, slow=self.config.data.gradient == "slow")
         with torch.autocast(self.ranks.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             terms = step_terms(self.network, views, self.config.method, epoch)
         self.optimiser.zero_grad(set_to_none=True)
@@ -235,56 +234,9 @@ class _Trainer:
         self.scaler.update()
         return [*named_values(terms, self.config.method), ("grad_norm", norm.detach())]
 
-    def _views(self, batch: SslBatch) -> Views:
-        slow = self.config.data.gradient == "slow"
-        labelled = self._to_device(batch.labelled)
-        weak = strong = None
-        true_labels = None
-        if batch.unlabelled is not None:
-            clips = self._to_device(batch.unlabelled)
-            weak = Clips(network_input(clips.rgb), network_input(clips.tg, slow))
-            strong = Clips(
-                None if clips.rgb is None else network_input(apply_strong(clips.rgb, batch.strong_rgb)),
-                None if clips.tg is None else network_input(apply_strong(clips.tg, batch.strong_tg), slow),
-            )
-            true_labels = clips.labels
-        return Views(
-            labelled=Clips(network_input(labelled.rgb), network_input(labelled.tg, slow)),
-            labels_B=labelled.labels,
-            weak=weak,
-            strong=strong,
-            true_labels_U=true_labels,
-        )
-
-    def _to_device(self, clips: ClipBatch) -> ClipBatch:
-        def moved(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(self.ranks.device, non_blocking=True)
-
-        labels = clips.labels.to(self.ranks.device, non_blocking=True)
-        return ClipBatch(moved(clips.rgb), moved(clips.tg), labels, clips.keys)
-
     def _schedule(self) -> LearningRateSettings:
         optimiser = self.config.optimiser
         return LearningRateSettings(optimiser.learning_rate, optimiser.epochs, optimiser.warmup_epochs, self.per_epoch)
-
-    def dataset(self) -> StepDataset:
-        """The batches of this rank."""
-        setup, config = self.setup, self.config
-        rgb, tg = wanted_views(config)
-        return StepDataset(
-            reader=setup.reader,
-            labelled=_source(setup, "labelled", config.batch.labelled, Stream.LABELLED),
-            unlabelled=_source(setup, "unlabelled", config.batch.unlabelled, Stream.UNLABELLED)
-            if config.method.uses_unlabelled
-            else None,
-            clip=setup.clip,
-            strong=_strong_settings(config),
-            seed=config.runtime.seed,
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
-            rgb=rgb,
-            tg=tg,
-        )
 
     def _count_bad(self, batch: SslBatch) -> None:
         for clips in (batch.labelled, batch.unlabelled):
@@ -303,7 +255,7 @@ class _Trainer:
 
     def _log(self, interval: Interval, journal: Journal | None, epoch: int) -> None:
         values = self._over_ranks(interval.means())
-        if not all(map(_finite, (values["loss/total"], values["grad_norm"]))) and not self.scaler.is_enabled():
+        if not all(map(math.isfinite, (values["loss/total"], values["grad_norm"]))) and not self.scaler.is_enabled():
             raise RunError(
                 f"the loss or its gradient is no finite number any more (around step {self.step}: loss {values['loss/total']}, "
                 f"gradient norm {values['grad_norm']}). Lower optimiser.learning_rate, or use runtime.precision=float32. "
@@ -329,7 +281,7 @@ class _Trainer:
 
     def _evaluate_and_save(self, journal: Journal | None, epoch: int) -> None:
         """Precise BatchNorm, accuracy at one centre view, checkpoint: in this order, so that what is saved is what was measured."""
-        self._precise_bn()
+        measure_batch_norm(self.model, self.setup, self.ranks)
         part = self.setup.evaluated_part
         places = self.setup.places(part)
         named: dict[str, float] = {}
@@ -360,43 +312,6 @@ class _Trainer:
             if known is None or value > known[1]:
                 checkpoints.mark_best(self.folder, path, f"top1@1x1 on {part}", value)
 
-    def _precise_bn(self) -> None:
-        wanted = self.config.precise_bn.batches
-        if not wanted:
-            return
-        views = [view for view, there in zip(("rgb", "tg"), wanted_views(self.config), strict=True) if there]
-        if self.config.model.streams == "joint":
-            views = ["rgb"]  # one network: its statistics are those of what is tested
-        for view in views:
-            batches = self._centre_batches(view, wanted)
-            recompute_statistics(self.model.backbone(view), batches, wanted)  # type: ignore[arg-type]
-
-    def _centre_batches(self, view: str, wanted: int) -> Iterator[Tensor]:
-        """Batches of centre clips and crops of the train list, this rank's part; as many as the list gives, up to `wanted`."""
-        setup = self.setup
-        train_places = setup.places("train")
-        size = min(self.config.batch.labelled, len(train_places) // self.ranks.world_size * self.ranks.world_size)
-        if size < self.ranks.world_size:
-            return
-        order = StreamOrder(len(train_places), size, self.config.runtime.seed, _PRECISE_BN_STREAM)
-        for number in range(min(wanted, max(1, len(train_places) // size))):
-            clips = []
-            for draw in rank_part(order.draws(number), self.ranks.rank, self.ranks.world_size):
-                video = train_places[draw.video]
-                place = setup.reader.places[video]
-                (plan,) = plan_eval(place.num_frames, place.height, place.width, setup.clip)
-                try:
-                    clip = setup.reader.read(video, plan, rgb=view == "rgb", tg=view == "tg")
-                except BadSampleError:
-                    continue
-                pixels = clip.rgb if view == "rgb" else clip.tg
-                clips.append(torch.from_numpy(pixels))
-            if len(clips) > 1:
-                slow = view == "tg" and self.config.data.gradient == "slow"
-                inputs = network_input(torch.stack(clips).to(self.ranks.device), slow)
-                assert inputs is not None
-                yield inputs
-
     def _save(self, precise: bool = False) -> Path | None:
         path = None
         if self.ranks.is_main:
@@ -418,26 +333,6 @@ class _Trainer:
         return path
 
 
-def wanted_views(config: Config) -> tuple[bool, bool]:
-    """Whether the model takes RGB and TG clips."""
-    streams = config.model.streams
-    return streams != "tg", streams != "rgb"
-
-
-def _source(setup: Setup, part: str, batch_size: int, stream: Stream) -> StreamSource:
-    places = setup.places(part)
-    order = StreamOrder(len(places), batch_size, setup.config.runtime.seed, stream)
-    return StreamSource(tuple(places), tuple(setup.labels(places)), order)
-
-
-def _strong_settings(config: Config) -> StrongSettings | MvplSettings:
-    augment = config.augment
-    if augment.operations == "mvpl":
-        return MvplSettings(num_ops=augment.num_ops)
-    signs = draw_run_signs(np.random.default_rng(config.runtime.seed)) if "fixed_signs" in augment.compat else None
-    return StrongSettings(num_ops=augment.num_ops, share_geometry=augment.shared_geometry, fixed_signs=signs)
-
-
 def _check_ranks(config: Config, ranks: Ranks) -> None:
     for name, size in (("labelled", config.batch.labelled), ("unlabelled", config.batch.unlabelled)):
         if size % ranks.world_size:
@@ -454,10 +349,6 @@ def _num_clips(batch: SslBatch) -> int:
 def _step_seed(seed: int, step: int, rank: int) -> int:
     digest = blake2b(f"{seed}:{step}:{rank}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
-
-
-def _finite(value: float) -> bool:
-    return math.isfinite(value)
 
 
 def _silent(text: str) -> None:

@@ -1,0 +1,58 @@
+"""Precise BatchNorm of a run: which networks are measured, and over which clips (tgtrain.precise_bn does the measuring)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from tgtrain.augment import network_input
+from tgtrain.clip import plan_eval
+from tgtrain.distributed import Ranks
+from tgtrain.model import Model
+from tgtrain.order import StreamOrder, rank_part
+from tgtrain.precise_bn import recompute_statistics
+from tgtrain.reader import BadSampleError
+from tgtrain.run import Setup
+from tgtrain.sources import wanted_views
+
+_STREAM = 2  # beside the labelled and the unlabelled stream, see tgtrain.order
+
+
+def measure_batch_norm(model: Model, setup: Setup, ranks: Ranks) -> None:
+    """Replace the BatchNorm statistics of every network by those of centre clips of the train list, as the recipe asks."""
+    wanted = setup.config.precise_bn.batches
+    if not wanted:
+        return
+    # A network that both views share keeps the statistics of what is tested: RGB.
+    views = ("rgb",) if setup.config.model.streams == "joint" else wanted_views(setup.config)
+    for view in views:
+        batches = _centre_batches(setup, ranks, view, wanted)
+        recompute_statistics(model.backbone(view), batches, wanted)  # type: ignore[arg-type]
+
+
+def _centre_batches(setup: Setup, ranks: Ranks, view: str, wanted: int) -> Iterator[Tensor]:
+    """Batches of centre clips and crops of the train list, this rank's part; as many as the list gives, up to `wanted`."""
+    config = setup.config
+    train_places = setup.places("train")
+    size = min(config.batch.labelled, len(train_places) // ranks.world_size * ranks.world_size)
+    if size < ranks.world_size:
+        return
+    order = StreamOrder(len(train_places), size, config.runtime.seed, _STREAM)
+    for number in range(min(wanted, max(1, len(train_places) // size))):
+        clips = []
+        for draw in rank_part(order.draws(number), ranks.rank, ranks.world_size):
+            video = train_places[draw.video]
+            place = setup.reader.places[video]
+            (plan,) = plan_eval(place.num_frames, place.height, place.width, setup.clip)
+            try:
+                clip = setup.reader.read(video, plan, rgb=view == "rgb", tg=view == "tg")
+            except BadSampleError:
+                continue
+            clips.append(torch.from_numpy(clip.rgb if view == "rgb" else clip.tg))
+        if len(clips) > 1:
+            slow = view == "tg" and config.data.gradient == "slow"
+            inputs = network_input(torch.stack(clips).to(ranks.device), slow)
+            assert inputs is not None
+            yield inputs

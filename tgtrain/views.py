@@ -1,0 +1,39 @@
+"""An SslBatch as read -> the Views that a step takes, on the device: copied there as uint8, augmented and normalised there."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tgtrain.augment import apply_strong, network_input
+from tgtrain.batch import ClipBatch, SslBatch
+from tgtrain.step import Clips, Views
+
+
+def views_of(batch: SslBatch, device: torch.device, slow: bool) -> Views:
+    """Labelled, weak and strong views of a batch; slow: its TG clips are the raw frames of slow TG. Waits for nothing."""
+    labelled = _on_device(batch.labelled, device)
+    weak = strong = None
+    true_labels = None
+    if batch.unlabelled is not None:
+        clips = _on_device(batch.unlabelled, device)
+        weak = Clips(network_input(clips.rgb), network_input(clips.tg, slow))
+        strong = Clips(
+            None if clips.rgb is None else network_input(apply_strong(clips.rgb, batch.strong_rgb)),
+            None if clips.tg is None else network_input(apply_strong(clips.tg, batch.strong_tg), slow),
+        )
+        true_labels = clips.labels
+    return Views(
+        labelled=Clips(network_input(labelled.rgb), network_input(labelled.tg, slow)),
+        labels_B=labelled.labels,
+        weak=weak,
+        strong=strong,
+        true_labels_U=true_labels,
+    )
+
+
+def _on_device(clips: ClipBatch, device: torch.device) -> ClipBatch:
+    def moved(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.to(device, non_blocking=True)
+
+    return ClipBatch(moved(clips.rgb), moved(clips.tg), clips.labels.to(device, non_blocking=True), clips.keys)
