@@ -1,7 +1,7 @@
 # make demo    the whole path on a small data set made here: videos -> shards -> split -> training -> test -> report
 # make test    the tests
 # make check   the gate: formatting, lint, types, tests (what CI runs)
-# make check-long   also the kill series, soak and fuzz in full (over an hour)
+# make check-long   also the kill series, soak and fuzz in full (over an hour); writes docs/reliability.md
 # make clean   remove what these made, the virtual environment included
 
 PYTHON ?= python3
@@ -32,7 +32,7 @@ lint: $(VENV)/.complete
 check: lint test
 
 check-long: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --reliability
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,13 +1,53 @@
-"""Shared fixtures: the folder of real material beside the checkout, and the guard for tests that need a GPU."""
+"""Shared fixtures: the folder of real material beside the checkout, the guard for tests that need a GPU, and the record of long tests.
+
+A long test (`@pytest.mark.long`) that measures how the programs bear kills, damage or time takes the fixture `reliability` and
+ends with `reliability.record(section, name, num_kills=50, differing_files=0, peak_worker_mb=110.0)`: one line of
+docs/reliability.md, which `pytest --reliability` (`make check-long`) writes. tests/reliability.py says how figures of
+several tests on one line are combined.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.reliability import Figure, Reliability, write
+
 REPOSITORY = Path(__file__).resolve().parent.parent
+RECORDS: pytest.StashKey[list[tuple[str, str, dict[str, Figure]]]] = pytest.StashKey()
+OUTCOME: pytest.StashKey[bool] = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--reliability", action="store_true", help="write docs/reliability.md from what the long tests record"
+    )
+
+
+@pytest.fixture
+def reliability(request: pytest.FixtureRequest) -> Iterator[Reliability]:
+    """Takes the figures of a long test for docs/reliability.md; those of a test that fails are dropped."""
+    taken = Reliability()
+    yield taken
+    if request.node.stash.get(OUTCOME, False):
+        request.config.stash.setdefault(RECORDS, []).extend(taken.records)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "call":
+        item.stash[OUTCOME] = report.passed
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    made = session.config.stash.get(RECORDS, [])
+    if made and session.config.getoption("--reliability"):
+        write(made)
 
 
 @pytest.fixture(scope="session")
