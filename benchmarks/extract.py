@@ -28,19 +28,19 @@ from typing import Any
 CODECS = """
 import sys, simplejpeg
 from pathlib import Path
-from manifests.gradient import temporal_gradient, temporal_gradient_chroma
 from tgprep.decode import open_video
+from tgprep.encode import gradient_of
 gradient = sys.argv[2] == "stored"
-with open(sys.argv[3], "wb") as out:
-    for path in sorted(p for p in Path(sys.argv[1]).rglob("*") if p.is_file()):
+part, parts = int(sys.argv[4]), int(sys.argv[5])
+with open(sys.argv[3] + f".{part}", "wb") as out:
+    for path in sorted(p for p in Path(sys.argv[1]).rglob("*") if p.is_file())[part::parts]:
         video = open_video(path, decoder="pyav", space="ycbcr420", short_side=0)
         previous = None
         for p in video.frames:
             out.write(simplejpeg.encode_jpeg_yuv_planes(p.y, p.cb, p.cr, 95))
             if gradient and previous is not None:
-                out.write(simplejpeg.encode_jpeg_yuv_planes(
-                    temporal_gradient(previous.y, p.y), temporal_gradient_chroma(previous.cb, p.cb),
-                    temporal_gradient_chroma(previous.cr, p.cr), 95))
+                tg = gradient_of(previous, p)
+                out.write(simplejpeg.encode_jpeg_yuv_planes(tg.y, tg.cb, tg.cr, 95))
             previous = p
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import cv2
@@ -27,13 +27,11 @@ _MATRICES = {
 _BT601 = (2, 5, 6)
 
 
-def _full_range_table(low: int, span: int, neutral: int) -> Frame:
-    levels = np.arange(256, dtype=np.float64)
-    return np.clip(np.floor((levels - low) * 255 / span + neutral + 0.5), 0, 255).astype(np.uint8)
-
-
-_LUMA_TO_FULL = _full_range_table(16, 219, 0)
-_CHROMA_TO_FULL = _full_range_table(128, 224, 128)
+# Limited to full range is floor((level - low) * 255 / span + neutral + 0.5), clipped. OpenCV's weighted sum does it in one pass of vector
+# instructions; its floats cannot round another way on another machine: no luma level comes nearer than 0.006 to a tie, and the one
+# tie of chroma (level 16) is moved off by 0.001, less than any other level is away from one. A test compares all 256 levels.
+_LUMA_SCALE, _LUMA_SHIFT = 255 / 219, -16 * 255 / 219
+_CHROMA_SCALE, _CHROMA_SHIFT = 255 / 224, 128 - 128 * 255 / 224 + 0.001
 
 
 def open_pyav(path: Path, *, space: str, short_side: int) -> DecodedVideo:
@@ -152,7 +150,7 @@ class _Converter:
         y, cb, cr = (_plane(plane) for plane in frame.planes[:3])
         if full:
             return Planes(np.ascontiguousarray(y), np.ascontiguousarray(cb), np.ascontiguousarray(cr))
-        return Planes(_LUMA_TO_FULL.take(y), _CHROMA_TO_FULL.take(cb), _CHROMA_TO_FULL.take(cr))
+        return full_range(y, cb, cr)
 
     def _rgb(self, frame: Any) -> Frame:
         scaled = self._scaled(frame, "rgb24")
@@ -168,6 +166,19 @@ class _Converter:
         return self.scaler.reformat(
             frame, width, height, pixel_format, interpolation=_EXACT, threads=1, **source, **target
         )
+
+
+def full_range(y: Frame, cb: Frame, cr: Frame) -> Planes:
+    """Planes in limited range (luma 16..235, chroma 16..240) -> Planes in full range, as JPEG files hold them; exactly rounded."""
+    return Planes(
+        _weighted(y, _LUMA_SCALE, _LUMA_SHIFT),
+        _weighted(cb, _CHROMA_SCALE, _CHROMA_SHIFT),
+        _weighted(cr, _CHROMA_SCALE, _CHROMA_SHIFT),
+    )
+
+
+def _weighted(plane: Frame, scale: float, shift: float) -> Frame:
+    return cast(Frame, cv2.addWeighted(plane, scale, plane, 0.0, shift))
 
 
 def _is_full_range(frame: Any) -> bool:

@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-import numpy as np
+import cv2
 import simplejpeg
 
-from manifests.gradient import Frame, temporal_gradient, temporal_gradient_chroma
+from manifests.gradient import Frame
 from manifests.records import SourceVideo
 from manifests.sample import MAX_MEMBER_BYTES, EncodedVideo, FrameSpool, MemberTooLargeError, Meta
 from tgprep.config import ExtractSettings
 from tgprep.decode import DecodedVideo, DecodeError, Picture, Planes, open_video
+
+# (a - b + 255) / 2 and (a - b + 256) / 2 less a quarter: rounding to the nearest is then the floor, and every term is exact in a float.
+_GRADIENT_SHIFT = 127.25
+_CHROMA_SHIFT = 127.75
 
 SPOOL_BYTES_IN_MEMORY = 32 * 1024 * 1024
 
@@ -92,7 +96,7 @@ def encode_video(
 
 
 class _FrameWriter:
-    """Encodes one picture after the other; keeps the one before for the gradient, and reuses its buffers."""
+    """Encodes one picture after the other; keeps the one before for the gradient."""
 
     def __init__(self, settings: ExtractSettings, rgb: FrameSpool, tg: FrameSpool | None) -> None:
         self.quality = settings.quality
@@ -101,7 +105,6 @@ class _FrameWriter:
         self.rgb = rgb
         self.tg = tg
         self.previous: Picture | None = None
-        self.buffers: list[tuple[Frame, Frame]] = []
 
     def add(self, picture: Picture) -> None:
         jpeg = self._jpeg(picture)
@@ -111,25 +114,8 @@ class _FrameWriter:
         if self.from_jpeg:
             picture = simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
         if self.previous is not None:
-            self.tg.append(self._jpeg(self._gradient(self.previous, picture)))
+            self.tg.append(self._jpeg(gradient_of(self.previous, picture)))
         self.previous = picture
-
-    def _gradient(self, previous: Picture, following: Picture) -> Picture:
-        if isinstance(previous, Planes):
-            following = cast(Planes, following)
-            luma, cb, cr = self._buffers(previous.y, previous.cb, previous.cr)
-            return Planes(
-                temporal_gradient(previous.y, following.y, *luma),
-                temporal_gradient_chroma(previous.cb, following.cb, *cb),
-                temporal_gradient_chroma(previous.cr, following.cr, *cr),
-            )
-        (buffers,) = self._buffers(previous)
-        return temporal_gradient(previous, cast(Frame, following), *buffers)
-
-    def _buffers(self, *likes: Frame) -> list[tuple[Frame, Frame]]:
-        if not self.buffers:
-            self.buffers = [(np.empty_like(like), np.empty_like(like)) for like in likes]
-        return self.buffers
 
     def _jpeg(self, picture: Picture) -> bytes:
         if isinstance(picture, Planes):
@@ -137,6 +123,25 @@ class _FrameWriter:
             return planar
         packed: bytes = simplejpeg.encode_jpeg(picture, self.quality, "RGB", self.subsampling)
         return packed
+
+
+def gradient_of(previous: Picture, following: Picture) -> Picture:
+    """TG of two pictures of one form: what `manifests.gradient` defines, each plane in one pass of vector instructions.
+
+    RGB frames: `temporal_gradient`. Planes: the same for luma, `temporal_gradient_chroma` for both chroma planes.
+    """
+    if isinstance(previous, Planes):
+        following = cast(Planes, following)
+        return Planes(
+            _half_difference(previous.y, following.y, _GRADIENT_SHIFT),
+            _half_difference(previous.cb, following.cb, _CHROMA_SHIFT),
+            _half_difference(previous.cr, following.cr, _CHROMA_SHIFT),
+        )
+    return _half_difference(previous, cast(Frame, following), _GRADIENT_SHIFT)
+
+
+def _half_difference(previous: Frame, following: Frame, shift: float) -> Frame:
+    return cast(Frame, cv2.addWeighted(previous, 0.5, following, -0.5, shift))
 
 
 def _spool(scratch: Path, stack: ExitStack) -> FrameSpool:

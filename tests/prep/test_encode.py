@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from fractions import Fraction
+from math import floor
 from pathlib import Path
 
 import av
@@ -13,13 +15,15 @@ import pytest
 import simplejpeg
 from av.video.reformatter import Colorspace, Interpolation
 
+from manifests.gradient import temporal_gradient, temporal_gradient_chroma
 from manifests.records import SourceVideo
 from manifests.sample import EncodedVideo, FrameSpool
 from tests.prep.conftest import moving_square, write_video
 from tests.prep.test_decode import Rgb, decoded, psnr, to_rgb
 from tgprep.config import ExtractSettings
-from tgprep.decode import DecodeError
-from tgprep.encode import VideoFacts, encode_video
+from tgprep.decode import DecodeError, Planes
+from tgprep.decode_pyav import full_range
+from tgprep.encode import VideoFacts, encode_video, gradient_of
 
 
 @pytest.fixture
@@ -186,3 +190,29 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, stack: 
 
     with pytest.raises(DecodeError, match="changed while it was read"):
         encode_video(source(path), path, ExtractSettings(), tmp_path, stack, on_frame=grow)
+
+
+@pytest.mark.parametrize("width", [1, 3, 7, 31, 33, 256])
+def test_the_fast_gradient_is_the_defined_one_for_every_pair_of_values(width: int) -> None:
+    values = np.arange(256, dtype=np.uint8)
+    pairs = np.stack(np.meshgrid(values, values)).reshape(2, -1)
+    one, two = (np.resize(side, (-(-65536 // width), width)) for side in pairs)  # every place in a vector register
+    planes = gradient_of(Planes(one, one, two), Planes(two, two, one))
+    assert isinstance(planes, Planes)
+    assert np.array_equal(planes.y, temporal_gradient(one, two))
+    assert np.array_equal(planes.cb, temporal_gradient_chroma(one, two))
+    assert np.array_equal(planes.cr, temporal_gradient_chroma(two, one))
+    rgb = gradient_of(np.dstack([one, two, one]), np.dstack([two, one, one]))
+    assert isinstance(rgb, np.ndarray)
+    assert np.array_equal(rgb[..., 1], temporal_gradient(two, one))
+
+
+@pytest.mark.parametrize("width", [1, 3, 7, 31, 33, 256])
+def test_limited_range_is_widened_with_exact_rounding(width: int) -> None:
+    levels = np.resize(np.arange(256, dtype=np.uint8), (-(-256 // width), width))
+    planes = full_range(levels, levels, levels)
+    exact = [Fraction(int(level) - 16) * 255 / 219 for level in levels.flat]
+    assert planes.y.ravel().tolist() == [min(max(floor(value + Fraction(1, 2)), 0), 255) for value in exact]
+    exact = [Fraction(int(level) - 128) * 255 / 224 + 128 for level in levels.flat]
+    for plane in (planes.cb, planes.cr):
+        assert plane.ravel().tolist() == [min(max(floor(value + Fraction(1, 2)), 0), 255) for value in exact]
