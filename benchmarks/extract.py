@@ -1,9 +1,9 @@
 """Extraction against the bare codecs and against the two-pass way of loose files, in one run on one corpus.
 
-    python benchmarks/extract.py VIDEOS [--output benchmarks/results/extract.json] [--repeats 3] [--workers 2]
+    python benchmarks/extract.py VIDEOS [--output benchmarks/results/extract.json] [--repeats 3] [--workers 2] [--copies 1]
 
 VIDEOS: class folders of videos. Every figure is frames per core-second: frames divided by the processor seconds (user and system) of all
-processes of the command, which a busy machine disturbs less than wall time. Ratios are within the run; the ways take turns, medians are reported.
+processes of the command, which a busy machine disturbs less than wall time. --copies: take every video so many times, for a corpus that outweighs the start of a process. Ratios are within the run; the ways take turns, medians are reported.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import resource
-import shutil
+import shlex
 import statistics
 import subprocess
 import sys
@@ -101,18 +101,47 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/extract.json"))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--copies", type=int, default=1)
     arguments = parser.parse_args()
-    videos = str(arguments.videos.resolve())
+    with tempfile.TemporaryDirectory() as corpus:
+        copy_corpus(arguments.videos.resolve(), Path(corpus), arguments.copies)
+        result = compare(corpus, arguments)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result["ratios"], indent=2))
+
+
+def copy_corpus(source: Path, target: Path, copies: int) -> None:
+    """Class folders that hold every video `copies` times, by links."""
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        folder = target / path.parent.name
+        folder.mkdir(exist_ok=True)
+        for number in range(copies):
+            (folder / f"{number}_{path.name}").symlink_to(path)
+
+
+def compare(videos: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run all ways in turns and put their figures together."""
 
     def tgprep(target: Path, *options: str, threads: int = 1) -> list[str]:
         words = ["-m", "cli.prep", "extract", videos, str(target), "--dataset", "folder", "--threads", str(threads)]
         return [sys.executable, *words, *options]
 
+    def bare(out: Path, gradient: str, part: int = 0, parts: int = 1) -> list[str]:
+        return [sys.executable, "-c", CODECS, videos, gradient, str(out), str(part), str(parts)]
+
+    def bare_together(out: Path) -> list[str]:
+        commands = " & ".join(shlex.join(bare(out, "stored", n, arguments.workers)) for n in range(arguments.workers))
+        return ["sh", "-c", f"{commands} & wait"]
+
+    many = f"tgprep, {arguments.workers} workers"
+    many_bare = f"bare codecs, {arguments.workers} processes"
     ways: dict[str, Callable[[Path], list[str]]] = {
-        "bare codecs, RGB + TG": lambda out: [sys.executable, "-c", CODECS, videos, "stored", str(out)],
-        "bare codecs, RGB only": lambda out: [sys.executable, "-c", CODECS, videos, "derived", str(out)],
+        "bare codecs, RGB + TG": lambda out: bare(out, "stored"),
+        many_bare: bare_together,
+        "bare codecs, RGB only": lambda out: bare(out, "derived"),
         "tgprep, 1 worker": lambda out: tgprep(out),
-        f"tgprep, {arguments.workers} workers": lambda out: tgprep(out, threads=arguments.workers),
+        many: lambda out: tgprep(out, threads=arguments.workers),
         "tgprep, 1 worker, derived": lambda out: tgprep(out, "--gradient", "derived"),
         "tgprep, 1 worker, RGB path": lambda out: tgprep(out, "--space", "rgb"),
         "two passes, loose files": lambda out: [sys.executable, "-c", TWO_PASS, videos, str(out)],
@@ -125,7 +154,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 out = Path(folder) / "out"
                 seconds[name].append(measure(way(out)))
-                files = [path for path in ([out] if out.is_file() else out.rglob("*")) if path.is_file()]
+                files = [path for path in Path(folder).rglob("*") if path.is_file()]
                 sizes[name] = {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
                 if name == "tgprep, 1 worker":
                     num_frames = json.loads(
@@ -135,7 +164,6 @@ def main() -> None:
                             check=True,
                         ).stdout
                     )["num_frames"]
-                shutil.rmtree(out, ignore_errors=True)
         print(
             {name: round(statistics.median(cpu for cpu, _, _ in runs), 2) for name, runs in seconds.items()}, flush=True
         )
@@ -154,27 +182,30 @@ def main() -> None:
     def ratio(first: str, second: str, key: str = "frames_per_core_second") -> float:
         return round(rows[first][key] / rows[second][key], 3)
 
-    many = f"tgprep, {arguments.workers} workers"
-    result = {
+    return {
         "what": "extraction, frames per core-second",
         "date": time.strftime("%Y-%m-%d"),
         "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "load": os.getloadavg()},
         "versions": {name: version(name) for name in ("av", "simplejpeg", "opencv-python-headless", "numpy")}
         | {"python": platform.python_version()},
-        "settings": {"quality": 95, "subsampling": "420", "repeats": arguments.repeats, "frames": num_frames},
+        "settings": {
+            "quality": 95,
+            "subsampling": "420",
+            "repeats": arguments.repeats,
+            "copies": arguments.copies,
+            "frames": num_frames,
+        },
         "ways": rows,
         "ratios": {
             "tgprep / bare codecs": ratio("tgprep, 1 worker", "bare codecs, RGB + TG"),
             "tgprep derived / bare codecs RGB only": ratio("tgprep, 1 worker, derived", "bare codecs, RGB only"),
             f"{many} / 1 worker, wall": ratio(many, "tgprep, 1 worker", "frames_per_second"),
+            f"{many_bare} / 1 process, wall": ratio(many_bare, "bare codecs, RGB + TG", "frames_per_second"),
             "tgprep / two passes": ratio("tgprep, 1 worker", "two passes, loose files"),
             "tgprep derived / two passes": ratio("tgprep, 1 worker, derived", "two passes, loose files"),
             "tgprep RGB path / two passes": ratio("tgprep, 1 worker, RGB path", "two passes, loose files"),
         },
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result["ratios"], indent=2))
 
 
 def cpu_name() -> str:

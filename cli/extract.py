@@ -192,6 +192,8 @@ def report(
     account = outcome.account
     for note in outcome.notes:
         progress.tell("note", note)
+    from tgprep.copies import find_copies
+
     rows = [row for row in outcome.manifest.videos if row.status != "written"]
     facts = {
         **dataclasses.asdict(account),
@@ -201,6 +203,7 @@ def report(
         "seconds": round(seconds, 3),
         "failed": [{"path": row.path, "error": row.error} for row in rows if row.status == "failed"],
         "skipped": [{"path": row.path, "reason": row.error} for row in rows if row.status == "skipped"],
+        "copies": dataclasses.asdict(find_copies(outcome.manifest.videos)),
         "missing": [{**dataclasses.asdict(entry), "examples": list(entry.examples)} for entry in missing],
     }
     if progress.log_json:
@@ -239,6 +242,9 @@ def _account_lines(
             yield f"  {name}: {entry.num_missing} of {entry.num_listed} ({entry.examples[0]}{', …' if entry.num_missing > 1 else ''})"
         if len(missing) > 10:
             yield f"  and {len(missing) - 10} more classes: --json names them"
+    from tgprep.copies import find_copies
+
+    yield from find_copies(outcome.manifest.videos).lines()
     noted = sum(1 for note in outcome.manifest.videos.column("note") if note)
     if noted:
         yield f"{noted} written videos carry a note (column `note` of videos.parquet)."

@@ -1,0 +1,73 @@
+"""Videos of a data set that are the same file: a copy under another name or class, or in both train and test."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import pyarrow.compute as pc
+
+from manifests.records import WRITTEN
+from manifests.table import VideoTable
+
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """What the digests of the written videos say.
+
+    num_copies: videos of which another one is the same file; of each set of equal files one is not counted.
+    by_class: the copies by the class of the video. num_other_class: sets of equal files with more than one class.
+    num_leaks: sets with a train and a test video of one official fold. examples: sets of paths, leaks first.
+    """
+
+    num_copies: int
+    by_class: dict[str, int]
+    num_other_class: int
+    num_leaks: int
+    examples: tuple[tuple[str, ...], ...]
+
+    def lines(self) -> list[str]:
+        """For a terminal; empty where every file is there once."""
+        if not self.num_copies:
+            return []
+        classes = ", ".join(f"{name} {count}" for name, count in list(self.by_class.items())[:5])
+        more = f" and {len(self.by_class) - 5} more classes" if len(self.by_class) > 5 else ""
+        lines = [f"{self.num_copies} videos are copies of another file, byte for byte ({classes}{more}):"]
+        lines += [f"  {' = '.join(paths[:3])}{' = …' if len(paths) > 3 else ''}" for paths in self.examples]
+        if self.num_other_class:
+            lines.append(f"  in more than one class: {self.num_other_class} sets of equal files")
+        if self.num_leaks:
+            lines.append(f"  in both train and test: {self.num_leaks} sets of equal files; a test on them is not clean")
+        return lines
+
+
+def find_copies(videos: VideoTable) -> Copies:
+    """The copies among the written videos of a manifest, by the sha256 of the source files."""
+    written = videos.arrow.filter(
+        pc.and_(pc.equal(videos.arrow["status"], WRITTEN), pc.not_equal(videos.arrow["source_sha256"], ""))
+    )
+    counts = written["source_sha256"].value_counts()
+    repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    chosen = written.filter(pc.is_in(written["source_sha256"], value_set=repeated))
+    sets: dict[str, list[tuple[str, str, list[str]]]] = {digest: [] for digest in repeated.to_pylist()}
+    columns = (chosen[name].to_pylist() for name in ("source_sha256", "path", "class_name", "subsets"))
+    for digest, path, class_name, subsets in zip(*columns, strict=True):
+        sets[digest].append((path, class_name, subsets))
+    ordered = [sorted(found) for found in sets.values()]
+    ordered.sort(key=lambda found: (not _leaks(found), found))
+    by_class = Counter(class_name for found in ordered for _, class_name, _ in found[1:])
+    return Copies(
+        num_copies=sum(len(found) - 1 for found in ordered),
+        by_class=dict(sorted(by_class.items(), key=lambda entry: (-entry[1], entry[0]))),
+        num_other_class=sum(len({class_name for _, class_name, _ in found}) > 1 for found in ordered),
+        num_leaks=sum(map(_leaks, ordered)),
+        examples=tuple(tuple(path for path, _, _ in found) for found in ordered[:_EXAMPLES]),
+    )
+
+
+def _leaks(found: list[tuple[str, str, list[str]]]) -> bool:
+    """Whether some fold has one of the equal files in train and another in test."""
+    folds = zip(*(subsets for _, _, subsets in found), strict=False)
+    return any({"train", "test"} <= set(fold) for fold in folds)
