@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.common import EXIT_FAILURES, handled, print_json, say
+from cli.common import EXIT_FAILURES, handled, human_bytes, interruptible, print_json, say
 from manifests.split_settings import EXPORT_FORMS, LABELS, PARTS, POOLS, STRATEGIES, UNLABELLED, SplitSettings
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _ALLOWED = {
     "draw": _DRAW | _BOTH,
     "import": {"import_file", "import_unlabelled", "import_validation", "import_test", "labels"} | _BOTH,
     "export": {"export", "part", "output", "name", "overwrite"},
+    "materialise": {"materialise", "output"},
     "show": {"show"},
     "compare": {"compare"},
     "list": set(),
@@ -85,7 +87,15 @@ _ALLOWED = {
     "--part", type=click.Choice(PARTS), default=PARTS[0], show_default=True, help="With --export: which part."
 )
 @click.option(
-    "--output", type=_FILE, metavar="FILE", help="With --export: the file; without it the list goes to stdout."
+    "--materialise",
+    "--materialize",
+    metavar="NAME",
+    help="Write a split as shards of its own, a set of tars for each part, for readers of plain WebDataset.",
+)
+@click.option(
+    "--output",
+    metavar="PLACE",
+    help="With --export: the file; without it the list goes to stdout. With --materialise: the folder.  [default: OUT-NAME]",
 )
 @click.option("--show", metavar="NAME", help="Show a split.")
 @click.option("--compare", nargs=2, metavar="A B", help="Videos that two splits share.")
@@ -101,6 +111,7 @@ def split(out: str, as_json: bool, **options: Any) -> None:
       tgprep split --per-class 6                      six of every class
       tgprep split --import list.txt                  a published or own list
       tgprep split --export csv --output list.csv     the newest split as a list
+      tgprep split --materialise p20-s0-f1            the split as plain tars
       tgprep split                                    what splits there are
 
     A split is drawn by hashes of names and seed: the same on every machine. It is written to OUT/splits/NAME.parquet.
@@ -113,6 +124,7 @@ def split(out: str, as_json: bool, **options: Any) -> None:
         "draw": _draw,
         "import": _import,
         "export": _export,
+        "materialise": _materialise,
         "show": _show,
         "compare": _compare,
         "list": _list,
@@ -129,6 +141,7 @@ def _mode(ctx: click.Context) -> str:
     given = {name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
     given -= {"out", "as_json"}
     marks = {"import_file": "import", "export": "export", "show": "show", "compare": "compare"}
+    marks["materialise"] = "materialise"
     asked = [mode for name, mode in marks.items() if name in given]
     if {"percent", "per_class"} & given:
         asked.append("draw")
@@ -214,13 +227,15 @@ def _export(out: str, manifest: Manifest, as_json: bool, **options: Any) -> None
 
     chosen = read_split(out, options["name"] or None)
     text = export_list(chosen, manifest, options["export"], options["part"])
-    target: Path | None = options["output"]
+    target = Path(options["output"]) if options["output"] else None
     count = text.count("\n") - (options["export"] == "csv")
     if target is None:
         if as_json:
             raise InputError("--json with --export needs --output FILE: the list itself goes to stdout.")
         click.echo(text, nl=False)
     else:
+        if target.is_dir():
+            raise InputError(f"--output {target} is a folder. Name a file for the list.")
         if not target.parent.is_dir():
             raise InputError(f"--output {target}: the folder {target.parent} does not exist.")
         same = target.exists() and target.read_bytes() == text.encode()
@@ -233,6 +248,43 @@ def _export(out: str, manifest: Manifest, as_json: bool, **options: Any) -> None
     if as_json:
         facts = {"name": chosen.name, "part": options["part"], "form": options["export"]}
         print_json({**facts, "num_videos": count, "path": str(target)})
+
+
+def _materialise(out: str, manifest: Manifest, as_json: bool, **options: Any) -> None:
+    from manifests.splits import read_split
+    from tgprep.materialise import default_folder, materialise
+
+    chosen = read_split(out, options["materialise"])
+    folder = options["output"] or default_folder(out, chosen.name)
+    with interruptible() as (stop, signals):
+        try:
+            made = materialise(manifest, chosen, folder, stop=stop, tell=_told_bytes())
+        except KeyboardInterrupt:
+            say("Interrupted. Whole shards are kept; run the same command again to go on.")
+            sys.exit(128 + (signals[0] if signals else 2))
+    if as_json:
+        print_json({"name": chosen.name, **dataclasses.asdict(made), "folder": str(made.folder)})
+        return
+    for part in made.parts:
+        last = part.shards[-1].removesuffix(".tar").rpartition("-")[2]
+        shards = part.shards[0] if len(part.shards) == 1 else f"{part.part}-{{000000..{last}}}.tar"
+        click.echo(f"{part.part:<12}{part.num_videos:>9,} videos{human_bytes(part.num_bytes):>10}   {shards}")
+    if made.num_relabelled:
+        say(f"{made.num_relabelled} samples carry another label than their class folder's (listed in split.json)")
+    kept = f" ({made.num_kept} of {made.num_shards} shards were there)" if made.num_kept else ""
+    say(f"split {chosen.name} as plain shards{kept}: {made.folder}")
+
+
+def _told_bytes() -> Callable[[int, int], None]:
+    said = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said > 10:
+            said = time.monotonic()
+            say(f"{human_bytes(done)} of {human_bytes(total)}")
+
+    return tell
 
 
 def _show(out: str, manifest: Manifest, as_json: bool, **options: Any) -> None:

@@ -21,9 +21,10 @@ import simplejpeg
 from manifests.records import Manifest
 from manifests.split_settings import SplitSettings
 from manifests.splits import SPLIT_SCHEMA, make_split, write_split
-from manifests.store import HEADER_NAME
+from manifests.store import HEADER_NAME, read_manifest
 from manifests.table import SHARD_SCHEMA, VIDEO_SCHEMA
 from tgprep.config import ExtractSettings, RunSettings
+from tgprep.materialise import materialise
 from tgprep.motion import SampleSettings, render_sample
 from tgprep.pipeline import extract
 from tgprep.scan import scan
@@ -45,14 +46,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outcome = extract(
         root / "videos", root / "dataset", found, ExtractSettings(videos_per_shard=4), RunSettings(threads=1)
     )
-    write_split(root / "dataset", make_split(outcome.manifest, SplitSettings(percent=50)))
+    split = make_split(outcome.manifest, SplitSettings(percent=50))
+    write_split(root / "dataset", split)
+    materialise(read_manifest(root / "dataset"), split, root / "dataset-p50-s0-f1")
     return root
 
 
 @pytest.fixture(scope="module")
 def manifest(folder: Path) -> Manifest:
-    from manifests.store import read_manifest
-
     return read_manifest(folder / "dataset")
 
 
@@ -200,7 +201,22 @@ def test_streams(folder: Path, word: str) -> None:
         assert set(lines) == truth
 
 
+def test_a_materialised_split_is_a_plain_stream(folder: Path) -> None:
+    truth = expected(folder)
+    lines = run(block("from webdataset"), folder)
+    assert len(lines) == 3
+    labelled = {key for key, _ in ast.literal_eval(run(block("splits/p50-s0-f1"), folder)[0])}
+    assert set(lines) == {f"{key} {truth[key][0]} {truth[key][1]}" for key in labelled}
+
+
 def test_every_code_block_is_run() -> None:
-    words = ("def read_frames", "splits/p50-s0-f1", "webdataset.WebDataset", "load_dataset", "import tarfile")
+    words = (
+        "def read_frames",
+        "splits/p50-s0-f1",
+        "webdataset.WebDataset",
+        "from webdataset",
+        "load_dataset",
+        "import tarfile",
+    )
     assert len(BLOCKS) == len(words)
     assert {block(word) for word in words} == set(BLOCKS)

@@ -77,12 +77,22 @@ def plan_shards(videos: Sequence[SourceVideo], videos_per_shard: int, first_shar
 
     videos_per_shard 0: 8 to 64, so that a small data set still has shards for several workers.
     """
-    size = videos_per_shard or min(64, max(8, math.ceil(len(videos) / 32)))
-    mixed = sorted(videos, key=lambda video: (blake2b(video.key.encode(), digest_size=8).digest(), video.key))
+    size = shard_size(len(videos), videos_per_shard)
+    mixed = sorted(videos, key=lambda video: mixed_place(video.key))
     return tuple(
         ShardPlan(f"shard-{number:06d}.tar", tuple(mixed[start : start + size]))
         for number, start in enumerate(range(0, len(mixed), size), first_shard)
     )
+
+
+def shard_size(num_videos: int, videos_per_shard: int) -> int:
+    """Videos in one shard of a set of `num_videos`."""
+    return videos_per_shard or min(64, max(8, math.ceil(num_videos / 32)))
+
+
+def mixed_place(key: str) -> tuple[bytes, str]:
+    """Sorting by this mixes classes evenly, the same everywhere."""
+    return blake2b(key.encode(), digest_size=8).digest(), key
 
 
 def save_plan(work: Path, plan: Plan) -> None:

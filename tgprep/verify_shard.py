@@ -78,7 +78,7 @@ def check_shard(
         return ShardReport(shard.name, tuple(found), True)
     with file:
         try:
-            sha256, num_bytes = _digest(file)
+            sha256, num_bytes = digest_of(file)
             damaged = (sha256, num_bytes) != (shard.sha256, shard.num_bytes)
             if num_bytes != shard.num_bytes:
                 add("", "shard-size", f"{num_bytes} bytes, expected {shard.num_bytes} (shards.parquet)")
@@ -118,7 +118,8 @@ def expected_facts(row: VideoRow, header: ManifestHeader) -> Meta:
     return facts
 
 
-def _digest(file: BinaryIO) -> tuple[str, int]:
+def digest_of(file: BinaryIO) -> tuple[str, int]:
+    """sha256 and number of the bytes from here to the end."""
     digest = hashlib.sha256()
     count = 0
     while piece := file.read(_PIECE_BYTES):
