@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
@@ -12,17 +13,19 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from manifests.records import InputError
 from tgtrain.clip import ClipSettings, plan_train
 from tgtrain.mvpl_plan import MvplSettings, draw_mvpl_plan
 from tgtrain.order import Choice, Draw, Stream, StreamOrder, rank_part, sample_seed
-from tgtrain.reader import BadSampleError, Clip, ClipReader, Pixels
+from tgtrain.reader import BadSampleError, Clip, ClipReader
 from tgtrain.strong_plan import StrongPlan, StrongSettings, draw_strong_plans
 
+_NOTHING = np.empty((0, 0, 0, 3), np.uint8)
 _SUBSTITUTES = 16  # damaged neighbours in a row before reading gives up
 
 
@@ -56,10 +59,10 @@ class SslBatch:
 
 @dataclass(frozen=True, slots=True)
 class StreamSource:
-    """The videos of a stream: their numbers in the reader, and their labels (-1 unknown)."""
+    """The videos of a stream, int64[N]: their numbers in the reader, and their labels (-1 unknown)."""
 
-    videos: tuple[int, ...]
-    labels: tuple[int, ...]
+    videos: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
     order: StreamOrder
 
 
@@ -97,37 +100,37 @@ class StepDataset(Dataset[SslBatch]):
 
     def _read(self, source: StreamSource, stream: Stream, step: int) -> tuple[ClipBatch, tuple[Draw, ...]]:
         draws = rank_part(source.order.draws(step), self.rank, self.world_size)
-        clips, labels, keys, bad = [], [], [], []
-        for draw in draws:
-            clip, place, problems = self._read_one(source, stream, draw)
-            clips.append(clip)
-            labels.append(source.labels[place])
-            keys.append(self.reader.places[source.videos[place]].key)
+        clip = self.clip
+        side = clip.input_size
+        frames, gradients = clip.clip_len, clip.clip_len + (clip.gradient == "slow")
+        # Decoded straight into what travels to the training process: a clip is copied nowhere on its way.
+        rgb = _batch_memory((len(draws), frames, side, side, 3)) if self.rgb else None
+        tg = _batch_memory((len(draws), gradients, side, side, 3)) if self.tg else None
+        labels, keys, bad = [], [], []
+        for number, draw in enumerate(draws):
+            into = Clip(_NOTHING if rgb is None else rgb[number].numpy(), None if tg is None else tg[number].numpy())
+            place, problems = self._read_one(source, stream, draw, into)
+            labels.append(int(source.labels[place]))
+            keys.append(self.reader.places.key(source.videos[place]))
             bad += problems
-        batch = ClipBatch(
-            rgb=_stack([clip.rgb for clip in clips]) if self.rgb else None,
-            tg=_stack([clip.tg for clip in clips if clip.tg is not None]) if self.tg else None,
-            labels=torch.tensor(labels, dtype=torch.int64),
-            keys=tuple(keys),
-            bad=tuple(bad),
-        )
-        return batch, draws
+        return ClipBatch(rgb, tg, torch.tensor(labels, dtype=torch.int64), tuple(keys), tuple(bad)), draws
 
-    def _read_one(self, source: StreamSource, stream: Stream, draw: Draw) -> tuple[Clip, int, list[str]]:
-        """The clip of a draw; where its sample is damaged, that of the next readable video of the stream."""
+    def _read_one(self, source: StreamSource, stream: Stream, draw: Draw, into: Clip) -> tuple[int, list[str]]:
+        """Fill in the clip of a draw; where its sample is damaged, that of the next readable video of the stream."""
         problems: list[str] = []
         for attempt in range(_SUBSTITUTES):
             place = (draw.video + attempt) % len(source.videos)
-            video = source.videos[place]
+            video = int(source.videos[place])
             facts = self.reader.places[video]
             rng = sample_seed(self.seed, stream, draw.pass_index, facts.key, Choice.CLIP)
             try:
                 (plan,) = plan_train(facts.num_frames, facts.height, facts.width, self.clip, rng)
-                return self.reader.read(video, plan, rgb=self.rgb, tg=self.tg), place, problems
+                self.reader.read(video, plan, rgb=self.rgb, tg=self.tg, into=into)
+                return place, problems
             except BadSampleError as error:
                 problems.append(str(error))
         raise InputError(
-            f"{_SUBSTITUTES} videos in a row cannot be read: {problems[0]}. `tgprep extract` into a new folder restores them."
+            f"{_SUBSTITUTES} videos in a row cannot be read: {problems[0]}. `tgprep check` finds what is damaged and tells how to mend it."
         )
 
 
@@ -186,5 +189,9 @@ def keep_pages() -> None:
         pass  # not glibc: nothing to tell
 
 
-def _stack(clips: Sequence[Pixels]) -> Tensor:
-    return torch.from_numpy(np.stack(clips))
+def _batch_memory(shape: tuple[int, ...]) -> Tensor:
+    """uint8 of this shape: in a loader process memory that the training process maps, else plain memory."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)

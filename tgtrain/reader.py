@@ -1,15 +1,13 @@
-"""Clips straight from the shards: memory-mapped tars, one index lookup, only the JPEGs that the clip needs.
+"""Clips straight from the shards: one index lookup, and only the JPEGs that the clip needs are read and decoded.
 
-A reader holds no process state worth keeping: it is cheap to send to loader workers, which map the shards anew.
+A reader holds no process state worth keeping: it is cheap to send to loader workers, which open the shards anew.
 """
 
 from __future__ import annotations
 
-import mmap
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -18,12 +16,13 @@ import numpy.typing as npt
 import simplejpeg
 
 from manifests.gradient import Frame, temporal_gradient
-from manifests.records import WRITTEN, InputError, Manifest
+from manifests.records import InputError, Manifest
 from manifests.sample import decode_offsets
 from tgtrain.clip import ClipPlan
 from tgtrain.crop import CropBox, Size
+from tgtrain.places import VideoPlace, VideoPlaces, find_places
+from tgtrain.shards import LocalShards, Shards
 
-_OPEN_SHARDS = 256
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -43,127 +42,116 @@ class Clip:
 
 
 @dataclass(frozen=True, slots=True)
-class VideoPlace:
-    """What reading needs to know of a stored video."""
+class Cut:
+    """One frame of one view: which part of the picture goes where (uint8[S, S, 3]), mirrored or not."""
 
-    key: str
-    shard: str
-    num_frames: int
-    height: int
-    width: int
-    rgb_index: tuple[int, int]
-    rgb: tuple[int, int]
-    tg_index: tuple[int, int]
-    tg: tuple[int, int]
+    target: Pixels
+    box: CropBox
+    flip: bool
+
+
+Cuts = dict[int, list[Cut]]
 
 
 class ClipReader:
     """Reads planned clips of the videos of a data set.
 
-    places: the videos, in the order in which callers number them.
+    places: the videos, in the order in which callers number them. shards: where their bytes come from.
     """
 
-    def __init__(self, root: str, places: tuple[VideoPlace, ...]) -> None:
-        self.root = root
+    def __init__(self, places: VideoPlaces, shards: Shards) -> None:
         self.places = places
-        self.shards: OrderedDict[str, mmap.mmap] = OrderedDict()
+        self.shards = shards
+        self.scratch: tuple[Pixels, Pixels] = (_NOTHING, _NOTHING)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "places": self.places}
+        return {"places": self.places, "shards": self.shards}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]  # maps are opened anew in the process that reads
+        self.__init__(**state)  # type: ignore[misc]
 
-    def read_views(self, video: int, plans: Iterable[ClipPlan], *, rgb: bool = True, tg: bool = True) -> list[Clip]:
-        """All views of the plans, plan-major, crop-minor; every stored frame is decoded once.
+    def read_views(
+        self,
+        video: int,
+        plans: Iterable[ClipPlan],
+        *,
+        rgb: bool = True,
+        tg: bool = True,
+        into: Sequence[Clip] | None = None,
+    ) -> list[Clip]:
+        """All views of the plans, plan-major, crop-minor; every stored frame is decoded once and resized once a crop.
 
+        into: clips to fill, one a view, of the right shapes (a batch's own memory); made here where there are none.
         Raises BadSampleError where the sample is damaged or the shard is gone.
         """
         place = self.places[video]
         plans = list(plans)
+        clips = list(into) if into is not None else [_empty(plan, rgb, tg) for plan in plans for _ in plan.boxes]
+        rgb_cuts, tg_cuts = _cuts(plans, clips, rgb, tg)
+        slow = any(plan.gradient == "slow" for plan in plans)
+        resized = plans[0].resized if plans else None
         try:
-            data = self._shard(place.shard)
-            wanted_rgb = {frame for plan in plans for frame in plan.frames} if rgb else set()
-            wanted_tg = {frame for plan in plans for frame in plan.tg_frames} if tg else set()
-            slow = any(plan.gradient == "slow" for plan in plans)
-            stored_tg = place.tg[0] >= 0
-            source = wanted_rgb | (wanted_tg if slow else set())
-            if tg and not slow and not stored_tg:
-                source = source | wanted_tg | {frame + 1 for frame in wanted_tg}
-            frames = self._decode(data, place, place.rgb_index, place.rgb, source, "RGB frame")
-            if slow:
-                gradients = {frame: frames[frame] for frame in wanted_tg}
-            elif stored_tg:
-                gradients = self._decode(data, place, place.tg_index, place.tg, wanted_tg, "TG frame")
+            if slow or not tg_cuts:
+                pictures = self._pictures(place, "rgb", rgb_cuts.keys() | tg_cuts.keys())
+                for index, picture in pictures:
+                    _apply(picture, (*rgb_cuts.get(index, ()), *tg_cuts.get(index, ())), resized)
+            elif place.members.tg_offset >= 0:
+                for index, picture in self._pictures(place, "rgb", rgb_cuts.keys()):
+                    _apply(picture, rgb_cuts[index], resized)
+                for index, picture in self._pictures(place, "tg", tg_cuts.keys()):
+                    _apply(picture, tg_cuts[index], resized)
             else:
-                gradients = {frame: temporal_gradient(frames[frame], frames[frame + 1]) for frame in wanted_tg}
+                wanted = rgb_cuts.keys() | tg_cuts.keys() | {index + 1 for index in tg_cuts}
+                before, previous = -2, _NOTHING
+                for index, picture in self._pictures(place, "rgb", wanted):
+                    _apply(picture, rgb_cuts.get(index, ()), resized)
+                    if before == index - 1 and before in tg_cuts:
+                        _apply(temporal_gradient(previous, picture), tg_cuts[before], resized)
+                    before, previous = index, picture
         except (OSError, ValueError) as error:
             raise BadSampleError(f"{place.key} in {place.shard}: {error}") from None
-        resized = plans[0].resized if plans else None
-        if resized is not None:  # a test: one resize of the frame serves all crops
-            frames = {index: _resize(frame, resized) for index, frame in frames.items()}
-            gradients = {index: _resize(frame, resized) for index, frame in gradients.items()}
-        clips = []
-        for plan in plans:
-            for box, tg_box in zip(plan.boxes, plan.tg_boxes, strict=True):
-                clips.append(
-                    Clip(
-                        rgb=_cut([frames[f] for f in plan.frames], plan, box, plan.flip) if rgb else _NOTHING,
-                        tg=_cut([gradients[f] for f in plan.tg_frames], plan, tg_box, plan.tg_flip) if tg else None,
-                    )
-                )
         return clips
 
-    def read(self, video: int, plan: ClipPlan, *, rgb: bool = True, tg: bool = True) -> Clip:
+    def read(self, video: int, plan: ClipPlan, *, rgb: bool = True, tg: bool = True, into: Clip | None = None) -> Clip:
         """The one view of a training plan."""
-        return self.read_views(video, [plan], rgb=rgb, tg=tg)[0]
+        return self.read_views(video, [plan], rgb=rgb, tg=tg, into=None if into is None else [into])[0]
 
     def close(self) -> None:
-        """Unmap the shards."""
-        while self.shards:
-            self.shards.popitem()[1].close()
+        """Close the shards."""
+        self.shards.close()
 
-    def _shard(self, name: str) -> mmap.mmap:
-        data = self.shards.get(name)
-        if data is not None:
-            self.shards.move_to_end(name)
-            return data
-        with (Path(self.root) / name).open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.shards[name] = data
-        if len(self.shards) > _OPEN_SHARDS:
-            self.shards.popitem(last=False)[1].close()
-        return data
+    def _pictures(self, place: VideoPlace, kind: str, wanted: Iterable[int]) -> Iterator[tuple[int, Frame]]:
+        """The wanted frames (kind rgb) or gradients (tg) as stored, by rising index; each is good until the next but one."""
+        frames = sorted(wanted)
+        if not frames:
+            return
+        for number, (frame, jpeg) in enumerate(zip(frames, self._jpegs(place, kind, frames), strict=True)):
+            yield frame, self._decode(jpeg, place, f"{kind.upper()} frame {frame}", number % 2)
 
-    def _decode(
-        self,
-        data: mmap.mmap,
-        place: VideoPlace,
-        index: tuple[int, int],
-        member: tuple[int, int],
-        wanted: set[int],
-        kind: str,
-    ) -> dict[int, Frame]:
-        if not wanted:
-            return {}
-        offsets = decode_offsets(data[index[0] : index[0] + index[1]])
-        if int(offsets[-1]) != member[1] or max(wanted) >= len(offsets) - 1:
+    def _jpegs(self, place: VideoPlace, kind: str, frames: list[int]) -> list[bytes]:
+        m = place.members
+        index = (m.rgb_index_offset, m.rgb_index_bytes) if kind == "rgb" else (m.tg_index_offset, m.tg_index_bytes)
+        start, size = (m.rgb_offset, m.rgb_bytes) if kind == "rgb" else (m.tg_offset, m.tg_bytes)
+        offsets = decode_offsets(self.shards.read(place.shard, [index])[0]).tolist()
+        if offsets[-1] != size or frames[-1] >= len(offsets) - 1:
             raise ValueError(
-                f"its index names {len(offsets) - 1} {kind}s and {offsets[-1]} bytes, expected {member[1]}"
+                f"its index names {len(offsets) - 1} {kind.upper()} frames and {offsets[-1]} bytes, expected {size}"
             )
-        decoded = {}
-        for frame in sorted(wanted):
-            start, end = member[0] + int(offsets[frame]), member[0] + int(offsets[frame + 1])
-            try:
-                picture: Frame = simplejpeg.decode_jpeg(data[start:end], colorspace="RGB")
-            except ValueError as error:
-                raise ValueError(f"{kind} {frame} is damaged ({error})") from None
-            if picture.shape[:2] != (place.height, place.width):
-                raise ValueError(
-                    f"{kind} {frame} is {picture.shape[1]}x{picture.shape[0]}, expected {place.width}x{place.height}"
-                )
-            decoded[frame] = picture
-        return decoded
+        ranges = [(start + offsets[frame], offsets[frame + 1] - offsets[frame]) for frame in frames]
+        return self.shards.read(place.shard, ranges)
+
+    def _decode(self, jpeg: bytes, place: VideoPlace, what: str, slot: int) -> Frame:
+        if self.scratch[0].shape[:2] != (place.height, place.width):
+            shape = (place.height, place.width, 3)
+            self.scratch = (np.empty(shape, np.uint8), np.empty(shape, np.uint8))
+        try:
+            height, width, *_ = simplejpeg.decode_jpeg_header(jpeg)
+            if (height, width) == (place.height, place.width):
+                picture: Frame = simplejpeg.decode_jpeg(jpeg, colorspace="RGB", buffer=self.scratch[slot])
+                return picture
+        except ValueError as error:
+            raise ValueError(f"{what} is damaged ({error})") from None
+        raise ValueError(f"{what} is {width}x{height}, expected {place.width}x{place.height}")
 
 
 _NOTHING: Pixels = np.empty((0, 0, 0, 3), np.uint8)
@@ -175,50 +163,47 @@ def open_reader(manifest: Manifest, keys: Iterable[str]) -> ClipReader:
         raise InputError(
             f"{manifest.root}: training reads shards from local disk; copy the data set to a local folder."
         )
-    keys = list(keys)
-    table = manifest.videos.arrow
-    at = {key: row for row, key in enumerate(table["key"].to_pylist())}
-    missing = [key for key in keys if key not in at]
-    if missing:
-        raise InputError(f"{len(missing)} videos of the split are not in the data set (the first: {missing[0]}).")
-    videos = manifest.videos.take([at[key] for key in keys])
-    places = []
-    for row in videos:
-        if row.status != WRITTEN:
-            raise InputError(f"{row.key} of the split has no sample: {row.error}. Make the split anew.")
-        m = row.members
-        places.append(
-            VideoPlace(
-                key=row.key,
-                shard=row.shard,
-                num_frames=row.num_frames,
-                height=row.height,
-                width=row.width,
-                rgb_index=(m.rgb_index_offset, m.rgb_index_bytes),
-                rgb=(m.rgb_offset, m.rgb_bytes),
-                tg_index=(m.tg_index_offset, m.tg_index_bytes),
-                tg=(m.tg_offset, m.tg_bytes),
-            )
-        )
-    return ClipReader(manifest.root, tuple(places))
+    return ClipReader(find_places(manifest, tuple(keys)), LocalShards(manifest.root))
 
 
-def _resize(frame: Frame, size: Size) -> Frame:
-    if frame.shape[:2] == (size.height, size.width):
-        return frame
-    return np.asarray(cv2.resize(frame, (size.width, size.height), interpolation=cv2.INTER_LINEAR), np.uint8)
-
-
-def _cut(frames: list[Frame], plan: ClipPlan, box: CropBox, flip: bool) -> Pixels:
-    """Cut, scale and mirror the frames of one view into uint8[T, S, S, 3]."""
+def clip_shapes(plan: ClipPlan) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of rgb and tg of one view of the plan."""
     side = plan.output_size
-    out: Pixels = np.empty((len(frames), side, side, 3), np.uint8)
-    for picture, target in zip(frames, out, strict=True):
+    return (len(plan.frames), side, side, 3), (len(plan.tg_frames), side, side, 3)
+
+
+def _empty(plan: ClipPlan, rgb: bool, tg: bool) -> Clip:
+    rgb_shape, tg_shape = clip_shapes(plan)
+    return Clip(np.empty(rgb_shape, np.uint8) if rgb else _NOTHING, np.empty(tg_shape, np.uint8) if tg else None)
+
+
+def _cuts(plans: list[ClipPlan], clips: list[Clip], rgb: bool, tg: bool) -> tuple[Cuts, Cuts]:
+    """What each stored frame and each gradient is needed for."""
+    rgb_cuts: Cuts = defaultdict(list)
+    tg_cuts: Cuts = defaultdict(list)
+    views = [(plan, *boxes) for plan in plans for boxes in zip(plan.boxes, plan.tg_boxes, strict=True)]
+    for (plan, box, tg_box), clip in zip(views, clips, strict=True):
+        if rgb:
+            for frame, target in zip(plan.frames, clip.rgb, strict=True):
+                rgb_cuts[frame].append(Cut(target, box, plan.flip))
+        if tg and clip.tg is not None:
+            for frame, target in zip(plan.tg_frames, clip.tg, strict=True):
+                tg_cuts[frame].append(Cut(target, tg_box, plan.tg_flip))
+    return dict(rgb_cuts), dict(tg_cuts)
+
+
+def _apply(picture: Frame, cuts: Iterable[Cut], resized: Size | None) -> None:
+    """Cut, scale and mirror one picture into the places it is needed at. resized: a test scales the whole picture first."""
+    if resized is not None and picture.shape[:2] != (resized.height, resized.width):
+        picture = np.asarray(
+            cv2.resize(picture, (resized.width, resized.height), interpolation=cv2.INTER_LINEAR), np.uint8
+        )
+    for cut in cuts:
+        box, target = cut.box, cut.target
         part = picture[box.top : box.top + box.height, box.left : box.left + box.width]
-        if part.shape[:2] == (side, side):
+        if part.shape == target.shape:
             target[:] = part
         else:
-            cv2.resize(part, (side, side), dst=target, interpolation=cv2.INTER_LINEAR)
-        if flip:
+            cv2.resize(part, target.shape[1::-1], dst=target, interpolation=cv2.INTER_LINEAR)
+        if cut.flip:
             cv2.flip(target, 1, dst=target)
-    return out

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 
 from manifests.records import InputError, Manifest
@@ -219,10 +220,7 @@ def describe(setup: Setup) -> dict[str, Any]:
     """The facts of a run as config.json holds them."""
     header = setup.manifest.header
     written = setup.manifest.videos.arrow
-    sizes: dict[str, int] = {}
-    for place in setup.reader.places:
-        name = f"{place.width}x{place.height}"
-        sizes[name] = sizes.get(name, 0) + 1
+    sizes = {f"{width}x{height}": count for (height, width), count in setup.reader.places.sizes().items()}
     root = setup.manifest.root
     return {
         "config": setup.config.to_dict(),
@@ -231,7 +229,7 @@ def describe(setup: Setup) -> dict[str, Any]:
             "dataset": header.dataset,
             "digest": setup.manifest.digest,
             "num_videos": header.num_written,
-            "num_frames": int(sum(written["num_frames"].to_pylist())),
+            "num_frames": int(pc.sum(written["num_frames"]).as_py() or 0),
             "classes": list(header.classes),
             "pictures": dict(sorted(sizes.items(), key=lambda item: -item[1])[:8]),
         },

@@ -41,9 +41,9 @@ def wanted_views(config: Config) -> tuple[str, ...]:
 
 
 def _source(setup: Setup, part: str, batch_size: int, stream: Stream) -> StreamSource:
-    places = setup.places(part)
+    places = np.flatnonzero(setup.split.part(part))
     order = StreamOrder(len(places), batch_size, setup.config.runtime.seed, stream)
-    return StreamSource(tuple(places), tuple(setup.labels(places)), order)
+    return StreamSource(places, setup.split.label[places].astype(np.int64), order)
 
 
 def _strong_settings(config: Config) -> StrongSettings | MvplSettings:

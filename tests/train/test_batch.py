@@ -24,9 +24,9 @@ def dataset_of(root: Path, labelled: int = 4, unlabelled: int = 8) -> StepDatase
     manifest, split = read_manifest(root), read_split(root)
 
     def source(part: str, size: int, stream: Stream) -> StreamSource:
-        places = [int(place) for place in np.flatnonzero(split.part(part))]
+        places = np.flatnonzero(split.part(part))
         order = StreamOrder(len(places), size, 3, stream)
-        return StreamSource(tuple(places), tuple(int(split.label[place]) for place in places), order)
+        return StreamSource(places, split.label[places].astype(np.int64), order)
 
     return StepDataset(
         reader=open_reader(manifest, split.key),

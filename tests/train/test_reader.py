@@ -17,7 +17,7 @@ from manifests.store import read_manifest
 from tests.train.conftest import frame
 from tgtrain.clip import ClipSettings, plan_eval, plan_train
 from tgtrain.order import sample_seed
-from tgtrain.reader import BadSampleError, ClipReader, open_reader
+from tgtrain.reader import BadSampleError, Clip, ClipReader, open_reader
 
 SETTINGS = ClipSettings(clip_len=4, interval=3, input_size=32)
 
@@ -132,3 +132,37 @@ def test_a_damaged_index_is_named(make_data_set: Callable[..., Path]) -> None:
 def test_videos_that_are_not_there_are_refused(data_set: Path) -> None:
     with pytest.raises(InputError, match="1 videos of the split are not in the data set"):
         reader_of(data_set, ["class0/v_00", "class9/none"])
+
+
+def test_a_shard_that_was_cut_short_is_damage_not_the_end(make_data_set: Callable[..., Path]) -> None:
+    root = make_data_set()
+    row = read_manifest(root).videos[0]
+    reader = reader_of(root)
+    (plan,) = plan_eval(20, 48, 64, SETTINGS)
+    reader.read(0, plan)
+    with (root / row.shard).open("r+b") as file:  # while it is open
+        file.truncate(row.members.rgb_offset + 100)
+    with pytest.raises(BadSampleError, match="the shard ends at byte"):
+        reader.read(0, plan)
+
+
+def test_clips_can_be_read_into_memory_of_the_caller(data_set: Path) -> None:
+    reader = reader_of(data_set)
+    (plan,) = plan_train(20, 48, 64, SETTINGS, sample_seed(0, 0, 1, "k", 0))
+    expected = reader.read(3, plan)
+    into = Clip(np.zeros((4, 32, 32, 3), np.uint8), np.zeros((4, 32, 32, 3), np.uint8))
+    assert reader.read(3, plan, into=into) is into
+    np.testing.assert_array_equal(into.rgb, expected.rgb)
+    assert into.tg is not None
+    assert expected.tg is not None
+    np.testing.assert_array_equal(into.tg, expected.tg)
+
+
+def test_a_frame_that_several_views_share_is_decoded_once(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    decode = simplejpeg.decode_jpeg
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *args, **kw: decoded.append(1) or decode(*args, **kw))
+    reader = reader_of(data_set)
+    plans = plan_eval(20, 48, 64, SETTINGS, num_clips=10, num_crops=3)
+    reader.read_views(0, plans, tg=False)
+    assert len(decoded) == len({frame for plan in plans for frame in plan.frames}) < 4 * 10
