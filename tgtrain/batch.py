@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from manifests.records import InputError
 from tgtrain.clip import ClipSettings, plan_train
 from tgtrain.mvpl_plan import MvplSettings, draw_mvpl_plan
-from tgtrain.order import Choice, Draw, Stream, StreamOrder, rank_part, sample_seed
+from tgtrain.order import Choice, Draw, RepeatedOrder, Stream, StreamOrder, rank_part, replayed_key, sample_seed
 from tgtrain.reader import BadSampleError, Clip, ClipReader
 from tgtrain.strong_plan import StrongPlan, StrongSettings, draw_strong_plans
 
@@ -48,6 +48,7 @@ class SslBatch:
     """One step's clips on one rank. unlabelled is None for supervised training; its labels are for diagnostics alone.
 
     strong_rgb, strong_tg: what the strong view does to each unlabelled clip, drawn on the host.
+    labelled_rgb, labelled_tg: the same for labelled clips, () where those are learnt from as they are.
     """
 
     step: int
@@ -55,6 +56,8 @@ class SslBatch:
     unlabelled: ClipBatch | None
     strong_rgb: tuple[StrongPlan, ...] = ()
     strong_tg: tuple[StrongPlan, ...] = ()
+    labelled_rgb: tuple[StrongPlan, ...] = ()
+    labelled_tg: tuple[StrongPlan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +66,15 @@ class StreamSource:
 
     videos: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
-    order: StreamOrder
+    order: StreamOrder | RepeatedOrder
 
 
 @dataclass(slots=True)
 class StepDataset(Dataset[SslBatch]):
-    """Item s is the batch of step s on this rank. Any step can be asked for, in any process."""
+    """Item s is the batch of step s on this rank. Any step can be asked for, in any process.
+
+    strong_labelled: labelled clips get strong views too. replayed: see `order.replayed_key`.
+    """
 
     reader: ClipReader
     labelled: StreamSource
@@ -80,19 +86,33 @@ class StepDataset(Dataset[SslBatch]):
     world_size: int = 1
     rgb: bool = True
     tg: bool = True
+    strong_labelled: bool = False
+    replayed: bool = False
 
     def __getitem__(self, step: int) -> SslBatch:
-        labelled, _ = self._read(self.labelled, Stream.LABELLED, step)
+        labelled, draws = self._read(self.labelled, Stream.LABELLED, step)
+        labelled_plans = (
+            self._plans(self.labelled, Stream.LABELLED, draws, labelled) if self.strong_labelled else ((), ())
+        )
         if self.unlabelled is None:
-            return SslBatch(step, labelled, None)
+            return SslBatch(step, labelled, None, (), (), *labelled_plans)
         unlabelled, draws = self._read(self.unlabelled, Stream.UNLABELLED, step)
-        plans = [self._strong(draw, key) for draw, key in zip(draws, unlabelled.keys, strict=True)]
-        return SslBatch(step, labelled, unlabelled, tuple(rgb for rgb, _ in plans), tuple(tg for _, tg in plans))
+        plans = self._plans(self.unlabelled, Stream.UNLABELLED, draws, unlabelled)
+        return SslBatch(step, labelled, unlabelled, *plans, *labelled_plans)
 
-    def _strong(self, draw: Draw, key: str) -> tuple[StrongPlan, StrongPlan]:
+    def _plans(
+        self, source: StreamSource, stream: Stream, draws: tuple[Draw, ...], batch: ClipBatch
+    ) -> tuple[tuple[StrongPlan, ...], tuple[StrongPlan, ...]]:
+        """What the strong views do to each clip of a batch: for RGB, for TG."""
+        pairs = []
+        for draw, key in zip(draws, batch.keys, strict=True):
+            where = replayed_key(draw, source.order.batch_size) if self.replayed else (draw.pass_index, key)
+            pairs.append(self._strong(stream, *where))
+        return tuple(rgb for rgb, _ in pairs), tuple(tg for _, tg in pairs)
+
+    def _strong(self, stream: Stream, pass_index: int, key: str) -> tuple[StrongPlan, StrongPlan]:
         rgb, tg = (
-            sample_seed(self.seed, Stream.UNLABELLED, draw.pass_index, key, choice)
-            for choice in (Choice.STRONG_RGB, Choice.STRONG_TG)
+            sample_seed(self.seed, stream, pass_index, key, choice) for choice in (Choice.STRONG_RGB, Choice.STRONG_TG)
         )
         if isinstance(self.strong, MvplSettings):
             return draw_mvpl_plan(rgb, self.strong), draw_mvpl_plan(tg, self.strong)

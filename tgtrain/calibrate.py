@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from tgtrain.augment import network_input
-from tgtrain.clip import plan_eval
+from tgtrain.clip import plan_eval, plan_train
 from tgtrain.distributed import Ranks
 from tgtrain.model import Model
-from tgtrain.order import StreamOrder, rank_part
+from tgtrain.order import Choice, StreamOrder, rank_part, sample_seed
 from tgtrain.precise_bn import recompute_statistics
 from tgtrain.reader import BadSampleError
 from tgtrain.run import Setup
@@ -27,13 +27,18 @@ def measure_batch_norm(model: Model, setup: Setup, ranks: Ranks) -> None:
         return
     # A network that both views share keeps the statistics of what is tested: RGB.
     views = ("rgb",) if setup.config.model.streams == "joint" else wanted_views(setup.config)
+    if "precise_bn_rgb_only" in setup.config.compat.quirks and "rgb" in views:
+        views = ("rgb",)
     for view in views:
-        batches = _centre_batches(setup, ranks, view, wanted)
+        batches = _batches(setup, ranks, view, wanted)
         recompute_statistics(model.backbone(view), batches, wanted)  # type: ignore[arg-type]
 
 
-def _centre_batches(setup: Setup, ranks: Ranks, view: str, wanted: int) -> Iterator[Tensor]:
-    """Batches of centre clips and crops of the train list, this rank's part; as many as the list gives, up to `wanted`."""
+def _batches(setup: Setup, ranks: Ranks, view: str, wanted: int) -> Iterator[Tensor]:
+    """Batches of clips of the train list (centre clips and crops, unless the recipe asks for others), this rank's part.
+
+    As many as the list gives, up to `wanted`.
+    """
     config = setup.config
     train_places = setup.places("train")
     size = min(config.batch.labelled, len(train_places) // ranks.world_size * ranks.world_size)
@@ -45,7 +50,11 @@ def _centre_batches(setup: Setup, ranks: Ranks, view: str, wanted: int) -> Itera
         for draw in rank_part(order.draws(number), ranks.rank, ranks.world_size):
             video = train_places[draw.video]
             place = setup.reader.places[video]
-            (plan,) = plan_eval(place.num_frames, place.height, place.width, setup.clip)
+            if config.precise_bn.clips == "training":
+                rng = sample_seed(config.runtime.seed, _STREAM, draw.pass_index, place.key, Choice.CLIP)
+                (plan,) = plan_train(place.num_frames, place.height, place.width, setup.clip, rng)
+            else:
+                (plan,) = plan_eval(place.num_frames, place.height, place.width, setup.clip)
             try:
                 clip = setup.reader.read(video, plan, rgb=view == "rgb", tg=view == "tg")
             except BadSampleError:

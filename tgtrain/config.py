@@ -7,7 +7,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -22,6 +22,15 @@ from tgtrain.model import ModelSettings
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Quirk = Literal[
+    "fixed_signs",
+    "replayed_operations",
+    "fixed_labelled_order",
+    "uda_gradient",
+    "hmdb51_101_classes",
+    "precise_bn_rgb_only",
+    "running_statistics",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +75,13 @@ class AugmentSettings:
     operations: the 15 of the paper (exactly num_ops of them, 0.9 strong), or those of MvPL (half of them left out, random
     strength, then a large cutout).
     shared_geometry: RGB and TG get the same operations and magnitudes instead of independent ones.
-    compat: quirks of the reference code to reproduce, by name.
+    labelled: which view of the labelled clips the network learns from; "strong" for a supervised baseline.
     """
 
     operations: Literal["paper", "mvpl"] = "paper"
     num_ops: NotNegative = 2
     shared_geometry: bool = False
-    compat: tuple[Literal["fixed_signs"], ...] = ()
+    labelled: Literal["weak", "strong"] = "weak"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +104,11 @@ class PreciseBnSettings:
     """Before an evaluation, BatchNorm statistics of the tested network are measured anew over training clips.
 
     batches: of the labelled batch size; 0 switches it off. Fewer are used where the train list is smaller.
+    clips: of the middle of each video ("centre"), or cut as in training ("training").
     """
 
     batches: NotNegative = 200
+    clips: Literal["centre", "training"] = "centre"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +142,22 @@ class RuntimeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class CompatSettings:
+    """Quirks of the reference code to reproduce, each by its name; none by default. docs/recipes.md tells what each does."""
+
+    quirks: tuple[Quirk, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
-    """A resolved recipe: everything that a run depends on besides data set, split and code."""
+    """A resolved recipe: everything that a run depends on besides data set, split and code.
+
+    reproduces: the authors' configuration that it stands for. published: the figure for it, with its source.
+    """
 
     name: str = ""
     description: str = ""
+    reproduces: str = ""
     published: str = ""
     data: DataSettings = field(default_factory=DataSettings)
     batch: BatchSettings = field(default_factory=BatchSettings)
@@ -145,6 +167,7 @@ class Config:
     optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
     precise_bn: PreciseBnSettings = field(default_factory=PreciseBnSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    compat: CompatSettings = field(default_factory=CompatSettings)
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
 
     def to_dict(self) -> dict[str, Any]:
@@ -185,6 +208,20 @@ def differences(before: Config, now: Config) -> list[str]:
     return [f"{key}: {old.get(key)} there, {value} asked" for key, value in new.items() if old.get(key) != value]
 
 
+def flat_settings(config: Config) -> dict[str, Any]:
+    """`section.key` -> value, in the order of the sections."""
+    return _flat(config.to_dict())
+
+
+def parent_of(name: str) -> str:
+    """The recipe that a recipe (shipped, or a path) extends; "" for none. A relative path is told from its own folder."""
+    path = _place(name, ())
+    parent: str = tomllib.loads(path.read_text(encoding="utf-8")).get("extends", "")
+    if parent.endswith(".toml") and not Path(parent).is_absolute():
+        return str(Path(name).parent / parent)
+    return parent
+
+
 def _recipes() -> Any:
     return resources.files("tgtrain") / "recipes"
 
@@ -193,10 +230,7 @@ def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, s
     """The merged values of a recipe and its ancestors, and for each key the file that set it."""
     if name in seen:
         raise InputError(f"Recipe {seen[0]}: `extends` goes in a circle ({' -> '.join((*seen, name))}).")
-    if name.endswith(".toml"):
-        path: Any = Path(name) if not seen or Path(name).is_absolute() else Path(seen[-1]).parent / name
-    else:
-        path = _recipes() / f"{name}.toml"
+    path = _place(name, seen)
     if not path.is_file():
         near = difflib.get_close_matches(name, recipe_names(), n=3, cutoff=0.5)
         hint = f" Nearest: {', '.join(near)}." if near else ""
@@ -207,7 +241,7 @@ def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, s
         raise InputError(f"{path} is not valid TOML: {error}.") from None
     parent = own.pop("extends", "")
     values, origins = _read(parent, (*seen, name)) if parent else ({}, {})
-    for key in ("description", "published"):
+    for key in ("description", "reproduces", "published"):
         values.pop(key, None)  # they speak of the parent
     for key, value in own.items():
         if isinstance(value, dict) and isinstance(values.get(key), dict):
@@ -217,6 +251,12 @@ def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, s
     origins.update({key: f"{name}.toml" if not name.endswith(".toml") else name for key in _flat(own)})
     values["name"] = Path(name).stem if name.endswith(".toml") else name
     return values, origins
+
+
+def _place(name: str, seen: tuple[str, ...]) -> Any:
+    if name.endswith(".toml"):
+        return Path(name) if not seen or Path(name).is_absolute() else Path(seen[-1]).parent / name
+    return _recipes() / f"{name}.toml"
 
 
 def _override(values: dict[str, Any], origins: dict[str, str], text: str, problems: list[str]) -> None:
@@ -268,11 +308,24 @@ def _checked(values: dict[str, Any], origins: dict[str, str], problems: list[str
     config = Config(**sections) if not problems else None
     if config is not None:
         try:
+            config = _with_quirks(config)
             check_method(config.method, config.model)
         except InputError as error:
             problems.append(str(error))
     if problems or config is None:
         raise InputError("The settings do not hold:\n  " + "\n  ".join(problems))
+    return config
+
+
+def _with_quirks(config: Config) -> Config:
+    """The config with those quirks carried out that are no more than another setting."""
+    quirks = config.compat.quirks
+    if "uda_gradient" in quirks:
+        config = replace(config, method=replace(config.method, uda_detach=False))
+    if "hmdb51_101_classes" in quirks:
+        if config.data.dataset not in ("", "hmdb51"):
+            raise InputError(f"compat.quirks: hmdb51_101_classes fits HMDB51, the recipe is for {config.data.dataset}")
+        config = replace(config, model=replace(config.model, num_classes=101))
     return config
 
 

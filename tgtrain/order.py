@@ -50,6 +50,9 @@ class Choice(IntEnum):
     STRONG_TG = 2
 
 
+REPLAY_WORKERS, REPLAY_RANKS = 4, 8  # loader processes of the reference's recipes, and their GPUs
+
+
 @dataclass(frozen=True, slots=True)
 class Draw:
     """One place in a global batch.
@@ -106,6 +109,42 @@ class StreamOrder:
         return tuple(map(Draw, videos.tolist(), passes.tolist(), positions.tolist()))
 
 
+@dataclass(frozen=True, slots=True)
+class RepeatedOrder:
+    """The labelled order of the reference code, for comparisons: one permutation for the whole run, cut into whole batches.
+
+    It is gone through again whenever it is exhausted and from the start of every epoch; videos after its last whole
+    batch are never seen. Clips are still drawn anew each time round. A stream of fewer videos than a batch cannot be
+    gone through so: InputError.
+    """
+
+    num_videos: int
+    batch_size: int
+    seed: int
+    stream_id: int
+    steps_per_epoch: int
+
+    def __post_init__(self) -> None:
+        StreamOrder(self.num_videos, self.batch_size, self.seed, self.stream_id)
+        if self.num_videos < self.batch_size:
+            raise InputError(
+                f"compat.quirks fixed_labelled_order: {self.num_videos} labelled videos are no whole batch of "
+                f"{self.batch_size}. Lower batch.labelled, or drop the quirk."
+            )
+
+    def draws(self, step: int) -> tuple[Draw, ...]:
+        """The global batch of a step (from 0): `batch_size` draws in order of position."""
+        num_batches = self.num_videos // self.batch_size
+        epoch, within = divmod(step, self.steps_per_epoch)
+        turn, batch = divmod(within, num_batches)
+        turns_per_epoch = -(-self.steps_per_epoch // num_batches)
+        first_pass = StreamOrder(self.num_videos, self.batch_size, self.seed, self.stream_id)
+        return tuple(
+            Draw(draw.video, epoch * turns_per_epoch + turn, step * self.batch_size + place)
+            for place, draw in enumerate(first_pass.draws(batch))
+        )
+
+
 def rank_part(draws: tuple[Draw, ...], rank: int, world_size: int) -> tuple[Draw, ...]:
     """The draws of one rank: every `world_size`-th, from `rank` on, so all ranks together are the global batch.
 
@@ -139,6 +178,16 @@ def sample_seed(seed: int, stream_id: int, pass_index: int, key: str, choice: in
     numbers = struct.pack("<5Q", seed, stream_id, pass_index, key_hash, choice)
     # Ten 32-bit words whatever the values: SeedSequence would give small integers fewer words, and words could shift.
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(struct.unpack("<10I", numbers))))
+
+
+def replayed_key(draw: Draw, batch_size: int) -> tuple[int, str]:
+    """(turn, slot) that stand for (pass, key) in `sample_seed` where operations are replayed as in the reference.
+
+    There every loader process of every GPU (4 of each of 8) replays one sequence of operations: batches s, s + 1, s + 2
+    and s + 3 of a GPU get the same ones, and so do the slots of all GPUs. The result depends on step and slot alone.
+    """
+    step, place = divmod(draw.position, batch_size)
+    return step // REPLAY_WORKERS, f"slot {place % max(1, batch_size // REPLAY_RANKS)}"
 
 
 def _stream_name(stream_id: int) -> str:

@@ -35,6 +35,7 @@ _FREE = (
     "evaluate.keep",
     "evaluate.average",
     "description",
+    "reproduces",
     "published",
 )
 

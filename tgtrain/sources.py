@@ -8,7 +8,7 @@ from tgtrain.batch import StepDataset, StreamSource
 from tgtrain.config import Config
 from tgtrain.distributed import Ranks
 from tgtrain.mvpl_plan import MvplSettings
-from tgtrain.order import Stream, StreamOrder
+from tgtrain.order import RepeatedOrder, Stream, StreamOrder, steps_per_epoch
 from tgtrain.run import Setup
 from tgtrain.strong_plan import StrongSettings, draw_run_signs
 
@@ -26,6 +26,8 @@ def step_dataset(setup: Setup, ranks: Ranks) -> StepDataset:
         unlabelled=unlabelled,
         clip=setup.clip,
         strong=_strong_settings(config),
+        strong_labelled=config.augment.labelled == "strong",
+        replayed="replayed_operations" in config.compat.quirks,
         seed=config.runtime.seed,
         rank=ranks.rank,
         world_size=ranks.world_size,
@@ -42,7 +44,13 @@ def wanted_views(config: Config) -> tuple[str, ...]:
 
 def _source(setup: Setup, part: str, batch_size: int, stream: Stream) -> StreamSource:
     places = np.flatnonzero(setup.split.part(part))
-    order = StreamOrder(len(places), batch_size, setup.config.runtime.seed, stream)
+    seed = setup.config.runtime.seed
+    order: StreamOrder | RepeatedOrder = StreamOrder(len(places), batch_size, seed, stream)
+    if stream is Stream.LABELLED and "fixed_labelled_order" in setup.config.compat.quirks:
+        num_unlabelled = int(setup.split.unlabelled.sum()) or len(places)
+        order = RepeatedOrder(
+            len(places), batch_size, seed, stream, steps_per_epoch(num_unlabelled, setup.config.batch.unlabelled)
+        )
     return StreamSource(places, setup.split.label[places].astype(np.int64), order)
 
 
@@ -50,5 +58,6 @@ def _strong_settings(config: Config) -> StrongSettings | MvplSettings:
     augment = config.augment
     if augment.operations == "mvpl":
         return MvplSettings(num_ops=augment.num_ops)
-    signs = draw_run_signs(np.random.default_rng(config.runtime.seed)) if "fixed_signs" in augment.compat else None
+    fixed = "fixed_signs" in config.compat.quirks
+    signs = draw_run_signs(np.random.default_rng(config.runtime.seed)) if fixed else None
     return StrongSettings(num_ops=augment.num_ops, share_geometry=augment.shared_geometry, fixed_signs=signs)

@@ -281,6 +281,9 @@ class _Trainer:
 
     def _evaluate_and_save(self, journal: Journal | None, epoch: int) -> None:
         """Precise BatchNorm, accuracy at one centre view, checkpoint: in this order, so that what is saved is what was measured."""
+        running = None
+        if "running_statistics" in self.config.compat.quirks:
+            running = {name: value.clone() for name, value in self.model.state_dict().items() if "running_" in name}
         measure_batch_norm(self.model, self.setup, self.ranks)
         part = self.setup.evaluated_part
         places = self.setup.places(part)
@@ -305,7 +308,9 @@ class _Trainer:
                     journal.write("evaluate", self.step, {"epoch": epoch, "part": part, **named})
                 shown = "  ".join(f"{name} {100 * value:.2f} %" for name, value in named.items())
                 self.tell(f"epoch {epoch + 1}: {shown}  ({len(result.keys)} {part} videos)")
-        path = self._save(precise=bool(self.config.precise_bn.batches))
+        if running is not None:
+            self.model.load_state_dict(running, strict=False)
+        path = self._save(precise=bool(self.config.precise_bn.batches) and running is None)
         if path is not None and named:
             value = named["top1@1x1"]
             known = checkpoints.best(self.folder)

@@ -8,6 +8,7 @@ from torch import Tensor
 from tgtrain.augment import apply_strong, network_input
 from tgtrain.batch import ClipBatch, SslBatch
 from tgtrain.step import Clips, Views
+from tgtrain.strong_plan import StrongPlan
 
 
 def views_of(batch: SslBatch, device: torch.device, slow: bool) -> Views:
@@ -18,17 +19,23 @@ def views_of(batch: SslBatch, device: torch.device, slow: bool) -> Views:
     if batch.unlabelled is not None:
         clips = _on_device(batch.unlabelled, device)
         weak = Clips(network_input(clips.rgb), network_input(clips.tg, slow))
-        strong = Clips(
-            None if clips.rgb is None else network_input(apply_strong(clips.rgb, batch.strong_rgb)),
-            None if clips.tg is None else network_input(apply_strong(clips.tg, batch.strong_tg), slow),
-        )
+        strong = _strong(clips, batch.strong_rgb, batch.strong_tg, slow)
         true_labels = clips.labels
     return Views(
-        labelled=Clips(network_input(labelled.rgb), network_input(labelled.tg, slow)),
+        labelled=_strong(labelled, batch.labelled_rgb, batch.labelled_tg, slow)
+        if batch.labelled_rgb
+        else Clips(network_input(labelled.rgb), network_input(labelled.tg, slow)),
         labels_B=labelled.labels,
         weak=weak,
         strong=strong,
         true_labels_U=true_labels,
+    )
+
+
+def _strong(clips: ClipBatch, rgb: tuple[StrongPlan, ...], tg: tuple[StrongPlan, ...], slow: bool) -> Clips:
+    return Clips(
+        None if clips.rgb is None else network_input(apply_strong(clips.rgb, rgb)),
+        None if clips.tg is None else network_input(apply_strong(clips.tg, tg), slow),
     )
 
 
