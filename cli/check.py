@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.common import EXIT_FAILURES, build, handled, human_bytes, human_seconds, interruptible, print_json, say
+from cli.common import (
+    EXIT_FAILURES,
+    PlaceType,
+    build,
+    handled,
+    human_bytes,
+    human_seconds,
+    interruptible,
+    print_json,
+    say,
+)
 
 if TYPE_CHECKING:
     from tgprep.repair import RepairReport
@@ -19,7 +29,7 @@ _SHOWN = 20
 
 
 @click.command()
-@click.argument("out", default="dataset")
+@click.argument("out", type=PlaceType(text=True), default="dataset")
 @click.option("--deep", is_flag=True, help="Decode every frame, and compute TG again.")
 @click.option(
     "--against",

@@ -29,6 +29,21 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class PlaceType(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
+    """A folder, as a path or an fsspec URL: gives a Path or the URL as text, or both as text."""
+
+    name = "path or URL"
+
+    def __init__(self, *, text: bool = False) -> None:
+        self.text = text
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from manifests.places import parse_place
+
+        place = parse_place(value) if isinstance(value, str) else value
+        return str(place) if self.text else place
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported only when called, so that `--help` answers at once.
 
@@ -72,12 +87,16 @@ def handled(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         from manifests.records import InputError
+        from manifests.stores import UnreachableError
 
         try:
             return function(*args, **kwargs)
         except InputError as error:
             say(f"Error: {error}")
             sys.exit(EXIT_USAGE)
+        except UnreachableError as error:
+            say(f"Error: {error.filename}: {error.strerror}. Run the same command again once it answers.")
+            sys.exit(EXIT_FAILURES)
         except KeyboardInterrupt:
             say("Interrupted.")
             sys.exit(130)

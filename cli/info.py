@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from cli.common import handled, human_bytes, print_json
+from cli.common import PlaceType, handled, human_bytes, print_json
 
 
 @click.command()
-@click.argument("out", default="dataset")
+@click.argument("out", type=PlaceType(text=True), default="dataset")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 @handled
 def info(out: str, as_json: bool) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import click
 
-from cli.common import EXIT_FAILURES, handled, human_bytes, print_json, say
+from cli.common import EXIT_FAILURES, PlaceType, handled, human_bytes, print_json, say
 
 _MAX_VIDEOS = 300
 
 
 @click.command()
-@click.argument("out", default="dataset")
+@click.argument("out", type=PlaceType(text=True), default="dataset")
 @click.option(
     "--output", type=click.Path(path_type=Path), default="preview.html", show_default=True, help="The page to write."
 )

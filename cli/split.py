@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.common import EXIT_FAILURES, handled, human_bytes, interruptible, print_json, say
+from cli.common import (
+    EXIT_FAILURES,
+    PlaceType,
+    handled,
+    human_bytes,
+    interruptible,
+    print_json,
+    say,
+)
 from manifests.split_settings import EXPORT_FORMS, LABELS, PARTS, POOLS, STRATEGIES, UNLABELLED, SplitSettings
 
 if TYPE_CHECKING:
@@ -34,7 +42,7 @@ _ALLOWED = {
 
 
 @click.command()
-@click.argument("out", default="dataset")
+@click.argument("out", type=PlaceType(text=True), default="dataset")
 @click.option("--percent", type=float, help="Label this share of the train videos: 20 means 20 %.")
 @click.option("--per-class", type=int, metavar="N", help="Label N videos of every class.")
 @click.option(

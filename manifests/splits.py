@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ from manifests.store import (
     seal_holds,
     sealed_table_bytes,
 )
+from manifests.stores import call
 
 SPLIT_SCHEMA = pa.schema([("key", pa.string()), ("label", pa.int32()), *((part, pa.bool_()) for part in PARTS)])
 _PROVENANCE = b"tgprep.provenance"
@@ -184,14 +186,7 @@ def list_splits(root: str | Path) -> tuple[str, ...]:
     folder = join(root, SPLITS_FOLDER)
     found: list[tuple[float, str]] = []
     if is_url(folder):
-        import fsspec
-
-        files, path = fsspec.core.url_to_fs(folder)
-        try:
-            entries = files.ls(path, detail=True)
-        except FileNotFoundError:
-            entries = []
-        for entry in entries:
+        for entry in call(folder, _listing):
             changed = entry.get("mtime") or entry.get("LastModified") or entry.get("created") or 0.0
             seconds = changed.timestamp() if hasattr(changed, "timestamp") else float(changed)
             found.append((seconds, str(entry["name"]).rsplit("/", 1)[-1]))
@@ -199,6 +194,14 @@ def list_splits(root: str | Path) -> tuple[str, ...]:
         found = [(file.stat().st_mtime, file.name) for file in Path(folder).iterdir()]
     names = [(-seconds, name.removesuffix(_SUFFIX)) for seconds, name in found if name.endswith(_SUFFIX)]
     return tuple(name for _, name in sorted(names) if is_split_name(name))
+
+
+def _listing(files: Any, path: str) -> list[dict[str, Any]]:
+    try:
+        entries: list[dict[str, Any]] = files.ls(path, detail=True)
+    except FileNotFoundError:
+        return []
+    return entries
 
 
 def read_split(root: str | Path, name: str | None = None) -> LabelSplit:

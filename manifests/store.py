@@ -2,88 +2,51 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import io
 import json
-import os
 import re
-import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from manifests.places import (
+    TEMPORARY_PREFIX,
+    atomic_write,
+    below,
+    exists,
+    is_url,
+    list_files,
+    publish,
+    read_bytes,
+    remove,
+)
 from manifests.records import FORMAT_VERSION, GradientCoding, InputError, Manifest, ManifestHeader, ShardRow, VideoRow
 from manifests.table import VideoTable, shard_rows, shard_table
+
+__all__ = [
+    "TEMPORARY_PREFIX",
+    "atomic_write",
+    "is_url",
+    "publish",
+    "read_bytes",
+]  # of places, beside what is defined here
 
 HEADER_NAME = "dataset.json"
 VIDEOS_NAME = "videos.parquet"
 SHARDS_NAME = "shards.parquet"
 SPLITS_FOLDER = "splits"
-TEMPORARY_PREFIX = ".tmp-"
 _SEAL = "tgprep.sha256"
 _BLANK = b"0" * 64
-
-
-def is_url(root: str | Path) -> bool:
-    """Whether the place is an fsspec URL (`s3://...`) rather than a local path."""
-    return "://" in str(root)
 
 
 def join(root: str | Path, *parts: str) -> str:
     """A place below the data set's folder, local path or URL."""
     return "/".join([str(root).rstrip("/") or "/", *parts])
-
-
-@contextlib.contextmanager
-def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a file that appears under its name only when it is whole: temporary name, fsync, rename, fsync of the folder.
-
-    On any exception nothing appears and the temporary file is removed. A URL gets one PUT when the block ends.
-    """
-    if is_url(path):
-        buffer = io.BytesIO()
-        yield buffer
-        import fsspec
-
-        with fsspec.open(str(path), "wb") as remote:
-            remote.write(buffer.getvalue())
-        return
-    path = Path(path)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{path.name}")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """Give a finished, synced file its final name, so that it survives a power cut."""
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def read_bytes(path: str | Path) -> bytes:
-    """The whole file at a local path or URL; FileNotFoundError where there is none."""
-    if not is_url(path):
-        return Path(path).read_bytes()
-    import fsspec
-
-    with fsspec.open(str(path), "rb") as remote:
-        content: bytes = remote.read()
-    return content
 
 
 def file_sha256(path: str | Path) -> str:
@@ -158,7 +121,7 @@ def write_manifest(
         shards_sha256=hashlib.sha256(tables[SHARDS_NAME]).hexdigest(),
     )
     header = dataclasses.replace(header, header_sha256=header_digest(header))
-    replaces = not is_url(root) and Path(join(root, HEADER_NAME)).exists()
+    replaces = exists(join(root, HEADER_NAME))
     names = {
         name: _beside(name, hashlib.sha256(content).hexdigest()) if replaces else name
         for name, content in tables.items()
@@ -168,18 +131,25 @@ def write_manifest(
         with atomic_write(join(root, name)) as file:
             file.write(content)
     if replaces:
-        settle_tables(Path(root), header)
+        settle_tables(root, header)
     return Manifest(str(root), header, video_table, shards)
 
 
-def settle_tables(root: Path, header: ManifestHeader) -> None:
+def settle_tables(root: str | Path, header: ManifestHeader) -> None:
     """Give tables that were written beside older ones their plain names, and remove those that the header does not name."""
+    there = list_files(root)
     for name, digest in ((VIDEOS_NAME, header.videos_sha256), (SHARDS_NAME, header.shards_sha256)):
-        for place in root.glob(f"{Path(name).stem}-{'[0-9a-f]' * 16}.parquet"):
-            if place.name == _beside(name, digest):
-                publish(place, root / name)
-            else:
-                place.unlink(missing_ok=True)
+        for found in there:
+            if not re.fullmatch(rf"{Path(name).stem}-[0-9a-f]{{16}}\.parquet", found):
+                continue
+            place = below(root, found)
+            if found == _beside(name, digest):
+                if isinstance(place, Path):
+                    publish(place, Path(root, name))
+                    continue
+                with atomic_write(below(root, name)) as file:
+                    file.write(read_bytes(place))
+            remove(place)
 
 
 def _beside(name: str, digest: str) -> str:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from manifests.records import ManifestHeader, ShardRow, VideoRow
 from manifests.sample import BLOCK_BYTES, RECORD_BYTES, Meta, decode_offsets, row_facts
 from manifests.store import is_url, join
+from manifests.stores import call
 from tgprep.verify_frames import check_frames
 
 _PIECE_BYTES = 4 * 1024 * 1024
@@ -52,9 +53,7 @@ def open_place(place: str) -> BinaryIO:
     """A local file or fsspec URL, opened for reading with seeks."""
     if not is_url(place):
         return open(place, "rb")  # noqa: PTH123 - the caller closes it
-    import fsspec
-
-    file: BinaryIO = fsspec.open(place, "rb").open()
+    file: BinaryIO = call(place, lambda files, path: files.open(path, "rb"))
     return file
 
 

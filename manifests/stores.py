@@ -1,0 +1,167 @@
+"""Calls to object stores through fsspec: tried again while a store does not answer, explained where it refuses.
+
+While it does not answer there is one warning, pauses grow, and after `patience` seconds it is UnreachableError. What the user
+can mend (credentials, names, packages) is an InputError with what to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from manifests.records import InputError
+
+patience = float(os.environ.get("TGPREP_PATIENCE_SECONDS", "600"))
+_FIRST_PATIENCE_SECONDS = 30.0  # until a store has answered once: the address may be wrong
+_QUIET_SECONDS = 60.0  # without trouble: what comes then is a new one
+_PERMANENT = (errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.EREMCHG, errno.ENAMETOOLONG, errno.EMSGSIZE)
+_LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EMFILE, errno.ENFILE)
+_REFUSED = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
+_LIBRARIES = frozenset("botocore aiobotocore aiohttp urllib3 requests gcsfs azure google http asyncio".split())  # noqa: SIM905
+_NO_CREDENTIALS = ("NoCredential", "PartialCredential", "CredentialRetrieval", "ProfileNotFound", "DefaultCredentials")
+_EXTRAS = {"s3": "pip install 'tgprep[s3]'", "gs": "pip install gcsfs", "az": "pip install adlfs"}
+_KEYS = {
+    "s3": "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a store that is not Amazon's also "
+    "AWS_ENDPOINT_URL",
+    "gs": "Set GOOGLE_APPLICATION_CREDENTIALS, or run `gcloud auth application-default login`",
+}
+_SAME = {"s3a": "s3", "gcs": "gs", "abfs": "az"}
+Value = TypeVar("Value")
+
+
+class UnreachableError(OSError):
+    """An object store did not answer for so long that waiting was given up; nothing is lost, the same command goes on."""
+
+
+def to_stderr(text: str) -> None:
+    """How warnings are told unless `tell_with` names another way."""
+    print(f"note: {text}", file=sys.stderr, flush=True)
+
+
+def tell_with(tell: Callable[[str], None]) -> None:
+    """Have warnings about stores told by this function, in this process."""
+    global _tell
+    _tell = tell
+
+
+_tell: Callable[[str], None] = to_stderr
+_lock = threading.Lock()
+_answered: set[str] = set()  # stores (scheme and bucket) that have answered to this process
+_trouble: dict[str, float] = {}  # those that a warning was told of, and when they last failed
+
+
+def filesystem(url: object) -> tuple[Any, str]:
+    """fsspec's file system for a URL, and the path in it. InputError: unknown kind, or its package is not installed."""
+    import fsspec
+
+    kind = str(url).partition("://")[0]
+    try:
+        return fsspec.core.url_to_fs(str(url))  # type: ignore[no-any-return]
+    except ImportError as error:
+        how = _EXTRAS.get(_SAME.get(kind, kind), "install it")
+        raise InputError(
+            f"{url}: {kind}:// needs a package that is not installed ({_short(error)}). To have it: {how}."
+        ) from None
+    except ValueError as error:
+        raise InputError(
+            f"{url}: {kind}:// cannot be used ({_short(error)}). Known are s3://, gs://, az:// and the others of fsspec; a "
+            f"local folder is given as a path."
+        ) from None
+    except Exception as error:
+        raise _explained(url, error) from None
+
+
+def call(url: object, function: Callable[[Any, str], Value]) -> Value:
+    """function(file system, path), tried again while the store does not answer; what it refuses is explained.
+
+    Errors that tell of the content (FileNotFoundError, FileExistsError) and those of the local disk are raised as they are.
+    """
+    files, path = filesystem(url)
+    began = time.monotonic()
+    root = "/".join(str(url).split("/")[:3])
+    attempt = 0
+    while True:
+        try:
+            files.invalidate_cache()  # others write there too
+            value = function(files, path)
+        except Exception as error:
+            if not _passes(error):
+                raise _explained(url, error) from None
+            waited = time.monotonic() - began
+            limit = patience if root in _answered else min(patience, _FIRST_PATIENCE_SECONDS)
+            if waited >= limit:
+                reason = f"the store did not answer for {waited:.0f} s ({_short(error)})"
+                if root in _answered:
+                    raise UnreachableError(errno.EIO, reason, str(url)) from None
+                raise InputError(f"{url}: {reason}. Check its address and the network.") from None
+            _warn_once(root, f"{root} does not answer ({_short(error)}): trying again for up to {limit:.0f} s")
+            attempt += 1
+            time.sleep(random.uniform(0.5, 1.0) * min(30.0, 0.25 * 2**attempt, max(0.1, limit - waited)))
+        else:
+            _answered.add(root)
+            return value
+
+
+def no_bucket(error: BaseException) -> bool:
+    """Whether a FileNotFoundError means the bucket, not what is looked for in it."""
+    text = str(error).lower()
+    return isinstance(error, FileNotFoundError) and "bucket" in text and "exist" in text
+
+
+def _warn_once(root: str, text: str) -> None:
+    """One warning for a time of trouble, whatever the number of calls and threads that meet it."""
+    now = time.monotonic()
+    with _lock:
+        told = now - _trouble.get(root, -_QUIET_SECONDS) < _QUIET_SECONDS
+        _trouble[root] = now
+    if not told:
+        _tell(text)
+
+
+def _passes(error: Exception) -> bool:
+    """Whether trying again may help: the store or the way to it is in trouble, not the request."""
+    if isinstance(error, OSError):
+        return not isinstance(error, _REFUSED) and error.errno not in (*_LOCAL, *_PERMANENT)
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if _lacks_credentials(error) or names & {"ParamValidationError", "ClientError"}:
+        return False
+    return type(error).__module__.partition(".")[0] in _LIBRARIES
+
+
+def _lacks_credentials(error: Exception) -> bool:
+    return any(kind.__name__.startswith(_NO_CREDENTIALS) for kind in type(error).__mro__)
+
+
+def _explained(url: object, error: Exception) -> Exception:
+    """The error that a user is shown: InputError with what to do, where it is theirs to mend."""
+    kind = str(url).partition("://")[0]
+    kind = _SAME.get(kind, kind)
+    if _lacks_credentials(error):
+        what = _KEYS.get(kind, "Give them in the way that fsspec's file system of this kind documents")
+        return InputError(f"{url}: no credentials for {kind}:// are set ({_short(error)}). {what}.")
+    if isinstance(error, PermissionError):
+        what = _KEYS.get(kind, "Check the credentials")
+        return InputError(
+            f"{url}: the store refuses access ({_short(error)}). Reading and listing must be allowed to these credentials, "
+            f"for OUT writing and deleting too. {what}."
+        )
+    if no_bucket(error):
+        more = ", and AWS_ENDPOINT_URL where the store is not Amazon's" if kind == "s3" else ""
+        return InputError(f"{url}: there is no bucket {str(url).split('/')[2]}. Make it, or check its name{more}.")
+    permanent = isinstance(error, OSError) and error.errno in _PERMANENT
+    if permanent or type(error).__module__.partition(".")[0] in _LIBRARIES:
+        return InputError(
+            f"{url}: the store refuses the request ({_short(error)}). Check the address and the settings."
+        )
+    return error
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}…"
