@@ -12,8 +12,10 @@ import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 
+from tests.object_store import ObjectStore, object_store
 from tests.reliability import Figure, Reliability, write
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -34,6 +36,26 @@ def reliability(request: pytest.FixtureRequest) -> Iterator[Reliability]:
     yield taken
     if request.node.stash.get(OUTCOME, False):
         request.config.stash.setdefault(RECORDS, []).extend(taken.records)
+
+
+@pytest.fixture(scope="session")
+def store_server() -> Iterator[ObjectStore]:
+    pytest.importorskip("moto", reason="the S3 server for tests comes with the extra `dev`")
+    pytest.importorskip("s3fs", reason="s3:// needs the extra `s3`")
+    with object_store() as running:
+        yield running
+
+
+@pytest.fixture
+def store(store_server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    """A real S3-compatible server; the environment of this process (and of children that inherit it) leads to it."""
+    for name, value in store_server.environment.items():
+        monkeypatch.setenv(name, value)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    yield store_server
+    store_server.gate.open()
+    store_server.gate.fail_next = 0
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 @pytest.hookimpl(wrapper=True)
