@@ -13,7 +13,10 @@ import click
 from cli.common import handled, print_json, quiet_threads, say
 
 if TYPE_CHECKING:
-    from tgtrain.evaluate import Average, Modality, Result
+    from tgtrain.evaluate import Result
+    from tgtrain.score import Average, Modality
+
+_SHOWN_CLASSES = 101  # of more, the weakest
 
 
 @click.command()
@@ -41,6 +44,15 @@ if TYPE_CHECKING:
 )
 @click.option("--data", help="where the data set is now  [default: where the run found it]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1")
+@click.option(
+    "--batch-views",
+    type=click.IntRange(min=1),
+    help="views that go through the network together; less memory with fewer  [default: 32]",
+)
+@click.option(
+    "--predictions", type=click.Path(path_type=Path), help="also write the scores of every video to this file"
+)
+@click.option("--features", type=click.Path(path_type=Path), help="write the features of every video to this file")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 @handled
 def test(
@@ -52,28 +64,35 @@ def test(
     part: str,
     data: str | None,
     device: str,
+    batch_views: int | None,
+    predictions: Path | None,
+    features: Path | None,
     as_json: bool,
 ) -> None:
     """Measure the accuracy of RUN [default: the newest below ./runs] on the test videos of its split.
 
-    Prints top1@VIEWS, top5@VIEWS, the mean over classes and every class; writes test-VIEWS.json and .parquet
-    (scores of every video) into the run.
+    Prints top1@VIEWS, top5@VIEWS (with more than 5 classes), the mean over classes, every class and what is most often
+    confused; writes test-VIEWS.json and .parquet (scores of every video) into the run. Under torchrun the processes
+    share the videos.
     """
     quiet_threads()
     from manifests.records import InputError
-    from tgtrain import checkpoint as checkpoints
     from tgtrain.batch import default_workers
     from tgtrain.distributed import joined
-    from tgtrain.evaluate import Views, evaluate, write_predictions, write_result
-    from tgtrain.model import build_model
+    from tgtrain.evaluate import Views, evaluate, write_features, write_predictions, write_result
     from tgtrain.run import newest_run, read_setup
+    from tgtrain.score import BATCH_VIEWS
+    from tgtrain.trained import read_trained
 
     if run is None:
         run = newest_run()
         say(f"run {run}")
+    for path in (predictions, features):
+        if path is not None and (not path.absolute().parent.is_dir() or path.is_dir()):
+            raise InputError(f"{path}: expected a file name in a folder that exists.")
     setup = read_setup(run, data)
     config = setup.config
-    chosen = _views(views, config.data.test_clips, config.data.test_crops)
+    chosen = chosen_views(views, config.data.test_clips, config.data.test_crops)
     streams = config.model.streams
     asked = cast("Modality", modality or ("tg" if streams == "tg" else "rgb"))
     if streams in ("rgb", "tg") and asked != streams:
@@ -84,20 +103,13 @@ def test(
         raise InputError(
             f"Split {setup.split.name} has no {part} videos. `tgprep split {'--test-percent' if part == 'test' else '--hold-out'} P` sets some aside."
         )
-    path = checkpoints.find(run, which)
-    loaded = checkpoints.load(path)
-    different = loaded.identity.differences(setup.identity)
-    if different:
-        raise InputError(f"{path} is no checkpoint of {run}: {'; '.join(different)}.")
-    if config.precise_bn.batches and not loaded.extra.get("precise_bn"):
-        say("saved between two evaluations: BatchNorm statistics are running averages, not measured anew")
-    model = build_model(config.model)
-    model.load_state_dict(loaded.model)
+    trained = read_trained(run, which)
     with joined(device) as ranks:
-        model.to(ranks.device)
-        show = _progress(ranks.is_main)
+        if ranks.is_main and not trained.precise_bn:
+            say("this checkpoint holds running averages: BatchNorm statistics were not measured anew when it was saved")
+        trained.model.to(ranks.device)
         result = evaluate(
-            model,
+            trained.model,
             setup.reader,
             places,
             setup.labels(places),
@@ -108,20 +120,26 @@ def test(
             modality=asked,
             average=cast("Average", average),
             workers=default_workers() if config.runtime.workers < 0 else config.runtime.workers,
-            tell=show,
+            batch_views=batch_views or BATCH_VIEWS,
+            features=features is not None,
+            tell=_progress(ranks.is_main),
         )
         is_main = ranks.is_main
-    if not is_main:
-        return
     if not result.keys:
         raise InputError(f"None of the {len(places)} {part} videos could be read: {result.bad[0]}.")
+    if not is_main:
+        sys.exit(1 if result.bad else 0)
     name = (
         f"test-{result.views.protocol}"
         + ("" if asked == "rgb" else f"-{asked}")
         + ("" if part == "test" else f"-{part}")
     )
-    facts = {"checkpoint": path.name, "step": loaded.step, "part": part, "average": average}
-    write_predictions(run / f"{name}.parquet", result)
+    facts = {"checkpoint": trained.path.name, "step": trained.step, "part": part, "average": average}
+    for path in (run / f"{name}.parquet", predictions):
+        if path is not None:
+            write_predictions(path, result, {"run": str(run), **facts})
+    if features is not None:
+        write_features(features, result, {"run": str(run), **facts})
     write_result(run / f"{name}.json", result, facts)
     for reason in result.bad:
         say(f"not counted, damaged: {reason}")
@@ -132,7 +150,8 @@ def test(
     sys.exit(1 if result.bad else 0)
 
 
-def _views(text: str | None, clips: int, crops: int) -> tuple[int, int]:
+def chosen_views(text: str | None, clips: int, crops: int) -> tuple[int, int]:
+    """(clips, crops) of a `--views` option, or the recipe's. InputError where it is none."""
     from manifests.records import InputError
 
     if text is None:
@@ -146,26 +165,36 @@ def _views(text: str | None, clips: int, crops: int) -> tuple[int, int]:
 def _progress(is_main: bool) -> Any:
     import time
 
-    said = time.monotonic()
+    began = said = time.monotonic()
 
     def tell(done: int, total: int) -> None:
         nonlocal said
         if is_main and time.monotonic() - said > 10:
             said = time.monotonic()
-            say(f"{done} of {total} videos")
+            rate = done / (said - began)
+            say(f"{done} of {total} videos  {rate:.1f} a second  {(total - done) / rate:.0f} s left")
 
     return tell
 
 
 def _show(result: Result, path: Path) -> None:
     facts = result.to_dict()
-    width = max([len(entry["class_name"]) for entry in facts["per_class"]] + [12])
-    for entry in sorted(facts["per_class"], key=lambda entry: entry["accuracy"]):
+    classes = sorted(facts["per_class"], key=lambda entry: entry["accuracy"])
+    width = max([len(entry["class_name"]) for entry in classes] + [12])
+    for entry in classes[:_SHOWN_CLASSES]:
         bar = "#" * math.floor(20 * entry["accuracy"] + 0.5)
         click.echo(
             f"{entry['class_name']:<{width}} {100 * entry['accuracy']:6.1f} %  {entry['videos']:>5} videos  {bar}"
         )
+    if len(classes) > _SHOWN_CLASSES:
+        click.echo(f"... and {len(classes) - _SHOWN_CLASSES} better ones, in {path.name}")
+    confusions = result.top_confusions(3)
+    if confusions:
+        click.echo("-" * (width + 9))
+        for truth, predicted, count, total in confusions:
+            click.echo(f"{truth} taken for {predicted}: {count} of {total}")
     click.echo("-" * (width + 9))
     for name, value in result.named().items():
-        click.echo(f"{name:<{width}} {100 * value:6.2f} %")
+        if not name.startswith("top5") or len(result.classes) > 5:
+            click.echo(f"{name:<{width}} {100 * value:6.2f} %")
     click.echo(f"{len(result.keys)} videos, {result.modality}; written to {path}")

@@ -7,7 +7,7 @@ import math
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -42,6 +42,11 @@ class ClipBatch:
     keys: tuple[str, ...]
     bad: tuple[str, ...] = ()
 
+    def pin_memory(self) -> ClipBatch:
+        """The same in pinned memory, from which a GPU copies while it computes."""
+        rgb, tg = (None if clips is None else clips.pin_memory() for clips in (self.rgb, self.tg))
+        return replace(self, rgb=rgb, tg=tg, labels=self.labels.pin_memory())
+
 
 @dataclass(frozen=True, slots=True)
 class SslBatch:
@@ -58,6 +63,11 @@ class SslBatch:
     strong_tg: tuple[StrongPlan, ...] = ()
     labelled_rgb: tuple[StrongPlan, ...] = ()
     labelled_tg: tuple[StrongPlan, ...] = ()
+
+    def pin_memory(self) -> SslBatch:
+        """The same in pinned memory (called by the DataLoader, which knows tensors and containers by itself, not this)."""
+        unlabelled = None if self.unlabelled is None else self.unlabelled.pin_memory()
+        return replace(self, labelled=self.labelled.pin_memory(), unlabelled=unlabelled)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from manifests.store import atomic_write, json_bytes
 from tgtrain import metrics
-from tgtrain.augment import network_input
 from tgtrain.batch import start_worker, worker_context
 from tgtrain.clip import ClipSettings, plan_eval
 from tgtrain.distributed import Ranks
 from tgtrain.model import Model
-from tgtrain.reader import BadSampleError, ClipReader
-
-Modality = Literal["rgb", "tg", "both"]
-Average = Literal["logits", "probabilities"]
-_VIEWS_AT_ONCE = 32
+from tgtrain.reader import BadSampleError, Clip, ClipReader
+from tgtrain.score import BATCH_VIEWS, Average, Floats, Modality, VideoScores, VideoViews, score_videos
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +43,7 @@ class Result:
     """Scores of the videos that could be read, and what follows from them.
 
     keys, labels int64[N], scores float32[N, K]: mean over the views (and streams). bad: videos that could not be read.
+    rgb_features, tg_features float32[N, C]: pooled output of the last stage, mean over the views; None where not asked for.
     """
 
     views: Views
@@ -56,9 +53,11 @@ class Result:
     labels: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float32]
     bad: tuple[str, ...]
+    rgb_features: Floats | None = None
+    tg_features: Floats | None = None
 
     def named(self) -> dict[str, float]:
-        """Metric names carry the protocol: top1@10x3 and so on, fractions 0..1."""
+        """Metric names carry the protocol: top1@10x3 and so on, fractions 0..1. With 5 classes or fewer top5 is 1 by nature."""
         protocol = self.views.protocol
         return {
             f"top1@{protocol}": metrics.top_k_accuracy(self.scores, self.labels, 1),
@@ -69,6 +68,13 @@ class Result:
     def confusion(self) -> npt.NDArray[np.int64]:
         """Counts [K, K], row = truth, column = prediction."""
         return metrics.confusion_matrix(metrics.predicted_classes(self.scores), self.labels, len(self.classes))
+
+    def top_confusions(self, most: int) -> list[tuple[str, str, int, int]]:
+        """(class, class it is taken for, how often, videos of the class), most often first; equal counts by label."""
+        confusion = self.confusion()
+        wrong = confusion - np.diag(np.diag(confusion))
+        pairs = sorted(((-int(wrong[t, p]), int(t), int(p)) for t, p in np.argwhere(wrong)))[:most]
+        return [(self.classes[t], self.classes[p], -count, int(confusion[t].sum())) for count, t, p in pairs]
 
     def to_dict(self) -> dict[str, Any]:
         """The content of test-PROTOCOL.json besides what the caller knows."""
@@ -94,16 +100,8 @@ class Result:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
-    position: int
-    rgb: Tensor | None
-    tg: Tensor | None
-    bad: str = ""
-
-
-class _ViewDataset(Dataset[_Item]):
-    """All views of one video: uint8[V, T, S, S, 3]."""
+class _ViewDataset(Dataset[VideoViews]):
+    """All views of one video, read in a loader process: nothing is decoded where the model runs."""
 
     def __init__(self, reader: ClipReader, videos: Sequence[int], clip: ClipSettings, views: Views, modality: Modality):
         self.reader, self.videos, self.clip, self.views, self.modality = reader, videos, clip, views, modality
@@ -111,7 +109,7 @@ class _ViewDataset(Dataset[_Item]):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, position: int) -> _Item:
+    def __getitem__(self, position: int) -> VideoViews:
         place = self.reader.places[self.videos[position]]
         plans = plan_eval(
             place.num_frames, place.height, place.width, self.clip, self.views.num_clips, self.views.num_crops
@@ -120,12 +118,17 @@ class _ViewDataset(Dataset[_Item]):
         try:
             clips = self.reader.read_views(self.videos[position], plans, rgb=rgb, tg=tg)
         except BadSampleError as error:
-            return _Item(position, None, None, str(error))
-        return _Item(
-            position,
-            torch.from_numpy(np.stack([clip.rgb for clip in clips])) if rgb else None,
-            torch.from_numpy(np.stack([clip.tg for clip in clips if clip.tg is not None])) if tg else None,
-        )
+            return VideoViews(position, None, None, str(error))
+        return stacked_views(position, clips, rgb=rgb, tg=tg)
+
+
+def stacked_views(position: int, clips: Sequence[Clip], *, rgb: bool, tg: bool) -> VideoViews:
+    """The clips of one video as one tensor a network."""
+    return VideoViews(
+        position,
+        torch.from_numpy(np.stack([clip.rgb for clip in clips])) if rgb else None,
+        torch.from_numpy(np.stack([clip.tg for clip in clips if clip.tg is not None])) if tg else None,
+    )
 
 
 def evaluate(
@@ -141,49 +144,85 @@ def evaluate(
     modality: Modality = "rgb",
     average: Average = "logits",
     workers: int = 0,
+    batch_views: int = BATCH_VIEWS,
+    features: bool = False,
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Result:
     """Score videos (numbers in the reader) in eval mode; ranks share them, every rank gets the whole result.
 
-    tell: called with (videos done, videos of this rank).
+    Every video is counted once, whatever the number of ranks. batch_views: see `score_videos`. features: keep the pooled
+    features too. tell: called with (videos done, videos of this rank).
     """
     own = list(range(ranks.rank, len(videos), ranks.world_size))
     dataset = _ViewDataset(reader, [videos[place] for place in own], clip, views, modality)
     was_training = model.training
     model.eval()
-    found: list[tuple[int, npt.NDArray[np.float32] | None, str]] = []
+    found: list[tuple[int, VideoScores]] = []
     try:
-        for item in _items(dataset, workers):
-            scores = None if item.bad else _score(model, item, ranks.device, average, clip.gradient == "slow")
-            found.append((own[item.position], scores, item.bad))
+        for scored in score_videos(
+            model, _items(dataset, workers, ranks.device.type == "cuda"), ranks.device,
+            average=average, slow=clip.gradient == "slow", batch_views=batch_views, features=features,
+        ):  # fmt: skip
+            found.append((own[scored.position], scored))
             tell(len(found), len(own))
     finally:
         model.train(was_training)
     merged = sorted((entry for part in ranks.gather(found) for entry in part), key=lambda entry: entry[0])
-    kept = [(place, scores) for place, scores, _ in merged if scores is not None]
+    kept = [(place, scored) for place, scored in merged if scored.scores is not None]
     return Result(
         views=views,
         modality=modality,
         classes=classes,
         keys=tuple(reader.places[videos[place]].key for place, _ in kept),
         labels=np.array([labels[place] for place, _ in kept], np.int64),
-        scores=np.stack([scores for _, scores in kept]) if kept else np.empty((0, len(classes)), np.float32),
-        bad=tuple(reason for _, _, reason in merged if reason),
+        scores=_rows([scored.scores for _, scored in kept], len(classes)),
+        bad=tuple(scored.bad for _, scored in merged if scored.bad),
+        rgb_features=_rows([scored.rgb_features for _, scored in kept]) if features and modality != "tg" else None,
+        tg_features=_rows([scored.tg_features for _, scored in kept]) if features and modality != "rgb" else None,
     )
 
 
-def write_predictions(path: Path, result: Result) -> None:
-    """One row a video: key, label, prediction, scores (float32[K])."""
+def _rows(rows: Sequence[Floats | None], width: int = 0) -> Floats:
+    given = [row for row in rows if row is not None]
+    return np.stack(given) if given else np.empty((0, width), np.float32)
+
+
+def write_predictions(path: Path, result: Result, facts: dict[str, Any] | None = None) -> None:
+    """One row a video: key, label, class_name, prediction, predicted_class, scores (float32[K]).
+
+    The schema's metadata say what the scores are: protocol, modality, classes, and the facts.
+    """
+    predicted = metrics.predicted_classes(result.scores)
+    columns = {
+        "prediction": pa.array(predicted, pa.int32()),
+        "predicted_class": pa.array([result.classes[label] for label in predicted], pa.string()),
+        "scores": pa.array(list(result.scores), pa.list_(pa.float32())),
+    }
+    _write_videos(path, result, columns, facts or {})
+
+
+def write_features(path: Path, result: Result, facts: dict[str, Any] | None = None) -> None:
+    """One row a video: key, label, class_name, and rgb_features, tg_features (float32[C]) of the networks asked for."""
+    columns = {
+        name: pa.array(list(rows), pa.list_(pa.float32()))
+        for name, rows in (("rgb_features", result.rgb_features), ("tg_features", result.tg_features))
+        if rows is not None
+    }
+    _write_videos(path, result, columns, facts or {})
+
+
+def _write_videos(path: Path, result: Result, columns: dict[str, Any], facts: dict[str, Any]) -> None:
     table = pa.table(
         {
             "key": pa.array(result.keys, pa.string()),
             "label": pa.array(result.labels, pa.int32()),
-            "prediction": pa.array(metrics.predicted_classes(result.scores), pa.int32()),
-            "scores": pa.array(list(result.scores), pa.list_(pa.float32())),
+            "class_name": pa.array([result.classes[label] for label in result.labels], pa.string()),
+            **columns,
         }
     )
+    told = {"protocol": result.views.protocol, "modality": result.modality, "classes": result.classes, **facts}
     with atomic_write(path) as file:
-        pq.write_table(table, file)
+        pq.write_table(table.replace_schema_metadata({"tgtrain": json.dumps(told)}), file)
 
 
 def write_result(path: Path, result: Result, facts: dict[str, Any]) -> None:
@@ -192,11 +231,12 @@ def write_result(path: Path, result: Result, facts: dict[str, Any]) -> None:
         file.write(json_bytes({**facts, **result.to_dict()}))
 
 
-def _items(dataset: _ViewDataset, workers: int) -> Iterator[_Item]:
-    loader: DataLoader[_Item] = DataLoader(
+def _items(dataset: _ViewDataset, workers: int, pin: bool) -> Iterator[VideoViews]:
+    loader: DataLoader[VideoViews] = DataLoader(
         dataset,
         batch_size=None,
         num_workers=workers,
+        pin_memory=pin,
         worker_init_fn=start_worker if workers else None,
         collate_fn=_same,
         multiprocessing_context=worker_context() if workers else None,
@@ -206,24 +246,3 @@ def _items(dataset: _ViewDataset, workers: int) -> Iterator[_Item]:
 
 def _same(item: Any) -> Any:
     return item
-
-
-@torch.no_grad()
-def _score(model: Model, item: _Item, device: torch.device, average: Average, slow: bool) -> npt.NDArray[np.float32]:
-    """Mean over views and streams, float32[K]; views go through the model in chunks, so that memory is bounded."""
-    total: Tensor | None = None
-    num_scores = 0
-    for name, clips in (("rgb", item.rgb), ("tg", item.tg)):
-        if clips is None:
-            continue
-        for chunk in torch.split(clips, _VIEWS_AT_ONCE):
-            output = model(**{name: network_input(chunk.to(device), slow and name == "tg")})
-            stream = output.rgb if name == "rgb" else output.tg
-            scores = stream.logits_BK.float()
-            if average == "probabilities":
-                scores = scores.softmax(dim=1)
-            summed = scores.sum(dim=0)
-            total = summed if total is None else total + summed
-            num_scores += len(chunk)
-    assert total is not None
-    return np.asarray((total / num_scores).cpu().numpy(), np.float32)

@@ -55,8 +55,7 @@ class Setup:
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names; padded where the model has more outputs than the data set has classes."""
-        known = self.manifest.header.classes
-        return known + tuple(f"unused-{place}" for place in range(len(known), self.config.model.num_classes))
+        return padded_classes(self.manifest.header.classes, self.config.model.num_classes)
 
     @property
     def identity(self) -> Identity:
@@ -92,6 +91,11 @@ class Setup:
     def evaluated_part(self) -> str:
         """What accuracy is measured on while training: the validation part where there is one, else the test part."""
         return "validation" if self.split.validation.any() else "test"
+
+
+def padded_classes(known: tuple[str, ...], num_outputs: int) -> tuple[str, ...]:
+    """Class names for every output of a model that has more of them than the data set has classes."""
+    return known + tuple(f"unused-{place}" for place in range(len(known), num_outputs))
 
 
 def prepare(root: str, split: LabelSplit, manifest: Manifest, config: Config) -> Setup:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from tgtrain.augment import normalise
 from tgtrain.clip import ClipSettings, plan_eval
 from tgtrain.config import load_recipe
 from tgtrain.distributed import Ranks
-from tgtrain.evaluate import Views, evaluate, write_predictions, write_result
+from tgtrain.evaluate import Result, Views, evaluate, write_features, write_predictions, write_result
 from tgtrain.model import ModelSettings, build_model
 from tgtrain.run import Setup, prepare
 
@@ -109,3 +112,118 @@ def test_the_mode_of_the_model_is_given_back(data_set: Path) -> None:
     places = setup.places("test")[:1]
     evaluate(model, setup.reader, places, setup.labels(places), setup.classes, CLIP, Views(1, 1), ALONE)
     assert model.training
+
+
+@pytest.mark.parametrize("batch_views", [1, 2, 5, 7, 1000])
+def test_views_of_several_videos_go_through_together_in_bounded_chunks(data_set: Path, batch_views: int) -> None:
+    setup, model = setup_of(data_set), build_model(MODEL, seed=2)
+    places = setup.places("test")
+    sizes: list[int] = []
+    hook = model.head_rgb.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))  # type: ignore[union-attr]
+    result = evaluate(
+        model,
+        setup.reader,
+        places,
+        setup.labels(places),
+        setup.classes,
+        CLIP,
+        Views(3, 1),
+        ALONE,
+        batch_views=batch_views,
+    )
+    hook.remove()
+    assert max(sizes) <= batch_views
+    assert sum(sizes) == 3 * len(places)
+    videos_together = max(1, batch_views // 3)
+    assert len(sizes) == -(-len(places) // videos_together) * -(-3 // min(3, batch_views))
+    plain = evaluate(
+        model, setup.reader, places, setup.labels(places), setup.classes, CLIP, Views(3, 1), ALONE, batch_views=3
+    )
+    np.testing.assert_allclose(result.scores, plain.scores, rtol=1e-5, atol=1e-6)
+    assert result.keys == plain.keys
+
+
+def test_features_are_the_pooled_last_stage_averaged_over_views(data_set: Path, tmp_path: Path) -> None:
+    setup, model = setup_of(data_set), build_model(MODEL, seed=3)
+    places = setup.places("test")
+    result = evaluate(
+        model, setup.reader, places, setup.labels(places), setup.classes, CLIP, Views(2, 1), ALONE,
+        modality="both", features=True,
+    )  # fmt: skip
+    model.eval()
+    facts = setup.reader.places[places[1]]
+    clips = setup.reader.read_views(places[1], plan_eval(facts.num_frames, facts.height, facts.width, CLIP, 2, 1))
+    with torch.no_grad():
+        rows = [
+            model.backbone("tg")(normalise(torch.from_numpy(clip.tg)[None]))[-1].mean((2, 3, 4))[0] for clip in clips
+        ]
+    assert result.tg_features is not None
+    np.testing.assert_allclose(result.tg_features[1], torch.stack(rows).mean(0).numpy(), rtol=1e-4, atol=1e-5)
+    write_features(tmp_path / "features.parquet", result, {"step": 4})
+    table = pq.read_table(tmp_path / "features.parquet")
+    assert table.column_names == ["key", "label", "class_name", "rgb_features", "tg_features"]
+    assert {len(row) for row in table["rgb_features"].to_pylist()} == {32}
+    told = json.loads(table.schema.metadata[b"tgtrain"])
+    assert (told["step"], told["protocol"], told["modality"], told["classes"][0]) == (4, "2x1", "both", "class0")
+    alone = evaluate(
+        model, setup.reader, places, setup.labels(places), setup.classes, CLIP, Views(2, 1), ALONE, features=True
+    )
+    assert alone.tg_features is None
+
+
+def test_confusions_are_counted_most_frequent_first() -> None:
+    result = Result(
+        Views(1, 1), "rgb", ("a", "b", "c"), tuple("123456"), np.array([0, 0, 0, 1, 1, 2]),
+        np.eye(3, dtype=np.float32)[[1, 1, 0, 2, 1, 0]], (),
+    )  # fmt: skip
+    assert result.top_confusions(2) == [("a", "b", 2, 3), ("b", "c", 1, 2)]
+    assert len(result.top_confusions(9)) == 3
+
+
+_SHARED_WORK = """
+import json, sys, torch
+from pathlib import Path
+sys.path[:0] = [{tests!r}]
+from manifests.splits import read_split
+from manifests.store import read_manifest
+from tgtrain.clip import ClipSettings
+from tgtrain.config import load_recipe
+from tgtrain.distributed import joined
+from tgtrain.evaluate import Views, evaluate
+from tgtrain.model import ModelSettings, build_model
+from tgtrain.run import prepare
+root = {root!r}
+setup = prepare(root, read_split(root), read_manifest(root), load_recipe("demo", num_classes=3))
+places = setup.places("train")[:7]  # 7 videos on 3 processes
+with joined("cpu") as ranks:
+    done = []
+    result = evaluate(
+        build_model(ModelSettings(num_classes=3, depth=10, width=4), seed=1), setup.reader, places, setup.labels(places),
+        setup.classes, ClipSettings(clip_len=4, interval=3, input_size=32), Views(2, 1), ranks,
+        tell=lambda number, total: done.append(total),
+    )
+    Path({out!r}, f"rank{{ranks.rank}}.json").write_text(json.dumps(
+        [result.keys, result.named(), result.scores.tolist(), len(done)]))
+"""
+
+
+def test_ranks_share_the_work_and_every_video_counts_once(data_set: Path, tmp_path: Path) -> None:
+    script = tmp_path / "work.py"
+    script.write_text(
+        _SHARED_WORK.format(tests=str(Path(__file__).parent), root=str(data_set), out=str(tmp_path)), encoding="utf-8"
+    )
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", str(script)],
+        check=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    setup = setup_of(data_set)
+    places = setup.places("train")[:7]
+    alone = evaluate(
+        build_model(MODEL, seed=1), setup.reader, places, setup.labels(places), setup.classes, CLIP, Views(2, 1), ALONE
+    )
+    told = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(3)]
+    assert [each[3] for each in told] == [3, 2, 2]
+    for keys, named, scores, _ in told:  # every rank knows the whole result
+        assert tuple(keys) == alone.keys
+        assert named == alone.named()
+        np.testing.assert_allclose(scores, alone.scores, rtol=1e-5, atol=1e-6)
