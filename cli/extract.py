@@ -9,7 +9,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +16,7 @@ import click
 from cli.common import (
     EXIT_FAILURES,
     EXIT_USAGE,
+    PlaceType,
     build,
     handled,
     human_bytes,
@@ -29,6 +29,7 @@ from cli.progress import ExtractProgress
 from tgprep.config import ExtractSettings, RunSettings
 
 if TYPE_CHECKING:
+    from manifests.places import Place
     from tgprep.pipeline import Outcome
     from tgprep.scan import Missing
     from tgprep.tasks import Task, TaskOutcome
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("videos", type=click.Path(path_type=Path), default="videos")
-@click.argument("out", type=click.Path(path_type=Path), default="dataset")
+@click.argument("videos", type=PlaceType(), default="videos")
+@click.argument("out", type=PlaceType(), default="dataset")
 @click.option(
     "--dataset",
     type=click.Choice(["auto", "ucf101", "hmdb51", "kinetics400", "folder", "csv"]),
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--annotations",
-    type=click.Path(path_type=Path),
+    type=PlaceType(),
     help="folder of the official lists, or the .csv file for `--dataset csv`  [default: annotations/ beside VIDEOS]",
 )
 @click.option(
@@ -74,10 +75,10 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="print the account as one JSON object on stdout")
 @handled
 def extract(
-    videos: Path,
-    out: Path,
+    videos: Place,
+    out: Place,
     dataset: str,
-    annotations: Path | None,
+    annotations: Place | None,
     classes: str,
     add: bool,
     retry_failed: bool,
@@ -90,6 +91,8 @@ def extract(
 ) -> None:
     """Turn the videos below VIDEOS [default: ./videos] into a data set at OUT [default: ./dataset].
 
+    VIDEOS and OUT are folders, or URLs of object stores (s3://bucket/folder, gs://...).
+
     Every video ends as written, failed (with the reason) or skipped; the account says how many, and failed videos stay in
     the table. Interrupted, killed or out of disk: run the same command again, it goes on where it was.
 
@@ -97,6 +100,7 @@ def extract(
     Exit codes: 0 all well, 1 some videos failed, 2 wrong usage or input, 130/143 interrupted.
     """
     from manifests.records import InputError
+    from manifests.stores import tell_with
     from tgprep.make import Hooks, Request, TooManyFailuresError
     from tgprep.pipeline import extract as run_extract
     from tgprep.scan import scan
@@ -107,6 +111,7 @@ def extract(
     progress = ExtractProgress(log_json)
     began = time.monotonic()
     signals: list[int] = []
+    tell_with(lambda store, text: progress.tell("note", text))
     try:
         settings, run = build(ExtractSettings, options), build(RunSettings, options)
         found = scan(videos, dataset=dataset, annotations=annotations, classes=classes)
@@ -162,7 +167,7 @@ def _task(num_tasks: int | None, task_id: int | None, update: Update) -> Task | 
     return Task(task_id, num_tasks)
 
 
-def _report_task(shared: TaskOutcome, task: Task, out: Path, progress: ExtractProgress, as_json: bool) -> int:
+def _report_task(shared: TaskOutcome, task: Task, out: Place, progress: ExtractProgress, as_json: bool) -> int:
     facts = {
         "task_id": task.number,
         "num_tasks": task.num_tasks,
@@ -186,7 +191,7 @@ def _report_task(shared: TaskOutcome, task: Task, out: Path, progress: ExtractPr
 
 
 def report(
-    outcome: Outcome, missing: Sequence[Missing], out: Path, progress: ExtractProgress, seconds: float, as_json: bool
+    outcome: Outcome, missing: Sequence[Missing], out: Place, progress: ExtractProgress, seconds: float, as_json: bool
 ) -> None:
     """Tell what became of the inputs: as text, as a last event, or as one JSON object on stdout."""
     account = outcome.account
@@ -216,7 +221,7 @@ def report(
 
 
 def _account_lines(
-    outcome: Outcome, missing: Sequence[Missing], out: Path, num_frames: int, seconds: float
+    outcome: Outcome, missing: Sequence[Missing], out: Place, num_frames: int, seconds: float
 ) -> Iterator[str]:
     account = outcome.account
     if outcome.already_finished:

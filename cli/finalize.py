@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from cli.common import EXIT_FAILURES, handled
+from cli.common import EXIT_FAILURES, PlaceType, handled
 from cli.extract import report
 from cli.progress import ExtractProgress
 
+if TYPE_CHECKING:
+    from manifests.places import Place
+
 
 @click.command()
-@click.argument("out", type=click.Path(path_type=Path), default="dataset")
+@click.argument("out", type=PlaceType(), default="dataset")
 @click.option("--json", "as_json", is_flag=True, help="print the account as one JSON object on stdout")
 @handled
-def finalize(out: Path, as_json: bool) -> None:
+def finalize(out: Place, as_json: bool) -> None:
     """Join the shards that `tgprep extract --num-tasks N --task-id I` made at OUT [default: ./dataset].
 
     The last task does it by itself; this is for when that one was lost. Nothing changes while shards are missing.

@@ -27,6 +27,9 @@ KINETICS_NAME = re.compile(r"^(?P<id>[A-Za-z0-9_-]{11})(?:_(?P<start>\d{6})_(?P<
 _GROUP = re.compile(r"(?:^|_)(g\d{2,})(?=_|$)")
 _UCF_FOLDERS = ("ucf101", "ucfTrainTestlist", "ucfTrainTestlist/ucfTrainTestlist")
 _HMDB_FOLDERS = ("hmdb51", "testTrainMulti_7030_splits", "hmdb51/testTrainMulti_7030_splits")
+LIST_FOLDERS = frozenset(
+    part for path in (*_UCF_FOLDERS, *_HMDB_FOLDERS, *KINETICS, "kinetics") for part in path.split("/")
+)
 _SUBSET_NAMES = {"train": "train", "training": "train", "val": "val", "validate": "val", "valid": "val"}
 _SUBSET_NAMES |= {"validation": "val", "test": "test", "testing": "test"}
 

@@ -128,7 +128,7 @@ def upload(file: Path, url: str) -> None:
     """Copy a local file to the store: it appears there whole, or not at all; its size there is checked."""
     call(url, lambda files, path: files.put_file(str(file), path))
     expected = file.stat().st_size
-    found = call(url, lambda files, path: int(files.info(path)["size"]))
+    found = file_size(url)
     if found != expected:
         raise OSError(errno.EIO, f"the store holds {found} bytes of it, {expected} were sent", url)
 
@@ -141,6 +141,13 @@ def download(url: str, file: Path) -> None:
         files.get_file(path, str(file))
 
     call(url, get)
+
+
+def file_size(place: Place) -> int:
+    """Bytes of a file; FileNotFoundError where there is none."""
+    if not is_url(place):
+        return Path(place).stat().st_size
+    return call(place, lambda files, path: int(files.info(path)["size"]))
 
 
 def exists(place: Place) -> bool:

@@ -39,18 +39,19 @@ class UnreachableError(OSError):
     """An object store did not answer for so long that waiting was given up; nothing is lost, the same command goes on."""
 
 
-def to_stderr(text: str) -> None:
-    """How warnings are told unless `tell_with` names another way."""
+def to_stderr(root: str, text: str) -> None:
+    """How warnings about a store (scheme and bucket) are told unless `tell_with` names another way."""
     print(f"note: {text}", file=sys.stderr, flush=True)
 
 
-def tell_with(tell: Callable[[str], None]) -> None:
-    """Have warnings about stores told by this function, in this process."""
+def tell_with(tell: Callable[[str, str], None]) -> None:
+    """Have warnings about stores told by tell(store, text) in this process."""
     global _tell
     _tell = tell
 
 
-_tell: Callable[[str], None] = to_stderr
+_tell: Callable[[str, str], None] = to_stderr
+giving_up = threading.Event()  # set: no call waits any longer for a store that does not answer
 _lock = threading.Lock()
 _answered: set[str] = set()  # stores (scheme and bucket) that have answered to this process
 _trouble: dict[str, float] = {}  # those that a warning was told of, and when they last failed
@@ -95,14 +96,14 @@ def call(url: object, function: Callable[[Any, str], Value]) -> Value:
                 raise _explained(url, error) from None
             waited = time.monotonic() - began
             limit = patience if root in _answered else min(patience, _FIRST_PATIENCE_SECONDS)
-            if waited >= limit:
+            if waited >= limit or giving_up.is_set():
                 reason = f"the store did not answer for {waited:.0f} s ({_short(error)})"
                 if root in _answered:
                     raise UnreachableError(errno.EIO, reason, str(url)) from None
                 raise InputError(f"{url}: {reason}. Check its address and the network.") from None
-            _warn_once(root, f"{root} does not answer ({_short(error)}): trying again for up to {limit:.0f} s")
+            warn_once(root, f"{root} does not answer ({_short(error)}): trying again for up to {limit:.0f} s")
             attempt += 1
-            time.sleep(random.uniform(0.5, 1.0) * min(30.0, 0.25 * 2**attempt, max(0.1, limit - waited)))
+            giving_up.wait(random.uniform(0.5, 1.0) * min(30.0, 0.25 * 2**attempt, max(0.1, limit - waited)))
         else:
             _answered.add(root)
             return value
@@ -114,14 +115,14 @@ def no_bucket(error: BaseException) -> bool:
     return isinstance(error, FileNotFoundError) and "bucket" in text and "exist" in text
 
 
-def _warn_once(root: str, text: str) -> None:
-    """One warning for a time of trouble, whatever the number of calls and threads that meet it."""
+def warn_once(root: str, text: str) -> None:
+    """One warning for a time of trouble with a store, whatever the number of calls, threads and workers that meet it."""
     now = time.monotonic()
     with _lock:
         told = now - _trouble.get(root, -_QUIET_SECONDS) < _QUIET_SECONDS
         _trouble[root] = now
     if not told:
-        _tell(text)
+        _tell(root, text)
 
 
 def _passes(error: Exception) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 
+from manifests.places import Place, below, remove
 from manifests.records import FAILED, SKIPPED, WRITTEN, InputError, Manifest, ManifestHeader, VideoRow
 from manifests.store import write_manifest
 from tgprep.config import ExtractSettings
@@ -61,7 +61,7 @@ def versions(settings: ExtractSettings) -> dict[str, str]:
     }
 
 
-def finalise(out: Path, plan: Plan, results: Sequence[ShardResult], base: Manifest | None) -> Manifest:
+def finalise(out: Place, plan: Plan, results: Sequence[ShardResult], base: Manifest | None) -> Manifest:
     """Write tables and header of the finished data set; base: the data set that the plan changes, if it does."""
     rows = [row for result in results for row in result.videos]
     assert len(rows) == len(plan.videos), f"{len(rows)} rows for {len(plan.videos)} videos"
@@ -75,7 +75,7 @@ def finalise(out: Path, plan: Plan, results: Sequence[ShardResult], base: Manife
         replaced = {row.path for row in rows}
         rows += [row for row in base.videos if row.status != SKIPPED and row.path not in replaced]
         while shards and not shards[-1].num_videos:  # every video failed again: no empty shard for that
-            (out / shards.pop().name).unlink(missing_ok=True)
+            remove(below(out, shards.pop().name))
         shards = [*base.shards, *shards]
         before = base.header.versions
         used = {name: _both(before.get(name, ""), version) for name, version in plan.versions.items()}

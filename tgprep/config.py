@@ -82,6 +82,10 @@ class RunSettings(BaseModel):
     max_failures: int = Field(-1, ge=-1, description="stop once more videos than this have failed (-1: never)")
     engine: Literal["local", "dask"] = Field("local", description="where shards are made: here, or on a Dask cluster")
     scheduler: str = Field("", description="address of the Dask scheduler, such as tcp://host:8786")
+    scratch: str = Field(
+        "",
+        description="local folder for unfinished work (empty: OUT/.tgprep, or the temporary folder where OUT is a URL)",
+    )
 
     @model_validator(mode="after")
     def _scheduler_given(self) -> RunSettings:

@@ -9,18 +9,25 @@ from pathlib import Path
 
 import joblib
 
+from manifests import stores
+from manifests.places import Place, is_url
 from tgprep.config import ExtractSettings, RunSettings
-from tgprep.supervise import Progress, ShardPlan, ShardResult, StoppedError, Supervisor
+from tgprep.supervise import Progress, ShardPlan, ShardResult, StoppedError, Supervisor, put_in_place
 
 _STOP_SECONDS = 60.0
+
+
+def num_workers(run: RunSettings, plans: Sequence[ShardPlan]) -> int:
+    """Worker processes that `run_local` starts."""
+    return max(1, min(run.threads or len(os.sched_getaffinity(0)), len(plans)))
 
 
 def run_local(
     plans: Sequence[ShardPlan],
     *,
-    videos: Path,
-    out: Path,
-    scratch: Path,
+    videos: Place,
+    out: Place,
+    scratch: Path | None,
     settings: ExtractSettings,
     run: RunSettings,
     stop: threading.Event,
@@ -28,21 +35,35 @@ def run_local(
 ) -> Generator[ShardResult, None, None]:
     """Write the shards with `run.threads` worker processes; results come as they finish, in any order.
 
-    joblib's threads only wait for their worker processes, so that a crashed one takes nothing else with it.
+    joblib's threads only wait for their worker processes, so that a crashed one takes nothing else with it; for an object
+    store there are twice as many, so that a worker makes the next shard while the one before is uploaded.
     `stop` ends the run: open shards are discarded and StoppedError is raised. Close the generator to end it early: no
     process and no unfinished file is left once it is closed.
     """
-    num_workers = max(1, min(run.threads or len(os.sched_getaffinity(0)), len(plans)))
-    idle = [Supervisor(number, run, stop, tell) for number in range(num_workers)]
+    if not plans:
+        return
+    assert scratch is not None
+    count = num_workers(run, plans)
+    idle = [Supervisor(number, run, stop, tell) for number in range(count)]
     everyone = tuple(idle)
     changed = threading.Condition()
+    num_active = 0
     first_error: list[BaseException] = []
 
     def write(plan: ShardPlan) -> ShardResult:
+        nonlocal num_active
         with changed:
+            num_active += 1
+            changed.wait_for(lambda: idle)
             supervisor = idle.pop()
         try:
-            return supervisor.write(plan, videos=videos, out=out, scratch=scratch, settings=settings)
+            try:
+                made = supervisor.make(plan, videos=videos, out=out, scratch=scratch, settings=settings)
+            finally:
+                with changed:
+                    idle.append(supervisor)
+                    changed.notify_all()
+            return put_in_place(made, out)
         except BaseException as error:
             if not stop.is_set():
                 first_error.append(error)
@@ -50,11 +71,15 @@ def run_local(
             raise
         finally:
             with changed:
-                idle.append(supervisor)
+                num_active -= 1
                 changed.notify_all()
 
     parallel = joblib.Parallel(
-        n_jobs=num_workers, backend="threading", return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1
+        n_jobs=count * (2 if is_url(out) else 1),
+        backend="threading",
+        return_as="generator_unordered",
+        pre_dispatch="n_jobs",
+        batch_size=1,
     )
     try:
         for result in parallel(joblib.delayed(write)(plan) for plan in plans):  # noqa: UP028 - stop before it is closed
@@ -64,7 +89,9 @@ def run_local(
         raise (first_error[0] if first_error else StoppedError()) from None
     finally:
         stop.set()
+        stores.giving_up.set()
         with changed:
-            changed.wait_for(lambda: len(idle) == num_workers, timeout=_STOP_SECONDS)
+            changed.wait_for(lambda: num_active == 0, timeout=_STOP_SECONDS)
+        stores.giving_up.clear()
         for supervisor in everyone:
             supervisor.close()

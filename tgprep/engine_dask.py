@@ -1,21 +1,26 @@
 """Shards made by the workers of a Dask cluster, through joblib: each runs a supervised worker process of its own.
 
-VIDEOS and OUT must be the same folders on every machine. A Dask worker that is lost costs nothing: the scheduler gives its
+VIDEOS and OUT must be the same folders on every machine, or URLs of object stores. A Dask worker that is lost costs nothing: the scheduler gives its
 shard to another, and what it left unfinished is removed before the data set is joined.
 """
 
 from __future__ import annotations
 
+import contextlib
 import queue
+import shutil
 import threading
+import uuid
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import joblib
 
+from manifests.places import Place
 from manifests.records import InputError
 from tgprep.config import ExtractSettings, RunSettings
+from tgprep.scratch import refuse_small, scratch_folder
 from tgprep.supervise import Progress, ShardPlan, ShardResult, StoppedError, Supervisor
 
 _POLL_SECONDS = 0.25
@@ -26,9 +31,9 @@ _WORKER_SECONDS = 300  # a batch system may take its time to start them
 def run_dask(
     plans: Sequence[ShardPlan],
     *,
-    videos: Path,
-    out: Path,
-    scratch: Path,
+    videos: Place,
+    out: Place,
+    scratch: Path | None,
     settings: ExtractSettings,
     run: RunSettings,
     stop: threading.Event,
@@ -46,7 +51,7 @@ def run_dask(
 
     def gather() -> None:
         jobs = (
-            joblib.delayed(write_shard)(plan, videos.resolve(), out.resolve(), scratch.resolve(), settings, run)
+            joblib.delayed(write_shard)(plan, _full(videos), _full(out), scratch and scratch.resolve(), settings, run)
             for plan in plans
         )
         try:
@@ -77,16 +82,25 @@ def run_dask(
         client.close()
 
 
+def _full(place: Place) -> Place:
+    return place.resolve() if isinstance(place, Path) else place
+
+
 def write_shard(
-    plan: ShardPlan, videos: Path, out: Path, scratch: Path, settings: ExtractSettings, run: RunSettings
+    plan: ShardPlan, videos: Place, out: Place, scratch: Path | None, settings: ExtractSettings, run: RunSettings
 ) -> ShardResult:
-    """What a Dask worker runs: one shard, in a worker process that it watches."""
+    """What a Dask worker runs: one shard, in a worker process that it watches. scratch None: a folder of its own machine."""
     supervisor = Supervisor(0, run, threading.Event(), lambda progress: None)
-    try:
-        scratch.mkdir(exist_ok=True)
-        return supervisor.write(plan, videos=videos, out=out, scratch=scratch, settings=settings)
-    finally:
-        supervisor.close()
+    with contextlib.ExitStack() as stack:
+        stack.callback(supervisor.close)
+        if scratch is None:
+            folder = stack.enter_context(scratch_folder(run.scratch, out))
+            refuse_small(folder, [plan], 1, videos=videos, out=out)
+        else:
+            folder = scratch / uuid.uuid4().hex
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        return supervisor.write(plan, videos=videos, out=out, scratch=folder, settings=settings)
 
 
 def _connect(scheduler: str) -> Any:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from manifests.places import Place
 from manifests.records import FAILED, SourceVideo
 from tgprep.config import ExtractSettings, RunSettings
 from tgprep.decode import DecodeError, open_video
@@ -28,7 +29,7 @@ class Estimate:
     """What to expect. num_headers, num_measured: videos that it rests on; num_unreadable: of those, what would fail.
 
     seconds: with `num_workers` processes on this machine. num_loose_files: JPEG files that one file a frame would make.
-    num_free_bytes: on the disk of OUT.
+    num_free_bytes: on the disk of OUT, -1 for an object store.
     """
 
     num_videos: int
@@ -45,7 +46,7 @@ class Estimate:
     num_free_bytes: int
 
 
-def estimate(videos: Path, out: Path, scan: Scan, settings: ExtractSettings, run: RunSettings) -> Estimate:
+def estimate(videos: Place, out: Place, scan: Scan, settings: ExtractSettings, run: RunSettings) -> Estimate:
     """Estimate the extraction of all that the scan found; writes nothing but a temporary folder.
 
     Raises ShardError where not even a temporary shard can be written.
@@ -53,7 +54,8 @@ def estimate(videos: Path, out: Path, scan: Scan, settings: ExtractSettings, run
     shards = plan_shards(scan.videos, settings.videos_per_shard)
     mixed = [video for shard in shards for video in shard.videos]  # the first ones are a fair sample of all
     headers = mixed[:_NUM_HEADERS]
-    header_frames = [_header_frames(videos / video.path, settings) for video in headers]
+    # Headers of a store's videos are not worth bringing them whole: the few that are decoded tell.
+    header_frames = [_header_frames(videos / v.path, settings) if isinstance(videos, Path) else 0 for v in headers]
     readable = [count for count in header_frames if count > 0]
     num_frames = round(sum(readable) / max(1, len(headers)) * len(mixed))
     measured, seconds = _measure(videos, mixed[:_NUM_MEASURED], settings, run)
@@ -92,7 +94,7 @@ def _header_frames(path: Path, settings: ExtractSettings) -> int:
 
 
 def _measure(
-    videos: Path, sample: Sequence[SourceVideo], settings: ExtractSettings, run: RunSettings
+    videos: Place, sample: Sequence[SourceVideo], settings: ExtractSettings, run: RunSettings
 ) -> tuple[ShardResult, float]:
     """Extract a few videos into a temporary folder: the result, and the seconds from the first video to the end."""
     began: list[float] = []
@@ -111,7 +113,9 @@ def _measure(
     return result, time.monotonic() - (began or [time.monotonic()])[0]
 
 
-def _free_bytes(out: Path) -> int:
+def _free_bytes(out: Place) -> int:
+    if not isinstance(out, Path):
+        return -1
     place = out.absolute()
     while not place.exists():
         place = place.parent

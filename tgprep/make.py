@@ -8,10 +8,12 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from manifests.places import Place, below
 from tgprep.account import failures
 from tgprep.config import ExtractSettings, RunSettings
-from tgprep.engine import run_local
+from tgprep.engine import num_workers, run_local
 from tgprep.scan import Scan
+from tgprep.scratch import refuse_small, scratch_folder
 from tgprep.supervise import Progress, ShardPlan, ShardResult, StoppedError
 from tgprep.work import WORK_FOLDER, load_done, save_done
 
@@ -32,18 +34,20 @@ class Hooks:
 class Request:
     """What is asked for: the videos, where to, how, and who follows and stops it."""
 
-    videos: Path
-    out: Path
+    videos: Place
+    out: Place
     scan: Scan
     settings: ExtractSettings
     run: RunSettings
     stop: threading.Event
     hooks: Hooks
 
+    check: Callable[[], None] = lambda: None  # raises where OUT is no longer ours
+
     @property
-    def work(self) -> Path:
+    def work(self) -> Place:
         """The work folder."""
-        return self.out / WORK_FOLDER
+        return below(self.out, WORK_FOLDER)
 
 
 def _engine(run: RunSettings) -> Callable[..., Generator[ShardResult, None, None]]:
@@ -57,8 +61,8 @@ def _engine(run: RunSettings) -> Callable[..., Generator[ShardResult, None, None
 def make_shards(asked: Request, shards: Sequence[ShardPlan], scratch: str = "scratch") -> tuple[list[ShardResult], int]:
     """Write the shards that no earlier run has finished: the results of all, in order, and how many were kept.
 
-    scratch: name of the folder for spools in the work folder. Raises StoppedError, ShardError, TooManyFailuresError; what
-    is finished by then stays.
+    scratch: name of the folder for spools in the work folder, where they lie there. Raises StoppedError, ShardError,
+    TooManyFailuresError; what is finished by then stays.
     """
     names = {shard.name for shard in shards}
     done = {name: result for name, result in load_done(asked.out, asked.work).items() if name in names}
@@ -66,19 +70,20 @@ def make_shards(asked: Request, shards: Sequence[ShardPlan], scratch: str = "scr
     todo = [shard for shard in shards if shard.name not in done]
     asked.hooks.planned(sum(len(s.videos) for s in shards), sum(len(result.videos) for result in done.values()))
     num_failed = failures(list(done.values()))
-    (asked.work / scratch).mkdir(exist_ok=True)
-    made = _engine(asked.run)(
-        todo,
-        videos=asked.videos,
-        out=asked.out,
-        scratch=asked.work / scratch,
-        settings=asked.settings,
-        run=asked.run,
-        stop=asked.stop,
-        tell=asked.hooks.progress,
-    )
-    with contextlib.closing(made):
+    with contextlib.ExitStack() as stack:
+        made = _engine(asked.run)(
+            todo,
+            videos=asked.videos,
+            out=asked.out,
+            scratch=_scratch(asked, todo, scratch, stack) if todo else None,
+            settings=asked.settings,
+            run=asked.run,
+            stop=asked.stop,
+            tell=asked.hooks.progress,
+        )
+        stack.enter_context(contextlib.closing(made))
         for result in made:
+            asked.check()
             save_done(asked.work, result)
             done[result.shard.name] = result
             num_failed += failures([result])
@@ -89,3 +94,16 @@ def make_shards(asked: Request, shards: Sequence[ShardPlan], scratch: str = "scr
     if len(done) < len(shards):
         raise StoppedError
     return [done[shard.name] for shard in shards], num_kept
+
+
+def _scratch(asked: Request, todo: Sequence[ShardPlan], name: str, stack: contextlib.ExitStack) -> Path | None:
+    """The folder for unfinished work; None where each machine of a cluster makes its own."""
+    if isinstance(asked.work, Path) and not asked.run.scratch:
+        folder = asked.work / name
+        folder.mkdir(exist_ok=True)
+    elif asked.run.engine != "local":
+        return None
+    else:
+        folder = stack.enter_context(scratch_folder(asked.run.scratch, asked.out))
+    refuse_small(folder, todo, num_workers(asked.run, todo), videos=asked.videos, out=asked.out)
+    return folder

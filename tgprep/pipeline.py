@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
+from manifests.places import Place, below, exists, list_files, list_folder, remove_tree
 from manifests.records import InputError, Manifest
 from manifests.store import HEADER_NAME, read_manifest
 from tgprep.account import Account, account_of, finalise, versions
@@ -18,7 +17,7 @@ from tgprep.plan import Plan, changes_since, load_plan, new_plan, refuse_differe
 from tgprep.scan import Scan
 from tgprep.supervise import ShardError, ShardResult
 from tgprep.update import Update, plan_update, skipped_of
-from tgprep.work import WORK_FOLDER, clear, make_folder, owned, remove_leftovers
+from tgprep.work import WORK_FOLDER, clear, make_folder, make_journal, owned, remove_leftovers
 
 __all__ = ["Account", "Hooks", "Outcome", "TooManyFailuresError", "Update", "extract"]
 
@@ -35,8 +34,8 @@ class Outcome:
 
 
 def extract(
-    videos: Path,
-    out: Path,
+    videos: Place,
+    out: Place,
     scan: Scan,
     settings: ExtractSettings,
     run: RunSettings,
@@ -56,16 +55,18 @@ def extract(
     update = update or Update()
     asked = Request(videos, out, scan, settings, run, stop or threading.Event(), hooks or Hooks())
     make_folder(out)
+    header = below(out, HEADER_NAME)
     try:
-        if (out / HEADER_NAME).exists() and not update:
+        if exists(header) and not update:
             return finished(asked)
-        with owned(out) as work:
-            if not (out / HEADER_NAME).exists():
-                resumes = (work / "plan.json").exists()
+        with owned(out) as check:
+            asked = replace(asked, check=check)
+            if not exists(header):
+                resumes = exists(below(asked.work, "plan.json"))
                 outcome = _work(asked)
                 if not (update and resumes):
                     return outcome
-                (work / "done").mkdir(parents=True, exist_ok=True)
+                make_journal(asked.work)
             return _update(asked, update)
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
@@ -90,7 +91,7 @@ def _update(asked: Request, update: Update) -> Outcome:
     if plan is None:
         plan = plan_update(base, asked.scan, asked.settings, used, update)
         if not plan.videos and set(plan.skipped) == skipped_of(base):
-            shutil.rmtree(work, ignore_errors=True)
+            remove_tree(work)
             return Outcome(base, account_of(base), True, len(base.shards), (f"{update}: nothing to do",))
         save_plan(work, plan)
     elif plan.update != str(update):
@@ -104,7 +105,7 @@ def _update(asked: Request, update: Update) -> Outcome:
 
 
 def join(
-    out: Path,
+    out: Place,
     plan: Plan,
     results: Sequence[ShardResult],
     num_kept: int,
@@ -113,8 +114,8 @@ def join(
 ) -> Outcome:
     """Make one data set of finished shards: tables and header, and the work folder is gone. base: the one it changes."""
     manifest = finalise(out, plan, results, base)
-    remove_leftovers(out, out / WORK_FOLDER)
-    shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
+    remove_leftovers(out, below(out, WORK_FOLDER))
+    remove_tree(below(out, WORK_FOLDER))
     return Outcome(manifest, account_of(manifest), False, num_kept, tuple(notes))
 
 
@@ -142,15 +143,15 @@ def finished(asked: Request) -> Outcome:
     out = asked.out
     manifest = _whole(asked)
     notes = _news(manifest, asked.scan)
-    if (out / WORK_FOLDER).exists():
+    if list_folder(asked.work):
         # Unless another run has it, or nothing can be written there.
-        with contextlib.suppress(InputError), owned(out) as work:
-            remove_leftovers(out, work)
-            plan = load_plan(work)
+        with contextlib.suppress(InputError), owned(out):
+            remove_leftovers(out, asked.work)
+            plan = load_plan(asked.work)
             if plan is not None and plan.base == manifest.digest:
                 notes.append(f"an unfinished {plan.update} is there: run this command with {plan.update} to finish it")
             else:
-                shutil.rmtree(work, ignore_errors=True)
+                remove_tree(asked.work)
     return Outcome(manifest, account_of(manifest), True, len(manifest.shards), tuple(notes))
 
 
@@ -164,11 +165,12 @@ def _whole(asked: Request) -> Manifest:
     return manifest
 
 
-def refuse_missing_shards(out: Path, manifest: Manifest) -> None:
+def refuse_missing_shards(out: Place, manifest: Manifest) -> None:
     """InputError where shards of a finished data set are gone or of another size."""
     broken = []
+    sizes = list_files(out)
     for shard in manifest.shards:
-        size = (out / shard.name).stat().st_size if (out / shard.name).exists() else -1
+        size = sizes.get(shard.name, -1)
         if size != shard.num_bytes:
             broken.append(f"{shard.name} ({'missing' if size < 0 else f'{size} bytes, expected {shard.num_bytes}'})")
     if broken:

@@ -8,14 +8,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from manifests.places import Place, atomic_write, below, read_bytes
 from manifests.records import InputError, SourceVideo
-from manifests.store import atomic_write, json_bytes, parquet_table
+from manifests.store import json_bytes, parquet_table
 from tgprep.config import ExtractSettings
 from tgprep.scan import Scan
 from tgprep.supervise import ShardPlan
@@ -95,22 +95,22 @@ def mixed_place(key: str) -> tuple[bytes, str]:
     return blake2b(key.encode(), digest_size=8).digest(), key
 
 
-def save_plan(work: Path, plan: Plan) -> None:
+def save_plan(work: Place, plan: Plan) -> None:
     """Keep the plan in the work folder; it counts once plan.json is there."""
     records = [{**dataclasses.asdict(video), "subsets": list(video.subsets)} for video in plan.videos]
-    with atomic_write(work / "plan.parquet") as file:
+    with atomic_write(below(work, "plan.parquet")) as file:
         pq.write_table(pa.Table.from_pylist(records, schema=_VIDEOS_SCHEMA), file)
     facts = {
         field.name: getattr(plan, field.name) for field in dataclasses.fields(plan) if field.name not in ("videos",)
     }
-    with atomic_write(work / "plan.json") as file:
+    with atomic_write(below(work, "plan.json")) as file:
         file.write(json_bytes({**facts, "settings": plan.settings.model_dump()}))
 
 
-def load_plan(work: Path) -> Plan | None:
+def load_plan(work: Place) -> Plan | None:
     """The plan of the interrupted run; None where there is none."""
     try:
-        facts = json.loads((work / "plan.json").read_bytes())
+        facts = json.loads(read_bytes(below(work, "plan.json")))
     except FileNotFoundError:
         return None
     return Plan(
@@ -121,13 +121,13 @@ def load_plan(work: Path) -> Plan | None:
             "settings": ExtractSettings(**facts["settings"]),
             "videos": tuple(
                 SourceVideo(**{**record, "subsets": tuple(record["subsets"])})
-                for record in parquet_table(work / "plan.parquet").to_pylist()
+                for record in parquet_table(read_bytes(below(work, "plan.parquet"))).to_pylist()
             ),
         }
     )
 
 
-def refuse_difference(out: Path, state: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+def refuse_difference(out: Place, state: str, before: dict[str, Any], now: dict[str, Any]) -> None:
     """InputError that names every setting of the data set at `out` that differs from what is asked."""
     differences = [
         f"--{name.replace('_', '-')} is {before.get(name)} there, {value} asked"

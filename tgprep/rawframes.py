@@ -46,11 +46,12 @@ from manifests.store import (
 )
 from tgprep.export import MARKER
 from tgprep.keys import unique_keys, video_key
+from tgprep.list_places import lists_near
 from tgprep.plan import plan_shards
 from tgprep.rules import Facts, by_folder, by_lists, tell_dataset
 from tgprep.supervise import ShardPlan, ShardResult
 from tgprep.walk import VideoFile, some
-from tgprep.work import clear, load_done, make_folder, owned, remove_leftovers, save_done
+from tgprep.work import WORK_FOLDER, clear, load_done, make_folder, owned, remove_leftovers, save_done
 
 RGB_FILE = re.compile(r"img_(\d+)\.jpe?g", re.IGNORECASE)
 TG_FILE = re.compile(r"tempgrad_(\d+)\.jpe?g", re.IGNORECASE)
@@ -112,7 +113,8 @@ def import_rawframes(
     make_folder(out)
     if (out / HEADER_NAME).exists():
         raise InputError(f"{out} holds a finished data set already. Name a new or empty folder.")
-    with owned(out) as work:
+    work = out / WORK_FOLDER
+    with owned(out):
         _resume_or_clear(work, scan, settings)
         remove_leftovers(out, work)
         plans = plan_shards(scan.videos, 0)
@@ -215,10 +217,14 @@ def _scan(folder: Path, dataset: str, annotations: Path | None) -> _Scan:
     if not files:
         raise InputError(f"{folder} holds no frames: expected Class/video/img_00001.jpg, img_00002.jpg, ...")
     notes: list[str] = []
-    if dataset == "auto":
-        dataset = tell_dataset(files, folder, annotations)
-        notes.append(f"data set: {dataset}, told from class folders and names (--dataset sets it)")
-    told = by_folder(files, folder) if dataset == "folder" else by_lists(dataset, files, folder, annotations)
+    with lists_near(folder, annotations) as places:
+        if dataset == "auto":
+            dataset = tell_dataset(files, places, annotations)
+            notes.append(f"data set: {dataset}, told from class folders and names (--dataset sets it)")
+        if dataset == "folder":
+            told = by_folder(files, folder)
+        else:
+            told = by_lists(dataset, files, folder, places, annotations)
     notes.extend(told.notes)
     facts = {path: entry for path, entry in told.facts.items() if isinstance(entry, Facts)}
     if lost := [f"{path} ({entry})" for path, entry in told.facts.items() if not isinstance(entry, Facts)]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from manifests import datasets
 from manifests.datasets import KINETICS, OfficialLists
+from manifests.places import Place
 from manifests.records import InputError
 from tgprep.walk import VideoFile, Walk, some
 
@@ -48,7 +48,7 @@ class Told:
     notes: tuple[str, ...]
 
 
-def tell_dataset(files: list[VideoFile], videos: Path, annotations: Path | None) -> str:
+def tell_dataset(files: list[VideoFile], places: list[Path], annotations: Path | None) -> str:
     """The known data set that at least two thirds of the files fit by class folder and by name, else `csv` or `folder`."""
     if annotations is not None and annotations.is_file() and not datasets.is_kinetics_csv(annotations):
         return "csv"
@@ -57,7 +57,7 @@ def tell_dataset(files: list[VideoFile], videos: Path, annotations: Path | None)
         if len(named) * 3 < len(files) * 2:
             continue
         # Lists beside the videos count before ours: a data set in UCF101's form has classes of its own.
-        lists = datasets.find_official(dataset, _annotation_places(videos, annotations))
+        lists = datasets.find_official(dataset, places)
         classes = lists.classes if lists else datasets.class_list(dataset)
         folded = {datasets.folded_class(name) for name in classes}
         fitting = sum(
@@ -73,15 +73,10 @@ def tell_dataset(files: list[VideoFile], videos: Path, annotations: Path | None)
     return "folder"
 
 
-def _annotation_places(videos: Path, annotations: Path | None) -> list[Path]:
-    if annotations is not None:
-        return [annotations]
-    around = Path(os.path.abspath(videos))  # noqa: PTH100 - not resolve(): VIDEOS may be a symbolic link into the user's layout
-    return [around.parent / "annotations", around.parent, around / "annotations", around]
-
-
-def by_lists(dataset: str, files: list[VideoFile], videos: Path, annotations: Path | None) -> Told:
-    lists = datasets.find_official(dataset, _annotation_places(videos, annotations))
+def by_lists(
+    dataset: str, files: list[VideoFile], videos: Place, places: list[Path], annotations: Place | None
+) -> Told:
+    lists = datasets.find_official(dataset, places)
     if lists is None and annotations is not None:
         raise InputError(
             f"--annotations {annotations}: no official lists of {dataset} there; expected {datasets.expected_files(dataset)}."
@@ -162,7 +157,7 @@ def _missing(lists: OfficialLists, seen: set[int]) -> tuple[Missing, ...]:
     )
 
 
-def by_folder(files: list[VideoFile], videos: Path) -> Told:
+def by_folder(files: list[VideoFile], videos: Place) -> Told:
     """VIDEOS/[train|val|test/]Class/.../file: the subset layout only where every top folder names a subset."""
     nested = [file for file in files if file.folders]
     if not nested:
@@ -265,7 +260,7 @@ def _csv_rows(annotations: Path) -> Iterator[tuple[int, str, str, str, str]]:
         raise InputError(f"{annotations} is not UTF-8 text ({error}). Save it as UTF-8.") from None
 
 
-def _flat(videos: Path) -> str:
+def _flat(videos: Place) -> str:
     return (
         f"VIDEOS {videos}: all videos lie straight in the folder, so nothing tells their classes. Expected VIDEOS/Class/file "
         "(or VIDEOS/train/Class/file). Give the folder above if this is one class, or list the classes: "

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from manifests import datasets
+from manifests.places import Place
 from manifests.records import InputError, SourceVideo
 from tgprep.keys import unique_keys
+from tgprep.list_places import lists_near
 from tgprep.rules import Facts, Missing, by_csv, by_folder, by_lists, tell_dataset
 from tgprep.walk import Skipped, VideoFile, some, walk_videos
 
@@ -32,7 +34,7 @@ class Scan:
     notes: tuple[str, ...]
 
 
-def scan(videos: Path, *, dataset: str = "auto", annotations: Path | None = None, classes: str = "all") -> Scan:
+def scan(videos: Place, *, dataset: str = "auto", annotations: Place | None = None, classes: str = "all") -> Scan:
     """Find and name every video below `videos`.
 
     dataset: one of manifests.datasets.DATASETS, or `auto`: told from class folders and file names (a note says so).
@@ -42,19 +44,21 @@ def scan(videos: Path, *, dataset: str = "auto", annotations: Path | None = None
     """
     if dataset not in (*datasets.DATASETS, "auto"):
         raise InputError(f"--dataset {dataset}: no such data set; one of auto, {', '.join(datasets.DATASETS)}.")
-    if annotations is not None and not annotations.exists():
+    if isinstance(annotations, Path) and not annotations.exists():
         raise InputError(f"--annotations {annotations}: no such file or folder.")
     walk = walk_videos(videos)
     notes: list[str] = []
-    if dataset == "auto":
-        dataset = tell_dataset(walk.files, videos, annotations)
-        notes.append(f"data set: {dataset}, told from class folders and file names (--dataset sets it)")
-    if dataset == "csv":
-        told = by_csv(walk, annotations)
-    elif dataset == "folder":
-        told = by_folder(walk.files, videos)
-    else:
-        told = by_lists(dataset, walk.files, videos, annotations)
+    with lists_near(videos, annotations) as places:
+        lists = places[0] if annotations is not None else None
+        if dataset == "auto":
+            dataset = tell_dataset(walk.files, places, lists)
+            notes.append(f"data set: {dataset}, told from class folders and file names (--dataset sets it)")
+        if dataset == "csv":
+            told = by_csv(walk, lists)
+        elif dataset == "folder":
+            told = by_folder(walk.files, videos)
+        else:
+            told = by_lists(dataset, walk.files, videos, places, annotations)
     notes.extend(told.notes)
     if told.missing:
         num_missing = sum(entry.num_missing for entry in told.missing)
@@ -107,7 +111,7 @@ def scan(videos: Path, *, dataset: str = "auto", annotations: Path | None = None
     )
 
 
-def _nothing_fits(videos: Path, dataset: str, skipped: list[Skipped]) -> str:
+def _nothing_fits(videos: Place, dataset: str, skipped: list[Skipped]) -> str:
     reasons = Counter(entry.reason for entry in skipped)
     top = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
     return (

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from manifests.places import TEMPORARY_PREFIX, Place, below, publish, upload
 from manifests.records import Members, ShardRow, SourceVideo, VideoRow
-from manifests.store import TEMPORARY_PREFIX, publish
+from manifests.stores import warn_once
 from tgprep.config import ExtractSettings, RunSettings
 from tgprep.worker import ShardJob, failed_row
 
@@ -66,6 +67,29 @@ class Progress:
     key: str
     frames: int
     row: VideoRow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MadeShard:
+    """A whole, synced shard under a temporary name, on the disk of OUT or, for a store, in the scratch folder."""
+
+    temporary: Path
+    result: ShardResult
+
+
+def put_in_place(made: MadeShard, out: Place) -> ShardResult:
+    """Give a shard its final name in OUT: by renaming, or by one upload. The temporary file is gone after it."""
+    target = below(out, made.result.shard.name)
+    try:
+        if isinstance(target, Path):
+            publish(made.temporary, target)
+        else:
+            upload(made.temporary, target)
+    except OSError as error:
+        raise ShardError(f"cannot write {target}: {error.strerror or error}") from None
+    finally:
+        made.temporary.unlink(missing_ok=True)
+    return made.result
 
 
 class WorkerLostError(Exception):
@@ -191,11 +215,12 @@ class Supervisor:
         self.tell = tell
         self.worker: Worker | None = None
 
-    def write(
-        self, plan: ShardPlan, *, videos: Path, out: Path, scratch: Path, settings: ExtractSettings
-    ) -> ShardResult:
-        """Write one shard under its final name and give its rows. StoppedError, ShardError: nothing is left behind."""
-        temporary = out / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{plan.name}"
+    def make(
+        self, plan: ShardPlan, *, videos: Place, out: Place, scratch: Path, settings: ExtractSettings
+    ) -> MadeShard:
+        """Make one shard under a temporary name, to be put in place. StoppedError, ShardError: nothing is left behind."""
+        folder = out if isinstance(out, Path) else scratch
+        temporary = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{plan.name}"
         job = ShardJob(
             shard=plan.name,
             temporary=str(temporary),
@@ -203,17 +228,25 @@ class Supervisor:
             videos_root=str(videos),
             settings=settings,
             videos=plan.videos,
+            worker=self.number,
         )
         rows: list[VideoRow] = []
         try:
             finished = self._finish(job, rows)
-            publish(temporary, out / plan.name)
-        except OSError as error:
-            raise ShardError(f"cannot write {out / plan.name}: {error.strerror or error}") from None
-        finally:
+        except BaseException as error:
             temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise ShardError(f"cannot write {below(out, plan.name)}: {error.strerror or error}") from None
+            raise
         written = sum(row.status == "written" for row in rows)
-        return ShardResult(ShardRow(plan.name, written, finished["num_bytes"], finished["finished"]), tuple(rows))
+        shard = ShardRow(plan.name, written, finished["num_bytes"], finished["finished"])
+        return MadeShard(temporary, ShardResult(shard, tuple(rows)))
+
+    def write(
+        self, plan: ShardPlan, *, videos: Place, out: Place, scratch: Path, settings: ExtractSettings
+    ) -> ShardResult:
+        """Make one shard and put it in place."""
+        return put_in_place(self.make(plan, videos=videos, out=out, scratch=scratch, settings=settings), out)
 
     def _finish(self, job: ShardJob, rows: list[VideoRow]) -> dict[str, Any]:
         """Run the job, again from the video where a worker was lost, until the shard is whole."""
@@ -230,6 +263,8 @@ class Supervisor:
                         self.tell(Progress(self.number, row.key, row.num_frames, row))
                     elif "finished" in event:
                         return event
+                    elif "trouble" in event:
+                        warn_once(*event["trouble"])
                     elif "fatal" in event:
                         raise ShardError(event["fatal"])
                     else:

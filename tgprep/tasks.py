@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
+from manifests.places import Place, below, exists, remove_tree
 from manifests.records import FAILED, InputError
 from manifests.store import HEADER_NAME
 from tgprep.make import Request, make_shards
 from tgprep.pipeline import Outcome, finished, join, resume_or_begin
 from tgprep.plan import Plan, load_plan
 from tgprep.supervise import ShardError, ShardPlan
-from tgprep.work import WORK_FOLDER, alone, hold, joined, load_done, make_folder, owned
+from tgprep.work import WORK_FOLDER, alone, joined, load_done, make_folder, owned
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,41 +47,43 @@ class TaskOutcome:
 def run_task(asked: Request, task: Task) -> TaskOutcome:
     """Make the shards of one task beside other tasks on the same OUT; raises as `pipeline.extract` does."""
     make_folder(asked.out)
-    if (asked.out / HEADER_NAME).exists():
+    header = below(asked.out, HEADER_NAME)
+    if exists(header):
         return TaskOutcome(0, 0, 0, 0, (), finished(asked))
     try:
-        with joined(asked.out, f"task {task.number}") as lock:
-            if (asked.out / HEADER_NAME).exists():  # another one joined it meanwhile
-                shutil.rmtree(asked.work, ignore_errors=True)
+        with joined(asked.out, f"task {task.number}") as share:
+            if exists(header):  # another one joined it meanwhile
+                remove_tree(asked.work)
                 return TaskOutcome(0, 0, 0, 0, (), finished(asked))
             with alone(asked.out, "plan"):
                 plan, notes = resume_or_begin(asked)
+            asked = replace(asked, check=share.check)
             results, _ = make_shards(asked, task.share(plan), f"scratch-{task.number}")
             rows = [row for result in results for row in result.videos]
             num_failed = sum(row.status == FAILED for row in rows)
             whole, num_left = None, len(plan.shards) - len(load_done(asked.out, asked.work))
-            try:
-                hold(lock, asked.out)
-            except InputError:
-                pass  # others are still at work: the last of them joins
-            else:
-                if not num_left:
-                    whole = _join(asked.out, plan)
+            if not num_left:
+                with share.last() as is_last:
+                    if is_last and not exists(header):
+                        whole = _join(asked.out, plan)
+            elif exists(header):  # another one joined it, and cleared the journal, as we looked
+                num_left = 0
             return TaskOutcome(len(results), len(rows) - num_failed, num_failed, num_left, tuple(notes), whole)
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
         raise ShardError(f"cannot write {asked.out}: {error.strerror or error}{place}") from None
 
 
-def finalize(out: Path) -> Outcome:
+def finalize(out: Place) -> Outcome:
     """Join the shards that array tasks have made; ShardError names what is not there yet."""
-    if (out / HEADER_NAME).exists():
+    if exists(below(out, HEADER_NAME)):
         raise InputError(f"{out} is finished already: `tgprep info {out}` shows it.")
-    if not (out / WORK_FOLDER / "plan.json").exists():
+    work = below(out, WORK_FOLDER)
+    if not exists(below(work, "plan.json")):
         raise InputError(
             f"{out} holds no extraction to join. Start the tasks: tgprep extract ... --num-tasks N --task-id I."
         )
-    with owned(out) as work:
+    with owned(out):
         plan = load_plan(work)
         assert plan is not None
         missing = sorted({shard.name for shard in plan.shards} - load_done(out, work).keys())
@@ -95,6 +96,6 @@ def finalize(out: Path) -> Outcome:
         return _join(out, plan)
 
 
-def _join(out: Path, plan: Plan) -> Outcome:
-    done = load_done(out, out / WORK_FOLDER)
+def _join(out: Place, plan: Plan) -> Outcome:
+    done = load_done(out, below(out, WORK_FOLDER))
     return join(out, plan, [done[shard.name] for shard in plan.shards], len(plan.shards), ())

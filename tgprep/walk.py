@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from manifests.places import Place, list_tree
 from manifests.records import InputError
 
 VIDEO_EXTENSIONS = frozenset(
@@ -47,13 +48,13 @@ class Walk:
     ignored: Counter[str]
 
 
-def walk_videos(videos: Path) -> Walk:
-    if not videos.is_dir():
-        what = "is a file, not a folder" if videos.exists() else "does not exist"
-        raise InputError(f"VIDEOS {videos} {what}. Name the folder that holds the videos: tgprep extract VIDEOS OUT.")
+def walk_videos(videos: Place) -> Walk:
+    """All that lies below a folder or URL; InputError where it is absent or holds no video."""
     walk = Walk([], [], Counter())
-    root = videos.stat()
-    _walk_folder(str(videos), (), ((root.st_dev, root.st_ino),), walk)
+    if isinstance(videos, Path):
+        _walk_local(videos, walk)
+    else:
+        _walk_store(videos, walk)
     if not walk.files:
         packed = ", ".join(
             f"{count} .{kind}" for kind, count in walk.ignored.items() if kind in ("rar", "zip", "tar", "gz")
@@ -68,6 +69,42 @@ def walk_videos(videos: Path) -> Walk:
             )
         )
     return walk
+
+
+def _walk_store(videos: str, walk: Walk) -> None:
+    """An object store has names with slashes only: no links, no permissions, nothing that is no file."""
+    for path, num_bytes in sorted(list_tree(videos).items(), key=lambda entry: entry[0].split("/")):
+        *folders, name = path.split("/")
+        if any(part.startswith(".") for part in (*folders, name)):
+            walk.ignored["hidden"] += 1
+        elif not all((*folders, name)) or {".", ".."} & {*folders, name}:
+            walk.skipped.append(Skipped(path, "its name has empty parts between slashes"))
+        elif (reason := _left_out(path, walk)) is not None:
+            if reason:
+                walk.skipped.append(Skipped(_shown(path), reason))
+        else:
+            walk.files.append(VideoFile(path, tuple(folders), name[: -len(_extension(name)) - 1], num_bytes))
+
+
+def _left_out(path: str, walk: Walk) -> str | None:
+    """Why a file is no video by its name; "" where it is counted as something else, None for a video."""
+    extension = _extension(path.rpartition("/")[2])
+    if extension in OTHER_EXTENSIONS:
+        walk.ignored[extension] += 1
+        return ""
+    if not _is_utf8(path):
+        return "name is not valid UTF-8; rename it"
+    if extension not in VIDEO_EXTENSIONS:
+        return f"not a known video extension (.{extension})" if extension else "no file name extension"
+    return None
+
+
+def _walk_local(videos: Path, walk: Walk) -> None:
+    if not videos.is_dir():
+        what = "is a file, not a folder" if videos.exists() else "does not exist"
+        raise InputError(f"VIDEOS {videos} {what}. Name the folder that holds the videos: tgprep extract VIDEOS OUT.")
+    root = videos.stat()
+    _walk_folder(str(videos), (), ((root.st_dev, root.st_ino),), walk)
 
 
 def _walk_folder(folder: str, parts: tuple[str, ...], above: tuple[tuple[int, int], ...], walk: Walk) -> None:
@@ -97,18 +134,13 @@ def _walk_folder(folder: str, parts: tuple[str, ...], above: tuple[tuple[int, in
             else:
                 _walk_folder(entry.path, (*parts, name), (*above, identity), walk)
             continue
-        extension = _extension(name)
-        if extension in OTHER_EXTENSIONS:
-            walk.ignored[extension] += 1
-        elif not _is_utf8(path):
-            walk.skipped.append(Skipped(_shown(path), "name is not valid UTF-8; rename it"))
-        elif extension not in VIDEO_EXTENSIONS:
-            reason = f"not a known video extension (.{extension})" if extension else "no file name extension"
-            walk.skipped.append(Skipped(path, reason))
-        elif not stat.S_ISREG(status.st_mode):
+        left_out = _left_out(path, walk)
+        if left_out:
+            walk.skipped.append(Skipped(_shown(path), left_out))
+        elif left_out is None and not stat.S_ISREG(status.st_mode):
             walk.skipped.append(Skipped(path, "not a regular file"))
-        else:
-            walk.files.append(VideoFile(path, parts, name[: -len(extension) - 1], status.st_size))
+        elif left_out is None:
+            walk.files.append(VideoFile(path, parts, name[: -len(_extension(name)) - 1], status.st_size))
 
 
 def _extension(name: str) -> str:

@@ -9,52 +9,123 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+from manifests.places import (
+    Place,
+    atomic_write,
+    below,
+    exists,
+    is_url,
+    list_files,
+    list_folder,
+    read_bytes,
+    read_many,
+    remove,
+)
 from manifests.records import InputError, Members, ShardRow, VideoRow
-from manifests.store import HEADER_NAME, SHARDS_NAME, TEMPORARY_PREFIX, atomic_write, read_header, settle_tables
+from manifests.store import HEADER_NAME, SHARDS_NAME, TEMPORARY_PREFIX, read_header, settle_tables
+from tgprep.claim import claimed, is_alive, read_claim
 from tgprep.supervise import ShardResult
 
 WORK_FOLDER = ".tgprep"
 
 
-def make_folder(out: Path) -> None:
+def make_folder(out: Place) -> None:
     """Make OUT where it is absent; InputError where it cannot be, or holds something that is no data set of ours."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f"{out} is not a folder. Name a folder for the data set.") from None
-    except OSError as error:
-        raise InputError(f"Cannot make the folder {out}: {error.strerror}.") from None
-    if not any((out / name).exists() for name in (HEADER_NAME, WORK_FOLDER, SHARDS_NAME)):
-        others = sorted(path.name for path in out.iterdir())
-        if others:
-            raise InputError(
-                f"{out} is not empty ({', '.join(others[:3])}{', …' if len(others) > 3 else ''}) and holds no data set. "
-                f"Name a new or empty folder for OUT."
-            )
+    if isinstance(out, Path):
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise InputError(f"{out} is not a folder. Name a folder for the data set.") from None
+        except OSError as error:
+            raise InputError(f"Cannot make the folder {out}: {error.strerror}.") from None
+    there = list_folder(out)
+    if there and not there.keys() & {HEADER_NAME, WORK_FOLDER, SHARDS_NAME}:
+        raise InputError(
+            f"{out} is not empty ({', '.join(list(there)[:3])}{', …' if len(there) > 3 else ''}) and holds no data set. "
+            f"Name a new or empty folder for OUT."
+        )
+
+
+Check = Callable[[], None]
 
 
 @contextlib.contextmanager
-def owned(out: Path) -> Iterator[Path]:
-    """Hold OUT for this run alone and give its work folder; the lock vanishes with the process, however it ends."""
-    with _opened(out, "lock") as lock:
-        hold(lock, out)
-        yield out / WORK_FOLDER
+def owned(out: Place) -> Iterator[Check]:
+    """Hold OUT for this run alone; the lock vanishes with the process, however it ends.
 
-
-@contextlib.contextmanager
-def joined(out: Path, name: str) -> Iterator[TextIO]:
-    """Work on OUT beside others: gives the lock that all share, so that the last one can `hold` it alone.
-
-    InputError where a run holds OUT alone, or where another process works under the same name.
+    Gives a check that raises ShardError where another machine took OUT over (object stores only).
     """
-    with _opened(out, "lock") as lock, _opened(out, f"lock-{name}") as own:
-        hold(own, out, f"{name} of {out}")
-        hold(lock, out, shared=True)
-        yield lock
+    if isinstance(out, Path):
+        with _opened(out, "lock") as lock:
+            hold(lock, out)
+            yield lambda: None
+        return
+    with claimed(_claim(out, "lock"), str(out)) as claim:
+        _refuse_others(out, "lock-task")
+        yield claim.check
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Joined:
+    """A share in OUT. check: as `owned` gives. last: whether OUT is now ours alone, to join the shards."""
+
+    check: Check
+    last: Callable[[], contextlib.AbstractContextManager[bool]]
+
+
+@contextlib.contextmanager
+def joined(out: Place, name: str) -> Iterator[Joined]:
+    """Work on OUT beside others. InputError where a run holds OUT alone, or another process works under the same name."""
+    if isinstance(out, Path):
+        with _opened(out, "lock") as lock, _opened(out, f"lock-{name}") as own:
+            hold(own, out, f"{name} of {out}")
+            hold(lock, out, shared=True)
+            yield Joined(lambda: None, lambda: _held(lock, out))
+        return
+    with claimed(_claim(out, f"lock-{name.replace(' ', '-')}"), f"{name} of {out}") as claim:
+        _refuse_others(out, "lock", whole=True)
+        yield Joined(claim.check, lambda: _claimed_alone(out))
+
+
+@contextlib.contextmanager
+def _held(lock: TextIO, out: Path) -> Iterator[bool]:
+    try:
+        hold(lock, out)
+    except InputError:
+        yield False  # others are still at work: the last of them joins
+    else:
+        yield True
+
+
+@contextlib.contextmanager
+def _claimed_alone(out: Place) -> Iterator[bool]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(claimed(_claim(out, "lock"), str(out)))
+        except InputError:
+            yield False
+            return
+        yield True
+
+
+def _refuse_others(out: Place, prefix: str, *, whole: bool = False) -> None:
+    for name in list_files(below(out, WORK_FOLDER)):
+        if name == prefix if whole else name.startswith(prefix):
+            url = str(below(out, WORK_FOLDER, name))
+            there = read_claim(url)
+            if there and is_alive(url, there):
+                raise InputError(
+                    f"{out} is in use by {there.get('owner', 'another run')}. Wait for it, or end it and run this command again."
+                )
+            remove(url)
+
+
+def _claim(out: Place, name: str) -> str:
+    return str(below(out, WORK_FOLDER, name))
 
 
 def hold(lock: TextIO, out: Path, what: str = "", *, shared: bool = False) -> None:
@@ -77,8 +148,12 @@ def hold(lock: TextIO, out: Path, what: str = "", *, shared: bool = False) -> No
 
 
 @contextlib.contextmanager
-def alone(out: Path, name: str) -> Iterator[None]:
+def alone(out: Place, name: str) -> Iterator[None]:
     """Wait until no other process is at the same point; for moments only."""
+    if not isinstance(out, Path):
+        with claimed(_claim(out, f"lock-{name}"), f"{name} of {out}", wait=True):
+            yield
+        return
     with _opened(out, f"lock-{name}") as lock:
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -95,18 +170,26 @@ def _opened(out: Path, name: str) -> TextIO:
         ) from None
 
 
-def clear(work: Path) -> None:
+def make_journal(work: Place) -> None:
+    """The folder of the journal; a store needs none."""
+    if isinstance(work, Path):
+        (work / "done").mkdir(parents=True, exist_ok=True)
+
+
+def clear(work: Place) -> None:
     """Forget the plan and the journal of work that is finished or void; the lock stays."""
-    (work / "plan.json").unlink(missing_ok=True)  # first: without it the rest means nothing
-    (work / "plan.parquet").unlink(missing_ok=True)
-    for entry in (work / "done").glob("*.json"):
-        entry.unlink()
+    remove(below(work, "plan.json"))  # first: without it the rest means nothing
+    remove(below(work, "plan.parquet"))
+    for name in list_files(below(work, "done")):
+        remove(below(work, "done", name))
 
 
-def remove_leftovers(out: Path, work: Path) -> None:
+def remove_leftovers(out: Place, work: Place) -> None:
     """Remove what killed runs left behind: unfinished files and spools. Only while no other process works on OUT."""
-    if (out / HEADER_NAME).exists():
+    if exists(below(out, HEADER_NAME)):
         settle_tables(out, read_header(out))
+    if not isinstance(out, Path) or not isinstance(work, Path):
+        return  # a store shows whole objects only
     for folder in (out, work, work / "done"):
         for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
             leftover.unlink(missing_ok=True)
@@ -114,23 +197,24 @@ def remove_leftovers(out: Path, work: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def save_done(work: Path, result: ShardResult) -> None:
+def save_done(work: Place, result: ShardResult) -> None:
     """Note that a shard is finished, with the rows of its videos."""
-    with atomic_write(work / "done" / f"{result.shard.name}.json") as file:
+    with atomic_write(below(work, "done", f"{result.shard.name}.json")) as file:
         file.write(json.dumps(dataclasses.asdict(result)).encode())
 
 
-def load_done(out: Path, work: Path) -> dict[str, ShardResult]:
+def load_done(out: Place, work: Place) -> dict[str, ShardResult]:
     """The shards that earlier runs finished: an entry of the journal, and a file of the right size."""
     done = {}
-    for entry in sorted((work / "done").glob("*.json")):
-        raw = json.loads(entry.read_bytes())
+    sizes = list_files(out)
+    entries = [below(work, "done", name) for name in list_files(below(work, "done")) if name.endswith(".json")]
+    for content in read_many(map(str, entries)) if is_url(work) else map(read_bytes, entries):
+        raw = json.loads(content)
         shard = ShardRow(**raw["shard"])
         rows = tuple(
             VideoRow(**{**row, "members": Members(**row["members"]), "subsets": tuple(row["subsets"])})
             for row in raw["videos"]
         )
-        with contextlib.suppress(FileNotFoundError):
-            if (out / shard.name).stat().st_size == shard.num_bytes:
-                done[shard.name] = ShardResult(shard, rows)
+        if sizes.get(shard.name) == shard.num_bytes:
+            done[shard.name] = ShardResult(shard, rows)
     return done

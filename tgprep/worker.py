@@ -16,18 +16,23 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TextIO
 
-from manifests.records import FAILED, WRITTEN, SourceVideo, VideoRow
+from manifests import stores
+from manifests.places import is_url
+from manifests.records import FAILED, WRITTEN, InputError, SourceVideo, VideoRow
 from manifests.sample import MemberTooLargeError, write_end, write_sample
+from manifests.stores import UnreachableError
 from tgprep.config import ExtractSettings
 from tgprep.decode import DecodeError
 from tgprep.encode import encode_video
+from tgprep.read_ahead import ReadAhead
 
 _HEARTBEAT_SECONDS = 0.25
 _MAX_REASON = 500  # characters of an error message that are kept
@@ -46,7 +51,7 @@ class ShardJob:
     """One shard to write, or to go on with after a lost worker.
 
     temporary: the unfinished tar; its first `start` bytes are whole samples and are kept, the rest is cut off.
-    scratch: folder for spools. videos: what is still to be packed, in order.
+    scratch: folder for spools. videos: what is still to be packed, in order. worker: number of the supervisor.
     """
 
     shard: str
@@ -56,6 +61,7 @@ class ShardJob:
     settings: ExtractSettings
     videos: tuple[SourceVideo, ...]
     start: int = 0
+    worker: int = 0
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -102,20 +108,46 @@ class _HashingFile:
 def write_shard(job: ShardJob, emit: Emit) -> None:
     """Pack the job's videos behind the bytes that are already there, and close the tar."""
     temporary = Path(job.temporary)
-    with temporary.open("r+b" if job.start else "w+b") as file:
+    with ExitStack() as stack:
+        brought = None
+        if is_url(job.videos_root):
+            folder = Path(job.scratch) / f"videos-{job.worker}"
+            brought = stack.enter_context(ReadAhead(job.videos_root, folder, job.videos))
+        file = stack.enter_context(temporary.open("r+b" if job.start else "w+b"))
         tar = _HashingFile(file, job.start)
-        for index, source in enumerate(job.videos):
+        for index in range(len(job.videos)):
             emit({"video": index})
-            row = _pack(tar, source, job, emit)
-            file.flush()
+            row = _pack(tar, index, job, brought, emit)
+            with _signs_of_life(emit, row.num_frames):
+                file.flush()
             emit({"row": _row_values(row), "end": tar.tell()})
         write_end(tar)  # type: ignore[arg-type]  # it only writes and tells
-        file.flush()
-        os.fsync(file.fileno())
+        with _signs_of_life(emit, 0):
+            file.flush()
+            os.fsync(file.fileno())
         emit({"finished": tar.digest.hexdigest(), "num_bytes": tar.tell()})
 
 
-def _pack(tar: _HashingFile, source: SourceVideo, job: ShardJob, emit: Emit) -> VideoRow:
+@contextlib.contextmanager
+def _signs_of_life(emit: Emit, num_frames: int) -> Iterator[None]:
+    """Say now and then that work goes on while a slow disk keeps this thread: no decoder is to blame for that."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(_HEARTBEAT_SECONDS):
+            emit({"frames": num_frames})
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _pack(tar: _HashingFile, index: int, job: ShardJob, brought: ReadAhead | None, emit: Emit) -> VideoRow:
+    source = job.videos[index]
     last = time.monotonic()
 
     def on_frame(count: int) -> None:
@@ -125,15 +157,21 @@ def _pack(tar: _HashingFile, source: SourceVideo, job: ShardJob, emit: Emit) -> 
             last = now
             emit({"frames": count})
 
-    path = Path(job.videos_root) / source.path
     with ExitStack() as stack:
         try:
+            if brought is None:
+                path = Path(job.videos_root) / source.path
+            else:
+                stack.callback(brought.forget, index)
+                path = brought.get(index, lambda: on_frame(0))
             encoded, facts = encode_video(source, path, job.settings, Path(job.scratch), stack, on_frame)
         except MemberTooLargeError as error:
             hint = "a smaller picture (--short-side 256) or a lower --quality makes it fit"
             return failed_row(source, f"too large for a tar member: {error}; {hint}")
         except MemoryError:
             return failed_row(source, "out of memory while decoding")
+        except (UnreachableError, InputError):
+            raise  # the store, not this video
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # no interrupt of ours: SIGINT is ignored here
             _refuse_if_all_is_gone(error, job)
             if isinstance(error, DecodeError):
@@ -142,7 +180,8 @@ def _pack(tar: _HashingFile, source: SourceVideo, job: ShardJob, emit: Emit) -> 
                 return failed_row(source, f"cannot be read: {error.strerror or error}")
             traceback.print_exc()
             return failed_row(source, f"the decoder failed: {type(error).__name__}: {_text(error)}")
-        offset, num_bytes, members = write_sample(tar, encoded)  # type: ignore[arg-type]  # as above
+        with _signs_of_life(emit, facts.num_frames):
+            offset, num_bytes, members = write_sample(tar, encoded)  # type: ignore[arg-type]  # as above
     fields = {field.name: getattr(facts, field.name) for field in dataclasses.fields(facts)}
     return dataclasses.replace(
         failed_row(source, ""),
@@ -161,6 +200,10 @@ def _refuse_if_all_is_gone(error: BaseException, job: ShardJob) -> None:
         raise error
     if not Path(job.scratch).is_dir():
         raise FileNotFoundError(errno.ENOENT, "the folder was removed while it was written", job.scratch)
+    if is_url(job.videos_root):
+        if isinstance(error, FileNotFoundError):  # what was decoded is a copy of ours
+            raise error
+        return
     root = Path(job.videos_root)
     if not root.is_dir() or next(os.scandir(root), None) is None:  # an unmounted share leaves an empty folder
         raise FileNotFoundError(errno.ENOENT, "VIDEOS is no longer there", job.videos_root)
@@ -225,10 +268,14 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides what an interrupt means
     jobs, answers = _private_channels()
 
-    def emit(event: dict[str, Any]) -> None:
-        answers.write(json.dumps(event) + "\n")
-        answers.flush()
+    speaking = threading.Lock()
 
+    def emit(event: dict[str, Any]) -> None:
+        with speaking:
+            answers.write(json.dumps(event) + "\n")
+            answers.flush()
+
+    stores.tell_with(lambda store, text: emit({"trouble": [store, text]}))
     emit({"ready": True})
     for line in jobs:
         try:
@@ -236,6 +283,8 @@ def main() -> None:
         except OSError as error:
             place = f" ({error.filename})" if error.filename else ""
             emit({"fatal": f"cannot go on: {error.strerror or error}{place}"})
+        except InputError as error:
+            emit({"fatal": str(error)})
         except Exception as error:
             traceback.print_exc()
             emit({"fatal": f"{type(error).__name__}: {_text(error)}"})

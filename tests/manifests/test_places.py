@@ -27,7 +27,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 @pytest.fixture
 def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     told: list[str] = []
-    monkeypatch.setattr(stores, "_tell", told.append)
+    monkeypatch.setattr(stores, "_tell", lambda root, text: told.append(text))
     monkeypatch.setattr(stores, "_trouble", {})
     return told
 
