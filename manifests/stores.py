@@ -103,7 +103,7 @@ def call(url: object, function: Callable[[Any, str], Value]) -> Value:
                 raise InputError(f"{url}: {reason}. Check its address and the network.") from None
             warn_once(root, f"{root} does not answer ({_short(error)}): trying again for up to {limit:.0f} s")
             attempt += 1
-            giving_up.wait(random.uniform(0.5, 1.0) * min(30.0, 0.25 * 2**attempt, max(0.1, limit - waited)))
+            giving_up.wait(random.uniform(0.5, 1.0) * min(15.0, 0.25 * 2**attempt, max(0.1, limit - waited)))
         else:
             _answered.add(root)
             return value

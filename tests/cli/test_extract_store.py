@@ -194,7 +194,7 @@ def test_a_store_that_fails_and_restarts_costs_one_warning_each(
     run = start(*how, path=modules, FAKE_SECONDS="0.02")
     try:
         wait_until(lambda: "out/.tgprep/plan.json" in store.tree(place))
-        store.gate.fail_next = 40
+        store.gate.fail_next = 12
         wait_until(lambda: store.gate.fail_next == 0)
         wait_until(lambda: any(name.startswith("out/shard-") for name in store.tree(place)))
         store.gate.shut()

@@ -12,7 +12,7 @@ import pytest
 
 from manifests.records import InputError
 from manifests.store import HEADER_NAME, read_manifest
-from tests.extraction import BACKENDS, tree
+from tests.extraction import BACKENDS, REPOSITORY, tree
 from tests.prep.conftest import moving_square, write_video
 from tgprep.config import ExtractSettings, RunSettings
 from tgprep.pipeline import Hooks, Outcome, TooManyFailuresError, extract
@@ -56,7 +56,7 @@ def backends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     folder.mkdir()
     (folder / "fake_backends.py").write_text(BACKENDS)
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONPATH", f"{folder}:{REPOSITORY}")
     return "fake_backends:open_video"
 
 
@@ -269,10 +269,10 @@ def test_a_worker_that_cannot_start_ends_the_run(
     """A broken installation is not the videos' fault: none of them is failed."""
     (tmp_path / "broken" / "simplejpeg").mkdir(parents=True)
     (tmp_path / "broken" / "simplejpeg" / "__init__.py").write_text("raise ImportError('broken')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'broken'}:{REPOSITORY}")
     with pytest.raises(ShardError, match="the worker process cannot start"):
         run(video_folder(), tmp_path / "out")
-    monkeypatch.delenv("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     assert run(tmp_path / "videos", tmp_path / "out").account.num_written == 6
 
 

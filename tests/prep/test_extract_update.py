@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from manifests import store
+from manifests import places, store
 from manifests.records import InputError
 from manifests.store import read_manifest
 from tests.extraction import tree
@@ -184,6 +184,7 @@ def test_a_kill_while_the_tables_are_replaced_leaves_the_old_or_the_new(
 
     with monkeypatch.context() as patch:
         patch.setattr(store, "publish", killed)
+        patch.setattr(places, "publish", killed)
         try:
             run(videos, out, ADD)
         except KilledError:

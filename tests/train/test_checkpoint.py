@@ -80,7 +80,7 @@ def test_a_kill_before_the_rename_leaves_the_old_one(tmp_path: Path, monkeypatch
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("manifests.store.publish", killed)
+        patch.setattr("manifests.places.publish", killed)
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path, state(2), keep=3)
     found = load_newest(tmp_path, print)
