@@ -12,7 +12,11 @@ from cli.common import LazyGroup
     lazy={
         "run": ("cli.run:run", "Train a recipe on a data set, or go on with a run."),
         "test": ("cli.test:test", "Accuracy of a run on its test videos, any clips x crops."),
+        "predict": ("cli.predict:predict", "Which action a video shows: the likeliest classes of raw video files."),
+        "export": ("cli.export_model:export", "The RGB network alone, as ONNX or torch.export, checked."),
+        "info": ("cli.info_run:info", "What a run is: progress, accuracy, parameters, cost, data, split."),
         "report": ("cli.report:report", "One self-contained HTML page of a run, or of several compared."),
+        "doctor": ("cli.doctor_train:doctor", "Whether this machine can train, and what to do where it cannot."),
         "recipes": ("cli.recipes:recipes", "The recipes, and what one of them says in full."),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

@@ -91,23 +91,14 @@ class ClipReader:
         slow = any(plan.gradient == "slow" for plan in plans)
         resized = plans[0].resized if plans else None
         try:
-            if slow or not tg_cuts:
-                pictures = self._pictures(place, "rgb", rgb_cuts.keys() | tg_cuts.keys())
-                for index, picture in pictures:
-                    _apply(picture, (*rgb_cuts.get(index, ()), *tg_cuts.get(index, ())), resized)
-            elif place.members.tg_offset >= 0:
+            if slow or not tg_cuts or place.members.tg_offset < 0:
+                wanted = _rgb_wanted(rgb_cuts, tg_cuts, slow)
+                _cut_from_rgb(self._pictures(place, "rgb", wanted), rgb_cuts, tg_cuts, slow, resized)
+            else:
                 for index, picture in self._pictures(place, "rgb", rgb_cuts.keys()):
                     _apply(picture, rgb_cuts[index], resized)
                 for index, picture in self._pictures(place, "tg", tg_cuts.keys()):
                     _apply(picture, tg_cuts[index], resized)
-            else:
-                wanted = rgb_cuts.keys() | tg_cuts.keys() | {index + 1 for index in tg_cuts}
-                before, previous = -2, _NOTHING
-                for index, picture in self._pictures(place, "rgb", wanted):
-                    _apply(picture, rgb_cuts.get(index, ()), resized)
-                    if before == index - 1 and before in tg_cuts:
-                        _apply(temporal_gradient(previous, picture), tg_cuts[before], resized)
-                    before, previous = index, picture
         except (OSError, ValueError) as error:
             raise BadSampleError(f"{place.key} in {place.shard}: {error}") from None
         return clips
@@ -166,6 +157,32 @@ def open_reader(manifest: Manifest, keys: Iterable[str]) -> ClipReader:
     return ClipReader(find_places(manifest, tuple(keys)), LocalShards(manifest.root))
 
 
+def cut_video(
+    frames: Iterable[Frame], plans: Sequence[ClipPlan], *, rgb: bool = True, tg: bool = True
+) -> tuple[list[Clip], int]:
+    """The views of the plans, cut from all frames of a video (uint8[H, W, 3]) as they come, and how many came.
+
+    Plan-major, crop-minor, as `ClipReader.read_views` gives them of a stored video. Frames may be overwritten once the
+    one after the next has come. Where fewer frames come than the plans ask for, clips are not filled: plan anew.
+    """
+    plans = list(plans)
+    clips = [_empty(plan, rgb, tg) for plan in plans for _ in plan.boxes]
+    rgb_cuts, tg_cuts = _cuts(plans, clips, rgb, tg)
+    slow = any(plan.gradient == "slow" for plan in plans)
+    wanted = _rgb_wanted(rgb_cuts, tg_cuts, slow)
+    num_frames = 0
+
+    def pictures() -> Iterator[tuple[int, Frame]]:
+        nonlocal num_frames
+        for frame in frames:
+            num_frames += 1
+            if num_frames - 1 in wanted:
+                yield num_frames - 1, frame
+
+    _cut_from_rgb(pictures(), rgb_cuts, tg_cuts, slow, plans[0].resized if plans else None)
+    return clips, num_frames
+
+
 def clip_shapes(plan: ClipPlan) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of rgb and tg of one view of the plan."""
     side = plan.output_size
@@ -190,6 +207,23 @@ def _cuts(plans: list[ClipPlan], clips: list[Clip], rgb: bool, tg: bool) -> tupl
             for frame, target in zip(plan.tg_frames, clip.tg, strict=True):
                 tg_cuts[frame].append(Cut(target, tg_box, plan.tg_flip))
     return dict(rgb_cuts), dict(tg_cuts)
+
+
+def _rgb_wanted(rgb_cuts: Cuts, tg_cuts: Cuts, slow: bool) -> set[int]:
+    """Frames that views are made from where no gradients are stored: with fast TG also the one after."""
+    return {*rgb_cuts, *tg_cuts} | (set() if slow else {index + 1 for index in tg_cuts})
+
+
+def _cut_from_rgb(
+    pictures: Iterable[tuple[int, Frame]], rgb_cuts: Cuts, tg_cuts: Cuts, slow: bool, resized: Size | None
+) -> None:
+    """Fill all cuts from RGB frames, by rising index; fast TG is taken of neighbours as they come by."""
+    before, previous = -2, _NOTHING
+    for index, picture in pictures:
+        _apply(picture, (*rgb_cuts.get(index, ()), *(tg_cuts.get(index, ()) if slow else ())), resized)
+        if not slow and before == index - 1 and before in tg_cuts:
+            _apply(temporal_gradient(previous, picture), tg_cuts[before], resized)
+        before, previous = index, picture
 
 
 def _apply(picture: Frame, cuts: Iterable[Cut], resized: Size | None) -> None:

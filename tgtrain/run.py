@@ -64,19 +64,8 @@ class Setup:
 
     @property
     def clip(self) -> ClipSettings:
-        """How training clips are cut."""
-        data = self.config.data
-        return ClipSettings(
-            clip_len=data.clip_frames,
-            interval=data.interval,
-            # A network of RGB alone may use the last frame, which has no TG.
-            gradient="none" if self.config.model.streams == "rgb" else data.gradient,
-            input_size=data.size,
-            test_size=data.test_size,
-            crop=data.crop,
-            area_range=data.area,
-            share_geometry=data.shared_crop,
-        )
+        """How clips are cut."""
+        return clip_settings(self.config)
 
     def places(self, part: str) -> list[int]:
         """Numbers of the videos of a part of the split: labelled, unlabelled, validation, test or train."""
@@ -91,6 +80,22 @@ class Setup:
     def evaluated_part(self) -> str:
         """What accuracy is measured on while training: the validation part where there is one, else the test part."""
         return "validation" if self.split.validation.any() else "test"
+
+
+def clip_settings(config: Config) -> ClipSettings:
+    """How clips of a recipe are cut."""
+    data = config.data
+    return ClipSettings(
+        clip_len=data.clip_frames,
+        interval=data.interval,
+        # A network of RGB alone may use the last frame, which has no TG.
+        gradient="none" if config.model.streams == "rgb" else data.gradient,
+        input_size=data.size,
+        test_size=data.test_size,
+        crop=data.crop,
+        area_range=data.area,
+        share_geometry=data.shared_crop,
+    )
 
 
 def padded_classes(known: tuple[str, ...], num_outputs: int) -> tuple[str, ...]:
@@ -234,6 +239,7 @@ def describe(setup: Setup) -> dict[str, Any]:
             "dataset": header.dataset,
             "digest": setup.manifest.digest,
             "num_videos": header.num_written,
+            "extraction": dict(header.settings),
             "num_frames": int(pc.sum(written["num_frames"]).as_py() or 0),
             "classes": list(header.classes),
             "pictures": dict(sorted(sizes.items(), key=lambda item: -item[1])[:8]),
