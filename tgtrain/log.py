@@ -20,6 +20,8 @@ class Interval:
     """Sums the values of the steps since the last line, on the device: nothing waits for it until the line is due."""
 
     def __init__(self) -> None:
+        self.first_began = 0.0
+        self.all_steps = 0
         self.reset()
 
     def reset(self) -> None:
@@ -33,6 +35,9 @@ class Interval:
 
     def add(self, values: list[tuple[str, Tensor]], num_clips: int, waited_seconds: float) -> None:
         """Take in one step."""
+        if not self.all_steps:
+            self.first_began = self.began
+        self.all_steps += 1
         self.names = [name for name, _ in values]
         stacked = torch.stack([value.float() for _, value in values])
         self.sums = stacked if self.sums is None else self.sums + stacked
@@ -45,13 +50,27 @@ class Interval:
         assert self.sums is not None
         means = dict(zip(self.names, (self.sums / self.num_steps).tolist(), strict=True))
         seconds = max(1e-9, time.perf_counter() - self.began)
-        if "train/num_correct" in means:
-            selected = means["train/num_selected"]
-            means["train/pseudo_precision"] = means["train/num_correct"] / selected if selected else 0.0
         means["clips_per_second"] = self.num_clips / seconds
         means["seconds_per_step"] = seconds / self.num_steps
         means["waiting_share"] = self.waited_seconds / seconds
+        # With evaluations and checkpoints in between: what the rest of the run is told from.
+        means["overall_seconds_per_step"] = (time.perf_counter() - self.first_began) / self.all_steps
         return means
+
+
+def with_precision(values: dict[str, float]) -> dict[str, float]:
+    """The values (means over all ranks) with the share of trusted pseudo-labels that are right, where any were trusted."""
+    selected = values.get("train/num_selected", 0.0)
+    if not selected or "train/num_correct" not in values:
+        return values  # of no pseudo-labels no share is right
+    return {**values, "train/pseudo_precision": values["train/num_correct"] / selected}
+
+
+def figures_line(named: dict[str, float], num_classes: int) -> str:
+    """Accuracies in words; top5 of 5 classes or fewer says nothing."""
+    return "  ".join(
+        f"{name} {100 * value:.2f} %" for name, value in named.items() if not name.startswith("top5") or num_classes > 5
+    )
 
 
 class Journal:
@@ -113,7 +132,7 @@ def step_line(step: int, num_steps: int, epoch: int, values: dict[str, float]) -
         trusted = f"  trusted {100 * values['train/mask_fraction']:.0f} %"
         if "train/pseudo_precision" in values:
             trusted += f" right {100 * values['train/pseudo_precision']:.0f} %"
-    seconds = values["seconds_per_step"] * (num_steps - step)
+    seconds = values["overall_seconds_per_step"] * (num_steps - step)
     left = (
         f"{seconds / 3600:.1f} h"
         if seconds >= 3600

@@ -23,7 +23,7 @@ from tgtrain.config import Config
 from tgtrain.distributed import Ranks
 from tgtrain.evaluate import Result, evaluate
 from tgtrain.evaluate import Views as EvalViews
-from tgtrain.log import Interval, Journal, memory_mb, step_line
+from tgtrain.log import Interval, Journal, figures_line, memory_mb, step_line, with_precision
 from tgtrain.model import Model, build_model, count_macs, synchronise_batch_norm
 from tgtrain.order import steps_per_epoch
 from tgtrain.run import Setup, begin_folder, check_folder, machine, owned
@@ -254,7 +254,7 @@ class _Trainer:
             )
 
     def _log(self, interval: Interval, journal: Journal | None, epoch: int) -> None:
-        values = self._over_ranks(interval.means())
+        values = with_precision(self._over_ranks(interval.means()))
         if not all(map(math.isfinite, (values["loss/total"], values["grad_norm"]))) and not self.scaler.is_enabled():
             raise RunError(
                 f"the loss or its gradient is no finite number any more (around step {self.step}: loss {values['loss/total']}, "
@@ -306,7 +306,7 @@ class _Trainer:
                 self.last, named = result, result.named()
                 if journal is not None:
                     journal.write("evaluate", self.step, {"epoch": epoch, "part": part, **named})
-                shown = "  ".join(f"{name} {100 * value:.2f} %" for name, value in named.items())
+                shown = figures_line(named, len(self.setup.classes))
                 self.tell(f"epoch {epoch + 1}: {shown}  ({len(result.keys)} {part} videos)")
         if running is not None:
             self.model.load_state_dict(running, strict=False)
