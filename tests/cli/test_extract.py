@@ -6,14 +6,17 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import Reliability
 from tests.extraction import BACKENDS, alive, call, children, command, environment, kill_group, start, tree, wait_until
 from tests.prep.conftest import moving_square, write_video
 
@@ -97,27 +100,105 @@ def test_account_exit_code_and_json(videos: Path, whole: dict[str, str], tmp_pat
 
 @kill_series
 def test_a_killed_run_is_finished_by_the_same_command(
-    videos: Path, modules: Path, undisturbed: dict[str, str], tmp_path: Path, seed: int
+    videos: Path, modules: Path, undisturbed: dict[str, str], tmp_path: Path, seed: int, reliability: Reliability
 ) -> None:
     """kill -9 of the whole run at random moments, up to three times in a row."""
     draw = random.Random(seed)
     out = tmp_path / "out"
+    moments = []
     for _ in range(1 + seed % 3 // 2):
         process = start("extract", videos, out, *SLOW, path=modules, FAKE_SECONDS="0.01")
-        workers: list[int] = []
-        end = time.monotonic() + draw.uniform(0.4, 3.0)
-        while time.monotonic() < end and process.poll() is None:
-            workers = children(process.pid) or workers
-            time.sleep(0.02)
-        kill_group(process)
-        wait_until(lambda: not any(map(alive, workers)))  # noqa: B023 - called before the next round
+        moments.append(draw.uniform(0.4, 3.0))
+        kill_after(process, moments[-1])
     finish(videos, out, modules)
     assert tree(out) == undisturbed
+    reliability.record(
+        "Extraction",
+        "kill -9 of the whole run at a random moment, then the same command",
+        num_kills=len(moments),
+        at_seconds=moments,
+        differing_files=0,
+        lost_videos=0,
+    )
+
+
+def kill_after(process: subprocess.Popen[str], seconds: float) -> None:
+    """kill -9 of the whole run after so many seconds; its workers have ended when this returns."""
+    workers: list[int] = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        workers = children(process.pid) or workers
+        time.sleep(0.02)
+    kill_group(process)
+    wait_until(lambda: not any(map(alive, workers)))
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A finished data set, its videos that have grown since, and what the update gives where nothing disturbs it."""
+
+    videos: Path
+    out: Path
+    before: dict[str, str]
+    after: dict[str, str]
+
+
+UPDATE = ("--add", "--retry-failed")
+
+
+@pytest.fixture(scope="module")
+def grown(modules: Path, tmp_path_factory: pytest.TempPathFactory) -> Grown:
+    root = tmp_path_factory.mktemp("grown")
+    videos = root / "videos"
+    (videos / "class0").mkdir(parents=True)
+    (videos / "class1").mkdir()
+    for number in range(10):
+        (videos / f"class{number % 2}" / f"v{number:02d}.avi").write_bytes(bytes([number + 1]) * 10)
+    for number in range(6):
+        (videos / "class0" / f"empty{number}.avi").write_bytes(b"")
+    assert call("extract", videos, root / "out", *SLOW, path=modules).returncode == 1
+    before = tree(root / "out")
+    for number in range(6):
+        (videos / "class0" / f"empty{number}.avi").write_bytes(bytes([number + 50]) * 10)
+    for number in range(10, 24):
+        (videos / "class1" / f"v{number:02d}.avi").write_bytes(bytes([number + 1]) * 10)
+    shutil.copytree(root / "out", root / "undisturbed")
+    assert call("extract", videos, root / "undisturbed", *SLOW, *UPDATE, path=modules).returncode == 0
+    return Grown(videos, root / "out", before, tree(root / "undisturbed"))
+
+
+@kill_series
+def test_a_killed_update_is_finished_by_the_same_command(
+    grown: Grown, modules: Path, tmp_path: Path, seed: int, reliability: Reliability
+) -> None:
+    """--add and --retry-failed: at every moment the folder holds the old data set or the new one, whole."""
+    draw = random.Random(2000 + seed)
+    out = tmp_path / "out"
+    shutil.copytree(grown.out, out)
+    process = start("extract", grown.videos, out, *SLOW, *UPDATE, path=modules, FAKE_SECONDS="0.01")
+    moment = draw.uniform(0.4, 3.0)
+    kill_after(process, moment)
+    read = call("info", out, "--json")
+    assert json.loads(read.stdout)["num_written"] in (10, 30)
+    shards = {name: digest for name, digest in grown.before.items() if name.endswith(".tar")}
+    assert shards.items() <= tree(out).items()
+    done = call("extract", grown.videos, out, *SLOW, *UPDATE, path=modules)
+    assert done.returncode == 0, done.stderr
+    assert "30 inputs = 30 written + 0 failed + 0 skipped" in done.stderr
+    assert tree(out) == grown.after
+    reliability.record(
+        "Extraction",
+        "kill -9 of `--add --retry-failed` at a random moment, then the same command",
+        num_kills=1,
+        at_seconds=[moment],
+        differing_files=0,
+        lost_videos=0,
+    )
 
 
 @kill_series
 def test_killed_workers_cost_nothing(
-    videos: Path, modules: Path, undisturbed: dict[str, str], tmp_path: Path, seed: int
+    videos: Path, modules: Path, undisturbed: dict[str, str], tmp_path: Path, seed: int, reliability: Reliability
 ) -> None:
     draw = random.Random(1000 + seed)
     out = tmp_path / "out"
@@ -137,6 +218,13 @@ def test_killed_workers_cost_nothing(
     assert num_killed > 0
     assert "Error: " not in errors
     assert tree(out) == undisturbed
+    reliability.record(
+        "Extraction",
+        "kill -9 of workers at random moments while the run goes on",
+        num_kills=num_killed,
+        differing_files=0,
+        lost_videos=0,
+    )
 
 
 def test_a_killed_run_leaves_no_process_behind(modules: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from manifests.store import read_manifest
+from tests.conftest import Reliability
 from tests.extraction import alive, call, children, kill_group, start, tree, wait_until
 from tests.prep.conftest import moving_square, write_video
 
@@ -56,13 +57,19 @@ def watch(process: subprocess.Popen[str], seconds: float, kill: Callable[[], boo
     ("num_videos", "num_runs", "seconds"),
     [pytest.param(200, 2, 1.5, id="gate"), pytest.param(5000, 40, 4.0, id="full", marks=pytest.mark.long)],
 )
-def test_soak(tmp_path: Path, num_videos: int, num_runs: int, seconds: float) -> None:
+def test_soak(tmp_path: Path, num_videos: int, num_runs: int, seconds: float, reliability: Reliability) -> None:
     videos, out = tmp_path / "videos", tmp_path / "out"
     num_damaged = make_corpus(videos, num_videos)
     draw = random.Random(num_videos)
     how = ("--threads", "2", "--videos-per-shard", "16")
+    kills = []
+
+    def kill() -> bool:
+        kills.append(draw.random() < 0.02)
+        return kills[-1]
+
     for _ in range(num_runs):
-        watch(start("extract", videos, out, *how), draw.uniform(0.5, 1.5) * seconds, lambda: draw.random() < 0.02)
+        watch(start("extract", videos, out, *how), draw.uniform(0.5, 1.5) * seconds, kill)
     done = call("extract", videos, out, *how, timeout=1200)
     assert done.returncode == 1, done.stderr
     assert f"{num_videos} inputs = {num_videos - num_damaged} written + {num_damaged} failed + 0 skipped" in done.stderr
@@ -87,3 +94,16 @@ def test_soak(tmp_path: Path, num_videos: int, num_runs: int, seconds: float) ->
     if num_videos > 1000:  # long enough to tell what a worker needs from what it leaks
         third = len(sizes) // 3
         assert max(sizes[-third:]) < 1.1 * max(sizes[:third]) + 10
+    reliability.record(
+        "Extraction",
+        f"soak: {num_videos:,} videos, one in twenty damaged, workers and whole runs killed at random",
+        num_videos=num_videos,
+        num_damaged=num_damaged,
+        num_kills_of_workers=sum(kills),
+        num_kills_of_the_run=num_runs,
+        lost_videos=num_videos - len(paths),
+        duplicated_videos=len(names) - len(set(names)),
+        peak_worker_mb=round(max(sizes), 1),
+        peak_worker_mb_first_third=round(max(sizes[: len(sizes) // 3]), 1),
+        peak_worker_mb_last_third=round(max(sizes[-(len(sizes) // 3) :]), 1),
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Reliability
 from tests.extraction import BACKENDS, alive, call, children, kill_group, start, tree, wait_until
 
 HOW = ("--decoder", "fake_backends:open_video", "--videos-per-shard", "3", "--threads", "1", "--dataset", "folder")
@@ -62,7 +63,7 @@ def test_tasks_side_by_side_give_the_same_bytes_and_the_last_one_joins(
 
 @pytest.mark.long
 def test_killed_tasks_are_run_again_and_joined(
-    videos: Path, modules: Path, alone: dict[str, str], tmp_path: Path
+    videos: Path, modules: Path, alone: dict[str, str], tmp_path: Path, reliability: Reliability
 ) -> None:
     out = tmp_path / "out"
     draw = random.Random(3)
@@ -84,6 +85,12 @@ def test_killed_tasks_are_run_again_and_joined(
     assert call("extract", videos, out, *HOW, *share[1], path=modules).returncode == 1
     assert tree(out) == alone
     assert call("finalize", out).returncode == 2
+    reliability.record(
+        "Extraction on several machines",
+        "two array tasks killed (-9) twice at random moments, run again, joined; against one run",
+        num_kills=4,
+        differing_files=0,
+    )
 
 
 def test_a_task_is_refused_twice_and_beside_a_whole_run(
