@@ -101,12 +101,14 @@ def extract(
     """
     from manifests.records import InputError
     from manifests.stores import tell_with
+    from tgprep.account import versions
     from tgprep.make import Hooks, Request, TooManyFailuresError
     from tgprep.pipeline import extract as run_extract
     from tgprep.scan import scan
     from tgprep.supervise import ShardError, StoppedError
     from tgprep.tasks import run_task
     from tgprep.update import Update
+    from tgprep.work import refuse_strange
 
     progress = ExtractProgress(log_json)
     began = time.monotonic()
@@ -114,6 +116,10 @@ def extract(
     tell_with(lambda store, text: progress.tell("note", text))
     try:
         settings, run = build(ExtractSettings, options), build(RunSettings, options)
+        update = Update(add=add, retry_failed=retry_failed)
+        task = _task(num_tasks, task_id, update)
+        versions(settings)  # that the decoder is there, before the videos are looked for
+        refuse_strange(out)
         found = scan(videos, dataset=dataset, annotations=annotations, classes=classes)
         for note in found.notes:
             progress.tell("note", note)
@@ -122,8 +128,6 @@ def extract(
 
             show_estimate(videos, out, found, settings, run, as_json)
             return
-        update = Update(add=add, retry_failed=retry_failed)
-        task = _task(num_tasks, task_id, update)
         with interruptible() as (stop, signals):
             hooks = Hooks(planned=progress.planned, progress=progress)
             if task is None:

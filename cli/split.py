@@ -250,8 +250,11 @@ def _export(out: str, manifest: Manifest, as_json: bool, **options: Any) -> None
         if target.exists() and not same and not options["overwrite"]:
             raise InputError(f"--output {target} exists with other content. Give another name, or --overwrite.")
         if not same:
-            with atomic_write(target) as file:
-                file.write(text.encode())
+            try:
+                with atomic_write(target) as file:
+                    file.write(text.encode())
+            except OSError as error:
+                raise InputError(f"--output {target}: cannot be written ({error.strerror or error}).") from None
     say(f"{count} {options['part']} videos of split {chosen.name}" + (f" in {target}" if target else ""))
     if as_json:
         facts = {"name": chosen.name, "part": options["part"], "form": options["export"]}

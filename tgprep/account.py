@@ -49,11 +49,13 @@ def account_of(manifest: Manifest) -> Account:
 
 def versions(settings: ExtractSettings) -> dict[str, str]:
     """Versions of what makes the bytes; InputError where the decoder is not installed or is not there."""
+    name = settings.decoder
     try:
-        decoder = decoder_versions(settings.decoder)
-    except ImportError as error:
+        decoder = decoder_versions(name)
+    except (Exception, SystemExit) as error:  # a module of the user's may fail in any way
+        text = " ".join(str(error).split())
         raise InputError(
-            f"--decoder {settings.decoder} cannot be loaded: {error}. Install it, or put its folder on PYTHONPATH."
+            f"--decoder {name} cannot be loaded: {type(error).__name__}: {text}. Install it, or put its folder on PYTHONPATH."
         ) from None
     return {name: importlib.metadata.version(name) for name in ("tgprep", "simplejpeg")} | {
         "pyarrow": pa.__version__,

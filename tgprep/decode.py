@@ -85,7 +85,10 @@ def decoder_versions(decoder: str) -> dict[str, str]:
         import cv2
 
         return {"cv2": cv2.__version__}
-    module = importlib.import_module(decoder.partition(":")[0])
+    module_name, colon, function = decoder.partition(":")
+    module = importlib.import_module(module_name)
+    if colon and not callable(getattr(module, function, None)):
+        raise ImportError(f"{module_name} has no function {function or 'named behind the colon'}")
     return {module.__name__: str(getattr(module, "__version__", ""))}
 
 

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 
 from manifests import datasets
 from manifests.datasets import KINETICS, OfficialLists
-from manifests.places import Place
+from manifests.places import Place, below, exists
 from manifests.records import InputError
-from tgprep.walk import VideoFile, Walk, some
+from tgprep.walk import OTHER_EXTENSIONS, Skipped, VideoFile, Walk, extension_of, some
 
 _NUM_EXAMPLES = 5
 
@@ -196,7 +196,7 @@ def by_folder(files: list[VideoFile], videos: Place) -> Told:
     return Told(classes, facts, int(with_subsets), (), tuple(notes))
 
 
-def by_csv(walk: Walk, annotations: Path | None) -> Told:
+def by_csv(walk: Walk, videos: Place, annotations: Path | None) -> Told:
     """path,label[,group,subset]: paths relative to VIDEOS; labels are class names, or integers from 0."""
     if annotations is None or not annotations.is_file():
         raise InputError(
@@ -212,6 +212,7 @@ def by_csv(walk: Walk, annotations: Path | None) -> Told:
         classes = tuple(sorted({label for _, _, label, _, _ in rows}))
     with_subsets = any(subset for *_, subset in rows)
     on_disk = {file.path for file in walk.files}
+    left_out = {entry.path for entry in walk.skipped}
     facts: dict[str, Facts | str] = {}
     listed: Counter[str] = Counter()
     absent: defaultdict[str, list[str]] = defaultdict(list)
@@ -221,7 +222,11 @@ def by_csv(walk: Walk, annotations: Path | None) -> Told:
             raise InputError(f"{annotations}, line {number}: {path} is listed twice. Keep one of the lines.")
         listed[class_name] += 1
         facts[path] = Facts(class_name, group, (subset,) if with_subsets else ())
-        if path not in on_disk:
+        if path in on_disk or path in left_out:
+            continue
+        if reason := _set_aside(videos, path):
+            walk.skipped.append(Skipped(path, reason))
+        else:
             absent[class_name].append(path)
     missing = tuple(
         Missing(name, listed[name], len(paths), tuple(sorted(paths)[:_NUM_EXAMPLES]))
@@ -233,6 +238,19 @@ def by_csv(walk: Walk, annotations: Path | None) -> Told:
     if not with_subsets:
         notes.append("no column subset: every video counts as train")
     return Told(classes, facts, int(with_subsets), missing, tuple(notes))
+
+
+def _set_aside(videos: Place, path: str) -> str:
+    """Why a listed file that the walk passed over, as it passes over notes and archives, is not taken; "" where there is none."""
+    hidden = any(part.startswith(".") for part in path.split("/"))
+    extension = extension_of(path)
+    if not (hidden or extension in OTHER_EXTENSIONS) or not exists(below(videos, path)):
+        return ""
+    return (
+        "listed, but hidden (its path has a name that begins with a dot)"
+        if hidden
+        else f"listed, but .{extension} is no video"
+    )
 
 
 def _csv_rows(annotations: Path) -> Iterator[tuple[int, str, str, str, str]]:

@@ -54,7 +54,7 @@ def scan(videos: Place, *, dataset: str = "auto", annotations: Place | None = No
             dataset = tell_dataset(walk.files, places, lists)
             notes.append(f"data set: {dataset}, told from class folders and file names (--dataset sets it)")
         if dataset == "csv":
-            told = by_csv(walk, lists)
+            told = by_csv(walk, videos, lists)
         elif dataset == "folder":
             told = by_folder(walk.files, videos)
         else:

@@ -83,12 +83,12 @@ def _walk_store(videos: str, walk: Walk) -> None:
             if reason:
                 walk.skipped.append(Skipped(_shown(path), reason))
         else:
-            walk.files.append(VideoFile(path, tuple(folders), name[: -len(_extension(name)) - 1], num_bytes))
+            walk.files.append(VideoFile(path, tuple(folders), name[: -len(extension_of(name)) - 1], num_bytes))
 
 
 def _left_out(path: str, walk: Walk) -> str | None:
     """Why a file is no video by its name; "" where it is counted as something else, None for a video."""
-    extension = _extension(path.rpartition("/")[2])
+    extension = extension_of(path.rpartition("/")[2])
     if extension in OTHER_EXTENSIONS:
         walk.ignored[extension] += 1
         return ""
@@ -123,7 +123,7 @@ def _walk_folder(folder: str, parts: tuple[str, ...], above: tuple[tuple[int, in
         try:
             status = entry.stat()
         except OSError as error:
-            if entry.is_symlink() or _extension(name) in VIDEO_EXTENSIONS:
+            if entry.is_symlink() or extension_of(name) in VIDEO_EXTENSIONS:
                 reason = "symbolic link to nothing" if entry.is_symlink() else f"cannot be read: {error.strerror}"
                 walk.skipped.append(Skipped(_shown(path), reason))
             continue
@@ -140,10 +140,11 @@ def _walk_folder(folder: str, parts: tuple[str, ...], above: tuple[tuple[int, in
         elif left_out is None and not stat.S_ISREG(status.st_mode):
             walk.skipped.append(Skipped(path, "not a regular file"))
         elif left_out is None:
-            walk.files.append(VideoFile(path, parts, name[: -len(_extension(name)) - 1], status.st_size))
+            walk.files.append(VideoFile(path, parts, name[: -len(extension_of(name)) - 1], status.st_size))
 
 
-def _extension(name: str) -> str:
+def extension_of(name: str) -> str:
+    """The part of a file name behind its last dot, in small letters; "" without one."""
     return name.rpartition(".")[2].lower() if "." in name else ""
 
 

@@ -33,21 +33,35 @@ from tgprep.supervise import ShardResult
 WORK_FOLDER = ".tgprep"
 
 
-def make_folder(out: Place) -> None:
-    """Make OUT where it is absent; InputError where it cannot be, or holds something that is no data set of ours."""
-    if isinstance(out, Path):
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise InputError(f"{out} is not a folder. Name a folder for the data set.") from None
-        except OSError as error:
-            raise InputError(f"Cannot make the folder {out}: {error.strerror}.") from None
-    there = list_folder(out)
+def refuse_strange(out: Place) -> None:
+    """InputError where OUT cannot be a data set's folder, or holds something that is none of ours; writes nothing."""
+    if isinstance(out, Path) and not out.is_dir():
+        parent = next(place for place in (out, *out.absolute().parents) if place.exists())
+        if not parent.is_dir():
+            raise InputError(
+                f"{out} is not a folder{f' ({parent} is a file)' * (parent != out)}. Name a folder for the data set."
+            )
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise InputError(f"Cannot make the folder {out}: {parent} is not writable. Name another folder.")
+    try:
+        there = list_folder(out)
+    except OSError as error:
+        raise InputError(f"Cannot read the folder {out}: {error.strerror or error}.") from None
     if there and not there.keys() & {HEADER_NAME, WORK_FOLDER, SHARDS_NAME}:
         raise InputError(
             f"{out} is not empty ({', '.join(list(there)[:3])}{', …' if len(there) > 3 else ''}) and holds no data set. "
             f"Name a new or empty folder for OUT."
         )
+
+
+def make_folder(out: Place) -> None:
+    """Make OUT where it is absent; InputError where it cannot be, or holds something that is no data set of ours."""
+    refuse_strange(out)
+    if isinstance(out, Path):
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"Cannot make the folder {out}: {error.strerror}. Name another folder.") from None
 
 
 Check = Callable[[], None]

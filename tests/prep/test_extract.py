@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from cli.prep import main
 from manifests.records import InputError
 from manifests.store import HEADER_NAME, read_manifest
 from tests.extraction import BACKENDS, REPOSITORY, tree
@@ -261,6 +265,53 @@ def test_a_decoder_that_prints_and_reads_disturbs_nothing(tmp_path: Path, backen
 def test_a_decoder_that_is_not_there_is_refused_before_any_work(tmp_path: Path, video_folder: MakeFolder) -> None:
     with pytest.raises(InputError, match=r"--decoder no_such_module:open cannot be loaded"):
         run(video_folder(), tmp_path / "out", decoder="no_such_module:open")
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "told"),
+    [
+        ("", "own_decoder:open_video", "ImportError: own_decoder has no function open_video"),
+        ("open_video = 3", "own_decoder:open_video", "own_decoder has no function open_video"),
+        ("def open_video(path): ...", "own_decoder:", "has no function named behind the colon"),
+        ("def open_video(:", "own_decoder:open_video", "SyntaxError"),
+        ("import sys; sys.exit(0)", "own_decoder:open_video", "SystemExit"),
+        ("1 / 0", "own_decoder:open_video", "ZeroDivisionError"),
+        ("", ":open_video", "ValueError"),
+    ],
+)
+def test_a_decoder_of_ones_own_is_looked_at_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, name: str, told: str
+) -> None:
+    (tmp_path / "own_decoder.py").write_text(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_decoder", raising=False)
+    done = CliRunner().invoke(main, ["extract", str(tmp_path / "none"), str(tmp_path / "out"), "--decoder", name])
+    assert done.exit_code == 2
+    assert f"Error: --decoder {name} cannot be loaded: " in done.stderr
+    assert told in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_slow_disk_is_not_taken_for_a_hung_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing the shard, and writing a video into it, take longer than a decoder may be silent."""
+    (tmp_path / "slow_disk.py").write_text(
+        "import os, time\nimport numpy as np\nimport tgprep.worker\nfrom tgprep.decode import DecodedVideo\n"
+        "sync, write = os.fsync, tgprep.worker._HashingFile.write\n"
+        "def slow(*arguments):\n    time.sleep(1.5)\n    return write(*arguments)\n"
+        "def open_video(path):\n"
+        "    import __main__\n    __main__._HashingFile.write = slow\n"
+        "    os.fsync = lambda number: (time.sleep(3), sync(number))\n"
+        "    return DecodedVideo(frames=iter([np.zeros((8, 8, 3), np.uint8)] * 2), fps=25.0, codec='fake')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{REPOSITORY}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    began = time.monotonic()
+    limit = RunSettings(threads=1, timeout_seconds=1.0)  # type: ignore[call-arg]
+    videos = fake_videos(tmp_path / "videos", "a")
+    settings = ExtractSettings(decoder="slow_disk:open_video")  # type: ignore[call-arg]
+    outcome = extract(videos, tmp_path / "out", scan(videos, dataset="folder"), settings, limit)
+    assert outcome.account.num_written == 1
+    assert time.monotonic() - began > 3 + 1.5
 
 
 def test_a_worker_that_cannot_start_ends_the_run(

@@ -251,6 +251,25 @@ def test_csv(tmp_path: Path) -> None:
         assert any("1 video files are not in list.csv" in note for note in result.notes)
 
 
+def test_what_a_csv_lists_is_accounted_for(tmp_path: Path) -> None:
+    """A listed file that is there but no video is skipped with the reason, not called missing; a file is in one place only."""
+    fill(tmp_path / "v", "a.mp4", "notes.txt", ".hidden/b.mp4", "odd.xyz", "other.tar")
+    (tmp_path / "v" / "link.mp4").symlink_to("nowhere")
+    listed = ["a.mp4", "notes.txt", ".hidden/b.mp4", "odd.xyz", "link.mp4", "gone.mp4", "gone.txt"]
+    (tmp_path / "list.csv").write_text("path,label\n" + "".join(f"{path},run\n" for path in listed))
+    result = scan(tmp_path / "v", dataset="csv", annotations=tmp_path / "list.csv")
+    assert [video.path for video in result.videos] == ["a.mp4"]
+    assert {entry.path: entry.reason for entry in result.skipped} == {
+        ".hidden/b.mp4": "listed, but hidden (its path has a name that begins with a dot)",
+        "link.mp4": "symbolic link to nothing",
+        "notes.txt": "listed, but .txt is no video",
+        "odd.xyz": "not a known video extension (.xyz)",
+    }
+    (missing,) = result.missing
+    assert (missing.num_listed, missing.num_missing, missing.examples) == (7, 2, ("gone.mp4", "gone.txt"))
+    assert missing.num_listed == len(result.videos) + len(result.skipped) + missing.num_missing
+
+
 def test_csv_with_integer_labels(tmp_path: Path) -> None:
     fill(tmp_path / "v", "1.mp4", "2.mp4")
     (tmp_path / "list.csv").write_text("label,path\r\n3,1.mp4\r\n0,2.mp4\r\n")
