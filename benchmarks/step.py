@@ -153,7 +153,7 @@ def run_way(name: str, device: torch.device, rows: int, size: int, steps: int) -
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--rows", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=2, help="2 at least: BatchNorm of one row has no variance")
     parser.add_argument("--size", type=int, default=112)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
@@ -172,7 +172,7 @@ def main() -> None:
         for name in names:
             words = [sys.executable, __file__, "--way", name, "--device", arguments.device]
             words += ["--rows", str(arguments.rows), "--size", str(arguments.size), "--steps", str(arguments.steps)]
-            runs[name].append(json.loads(subprocess.run(words, capture_output=True, check=True, text=True).stdout))
+            runs[name].append(json.loads(subprocess.run(words, stdout=subprocess.PIPE, check=True, text=True).stdout))
     plain = statistics.median(run["seconds"] for run in runs[names[0]])
     rows = {}
     for name, found in runs.items():

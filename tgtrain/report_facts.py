@@ -161,6 +161,8 @@ def _protocol_text(run: Run, protocol: str, average: str) -> str:
         return ""
     size = int(run.settings.get("data.size", 224))
     short_side = reference_pixels(_REFERENCE_SHORT_SIDE, size)
+    if crops == "3":
+        short_side = int(run.settings.get("data.test_size", 0)) or short_side
     cut = (
         f"the centre crop of {size} pixels"
         if crops == "1"

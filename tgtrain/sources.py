@@ -58,6 +58,13 @@ def _strong_settings(config: Config) -> StrongSettings | MvplSettings:
     augment = config.augment
     if augment.operations == "mvpl":
         return MvplSettings(num_ops=augment.num_ops)
-    fixed = "fixed_signs" in config.compat.quirks
-    signs = draw_run_signs(np.random.default_rng(config.runtime.seed)) if fixed else None
-    return StrongSettings(num_ops=augment.num_ops, share_geometry=augment.shared_geometry, fixed_signs=signs)
+    signs = signs_tg = None
+    if "fixed_signs" in config.compat.quirks:  # the reference builds a pipeline for each view, and each draws its own
+        rng = np.random.default_rng(config.runtime.seed)
+        signs, signs_tg = draw_run_signs(rng), draw_run_signs(rng)
+    return StrongSettings(
+        num_ops=augment.num_ops,
+        share_geometry=augment.shared_geometry,
+        fixed_signs=signs,
+        fixed_signs_tg=signs_tg,
+    )

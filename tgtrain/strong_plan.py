@@ -8,7 +8,7 @@ lets all loader workers replay one sequence; here every clip draws its own signs
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -73,7 +73,8 @@ class StrongSettings:
 
     num_ops: operations a clip. level: strength, 0 to 1. cutout_fill: grey level.
     share_geometry: whether TG is moved and hidden where RGB is (the reference draws the two independently).
-    fixed_signs: None, or the signs of SIGNED_OPS for a whole run (compatibility, see `draw_run_signs`).
+    fixed_signs, fixed_signs_tg: None, or the signs of SIGNED_OPS for a whole run, of RGB (or a view on its own) and of
+        TG (compatibility, see `draw_run_signs`).
     """
 
     num_ops: int = 2
@@ -81,6 +82,7 @@ class StrongSettings:
     cutout_fill: int = 128
     share_geometry: bool = False
     fixed_signs: tuple[int, ...] | None = None
+    fixed_signs_tg: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.num_ops <= len(StrongOp):
@@ -89,10 +91,10 @@ class StrongSettings:
             raise InputError(f"setting level: got {self.level}, expected 0 to 1")
         if not 0 <= self.cutout_fill <= 255:
             raise InputError(f"setting cutout_fill: got {self.cutout_fill}, expected 0 to 255")
-        if self.fixed_signs is not None and (
-            len(self.fixed_signs) != len(SIGNED_OPS) or not set(self.fixed_signs) <= {-1, 1}
-        ):
-            raise InputError(f"setting fixed_signs: got {self.fixed_signs}, expected {len(SIGNED_OPS)} numbers 1 or -1")
+        for name in ("fixed_signs", "fixed_signs_tg"):
+            signs = getattr(self, name)
+            if signs is not None and (len(signs) != len(SIGNED_OPS) or not set(signs) <= {-1, 1}):
+                raise InputError(f"setting {name}: got {signs}, expected {len(SIGNED_OPS)} numbers 1 or -1")
 
 
 def amount_at(op: StrongOp, level: float) -> float:
@@ -122,9 +124,9 @@ def draw_strong_plans(
 ) -> tuple[StrongPlan, StrongPlan]:
     """Plans for the RGB and the TG view of one clip: independent, or moved and hidden alike (`share_geometry`)."""
     rgb = draw_strong_plan(rng_rgb, settings)
-    return rgb, with_geometry_of(rgb, rng_tg, settings) if settings.share_geometry else draw_strong_plan(
-        rng_tg, settings
-    )
+    if settings.share_geometry:
+        return rgb, with_geometry_of(rgb, rng_tg, settings)
+    return rgb, draw_strong_plan(rng_tg, replace(settings, fixed_signs=settings.fixed_signs_tg))
 
 
 def with_geometry_of(plan: StrongPlan, rng: np.random.Generator, settings: StrongSettings) -> StrongPlan:

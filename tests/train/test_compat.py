@@ -10,8 +10,10 @@ import torch
 from manifests.records import InputError
 from manifests.splits import read_split
 from manifests.store import read_manifest
+from tgtrain.augment import normalise
 from tgtrain.calibrate import measure_batch_norm
 from tgtrain.checkpoint import list_checkpoints, load
+from tgtrain.clip import plan_eval
 from tgtrain.config import load_recipe, recipe_names
 from tgtrain.distributed import Ranks
 from tgtrain.model import build_model
@@ -47,14 +49,17 @@ def test_an_unknown_quirk_names_the_known_ones() -> None:
 
 
 def test_signs_are_drawn_once_a_run(data_set: Path) -> None:
-    signs: dict[int, set[float]] = {}
-    dataset = step_dataset(setup_of(data_set, quirk("fixed_signs"), "augment.num_ops=15"), ALONE)
+    signs: dict[tuple[str, int], set[float]] = {}
+    changes = (quirk("fixed_signs"), "augment.num_ops=15", "runtime.seed=1")
+    dataset = step_dataset(setup_of(data_set, *changes), ALONE)
     for step in range(4):
-        for plan in dataset[step].strong_rgb:
-            for done in plan.steps[:5]:
-                signs.setdefault(int(done.op), set()).add(done.amount)
-    assert set(signs) == {0, 1, 2, 3, 4}
+        batch = dataset[step]
+        for view, plans in (("rgb", batch.strong_rgb), ("tg", batch.strong_tg)):
+            for done in (done for plan in plans for done in plan.steps[:5]):
+                signs.setdefault((view, int(done.op)), set()).add(done.amount)
+    assert set(signs) == {(view, op) for view in ("rgb", "tg") for op in range(5)}
     assert all(len(amounts) == 1 for amounts in signs.values())
+    assert any(signs["rgb", op] != signs["tg", op] for op in range(5))  # each view draws its own
 
 
 def test_operations_are_replayed_by_every_loader_process_and_gpu() -> None:
@@ -168,3 +173,34 @@ def test_strong_labelled_clips_are_learnt_from(data_set: Path) -> None:
     assert seen[0] is not None
     assert seen[1] is not None
     assert not torch.equal(seen[0], seen[1])
+
+
+@pytest.mark.parametrize(("asked", "used"), [(2, 2), (200, 3)])
+def test_precise_statistics_of_a_run_are_plain_means_over_centre_clips(data_set: Path, asked: int, used: int) -> None:
+    """Against torch's own cumulative average (momentum None) of the first layer, over clips read one by one."""
+    setup = setup_of(data_set, f"precise_bn.batches={asked}")
+    model = build_model(setup.config.model)
+    measure_batch_norm(model, setup, ALONE)
+    places = setup.places("train")
+    assert len(places) == 12  # 3 batches of 4
+    order = StreamOrder(len(places), 4, setup.config.runtime.seed, 2)
+    plain = torch.nn.BatchNorm3d(4, momentum=None)
+    seen = set()
+    fresh = build_model(setup.config.model)
+    for number in range(used):
+        clips = []
+        for draw in order.draws(number):
+            seen.add(draw.video)
+            place = setup.reader.places[places[draw.video]]
+            first = (place.num_frames - 4 * 2 + 1) // 2  # the middle one of all starts
+            (plan,) = plan_eval(place.num_frames, place.height, place.width, setup.clip)
+            assert plan.frames == tuple(range(first, first + 8, 2))
+            clips.append(normalise(torch.from_numpy(setup.reader.read(places[draw.video], plan).rgb)[None]))
+        with torch.no_grad():
+            plain(fresh.rgb.stem.conv(torch.cat(clips)))  # type: ignore[operator, union-attr]
+    assert len(seen) == 4 * used  # every video once
+    found = model.state_dict()
+    assert plain.running_mean is not None
+    assert plain.running_var is not None
+    torch.testing.assert_close(found["rgb.stem.bn.running_mean"], plain.running_mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found["rgb.stem.bn.running_var"], plain.running_var, rtol=1e-4, atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tgtrain.config import load_recipe
 from tgtrain.schedule import (
     LearningRateSettings,
     epoch_of,
@@ -64,3 +66,22 @@ def test_counting() -> None:
 def test_what_is_due_after_an_epoch() -> None:
     assert [epoch for epoch in range(12) if is_due(epoch, 5, 12)] == [4, 9, 11]
     assert [epoch for epoch in range(3) if is_due(epoch, 0, 3)] == [2]
+
+
+@pytest.mark.parametrize("name", ["ucf101-20", "hmdb51-60", "k400-1", "ucf101-10-mvpl", "ucf101-20-notricks"])
+def test_rates_of_a_whole_run_are_those_of_a_plain_loop(name: str) -> None:
+    """The reference's own way, step by step: two hooks, one setting the rate each epoch, one lowering it each iteration."""
+    optimiser = load_recipe(name).optimiser
+    per_epoch = 23
+    settings = LearningRateSettings(optimiser.learning_rate, optimiser.epochs, optimiser.warmup_epochs, per_epoch)
+    seen = 0
+    for epoch in range(optimiser.epochs):
+        by_epoch = optimiser.learning_rate * (1 + math.cos(math.pi * (epoch / optimiser.epochs))) / 2
+        for iteration in range(per_epoch):
+            lowered = 0.0
+            if seen < optimiser.warmup_epochs * per_epoch:
+                lowered = (1 - seen / (optimiser.warmup_epochs * per_epoch)) * 0.9
+            got = learning_rate(settings, *epoch_of(seen, per_epoch))
+            assert got == pytest.approx(by_epoch * (1 - lowered), rel=1e-9), (epoch, iteration)
+            seen += 1
+    assert seen == settings.num_steps
