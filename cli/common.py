@@ -106,6 +106,12 @@ def handled(function: Callable[P, R]) -> Callable[P, R]:
             # The reader of our output (`| head`) has gone: not a mistake.
             sys.stderr.close()
             sys.exit(0)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            # A path that cannot be used as it was asked for: too long, a folder for a file, no permission, a full disk.
+            say(f"Error: {error.filename}: {error.strerror}. Check the path, its permissions and its disk.")
+            sys.exit(EXIT_USAGE)
 
     return wrapper
 

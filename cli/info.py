@@ -143,7 +143,7 @@ def _show(facts: dict[str, Any]) -> None:
     )
     row(
         "shards",
-        f"{facts['num_shards']}, {human_bytes(facts['num_bytes'])}, JPEG quality {facts['settings']['quality']}",
+        f"{facts['num_shards']}, {human_bytes(facts['num_bytes'])}, JPEG quality {facts['settings'].get('quality', 'unknown')}",
     )
     for number, counts in enumerate(facts["subsets_per_fold"], 1):
         row(f"fold {number}", ", ".join(f"{count} {name}" for name, count in counts.items()))

@@ -161,6 +161,20 @@ def header_digest(header: ManifestHeader) -> str:
     return hashlib.sha256(json_bytes(dataclasses.asdict(dataclasses.replace(header, header_sha256="")))).hexdigest()
 
 
+_KINDS = {
+    "dataset": str,
+    "settings": dict,
+    "versions": dict,
+    "num_folds": int,
+    "num_written": int,
+    "num_failed": int,
+    "num_skipped": int,
+    "videos_sha256": str,
+    "shards_sha256": str,
+    "header_sha256": str,
+}
+
+
 def read_header(root: str | Path) -> ManifestHeader:
     """dataset.json of a finished data set; InputError where the folder holds none or one of a newer format."""
     place = join(root, HEADER_NAME)
@@ -170,14 +184,28 @@ def read_header(root: str | Path) -> ManifestHeader:
         raise InputError(_no_data_set(root)) from None
     except ValueError as error:
         raise InputError(f"{place} is not valid JSON ({error}). {_MEND}") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{place} is not the header of a data set (a {type(raw).__name__} in JSON). {_MEND}")
     version = raw.get("format_version")
     if version != FORMAT_VERSION:
         raise InputError(
             f"{place}: format version {version!r}, this program reads {FORMAT_VERSION}. Use a program version that reads it, or extract again."
         )
-    raw["classes"] = tuple(raw["classes"])
-    raw["gradient"] = GradientCoding(**raw["gradient"])
-    return ManifestHeader(**raw)
+    digest = raw.get("header_sha256")
+    if digest and hashlib.sha256(json_bytes({**raw, "header_sha256": ""})).hexdigest() != digest:
+        raise InputError(f"{place}: its sha256 is not the one that it carries: it was changed or damaged. {_MEND}")
+    try:
+        raw["classes"] = tuple(raw["classes"])
+        raw["gradient"] = GradientCoding(**raw["gradient"])
+        header = ManifestHeader(**raw)
+        for name, kind in _KINDS.items():
+            if type(getattr(header, name)) is not kind:
+                raise TypeError(f"{name} is {getattr(header, name)!r}")
+        if not all(isinstance(name, str) for name in header.classes):
+            raise TypeError("classes are not all names")
+        return header
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{place}: its fields are not those of the format ({error}). {_MEND}") from None
 
 
 def read_manifest(root: str | Path) -> Manifest:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.records import WRITTEN, InputError, Manifest
+from manifests.records import FORMAT_VERSION, WRITTEN, InputError, Manifest
 from manifests.split_check import ERROR, check_split
 from manifests.splits import list_splits, read_split, split_place
 from manifests.store import (
@@ -139,8 +139,10 @@ def _check_header(root: str) -> Iterator[Finding]:
         return
     try:
         read_header(root)
-    except (KeyError, TypeError) as error:
-        yield Finding(place, "header", f"its fields are not those of the format ({error})", _COPY)
+    except InputError as error:
+        if raw.get("format_version") != FORMAT_VERSION:
+            raise
+        yield Finding(place, "header", str(error).removeprefix(f"{place}: ").partition(". ")[0], _COPY)
 
 
 def _check_shards(
