@@ -16,6 +16,7 @@ import pytest
 
 from manifests.records import VideoRow
 from manifests.store import read_manifest
+from tests.conftest import Reliability
 from tests.extraction import call
 from tests.prep.conftest import moving_square, write_video
 from tests.prep.test_decode import ffmpeg_frames
@@ -155,6 +156,44 @@ def test_damage_of_all_kinds(tmp_path: Path) -> None:
     assert counts == sorted(counts)
     assert len(set(counts)) >= 4
     assert all("the header says 40 frames" in row.note for row in cut if row.status == "written")
+
+
+@pytest.mark.parametrize("count", [12, pytest.param(400, marks=pytest.mark.long)])
+def test_random_bytes_flipped(tmp_path: Path, count: int, reliability: Reliability) -> None:
+    """Each ends as a whole sample or with one reason, the same ones each time."""
+    videos, draw = tmp_path / "videos", np.random.default_rng(count)
+    sources = {
+        "avi": write_video(tmp_path / "whole.avi", moving_square(20, 128, 96), **{"q:v": "2"}).read_bytes(),
+        "mp4": write_video(tmp_path / "whole.mp4", moving_square(30), codec="libx264", g="10").read_bytes(),
+        "mkv": write_video(tmp_path / "whole.mkv", moving_square(30), codec="libx264", g="10").read_bytes(),
+    }
+    for number in range(count):
+        suffix = ("avi", "mp4", "mkv")[number % 3]
+        content = np.frombuffer(sources[suffix], np.uint8).copy()
+        places = draw.integers(0, len(content), size=int(draw.choice([1, 5, 30, 200])))
+        content[places] ^= draw.integers(1, 256, size=len(places), dtype=np.uint8)
+        path = videos / "class" / f"v{number:03d}.{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.tobytes())
+    limits = ("--timeout-seconds", "20", "--videos-per-shard", "4")
+    rows = rows_of(videos, tmp_path / "out", *limits)
+    assert len(rows) == count
+    written = [row for row in rows.values() if row.status == "written"]
+    assert len(written) > 0
+    for row in written:
+        check_sample(tmp_path / "out", row)
+    for row in rows.values():
+        assert bool(row.error) == (row.status == "failed")
+    assert rows_of(videos, tmp_path / "again", *limits) == rows
+    reliability.record(
+        "Damaged videos",
+        "AVI, MP4 and MKV files with 1 to 200 random bytes changed, extracted twice: whole samples or one reason, the same",
+        num_videos=count,
+        num_written=len(written),
+        num_failed=count - len(written),
+        num_crashes_of_the_decoder=sum("crashed" in row.error for row in rows.values()),
+        differing_rows=0,
+    )
 
 
 def without_privileges(secret: Path) -> tuple[str, ...]:
