@@ -49,13 +49,12 @@ class ViewReply:
 def read_all(template: ViewJob, paths: Sequence[Path], children: int, deadline_seconds: float) -> Iterator[ViewReply]:
     """Views of each video, in order, read ahead by `children` processes; memory holds a few videos' views at a time."""
     readers: list[_Child] = []
-    lock, local = threading.Lock(), threading.local()
+    stopping, local = threading.Event(), threading.local()
 
     def read(path: Path) -> ViewReply:
         if not hasattr(local, "child"):
-            local.child = _Child()
-            with lock:
-                readers.append(local.child)
+            local.child = _Child(stopping)
+            readers.append(local.child)
         child: _Child = local.child
         return child.ask(replace(template, path=path), deadline_seconds)
 
@@ -69,15 +68,20 @@ def read_all(template: ViewJob, paths: Sequence[Path], children: int, deadline_s
         while waiting:
             yield waiting.popleft().result()
     finally:
+        # The threads own their processes: a kill wakes the one that waits for an answer, and it cleans up itself.
+        stopping.set()
+        for child in readers:
+            child.kill()
+        pool.shutdown(wait=True, cancel_futures=True)
         for child in readers:
             child.close()
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Child:
     """One decoding process, started when it is needed and anew after it was lost."""
 
-    def __init__(self) -> None:
+    def __init__(self, stopping: threading.Event) -> None:
+        self.stopping = stopping
         self.process: multiprocessing.process.BaseProcess | None = None
         self.connection: Connection | None = None
 
@@ -87,6 +91,8 @@ class _Child:
             if self.connection is None:
                 self._start()
             assert self.connection is not None
+            if self.stopping.is_set():
+                return ViewReply([], bad="stopped")
             self.connection.send(job)
             if self.connection.poll(deadline_seconds):
                 reply: ViewReply = self.connection.recv()
@@ -97,8 +103,15 @@ class _Child:
         self.close()
         return ViewReply([], bad=reason)
 
+    def kill(self) -> None:
+        """End the process from another thread; nothing else is touched."""
+        process = self.process
+        if process is not None:
+            with contextlib.suppress(ValueError):  # its own thread has closed it
+                process.kill()
+
     def close(self) -> None:
-        """End the process."""
+        """End the process and forget it."""
         if self.process is not None:
             self.process.kill()
             self.process.join()
@@ -110,8 +123,9 @@ class _Child:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self.process.start()
+        process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        process.start()
+        self.process = process
         theirs.close()
         if not self.connection.poll(_START_SECONDS):
             raise OSError("it does not start")

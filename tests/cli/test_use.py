@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -137,6 +139,34 @@ def test_a_decoder_that_crashes_or_hangs_costs_one_video(
     assert len(replies[0].clips) == 2
     assert replies[0].clips[0].rgb.shape == (8, 32, 32, 3)
     np.testing.assert_array_equal(replies[0].clips[1].tg, replies[4].clips[1].tg)
+
+
+def test_an_interrupt_ends_predict_at_once_while_a_decoder_hangs(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "slow_decoder.py").write_text(
+        "import time\nfrom pathlib import Path\n"
+        f"def decode(path):\n    Path({str(tmp_path / 'begun')!r}).touch()\n    time.sleep(600)\n"
+    )
+    run = tmp_path / "run"
+    shutil.copytree(run_of(folder), run)
+    facts = json.loads((run / "config.json").read_text())
+    facts["data"]["extraction"]["decoder"] = "slow_decoder:decode"
+    (run / "config.json").write_text(json.dumps(facts))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cli.train", "predict", str(run), str(videos_of(folder)[0].resolve())],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "begun").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said.strip() == "Interrupted."
 
 
 def test_two_processes_read_the_same_views_in_order(folder: Path) -> None:
