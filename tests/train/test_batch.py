@@ -135,3 +135,23 @@ def test_a_data_set_that_is_gone_stops_the_run(make_data_set: Callable[..., Path
         shard.unlink()
     with pytest.raises(InputError, match="videos in a row cannot be read"):
         dataset[0]
+
+
+def test_the_loader_pins_every_tensor_of_a_batch(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.utils.data._utils.pin_memory import pin_memory
+
+    pinned: list[int] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self, *args: pinned.append(self.numel()) or self)
+    batch = dataset_of(data_set)[0]
+    same = pin_memory(batch)  # what a DataLoader does in its thread
+    assert same.unlabelled is not None
+    tensors = [part for clips in (same.labelled, same.unlabelled) for part in (clips.rgb, clips.tg, clips.labels)]
+    assert sorted(pinned) == sorted(tensor.numel() for tensor in tensors if tensor is not None)
+    assert (same.step, same.strong_rgb, same.unlabelled.keys) == (batch.step, batch.strong_rgb, batch.unlabelled.keys)  # type: ignore[union-attr]
+
+
+@pytest.mark.gpu
+def test_batches_come_pinned_for_a_gpu(data_set: Path) -> None:
+    batch = next(step_loader(dataset_of(data_set), range(1), 0, pin=True))
+    assert batch.labelled.rgb is not None
+    assert batch.labelled.rgb.is_pinned()
