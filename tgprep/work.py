@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -42,7 +43,9 @@ def refuse_strange(out: Place) -> None:
                 f"{out} is not a folder{f' ({parent} is a file)' * (parent != out)}. Name a folder for the data set."
             )
         if not os.access(parent, os.W_OK | os.X_OK):
-            raise InputError(f"Cannot make the folder {out}: {parent} is not writable. Name another folder.")
+            read_only = os.statvfs(parent).f_flag & os.ST_RDONLY
+            why = os.strerror(errno.EROFS) if read_only else "is not writable"
+            raise InputError(f"Cannot make the folder {out}: {parent}: {why}. Name another folder.")
     try:
         there = list_folder(out)
     except OSError as error:
