@@ -8,6 +8,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+# Two test files at a time, each process with one thread for its arithmetic: the tests start processes of their own.
+TEST_PROCESSES ?= 2
 
 .PHONY: demo test check check-long lint clean
 
@@ -22,7 +24,7 @@ demo: $(VENV)/.complete
 	@PATH="$(abspath $(BIN)):$$PATH" bash benchmarks/demo.sh $(DEMO)
 
 test: $(VENV)/.complete
-	$(BIN)/python -m pytest -q -m 'not long'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not long' -n $(TEST_PROCESSES) --dist loadfile
 
 lint: $(VENV)/.complete
 	$(BIN)/ruff format --check .
