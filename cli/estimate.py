@@ -40,5 +40,10 @@ def show_estimate(
         click.echo(f"{told.num_unreadable} of the videos looked at cannot be read and would fail")
     if 0 <= told.num_free_bytes < told.num_bytes:
         click.echo(
-            f"The disk of {out} is too small: make room, or use --short-side, a lower --quality or --gradient derived"
+            f"The disk of {out} is too small: make room, or use --short-side, "
+            + (
+                "a higher --crf"
+                if settings.store == "video"
+                else "a lower --quality, --gradient derived or --store video"
+            )
         )

@@ -26,8 +26,8 @@ from cli.common import handled, interruptible, print_json, say
 def export(out: str, folder: Path, form: str, tg: bool, keys: str, threads: int, as_json: bool) -> None:
     """Write the data set at OUT into DIR as the reference code and mmaction read it.
 
-    rawframes: DIR/Class/video/img_00001.jpg and tempgrad_00001.jpg, counted from 1, the stored JPEG bytes unchanged; beside
-    them classInd.txt and lists `Class/video num_frames label` of the official folds and of every split.
+    rawframes: DIR/Class/video/img_00001.jpg and tempgrad_00001.jpg, counted from 1, the stored JPEG bytes unchanged (of a data
+    set made with --store video: encoded with quality 95); beside them classInd.txt and lists `Class/video num_frames label` of the official folds and of every split.
     """
     from tgprep.export import export_rawframes
 

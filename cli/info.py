@@ -109,6 +109,12 @@ def _splits(out: str) -> list[dict[str, Any]]:
     return described
 
 
+def _stored_as(settings: dict[str, Any]) -> str:
+    if settings.get("store") == "video":
+        return f"H.264 video of CRF {settings['crf']}, a self-contained picture every {settings['gop']} frames"
+    return f"JPEG quality {settings.get('quality', 'unknown')}"
+
+
 def _show(facts: dict[str, Any]) -> None:
     def row(name: str, value: str) -> None:
         click.echo(f"{name:<12}{value}")
@@ -143,7 +149,7 @@ def _show(facts: dict[str, Any]) -> None:
     )
     row(
         "shards",
-        f"{facts['num_shards']}, {human_bytes(facts['num_bytes'])}, JPEG quality {facts['settings'].get('quality', 'unknown')}",
+        f"{facts['num_shards']}, {human_bytes(facts['num_bytes'])}, {_stored_as(facts['settings'])}",
     )
     for number, counts in enumerate(facts["subsets_per_fold"], 1):
         row(f"fold {number}", ", ".join(f"{count} {name}" for name, count in counts.items()))

@@ -46,6 +46,7 @@ class SourceVideo:
 class Members:
     """Where the members of one sample lie: absolute byte offsets in the shard file and sizes in bytes.
 
+    rgb: the member with the frames, .rgb.mjpeg or .mp4.
     `index` members are .npy files of uint64 frame offsets (T+1 numbers for T frames); -1 and 0 where a member is absent.
     """
 
@@ -113,7 +114,8 @@ class ShardRow:
 class GradientCoding:
     """How TG frames were computed, so that `check` can compute them again.
 
-    source: "decoded" (frames as decoded) or "jpeg" (frames decoded again from the stored JPEGs, as the reference does).
+    source: "decoded" (frames as decoded), "jpeg" (frames decoded again from the stored JPEGs, as the reference does) or
+        "video" (frames decoded from the stored .mp4: `--store video`).
     space: "rgb" or "ycbcr420" (the same affine map on the Y, Cb and Cr planes).
     stored: whether the shards hold TG members; False means: derive TG from the RGB frames while reading.
     zero_level: the grey level that stands for no motion.

@@ -9,6 +9,11 @@ Members of every sample, in this order (docs/format.md):
     {key}.tg.mjpeg           T-1 JPEG files; TG_k belongs to frames k and k+1
 
 The two tg members are absent from every sample of a data set whose gradient is derived while reading.
+A data set made with `--store video` has other members:
+
+    {key}.json
+    {key}.mp4.offsets.npy    uint64[T+1], where the coded picture of each of the T frames lies in the next member (half-open)
+    {key}.mp4                H.264, no B-frames, a self-contained picture every `video_gop` frames: TG is derived while reading
 """
 
 from __future__ import annotations
@@ -18,14 +23,14 @@ import json
 import re
 import shutil
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from manifests.records import Members, VideoRow
+from manifests.records import ManifestHeader, Members, VideoRow
 
 BLOCK_BYTES = 512
 RECORD_BYTES = 10240
@@ -86,12 +91,21 @@ _NPY_HEAD = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
+class Mp4Spool:
+    """An .mp4 of num_bytes in a (temporary) file, and where the coded pictures lie in it: offsets[k]:offsets[k+1] is frame k."""
+
+    file: BinaryIO
+    offsets: list[int]
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class EncodedVideo:
     """A video ready to be packed. meta: flat facts for the .json member; tg: None where the gradient is derived."""
 
     key: str
     meta: Meta
-    rgb: FrameSpool
+    rgb: FrameSpool | Mp4Spool
     tg: FrameSpool | None
 
 
@@ -104,17 +118,18 @@ def write_sample(tar: BinaryIO, encoded: EncodedVideo) -> tuple[int, int, Member
     for spool in (encoded.rgb, encoded.tg):
         if spool is not None and spool.num_bytes > MAX_MEMBER_BYTES:
             raise MemberTooLargeError(
-                f"{spool.num_bytes} bytes of JPEG frames in one member, at most {MAX_MEMBER_BYTES} fit"
+                f"{spool.num_bytes} bytes of frames in one member, at most {MAX_MEMBER_BYTES} fit"
             )
     start = tar.tell()
     assert start % BLOCK_BYTES == 0, start
     text = json.dumps(encoded.meta, ensure_ascii=False, separators=(", ", ": ")) + "\n"
     _write_member(tar, f"{encoded.key}.json", io.BytesIO(text.encode()), len(text.encode()))
-    rgb_index, rgb = _write_frames(tar, f"{encoded.key}.rgb", encoded.rgb)
+    mp4 = isinstance(encoded.rgb, Mp4Spool)
+    rgb_index, rgb = _write_frames(tar, encoded.key, frame_members("rgb", mp4), encoded.rgb)
     if encoded.tg is None:
         members = Members(*rgb_index, *rgb)
     else:
-        tg_index, tg = _write_frames(tar, f"{encoded.key}.tg", encoded.tg)
+        tg_index, tg = _write_frames(tar, encoded.key, frame_members("tg"), encoded.tg)
         members = Members(*rgb_index, *rgb, *tg_index, *tg)
     return start, tar.tell() - start, members
 
@@ -132,8 +147,11 @@ def encode_offsets(offsets: Sequence[int]) -> bytes:
     return buffer.getvalue()
 
 
-def decode_offsets(npy: bytes | memoryview) -> npt.NDArray[np.uint64]:
-    """The numbers of an .offsets.npy member; ValueError where it is not one, or does not rise."""
+def decode_offsets(npy: bytes | memoryview, *, mp4: bool = False) -> npt.NDArray[np.uint64]:
+    """The numbers of an .offsets.npy member; ValueError where it is not one, or does not rise.
+
+    mp4: they are of a member whose frames do not begin at its first byte.
+    """
     head = _NPY_HEAD.fullmatch(bytes(npy[:_NPY_HEAD_BYTES]))
     try:
         if head is not None and len(npy) == _NPY_HEAD_BYTES + 8 * int(head[1]):
@@ -147,18 +165,39 @@ def decode_offsets(npy: bytes | memoryview) -> npt.NDArray[np.uint64]:
         array.dtype != np.uint64
         or array.ndim != 1
         or len(array) < 1
-        or array[0] != 0
+        or (array[0] == 0) == mp4
         or np.any(array[1:] <= array[:-1])
     ):
-        raise ValueError("frame offsets must be uint64, start at 0 and rise")
+        raise ValueError(f"frame offsets must be uint64, start {'behind' if mp4 else 'at'} 0 and rise")
     return array
 
 
-def _write_frames(tar: BinaryIO, name: str, spool: FrameSpool) -> tuple[tuple[int, int], tuple[int, int]]:
+def frame_members(kind: str, mp4: bool = False) -> tuple[str, str]:
+    """What follows the key in the names of an index and of its frames; kind "rgb" or "tg", mp4: made with `--store video`."""
+    return ("mp4.offsets.npy", "mp4") if mp4 else (f"{kind}.offsets.npy", f"{kind}.mjpeg")
+
+
+def video_gop(header: ManifestHeader) -> int:
+    """Frames from one self-contained picture to the next in the .mp4 members; 0 where the frames are JPEG files."""
+    settings = header.settings
+    return int(settings["gop"]) if settings.get("store") == "video" else 0
+
+
+def quality_facts(settings: Mapping[str, str | int | float | bool]) -> Meta:
+    """What the .json member of a sample repeats of the settings of its data set (dataset.json): how its frames are coded."""
+    if settings.get("store") == "video":
+        return {"video_crf": int(settings["crf"]), "video_gop": int(settings["gop"])}
+    quality = settings.get("quality")
+    return {"jpeg_quality": quality} if isinstance(quality, int) else {}
+
+
+def _write_frames(
+    tar: BinaryIO, key: str, names: tuple[str, str], spool: FrameSpool | Mp4Spool
+) -> tuple[tuple[int, int], tuple[int, int]]:
     index = encode_offsets(spool.offsets)
-    index_place = _write_member(tar, f"{name}.offsets.npy", io.BytesIO(index), len(index))
+    index_place = _write_member(tar, f"{key}.{names[0]}", io.BytesIO(index), len(index))
     spool.file.seek(0)
-    return index_place, _write_member(tar, f"{name}.mjpeg", spool.file, spool.num_bytes)
+    return index_place, _write_member(tar, f"{key}.{names[1]}", spool.file, spool.num_bytes)
 
 
 def _write_member(tar: BinaryIO, name: str, content: BinaryIO, num_bytes: int) -> tuple[int, int]:

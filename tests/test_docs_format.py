@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ from tgprep.materialise import materialise
 from tgprep.motion import SampleSettings, render_sample
 from tgprep.pipeline import extract
 from tgprep.scan import scan
+from tgprep.stored_video import stored_frames
 
 PAGE = Path(__file__).parent.parent / "docs" / "format.md"
 TEXT = PAGE.read_text("utf-8")
@@ -183,6 +186,28 @@ def test_a_split_is_a_plain_table(folder: Path) -> None:
     labelled = ast.literal_eval(line)
     assert len(labelled) == 3
     assert all(truth[key][0] == label for key, label in labelled)
+
+
+def test_clips_of_stored_videos(folder: Path) -> None:
+    settings = ExtractSettings(store="video", videos_per_shard=4)
+    found = scan(folder / "videos", dataset="folder")
+    manifest = extract(folder / "videos", folder / "dataset-video", found, settings, RunSettings(threads=1)).manifest
+    code = block("def read_clip")
+    assert run(code, folder) == [f"{row.key} {row.label} (2, 48, 64, 3)" for row in manifest.videos]
+    space: dict[str, Any] = {}
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        exec(compile(code.split("\nfor video in")[0], str(PAGE), "exec"), space)
+        row = manifest.videos[2]
+        video = {"shard": row.shard, "height": row.height, "width": row.width, **dataclasses.asdict(row.members)}
+        wanted = [1, 5, 7]
+        frames = space["read_clip"](video, wanted)
+    finally:
+        os.chdir(before)
+    with (folder / "dataset-video" / row.shard).open("rb") as shard:
+        exact = [frame for _, frame in stored_frames(shard, row, wanted)]
+    assert np.abs(frames.astype(int) - exact).mean() < 1.5  # FFmpeg's way to RGB rounds down
 
 
 @pytest.mark.parametrize("word", ["webdataset.WebDataset", "load_dataset", "import tarfile"])

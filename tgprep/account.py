@@ -57,6 +57,10 @@ def versions(settings: ExtractSettings) -> dict[str, str]:
         raise InputError(
             f"--decoder {name} cannot be loaded: {type(error).__name__}: {text}. Install it, or put its folder on PYTHONPATH."
         ) from None
+    if settings.store == "video":
+        from tgprep.encode_h264 import x264_version
+
+        decoder = {**decoder, **decoder_versions("pyav"), "x264": x264_version()}
     return {name: importlib.metadata.version(name) for name in ("tgprep", "simplejpeg")} | {
         "pyarrow": pa.__version__,
         **decoder,

@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from manifests.records import GradientCoding
 
+# Chosen by benchmarks/store_video.py, see docs/benchmarks.md.
+VIDEO_CRF = 19
+VIDEO_GOP = 8
 DECODERS = ("pyav", "opencv", "decord")
 
 
@@ -16,9 +19,17 @@ class ExtractSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    store: Literal["frames", "video"] = Field(
+        "frames",
+        description="keep every frame as a JPEG, or one short-GOP H.264 video a sample (a tenth of the bytes, for Kinetics)",
+    )
     quality: int = Field(95, ge=1, le=100, description="JPEG quality of the stored frames")
     subsampling: Literal["420", "422", "444"] = Field("420", description="chroma subsampling of the stored frames")
-    short_side: int = Field(0, ge=0, description="scale frames down to this shorter side in pixels (0: keep the size)")
+    short_side: int = Field(
+        0,
+        ge=0,
+        description="scale frames down to this shorter side in pixels (0: keep the size); with --store video it is 256 unless given",
+    )
     space: Literal["ycbcr420", "rgb"] = Field(
         "ycbcr420", description="colour space of the path from decoder to JPEG: the decoder's own planes, or RGB frames"
     )
@@ -27,6 +38,18 @@ class ExtractSettings(BaseModel):
     )
     gradient_source: Literal["decoded", "jpeg"] = Field(
         "decoded", description="compute TG from the decoded frames, or from the stored JPEGs as the reference code does"
+    )
+    crf: int = Field(
+        0,
+        ge=0,
+        le=51,
+        description=f"--store video: constant rate factor of x264, lower is better and larger (0: {VIDEO_CRF})",
+    )
+    gop: int = Field(
+        0,
+        ge=0,
+        le=250,
+        description=f"--store video: frames from one self-contained picture to the next (0: {VIDEO_GOP})",
     )
     decoder: str = Field("pyav", description="pyav, opencv, decord, or your own as `package.module:function`")
     on_damage: Literal["keep", "fail"] = Field(
@@ -43,6 +66,15 @@ class ExtractSettings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _video_follows(cls, values: dict[str, object]) -> dict[str, object]:
+        """What `--store video` is for implies a small picture, and no second video for TG."""
+        if isinstance(values, dict) and values.get("store") == "video":
+            implied = {"short_side": 256, "gradient": "derived"}
+            return {**implied, **values, "crf": values.get("crf") or VIDEO_CRF, "gop": values.get("gop") or VIDEO_GOP}
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
     def _space_follows(cls, values: dict[str, object]) -> dict[str, object]:
         """Only PyAV gives planes, planes are 4:2:0, and TG of re-decoded JPEGs is RGB: these settings imply the RGB path."""
         if isinstance(values, dict) and "space" not in values:
@@ -50,6 +82,25 @@ class ExtractSettings(BaseModel):
             if other_decoder or values.get("subsampling", "420") != "420" or values.get("gradient_source") == "jpeg":
                 return {**values, "space": "rgb"}
         return values
+
+    @model_validator(mode="after")
+    def _store_possible(self) -> ExtractSettings:
+        if self.store == "frames":
+            for name in ("crf", "gop"):
+                if getattr(self, name):
+                    raise ValueError(f"--{name} is of stored videos: add --store video, or leave it out")
+            return self
+        if self.gradient == "stored":
+            raise ValueError(
+                "--store video computes TG from the stored video while reading: leave --gradient stored out"
+            )
+        if self.gradient_source == "jpeg":
+            raise ValueError("--store video stores no JPEG to compute TG from: leave --gradient-source out")
+        if self.quality != 95:
+            raise ValueError("--quality is of JPEG files; the quality of --store video is --crf (lower is better)")
+        if self.subsampling != "420":
+            raise ValueError(f"--store video stores 4:2:0; --subsampling {self.subsampling} is for JPEG files")
+        return self
 
     @model_validator(mode="after")
     def _space_possible(self) -> ExtractSettings:
@@ -64,6 +115,8 @@ class ExtractSettings(BaseModel):
     @property
     def coding(self) -> GradientCoding:
         """How TG is to be understood by whoever reads the data set."""
+        if self.store == "video":
+            return GradientCoding(source="video", space="rgb", stored=False)
         if self.gradient == "derived":
             return GradientCoding(source="jpeg", space="rgb", stored=False)
         return GradientCoding(source=self.gradient_source, space=self.space)

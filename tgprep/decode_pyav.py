@@ -142,7 +142,7 @@ class _Converter:
         name = frame.format.name
         if frame.colorspace not in _BT601 or not name.startswith("yuv"):
             # swscale's conversions between matrices round down; by way of exact RGB nothing is lost but time.
-            return _planes_of_rgb(self._rgb(frame))
+            return planes_of_rgb(self._rgb(frame))
         full = _is_full_range(frame)
         if (frame.width, frame.height) != self.size or name not in ("yuv420p", "yuvj420p"):
             levels = ColorRange.JPEG if full else ColorRange.MPEG
@@ -185,7 +185,7 @@ def _is_full_range(frame: Any) -> bool:
     return bool(frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj"))
 
 
-def _planes_of_rgb(rgb: Frame) -> Planes:
+def planes_of_rgb(rgb: Frame) -> Planes:
     """RGB to full-range BT.601 planes; chroma is the mean of 2x2 pixels, the last row or column repeated where odd."""
     packed = cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb)
     height, width = rgb.shape[:2]

@@ -1,4 +1,4 @@
-"""DecodedVideo -> EncodedVideo: frames and their temporal gradients as JPEG spools, one frame in memory at a time."""
+"""DecodedVideo -> EncodedVideo: frames and their temporal gradients as JPEG spools, or one video; one frame in memory at a time."""
 
 from __future__ import annotations
 
@@ -8,14 +8,22 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Protocol, cast
 
 import cv2
 import simplejpeg
 
 from manifests.gradient import Frame
 from manifests.records import SourceVideo
-from manifests.sample import MAX_MEMBER_BYTES, EncodedVideo, FrameSpool, MemberTooLargeError, Meta
+from manifests.sample import (
+    MAX_MEMBER_BYTES,
+    EncodedVideo,
+    FrameSpool,
+    MemberTooLargeError,
+    Meta,
+    Mp4Spool,
+    quality_facts,
+)
 from tgprep.config import ExtractSettings
 from tgprep.decode import DecodedVideo, DecodeError, Picture, Planes, open_video
 
@@ -57,31 +65,30 @@ def encode_video(
     """
     before = _state(path)
     source_sha256 = _sha256(path, lambda: on_frame(0))
-    rgb = _spool(scratch, stack)
-    tg = _spool(scratch, stack) if settings.gradient == "stored" else None
     video = open_video(path, decoder=settings.decoder, space=settings.space, short_side=settings.short_side)
     height = width = 0
     try:
-        writer = _FrameWriter(settings, rgb, tg)
+        writer = _writer(settings, scratch, stack, video.fps)
         for picture in video.frames:
             shape = (picture.y if isinstance(picture, Planes) else picture).shape
             if not height:
                 height, width = shape[:2]
             elif (height, width) != shape[:2]:
                 raise DecodeError(
-                    f"the picture size changes from {width}x{height} to {shape[1]}x{shape[0]} at frame {rgb.num_frames}"
+                    f"the picture size changes from {width}x{height} to {shape[1]}x{shape[0]} at frame {writer.num_frames}"
                 )
             writer.add(picture)
-            if max(rgb.num_bytes, tg.num_bytes if tg else 0) > MAX_MEMBER_BYTES:  # before it fills the disk
-                raise MemberTooLargeError(f"its frames take over {MAX_MEMBER_BYTES} bytes after {rgb.num_frames}")
-            on_frame(rgb.num_frames)
+            if writer.num_bytes > MAX_MEMBER_BYTES:  # before it fills the disk
+                raise MemberTooLargeError(f"its frames take over {MAX_MEMBER_BYTES} bytes after {writer.num_frames}")
+            on_frame(writer.num_frames)
     finally:
         video.close()
     if _state(path) != before:
         raise DecodeError("the file was changed while it was read")
-    _judge(video, rgb.num_frames, settings)
+    _judge(video, writer.num_frames, settings)
+    rgb, tg = writer.finish()
     facts = VideoFacts(
-        num_frames=rgb.num_frames,
+        num_frames=writer.num_frames,
         num_frames_header=video.num_frames_header,
         fps=video.fps,
         height=height,
@@ -90,13 +97,37 @@ def encode_video(
         pixel_format=video.pixel_format,
         rotation_degrees=video.rotation_degrees,
         source_sha256=source_sha256,
-        note="; ".join(_notes(video, rgb.num_frames)),
+        note="; ".join(_notes(video, writer.num_frames)),
     )
     return EncodedVideo(key=source.key, meta=_meta(source, facts, settings), rgb=rgb, tg=tg), facts
 
 
+class _Writer(Protocol):
+    """Takes one picture after the other. num_bytes: of the largest member so far."""
+
+    @property
+    def num_frames(self) -> int: ...
+    @property
+    def num_bytes(self) -> int: ...
+    def add(self, picture: Picture) -> None: ...
+    def finish(self) -> tuple[FrameSpool | Mp4Spool, FrameSpool | None]:
+        """The spools of frames and gradients."""
+
+
+def _writer(settings: ExtractSettings, scratch: Path, stack: ExitStack, fps: float) -> _Writer:
+    file = _spool_file(scratch, stack)
+    if settings.store == "video":
+        from tgprep.encode_h264 import Mp4Writer  # PyAV: the extraction of frames by another decoder does without
+
+        mp4 = Mp4Writer(file, settings.crf, settings.gop, fps)
+        stack.callback(mp4.close)
+        return mp4
+    tg = FrameSpool(_spool_file(scratch, stack)) if settings.gradient == "stored" else None
+    return _FrameWriter(settings, FrameSpool(file), tg)
+
+
 class _FrameWriter:
-    """Encodes one picture after the other; keeps the one before for the gradient."""
+    """Encodes pictures as JPEG files; keeps the one before for the gradient."""
 
     def __init__(self, settings: ExtractSettings, rgb: FrameSpool, tg: FrameSpool | None) -> None:
         self.quality = settings.quality
@@ -116,6 +147,17 @@ class _FrameWriter:
         if self.previous is not None:
             self.tg.append(self._jpeg(gradient_of(self.previous, picture)))
         self.previous = picture
+
+    @property
+    def num_frames(self) -> int:
+        return self.rgb.num_frames
+
+    @property
+    def num_bytes(self) -> int:
+        return max(self.rgb.num_bytes, self.tg.num_bytes if self.tg else 0)
+
+    def finish(self) -> tuple[FrameSpool, FrameSpool | None]:
+        return self.rgb, self.tg
 
     def _jpeg(self, picture: Picture) -> bytes:
         if isinstance(picture, Planes):
@@ -144,9 +186,9 @@ def _half_difference(previous: Frame, following: Frame, shift: float) -> Frame:
     return cast(Frame, cv2.addWeighted(previous, 0.5, following, -0.5, shift))
 
 
-def _spool(scratch: Path, stack: ExitStack) -> FrameSpool:
+def _spool_file(scratch: Path, stack: ExitStack) -> BinaryIO:
     spool = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES_IN_MEMORY, dir=str(scratch))  # noqa: SIM115
-    return FrameSpool(cast(BinaryIO, stack.enter_context(spool)))
+    return cast(BinaryIO, stack.enter_context(spool))
 
 
 def _sha256(path: Path, alive: Callable[[], None]) -> str:
@@ -203,7 +245,7 @@ def _meta(source: SourceVideo, facts: VideoFacts, settings: ExtractSettings) -> 
         "source_sha256": facts.source_sha256,
         "codec": facts.codec,
         "pixel_format": facts.pixel_format,
-        "jpeg_quality": settings.quality,
+        **quality_facts(settings.model_dump()),
         "gradient_source": settings.coding.source,
         "gradient_space": settings.coding.space,
     }

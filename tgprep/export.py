@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import simplejpeg
@@ -20,10 +21,11 @@ import simplejpeg
 from manifests.gradient import temporal_gradient
 from manifests.lists import export_list
 from manifests.records import WRITTEN, GradientCoding, InputError, Manifest, VideoRow
-from manifests.sample import decode_offsets
+from manifests.sample import decode_offsets, video_gop
 from manifests.split_settings import PARTS
 from manifests.splits import list_splits, read_split
 from manifests.store import TEMPORARY_PREFIX, atomic_write, join, json_bytes, read_manifest
+from tgprep.stored_video import stored_planes
 from tgprep.verify_shard import open_place
 
 MARKER = ".tgprep-export.json"
@@ -56,7 +58,7 @@ def export_rawframes(
     """Write every written video as `folder/Class/video/img_00001.jpg`, `tempgrad_00001.jpg` (counted from 1), and lists.
 
     The stored JPEG files are copied byte for byte; where the data set stores no TG, it is computed from the decoded JPEGs, as
-    the reference does. Lists: of the official folds, and of every split and part (`Class/video num_frames label`), and
+    the reference does. Frames of stored videos become JPEG files of quality 95. Lists: of the official folds, and of every split and part (`Class/video num_frames label`), and
     classInd.txt. A video's folder appears once it is whole; an interrupted export goes on where it was.
     InputError where `folder` holds something else, a key is unknown, or a shard is damaged.
     """
@@ -111,10 +113,16 @@ def _claim(folder: Path, manifest: Manifest, tg: bool) -> None:
 
 
 def read_jpegs(manifest: Manifest, row: VideoRow, kind: str) -> Iterator[bytes]:
-    """The stored JPEG files of a video in order; kind: "rgb" or "tg". InputError where the shard is damaged."""
+    """The JPEG files of a video in order; kind: "rgb" or "tg". InputError where the shard is damaged.
+
+    As stored; the frames of a stored video are encoded here, from the planes that are decoded.
+    """
     members = row.members
     try:
         with open_place(join(manifest.root, row.shard)) as shard:
+            if video_gop(manifest.header):
+                yield from _jpegs_of_video(shard, row)
+                return
             shard.seek(getattr(members, f"{kind}_index_offset"))
             bounds = decode_offsets(shard.read(getattr(members, f"{kind}_index_bytes"))).astype(np.int64).tolist()
             shard.seek(getattr(members, f"{kind}_offset"))
@@ -127,6 +135,15 @@ def read_jpegs(manifest: Manifest, row: VideoRow, kind: str) -> Iterator[bytes]:
         raise InputError(
             f"{row.shard}, {row.key}: {error}. `tgprep check {manifest.root}` tells what is damaged and how to mend it."
         ) from None
+
+
+def _jpegs_of_video(shard: BinaryIO, row: VideoRow) -> Iterator[bytes]:
+    count = 0
+    for planes in stored_planes(shard, row):
+        count += 1
+        yield simplejpeg.encode_jpeg_yuv_planes(planes.y, planes.cb, planes.cr, _REFERENCE_QUALITY)
+    if count != row.num_frames:
+        raise ValueError(f"{count} frames decode, expected {row.num_frames}")
 
 
 def _export_video(manifest: Manifest, row: VideoRow, folder: Path, tg: bool) -> int:

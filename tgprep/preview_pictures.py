@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -12,8 +13,9 @@ import simplejpeg
 
 from manifests.gradient import Frame, temporal_gradient
 from manifests.records import Manifest, VideoRow
-from manifests.sample import decode_offsets
+from manifests.sample import decode_offsets, video_gop
 from manifests.store import join
+from tgprep.stored_video import stored_frames
 from tgprep.verify_shard import open_place
 
 _CLIP_SECONDS = 2.0
@@ -62,26 +64,12 @@ def make_pictures(manifest: Manifest, row: VideoRow, size: PictureSize) -> Pictu
     length = min(size.clip, last // step + 1)
     start = (last - (length - 1) * step) // 2
     clip_frames = tuple(start + step * number for number in range(length))
+    shown = sorted({*strip_frames, *clip_frames})
     with open_place(join(manifest.root, row.shard)) as shard:
-
-        def index(kind: str) -> npt.NDArray[np.int64]:
-            shard.seek(getattr(row.members, f"{kind}_index_offset"))
-            return decode_offsets(shard.read(getattr(row.members, f"{kind}_index_bytes"))).astype(np.int64)
-
-        offsets = {kind: index(kind) for kind in ("rgb", "tg")[: 1 + manifest.header.gradient.stored]}
-
-        def jpeg(kind: str, number: int) -> bytes:
-            shard.seek(getattr(row.members, f"{kind}_offset") + int(offsets[kind][number]))
-            return shard.read(int(offsets[kind][number + 1] - offsets[kind][number]))
-
-        tiles: dict[int, tuple[Frame, Frame]] = {}
-        for number in sorted({*strip_frames, *clip_frames}):
-            if "tg" in offsets:
-                pair = _small(jpeg("rgb", number), size), _small(jpeg("tg", number), size)
-            else:
-                frames = [simplejpeg.decode_jpeg(jpeg("rgb", at), colorspace="BGR") for at in (number, number + 1)]
-                pair = _shrunk(frames[0], size), _shrunk(temporal_gradient(*frames), size)
-            tiles[number] = pair
+        if video_gop(manifest.header):
+            tiles = _tiles_of_video(shard, row, shown, size)
+        else:
+            tiles = _tiles_of_jpegs(shard, row, shown, size, manifest.header.gradient.stored)
     return Pictures(
         _sheets([tiles[number] for number in strip_frames], size.quality),
         _sheets([tiles[number] for number in clip_frames], size.quality),
@@ -89,6 +77,45 @@ def make_pictures(manifest: Manifest, row: VideoRow, size: PictureSize) -> Pictu
         clip_frames,
         length * step / fps,
     )
+
+
+def _tiles_of_jpegs(
+    shard: BinaryIO, row: VideoRow, shown: list[int], size: PictureSize, stored_tg: bool
+) -> dict[int, tuple[Frame, Frame]]:
+    """RGB and TG of each frame shown, small, in BGR; TG is stored or the difference to the frame after."""
+
+    def index(kind: str) -> npt.NDArray[np.int64]:
+        shard.seek(getattr(row.members, f"{kind}_index_offset"))
+        return decode_offsets(shard.read(getattr(row.members, f"{kind}_index_bytes"))).astype(np.int64)
+
+    offsets = {kind: index(kind) for kind in ("rgb", "tg")[: 1 + stored_tg]}
+
+    def jpeg(kind: str, number: int) -> bytes:
+        shard.seek(getattr(row.members, f"{kind}_offset") + int(offsets[kind][number]))
+        return shard.read(int(offsets[kind][number + 1] - offsets[kind][number]))
+
+    tiles: dict[int, tuple[Frame, Frame]] = {}
+    for number in shown:
+        if stored_tg:
+            tiles[number] = _small(jpeg("rgb", number), size), _small(jpeg("tg", number), size)
+        else:
+            frames = [simplejpeg.decode_jpeg(jpeg("rgb", at), colorspace="BGR") for at in (number, number + 1)]
+            tiles[number] = _shrunk(frames[0], size), _shrunk(temporal_gradient(*frames), size)
+    return tiles
+
+
+def _tiles_of_video(
+    shard: BinaryIO, row: VideoRow, shown: list[int], size: PictureSize
+) -> dict[int, tuple[Frame, Frame]]:
+    """The same from a stored video, decoded up to the last frame shown."""
+    tiles: dict[int, tuple[Frame, Frame]] = {}
+    before = -2, np.empty(0, np.uint8)
+    for number, rgb in stored_frames(shard, row, {*shown, *(number + 1 for number in shown)}):
+        frame = np.ascontiguousarray(rgb[..., ::-1])
+        if before[0] == number - 1 and before[0] in shown:
+            tiles[before[0]] = _shrunk(before[1], size), _shrunk(temporal_gradient(before[1], frame), size)
+        before = number, frame
+    return tiles
 
 
 def _spread(first: int, last: int, count: int) -> tuple[int, ...]:

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from manifests.records import InputError, Manifest, ManifestHeader, SourceVideo, VideoRow
 from manifests.store import is_url, publish, read_manifest
+from tgprep.account import versions
 from tgprep.config import ExtractSettings, RunSettings
-from tgprep.decode import decoder_versions
 from tgprep.engine import run_local
 from tgprep.supervise import Progress, ShardError, ShardPlan
 from tgprep.verify_tables import rows_by_shard
@@ -109,7 +109,7 @@ def _why(manifest: Manifest, settings: ExtractSettings, made: Sequence[VideoRow]
     changed = [row.path for row in made if before.get(row.path) != row.source_sha256]
     if changed:
         return f": {len(changed)} of its videos are not those that were extracted, such as {changed[0]}"
-    now = decoder_versions(settings.decoder)
+    now = versions(settings)
     other = [f"{name} {manifest.header.versions.get(name)} then, {now[name]} now" for name in now]
     differing = [text for text, name in zip(other, now, strict=True) if manifest.header.versions.get(name) != now[name]]
     return f": {'; '.join(differing)}. Install the versions of dataset.json" if differing else ""

@@ -7,13 +7,22 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from manifests.records import ManifestHeader, ShardRow, VideoRow
-from manifests.sample import BLOCK_BYTES, RECORD_BYTES, Meta, decode_offsets, row_facts
+from manifests.sample import (
+    BLOCK_BYTES,
+    RECORD_BYTES,
+    Meta,
+    decode_offsets,
+    frame_members,
+    quality_facts,
+    row_facts,
+    video_gop,
+)
 from manifests.store import is_url, join
 from manifests.stores import call
 from tgprep.verify_frames import check_frames
@@ -107,14 +116,12 @@ def check_shard(
 
 def expected_facts(row: VideoRow, header: ManifestHeader) -> Meta:
     """What the .json member of a video must say, as far as the tables know it."""
-    facts: Meta = {
+    return {
         **row_facts(row),
+        **quality_facts(header.settings),
         "gradient_source": header.gradient.source,
         "gradient_space": header.gradient.space,
     }
-    if isinstance(quality := header.settings.get("quality"), int):
-        facts["jpeg_quality"] = quality
-    return facts
 
 
 def digest_of(file: BinaryIO) -> tuple[str, int]:
@@ -172,20 +179,22 @@ def _check_structure(file: BinaryIO, row: VideoRow, header: ManifestHeader) -> d
                 members.tg_bytes,
             )
         )
+    mp4 = bool(video_gop(header))
     for kind, num_frames, index_offset, index_bytes, offset, num_bytes in kinds:
-        _same_place(f"{kind}.offsets.npy", place + BLOCK_BYTES, index_offset)
-        content, place = _member(file, place, f"{row.key}.{kind}.offsets.npy", index_bytes, limit=index_bytes)
+        index_name, name = frame_members(kind, mp4)
+        _same_place(index_name, place + BLOCK_BYTES, index_offset)
+        content, place = _member(file, place, f"{row.key}.{index_name}", index_bytes, limit=index_bytes)
         try:
-            indices[kind] = decode_offsets(content)
+            found = indices[kind] = decode_offsets(content, mp4=mp4)
         except ValueError as error:
-            raise _SampleError("offsets", f"{kind}.offsets.npy: {error}") from None
-        if len(indices[kind]) != num_frames + 1 or int(indices[kind][-1]) != num_bytes:
+            raise _SampleError("offsets", f"{index_name}: {error}") from None
+        if len(found) != num_frames + 1 or not (found[-1] < num_bytes if mp4 else found[-1] == num_bytes):
             raise _SampleError(
                 "offsets",
-                f"{kind}.offsets.npy: {len(indices[kind]) - 1} frames of {indices[kind][-1]} bytes, expected {num_frames} of {num_bytes}",
+                f"{index_name}: {len(found) - 1} frames of {found[-1]} bytes, expected {num_frames} of {num_bytes}",
             )
-        _same_place(f"{kind}.mjpeg", place + BLOCK_BYTES, offset)
-        _, place = _member(file, place, f"{row.key}.{kind}.mjpeg", num_bytes, limit=0)
+        _same_place(name, place + BLOCK_BYTES, offset)
+        _, place = _member(file, place, f"{row.key}.{name}", num_bytes, limit=0)
     if place != row.sample_offset + row.sample_bytes:
         raise _SampleError("sample-place", f"it ends at {place}, expected {row.sample_offset + row.sample_bytes}")
     return indices
@@ -238,9 +247,33 @@ def _check_deep(
         for first, last in zip(bounds, bounds[1:], strict=False):
             yield _read(file, start + first, last - first, f"{kind}.mjpeg")
 
+    if gop := video_gop(header):
+        return _check_mp4(file, row, gop, indices["rgb"])
     tg = frames("tg", row.members.tg_offset) if "tg" in indices else None
     rgb = frames("rgb", row.members.rgb_offset)
     return check_frames(rgb, tg, header.gradient, row.height, row.width)
+
+
+def _check_mp4(file: BinaryIO, row: VideoRow, gop: int, index: npt.NDArray[np.uint64]) -> tuple[int, list[str]]:
+    """Every picture where the index says, and every frame decoded; gives the frames that decode, and what is wrong."""
+    from tgprep.encode_h264 import picture_offsets
+    from tgprep.stored_video import MemberFile, stored_planes
+
+    problems, count = [], 0
+    member = MemberFile(file, row.members.rgb_offset, row.members.rgb_bytes)
+    try:
+        if picture_offsets(cast(BinaryIO, member), row.num_frames, gop) != index.tolist():
+            problems.append("mp4.offsets.npy does not say where the pictures of the mp4 lie")
+    except ValueError as error:
+        problems.append(f"mp4: {error}")
+    try:
+        for _ in stored_planes(file, row):
+            count += 1
+        if count != row.num_frames:
+            problems.append(f"{count} frames decode, expected {row.num_frames}")
+    except ValueError as error:
+        problems.append(f"after {count} of {row.num_frames} frames: {error}")
+    return count, problems
 
 
 def _check_end(file: BinaryIO, end: int, num_bytes: int, add: Callable[[str, str, str], None]) -> None:

@@ -166,7 +166,9 @@ def _pack(tar: _HashingFile, index: int, job: ShardJob, brought: ReadAhead | Non
                 path = brought.get(index, lambda: on_frame(0))
             encoded, facts = encode_video(source, path, job.settings, Path(job.scratch), stack, on_frame)
         except MemberTooLargeError as error:
-            hint = "a smaller picture (--short-side 256) or a lower --quality makes it fit"
+            hint = "a smaller picture (--short-side 256), a lower --quality, or --store video makes it fit"
+            if job.settings.store == "video":
+                hint = "a smaller picture (--short-side) or a higher --crf makes it fit"
             return failed_row(source, f"too large for a tar member: {error}; {hint}")
         except MemoryError:
             return failed_row(source, "out of memory while decoding")

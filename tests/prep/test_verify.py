@@ -70,14 +70,21 @@ def kinds(report: CheckReport) -> set[str]:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"space": "rgb", "quality": 60}, {"gradient_source": "jpeg"}, {"gradient": "derived"}, {"subsampling": "444"}],
+    [
+        {},
+        {"space": "rgb", "quality": 60},
+        {"gradient_source": "jpeg"},
+        {"gradient": "derived"},
+        {"subsampling": "444"},
+        {"store": "video"},
+    ],
 )
 def test_what_extract_writes_is_sound(videos: Path, tmp_path: Path, settings: dict[str, object]) -> None:
     manifest = make(videos, tmp_path / "out", **settings)
     report = check(str(tmp_path / "out"), deep=True, against=videos)
     assert report.findings == ()
     frames = sum(manifest.videos.column("num_frames"))
-    assert report.num_frames == (frames if settings.get("gradient") == "derived" else 2 * frames - 8)
+    assert report.num_frames == (2 * frames - 8 if manifest.header.gradient.stored else frames)
     assert (report.num_videos, report.num_shards, report.num_splits, report.num_sources) == (9, 3, 1, 8)
     assert report.num_bytes == sum(shard.num_bytes for shard in manifest.shards)
 
