@@ -237,6 +237,7 @@ def test_every_code_block_is_run() -> None:
         "webdataset.WebDataset",
         "from webdataset",
         "load_dataset",
+        "def read_clip",
         "import tarfile",
     )
     assert len(BLOCKS) == len(words)
