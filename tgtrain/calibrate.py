@@ -11,7 +11,7 @@ from tgtrain.augment import network_input
 from tgtrain.clip import plan_eval, plan_train
 from tgtrain.distributed import Ranks
 from tgtrain.model import Model
-from tgtrain.order import Choice, StreamOrder, rank_part, sample_seed
+from tgtrain.order import Choice, StreamOrder, sample_seed
 from tgtrain.precise_bn import recompute_statistics
 from tgtrain.reader import BadSampleError
 from tgtrain.run import Setup
@@ -35,19 +35,17 @@ def measure_batch_norm(model: Model, setup: Setup, ranks: Ranks) -> None:
 
 
 def _batches(setup: Setup, ranks: Ranks, view: str, wanted: int) -> Iterator[Tensor]:
-    """Batches of clips of the train list (centre clips and crops, unless the recipe asks for others), this rank's part.
+    """Batches of clips of the train list (centre clips and crops, unless the recipe asks for others): those of this rank.
 
-    As many as the list gives, up to `wanted`.
+    In all as many as the list gives, up to `wanted`; rank r takes every W-th of them whole, from the r-th on.
     """
     config = setup.config
     train_places = setup.places("train")
-    size = min(config.batch.labelled, len(train_places) // ranks.world_size * ranks.world_size)
-    if size < ranks.world_size:
-        return
+    size = min(config.batch.labelled, len(train_places))
     order = StreamOrder(len(train_places), size, config.runtime.seed, _STREAM)
-    for number in range(min(wanted, max(1, len(train_places) // size))):
+    for number in range(ranks.rank, min(wanted, max(1, len(train_places) // size)), ranks.world_size):
         clips = []
-        for draw in rank_part(order.draws(number), ranks.rank, ranks.world_size):
+        for draw in order.draws(number):
             video = train_places[draw.video]
             place = setup.reader.places[video]
             if config.precise_bn.clips == "training":

@@ -30,6 +30,15 @@ def gather_rows(rows_ND: Tensor) -> tuple[Tensor, int]:
     return gathered, dist.get_rank() * rows_ND.shape[0]
 
 
+def sum_over_ranks(count: Tensor) -> tuple[Tensor, int]:
+    """The sum of a count over all ranks, without gradient, and how many ranks there are; the count itself without others."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return count, 1
+    total = count.detach().clone()
+    dist.all_reduce(total)
+    return total, dist.get_world_size()
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows_ND: Tensor) -> Tensor:

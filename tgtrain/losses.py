@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tgtrain.gather import RowGather, gather_rows
+from tgtrain.gather import RowGather, gather_rows, sum_over_ranks
 from tgtrain.model import View
 
 PseudoLabelMetric = Literal["avg", "rgb", "tg", "individual"]
@@ -76,13 +76,14 @@ def pseudo_label_loss(strong_UK: Tensor, targets: PseudoLabels) -> Tensor:
 def uda_loss(strong_UK: Tensor, targets: PseudoLabels, detach: bool = True) -> Tensor:
     """UDA: cross-entropy of the strong views with the weak views' softmax at temperature 0.4 (UDA, NeurIPS 2020).
 
-    Mean over the trusted clips alone; 0 without any. detach: the targets are constants; False lets the gradient into the
+    Mean over the trusted clips of all ranks; 0 without any. A rank's value is such that the mean over ranks is that. detach: the targets are constants; False lets the gradient into the
     weak views as the reference code does.
     """
     weak_UK = targets.logits_UK.float()
     soft_UK = ((weak_UK.detach() if detach else weak_UK) / UDA_SHARPENING).softmax(dim=1)
     loss_U = -(soft_UK * strong_UK.float().log_softmax(dim=1)).sum(dim=1)
-    return (loss_U * targets.confident_U).sum() / targets.confident_U.sum().clamp(min=1)
+    num_trusted, num_ranks = sum_over_ranks(targets.confident_U.sum())
+    return num_ranks * (loss_U * targets.confident_U).sum() / num_trusted.clamp(min=1)
 
 
 def alignment_loss(rgb_NCTHW: Tensor, tg_NCTHW: Tensor, kind: AlignKind, stop_gradient: StopGradient) -> Tensor:

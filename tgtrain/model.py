@@ -88,12 +88,39 @@ class ModelOutput:
     tg: StreamOutput | None
 
 
+class SharedDropout(nn.Module):
+    """Dropout of rows [B, C] whose mask is drawn for the joined batch, of which these rows are every `stride`-th, from `first` on.
+
+    So ranks (and parts of a batch) that begin from the same state of the generator drop what one process with the whole
+    batch drops. With first 0 and stride 1, as made, it is `nn.Dropout`, on CPU to the bit.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+        self.first, self.stride = 0, 1
+
+    def forward(self, rows_BC: Tensor) -> Tensor:
+        if not self.training or not self.probability:
+            return rows_BC
+        kept = 1 - self.probability
+        joined = rows_BC.new_empty((rows_BC.shape[0] * self.stride, rows_BC.shape[1])).bernoulli_(kept)
+        return rows_BC * joined.div_(kept)[self.first :: self.stride]
+
+
+def share_dropout(model: nn.Module, first: int, stride: int) -> None:
+    """Tell every dropout of the model which rows of the joined batch come next, see `SharedDropout`."""
+    for module in model.modules():
+        if isinstance(module, SharedDropout):
+            module.first, module.stride = first, stride
+
+
 class Classifier(nn.Module):
     """Dropout and a linear layer on pooled features [B, C] -> [B, K]."""
 
     def __init__(self, in_channels: int, num_classes: int, dropout: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = SharedDropout(dropout)
         self.fc = nn.Linear(in_channels, num_classes)
 
     def forward(self, pooled_BC: Tensor) -> Tensor:
@@ -227,12 +254,6 @@ def build_model(settings: ModelSettings, seed: int = 0) -> Model:
             # A block that starts as the identity; BatchNorm's own defaults are right everywhere else.
             nn.init.zeros_(module.bn3.weight)
     return model
-
-
-def synchronise_batch_norm(model: Model) -> Model:
-    """The model with every BatchNorm joined across ranks (SyncBatchNorm: GPUs only); names in the state dict stay."""
-    synchronised: Model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-    return synchronised
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -14,6 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tgtrain.sync_bn import own_rows_only
+
 
 @torch.no_grad()
 def recompute_statistics(network: nn.Module, batches: Iterable[Tensor], num_batches: int) -> int:
@@ -25,8 +27,9 @@ def recompute_statistics(network: nn.Module, batches: Iterable[Tensor], num_batc
 
     network: what is called on a batch [B, 3, T, H, W]: the backbone of a view (`model.backbone("rgb")`).
     batches: read up to `num_batches`; fewer are fine, with none the statistics stay. Every batch must leave a layer
-    more than one value per channel. With several ranks each brings as many batches; the ranks' averages are averaged.
-    Returns the number of batches used.
+    more than one value per channel. Ranks each bring whole batches of their own, as many as they have (none, too): the
+    result is the average over the batches of all of them, the same on every rank. All ranks must call this.
+    Returns the number of batches that this rank used.
     """
     layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     modes = {module: module.training for module in network.modules()}
@@ -41,7 +44,8 @@ def recompute_statistics(network: nn.Module, batches: Iterable[Tensor], num_batc
             for layer in layers:
                 # mean_n = mean_{n-1} + (x_n - mean_{n-1}) / n: the running average is the plain one; n = 1 drops the old.
                 layer.momentum = 1 / used
-            network(batch)
+            with own_rows_only(layers):
+                network(batch)
     finally:
         for module, training in modes.items():
             module.training = training
@@ -49,16 +53,20 @@ def recompute_statistics(network: nn.Module, batches: Iterable[Tensor], num_batc
             layer.momentum = momentum
             if counter is not None and layer.num_batches_tracked is not None:
                 layer.num_batches_tracked.copy_(counter)
-    if used:
-        _average_over_ranks(layers)
+    _join_over_ranks(layers, used)
     return used
 
 
-def _average_over_ranks(layers: list[_BatchNorm]) -> None:
+def _join_over_ranks(layers: list[_BatchNorm], used: int) -> None:
+    """Average the statistics over the ranks, each weighted with its number of batches; with none at all they stay."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return
-    for layer in layers:
-        for statistic in (layer.running_mean, layer.running_var):
-            assert statistic is not None
-            dist.all_reduce(statistic)
-            statistic /= dist.get_world_size()
+    statistics = [s for layer in layers for s in (layer.running_mean, layer.running_var) if s is not None]
+    if not statistics:
+        return
+    sums = torch.cat([s.double() * used for s in statistics] + [statistics[0].new_full((1,), used).double()])
+    dist.all_reduce(sums)
+    if int(sums[-1]):
+        means = torch.split(sums[:-1] / sums[-1], [len(s) for s in statistics])
+        for statistic, mean in zip(statistics, means, strict=True):
+            statistic.copy_(mean)

@@ -24,12 +24,13 @@ from tgtrain.distributed import Ranks
 from tgtrain.evaluate import Result, evaluate
 from tgtrain.evaluate import Views as EvalViews
 from tgtrain.log import Interval, Journal, figures_line, memory_mb, step_line, with_precision
-from tgtrain.model import Model, build_model, count_macs, synchronise_batch_norm
+from tgtrain.model import Model, build_model, count_macs, share_dropout
 from tgtrain.order import steps_per_epoch
 from tgtrain.run import Setup, begin_folder, check_folder, machine, owned
 from tgtrain.schedule import LearningRateSettings, epoch_of, is_due, learning_rate
 from tgtrain.sources import step_dataset
 from tgtrain.step import named_values, step_terms
+from tgtrain.sync_bn import synchronised
 from tgtrain.views import views_of
 
 _STOP_STEPS = 10
@@ -118,8 +119,9 @@ class _Trainer:
         self.num_steps, self.per_epoch = num_steps_of(setup)
         self.workers = default_workers() if config.runtime.workers < 0 else config.runtime.workers
         model = build_model(config.model, seed=config.runtime.seed)
-        if ranks.device.type == "cuda" and ranks.world_size > 1:
-            model = synchronise_batch_norm(model)
+        if ranks.world_size > 1:
+            model = synchronised(model, ranks.device)
+            share_dropout(model, ranks.rank, ranks.world_size)
         self.model: Model = model.to(device=ranks.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.network: nn.Module = self.model
         if ranks.world_size > 1:
@@ -219,8 +221,8 @@ class _Trainer:
         rate = learning_rate(self._schedule(), epoch, iteration)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        # Dropout draws from (seed, step, rank), so that a resumed run draws the same.
-        torch.manual_seed(_step_seed(self.config.runtime.seed, self.step, self.ranks.rank))
+        # Dropout draws from (seed, step), so that a resumed run draws the same, on any number of ranks (see SharedDropout).
+        torch.manual_seed(_step_seed(self.config.runtime.seed, self.step))
         self.network.train()
         views = views_of(batch, self.ranks.device, slow=self.config.data.gradient == "slow")
         with torch.autocast(self.ranks.device.type, dtype=self.dtype, enabled=self.dtype is not None):
@@ -351,8 +353,8 @@ def _num_clips(batch: SslBatch) -> int:
     return len(batch.labelled.keys) + (len(batch.unlabelled.keys) if batch.unlabelled else 0)
 
 
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    digest = blake2b(f"{seed}:{step}:{rank}".encode(), digest_size=8).digest()
+def _step_seed(seed: int, step: int) -> int:
+    digest = blake2b(f"{seed}:{step}:0".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

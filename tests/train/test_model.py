@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from manifests.records import InputError
-from tgtrain.model import ModelSettings, build_model, count_macs, count_parameters, synchronise_batch_norm
+from tgtrain.model import ModelSettings, build_model, count_macs, count_parameters
+from tgtrain.sync_bn import synchronised
 
 MVPL = ModelSettings(101, streams="joint", backbone="slowonly", depth=50, projection="none")
 
@@ -185,7 +186,7 @@ def test_channels_last_gives_the_same() -> None:
 def test_synchronised_batch_norm_keeps_names_and_settings() -> None:
     model = build_model(small())
     before = model.state_dict()
-    model = synchronise_batch_norm(model)
+    model = synchronised(model, torch.device("cuda"))
     after = model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], before[name]) for name in after)

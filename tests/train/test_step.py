@@ -1,23 +1,19 @@
-"""The step as a whole: which rows go where, warm-ups, diagnostics, autocast and two ranks; parity is in test_golden."""
+"""The step as a whole: which rows go where, warm-ups, diagnostics, and autocast; parity is in test_golden, several ranks in test_ranks."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.nn.parallel import DistributedDataParallel
 
 from manifests.records import InputError
 from tgtrain import losses
 from tgtrain.method import MethodSettings, check_method
-from tgtrain.model import Model, ModelSettings, build_model
+from tgtrain.model import ModelSettings, build_model
 from tgtrain.step import Clips, Terms, Views, forward_views, loss_terms, named_values, step_terms, top_k_fraction
 
 SMALL = ModelSettings(5, depth=10, width=4, dropout=0.0)
@@ -315,51 +311,3 @@ def parts_of(views: Views) -> tuple[Clips, Clips, Clips]:
     assert views.weak is not None
     assert views.strong is not None
     return views.labelled, views.weak, views.strong
-
-
-NUM_RANKS = 2
-
-
-def ranks_model() -> Model:
-    """A model whose BatchNorm has fixed statistics: batch statistics of a rank are not those of the joined batch."""
-    model = build_model(SMALL, seed=4).train()
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
-    return model
-
-
-def share_of(views: Views, rank: int) -> Views:
-    def own(x: Tensor | None) -> Tensor:
-        assert x is not None
-        return x.tensor_split(NUM_RANKS)[rank]
-
-    labelled, weak, strong = (Clips(own(part.rgb), own(part.tg)) for part in parts_of(views))
-    return Views(labelled, own(views.labels_B), weak, strong)
-
-
-def on_one_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=NUM_RANKS)
-    model = ranks_model()
-    wrapped = DistributedDataParallel(model)  # a name: without one it is gone before the backward that it listens to
-    terms = step_terms(wrapped, share_of(make_views(), rank), LTG, epoch=2)
-    terms.total.backward()
-    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    torch.save({"total": terms.total.detach(), "gradients": gradients}, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_two_ranks_step_as_one(tmp_path: Path) -> None:
-    """DistributedDataParallel on two ranks, half a batch each, gives the gradients of one rank with the whole batch."""
-    mp.spawn(on_one_rank, args=(str(tmp_path),), nprocs=NUM_RANKS)
-    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(NUM_RANKS)]
-    model = ranks_model()
-    terms = step_terms(model, make_views(), LTG, epoch=2)
-    terms.total.backward()
-    assert value(torch.stack([rank["total"] for rank in ranks]).mean()) == pytest.approx(value(terms.total), rel=1e-5)
-    for name, parameter in model.named_parameters():
-        assert torch.equal(ranks[0]["gradients"][name], ranks[1]["gradients"][name]), name
-        torch.testing.assert_close(
-            ranks[0]["gradients"][name], parameter.grad, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
-        )
