@@ -1,4 +1,5 @@
-"""Clips straight from the shards: one index lookup, and only the JPEGs that the clip needs are read and decoded.
+"""Clips straight from the shards: one index lookup, and only what the clip needs is read and decoded: its JPEGs, or of a stored
+video the pictures from the last self-contained one before each of its frames.
 
 A reader holds no process state worth keeping: it is cheap to send to loader workers, which open the shards anew.
 """
@@ -17,9 +18,10 @@ import simplejpeg
 
 from manifests.gradient import Frame, temporal_gradient
 from manifests.records import InputError, Manifest
-from manifests.sample import decode_offsets
+from manifests.sample import decode_offsets, video_gop
 from tgtrain.clip import ClipPlan
 from tgtrain.crop import CropBox, Size
+from tgtrain.gop import GopDecoder, runs_of
 from tgtrain.places import VideoPlace, VideoPlaces, find_places
 from tgtrain.shards import LocalShards, Shards
 
@@ -57,15 +59,18 @@ class ClipReader:
     """Reads planned clips of the videos of a data set.
 
     places: the videos, in the order in which callers number them. shards: where their bytes come from.
+    gop: pictures from one self-contained one to the next in stored videos; 0 where frames are stored as JPEG.
     """
 
-    def __init__(self, places: VideoPlaces, shards: Shards) -> None:
+    def __init__(self, places: VideoPlaces, shards: Shards, gop: int = 0) -> None:
         self.places = places
         self.shards = shards
+        self.gop = gop
+        self.decoder: GopDecoder | None = None
         self.scratch: tuple[Pixels, Pixels] = (_NOTHING, _NOTHING)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"places": self.places, "shards": self.shards}
+        return {"places": self.places, "shards": self.shards, "gop": self.gop}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -116,8 +121,30 @@ class ClipReader:
         frames = sorted(wanted)
         if not frames:
             return
+        if self.gop:
+            yield from self._decoded(place, frames)
+            return
         for number, (frame, jpeg) in enumerate(zip(frames, self._jpegs(place, kind, frames), strict=True)):
             yield frame, self._decode(jpeg, place, f"{kind.upper()} frame {frame}", number % 2)
+
+    def _decoded(self, place: VideoPlace, frames: list[int]) -> Iterator[tuple[int, Frame]]:
+        """Frames of a stored video."""
+        m = place.members
+        index = self.shards.read(place.shard, [(m.rgb_index_offset, m.rgb_index_bytes)])[0]
+        offsets = decode_offsets(index, mp4=True).tolist()
+        if offsets[-1] > m.rgb_bytes or frames[-1] >= len(offsets) - 1:
+            raise ValueError(f"its index names {len(offsets) - 1} frames and {offsets[-1]} bytes of {m.rgb_bytes}")
+        runs = runs_of(frames, self.gop)
+        ranges = [(m.rgb_offset + offsets[run.first], offsets[run.last + 1] - offsets[run.first]) for run in runs]
+        coded = self.shards.read(place.shard, ranges)
+        pictures = (
+            (number, content[offsets[number] - offsets[run.first] : offsets[number + 1] - offsets[run.first]])
+            for run, content in zip(runs, coded, strict=True)
+            for number in range(run.first, run.last + 1)
+        )
+        if self.decoder is None:
+            self.decoder = GopDecoder()
+        yield from self.decoder.decode(pictures, frames, place.height, place.width)
 
     def _jpegs(self, place: VideoPlace, kind: str, frames: list[int]) -> list[bytes]:
         m = place.members
@@ -154,7 +181,7 @@ def open_reader(manifest: Manifest, keys: Iterable[str]) -> ClipReader:
         raise InputError(
             f"{manifest.root}: training reads shards from local disk; copy the data set to a local folder."
         )
-    return ClipReader(find_places(manifest, tuple(keys)), LocalShards(manifest.root))
+    return ClipReader(find_places(manifest, tuple(keys)), LocalShards(manifest.root), video_gop(manifest.header))
 
 
 def cut_video(
