@@ -35,7 +35,7 @@ _EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 0}
     default="auto",
     show_default=True,
     metavar="auto|never|PATH",
-    help="go on from the newest whole checkpoint, refuse to, or begin from a named one",
+    help="go on from the newest whole checkpoint, refuse to, or go back to a named one (later ones are set aside)",
 )
 @click.option("--max-steps", type=click.IntRange(min=1), help="stop after so many steps in all; the schedule stays")
 @click.option("--json", "as_json", is_flag=True, help="print the outcome as one JSON object on stdout")
@@ -68,6 +68,7 @@ def run(
     try:
         from tgtrain.config import load_recipe
         from tgtrain.distributed import joined
+        from tgtrain.preflight import notes
         from tgtrain.run import prepare
         from tgtrain.train import RunError, num_steps_of, train
     except ModuleNotFoundError as error:
@@ -95,6 +96,8 @@ def run(
                 say(
                     "accuracy is followed on the test part (no validation part: choosing by it would be test selection)"
                 )
+            for note in notes(setup):
+                say(f"note: {note}")
         try:
             outcome = train(
                 setup, folder, ranks, resume=resume, max_steps=max_steps, should_stop=lambda: bool(seen), tell=say

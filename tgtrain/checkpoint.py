@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import pickle
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +21,9 @@ from manifests.store import TEMPORARY_PREFIX, atomic_write, file_sha256, json_by
 CHECKPOINT_VERSION = 1
 FOLDER = "checkpoints"
 _BEST = "best.json"
+_BEGUN = "begun-from.json"
+_ASIDE = "set-aside-"
+_METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +45,38 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """The accuracy that a checkpoint was measured with when it was saved. metric: its name and what it was measured on."""
+
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """State after `step` steps. model, optimiser, extra: state dicts of tensors and plain values."""
+    """State after `step` steps. model, optimiser, extra: state dicts of tensors and plain values.
+
+    measured: kept in the file, so that a kill between its writing and the mark of the best one loses nothing.
+    """
 
     step: int
     identity: Identity
     model: dict[str, Any]
     optimiser: dict[str, Any]
     extra: dict[str, Any]
+    measured: Measured | None = None
+
+
+class DamagedError(InputError):
+    """A checkpoint that is not as it was written; an older one may be whole."""
 
 
 def save(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write a checkpoint under its step's name; then remove the oldest ones beyond `keep`, never the best.
+    """Write a checkpoint under its step's name, mark it where it is the best, remove the oldest ones beyond `keep`, never the best.
 
-    Killed at any moment: either the whole new file is there under its name, or the older ones are as they were.
+    Killed at any moment: either the whole new file is there under its name, or the older ones are as they were; what
+    comes after the file is made good by `settle` when the run goes on. OSError where the disk does not take it: the
+    older ones are as they were.
     """
     folder = run / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,6 +84,7 @@ def save(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
         leftover.unlink(missing_ok=True)
     path = folder / f"step-{checkpoint.step:08d}.pt"
     buffer = io.BytesIO()
+    measured = checkpoint.measured
     torch.save(
         {
             "version": CHECKPOINT_VERSION,
@@ -72,6 +97,7 @@ def save(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
             "model": checkpoint.model,
             "optimiser": checkpoint.optimiser,
             "extra": checkpoint.extra,
+            "measured": None if measured is None else {"metric": measured.metric, "value": measured.value},
         },
         buffer,
     )
@@ -79,59 +105,134 @@ def save(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
     # The digest first: a file without its digest, or with another one, never counts as a checkpoint.
     with atomic_write(_sidecar(path)) as file:
         file.write(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n".encode())
-    with atomic_write(path) as file:
-        file.write(content)
-    _prune(run, keep)
+    try:
+        with atomic_write(path) as file:
+            file.write(content)
+    except OSError:
+        if not path.exists():
+            _sidecar(path).unlink(missing_ok=True)
+        raise
+    settle(run, checkpoint, keep)
     return path
 
 
-def mark_best(run: Path, path: Path, metric: str, value: float) -> None:
-    """Remember a checkpoint as the best one, so that it is kept."""
-    with atomic_write(run / FOLDER / _BEST) as file:
-        file.write(json_bytes({"checkpoint": path.name, "metric": metric, "value": value}))
+def settle(run: Path, checkpoint: Checkpoint, keep: int) -> None:
+    """What follows a saved checkpoint: it is marked where it is the best one, and the oldest ones beyond `keep` go."""
+    known = best(run)
+    if checkpoint.measured is not None and (known is None or checkpoint.measured.value > known[1]):
+        _mark_best(run, f"step-{checkpoint.step:08d}.pt", checkpoint.measured)
+    _prune(run, keep)
 
 
 def best(run: Path) -> tuple[Path, float] | None:
     """The best checkpoint and its value; None before there is one."""
     try:
         found = json.loads((run / FOLDER / _BEST).read_bytes())
-    except (FileNotFoundError, ValueError):
+        path, value = run / FOLDER / Path(found["checkpoint"]).name, float(found["value"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    path = run / FOLDER / found["checkpoint"]
-    return (path, float(found["value"])) if path.is_file() else None
+    return (path, value) if path.is_file() else None
+
+
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's name says."""
+    return int(path.stem.removeprefix("step-"))
+
+
+def set_aside(run: Path, after_step: int) -> Path | None:
+    """Move the checkpoints of later steps, damaged or of a course that is given up, into a folder of their own, with the metrics so far.
+
+    The best one is then told from those that stay. Returns the folder; None where there was nothing to move. Killed in
+    between, the newest that stays is still the newest of its course.
+    """
+    newer = [path for path in list_checkpoints(run) if step_of(path) > after_step]
+    if not newer:
+        return None
+    number = 1 + sum(1 for _ in (run / FOLDER).glob(f"{_ASIDE}*"))
+    place = run / FOLDER / f"{_ASIDE}{number}"
+    place.mkdir()
+    if (run / _METRICS).is_file():
+        shutil.copyfile(run / _METRICS, place / _METRICS)
+    for path in reversed(newer):
+        if _sidecar(path).is_file():
+            _sidecar(path).rename(place / _sidecar(path).name)
+        path.rename(place / path.name)
+    if best(run) is None:
+        (run / FOLDER / _BEST).unlink(missing_ok=True)
+        for path in list_checkpoints(run):
+            try:
+                settle(run, load(path), keep=sys.maxsize)
+            except DamagedError:
+                continue
+    return place
 
 
 def list_checkpoints(run: Path) -> list[Path]:
     """Checkpoints of a run, oldest first."""
-    return sorted((run / FOLDER).glob("step-*.pt"))
+    return sorted((path for path in (run / FOLDER).glob("step-*.pt") if path.stem[5:].isdecimal()), key=step_of)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """Read one checkpoint. InputError where it is missing, damaged, or of another version."""
+    """Read one checkpoint, running no code from it.
+
+    DamagedError where it is not as it was written; InputError where it is missing, or of another version.
+    """
     if not path.is_file():
         raise InputError(f"No checkpoint {path}.")
     try:
         expected = _sidecar(path).read_text().split()[0]
-    except (FileNotFoundError, IndexError):
-        raise InputError(
+    except (OSError, ValueError, IndexError):
+        raise DamagedError(
             f"{path}: no sha256 beside it ({_sidecar(path).name}); it was not written to the end."
         ) from None
     found = file_sha256(path)
     if found != expected:
-        raise InputError(f"{path} is damaged: sha256 {found[:16]}…, expected {expected[:16]}….")
-    raw = torch.load(path, map_location=device, weights_only=True)
-    if raw.get("version") != CHECKPOINT_VERSION:
-        raise InputError(f"{path}: version {raw.get('version')}, this program reads {CHECKPOINT_VERSION}.")
-    return Checkpoint(raw["step"], Identity(**raw["identity"]), raw["model"], raw["optimiser"], raw["extra"])
+        raise DamagedError(f"{path} is damaged: sha256 {found[:16]}…, expected {expected[:16]}….")
+    try:
+        raw = torch.load(path, map_location=device, weights_only=True)
+        version = raw["version"]
+    except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError, EOFError) as error:
+        raise DamagedError(f"{path} is no checkpoint of this program ({_first_line(error)}).") from None
+    if version != CHECKPOINT_VERSION:
+        raise InputError(
+            f"{path}: format version {version}, this program reads {CHECKPOINT_VERSION}. Use the version of tgprep that wrote it."
+        )
+    try:
+        measured = raw["measured"]
+        return Checkpoint(
+            int(raw["step"]),
+            Identity(**raw["identity"]),
+            raw["model"],
+            raw["optimiser"],
+            raw["extra"],
+            None if measured is None else Measured(str(measured["metric"]), float(measured["value"])),
+        )
+    except (LookupError, TypeError, ValueError) as error:
+        raise DamagedError(f"{path} is no checkpoint of this program ({_first_line(error)}).") from None
 
 
 def load_newest(run: Path, tell: Callable[[str], None]) -> Checkpoint | None:
-    """The newest whole checkpoint of a run, or None; damaged newer ones are passed over, saying so."""
+    """The newest whole checkpoint of a run, or None before there is one; damaged newer ones are passed over, saying so.
+
+    InputError where there are checkpoints and none is whole: beginning anew would throw the run away.
+    """
+    wrong = []
     for path in reversed(list_checkpoints(run)):
         try:
-            return load(path)
-        except InputError as error:
-            tell(f"{error} Trying the one before.")
+            found = load(path)
+        except DamagedError as error:
+            wrong.append(str(error))
+            continue
+        for text in wrong:
+            tell(f"{text} Trying the one before.")
+        return found
+    if not wrong and (run / FOLDER / _BEST).exists():
+        wrong.append(f"{run / FOLDER} names a best checkpoint and holds none.")
+    if wrong:
+        raise InputError(
+            f"No checkpoint of {run} can be read: {' '.join(wrong)} Restore one from a copy; to begin at step 0, "
+            f"remove {run / FOLDER}, or name another folder with --out."
+        )
     return None
 
 
@@ -154,6 +255,34 @@ def find(run: Path, which: str) -> Path:
         there = ", ".join(p.name for p in list_checkpoints(run)) or "none"
         raise InputError(f"No checkpoint {which}; in {run}: {there}.")
     return path
+
+
+def digest_of(path: Path) -> str:
+    """The sha256 of a checkpoint that was loaded, from the file beside it."""
+    return _sidecar(path).read_text().split()[0]
+
+
+def begun_from(run: Path) -> str:
+    """The sha256 of the checkpoint that the run was last told to begin from; "" for none."""
+    try:
+        return str(json.loads((run / FOLDER / _BEGUN).read_bytes())["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def note_begun_from(run: Path, digest: str, step: int) -> None:
+    """Remember that the run goes on from a named checkpoint, so that the same command again goes on instead of back."""
+    with atomic_write(run / FOLDER / _BEGUN) as file:
+        file.write(json_bytes({"sha256": digest, "step": step}))
+
+
+def _mark_best(run: Path, name: str, measured: Measured) -> None:
+    with atomic_write(run / FOLDER / _BEST) as file:
+        file.write(json_bytes({"checkpoint": name, "metric": measured.metric, "value": measured.value}))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:120] or type(error).__name__
 
 
 def _sidecar(path: Path) -> Path:

@@ -19,9 +19,13 @@ from manifests.records import InputError
 from tgtrain.method import MethodSettings, check_method
 from tgtrain.model import ModelSettings
 
-Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[int, Field(ge=0)]
+# Upper ends are far beyond use: they turn a slip of the finger into a message instead of a machine without memory.
+Positive = Annotated[int, Field(ge=1, le=1_000_000)]
+NotNegative = Annotated[int, Field(ge=0, le=1_000_000)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Frames = Annotated[int, Field(ge=1, le=1024)]
+BatchSize = Annotated[int, Field(ge=1, le=65_536)]
 Quirk = Literal[
     "fixed_signs",
     "replayed_operations",
@@ -48,15 +52,15 @@ class DataSettings:
 
     dataset: str = ""
     percent: Annotated[float, Field(ge=0, le=100)] = 0.0
-    clip_frames: Positive = 8
-    interval: Positive = 8
-    size: Annotated[int, Field(ge=16)] = 224
+    clip_frames: Frames = 8
+    interval: Frames = 8
+    size: Annotated[int, Field(ge=16, le=1024)] = 224
     gradient: Literal["fast", "slow"] = "fast"
     crop: Literal["resized", "jitter"] = "resized"
     shared_crop: bool = True
     area: tuple[float, float] = (0.08, 1.0)
-    test_size: NotNegative = 0
-    test_clips: Positive = 10
+    test_size: Annotated[int, Field(ge=0, le=2048)] = 0
+    test_clips: Frames = 10
     test_crops: Literal[1, 3] = 3
 
 
@@ -64,8 +68,8 @@ class DataSettings:
 class BatchSettings:
     """Videos in a global batch (all ranks together). The labelled : unlabelled ratio is exact in every step."""
 
-    labelled: Positive = 40
-    unlabelled: Positive = 40
+    labelled: BatchSize = 40
+    unlabelled: BatchSize = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +98,9 @@ class OptimiserSettings:
     epochs: Positive = 180
     learning_rate: PositiveFloat = 0.2
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    weight_decay: NotNegativeFloat = 1e-4
     warmup_epochs: NotNegative = 30
-    clip_norm: Annotated[float, Field(ge=0)] = 40.0
+    clip_norm: NotNegativeFloat = 40.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +139,7 @@ class RuntimeSettings:
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: str = "auto"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    workers: Annotated[int, Field(ge=-1)] = -1
+    workers: Annotated[int, Field(ge=-1, le=512)] = -1
     log_every: Positive = 20
     compile: bool = False
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
@@ -215,11 +219,7 @@ def flat_settings(config: Config) -> dict[str, Any]:
 
 def parent_of(name: str) -> str:
     """The recipe that a recipe (shipped, or a path) extends; "" for none. A relative path is told from its own folder."""
-    path = _place(name, ())
-    parent: str = tomllib.loads(path.read_text(encoding="utf-8")).get("extends", "")
-    if parent.endswith(".toml") and not Path(parent).is_absolute():
-        return str(Path(name).parent / parent)
-    return parent
+    return _parent(_toml(_place(name), name), name)
 
 
 def _recipes() -> Any:
@@ -228,19 +228,14 @@ def _recipes() -> Any:
 
 def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
     """The merged values of a recipe and its ancestors, and for each key the file that set it."""
-    if name in seen:
-        raise InputError(f"Recipe {seen[0]}: `extends` goes in a circle ({' -> '.join((*seen, name))}).")
-    path = _place(name, seen)
-    if not path.is_file():
-        near = difflib.get_close_matches(name, recipe_names(), n=3, cutoff=0.5)
-        hint = f" Nearest: {', '.join(near)}." if near else ""
-        raise InputError(f"No recipe {name!r}.{hint} `tgtrain recipes` lists them; a path must end in .toml.")
-    try:
-        own = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid TOML: {error}.") from None
-    parent = own.pop("extends", "")
-    values, origins = _read(parent, (*seen, name)) if parent else ({}, {})
+    path = _place(name)
+    place = str(path.resolve()) if isinstance(path, Path) else name  # one file has one name, however it is written
+    if place in seen:
+        raise InputError(f"Recipe {seen[0]}: `extends` goes in a circle ({' -> '.join((*seen, place))}).")
+    own = _toml(path, name)
+    parent = _parent(own, name)
+    own.pop("extends", None)
+    values, origins = _read(parent, (*seen, place)) if parent else ({}, {})
     for key in ("description", "reproduces", "published"):
         values.pop(key, None)  # they speak of the parent
     for key, value in own.items():
@@ -253,10 +248,30 @@ def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, s
     return values, origins
 
 
-def _place(name: str, seen: tuple[str, ...]) -> Any:
-    if name.endswith(".toml"):
-        return Path(name) if not seen or Path(name).is_absolute() else Path(seen[-1]).parent / name
-    return _recipes() / f"{name}.toml"
+def _toml(path: Any, name: str) -> dict[str, Any]:
+    """The values of a recipe's file; InputError where it is missing or no TOML."""
+    if not path.is_file():
+        near = difflib.get_close_matches(name, recipe_names(), n=3, cutoff=0.5)
+        hint = f" Nearest: {', '.join(near)}." if near else ""
+        raise InputError(f"No recipe {name!r}.{hint} `tgtrain recipes` lists them; a path must end in .toml.")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # of tomllib, UTF-8, numbers of thousands of digits
+        raise InputError(f"{path} is not valid TOML: {error}.") from None
+
+
+def _parent(values: dict[str, Any], name: str) -> str:
+    """What a recipe extends, see `parent_of`."""
+    parent = values.get("extends", "")
+    if not isinstance(parent, str):
+        raise InputError(f"Recipe {name}: extends is {parent!r}, expected the name or path of one recipe, in quotes.")
+    if parent.endswith(".toml") and name.endswith(".toml"):
+        return str(Path(name).parent / parent)
+    return parent
+
+
+def _place(name: str) -> Any:
+    return Path(name) if name.endswith(".toml") else _recipes() / f"{name}.toml"
 
 
 def _override(values: dict[str, Any], origins: dict[str, str], text: str, problems: list[str]) -> None:
@@ -267,7 +282,7 @@ def _override(values: dict[str, Any], origins: dict[str, str], text: str, proble
         return
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = raw.strip()
     target = values.setdefault(section, {})
     if not isinstance(target, dict):
@@ -278,21 +293,28 @@ def _override(values: dict[str, Any], origins: dict[str, str], text: str, proble
 
 
 def _checked(values: dict[str, Any], origins: dict[str, str], problems: list[str], num_classes: int | None) -> Config:
-    values = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
-    valid = _valid_keys()
-    for key in _flat(values):
-        if key not in valid:
-            near = difflib.get_close_matches(key, valid, n=1, cutoff=0.4)
-            hint = f"; nearest valid key: {near[0]}" if near else ""
-            problems.append(f"{key} ({origins.get(key, 'recipe')}): no such setting{hint}")
-            section, _, name = key.partition(".")
-            if name:
-                values[section].pop(name)
-            else:
-                values.pop(section)
-    model = values.setdefault("model", {})
-    if isinstance(model, dict):
-        model.setdefault("num_classes", num_classes or 101)
+    kinds = get_type_hints(Config)
+    sections_of = {name: dataclasses.is_dataclass(kind) for name, kind in kinds.items()}
+    known: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in sections_of:
+            inner = [f"{name}.{key}" for key in value] if isinstance(value, dict) and value else [name]
+            problems += [_no_such(key, origins) for key in inner]
+        elif sections_of[name] and not isinstance(value, dict):
+            problems.append(f"{name} ({origins.get(name, 'recipe')}): it is a section: write [{name}] and its settings")
+        elif sections_of[name]:
+            valid = {key: inner for key, inner in value.items() if f"{name}.{key}" in _valid_keys()}
+            problems += [_no_such(f"{name}.{key}", origins) for key in value if key not in valid]
+            hints = get_type_hints(kinds[name])
+            for key in [key for key, inner in valid.items() if isinstance(inner, bool) and hints[key] is not bool]:
+                problems.append(
+                    f"{name}.{key} ({origins.get(f'{name}.{key}', 'recipe')}): got {str(valid.pop(key)).lower()}, which is no value for it"
+                )
+            known[name] = valid
+        else:
+            known[name] = value
+    values = known
+    values.setdefault("model", {}).setdefault("num_classes", num_classes or 101)
     sections: dict[str, Any] = {}
     for name, kind in get_type_hints(Config).items():
         if name not in values:
@@ -315,6 +337,12 @@ def _checked(values: dict[str, Any], origins: dict[str, str], problems: list[str
     if problems or config is None:
         raise InputError("The settings do not hold:\n  " + "\n  ".join(problems))
     return config
+
+
+def _no_such(key: str, origins: dict[str, str]) -> str:
+    near = difflib.get_close_matches(key, _valid_keys(), n=1, cutoff=0.4)
+    hint = f"; nearest valid key: {near[0]}" if near else ""
+    return f"{key} ({origins.get(key, 'recipe')}): no such setting{hint}"
 
 
 def _with_quirks(config: Config) -> Config:

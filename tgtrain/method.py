@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -59,8 +60,14 @@ class MethodSettings:
             wrong.append(f"align_stages: got {self.align_stages}, expected different stages, each 0, 1, 2 or 3")
         if len(set(self.contrast)) < len(self.contrast):
             wrong.append(f"contrast: got {self.contrast}, expected each variant once")
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             wrong.append(f"temperature: got {self.temperature}, expected more than 0")
+        for name in ("labelled_weight", "unlabelled_weight", "align_weight", "contrast_weight"):
+            if not 0 <= (weight := getattr(self, name)) < math.inf:
+                wrong.append(f"{name}: got {weight}, expected 0 or more")
+        for name in ("warmup_epochs", "contrast_warmup_epochs"):
+            if (epochs := getattr(self, name)) < 0:
+                wrong.append(f"{name}: got {epochs}, expected 0 or more")
         if self.clips_per_video < 1:
             wrong.append(f"clips_per_video: got {self.clips_per_video}, expected at least 1")
         between_clips = [variant for variant in self.contrast if variant != "crossview_sameclip"]

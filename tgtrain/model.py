@@ -48,8 +48,8 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         wrong = []
-        if self.num_classes < 1:
-            wrong.append(f"num_classes: got {self.num_classes}, expected at least 1")
+        if not 1 <= self.num_classes <= 100_000:
+            wrong.append(f"num_classes: got {self.num_classes}, expected 1 to 100000")
         if self.streams not in get_args(Streams):
             wrong.append(f"streams: got {self.streams!r}, expected one of {', '.join(get_args(Streams))}")
         if self.backbone not in _DEPTHS:
@@ -57,8 +57,8 @@ class ModelSettings:
         elif self.depth not in _DEPTHS[self.backbone]:
             depths = " or ".join(map(str, _DEPTHS[self.backbone]))
             wrong.append(f"depth: got {self.depth}, expected {depths} for the backbone {self.backbone}")
-        if self.width < 1:
-            wrong.append(f"width: got {self.width}, expected at least 1")
+        if not 1 <= self.width <= 512:
+            wrong.append(f"width: got {self.width}, expected 1 to 512")
         if not 0 <= self.dropout < 1:
             wrong.append(f"dropout: got {self.dropout}, expected 0 <= dropout < 1")
         if self.projection not in get_args(ProjectionKind):

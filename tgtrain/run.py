@@ -11,15 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # of typing only from Python 3.12 on what pydantic takes
 
 from manifests.records import InputError, Manifest
 from manifests.splits import LabelSplit, split_table
-from manifests.store import atomic_write, json_bytes, read_manifest, table_bytes
+from manifests.store import TEMPORARY_PREFIX, atomic_write, json_bytes, read_manifest, table_bytes
 from tgtrain.checkpoint import Identity
 from tgtrain.clip import ClipSettings
 from tgtrain.config import Config, config_from_dict, differences
@@ -27,6 +29,7 @@ from tgtrain.reader import ClipReader, open_reader
 
 CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"
+_LOCK = ".lock"
 # Settings that change how a run is carried out, never what it computes: a resumed run may change them.
 _FREE = (
     "runtime.workers",
@@ -38,6 +41,43 @@ _FREE = (
     "reproduces",
     "published",
 )
+
+
+class _DataFacts(TypedDict):
+    root: str
+    dataset: str
+    digest: str
+    num_videos: int
+    classes: list[str]
+    extraction: NotRequired[dict[str, Any]]
+    num_frames: NotRequired[int]
+    pictures: NotRequired[dict[str, int]]
+
+
+class _SplitFacts(TypedDict):
+    name: str
+    digest: str
+    labelled: int
+    unlabelled: int
+    validation: int
+    test: int
+    provenance: dict[str, str]
+
+
+class _Facts(TypedDict):
+    """What commands rely on in config.json."""
+
+    config: dict[str, Any]
+    data: _DataFacts
+    split: _SplitFacts
+    num_steps: Annotated[int, Field(ge=1)]
+    steps_per_epoch: Annotated[int, Field(ge=1)]
+    world_size: NotRequired[Annotated[int, Field(ge=1)]]
+    machine: NotRequired[dict[str, Any]]
+    versions: NotRequired[dict[str, str]]
+
+
+_FACTS = TypeAdapter(_Facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +197,17 @@ def check_folder(run: Path, setup: Setup) -> None:
     try:
         if (run / CONFIG_NAME).exists():
             _same_run(run, setup)
-        elif run.exists() and any(run.iterdir()):
-            names = ", ".join(sorted(entry.name for entry in run.iterdir())[:3])
-            raise InputError(f"{run} is not empty ({names}) and holds no run. Name another folder with --out.")
+        elif run.exists() and (others := sorted(entry.name for entry in run.iterdir() if not _left_over(entry.name))):
+            raise InputError(
+                f"{run} is not empty ({', '.join(others[:3])}) and holds no run. Name another folder with --out."
+            )
     except OSError as error:
         raise InputError(f"{run} cannot be the folder of a run: {error.strerror}. Name another with --out.") from None
+
+
+def _left_over(name: str) -> bool:
+    """Whether a file is what a start that was killed before it wrote config.json leaves."""
+    return name == _LOCK or name.startswith(TEMPORARY_PREFIX)
 
 
 def begin_folder(run: Path, setup: Setup, facts: dict[str, Any]) -> None:
@@ -170,6 +216,8 @@ def begin_folder(run: Path, setup: Setup, facts: dict[str, Any]) -> None:
         return
     try:
         run.mkdir(parents=True, exist_ok=True)
+        for left in run.glob(f"{TEMPORARY_PREFIX}*"):
+            left.unlink(missing_ok=True)
         with atomic_write(run / CONFIG_NAME) as file:
             file.write(json_bytes({**describe(setup), **facts}))
     except OSError as error:
@@ -178,14 +226,21 @@ def begin_folder(run: Path, setup: Setup, facts: dict[str, Any]) -> None:
 
 @contextmanager
 def owned(run: Path) -> Iterator[None]:
-    """Hold the folder of a run, so that no other process trains in it; the lock vanishes with the process."""
-    with (run / ".lock").open("a+", encoding="utf-8") as lock:
+    """Hold the folder of a run (made where it is not there), so that no other process trains in it; the lock vanishes with the process."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = (run / _LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"Cannot write to {run}: {error.strerror}. Name another folder with --out.") from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             lock.seek(0)
             owner = lock.read().strip() or "another process"
             raise InputError(f"{run} is in use by {owner}. Wait for it, or name another folder with --out.") from None
+        except OSError:
+            pass  # a file system without locks: nothing tells of a second run
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {platform.node()}")
         lock.flush()
@@ -200,8 +255,14 @@ def read_facts(run: Path) -> dict[str, Any]:
         raise InputError(f"{run} is no run (no {CONFIG_NAME}). `tgtrain run` makes one below ./runs.") from None
     except ValueError as error:
         raise InputError(f"{run / CONFIG_NAME} is damaged ({error}).") from None
-    if not isinstance(facts, dict) or not {"config", "data", "split"} <= set(facts):
-        raise InputError(f"{run / CONFIG_NAME} is not what a run writes. Restore it from a copy, or train anew.")
+    try:
+        _FACTS.validate_python(facts, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise InputError(
+            f"{run / CONFIG_NAME} is not what a run writes ({where}: {first['msg']}). Restore it from a copy, or train anew."
+        ) from None
     return facts
 
 
@@ -267,10 +328,15 @@ def newest_run(folder: Path = Path("runs")) -> Path:
     return found[-1][1]
 
 
+def settings_changed(before: Config, now: Config) -> list[str]:
+    """`section.key: value there, value asked` for every setting that changes what a run computes."""
+    return [text for text in differences(before, now) if not text.startswith(_FREE)]
+
+
 def _same_run(run: Path, setup: Setup) -> None:
     facts = read_facts(run)
     before = config_from_dict(facts["config"], str(run / CONFIG_NAME))
-    different = [text for text in differences(before, setup.config) if not text.startswith(_FREE)]
+    different = settings_changed(before, setup.config)
     there = Identity(facts["data"]["digest"], facts["split"]["digest"], str(before.model))
     different += there.differences(setup.identity)
     if different:

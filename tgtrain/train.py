@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from manifests.records import InputError
+from manifests.stores import UnreachableError
 from tgtrain import checkpoint as checkpoints
 from tgtrain.batch import SslBatch, default_workers, step_loader
 from tgtrain.calibrate import measure_batch_norm
@@ -26,7 +27,9 @@ from tgtrain.evaluate import Views as EvalViews
 from tgtrain.log import Interval, Journal, figures_line, memory_mb, step_line, with_precision
 from tgtrain.model import Model, build_model, count_macs, share_dropout
 from tgtrain.order import steps_per_epoch
-from tgtrain.run import Setup, begin_folder, check_folder, machine, owned
+from tgtrain.preflight import require_room
+from tgtrain.resume import choose, settings_in, take_up
+from tgtrain.run import CONFIG_NAME, Setup, begin_folder, check_folder, machine, owned
 from tgtrain.schedule import LearningRateSettings, epoch_of, is_due, learning_rate
 from tgtrain.sources import step_dataset
 from tgtrain.step import named_values, step_terms
@@ -34,6 +37,8 @@ from tgtrain.sync_bn import synchronised
 from tgtrain.views import views_of
 
 _STOP_STEPS = 10
+_LEAST_SCALE = 2.0**-10  # of 2^16 at the start, halved after every step whose gradients are not finite
+_LESS_RATE = "Lower optimiser.learning_rate, or use runtime.precision=float32. The last checkpoint is from before."
 _PRECISION = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -75,7 +80,8 @@ def train(
 ) -> Outcome:
     """Train the setup's model in the folder `run`, from its newest checkpoint where it has one.
 
-    resume: auto, never (refused where the run has checkpoints), or the path of a checkpoint to begin from.
+    resume: auto, never (refused where the run has checkpoints), or the name or path of a checkpoint to begin from; see
+    `resume.choose`.
     max_steps: total number of steps to stop at; the schedule stays the recipe's.
     Raises InputError (settings, folder), RunError (the run itself).
     """
@@ -89,7 +95,10 @@ def train(
     # Whatever the settings do not allow shows here, before anything is written: clips, operations, shapes.
     step_dataset(setup, ranks)
     count_macs(config.model, config.data.clip_frames, config.data.size, config.data.size)
-    named = None if resume in ("auto", "never") else checkpoints.load(Path(resume))
+    # Of a new run everything is judged before its folder is made; of an old one only with the folder held.
+    start = None if (run / CONFIG_NAME).exists() else choose(run, resume, setup, trainer.tell)
+    if start is not None:
+        require_room(run, config)
     with ExitStack() as stack:
         if ranks.is_main:
             device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else ""
@@ -100,13 +109,28 @@ def train(
                 "world_size": ranks.world_size,
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             }
-            begin_folder(run, setup, facts)
             stack.enter_context(owned(run))
+            check_folder(run, setup)  # again: another process may have had it since
+            begin_folder(run, setup, facts)
         ranks.barrier()
-        trainer.resume(resume, named)
-        if trainer.step >= stop_at:
-            return Outcome(trainer.step, num_steps, False, True, None)
-        return trainer.run(stop_at, should_stop)
+        if start is None:
+            start = choose(run, resume, setup, trainer.tell)
+            if start.step < stop_at:
+                require_room(run, config)
+        if len(set(ranks.gather(start.step))) > 1:
+            raise InputError(f"The processes see different checkpoints in {run}: it must be one folder, shared by all.")
+        try:
+            if ranks.is_main:
+                take_up(run, start, config.evaluate.keep, trainer.tell)
+            ranks.barrier()
+            trainer.take(start.checkpoint)
+            if trainer.step >= stop_at:
+                return Outcome(trainer.step, num_steps, False, True, None)
+            return trainer.run(stop_at, should_stop)
+        except UnreachableError:
+            raise
+        except OSError as error:
+            raise RunError(_cannot_write(run, trainer.step, error)) from error
 
 
 class _Trainer:
@@ -144,21 +168,10 @@ class _Trainer:
         self.num_read = self.num_bad = 0
         self.last: Result | None = None
 
-    def resume(self, how: str, named: checkpoints.Checkpoint | None) -> None:
-        """Take up the newest checkpoint (auto), the named one, or none (never)."""
-        found = named
-        if how == "never":
-            if checkpoints.list_checkpoints(self.folder):
-                raise InputError(
-                    f"{self.folder} has checkpoints already; --resume auto goes on, --out names a new run."
-                )
-        elif how == "auto":
-            found = checkpoints.load_newest(self.folder, self.tell)
+    def take(self, found: checkpoints.Checkpoint | None) -> None:
+        """Go on from this state."""
         if found is None:
             return
-        different = found.identity.differences(self.setup.identity)
-        if different:
-            raise InputError(f"The checkpoint at step {found.step} belongs to something else: {'; '.join(different)}.")
         self.model.load_state_dict(found.model)
         self.optimiser.load_state_dict(found.optimiser)
         if found.extra.get("scaler"):
@@ -260,8 +273,11 @@ class _Trainer:
         if not all(map(math.isfinite, (values["loss/total"], values["grad_norm"]))) and not self.scaler.is_enabled():
             raise RunError(
                 f"the loss or its gradient is no finite number any more (around step {self.step}: loss {values['loss/total']}, "
-                f"gradient norm {values['grad_norm']}). Lower optimiser.learning_rate, or use runtime.precision=float32. "
-                f"The last checkpoint is from before."
+                f"gradient norm {values['grad_norm']}). {_LESS_RATE}"
+            )
+        if self.scaler.is_enabled() and self.scaler.get_scale() < _LEAST_SCALE:
+            raise RunError(
+                f"float16 finds no scale at which gradients are finite (around step {self.step}). {_LESS_RATE}"
             )
         schedule = self._schedule()
         values["learning_rate"] = learning_rate(schedule, *epoch_of(self.step - 1, self.per_epoch))
@@ -287,6 +303,7 @@ class _Trainer:
         if "running_statistics" in self.config.compat.quirks:
             running = {name: value.clone() for name, value in self.model.state_dict().items() if "running_" in name}
         measure_batch_norm(self.model, self.setup, self.ranks)
+        self._check_finite()
         part = self.setup.evaluated_part
         places = self.setup.places(part)
         named: dict[str, float] = {}
@@ -312,15 +329,21 @@ class _Trainer:
                 self.tell(f"epoch {epoch + 1}: {shown}  ({len(result.keys)} {part} videos)")
         if running is not None:
             self.model.load_state_dict(running, strict=False)
-        path = self._save(precise=bool(self.config.precise_bn.batches) and running is None)
-        if path is not None and named:
-            value = named["top1@1x1"]
-            known = checkpoints.best(self.folder)
-            if known is None or value > known[1]:
-                checkpoints.mark_best(self.folder, path, f"top1@1x1 on {part}", value)
+        measured = checkpoints.Measured(f"top1@1x1 on {part}", named["top1@1x1"]) if named else None
+        self._save(bool(self.config.precise_bn.batches) and running is None, measured)
 
-    def _save(self, precise: bool = False) -> Path | None:
-        path = None
+    def _check_finite(self) -> None:
+        """Nothing is measured or saved with weights or statistics that are no numbers: the checkpoints before stay the last."""
+        state = self.model.state_dict().items()
+        broken = [name for name, value in state if value.is_floating_point() and not value.isfinite().all()]
+        if broken:
+            raise RunError(
+                f"{len(broken)} of the weights and statistics are no finite numbers any more at step {self.step} (first {broken[0]}). "
+                f"{_LESS_RATE}"
+            )
+
+    def _save(self, precise: bool = False, measured: checkpoints.Measured | None = None) -> None:
+        self._check_finite()
         if self.ranks.is_main:
             state = checkpoints.Checkpoint(
                 step=self.step,
@@ -333,11 +356,12 @@ class _Trainer:
                     "num_threads": torch.get_num_threads(),
                     "num_read": self.num_read,
                     "num_bad": self.num_bad,
+                    **settings_in(self.config),
                 },
+                measured=measured,
             )
-            path = checkpoints.save(self.folder, state, self.config.evaluate.keep)
+            checkpoints.save(self.folder, state, self.config.evaluate.keep)
         self.ranks.barrier()
-        return path
 
 
 def _check_ranks(config: Config, ranks: Ranks) -> None:
@@ -347,6 +371,15 @@ def _check_ranks(config: Config, ranks: Ranks) -> None:
                 f"batch.{name} is {size}, which {ranks.world_size} processes cannot share evenly. "
                 f"Set it to a multiple of {ranks.world_size}, or use another number of processes."
             )
+
+
+def _cannot_write(run: Path, step: int, error: OSError) -> str:
+    there = checkpoints.list_checkpoints(run)
+    left = f"{there[-1].name} is the last whole checkpoint" if there else "no checkpoint was written yet"
+    return (
+        f"{error.filename or run}: {error.strerror or error} (at step {step}). {left[0].upper()}{left[1:]}; "
+        f"make room or mend the disk, then the same command goes on from there."
+    )
 
 
 def _num_clips(batch: SslBatch) -> int:
