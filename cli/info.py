@@ -2,111 +2,96 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from pathlib import Path
+import shutil
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import click
 
 from cli.common import PlaceType, handled, human_bytes, print_json
 
+_NAME = 12  # columns of the names at the left
+_MAX_ROWS = 6
+
 
 @click.command()
 @click.argument("out", type=PlaceType(text=True), default="dataset")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 @handled
 def info(out: str, as_json: bool) -> None:
-    """Show what is in the data set at OUT [default: ./dataset]."""
+    """Show what is in the data set at OUT [default: ./dataset].
+
+    Counts, bytes, lengths, picture sizes and frame rates, what failed and why, splits, digests and versions.
+    """
+    from tgprep.contents import describe
+
     facts = describe(out)
     if as_json:
         print_json(facts)
     else:
-        _show(facts)
+        width = max(60, min(shutil.get_terminal_size((80, 24)).columns, 100))
+        click.echo("\n".join(page(facts, width)))
 
 
-def describe(out: str) -> dict[str, Any]:
-    """The facts of a data set as one JSON-able object."""
-    import pyarrow.compute as pc
+def page(facts: dict[str, Any], width: int) -> Iterator[str]:
+    """The facts of `tgprep.contents.describe` as lines of at most `width` columns."""
 
-    from manifests.store import read_manifest
+    def row(name: str, value: str) -> list[str]:
+        first, rest = f"{name:<{_NAME}}", " " * _NAME
+        return textwrap.wrap(value, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
 
-    manifest = read_manifest(out)
-    header, table = manifest.header, manifest.videos.arrow
-    written = table.filter(pc.equal(table["status"], "written"))
-    frames = written["num_frames"].to_numpy()
-    per_class = Counter(written["class_name"].to_pylist())
-    sizes = Counter(zip(written["width"].to_pylist(), written["height"].to_pylist(), strict=True))
-    subsets: list[dict[str, int]] = []
-    for fold in range(header.num_folds):
-        values = Counter(
-            (row[fold] or "in no list") if fold < len(row) else "" for row in written["subsets"].to_pylist()
-        )
-        subsets.append(dict(sorted(values.items())))
-    others = table.filter(pc.not_equal(table["status"], "written"))
-    reasons = Counter(zip(others["status"].to_pylist(), others["error"].to_pylist(), strict=True))
-    return {
-        "path": str(Path(out)) if "://" not in out else out,
-        "dataset": header.dataset,
-        "digest": manifest.digest,
-        "format_version": header.format_version,
-        "num_videos": len(manifest.videos),
-        "num_written": header.num_written,
-        "num_failed": header.num_failed,
-        "num_skipped": header.num_skipped,
-        "num_frames": int(frames.sum()) if len(frames) else 0,
-        "num_shards": len(manifest.shards),
-        "num_bytes": sum(shard.num_bytes for shard in manifest.shards),
-        "num_classes": len(header.classes),
-        "num_empty_classes": sum(name not in per_class for name in header.classes),
-        "videos_per_class": _summary(list(per_class.values())),
-        "frames_per_video": _summary(frames.tolist()),
-        "num_shorter_than_64": int((frames < 64).sum()) if len(frames) else 0,
-        "num_groups": len(set(zip(written["class_name"].to_pylist(), written["group"].to_pylist(), strict=True))),
-        "picture_sizes": [{"width": w, "height": h, "videos": n} for (w, h), n in sizes.most_common(5)],
-        "fps": [{"fps": fps, "videos": n} for fps, n in Counter(written["fps"].to_pylist()).most_common(5)],
-        "codecs": dict(Counter(written["codec"].to_pylist()).most_common(5)),
-        "num_with_note": sum(1 for note in written["note"].to_pylist() if note),
-        "subsets_per_fold": subsets,
-        "not_written": [{"status": s, "reason": r, "videos": n} for (s, r), n in reasons.most_common(20)],
-        "gradient": {
-            "stored": header.gradient.stored,
-            "source": header.gradient.source,
-            "space": header.gradient.space,
-        },
-        "settings": header.settings,
-        "versions": header.versions,
-        "splits": _splits(out),
-    }
+    def span(summary: dict[str, float]) -> str:
+        return f"{summary['min']:,} to {summary['max']:,}, median {summary['median']:,}"
 
+    yield from row("data set", f"{facts['path']} ({facts['dataset']}, format {facts['format_version']})")
+    counts = f"{facts['num_written']:,} written + {facts['num_failed']:,} failed + {facts['num_skipped']:,} skipped"
+    yield from row("videos", f"{facts['num_videos']:,} = {counts}")
+    empty = f", {facts['num_empty_classes']:,} without videos" if facts["num_empty_classes"] else ""
+    yield from row("classes", f"{facts['num_classes']:,}{empty}; videos a class {span(facts['videos_per_class'])}")
+    yield from row("groups", f"{facts['num_groups']:,}" if facts["num_groups"] else "none")
+    yield from row("frames", f"{facts['num_frames']:,}; a video {span(facts['frames_per_video'])}")
+    stored_as = _stored_as(facts["settings"])
+    yield from row("shards", f"{facts['num_shards']:,}, {human_bytes(facts['num_bytes'])}, {stored_as}")
+    gradient = facts["gradient"]
+    stored = "stored" if gradient["stored"] else "derived while reading"
+    yield from row("TG", f"{stored}, from {gradient['source']} frames in {gradient['space']}")
+    for number, parts in enumerate(facts["subsets_per_fold"], 1):
+        yield from row(f"fold {number}", ", ".join(f"{count:,} {name}" for name, count in parts.items()))
+    if facts["num_with_note"]:
+        yield from row("notes", f"{facts['num_with_note']:,} written videos carry one (column `note`)")
 
-def _summary(values: list[int]) -> dict[str, float]:
-    if not values:
-        return {"min": 0, "median": 0, "mean": 0.0, "max": 0}
-    ordered = sorted(values)
-    return {
-        "min": ordered[0],
-        "median": ordered[len(ordered) // 2],
-        "mean": round(sum(ordered) / len(ordered), 1),
-        "max": ordered[-1],
-    }
+    lengths = [(f"{entry['from']:,}-{entry['below'] - 1:,}", entry["videos"]) for entry in facts["lengths"]]
+    sizes = [(f"{size['width']}x{size['height']}", size["videos"]) for size in facts["picture_sizes"]]
+    rates = [(f"{rate['fps']:.5g}" if rate["fps"] else "unknown", rate["videos"]) for rate in facts["fps"]]
+    short = f"; {facts['num_shorter_than_64']:,} videos under 64" if facts["num_shorter_than_64"] else ""
+    charts = [
+        ("pictures", _most(sizes)),
+        ("frames a second", _most(rates)),
+        ("codec", _most(list(facts["codecs"].items()))),
+    ]
+    for title, bins in charts:
+        if len(bins) == 1:  # no chart of one bar
+            yield from row({"frames a second": "fps"}.get(title, title), bins[0][0])
+    for title, bins in [(f"length in frames{short}", lengths), *charts]:
+        if len(bins) > (bins is not lengths):
+            yield from ("", title, *bars(bins, width))
 
+    if facts["not_written"]:
+        yield ""
+    for item in facts["not_written"]:
+        yield from row(item["status"], f"{item['videos']:,} x {item['reason']}")
+    if facts["num_other_reasons"]:
+        yield from row("", f"and {facts['num_other_reasons']:,} more reasons (columns `status`, `error`)")
 
-def _splits(out: str) -> list[dict[str, Any]]:
-    from manifests.splits import list_splits, read_split
-
-    described = []
-    for name in list_splits(out):
-        split = read_split(out, name)
-        described.append(
-            {
-                "name": name,
-                "labelled": int(sum(split.labelled)),
-                "unlabelled": int(sum(split.unlabelled)),
-                "validation": int(sum(split.validation)),
-                "test": int(sum(split.test)),
-            }
-        )
-    return described
+    yield ""
+    if facts["splits"]:
+        yield from _splits(facts["splits"])
+    else:
+        yield "no split yet: `tgprep split --percent 20` makes one"
+    yield ""
+    yield from row("digest", facts["digest"])
+    yield from row("made with", ", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
 
 
 def _stored_as(settings: dict[str, Any]) -> str:
@@ -115,52 +100,36 @@ def _stored_as(settings: dict[str, Any]) -> str:
     return f"JPEG quality {settings.get('quality', 'unknown')}"
 
 
-def _show(facts: dict[str, Any]) -> None:
-    def row(name: str, value: str) -> None:
-        click.echo(f"{name:<12}{value}")
+def bars(bins: Iterable[tuple[str, int]], width: int) -> Iterator[str]:
+    """A bar chart of names and counts in lines of at most `width` columns; what is counted at all has a bar."""
+    bins = list(bins)
+    names = max(len(name) for name, _ in bins)
+    most = max(count for _, count in bins)
+    room = width - names - len(f"{most:,}") - 6
+    for name, count in bins:
+        yield f"  {name:>{names}}  {'#' * -(-count * room // max(most, 1)):<{room}}  {count:>{len(f'{most:,}')},}"
 
-    def span(summary: dict[str, float]) -> str:
-        return f"{summary['min']:g} to {summary['max']:g}, median {summary['median']:g}"
 
-    row("data set", f"{facts['path']}  ({facts['dataset']}, digest {facts['digest'][:12]})")
-    row(
-        "videos",
-        f"{facts['num_videos']} = {facts['num_written']} written + {facts['num_failed']} failed + {facts['num_skipped']} skipped",
-    )
-    row(
-        "classes",
-        f"{facts['num_classes']}"
-        + (f", {facts['num_empty_classes']} without videos" if facts["num_empty_classes"] else "")
-        + f"; videos a class {span(facts['videos_per_class'])}",
-    )
-    row("groups", str(facts["num_groups"]))
-    row(
-        "frames",
-        f"{facts['num_frames']}; a video {span(facts['frames_per_video'])}; {facts['num_shorter_than_64']} videos under 64",
-    )
-    row("pictures", ", ".join(f"{s['width']}x{s['height']} ({s['videos']})" for s in facts["picture_sizes"]))
-    row("fps", ", ".join(f"{f['fps']:.5g} ({f['videos']})" for f in facts["fps"]))
-    row("codecs", ", ".join(f"{name} ({count})" for name, count in facts["codecs"].items()))
-    gradient = facts["gradient"]
-    row(
-        "TG",
-        ("stored" if gradient["stored"] else "derived while reading")
-        + f", from {gradient['source']} frames in {gradient['space']}",
-    )
-    row(
-        "shards",
-        f"{facts['num_shards']}, {human_bytes(facts['num_bytes'])}, {_stored_as(facts['settings'])}",
-    )
-    for number, counts in enumerate(facts["subsets_per_fold"], 1):
-        row(f"fold {number}", ", ".join(f"{count} {name}" for name, count in counts.items()))
-    for split in facts["splits"]:
-        row(
-            "split",
-            f"{split['name']}: {split['labelled']} labelled, {split['unlabelled']} unlabelled, {split['validation']} validation, {split['test']} test",
-        )
-    if not facts["splits"]:
-        row("split", "none yet: tgprep split --percent 20")
-    if facts["num_with_note"]:
-        row("notes", f"{facts['num_with_note']} written videos carry one (column `note` of videos.parquet)")
-    for item in facts["not_written"]:
-        row(item["status"], f"{item['videos']} x {item['reason']}")
+def _most(counts: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """The most frequent ones, names that read the same joined, the rest as one."""
+    joined: dict[str, int] = {}
+    for name, count in counts:
+        joined[name] = joined.get(name, 0) + count
+    ordered = sorted(joined.items(), key=lambda pair: -pair[1])
+    if len(ordered) <= _MAX_ROWS + 1:
+        return ordered
+    rest = ordered[_MAX_ROWS:]
+    return [*ordered[:_MAX_ROWS], (f"{len(rest):,} others", sum(count for _, count in rest))]
+
+
+def _splits(splits: Sequence[dict[str, Any]]) -> Iterator[str]:
+    parts = ("labelled", "unlabelled", "validation", "test")
+    yield f"{'split, newest first':<20}" + "".join(f"{part:>11}" for part in parts) + "  digest"
+    for split in splits:
+        name = split["name"]
+        if len(name) > 20:
+            yield name
+            name = ""
+        yield f"{name:<20}" + "".join(f"{split[part]:>11,}" for part in parts) + f"  {split['digest'][:12]}"
+        if not split["current"]:
+            yield "  made for another state of the data set: make it again"

@@ -90,6 +90,18 @@ _NPY_HEAD = re.compile(
 )
 
 
+def _tar_header(name: str, num_bytes: int) -> bytes:
+    header = tarfile.TarInfo(name)
+    header.size = num_bytes
+    header.mode = 0o644
+    return header.tobuf(format=tarfile.USTAR_FORMAT)
+
+
+_NAME_BYTES = 100  # a longer name is cut at a slash, which is left to tarfile
+_BLANK = _tar_header("", 0)
+_BLANK_SUM = sum(_BLANK[:124]) + sum(_BLANK[136:148]) + sum(_BLANK[156:]) + 8 * ord(" ")  # without size and checksum
+
+
 @dataclass(frozen=True, slots=True)
 class Mp4Spool:
     """An .mp4 of num_bytes in a (temporary) file, and where the coded pictures lie in it: offsets[k]:offsets[k+1] is frame k."""
@@ -122,8 +134,8 @@ def write_sample(tar: BinaryIO, encoded: EncodedVideo) -> tuple[int, int, Member
             )
     start = tar.tell()
     assert start % BLOCK_BYTES == 0, start
-    text = json.dumps(encoded.meta, ensure_ascii=False, separators=(", ", ": ")) + "\n"
-    _write_member(tar, f"{encoded.key}.json", io.BytesIO(text.encode()), len(text.encode()))
+    facts = json_member(encoded.meta)
+    _write_member(tar, f"{encoded.key}.json", io.BytesIO(facts), len(facts))
     mp4 = isinstance(encoded.rgb, Mp4Spool)
     rgb_index, rgb = _write_frames(tar, encoded.key, frame_members("rgb", mp4), encoded.rgb)
     if encoded.tg is None:
@@ -138,6 +150,21 @@ def write_end(tar: BinaryIO) -> None:
     """Close the archive: two zero blocks, padded to a whole record."""
     end = tar.tell() + 2 * BLOCK_BYTES
     tar.write(b"\0" * (2 * BLOCK_BYTES + -end % RECORD_BYTES))
+
+
+def json_member(meta: Meta) -> bytes:
+    """The .json member."""
+    return (json.dumps(meta, ensure_ascii=False, separators=(", ", ": ")) + "\n").encode()
+
+
+def member_header(name: str, num_bytes: int) -> bytes:
+    """The 512 bytes before a member: those of `tarfile` in ustar form, without the 20 microseconds that it takes for them."""
+    raw = name.encode()
+    if len(raw) > _NAME_BYTES:
+        return _tar_header(name, num_bytes)
+    size = b"%011o\0" % num_bytes
+    checksum = b"%06o\0 " % (_BLANK_SUM + sum(raw) + sum(size))
+    return b"".join((raw.ljust(_NAME_BYTES, b"\0"), _BLANK[100:124], size, _BLANK[136:148], checksum, _BLANK[156:]))
 
 
 def encode_offsets(offsets: Sequence[int]) -> bytes:
@@ -201,10 +228,7 @@ def _write_frames(
 
 
 def _write_member(tar: BinaryIO, name: str, content: BinaryIO, num_bytes: int) -> tuple[int, int]:
-    header = tarfile.TarInfo(name)
-    header.size = num_bytes
-    header.mode = 0o644
-    tar.write(header.tobuf(format=tarfile.USTAR_FORMAT))
+    tar.write(member_header(name, num_bytes))
     offset = tar.tell()
     shutil.copyfileobj(content, tar, 1024 * 1024)
     assert tar.tell() - offset == num_bytes, f"{name}: {tar.tell() - offset} bytes copied, {num_bytes} promised"

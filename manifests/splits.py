@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from manifests.store import (
     read_bytes,
     seal_holds,
     sealed_table_bytes,
+    table_bytes,
 )
 from manifests.stores import call
 
@@ -142,6 +144,11 @@ def split_table(split: LabelSplit) -> pa.Table:
     columns += [pa.array(split.part(part), pa.bool_()) for part in PARTS]
     text = json.dumps(split.provenance, sort_keys=True, ensure_ascii=False)
     return pa.table(columns, schema=SPLIT_SCHEMA.with_metadata({_PROVENANCE: text.encode()}))
+
+
+def split_digest(split: LabelSplit) -> str:
+    """Names the content of a split: sha256 of its table, without name and provenance."""
+    return hashlib.sha256(table_bytes(split_table(split).replace_schema_metadata(None))).hexdigest()
 
 
 def split_place(root: str | Path, name: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, cast
@@ -19,6 +18,8 @@ from manifests.sample import (
     Meta,
     decode_offsets,
     frame_members,
+    json_member,
+    member_header,
     quality_facts,
     row_facts,
     video_gop,
@@ -29,6 +30,7 @@ from tgprep.verify_frames import check_frames
 
 _PIECE_BYTES = 4 * 1024 * 1024
 _MAX_FACTS_BYTES = 1024 * 1024
+_SIZE_FIELD = slice(124, 135)  # of a ustar header: octal digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +153,9 @@ def _check_structure(file: BinaryIO, row: VideoRow, header: ManifestHeader) -> d
     place = row.sample_offset
     block = _read(file, place, BLOCK_BYTES, "the sample")
     try:
-        size = tarfile.TarInfo.frombuf(block, "utf-8", "strict").size
-    except (tarfile.HeaderError, UnicodeDecodeError) as error:
-        raise _SampleError("tar-header", f"no tar header at byte {place} ({error})") from None
+        size = int(block[_SIZE_FIELD], 8)
+    except ValueError:
+        raise _SampleError("tar-header", f"no tar header at byte {place}") from None
     content, place = _member(file, place, f"{row.key}.json", size, limit=_MAX_FACTS_BYTES)
     _check_facts(content, row, header)
     indices: dict[str, npt.NDArray[np.uint64]] = {}
@@ -207,20 +209,21 @@ def _same_place(name: str, found: int, expected: int) -> None:
 
 def _member(file: BinaryIO, place: int, name: str, num_bytes: int, limit: int) -> tuple[bytes, int]:
     """Check header and padding of the member at `place`; gives its content (none where limit is 0) and where the next begins."""
-    wanted = tarfile.TarInfo(name)
-    wanted.size, wanted.mode = num_bytes, 0o644
-    if _read(file, place, BLOCK_BYTES, name) != wanted.tobuf(format=tarfile.USTAR_FORMAT):
+    if _read(file, place, BLOCK_BYTES, name) != member_header(name, num_bytes):
         raise _SampleError("tar-header", f"the tar header at byte {place} is not that of {name} with {num_bytes} bytes")
     start = place + BLOCK_BYTES
     if limit and num_bytes > limit:
         raise _SampleError("tar-header", f"{name} has {num_bytes} bytes: too many")
     content = _read(file, start, num_bytes, name) if limit else b""
-    if any(_read(file, start + num_bytes, _padding(num_bytes), name)):
+    if _read(file, start + num_bytes, _padding(num_bytes), name).strip(b"\0"):
         raise _SampleError("padding", f"the padding after {name} is not zero")
     return content, start + num_bytes + _padding(num_bytes)
 
 
 def _check_facts(content: bytes, row: VideoRow, header: ManifestHeader) -> None:
+    expected = expected_facts(row, header)
+    if json_member(expected) == content:
+        return
     try:
         facts = json.loads(content)
     except ValueError as error:
@@ -229,13 +232,12 @@ def _check_facts(content: bytes, row: VideoRow, header: ManifestHeader) -> None:
         raise _SampleError("facts", "the .json member is not a flat object of texts and numbers")
     wrong = [
         f"{name} {facts.get(name)!r}, expected {value!r}"
-        for name, value in expected_facts(row, header).items()
+        for name, value in expected.items()
         if type(facts.get(name)) is not type(value) or facts[name] != value
     ]
     if wrong:
         raise _SampleError("facts", f"the .json member differs from videos.parquet: {'; '.join(wrong[:4])}")
-    again = json.dumps(facts, ensure_ascii=False, separators=(", ", ": ")) + "\n"
-    if again.encode() != content:
+    if json_member(facts) != content:
         raise _SampleError("facts", "the .json member is not written as the format says")
 
 

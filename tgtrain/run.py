@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import platform
@@ -20,8 +19,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # of typing only from Python 3.12 on what pydantic takes
 
 from manifests.records import InputError, Manifest
-from manifests.splits import LabelSplit, split_table
-from manifests.store import TEMPORARY_PREFIX, atomic_write, json_bytes, read_manifest, table_bytes
+from manifests.splits import LabelSplit, split_digest
+from manifests.store import TEMPORARY_PREFIX, atomic_write, json_bytes, read_manifest
 from tgtrain.checkpoint import Identity
 from tgtrain.clip import ClipSettings
 from tgtrain.config import Config, config_from_dict, differences
@@ -185,11 +184,6 @@ def _missing_shards(manifest: Manifest) -> list[str]:
     return [
         f"shards of {manifest.root} are damaged: {', '.join(wrong[:3])}{more}; `tgprep check {manifest.root}` tells how to mend them"
     ]
-
-
-def split_digest(split: LabelSplit) -> str:
-    """Names the content of a split: sha256 of its table, without name and provenance."""
-    return hashlib.sha256(table_bytes(split_table(split).replace_schema_metadata(None))).hexdigest()
 
 
 def check_folder(run: Path, setup: Setup) -> None:
