@@ -32,6 +32,11 @@ _SHOWN = 20
 @click.argument("out", type=PlaceType(text=True), default="dataset")
 @click.option("--deep", is_flag=True, help="Decode every frame, and compute TG again.")
 @click.option(
+    "--quick",
+    is_flag=True,
+    help="Tables, splits and the sizes of shards only, not their bytes: seconds, however large the data set.",
+)
+@click.option(
     "--against",
     type=click.Path(path_type=Path),
     metavar="VIDEOS",
@@ -41,11 +46,12 @@ _SHOWN = 20
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads (0: one per core).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 @handled
-def check(out: str, deep: bool, against: Path | None, mend: bool, threads: int, as_json: bool) -> None:
+def check(out: str, deep: bool, quick: bool, against: Path | None, mend: bool, threads: int, as_json: bool) -> None:
     """Verify the data set at OUT [default: ./dataset]: tables, shards, splits.
 
     Every digest, every byte of the tar structure, the facts and frame offsets of every sample, every split against the
     tables. --deep also decodes every JPEG and compares TG with the gradient of its frames, within the error that JPEG makes.
+    --quick leaves the shards' bytes out.
 
     \b
     Exit codes: 0 sound, 1 something is wrong (each finding names its place and its remedy), 2 wrong usage or no data set.
@@ -55,10 +61,15 @@ def check(out: str, deep: bool, against: Path | None, mend: bool, threads: int, 
 
     if mend and against is None:
         raise InputError("--repair needs --against VIDEOS: the folder that the videos were extracted from.")
+    if quick and (deep or against is not None):
+        given = "--deep" if deep else "--against"
+        raise InputError(f"--quick looks at no bytes of shards or videos: it cannot be combined with {given}.")
     began = time.monotonic()
     with interruptible() as (stop, signals):
         try:
-            report = run_check(out, deep=deep, against=against, threads=threads, stop=stop, tell=_progress())
+            report = run_check(
+                out, deep=deep, quick=quick, against=against, threads=threads, stop=stop, tell=_progress()
+            )
             repaired = None
             if mend and report.damaged_shards:
                 from tgprep.config import RunSettings
@@ -127,5 +138,6 @@ def _show(report: CheckReport, repaired: RepairReport | None, seconds: float) ->
     looked = f"{report.num_videos} videos, {report.num_shards} shards ({human_bytes(report.num_bytes)}), {report.num_splits} splits"
     looked += f", {report.num_frames} frames decoded" if report.deep else ""
     looked += f", {report.num_sources} source videos" if report.num_sources else ""
+    looked += " (bytes of shards not read)" if report.quick else ""
     verdict = "sound" if report.sound else f"{len(report.findings)} findings"
     click.echo(f"{report.root}: {verdict}; {looked} in {human_seconds(seconds)}")

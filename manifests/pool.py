@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifests.datasets import groups_span_classes, tested_subset
 from manifests.records import WRITTEN, InputError, Manifest
@@ -48,8 +49,8 @@ def official_pool(manifest: Manifest, fold: int, pool: str) -> Pool:
     rows = rows[order]
     key = [keys[place] for place in order]
     if num_folds:
-        every = videos.column("subsets")
-        subset = np.array([every[row][fold - 1] if len(every[row]) >= fold else "" for row in rows])
+        every = videos.arrow.column("subsets").take(pa.array(rows))
+        subset = np.array([told[0] if told else "" for told in pc.list_slice(every, fold - 1, fold).to_pylist()])
     else:
         subset = np.full(len(rows), "train")
     tested = tested_subset(manifest.header.dataset, set(subset.tolist()))

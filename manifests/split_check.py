@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifests.datasets import OFFICIAL, groups_span_classes
 from manifests.pool import Flags
@@ -203,8 +204,8 @@ def _units(split: LabelSplit, manifest: Manifest) -> tuple[npt.NDArray[np.int64]
     """Per video of the split: its row in the manifest (-1: none), its group's name in the data set and within its class
     (`Class/group`), and whether it has a group."""
     columns = manifest.videos.arrow.select(["key", "class_name", "group"])
-    place = {key: row for row, key in enumerate(columns.column("key").to_pylist())}
-    rows = np.array([place.get(key, -1) for key in split.key], dtype=np.int64)
+    places = pc.index_in(pa.array(split.key, pa.string()), value_set=columns.column("key").combine_chunks())
+    rows = pc.fill_null(places, -1).to_numpy().astype(np.int64)
     known = np.flatnonzero(rows >= 0)
     taken = columns.take(pa.array(rows[known])).to_pydict()
     within, grouped = [""] * len(rows), np.zeros(len(rows), bool)

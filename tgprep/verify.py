@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from manifests.places import list_files
 from manifests.records import FORMAT_VERSION, WRITTEN, InputError, Manifest
 from manifests.split_check import ERROR, check_split
 from manifests.splits import list_splits, read_split, split_place
@@ -57,6 +58,7 @@ class CheckReport:
     num_frames: int = 0
     num_sources: int = 0
     num_splits: int = 0
+    quick: bool = False
 
     @property
     def sound(self) -> bool:
@@ -68,6 +70,7 @@ def check(
     root: str,
     *,
     deep: bool = False,
+    quick: bool = False,
     against: Path | None = None,
     threads: int = 0,
     stop: threading.Event | None = None,
@@ -75,7 +78,7 @@ def check(
 ) -> CheckReport:
     """Check the data set at `root` (local path or fsspec URL).
 
-    deep: decode every frame and recompute TG. against: folder of the source videos, compared with the recorded digests.
+    deep: decode every frame and recompute TG. quick: of the shards, look at their sizes only. against: folder of the source videos, compared with the recorded digests.
     threads: 0: one per core. tell: called with shards done and all shards. stop: set it to end early (KeyboardInterrupt).
     InputError where there is no data set, or one of another format version.
     """
@@ -94,7 +97,10 @@ def check(
     for problem in check_tables(manifest, shard_rows):
         examples = f" (such as {', '.join(problem.examples)})" if problem.examples else ""
         findings.append(Finding(problem.table, problem.kind, f"{problem.message}: {problem.count}{examples}", _EXTRACT))
-    reports = list(_check_shards(manifest, shard_rows, deep, workers, stop, tell))
+    if quick:
+        reports = list(_check_sizes(manifest))
+    else:
+        reports = list(_check_shards(manifest, shard_rows, deep, workers, stop, tell))
     findings.extend(finding for report in reports for finding in report.findings)
     num_sources = 0
     if against is not None:
@@ -117,6 +123,7 @@ def check(
         num_frames=sum(report.num_frames for report in reports),
         num_sources=num_sources,
         num_splits=len(names),
+        quick=quick,
     )
 
 
@@ -148,7 +155,7 @@ def _check_header(root: str) -> Iterator[Finding]:
 def _check_shards(
     manifest: Manifest, shard_rows: ShardRows, deep: bool, workers: int, stop: threading.Event, tell: Tell
 ) -> Iterator[ShardReport]:
-    mend = f"re-extract this shard alone: `tgprep check {manifest.root} --against VIDEOS --repair`"
+    mend = _mend_shard(manifest)
     total = len(manifest.shards)
 
     def one(index: int) -> ShardReport:
@@ -165,6 +172,24 @@ def _check_shards(
         except BaseException:
             stop.set()
             raise
+
+
+def _check_sizes(manifest: Manifest) -> Iterator[ShardReport]:
+    """Every shard is there and as large as the tables say."""
+    there = list_files(manifest.root)
+    for shard in manifest.shards:
+        found = there.get(shard.name, -1)
+        findings: tuple[Finding, ...] = ()
+        if found != shard.num_bytes:
+            kind = "shard-missing" if found < 0 else "shard-size"
+            message = "the file is missing" if found < 0 else f"{found} bytes"
+            message += f", expected {shard.num_bytes} bytes (shards.parquet)"
+            findings = (Finding(shard.name, kind, message, _mend_shard(manifest)),)
+        yield ShardReport(shard.name, findings, bool(findings), max(found, 0))
+
+
+def _mend_shard(manifest: Manifest) -> str:
+    return f"re-extract this shard alone: `tgprep check {manifest.root} --against VIDEOS --repair`"
 
 
 def _check_sources(

@@ -58,13 +58,12 @@ def rows_by_shard(manifest: Manifest) -> ShardRows:
 def check_tables(manifest: Manifest, shard_rows: ShardRows) -> Iterator[TableProblem]:
     """Everything that the rows promise about each other and the header."""
     header, table = manifest.header, manifest.videos.arrow
-    names = table.column("key").to_numpy(zero_copy_only=False)
-    paths = table.column("path").to_numpy(zero_copy_only=False)
 
     def broken(kind: str, message: str, flags: Flags) -> Iterator[TableProblem]:
         places = np.flatnonzero(flags)
         if len(places):
-            examples = tuple(str(names[place] or paths[place]) for place in places[:3])
+            some = table.select(["key", "path"]).take(pa.array(places[:3])).to_pylist()
+            examples = tuple(row["key"] or row["path"] for row in some)
             yield TableProblem("videos.parquet", kind, message, len(places), examples)
 
     def number(name: str) -> npt.NDArray[np.int64]:
@@ -86,24 +85,22 @@ def check_tables(manifest: Manifest, shard_rows: ShardRows) -> Iterator[TablePro
         if int(flags.sum()) != told:
             message = f"{int(flags.sum())} rows are {status}, dataset.json says {told}"
             yield TableProblem("videos.parquet", "count", message, abs(int(flags.sum()) - told), ())
-    keys = names[named]
-    if len(np.unique(keys.astype(str))) != len(keys):
+    names = table.column("key")
+    keys = names.filter(pa.array(named))
+    if pc.count_distinct(keys).as_py() != len(keys):
         yield TableProblem("videos.parquet", "key-twice", "keys are not unique", 1, ())
-    if len(names) and any(not before <= after for before, after in zip(names, names[1:], strict=False)):
+    if len(names) and not pc.all(pc.less_equal(names[:-1], names[1:]), min_count=0).as_py():
         yield TableProblem("videos.parquet", "order", "rows are not sorted by key", 1, ())
     good_key = pc.match_substring_regex(table.column("key"), r"^[A-Za-z0-9_-]+/[A-Za-z0-9_-]+$")
     yield from broken("key", "the key is not `Class/stem` of [A-Za-z0-9_-]", named & ~good_key.to_numpy())
     label = number("label")
     known = (label >= 0) & (label < len(header.classes))
-    classes = np.array([*header.classes, ""], dtype=object)
-    own = classes[np.where(known, label, -1)]
-    class_names = table.column("class_name").to_numpy(zero_copy_only=False)
-    yield from broken(
-        "label", "the label is not the class's place in dataset.json", named & ~(known & (own == class_names))
-    )
+    own = pa.array(header.classes, pa.string()).take(pa.array(np.where(known, label, 0), mask=~known))
+    fits = pc.fill_null(pc.equal(table.column("class_name"), own), False).to_numpy()
+    yield from broken("label", "the label is not the class's place in dataset.json", named & ~fits)
     folds = pc.list_value_length(table.column("subsets")).to_numpy()
     yield from broken("subsets", f"`subsets` has not {header.num_folds} entries", named & (folds != header.num_folds))
-    blank = table.column("error").to_numpy(zero_copy_only=False) == ""
+    blank = _equal(table, "error", "")
     yield from broken("error", "a written video has an error, or a failed or skipped one has none", written != blank)
 
     frames = number("num_frames")

@@ -25,6 +25,7 @@ _COMMANDS = {
     "check": [
         "{place} {threads}",
         "{place} --deep {threads}",
+        "{place} --quick",
         "{place} --against {videos} {threads} --json",
         "{place} --against {list} {threads}",
         "{place} --repair --against {videos} {threads}",

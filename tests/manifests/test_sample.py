@@ -14,16 +14,18 @@ import numpy as np
 import pytest
 import simplejpeg
 import webdataset
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from manifests.records import Members
 from manifests.sample import (
+    MAX_MEMBER_BYTES,
     EncodedVideo,
     FrameSpool,
     MemberTooLargeError,
     decode_offsets,
     encode_offsets,
+    member_header,
     write_end,
     write_sample,
 )
@@ -113,6 +115,27 @@ def test_places_point_at_the_members(shard: tuple[Path, list[tuple[int, int, Mem
         assert int(offsets[-1]) == m.rgb_bytes
     (start, size, _), (second, _, _) = places
     assert (start, second) == (0, size)
+
+
+@given(
+    st.text("abcXYZ019_-/.", min_size=1, max_size=120).filter(
+        lambda name: not name.startswith("/") and "//" not in name
+    ),
+    st.integers(0, MAX_MEMBER_BYTES),
+)
+@example("é" * 50, 0)
+@example("x" * 100, 8**11 - 1)
+@example("C/" + "x" * 98 + ".tg.offsets.npy", 7)
+def test_member_headers_are_those_of_tarfile(name: str, num_bytes: int) -> None:
+    wanted = tarfile.TarInfo(name)
+    wanted.size, wanted.mode = num_bytes, 0o644
+    try:
+        header = wanted.tobuf(format=tarfile.USTAR_FORMAT, encoding="utf-8")
+    except ValueError:  # no slash to cut it at
+        with pytest.raises(ValueError):
+            member_header(name, num_bytes)
+    else:
+        assert member_header(name, num_bytes) == header
 
 
 def test_without_gradient_the_members_are_three(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import random
 import shutil
@@ -247,6 +248,45 @@ def test_strangers_and_lost_shards(copy: Path) -> None:
     assert kinds(report) == {"stranger", "shard-missing"}
     assert report.damaged_shards == ("shard-000001.tar",)
     assert any(".tmp-1" in note for note in report.notes)
+
+
+def test_a_quick_check_knows_tables_splits_and_the_sizes_of_shards(copy: Path, videos: Path) -> None:
+    assert check(str(copy), quick=True).sound
+    patched(copy / "shard-000002.tar", b"\x93NUMPY", b"\x93NUMPX")
+    report = check(str(copy), quick=True)
+    assert (report.sound, report.quick, report.num_shards) == (True, True, 3)  # not told: it reads no bytes of shards
+    assert not check(str(copy)).sound
+    (copy / "shard-000000.tar").unlink()
+    with (copy / "shard-000001.tar").open("ab") as file:
+        file.write(b"x")
+    report = check(str(copy), quick=True)
+    assert [(finding.place, finding.kind) for finding in report.findings] == [
+        ("shard-000000.tar", "shard-missing"),
+        ("shard-000001.tar", "shard-size"),
+    ]
+    assert report.damaged_shards == ("shard-000000.tar", "shard-000001.tar")
+    (split,) = (copy / "splits").iterdir()
+    split.write_bytes(split.read_bytes()[:-1])
+    assert "split" in {finding.kind.partition("-")[0] for finding in check(str(copy), quick=True).findings}
+    for words in (["--deep"], ["--against", str(videos)], ["--repair", "--against", str(videos)]):
+        refused = CliRunner().invoke(main, ["check", str(copy), "--quick", *words])
+        assert refused.exit_code == 2
+        assert "--quick looks at no bytes" in refused.stderr
+    told = CliRunner().invoke(main, ["check", str(copy), "--quick"])
+    assert told.exit_code == 1
+    assert "bytes of shards not read" in told.stdout
+
+
+def test_the_data_set_of_the_scale_benchmark_is_sound(tmp_path: Path) -> None:
+    place = Path(__file__).parents[2] / "benchmarks" / "scale.py"
+    loaded = importlib.util.spec_from_file_location("scale", place)
+    assert loaded is not None
+    assert loaded.loader is not None
+    scale = importlib.util.module_from_spec(loaded)
+    loaded.loader.exec_module(scale)
+    scale.make(tmp_path / "dataset", 150)
+    report = check(str(tmp_path / "dataset"), threads=1)
+    assert (report.findings, report.num_videos, report.num_shards) == ((), 150, 3)
 
 
 def test_sources_that_changed_are_found(sound: Path, videos: Path, tmp_path: Path) -> None:
