@@ -98,7 +98,7 @@ class ClipReader:
         try:
             if slow or not tg_cuts or place.members.tg_offset < 0:
                 wanted = _rgb_wanted(rgb_cuts, tg_cuts, slow)
-                _cut_from_rgb(self._pictures(place, "rgb", wanted), rgb_cuts, tg_cuts, slow, resized)
+                _cut_from_rgb(self._pictures(place, "rgb", wanted, _looked_at(plans)), rgb_cuts, tg_cuts, slow, resized)
             else:
                 for index, picture in self._pictures(place, "rgb", rgb_cuts.keys()):
                     _apply(picture, rgb_cuts[index], resized)
@@ -116,18 +116,23 @@ class ClipReader:
         """Close the shards."""
         self.shards.close()
 
-    def _pictures(self, place: VideoPlace, kind: str, wanted: Iterable[int]) -> Iterator[tuple[int, Frame]]:
-        """The wanted frames (kind rgb) or gradients (tg) as stored, by rising index; each is good until the next but one."""
+    def _pictures(
+        self, place: VideoPlace, kind: str, wanted: Iterable[int], part: CropBox | None = None
+    ) -> Iterator[tuple[int, Frame]]:
+        """The wanted frames (kind rgb) or gradients (tg) as stored, by rising index; each is good until the next but one.
+
+        part: what of them will be looked at; the rest may be anything.
+        """
         frames = sorted(wanted)
         if not frames:
             return
         if self.gop:
-            yield from self._decoded(place, frames)
+            yield from self._decoded(place, frames, part)
             return
         for number, (frame, jpeg) in enumerate(zip(frames, self._jpegs(place, kind, frames), strict=True)):
             yield frame, self._decode(jpeg, place, f"{kind.upper()} frame {frame}", number % 2)
 
-    def _decoded(self, place: VideoPlace, frames: list[int]) -> Iterator[tuple[int, Frame]]:
+    def _decoded(self, place: VideoPlace, frames: list[int], part: CropBox | None) -> Iterator[tuple[int, Frame]]:
         """Frames of a stored video."""
         m = place.members
         index = self.shards.read(place.shard, [(m.rgb_index_offset, m.rgb_index_bytes)])[0]
@@ -144,7 +149,7 @@ class ClipReader:
         )
         if self.decoder is None:
             self.decoder = GopDecoder()
-        yield from self.decoder.decode(pictures, frames, place.height, place.width)
+        yield from self.decoder.decode(pictures, frames, place.height, place.width, part)
 
     def _jpegs(self, place: VideoPlace, kind: str, frames: list[int]) -> list[bytes]:
         m = place.members
@@ -249,7 +254,11 @@ def _cut_from_rgb(
     for index, picture in pictures:
         _apply(picture, (*rgb_cuts.get(index, ()), *(tg_cuts.get(index, ()) if slow else ())), resized)
         if not slow and before == index - 1 and before in tg_cuts:
-            _apply(temporal_gradient(previous, picture), tg_cuts[before], resized)
+            if resized is not None:
+                _apply(temporal_gradient(previous, picture), tg_cuts[before], resized)
+            else:
+                for cut in tg_cuts[before]:
+                    _fit(temporal_gradient(_part(previous, cut.box), _part(picture, cut.box)), cut)
         before, previous = index, picture
 
 
@@ -260,11 +269,28 @@ def _apply(picture: Frame, cuts: Iterable[Cut], resized: Size | None) -> None:
             cv2.resize(picture, (resized.width, resized.height), interpolation=cv2.INTER_LINEAR), np.uint8
         )
     for cut in cuts:
-        box, target = cut.box, cut.target
-        part = picture[box.top : box.top + box.height, box.left : box.left + box.width]
-        if part.shape == target.shape:
-            target[:] = part
-        else:
-            cv2.resize(part, target.shape[1::-1], dst=target, interpolation=cv2.INTER_LINEAR)
-        if cut.flip:
-            cv2.flip(target, 1, dst=target)
+        _fit(_part(picture, cut.box), cut)
+
+
+def _part(picture: Frame, box: CropBox) -> Frame:
+    return picture[box.top : box.top + box.height, box.left : box.left + box.width]
+
+
+def _fit(part: Frame, cut: Cut) -> None:
+    """Scale and mirror what was cut out of a picture into its place."""
+    if part.shape == cut.target.shape:
+        cut.target[:] = part
+    else:
+        cv2.resize(part, cut.target.shape[1::-1], dst=cut.target, interpolation=cv2.INTER_LINEAR)
+    if cut.flip:
+        cv2.flip(cut.target, 1, dst=cut.target)
+
+
+def _looked_at(plans: Sequence[ClipPlan]) -> CropBox | None:
+    """The smallest box that holds all that training plans cut out of the frames; None: whole frames are scaled first."""
+    if any(plan.resized is not None for plan in plans):
+        return None
+    boxes = [box for plan in plans for box in (*plan.boxes, *plan.tg_boxes)]
+    top, left = min(box.top for box in boxes), min(box.left for box in boxes)
+    bottom, right = max(box.top + box.height for box in boxes), max(box.left + box.width for box in boxes)
+    return CropBox(top, left, bottom - top, right - left)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from tgprep.scan import scan
 from tgprep.stored_video import stored_frames
 from tgtrain.batch import StepDataset, StreamSource, step_loader
 from tgtrain.clip import ClipSettings, plan_eval, plan_train
+from tgtrain.crop import CropBox
 from tgtrain.gop import GopDecoder, Run, runs_of
 from tgtrain.order import Stream, StreamOrder, sample_seed
 from tgtrain.reader import BadSampleError, ClipReader, cut_video, open_reader
@@ -89,6 +91,33 @@ def test_any_frames_of_any_video_are_those_asked_for(manifest: Manifest) -> None
         assert [number_of(frame) for _, frame in got] == wanted
         for k, frame in got:
             np.testing.assert_array_equal(frame, whole[video][k])
+
+
+def test_a_part_of_a_frame_is_that_of_the_whole(manifest: Manifest) -> None:
+    reader, generator = reader_of(manifest), random.Random(5)
+    whole = [all_frames(manifest, row) for row in manifest.videos]
+    for _ in range(80):
+        video = generator.randrange(len(whole))
+        row = manifest.videos[video]
+        top, left = generator.randrange(row.height), generator.randrange(row.width)
+        box = CropBox(top, left, generator.randint(1, row.height - top), generator.randint(1, row.width - left))
+        wanted = sorted(generator.sample(range(row.num_frames), 3))
+        for k, frame in reader._pictures(reader.places[video], "rgb", wanted, box):
+            part = np.s_[top : top + box.height, left : left + box.width]
+            np.testing.assert_array_equal(frame[part], whole[video][k][part], err_msg=str(box))
+
+
+def test_training_plans_cut_what_a_pass_over_the_video_cuts(manifest: Manifest) -> None:
+    reader = reader_of(manifest)
+    for number in range(24):
+        video = number % len(manifest.videos)
+        row = manifest.videos[video]
+        clip = replace(SETTINGS, gradient=("fast", "slow")[number // 4 % 2], share_geometry=number % 3 > 0)
+        (plan,) = plan_train(row.num_frames, row.height, row.width, clip, sample_seed(0, 0, number, "k", 0))
+        (expected,), _ = cut_video(iter(all_frames(manifest, row)), [plan])
+        got = reader.read(video, plan)
+        np.testing.assert_array_equal(got.rgb, expected.rgb)
+        np.testing.assert_array_equal(got.tg, expected.tg)  # type: ignore[arg-type]
 
 
 def test_a_frame_is_good_until_the_next_but_one(manifest: Manifest) -> None:
