@@ -169,6 +169,21 @@ def options_from(model: type[BaseModel]) -> Callable[[Callable[..., Any]], Calla
     return add
 
 
+def cache_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--cache and --cache-gb, for commands that read shards."""
+    function = click.option(
+        "--cache-gb",
+        type=click.FloatRange(min=0),
+        help="what the cache may hold, in GB of 10^9 bytes  [default: 80 % of what its disk has free]",
+    )(function)
+    return click.option(
+        "--cache",
+        "cache_folder",
+        metavar="DIR",
+        help="where shards of a data set at a URL are kept on local disk  [default: ~/.cache/tgtrain]",
+    )(function)
+
+
 def build(model: type[BaseModel], values: dict[str, Any]) -> Any:
     """A model from the options that were given; all mistakes in one message."""
     from pydantic import ValidationError

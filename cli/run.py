@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.common import EXIT_FAILURES, handled, print_json, quiet_threads, say
+from cli.common import EXIT_FAILURES, PlaceType, cache_options, handled, human_bytes, print_json, quiet_threads, say
 
 if TYPE_CHECKING:
     from manifests.records import Manifest
@@ -21,7 +22,7 @@ _EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 0}
 
 
 @click.command()
-@click.argument("out", default="dataset")
+@click.argument("out", default="dataset", type=PlaceType(text=True))
 @click.option("--recipe", help="name or path of a recipe  [default: told from data set, split and machine]")
 @click.option(
     "--out", "run_folder", type=click.Path(path_type=Path), help="folder of the run  [default: ./runs/RECIPE-SPLIT]"
@@ -38,6 +39,7 @@ _EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 0}
     help="go on from the newest whole checkpoint, refuse to, or go back to a named one (later ones are set aside)",
 )
 @click.option("--max-steps", type=click.IntRange(min=1), help="stop after so many steps in all; the schedule stays")
+@cache_options
 @click.option("--json", "as_json", is_flag=True, help="print the outcome as one JSON object on stdout")
 @handled
 def run(
@@ -48,9 +50,11 @@ def run(
     overrides: tuple[str, ...],
     resume: str,
     max_steps: int | None,
+    cache_folder: str | None,
+    cache_gb: float | None,
     as_json: bool,
 ) -> None:
-    """Train on the data set at OUT [default: ./dataset].
+    """Train on the data set at OUT [default: ./dataset], a folder or a URL of an object store (s3://bucket/dataset).
 
     Interrupted or killed: run the same command again, it goes on from the newest checkpoint, to the same weights bit for
     bit on CPU. SIGUSR1 (as Slurm sends before a requeue) saves and exits 0.
@@ -69,6 +73,7 @@ def run(
         from tgtrain.config import load_recipe
         from tgtrain.distributed import joined
         from tgtrain.preflight import notes
+        from tgtrain.remote import RemoteShards
         from tgtrain.run import prepare
         from tgtrain.train import RunError, num_steps_of, train
     except ModuleNotFoundError as error:
@@ -76,6 +81,10 @@ def run(
 
         raise InputError(f"Training needs {error.name}: pip install 'tgprep[train]'.") from None
 
+    if cache_folder is not None:
+        overrides += (f"runtime.cache={json.dumps(cache_folder)}",)
+    if cache_gb is not None:
+        overrides += (f"runtime.cache_gb={cache_gb}",)
     config = load_recipe(recipe, overrides, num_classes=len(manifest.header.classes))
     setup = prepare(out, split, manifest, config)
     folder = run_folder or Path("runs") / f"{config.name}-{split.name}"
@@ -92,6 +101,12 @@ def run(
             say(
                 f"{num_steps} steps ({config.optimiser.epochs} epochs of {per_epoch}) on {ranks.device.type}, run folder {folder}"
             )
+            if isinstance(setup.reader.shards, RemoteShards):
+                cache = setup.reader.shards.cache
+                say(
+                    f"shards come through the cache {cache.folder}: {human_bytes(cache.num_held())} of at most "
+                    f"{human_bytes(cache.num_bytes)} held; {setup.config.data.block_shards} shards are shuffled together"
+                )
             if not split.validation.any() and split.test.any():
                 say(
                     "accuracy is followed on the test part (no validation part: choosing by it would be test selection)"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from cli.common import handled, print_json, quiet_threads, say
+from cli.common import cache_options, handled, print_json, quiet_threads, say
 
 if TYPE_CHECKING:
     from tgtrain.evaluate import Result
@@ -53,6 +53,7 @@ _SHOWN_CLASSES = 101  # of more, the weakest
     "--predictions", type=click.Path(path_type=Path), help="also write the scores of every video to this file"
 )
 @click.option("--features", type=click.Path(path_type=Path), help="write the features of every video to this file")
+@cache_options
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 @handled
 def test(
@@ -67,6 +68,8 @@ def test(
     batch_views: int | None,
     predictions: Path | None,
     features: Path | None,
+    cache_folder: str | None,
+    cache_gb: float | None,
     as_json: bool,
 ) -> None:
     """Measure the accuracy of RUN [default: the newest below ./runs] on the test videos of its split.
@@ -78,6 +81,7 @@ def test(
     quiet_threads()
     from manifests.records import InputError
     from tgtrain.batch import default_workers
+    from tgtrain.cache import CacheSettings
     from tgtrain.distributed import joined
     from tgtrain.evaluate import Views, evaluate, write_features, write_predictions, write_result
     from tgtrain.run import newest_run, read_setup
@@ -90,7 +94,7 @@ def test(
     for path in (predictions, features):
         if path is not None and (not path.absolute().parent.is_dir() or path.is_dir()):
             raise InputError(f"{path}: expected a file name in a folder that exists.")
-    setup = read_setup(run, data)
+    setup = read_setup(run, data, CacheSettings(cache_folder or "", int((cache_gb or 0) * 1e9)))
     config = setup.config
     chosen = chosen_views(views, config.data.test_clips, config.data.test_crops)
     streams = config.model.streams

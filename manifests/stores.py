@@ -50,7 +50,19 @@ def tell_with(tell: Callable[[str, str], None]) -> None:
     _tell = tell
 
 
+def tell(root: str, text: str) -> None:
+    """Warn of a store as this process was told to."""
+    _tell(root, text)
+
+
+def share_warnings(heard: Callable[[str], bool]) -> None:
+    """Have this process warn of a store only where no other has: heard(store) says so, and is told of every trouble."""
+    global _heard
+    _heard = heard
+
+
 _tell: Callable[[str, str], None] = to_stderr
+_heard: Callable[[str], bool] | None = None
 giving_up = threading.Event()  # set: no call waits any longer for a store that does not answer
 _lock = threading.Lock()
 _answered: set[str] = set()  # stores (scheme and bucket) that have answered to this process
@@ -121,6 +133,8 @@ def warn_once(root: str, text: str) -> None:
     with _lock:
         told = now - _trouble.get(root, -_QUIET_SECONDS) < _QUIET_SECONDS
         _trouble[root] = now
+    if _heard is not None:
+        told = _heard(root) or told
     if not told:
         _tell(root, text)
 

@@ -58,7 +58,11 @@ class ObjectStore:
 
 
 class Gate(socketserver.ThreadingTCPServer):
-    """Passes connections on to the server; shut, it drops them; `fail_next` requests get an answer 503 instead."""
+    """Passes connections on to the server; shut, it drops them; `fail_next` requests get an answer 503 instead.
+
+    delay_seconds: before every answer begins. cut_next: answers that end after cut_bytes, as from a connection that breaks.
+    num_bytes: of all answers.
+    """
 
     allow_reuse_address = True
     daemon_threads = True
@@ -68,7 +72,9 @@ class Gate(socketserver.ThreadingTCPServer):
         self.server_port = server_port
         self.is_open = True
         self.fail_next = 0
-        self.num_failed = self.num_dropped = 0
+        self.num_failed = self.num_dropped = self.num_cut = self.num_bytes = 0
+        self.delay_seconds = 0.0
+        self.cut_next, self.cut_bytes = 0, 20_000
         self.open_sockets: set[socket.socket] = set()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -110,13 +116,33 @@ class _Passage(socketserver.BaseRequestHandler):
             with socket.create_connection(("127.0.0.1", gate.server_port)) as server:
                 gate.open_sockets |= {self.request, server}
                 server.sendall(first)
-                back = threading.Thread(target=_pump, args=(server, self.request), daemon=True)
+                back = threading.Thread(target=self._answer, args=(server,), daemon=True)
                 back.start()
                 _pump(self.request, server)
                 back.join()
                 gate.open_sockets -= {self.request, server}
         except OSError:
             return
+
+    def _answer(self, server: socket.socket) -> None:
+        gate = self.server
+        sent = 0
+        with contextlib.suppress(OSError):
+            while piece := server.recv(1 << 16):
+                if sent == 0:
+                    time.sleep(gate.delay_seconds)
+                sent += len(piece)
+                gate.num_bytes += len(piece)
+                if gate.cut_next > 0 and sent > gate.cut_bytes:
+                    gate.cut_next -= 1
+                    gate.num_cut += 1
+                    self.request.sendall(piece[: max(0, gate.cut_bytes - sent + len(piece))])
+                    for end in (self.request, server):
+                        end.shutdown(socket.SHUT_RDWR)
+                    return
+                self.request.sendall(piece)
+        with contextlib.suppress(OSError):
+            self.request.shutdown(socket.SHUT_WR)
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:

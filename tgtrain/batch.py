@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import math
 import multiprocessing
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.context import BaseContext
@@ -19,6 +21,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from manifests.records import InputError
+from manifests.stores import UnreachableError
+from tgtrain.ahead import upcoming
+from tgtrain.block_order import BlockOrder
 from tgtrain.clip import ClipSettings, plan_train
 from tgtrain.mvpl_plan import MvplSettings, draw_mvpl_plan
 from tgtrain.order import Choice, Draw, RepeatedOrder, Stream, StreamOrder, rank_part, replayed_key, sample_seed
@@ -76,7 +81,7 @@ class StreamSource:
 
     videos: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
-    order: StreamOrder | RepeatedOrder
+    order: StreamOrder | RepeatedOrder | BlockOrder
 
 
 @dataclass(slots=True)
@@ -99,7 +104,13 @@ class StepDataset(Dataset[SslBatch]):
     strong_labelled: bool = False
     replayed: bool = False
 
+    @property
+    def sources(self) -> list[StreamSource]:
+        """The streams."""
+        return [source for source in (self.unlabelled, self.labelled) if source is not None]
+
     def __getitem__(self, step: int) -> SslBatch:
+        self.reader.shards.expect(lambda: upcoming(self.sources, self.reader.places, step))
         labelled, draws = self._read(self.labelled, Stream.LABELLED, step)
         labelled_plans = (
             self._plans(self.labelled, Stream.LABELLED, draws, labelled) if self.strong_labelled else ((), ())
@@ -182,6 +193,11 @@ def step_loader(dataset: StepDataset, steps: Sequence[int], workers: int, pin: b
     except InputError as error:
         # A loader process hands its error over with its own traceback in front; the user needs the message.
         raise InputError(str(error).rsplit("InputError: ", 1)[-1].strip()) from None
+    except UnreachableError as error:
+        # Likewise; what is left of it is its text alone, as Python prints an OSError.
+        found = re.search(r"\[Errno \d+\] (.*): '(.*)'\s*$", str(error))
+        reason, place = found.groups() if found else (str(error), "the data set")
+        raise UnreachableError(errno.EIO, reason, place) from None
 
 
 def worker_context() -> BaseContext:

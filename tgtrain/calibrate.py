@@ -17,6 +17,7 @@ from tgtrain.reader import BadSampleError
 from tgtrain.run import Setup
 from tgtrain.sources import wanted_views
 
+_AHEAD = 4  # batches that a cache of a remote data set fetches before they are read
 _STREAM = 2  # beside the labelled and the unlabelled stream, see tgtrain.order
 
 
@@ -44,6 +45,8 @@ def _batches(setup: Setup, ranks: Ranks, view: str, wanted: int) -> Iterator[Ten
     size = min(config.batch.labelled, len(train_places))
     order = StreamOrder(len(train_places), size, config.runtime.seed, _STREAM)
     for number in range(ranks.rank, min(wanted, max(1, len(train_places) // size)), ranks.world_size):
+        upcoming = range(number, number + _AHEAD * ranks.world_size, ranks.world_size)
+        setup.reader.shards.expect(lambda: [train_places[d.video] for n in upcoming for d in order.draws(n)])  # noqa: B023 - called while this batch is read
         clips = []
         for draw in order.draws(number):
             video = train_places[draw.video]

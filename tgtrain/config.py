@@ -48,6 +48,8 @@ class DataSettings:
     shared_crop: RGB and TG of a clip are cut and flipped alike. area: share of the picture that a resized crop covers.
     test_clips x test_crops: views of a test video. test_size: side of each of three crops; 0: 256 for size 224 and in
     proportion. A small network on small pictures needs its training size.
+    block_shards: the unlabelled videos come block after block of so many shards (tgtrain.block_order); 0: shuffled as a whole;
+    -1: 0 on local disk, 32 for a data set at a URL.
     """
 
     dataset: str = ""
@@ -62,6 +64,7 @@ class DataSettings:
     test_size: Annotated[int, Field(ge=0, le=2048)] = 0
     test_clips: Frames = 10
     test_crops: Literal[1, 3] = 3
+    block_shards: Annotated[int, Field(ge=-1)] = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,8 @@ class RuntimeSettings:
 
     precision: of the forward pass (autocast). log_every: steps between two lines of the log.
     max_bad_fraction: stop once more of the clips read were damaged than this share.
+    cache: folder for shards of a data set at a URL; "": ~/.cache/tgtrain. cache_gb: what it may hold in GB (10^9 bytes); 0: 80 %
+    of what its disk has free.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -143,6 +148,8 @@ class RuntimeSettings:
     log_every: Positive = 20
     compile: bool = False
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
+    cache: str = ""
+    cache_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ from tgtrain.model import Model
 from tgtrain.reader import BadSampleError, Clip, ClipReader
 from tgtrain.score import BATCH_VIEWS, Average, Floats, Modality, VideoScores, VideoViews, score_videos
 
+_AHEAD = 64  # videos that a cache of a remote data set fetches before they are read
+
 
 @dataclass(frozen=True, slots=True)
 class Views:
@@ -110,6 +112,7 @@ class _ViewDataset(Dataset[VideoViews]):
         return len(self.videos)
 
     def __getitem__(self, position: int) -> VideoViews:
+        self.reader.shards.expect(lambda: self.videos[position : position + _AHEAD])
         place = self.reader.places[self.videos[position]]
         plans = plan_eval(
             place.num_frames, place.height, place.width, self.clip, self.views.num_clips, self.views.num_crops

@@ -103,9 +103,9 @@ class StreamOrder:
         # A batch may span many passes (few videos): one column of round keys per pass, one evaluation for all.
         first_pass = int(passes[0])
         keys = np.stack(
-            [_round_keys(self.seed, self.stream_id, p) for p in range(first_pass, int(passes[-1]) + 1)], axis=1
+            [round_keys(self.seed, self.stream_id, p) for p in range(first_pass, int(passes[-1]) + 1)], axis=1
         )
-        videos = _permute(places, self.num_videos, keys[:, passes - first_pass])
+        videos = permute(places, self.num_videos, keys[:, passes - first_pass])
         return tuple(map(Draw, videos.tolist(), passes.tolist(), positions.tolist()))
 
 
@@ -195,9 +195,9 @@ def _stream_name(stream_id: int) -> str:
 
 
 @lru_cache(maxsize=256)
-def _round_keys(seed: int, stream_id: int, pass_index: int) -> Keys:
-    """uint64[NUM_KEYS] for one pass, independent between passes, streams and seeds."""
-    material = struct.pack("<3Q", seed, stream_id, pass_index)
+def round_keys(seed: int, stream_id: int, pass_index: int, *part: int) -> Keys:
+    """uint64[NUM_KEYS] for one pass (or a part of one), independent between passes, streams, seeds and parts."""
+    material = struct.pack(f"<{3 + len(part)}Q", seed, stream_id, pass_index, *part)
     digests = b"".join(
         blake2b(material, digest_size=_DIGEST_LIMIT, salt=struct.pack("<Q", block)).digest()
         for block in range(-(-NUM_KEYS * 8 // _DIGEST_LIMIT))
@@ -205,7 +205,7 @@ def _round_keys(seed: int, stream_id: int, pass_index: int) -> Keys:
     return np.frombuffer(digests, dtype="<u8", count=NUM_KEYS).astype(np.uint64)
 
 
-def _permute(places: Indices, size: int, keys: Keys) -> Indices:
+def permute(places: Indices, size: int, keys: Keys) -> Indices:
     """Images of `places` under the permutations of 0..size-1 given by `keys` (uint64[NUM_KEYS, len(places)]).
 
     A Feistel network on pairs (left < columns, right < rows) with columns * rows barely over `size`; a place that

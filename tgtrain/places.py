@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import torch
 
 from manifests.records import WRITTEN, InputError, Manifest, Members
+from manifests.sample import BLOCK_BYTES
 
 _MEMBERS = tuple(field.name for field in dataclasses.fields(Members))
 _NUMBERS = ("num_frames", "height", "width", *_MEMBERS)
@@ -73,6 +74,14 @@ class VideoPlaces(Sequence[VideoPlace]):
             return {}
         pairs, counts = np.unique(self.numbers[:, 1:3], axis=0, return_counts=True)
         return {(height, width): count for (height, width), count in zip(pairs.tolist(), counts.tolist(), strict=True)}
+
+    def extents(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Where the members that are read lie, the tar header of the first included: starts and sizes in bytes, int64[N]."""
+        starts = self.numbers[:, [_NUMBERS.index(name) for name in _MEMBERS if name.endswith("_offset")]]
+        sizes = self.numbers[:, [_NUMBERS.index(name) for name in _MEMBERS if name.endswith("_bytes")]]
+        ends = np.where(starts >= 0, starts + sizes, 0).max(axis=1, initial=0)
+        first = np.where(starts >= 0, starts, np.iinfo(np.int64).max).min(axis=1, initial=np.iinfo(np.int64).max)
+        return first - BLOCK_BYTES, ends - first + BLOCK_BYTES
 
     @overload
     def __getitem__(self, index: int) -> VideoPlace: ...

@@ -17,12 +17,16 @@ import numpy.typing as npt
 import simplejpeg
 
 from manifests.gradient import Frame, temporal_gradient
-from manifests.records import InputError, Manifest
+from manifests.places import is_url
+from manifests.records import Manifest
 from manifests.sample import decode_offsets, video_gop
+from manifests.stores import UnreachableError
+from tgtrain.cache import CacheSettings
 from tgtrain.clip import ClipPlan
 from tgtrain.crop import CropBox, Size
 from tgtrain.gop import GopDecoder, runs_of
 from tgtrain.places import VideoPlace, VideoPlaces, find_places
+from tgtrain.remote import RemoteShards
 from tgtrain.shards import LocalShards, Shards
 
 Pixels = npt.NDArray[np.uint8]
@@ -104,6 +108,8 @@ class ClipReader:
                     _apply(picture, rgb_cuts[index], resized)
                 for index, picture in self._pictures(place, "tg", tg_cuts.keys()):
                     _apply(picture, tg_cuts[index], resized)
+        except UnreachableError:
+            raise  # the sample may be as good as any
         except (OSError, ValueError) as error:
             raise BadSampleError(f"{place.key} in {place.shard}: {error}") from None
         return clips
@@ -180,13 +186,16 @@ class ClipReader:
 _NOTHING: Pixels = np.empty((0, 0, 0, 3), np.uint8)
 
 
-def open_reader(manifest: Manifest, keys: Iterable[str]) -> ClipReader:
-    """A reader of the videos with these keys, numbered in their order. InputError where one has no sample."""
-    if "://" in manifest.root:
-        raise InputError(
-            f"{manifest.root}: training reads shards from local disk; copy the data set to a local folder."
-        )
-    return ClipReader(find_places(manifest, tuple(keys)), LocalShards(manifest.root), video_gop(manifest.header))
+def open_reader(manifest: Manifest, keys: Iterable[str], cache: CacheSettings | None = None) -> ClipReader:
+    """A reader of the videos with these keys, numbered in their order. InputError where one has no sample.
+
+    cache: where shards of a data set at a URL are kept.
+    """
+    places = find_places(manifest, tuple(keys))
+    shards: Shards = LocalShards(manifest.root)
+    if is_url(manifest.root):
+        shards = RemoteShards(manifest.root, manifest.shards, places, (cache or CacheSettings()).open())
+    return ClipReader(places, shards, video_gop(manifest.header))
 
 
 def cut_video(

@@ -14,6 +14,7 @@ from manifests.gradient import ZERO_LEVEL
 from manifests.records import InputError
 from manifests.splits import read_split
 from manifests.store import read_manifest
+from tgtrain.cache import CacheSettings
 from tgtrain.clip import ClipPlan, ClipSettings, plan_eval
 from tgtrain.reader import BadSampleError, ClipReader, Pixels, open_reader
 from tgtrain.report_classes import Pair
@@ -90,7 +91,9 @@ def make_gallery(runs: Sequence[Run], results: Sequence[TestResult | None], pair
         if len(keys) <= NUM_CLIPS:
             chosen = keys
         examples = _examples(results[0], pairs)
-        reader = open_reader(manifest, dict.fromkeys([*chosen, *examples.values()]))
+        settings = run.settings
+        cache = CacheSettings(settings.get("runtime.cache", ""), int(settings.get("runtime.cache_gb", 0) * 1e9))
+        reader = open_reader(manifest, dict.fromkeys([*chosen, *examples.values()]), cache)
     except (InputError, OSError, ValueError) as error:
         return Gallery(
             problem=f"There are no pictures, because the run’s data set cannot be read where it was. {error}"

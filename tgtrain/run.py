@@ -8,7 +8,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
@@ -18,9 +18,11 @@ import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # of typing only from Python 3.12 on what pydantic takes
 
+from manifests.places import is_url, list_files
 from manifests.records import InputError, Manifest
 from manifests.splits import LabelSplit, split_digest
 from manifests.store import TEMPORARY_PREFIX, atomic_write, json_bytes, read_manifest
+from tgtrain.cache import CacheSettings
 from tgtrain.checkpoint import Identity
 from tgtrain.clip import ClipSettings
 from tgtrain.config import Config, config_from_dict, differences
@@ -29,11 +31,13 @@ from tgtrain.reader import ClipReader, open_reader
 CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"
 _LOCK = ".lock"
+_REMOTE_BLOCK_SHARDS = 32  # about 2,000 videos are shuffled together
 # Settings that change how a run is carried out, never what it computes: a resumed run may change them.
 _FREE = (
     "runtime.workers",
     "runtime.device",
     "runtime.log_every",
+    "runtime.cache",
     "evaluate.keep",
     "evaluate.average",
     "description",
@@ -163,17 +167,30 @@ def prepare(root: str, split: LabelSplit, manifest: Manifest, config: Config) ->
     problems += _missing_shards(manifest)
     if problems:
         raise InputError("This run cannot start: " + "; ".join(problems) + ".")
-    return Setup(config, manifest, split, open_reader(manifest, split.key))
+    reader = open_reader(manifest, split.key, cache_settings(config))
+    return Setup(with_blocks(config, manifest.root), manifest, split, reader)
+
+
+def with_blocks(config: Config, root: str) -> Config:
+    """The config with its order of shards decided: as a whole on local disk, in blocks for a data set at a URL."""
+    if config.data.block_shards >= 0:
+        return config
+    return replace(config, data=replace(config.data, block_shards=_REMOTE_BLOCK_SHARDS if is_url(root) else 0))
+
+
+def cache_settings(config: Config) -> CacheSettings:
+    """Where shards of a data set at a URL are kept."""
+    return CacheSettings(config.runtime.cache, int(config.runtime.cache_gb * 1e9))
 
 
 def _missing_shards(manifest: Manifest) -> list[str]:
     """Shards that are not there, or not of the size that the manifest says."""
-    if "://" in manifest.root:
-        return []  # the reader says what it needs
+    there = list_files(manifest.root)
+    if is_url(manifest.root) and not there:
+        return []  # a web server without listings: what is missing shows when it is read
     wrong = []
     for shard in manifest.shards:
-        path = Path(manifest.root) / shard.name
-        found = path.stat().st_size if path.is_file() else -1
+        found = there.get(shard.name, -1)
         if found != shard.num_bytes:
             wrong.append(
                 f"{shard.name} ({'missing' if found < 0 else f'{found} bytes'}, expected {shard.num_bytes} bytes)"
@@ -260,10 +277,17 @@ def read_facts(run: Path) -> dict[str, Any]:
     return facts
 
 
-def read_setup(run: Path, data: str | None = None) -> Setup:
-    """The setup of an existing run, with its data set at `data` or where the run found it."""
+def read_setup(run: Path, data: str | None = None, cache: CacheSettings | None = None) -> Setup:
+    """The setup of an existing run, with its data set at `data` or where the run found it.
+
+    cache: where shards of a URL are kept, in place of the run's settings; what it leaves open stays as the run has it.
+    """
     facts = read_facts(run)
     config = config_from_dict(facts["config"], str(run / CONFIG_NAME))
+    if cache is not None:
+        folder = cache.folder or config.runtime.cache
+        gigabytes = cache.num_bytes / 1e9 or config.runtime.cache_gb
+        config = replace(config, runtime=replace(config.runtime, cache=folder, cache_gb=gigabytes))
     root = data or facts["data"]["root"]
     from manifests.splits import read_split
 

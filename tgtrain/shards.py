@@ -1,14 +1,15 @@
-"""The bytes of shards: exact ranges of local tar files. A remote data set brings the same interface, see tgtrain.cache."""
+"""The bytes of shards: exact ranges of local tar files. A remote data set brings the same interface, see tgtrain.remote."""
 
 from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 _OPEN_FILES = 256
+Need = str | int  # what will be read: a whole shard by its name, or the sample of a video by its number in the reader
 
 
 class Shards(Protocol):
@@ -16,6 +17,9 @@ class Shards(Protocol):
 
     def read(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """The bytes of (offset, size) ranges of one shard. OSError where it is gone, ValueError where it is too short."""
+
+    def expect(self, upcoming: Callable[[], Iterable[Need]]) -> None:
+        """Told before something is read: what will be read next, soonest first, so that it can be fetched ahead."""
 
     def close(self) -> None:
         """Close the files."""
@@ -41,6 +45,9 @@ class LocalShards:
     def read(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """See `Shards`."""
         return read_ranges(self._open(name), ranges)
+
+    def expect(self, upcoming: Callable[[], Iterable[Need]]) -> None:
+        """See `Shards`: a local disk needs no telling."""
 
     def close(self) -> None:
         """Close the files; they open again when read."""

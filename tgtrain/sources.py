@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from manifests.records import InputError
+from tgtrain.ahead import largest_need
 from tgtrain.batch import StepDataset, StreamSource
+from tgtrain.block_order import BlockOrder
 from tgtrain.config import Config
 from tgtrain.distributed import Ranks
 from tgtrain.mvpl_plan import MvplSettings
 from tgtrain.order import RepeatedOrder, Stream, StreamOrder, steps_per_epoch
+from tgtrain.remote import RemoteShards
 from tgtrain.run import Setup
 from tgtrain.strong_plan import StrongSettings, draw_run_signs
 
@@ -20,7 +26,7 @@ def step_dataset(setup: Setup, ranks: Ranks) -> StepDataset:
     unlabelled = None
     if config.method.uses_unlabelled:
         unlabelled = _source(setup, "unlabelled", config.batch.unlabelled, Stream.UNLABELLED)
-    return StepDataset(
+    dataset = StepDataset(
         reader=setup.reader,
         labelled=_source(setup, "labelled", config.batch.labelled, Stream.LABELLED),
         unlabelled=unlabelled,
@@ -34,6 +40,25 @@ def step_dataset(setup: Setup, ranks: Ranks) -> StepDataset:
         rgb="rgb" in views,
         tg="tg" in views,
     )
+    _check_cache(setup, dataset)
+    return dataset
+
+
+def _check_cache(setup: Setup, dataset: StepDataset) -> None:
+    """Refuse a cache that is too small to work ahead."""
+    if not isinstance(setup.reader.shards, RemoteShards):
+        return
+    cache = setup.reader.shards.cache
+    needed = largest_need(
+        dataset.sources, setup.reader.places, {shard.name: shard.num_bytes for shard in setup.manifest.shards}
+    )
+    if cache.num_bytes < needed:
+        gigabytes = math.ceil(needed / 1e8) / 10
+        raise InputError(
+            f"The cache {cache.folder} may hold {cache.num_bytes / 1e9:.1f} GB; two blocks of data.block_shards="
+            f"{setup.config.data.block_shards} shards and a labelled batch need {gigabytes:.1f} GB. Set runtime.cache_gb={gigabytes:.1f} "
+            "(--cache-gb), make room on its disk, name another folder with --cache, or lower data.block_shards."
+        )
 
 
 def wanted_views(config: Config) -> tuple[str, ...]:
@@ -45,7 +70,9 @@ def wanted_views(config: Config) -> tuple[str, ...]:
 def _source(setup: Setup, part: str, batch_size: int, stream: Stream) -> StreamSource:
     places = np.flatnonzero(setup.split.part(part))
     seed = setup.config.runtime.seed
-    order: StreamOrder | RepeatedOrder = StreamOrder(len(places), batch_size, seed, stream)
+    order: StreamOrder | RepeatedOrder | BlockOrder = StreamOrder(len(places), batch_size, seed, stream)
+    if stream is Stream.UNLABELLED and setup.config.data.block_shards and len(places):
+        order = BlockOrder(setup.reader.places.shard[places], setup.config.data.block_shards, batch_size, seed, stream)
     if stream is Stream.LABELLED and "fixed_labelled_order" in setup.config.compat.quirks:
         num_unlabelled = int(setup.split.unlabelled.sum()) or len(places)
         order = RepeatedOrder(

@@ -37,15 +37,15 @@ def _spool(pictures: list[npt.NDArray[np.uint8]]) -> FrameSpool:
 
 
 def write_data_set(
-    root: Path, num_classes: int = 3, groups: int = 6, num_frames: int = 20, stored_tg: bool = True
+    root: Path, num_classes: int = 3, groups: int = 6, num_frames: int = 20, stored_tg: bool = True, num_shards: int = 2
 ) -> tuple[Manifest, LabelSplit]:
-    """A data set of num_classes x groups videos (the last two groups test) with one 50 % split, in two shards."""
+    """A data set of num_classes x groups videos (the last two groups test) with one 50 % split, in num_shards shards."""
     root.mkdir(parents=True)
     rows: list[VideoRow] = []
     shards: list[ShardRow] = []
     videos = [(label, group) for group in range(groups) for label in range(num_classes)]
-    half = (len(videos) + 1) // 2
-    for number, part in enumerate((videos[:half], videos[half:])):
+    each = -(-len(videos) // num_shards)
+    for number, part in enumerate(videos[start : start + each] for start in range(0, len(videos), each)):
         name = f"shard-{number:06d}.tar"
         with (root / name).open("w+b") as tar:
             for label, group in part:
