@@ -16,16 +16,20 @@ from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from manifests.gradient import Frame
+    from tgprep.flow import FlowMethod
     from tgtrain.clip import ClipSettings
     from tgtrain.predict import OpenedVideo
-    from tgtrain.reader import Clip
+    from tgtrain.reader import Clip, OfPair
 
 _START_SECONDS = 120.0  # imports on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
 class ViewJob:
-    """What to read of a video. short_side: of the stored frames of the data set that was trained on, 0 as they are."""
+    """What to read of a video. short_side: of the stored frames of the data set that was trained on, 0 as they are.
+
+    flow, flow_compat: how that data set computed flow, where the clip settings ask for it.
+    """
 
     path: Path
     clip: ClipSettings
@@ -35,6 +39,8 @@ class ViewJob:
     tg: bool
     short_side: int
     decoder: str
+    flow: str = ""
+    flow_compat: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +148,25 @@ def _serve(connection: Connection) -> None:
             connection.send(_read(connection.recv()))
 
 
+def _of_pair(job: ViewJob) -> OfPair:
+    """What stands for TG of two frames: TG, or the flow that the network was trained on."""
+    from manifests.gradient import temporal_gradient
+
+    if job.clip.gradient != "flow":
+        return temporal_gradient
+    import cv2
+
+    from tgprep.flow import flow_estimator, flow_picture
+
+    estimate = flow_estimator(cast("FlowMethod", job.flow))
+
+    def flow(previous: Frame, following: Frame) -> Frame:
+        luma = (cast("Frame", cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)) for frame in (previous, following))
+        return flow_picture(estimate(*luma), uncentred="flow_magnitude" in job.flow_compat.split(","))
+
+    return flow
+
+
 def _read(job: ViewJob) -> ViewReply:
     from tgprep.decode import DecodeError, open_video
     from tgtrain.predict import OpenedVideo, UnreadableError, read_views
@@ -154,7 +179,9 @@ def _read(job: ViewJob) -> ViewReply:
         return OpenedVideo(cast("Iterator[Frame]", video.frames), video.num_frames_header)
 
     try:
-        clips, num_frames = read_views(open_frames, job.clip, job.num_clips, job.num_crops, rgb=job.rgb, tg=job.tg)
+        clips, num_frames = read_views(
+            open_frames, job.clip, job.num_clips, job.num_crops, rgb=job.rgb, tg=job.tg, of_pair=_of_pair(job)
+        )
     except (DecodeError, UnreadableError) as error:
         return ViewReply([], bad=str(error))
     except (OSError, ValueError, MemoryError) as error:

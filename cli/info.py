@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from cli.common import PlaceType, handled, human_bytes, print_json
+from manifests.sample import flow_method
 
 _NAME = 12  # columns of the names at the left
 _MAX_ROWS = 6
@@ -56,6 +57,8 @@ def page(facts: dict[str, Any], width: int) -> Iterator[str]:
     gradient = facts["gradient"]
     stored = "stored" if gradient["stored"] else "derived while reading"
     yield from row("TG", f"{stored}, from {gradient['source']} frames in {gradient['space']}")
+    if method := flow_method(facts["settings"]):
+        yield from row("flow", f"stored, {method}")
     for number, parts in enumerate(facts["subsets_per_fold"], 1):
         yield from row(f"fold {number}", ", ".join(f"{count:,} {name}" for name, count in parts.items()))
     if facts["num_with_note"]:

@@ -66,6 +66,7 @@ def predict(
     from cli.decode_views import ViewJob, read_all
     from cli.test import chosen_views
     from manifests.records import InputError
+    from manifests.sample import flow_method
     from tgtrain.batch import default_workers
     from tgtrain.distributed import choose_device
     from tgtrain.predict import best_classes
@@ -94,6 +95,8 @@ def predict(
         tg=asked in ("tg", "both"),
         short_side=int(extraction.get("short_side", 0)),
         decoder=str(extraction.get("decoder", "pyav")),
+        flow=flow_method(extraction),
+        flow_compat=str(extraction.get("compat", "")),
     )
     replies = read_all(job, paths, min(len(paths), workers or default_workers()), deadline)
     frames: list[int] = []

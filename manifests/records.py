@@ -58,6 +58,18 @@ class Members:
     tg_index_bytes: int = 0
     tg_offset: int = -1
     tg_bytes: int = 0
+    flow_index_offset: int = -1
+    flow_index_bytes: int = 0
+    flow_offset: int = -1
+    flow_bytes: int = 0
+
+    def place(self, kind: str) -> tuple[int, int, int, int]:
+        """index_offset, index_bytes, offset, bytes of a kind of frames: "rgb", "tg" or "flow"."""
+        if kind == "rgb":
+            return self.rgb_index_offset, self.rgb_index_bytes, self.rgb_offset, self.rgb_bytes
+        if kind == "tg":
+            return self.tg_index_offset, self.tg_index_bytes, self.tg_offset, self.tg_bytes
+        return self.flow_index_offset, self.flow_index_bytes, self.flow_offset, self.flow_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,10 @@ Members of every sample, in this order (docs/format.md):
     {key}.rgb.mjpeg          T JPEG files back to back
     {key}.tg.offsets.npy     uint64[T]
     {key}.tg.mjpeg           T-1 JPEG files; TG_k belongs to frames k and k+1
+    {key}.flow.offsets.npy   uint64[T]
+    {key}.flow.mjpeg         T-1 JPEG files: magnitude, y and x of the motion from frame k to k+1
 
-The two tg members are absent from every sample of a data set whose gradient is derived while reading.
+The two flow members are there with `--flow` alone. The two tg members are absent from every sample of a data set whose gradient is derived while reading.
 A data set made with `--store video` has other members:
 
     {key}.json
@@ -113,12 +115,13 @@ class Mp4Spool:
 
 @dataclass(frozen=True, slots=True)
 class EncodedVideo:
-    """A video ready to be packed. meta: flat facts for the .json member; tg: None where the gradient is derived."""
+    """A video ready to be packed. meta: flat facts for the .json member; tg, flow: None where they are not stored."""
 
     key: str
     meta: Meta
     rgb: FrameSpool | Mp4Spool
     tg: FrameSpool | None
+    flow: FrameSpool | None = None
 
 
 def write_sample(tar: BinaryIO, encoded: EncodedVideo) -> tuple[int, int, Members]:
@@ -127,7 +130,7 @@ def write_sample(tar: BinaryIO, encoded: EncodedVideo) -> tuple[int, int, Member
     The bytes depend on the sample alone: fixed time, owner, mode and order.
     Raises MemberTooLargeError, before anything is written, where a member passes 8 GiB.
     """
-    for spool in (encoded.rgb, encoded.tg):
+    for spool in (encoded.rgb, encoded.tg, encoded.flow):
         if spool is not None and spool.num_bytes > MAX_MEMBER_BYTES:
             raise MemberTooLargeError(
                 f"{spool.num_bytes} bytes of frames in one member, at most {MAX_MEMBER_BYTES} fit"
@@ -138,12 +141,14 @@ def write_sample(tar: BinaryIO, encoded: EncodedVideo) -> tuple[int, int, Member
     _write_member(tar, f"{encoded.key}.json", io.BytesIO(facts), len(facts))
     mp4 = isinstance(encoded.rgb, Mp4Spool)
     rgb_index, rgb = _write_frames(tar, encoded.key, frame_members("rgb", mp4), encoded.rgb)
-    if encoded.tg is None:
-        members = Members(*rgb_index, *rgb)
-    else:
-        tg_index, tg = _write_frames(tar, encoded.key, frame_members("tg"), encoded.tg)
-        members = Members(*rgb_index, *rgb, *tg_index, *tg)
-    return start, tar.tell() - start, members
+    others: list[int] = []
+    for kind, spool in (("tg", encoded.tg), ("flow", encoded.flow)):
+        if spool is None:
+            others += (-1, 0, -1, 0)
+        else:
+            index, frames = _write_frames(tar, encoded.key, frame_members(kind), spool)
+            others += (*index, *frames)
+    return start, tar.tell() - start, Members(*rgb_index, *rgb, *others)
 
 
 def write_end(tar: BinaryIO) -> None:
@@ -200,7 +205,7 @@ def decode_offsets(npy: bytes | memoryview, *, mp4: bool = False) -> npt.NDArray
 
 
 def frame_members(kind: str, mp4: bool = False) -> tuple[str, str]:
-    """What follows the key in the names of an index and of its frames; kind "rgb" or "tg", mp4: made with `--store video`."""
+    """What follows the key in the names of an index and of its frames; kind "rgb", "tg" or "flow", mp4: made with `--store video`."""
     return ("mp4.offsets.npy", "mp4") if mp4 else (f"{kind}.offsets.npy", f"{kind}.mjpeg")
 
 
@@ -212,10 +217,17 @@ def video_gop(header: ManifestHeader) -> int:
 
 def quality_facts(settings: Mapping[str, str | int | float | bool]) -> Meta:
     """What the .json member of a sample repeats of the settings of its data set (dataset.json): how its frames are coded."""
+    flow: Meta = {"flow": method} if (method := flow_method(settings)) else {}
     if settings.get("store") == "video":
-        return {"video_crf": int(settings["crf"]), "video_gop": int(settings["gop"])}
+        return {"video_crf": int(settings["crf"]), "video_gop": int(settings["gop"]), **flow}
     quality = settings.get("quality")
-    return {"jpeg_quality": quality} if isinstance(quality, int) else {}
+    return {"jpeg_quality": quality, **flow} if isinstance(quality, int) else flow
+
+
+def flow_method(settings: Mapping[str, str | int | float | bool]) -> str:
+    """How the stored flow was computed ("dis" or "farneback"); "" where a data set of these settings holds none."""
+    method = settings.get("flow", "none")
+    return "" if method == "none" else str(method)
 
 
 def _write_frames(

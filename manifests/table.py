@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from manifests.records import InputError, Members, ShardRow, VideoRow
 
-_MEMBER_FIELDS = tuple(field.name for field in dataclasses.fields(Members))
+_FLOW_FIELDS = ("flow_index_offset", "flow_index_bytes", "flow_offset", "flow_bytes")
+_MEMBER_FIELDS = tuple(field.name for field in dataclasses.fields(Members) if field.name not in _FLOW_FIELDS)
 _ROW_FIELDS = tuple(field.name for field in dataclasses.fields(VideoRow) if field.name != "members")
 
 VIDEO_SCHEMA = pa.schema(
@@ -40,6 +41,14 @@ VIDEO_SCHEMA = pa.schema(
         ("source_sha256", pa.string()),
     ]
 )
+# Of a data set that holds flow: the columns stand behind those of TG.
+FLOW_VIDEO_SCHEMA = pa.schema(
+    [
+        field
+        for entry in VIDEO_SCHEMA
+        for field in (entry, *(pa.field(name, pa.int64()) for name in _FLOW_FIELDS if entry.name == _MEMBER_FIELDS[-1]))
+    ]
+)
 SHARD_SCHEMA = pa.schema(
     [("name", pa.string()), ("num_videos", pa.int32()), ("num_bytes", pa.int64()), ("sha256", pa.string())]
 )
@@ -49,7 +58,7 @@ class VideoTable(Sequence[VideoRow]):
     """videos.parquet in memory: rows are made when asked for, whole columns come as Arrow or numpy."""
 
     def __init__(self, table: pa.Table) -> None:
-        if not table.schema.equals(VIDEO_SCHEMA, check_metadata=False):
+        if not any(table.schema.equals(schema, check_metadata=False) for schema in (VIDEO_SCHEMA, FLOW_VIDEO_SCHEMA)):
             missing = [field.name for field in VIDEO_SCHEMA if field not in list(table.schema)]
             raise InputError(
                 f"videos.parquet has another form than this version reads: columns missing or of another type: "
@@ -63,9 +72,10 @@ class VideoTable(Sequence[VideoRow]):
         rows = list(rows)
         columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in _ROW_FIELDS}
         columns["subsets"] = [list(row.subsets) for row in rows]
-        for name in _MEMBER_FIELDS:
+        for name in (*_MEMBER_FIELDS, *_FLOW_FIELDS):
             columns[name] = [getattr(row.members, name) for row in rows]
-        return cls(pa.table([pa.array(columns[field.name], field.type) for field in VIDEO_SCHEMA], schema=VIDEO_SCHEMA))
+        schema = FLOW_VIDEO_SCHEMA if any(offset >= 0 for offset in columns["flow_offset"]) else VIDEO_SCHEMA
+        return cls(pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema))
 
     def __len__(self) -> int:
         return int(self.arrow.num_rows)
@@ -97,7 +107,8 @@ class VideoTable(Sequence[VideoRow]):
 
 
 def _row(record: dict[str, Any]) -> VideoRow:
-    members = Members(**{name: record.pop(name) for name in _MEMBER_FIELDS})
+    names = (name for name in (*_MEMBER_FIELDS, *_FLOW_FIELDS) if name in record)
+    members = Members(**{name: record.pop(name) for name in tuple(names)})
     record["subsets"] = tuple(record["subsets"])
     return VideoRow(members=members, **record)
 

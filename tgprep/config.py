@@ -12,6 +12,12 @@ from manifests.records import GradientCoding
 VIDEO_CRF = 19
 VIDEO_GOP = 8
 DECODERS = ("pyav", "opencv", "decord")
+# What the reference code does to stored frames, by name -> the settings that it comes to (docs/migrating.md).
+COMPAT: dict[str, dict[str, object]] = {
+    "opencv_frames": {"decoder": "opencv", "space": "rgb"},
+    "gradient_of_jpeg": {"gradient_source": "jpeg", "space": "rgb"},
+    "flow_magnitude": {},
+}
 
 
 class ExtractSettings(BaseModel):
@@ -51,6 +57,13 @@ class ExtractSettings(BaseModel):
         le=250,
         description=f"--store video: frames from one self-contained picture to the next (0: {VIDEO_GOP})",
     )
+    flow: Literal["none", "dis", "farneback"] = Field(
+        "none", description="also store optical flow (magnitude, y, x) of neighbouring frames, by this method"
+    )
+    compat: str = Field(
+        "",
+        description=f"quirks of the reference code to reproduce in what is stored, separated by commas: {', '.join(COMPAT)}",
+    )
     decoder: str = Field("pyav", description="pyav, opencv, decord, or your own as `package.module:function`")
     on_damage: Literal["keep", "fail"] = Field(
         "keep", description="a video with damaged packets: keep the frames that decode, with a note, or fail it"
@@ -63,6 +76,27 @@ class ExtractSettings(BaseModel):
         if name not in DECODERS and ":" not in name:
             raise ValueError(f"decoder {name!r} is unknown: {', '.join(DECODERS)}, or `package.module:function`")
         return name
+
+    @field_validator("compat")
+    @classmethod
+    def _known_quirks(cls, names: str) -> str:
+        quirks = [name.strip() for name in names.split(",") if name.strip()]
+        if unknown := [name for name in quirks if name not in COMPAT]:
+            raise ValueError(f"compat {', '.join(unknown)} is unknown: one or more of {', '.join(COMPAT)}")
+        return ",".join(sorted(set(quirks)))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _compat_follows(cls, values: dict[str, object]) -> dict[str, object]:
+        """Most quirks are no more than other settings; these may not be given otherwise as well."""
+        if not isinstance(values, dict) or not isinstance(values.get("compat"), str):
+            return values
+        for quirk in str(values["compat"]).split(","):
+            for name, value in COMPAT.get(quirk.strip(), {}).items():
+                if values.setdefault(name, value) != value:
+                    option = f"--{name.replace('_', '-')}"
+                    raise ValueError(f"{quirk.strip()} stands for {option} {value}, got {option} {values[name]}")
+        return values
 
     @model_validator(mode="before")
     @classmethod
@@ -100,6 +134,12 @@ class ExtractSettings(BaseModel):
             raise ValueError("--quality is of JPEG files; the quality of --store video is --crf (lower is better)")
         if self.subsampling != "420":
             raise ValueError(f"--store video stores 4:2:0; --subsampling {self.subsampling} is for JPEG files")
+        return self
+
+    @model_validator(mode="after")
+    def _flow_possible(self) -> ExtractSettings:
+        if "flow_magnitude" in self.compat.split(",") and self.flow == "none":
+            raise ValueError("compat flow_magnitude is of stored flow: add --flow dis or --flow farneback")
         return self
 
     @model_validator(mode="after")

@@ -26,6 +26,7 @@ from manifests.sample import (
 )
 from tgprep.config import ExtractSettings
 from tgprep.decode import DecodedVideo, DecodeError, Picture, Planes, open_video
+from tgprep.flow import flow_estimator, flow_picture
 
 # (a - b + 255) / 2 and (a - b + 256) / 2 less a quarter: rounding to the nearest is then the floor, and every term is exact in a float.
 _GRADIENT_SHIFT = 127.25
@@ -67,6 +68,7 @@ def encode_video(
     source_sha256 = _sha256(path, lambda: on_frame(0))
     video = open_video(path, decoder=settings.decoder, space=settings.space, short_side=settings.short_side)
     height = width = 0
+    flow = _FlowWriter(settings, FrameSpool(_spool_file(scratch, stack))) if settings.flow != "none" else None
     try:
         writer = _writer(settings, scratch, stack, video.fps)
         for picture in video.frames:
@@ -78,7 +80,11 @@ def encode_video(
                     f"the picture size changes from {width}x{height} to {shape[1]}x{shape[0]} at frame {writer.num_frames}"
                 )
             writer.add(picture)
-            if writer.num_bytes > MAX_MEMBER_BYTES:  # before it fills the disk
+            if flow is not None:
+                flow.add(picture)
+            if (
+                max(writer.num_bytes, flow.spool.num_bytes if flow else 0) > MAX_MEMBER_BYTES
+            ):  # before it fills the disk
                 raise MemberTooLargeError(f"its frames take over {MAX_MEMBER_BYTES} bytes after {writer.num_frames}")
             on_frame(writer.num_frames)
     finally:
@@ -99,7 +105,8 @@ def encode_video(
         source_sha256=source_sha256,
         note="; ".join(_notes(video, writer.num_frames)),
     )
-    return EncodedVideo(key=source.key, meta=_meta(source, facts, settings), rgb=rgb, tg=tg), facts
+    meta = _meta(source, facts, settings)
+    return EncodedVideo(key=source.key, meta=meta, rgb=rgb, tg=tg, flow=flow.spool if flow else None), facts
 
 
 class _Writer(Protocol):
@@ -165,6 +172,25 @@ class _FrameWriter:
             return planar
         packed: bytes = simplejpeg.encode_jpeg(picture, self.quality, "RGB", self.subsampling)
         return packed
+
+
+class _FlowWriter:
+    """Encodes the flow between neighbours. Its three channels mean different things: no chroma is left out."""
+
+    def __init__(self, settings: ExtractSettings, spool: FrameSpool) -> None:
+        assert settings.flow != "none"
+        self.spool = spool
+        self.quality = settings.quality
+        self.uncentred = "flow_magnitude" in settings.compat.split(",")
+        self.estimate = flow_estimator(settings.flow)
+        self.previous: Frame | None = None
+
+    def add(self, picture: Picture) -> None:
+        luma = picture.y if isinstance(picture, Planes) else cast(Frame, cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))
+        if self.previous is not None:
+            flow = flow_picture(self.estimate(self.previous, luma), uncentred=self.uncentred)
+            self.spool.append(simplejpeg.encode_jpeg(flow, self.quality, "RGB", "444"))
+        self.previous = luma
 
 
 def gradient_of(previous: Picture, following: Picture) -> Picture:

@@ -70,7 +70,7 @@ def estimate(videos: Place, out: Place, scan: Scan, settings: ExtractSettings, r
         num_frames=num_frames,
         num_bytes=round(measured.shard.num_bytes / frames_measured * num_frames),
         num_shards=len(shards),
-        num_loose_files=max(0, (2 * num_frames - len(mixed)) if settings.gradient == "stored" else num_frames),
+        num_loose_files=max(0, num_frames + _num_pair_streams(settings) * (num_frames - len(mixed))),
         seconds=seconds / frames_measured * num_frames / num_workers,
         num_workers=num_workers,
         num_headers=len(headers),
@@ -78,6 +78,11 @@ def estimate(videos: Place, out: Place, scan: Scan, settings: ExtractSettings, r
         num_unreadable=max(num_failed, sum(count < 0 for count in header_frames)),
         num_free_bytes=_free_bytes(out),
     )
+
+
+def _num_pair_streams(settings: ExtractSettings) -> int:
+    """Streams of a frame for each pair of neighbours: gradients, flow."""
+    return (settings.gradient == "stored") + (settings.flow != "none")
 
 
 def _header_frames(path: Path, settings: ExtractSettings) -> int:

@@ -21,7 +21,7 @@ import simplejpeg
 from manifests.gradient import temporal_gradient
 from manifests.lists import export_list
 from manifests.records import WRITTEN, GradientCoding, InputError, Manifest, VideoRow
-from manifests.sample import decode_offsets, video_gop
+from manifests.sample import decode_offsets, flow_method, video_gop
 from manifests.split_settings import PARTS
 from manifests.splits import list_splits, read_split
 from manifests.store import TEMPORARY_PREFIX, atomic_write, join, json_bytes, read_manifest
@@ -31,6 +31,7 @@ from tgprep.verify_shard import open_place
 MARKER = ".tgprep-export.json"
 RGB_NAME = "img_{:05d}.jpg"
 TG_NAME = "tempgrad_{:05d}.jpg"
+FLOW_NAME = "flow_xym_{:05d}.jpg"
 _KEY = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9_-]+")
 _REFERENCE_QUALITY = 95
 
@@ -58,8 +59,9 @@ def export_rawframes(
     """Write every written video as `folder/Class/video/img_00001.jpg`, `tempgrad_00001.jpg` (counted from 1), and lists.
 
     The stored JPEG files are copied byte for byte; where the data set stores no TG, it is computed from the decoded JPEGs, as
-    the reference does. Frames of stored videos become JPEG files of quality 95. Lists: of the official folds, and of every split and part (`Class/video num_frames label`), and
-    classInd.txt. A video's folder appears once it is whole; an interrupted export goes on where it was.
+    the reference does. Frames of stored videos become JPEG files of quality 95. Stored flow becomes flow_xym_00000.jpg (counted
+    from 0, as the reference does). Lists: of the official folds, and of every split and part
+    (`Class/video num_frames label`), and classInd.txt. A video's folder appears once it is whole; an interrupted export goes on where it was.
     InputError where `folder` holds something else, a key is unknown, or a shard is damaged.
     """
     manifest = read_manifest(root)
@@ -113,19 +115,19 @@ def _claim(folder: Path, manifest: Manifest, tg: bool) -> None:
 
 
 def read_jpegs(manifest: Manifest, row: VideoRow, kind: str) -> Iterator[bytes]:
-    """The JPEG files of a video in order; kind: "rgb" or "tg". InputError where the shard is damaged.
+    """The JPEG files of a video in order; kind: "rgb", "tg" or "flow". InputError where the shard is damaged.
 
     As stored; the frames of a stored video are encoded here, from the planes that are decoded.
     """
-    members = row.members
     try:
         with open_place(join(manifest.root, row.shard)) as shard:
-            if video_gop(manifest.header):
+            if kind == "rgb" and video_gop(manifest.header):
                 yield from _jpegs_of_video(shard, row)
                 return
-            shard.seek(getattr(members, f"{kind}_index_offset"))
-            bounds = decode_offsets(shard.read(getattr(members, f"{kind}_index_bytes"))).astype(np.int64).tolist()
-            shard.seek(getattr(members, f"{kind}_offset"))
+            index_offset, index_bytes, offset, _ = row.members.place(kind)
+            shard.seek(index_offset)
+            bounds = decode_offsets(shard.read(index_bytes)).astype(np.int64).tolist()
+            shard.seek(offset)
             for first, last in zip(bounds, bounds[1:], strict=False):
                 jpeg = shard.read(last - first)
                 if not (len(jpeg) == last - first and jpeg.startswith(b"\xff\xd8") and jpeg.endswith(b"\xff\xd9")):
@@ -164,6 +166,10 @@ def _export_video(manifest: Manifest, row: VideoRow, folder: Path, tg: bool) -> 
             count += 1
         for number, jpeg in enumerate(_gradients(manifest, row) if tg else (), 1):
             (temporary / TG_NAME.format(number)).write_bytes(jpeg)
+            count += 1
+        has_flow = flow_method(manifest.header.settings)
+        for number, jpeg in enumerate(read_jpegs(manifest, row, "flow") if has_flow else ()):
+            (temporary / FLOW_NAME.format(number)).write_bytes(jpeg)
             count += 1
         target.parent.mkdir(exist_ok=True)
         temporary.rename(target)

@@ -129,10 +129,13 @@ def load_plan(work: Place) -> Plan | None:
 
 def refuse_difference(out: Place, state: str, before: dict[str, Any], now: dict[str, Any]) -> None:
     """InputError that names every setting of the data set at `out` that differs from what is asked."""
+    # A setting that was not there yet, when the data set was made, had the value that is the default since.
+    defaults = {name: field.default for name, field in ExtractSettings.model_fields.items()}
+    there = {**defaults, **before}
     differences = [
-        f"--{name.replace('_', '-')} is {before.get(name)} there, {value} asked"
+        f"--{name.replace('_', '-')} is {there.get(name)} there, {value} asked"
         for name, value in now.items()
-        if before.get(name) != value
+        if there.get(name) != value
     ]
     if differences:
         raise InputError(

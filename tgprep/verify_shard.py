@@ -17,6 +17,7 @@ from manifests.sample import (
     RECORD_BYTES,
     Meta,
     decode_offsets,
+    flow_method,
     frame_members,
     json_member,
     member_header,
@@ -26,7 +27,7 @@ from manifests.sample import (
 )
 from manifests.store import is_url, join
 from manifests.stores import call
-from tgprep.verify_frames import check_frames
+from tgprep.verify_frames import FrameError, check_frames, decode
 
 _PIECE_BYTES = 4 * 1024 * 1024
 _MAX_FACTS_BYTES = 1024 * 1024
@@ -159,30 +160,14 @@ def _check_structure(file: BinaryIO, row: VideoRow, header: ManifestHeader) -> d
     content, place = _member(file, place, f"{row.key}.json", size, limit=_MAX_FACTS_BYTES)
     _check_facts(content, row, header)
     indices: dict[str, npt.NDArray[np.uint64]] = {}
-    members = row.members
-    kinds = [
-        (
-            "rgb",
-            row.num_frames,
-            members.rgb_index_offset,
-            members.rgb_index_bytes,
-            members.rgb_offset,
-            members.rgb_bytes,
-        )
-    ]
+    kinds = [("rgb", row.num_frames)]
     if header.gradient.stored:
-        kinds.append(
-            (
-                "tg",
-                row.num_frames - 1,
-                members.tg_index_offset,
-                members.tg_index_bytes,
-                members.tg_offset,
-                members.tg_bytes,
-            )
-        )
-    mp4 = bool(video_gop(header))
-    for kind, num_frames, index_offset, index_bytes, offset, num_bytes in kinds:
+        kinds.append(("tg", row.num_frames - 1))
+    if flow_method(header.settings):
+        kinds.append(("flow", row.num_frames - 1))
+    for kind, num_frames in kinds:
+        index_offset, index_bytes, offset, num_bytes = row.members.place(kind)
+        mp4 = kind == "rgb" and bool(video_gop(header))
         index_name, name = frame_members(kind, mp4)
         _same_place(index_name, place + BLOCK_BYTES, index_offset)
         content, place = _member(file, place, f"{row.key}.{index_name}", index_bytes, limit=index_bytes)
@@ -250,10 +235,18 @@ def _check_deep(
             yield _read(file, start + first, last - first, f"{kind}.mjpeg")
 
     if gop := video_gop(header):
-        return _check_mp4(file, row, gop, indices["rgb"])
-    tg = frames("tg", row.members.tg_offset) if "tg" in indices else None
-    rgb = frames("rgb", row.members.rgb_offset)
-    return check_frames(rgb, tg, header.gradient, row.height, row.width)
+        count, problems = _check_mp4(file, row, gop, indices["rgb"])
+    else:
+        tg = frames("tg", row.members.tg_offset) if "tg" in indices else None
+        rgb = frames("rgb", row.members.rgb_offset)
+        count, problems = check_frames(rgb, tg, header.gradient, row.height, row.width)
+    for number, jpeg in enumerate(frames("flow", row.members.flow_offset) if "flow" in indices else ()):
+        count += 1
+        try:
+            decode(jpeg, row.height, row.width, "RGB")
+        except FrameError as error:
+            problems.append(f"flow frame {number}: {error}")
+    return count, problems
 
 
 def _check_mp4(file: BinaryIO, row: VideoRow, gop: int, index: npt.NDArray[np.uint64]) -> tuple[int, list[str]]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.records import FAILED, SKIPPED, STATUSES, WRITTEN, Manifest, VideoRow
-from manifests.sample import encode_offsets
+from manifests.sample import encode_offsets, flow_method
 from manifests.table import VideoTable
 
 Flags = npt.NDArray[np.bool_]
@@ -115,6 +115,14 @@ def check_tables(manifest: Manifest, shard_rows: ShardRows) -> Iterator[TablePro
         members &= (number("tg_index_bytes") == npy_header + 8 * frames.astype(np.int64)) & (number("tg_bytes") > 0)
     else:
         members &= (number("tg_offset") == -1) & (number("tg_index_offset") == -1)
+    kinds = ("flow",) if "flow_offset" in table.column_names else ()
+    for kind in kinds:
+        members &= (number(f"{kind}_index_bytes") == npy_header + 8 * frames.astype(np.int64)) & (
+            number(f"{kind}_bytes") > 0
+        )
+    if bool(kinds) != bool(flow_method(header.settings)) and written.any():
+        message = f"dataset.json says flow {header.settings.get('flow', 'none')}, the columns of flow are {'there' if kinds else 'missing'}"
+        yield TableProblem("videos.parquet", "members", message, 1, ())
     yield from broken("members", "sizes or places of the members do not fit the number of frames", written & ~members)
     unplaced = (number("sample_offset") == -1) & (number("rgb_offset") == -1) & _equal(table, "shard", "")
     yield from broken("place", "a video that was not written has a place in a shard", ~written & ~unplaced)

@@ -24,6 +24,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TextIO
 
+import cv2
+
 from manifests import stores
 from manifests.places import is_url
 from manifests.records import FAILED, WRITTEN, InputError, SourceVideo, VideoRow
@@ -267,6 +269,7 @@ def _private_channels() -> tuple[TextIO, TextIO]:
 def main() -> None:
     """Serve jobs until standard input ends."""
     _die_with(int(sys.argv[1]))
+    cv2.setNumThreads(1)  # a worker is one core's work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides what an interrupt means
     jobs, answers = _private_channels()
 

@@ -37,8 +37,9 @@ from tgtrain.crop import (
 
 REFERENCE_SHORT_SIDE = 256
 REFERENCE_JITTER = (256, 320)
+_OF_PAIRS = ("fast", "flow")  # the last frame of a video has none
 
-Gradient = Literal["fast", "slow", "none"]
+Gradient = Literal["fast", "slow", "flow", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ class ClipSettings:
     num_clips: training clips a video. clip_spread: "segments" (one from each of num_clips equal parts of the starts) or
         "uniform" (each from all starts).
     gradient: "fast" (TG_k of each frame k of the clip), "slow" (differences of clip_len + 1 frames spread over the
-        clip: the plan names the raw frames) or "none" (RGB alone, which may use the last frame too).
+        clip: the plan names the raw frames), "flow" (the stored flow picture of each frame in place of TG) or "none" (RGB
+        alone, which may use the last frame too).
     input_size: side in pixels of the square that the network sees in training.
     test_size: side of the squares of a test with three crops; 0: 256 for an input of 224 (published), in proportion for others.
     crop: "resized" (random area and aspect) or "jitter" (random short side, then a random square: MvPL).
@@ -87,7 +89,7 @@ class ClipPlan:
     """What to read and cut for one clip: everything a reader needs, nothing left to chance.
 
     frames: indices of the RGB frames, in clip order.
-    tg_frames: for gradient "fast" the k of each TG_k; for "slow" the clip_len + 1 RGB frames to subtract; else ().
+    tg_frames: for gradient "fast" and "flow" the k of each TG_k or flow picture k; for "slow" the clip_len + 1 RGB frames to subtract; else ().
     resized: None: boxes are cut from the frame as stored and each cut is resized to output_size (training).
         Otherwise the whole frame is resized to this and boxes are cut from that, already output_size (evaluation:
         exactly the reference's pixels, and one resize serves all three crops).
@@ -245,17 +247,17 @@ def _draw_geometry(stored: Size, settings: ClipSettings, rng: np.random.Generato
 def _gradient_indices(start: int, frames: tuple[int, ...], num_frames: int, settings: ClipSettings) -> tuple[int, ...]:
     if settings.gradient == "slow":
         return slow_indices(start, num_frames, settings)
-    if settings.gradient == "fast":
+    if settings.gradient in _OF_PAIRS:
         return tuple(min(frame, num_frames - 2) for frame in frames)
     return ()
 
 
 def _num_usable_frames(num_frames: int, gradient: Gradient) -> int:
     """Frames that a training clip may start at or hold: all but the last where each must have a TG."""
-    fewest = 2 if gradient == "fast" else 1
+    fewest = 2 if gradient in _OF_PAIRS else 1
     if num_frames < fewest:
         raise InputError(
             f"video has {num_frames} frames, a clip with gradient '{gradient}' needs at least {fewest}: "
             "leave the video out of the split (`tgprep check` names such videos)"
         )
-    return num_frames - 1 if gradient == "fast" else num_frames
+    return num_frames - 1 if gradient in _OF_PAIRS else num_frames

@@ -43,7 +43,8 @@ class DataSettings:
 
     dataset, percent: what the published figure belongs to; percent picks the split where several exist. 0: any.
     clip_frames, interval: T frames, `interval` apart. size: input height and width in pixels.
-    gradient: TG of neighbouring frames ("fast") or of frames spread over the clip ("slow").
+    gradient: TG of neighbouring frames ("fast") or of frames spread over the clip ("slow"), or stored optical flow in its
+    place ("flow").
     crop: of training clips: random area and aspect ("resized"), or random scale and place ("jitter", MvPL).
     shared_crop: RGB and TG of a clip are cut and flipped alike. area: share of the picture that a resized crop covers.
     test_clips x test_crops: views of a test video. test_size: side of each of three crops; 0: 256 for size 224 and in
@@ -57,7 +58,7 @@ class DataSettings:
     clip_frames: Frames = 8
     interval: Frames = 8
     size: Annotated[int, Field(ge=16, le=1024)] = 224
-    gradient: Literal["fast", "slow"] = "fast"
+    gradient: Literal["fast", "slow", "flow"] = "fast"
     crop: Literal["resized", "jitter"] = "resized"
     shared_crop: bool = True
     area: tuple[float, float] = (0.08, 1.0)

@@ -16,8 +16,8 @@ import torch
 from manifests.records import WRITTEN, InputError, Manifest, Members
 from manifests.sample import BLOCK_BYTES
 
-_MEMBERS = tuple(field.name for field in dataclasses.fields(Members))
-_NUMBERS = ("num_frames", "height", "width", *_MEMBERS)
+# Members of flow come last, and only some data sets have them.
+_NUMBERS = ("num_frames", "height", "width", *(field.name for field in dataclasses.fields(Members)))
 _COLUMNS = ("numbers", "shard", "text", "ends")
 
 
@@ -107,7 +107,8 @@ def find_places(manifest: Manifest, keys: Sequence[str]) -> VideoPlaces:
     if rows.null_count:
         first = keys[rows.is_null().index(True).as_py()]
         raise InputError(f"{rows.null_count} videos of the split are not in the data set (the first: {first}).")
-    found = table.select(["key", "shard", "status", "error", *_NUMBERS]).take(rows).combine_chunks()
+    numbers = [name for name in _NUMBERS if name in table.column_names]
+    found = table.select(["key", "shard", "status", "error", *numbers]).take(rows).combine_chunks()
     failed = pc.not_equal(found["status"], WRITTEN).index(True).as_py()
     if failed >= 0:
         error = found["error"][failed].as_py()
@@ -117,7 +118,7 @@ def find_places(manifest: Manifest, keys: Sequence[str]) -> VideoPlaces:
     _, ends, content = text.buffers()
     return VideoPlaces(
         shards=tuple(shards.dictionary.to_pylist()),
-        numbers=np.stack([found[name].to_numpy().astype(np.int64) for name in _NUMBERS], axis=1),
+        numbers=np.stack([found[name].to_numpy().astype(np.int64) for name in numbers], axis=1),
         shard=shards.indices.to_numpy().astype(np.int64),
         text=np.frombuffer(content or b"", np.uint8).copy(),
         ends=np.frombuffer(ends, np.int64, len(keys) + 1).copy() if keys else np.zeros(1, np.int64),

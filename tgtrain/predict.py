@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from manifests.gradient import Frame
+from manifests.gradient import Frame, temporal_gradient
 from manifests.records import InputError
 from tgtrain.clip import ClipSettings, plan_eval
-from tgtrain.reader import Clip, cut_video
+from tgtrain.reader import Clip, OfPair, cut_video
 
 _TRIES = (
     3  # a first pass by the header's count, one by the true one; a third would mean that decoding is not repeatable
@@ -48,10 +48,12 @@ def read_views(
     *,
     rgb: bool = True,
     tg: bool = False,
+    of_pair: OfPair = temporal_gradient,
 ) -> tuple[list[Clip], int]:
     """The test views of a video, as `ClipReader.read_views` gives them of a stored one, and its number of frames.
 
     open_frames: opens the video anew for a pass over it; a second one is needed where its header is wrong or silent.
+    of_pair: what stands for TG, of a frame and the one after it.
     Raises UnreadableError for a video without frames, or with too few.
     """
     known = -1
@@ -66,7 +68,7 @@ def read_views(
             plans, refused = plan_eval(max(1, known), height, width, settings, num_clips, num_crops), ""
         except InputError:
             plans, refused = (), f"it has {known} frame(s), too few for a clip"
-        clips, counted = cut_video(_from(first, opened.frames), plans, rgb=rgb, tg=tg)
+        clips, counted = cut_video(_from(first, opened.frames), plans, rgb=rgb, tg=tg, of_pair=of_pair)
         if counted == known and refused:
             raise UnreadableError(refused)
         if counted == known and known > 0:

@@ -7,7 +7,7 @@ A reader holds no process state worth keeping: it is cheap to send to loader wor
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,7 @@ class Cut:
 
 
 Cuts = dict[int, list[Cut]]
+OfPair = Callable[[Frame, Frame], Frame]
 
 
 class ClipReader:
@@ -100,13 +101,16 @@ class ClipReader:
         slow = any(plan.gradient == "slow" for plan in plans)
         resized = plans[0].resized if plans else None
         try:
-            if slow or not tg_cuts or place.members.tg_offset < 0:
+            second = "flow" if any(plan.gradient == "flow" for plan in plans) else "tg"
+            if second == "flow" and tg_cuts and place.members.flow_offset < 0:
+                raise ValueError("it holds no flow")
+            if slow or not tg_cuts or place.members.place(second)[2] < 0:
                 wanted = _rgb_wanted(rgb_cuts, tg_cuts, slow)
                 _cut_from_rgb(self._pictures(place, "rgb", wanted, _looked_at(plans)), rgb_cuts, tg_cuts, slow, resized)
             else:
                 for index, picture in self._pictures(place, "rgb", rgb_cuts.keys()):
                     _apply(picture, rgb_cuts[index], resized)
-                for index, picture in self._pictures(place, "tg", tg_cuts.keys()):
+                for index, picture in self._pictures(place, second, tg_cuts.keys()):
                     _apply(picture, tg_cuts[index], resized)
         except UnreachableError:
             raise  # the sample may be as good as any
@@ -125,7 +129,7 @@ class ClipReader:
     def _pictures(
         self, place: VideoPlace, kind: str, wanted: Iterable[int], part: CropBox | None = None
     ) -> Iterator[tuple[int, Frame]]:
-        """The wanted frames (kind rgb) or gradients (tg) as stored, by rising index; each is good until the next but one.
+        """The wanted frames (kind rgb), gradients (tg) or flow (flow) as stored, by rising index, each good until the next but one.
 
         part: what of them will be looked at; the rest may be anything.
         """
@@ -158,10 +162,8 @@ class ClipReader:
         yield from self.decoder.decode(pictures, frames, place.height, place.width, part)
 
     def _jpegs(self, place: VideoPlace, kind: str, frames: list[int]) -> list[bytes]:
-        m = place.members
-        index = (m.rgb_index_offset, m.rgb_index_bytes) if kind == "rgb" else (m.tg_index_offset, m.tg_index_bytes)
-        start, size = (m.rgb_offset, m.rgb_bytes) if kind == "rgb" else (m.tg_offset, m.tg_bytes)
-        offsets = decode_offsets(self.shards.read(place.shard, [index])[0]).tolist()
+        index_start, index_size, start, size = place.members.place(kind)
+        offsets = decode_offsets(self.shards.read(place.shard, [(index_start, index_size)])[0]).tolist()
         if offsets[-1] != size or frames[-1] >= len(offsets) - 1:
             raise ValueError(
                 f"its index names {len(offsets) - 1} {kind.upper()} frames and {offsets[-1]} bytes, expected {size}"
@@ -199,12 +201,17 @@ def open_reader(manifest: Manifest, keys: Iterable[str], cache: CacheSettings | 
 
 
 def cut_video(
-    frames: Iterable[Frame], plans: Sequence[ClipPlan], *, rgb: bool = True, tg: bool = True
+    frames: Iterable[Frame],
+    plans: Sequence[ClipPlan],
+    *,
+    rgb: bool = True,
+    tg: bool = True,
+    of_pair: OfPair = temporal_gradient,
 ) -> tuple[list[Clip], int]:
     """The views of the plans, cut from all frames of a video (uint8[H, W, 3]) as they come, and how many came.
 
     Plan-major, crop-minor, as `ClipReader.read_views` gives them of a stored video. Frames may be overwritten once the
-    one after the next has come. Where fewer frames come than the plans ask for, clips are not filled: plan anew.
+    one after the next has come. of_pair: what stands for TG, of a frame and the one after it. Where fewer frames come than the plans ask for, clips are not filled: plan anew.
     """
     plans = list(plans)
     clips = [_empty(plan, rgb, tg) for plan in plans for _ in plan.boxes]
@@ -220,7 +227,7 @@ def cut_video(
             if num_frames - 1 in wanted:
                 yield num_frames - 1, frame
 
-    _cut_from_rgb(pictures(), rgb_cuts, tg_cuts, slow, plans[0].resized if plans else None)
+    _cut_from_rgb(pictures(), rgb_cuts, tg_cuts, slow, plans[0].resized if plans else None, of_pair)
     return clips, num_frames
 
 
@@ -256,15 +263,20 @@ def _rgb_wanted(rgb_cuts: Cuts, tg_cuts: Cuts, slow: bool) -> set[int]:
 
 
 def _cut_from_rgb(
-    pictures: Iterable[tuple[int, Frame]], rgb_cuts: Cuts, tg_cuts: Cuts, slow: bool, resized: Size | None
+    pictures: Iterable[tuple[int, Frame]],
+    rgb_cuts: Cuts,
+    tg_cuts: Cuts,
+    slow: bool,
+    resized: Size | None,
+    of_pair: OfPair = temporal_gradient,
 ) -> None:
     """Fill all cuts from RGB frames, by rising index; fast TG is taken of neighbours as they come by."""
     before, previous = -2, _NOTHING
     for index, picture in pictures:
         _apply(picture, (*rgb_cuts.get(index, ()), *(tg_cuts.get(index, ()) if slow else ())), resized)
         if not slow and before == index - 1 and before in tg_cuts:
-            if resized is not None:
-                _apply(temporal_gradient(previous, picture), tg_cuts[before], resized)
+            if resized is not None or of_pair is not temporal_gradient:
+                _apply(of_pair(previous, picture), tg_cuts[before], resized)
             else:
                 for cut in tg_cuts[before]:
                     _fit(temporal_gradient(_part(previous, cut.box), _part(picture, cut.box)), cut)

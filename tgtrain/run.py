@@ -20,6 +20,7 @@ from typing_extensions import TypedDict  # of typing only from Python 3.12 on wh
 
 from manifests.places import is_url, list_files
 from manifests.records import InputError, Manifest
+from manifests.sample import flow_method
 from manifests.splits import LabelSplit, split_digest
 from manifests.store import TEMPORARY_PREFIX, atomic_write, json_bytes, read_manifest
 from tgtrain.cache import CacheSettings
@@ -162,6 +163,10 @@ def prepare(root: str, split: LabelSplit, manifest: Manifest, config: Config) ->
     highest = int(split.label.max()) if len(split) else 0
     if highest >= config.model.num_classes:
         problems.append(f"model.num_classes is {config.model.num_classes}, but the split holds label {highest}")
+    if clip_settings(config).gradient == "flow" and not flow_method(manifest.header.settings):
+        problems.append(
+            f"data.gradient is flow, and {root} holds none: extract it anew with `--flow dis` into another folder"
+        )
     if config.method.clips_per_video != 1:
         problems.append(f"method.clips_per_video is {config.method.clips_per_video}: training reads one clip a video")
     problems += _missing_shards(manifest)

@@ -78,6 +78,8 @@ def kinds(report: CheckReport) -> set[str]:
         {"gradient": "derived"},
         {"subsampling": "444"},
         {"store": "video"},
+        {"flow": "dis"},
+        {"store": "video", "flow": "farneback", "compat": "flow_magnitude"},
     ],
 )
 def test_what_extract_writes_is_sound(videos: Path, tmp_path: Path, settings: dict[str, object]) -> None:
@@ -85,7 +87,8 @@ def test_what_extract_writes_is_sound(videos: Path, tmp_path: Path, settings: di
     report = check(str(tmp_path / "out"), deep=True, against=videos)
     assert report.findings == ()
     frames = sum(manifest.videos.column("num_frames"))
-    assert report.num_frames == (2 * frames - 8 if manifest.header.gradient.stored else frames)
+    num_pair_streams = manifest.header.gradient.stored + ("flow" in settings)
+    assert report.num_frames == frames + num_pair_streams * (frames - 8)
     assert (report.num_videos, report.num_shards, report.num_splits, report.num_sources) == (9, 3, 1, 8)
     assert report.num_bytes == sum(shard.num_bytes for shard in manifest.shards)
 
