@@ -14,7 +14,7 @@ VIDEO_GOP = 8
 DECODERS = ("pyav", "opencv", "decord")
 # What the reference code does to stored frames, by name -> the settings that it comes to (docs/migrating.md).
 COMPAT: dict[str, dict[str, object]] = {
-    "opencv_frames": {"decoder": "opencv", "space": "rgb"},
+    "opencv_frames": {"decoder": "opencv", "space": "rgb", "subsampling": "420"},
     "gradient_of_jpeg": {"gradient_source": "jpeg", "space": "rgb"},
     "flow_magnitude": {},
 }

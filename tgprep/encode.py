@@ -140,6 +140,7 @@ class _FrameWriter:
         self.quality = settings.quality
         self.subsampling = settings.subsampling
         self.from_jpeg = settings.gradient_source == "jpeg"
+        self.by_opencv = "opencv_frames" in settings.compat.split(",")
         self.rgb = rgb
         self.tg = tg
         self.previous: Picture | None = None
@@ -170,6 +171,10 @@ class _FrameWriter:
         if isinstance(picture, Planes):
             planar: bytes = simplejpeg.encode_jpeg_yuv_planes(picture.y, picture.cb, picture.cr, self.quality)
             return planar
+        if self.by_opencv:
+            done, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, self.quality])
+            assert done
+            return jpeg.tobytes()
         packed: bytes = simplejpeg.encode_jpeg(picture, self.quality, "RGB", self.subsampling)
         return packed
 

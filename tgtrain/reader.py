@@ -136,7 +136,7 @@ class ClipReader:
         frames = sorted(wanted)
         if not frames:
             return
-        if self.gop:
+        if kind == "rgb" and self.gop:
             yield from self._decoded(place, frames, part)
             return
         for number, (frame, jpeg) in enumerate(zip(frames, self._jpegs(place, kind, frames), strict=True)):

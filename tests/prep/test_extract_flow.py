@@ -15,7 +15,6 @@ import simplejpeg
 import webdataset
 from pydantic import ValidationError
 
-from manifests.gradient import temporal_gradient
 from manifests.records import InputError, Manifest, VideoRow
 from manifests.sample import decode_offsets
 from manifests.store import read_manifest
@@ -145,15 +144,8 @@ def test_compat_stores_what_the_reference_stores(videos: Path, tmp_path: Path) -
             ((one.astype(np.float32) - two.astype(np.float32) + 255) / 2).astype(np.uint8)
             for one, two in zip(frames, frames[1:], strict=False)
         ]
-        ours = [simplejpeg.decode_jpeg(jpeg, colorspace="BGR") for jpeg in stored(manifest, row, "rgb")]
-        assert len(ours) == len(frames)
-        for own, frame in zip(ours, frames, strict=True):
-            assert np.array_equal(own, frame)
-        for own, wanted in zip(stored(manifest, row, "tg"), gradients, strict=True):
-            again = cv2.imdecode(np.frombuffer(cv2.imencode(".jpg", wanted)[1].tobytes(), np.uint8), cv2.IMREAD_COLOR)
-            assert np.array_equal(simplejpeg.decode_jpeg(own, colorspace="BGR"), again)
-        for own, one, two in zip(gradients, frames, frames[1:], strict=False):
-            assert np.array_equal(own, temporal_gradient(one, two))
+        assert stored(manifest, row, "rgb") == jpegs
+        assert stored(manifest, row, "tg") == [cv2.imencode(".jpg", gradient)[1].tobytes() for gradient in gradients]
 
 
 @pytest.mark.parametrize(
@@ -177,9 +169,9 @@ def test_materialised_tars_keep_flow(videos: Path, tmp_path: Path) -> None:
     manifest = make(videos, tmp_path / "out", flow="dis")
     split = make_split(manifest, SplitSettings(percent=50, strategy="stratified"))
     materialise(manifest, split, tmp_path / "plain")
-    names = []
+    names = set()
     for path in (tmp_path / "plain").rglob("*.tar"):
         with tarfile.open(path) as tar:
-            names += tar.getnames()
+            names.update(tar.getnames())
     assert sum(name.endswith(".flow.mjpeg") for name in names) == len(manifest.videos)
     assert read_manifest(tmp_path / "out").digest == manifest.digest
