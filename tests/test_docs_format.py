@@ -23,7 +23,7 @@ from manifests.records import Manifest
 from manifests.split_settings import SplitSettings
 from manifests.splits import SPLIT_SCHEMA, make_split, write_split
 from manifests.store import HEADER_NAME, read_manifest
-from manifests.table import SHARD_SCHEMA, VIDEO_SCHEMA
+from manifests.table import FLOW_VIDEO_SCHEMA, SHARD_SCHEMA, VIDEO_SCHEMA
 from tgprep.config import ExtractSettings, RunSettings
 from tgprep.materialise import materialise
 from tgprep.motion import SampleSettings, render_sample
@@ -102,6 +102,12 @@ def test_columns_are_documented(heading: str, schema: object) -> None:
         return re.sub("|".join(same_name), lambda match: same_name[match[0]], kind)
 
     assert [(name, plain(kind)) for name, kind in documented(heading)] == [(name, plain(kind)) for name, kind in actual]
+
+
+def test_columns_of_flow_are_documented() -> None:
+    section = TEXT.split("\n### Flow\n", 1)[1].split("\n### ", 1)[0]
+    for field in FLOW_VIDEO_SCHEMA:
+        assert field in list(VIDEO_SCHEMA) or f"`{field.name}`" in section
 
 
 def test_header_fields_are_documented(folder: Path) -> None:
