@@ -77,8 +77,9 @@ class VideoPlaces(Sequence[VideoPlace]):
 
     def extents(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Where the members that are read lie, the tar header of the first included: starts and sizes in bytes, int64[N]."""
-        starts = self.numbers[:, [_NUMBERS.index(name) for name in _MEMBERS if name.endswith("_offset")]]
-        sizes = self.numbers[:, [_NUMBERS.index(name) for name in _MEMBERS if name.endswith("_bytes")]]
+        held = _NUMBERS[: self.numbers.shape[1]]
+        starts = self.numbers[:, [place for place, name in enumerate(held) if name.endswith("_offset")]]
+        sizes = self.numbers[:, [place for place, name in enumerate(held) if name.endswith("_bytes")]]
         ends = np.where(starts >= 0, starts + sizes, 0).max(axis=1, initial=0)
         first = np.where(starts >= 0, starts, np.iinfo(np.int64).max).min(axis=1, initial=np.iinfo(np.int64).max)
         return first - BLOCK_BYTES, ends - first + BLOCK_BYTES
