@@ -80,8 +80,7 @@ def save(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """
     folder = run / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        leftover.unlink(missing_ok=True)
+    clean(run)
     path = folder / f"step-{checkpoint.step:08d}.pt"
     buffer = io.BytesIO()
     measured = checkpoint.measured
@@ -114,6 +113,15 @@ def save(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
         raise
     settle(run, checkpoint, keep)
     return path
+
+
+def clean(run: Path) -> None:
+    """Remove what a kill in the middle of a write has left among the checkpoints: temporary files, digests without a file."""
+    for left in (run / FOLDER).glob(f"{TEMPORARY_PREFIX}*"):
+        left.unlink(missing_ok=True)
+    for digest in (run / FOLDER).glob("step-*.pt.sha256"):
+        if not digest.with_suffix("").exists():
+            digest.unlink(missing_ok=True)
 
 
 def settle(run: Path, checkpoint: Checkpoint, keep: int) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from manifests.records import InputError
+from manifests.store import TEMPORARY_PREFIX
 from tgtrain import checkpoint as checkpoints
 from tgtrain.checkpoint import Checkpoint
 from tgtrain.config import Config, config_from_dict
-from tgtrain.run import Setup, settings_changed
+from tgtrain.run import CONFIG_NAME, METRICS_NAME, Setup, settings_changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,10 @@ def take_up(run: Path, start: Start, keep: int, tell: Callable[[str], None]) -> 
 
     Checkpoints of later steps, damaged ones too, are set aside, and what a kill kept from being done after the last save is done.
     """
+    for name in (METRICS_NAME, CONFIG_NAME):
+        for left in run.glob(f"{TEMPORARY_PREFIX}*-{name}"):
+            left.unlink(missing_ok=True)
+    checkpoints.clean(run)
     if start.checkpoint is None:
         return
     if start.copied:

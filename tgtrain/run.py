@@ -232,8 +232,6 @@ def begin_folder(run: Path, setup: Setup, facts: dict[str, Any]) -> None:
         return
     try:
         run.mkdir(parents=True, exist_ok=True)
-        for left in run.glob(f"{TEMPORARY_PREFIX}*"):
-            left.unlink(missing_ok=True)
         with atomic_write(run / CONFIG_NAME) as file:
             file.write(json_bytes({**describe(setup), **facts}))
     except OSError as error:
