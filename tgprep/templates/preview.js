@@ -54,7 +54,7 @@ for (const [name, value, bad] of [
   ["videos", whole(data.numWritten)],
   ["classes", usedClasses === data.classes.length ? whole(usedClasses) : `${whole(usedClasses)} of ${whole(data.classes.length)}`],
   ["frames", whole(data.numFrames)],
-  ["median length", plural(data.lengths.median, "frame")],
+  ["median frames", whole(data.lengths.median)],
   [plural(data.numShards, "shard"), bytes(data.numBytes)],
   ["failed", whole(data.numFailed), data.numFailed > 0],
   ...(data.numSkipped ? [["skipped", whole(data.numSkipped), true]] : []),
@@ -64,10 +64,11 @@ for (const [name, value, bad] of [
 
 /* ---- charts ---- */
 function axis(plot, width, height, left, most, unit) {
-  const steps = most < 4 ? [most] : [most / 2, most];
-  for (const value of steps) {
+  const power = 10 ** Math.floor(Math.log10(Math.max(1, most / 3)));
+  const step = [1, 2, 5, 10].find((factor) => most / (factor * power) <= 3.5) * power;
+  for (let value = step; value <= most; value += step) {
     const y = height * (1 - value / most);
-    plot.append(svg("line", { x1: left, x2: width, y1: y, y2: y }), svg("text", { x: left - 5, y: y + 4, "text-anchor": "end" }, whole(Math.round(value))));
+    plot.append(svg("line", { x1: left, x2: width, y1: y, y2: y }), svg("text", { x: left - 5, y: y + 4, "text-anchor": "end" }, whole(value)));
   }
   plot.append(svg("line", { x1: left, x2: width, y1: height, y2: height }));
 }
@@ -75,7 +76,7 @@ function drawBalance(width) {
   const entries = data.classes.map((entry, label) => ({ ...entry, label, sum: total(entry) })).filter((entry) => entry.sum > 0).sort((a, b) => b.sum - a.sum || a.label - b.label);
   const height = 150, left = 38;
   const most = Math.max(1, ...entries.map((entry) => entry.sum));
-  const step = Math.min(120, (width - left) / Math.max(1, entries.length));
+  const step = Math.min(180, (width - left) / Math.max(1, entries.length));
   const names = step >= 44;
   const plot = svg("svg", { width, height: height + 32, viewBox: `0 -8 ${width} ${height + 32}`, role: "img", "aria-label": `Videos of each class: ${entries.map((entry) => `${entry.name} ${entry.sum}`).slice(0, 40).join(", ")}` });
   axis(plot, width, height, left, most);
