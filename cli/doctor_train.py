@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from cli.common import EXIT_FAILURES, handled, print_json, quiet_threads
-
-_MARKS = {"ok": "ok", "note": "-", "warning": "!", "error": "WRONG"}
+from cli.common import handled, quiet_threads
 
 
 @click.command()
@@ -23,6 +19,7 @@ def doctor(folder: Path, as_json: bool) -> None:
     Says what is wrong and what to do. Exit code 1 where something is wrong that stops training.
     """
     quiet_threads()
+    from cli.doctor import tell
     from manifests.records import InputError
 
     try:
@@ -30,21 +27,4 @@ def doctor(folder: Path, as_json: bool) -> None:
     except ModuleNotFoundError as error:
         raise InputError(f"Training needs {error.name}: pip install 'tgprep[train]'.") from None
 
-    found = []
-    for finding in examine(folder.absolute()):
-        found.append(finding)
-        if not as_json:
-            click.echo(f"{_MARKS[finding.level]:<5}  {finding.name:<13}  {finding.text}")
-            if finding.advice:
-                click.echo(f"{'':<22}-> {finding.advice}")
-    wrong = [finding for finding in found if finding.level == "error"]
-    warned = [finding for finding in found if finding.level == "warning"]
-    if as_json:
-        print_json({"ok": not wrong, "findings": [asdict(finding) for finding in found]})
-    elif wrong:
-        click.echo(f"\nWrong: {', '.join(finding.name for finding in wrong)}.")
-    else:
-        click.echo(
-            "\nThis machine can train." + (f" Could be better: {', '.join(f.name for f in warned)}." if warned else "")
-        )
-    sys.exit(EXIT_FAILURES if wrong else 0)
+    tell(examine(folder.absolute()), "train", as_json)

@@ -23,6 +23,7 @@ from cli.common import LazyGroup
             "Existing rawframes -> a data set, bytes unchanged.",
         ),
         "download": ("cli.download:download", "Fetch a public data set or its lists."),
+        "doctor": ("cli.doctor_prep:doctor", "Whether this machine can extract, and what to do where it cannot."),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
-import os
-import platform
-import resource
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from manifests import machine
+from manifests.machine import Finding
 from tgtrain.batch import default_workers
-
-Level = Literal["ok", "note", "warning", "error"]
 
 PACKAGES = {  # what training imports; the second ones are for a part of it
     "torch": "", "numpy": "", "pyarrow": "", "cv2": "opencv-python-headless", "simplejpeg": "", "pydantic": "",
@@ -34,18 +27,7 @@ OPTIONAL = {
 SHARED_MEMORY_BYTES = 2 * 10**9  # two batches ahead of 40 + 40 clips for each of a few loader processes
 OPEN_FILES = 4096
 VIDEO_CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2video")
-SLOW_DISK_BYTES_PER_SECOND = 50e6
 SLOW_JPEG_PER_SECOND = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at. advice: what to do, "" where nothing is wrong."""
-
-    name: str
-    level: Level
-    text: str
-    advice: str = ""
 
 
 def examine(folder: Path) -> Iterator[Finding]:
@@ -61,41 +43,19 @@ def examine(folder: Path) -> Iterator[Finding]:
         _limits,
         lambda: _disk(folder),
     )
-    for check in checks:
-        try:
-            yield from check()
-        except Exception as error:  # a doctor reports what breaks instead of breaking
-            name = getattr(check, "__name__", "disk").strip("_<>").replace("lambda", "disk").replace("_", " ")
-            yield Finding(name, "error", f"the check itself failed: {type(error).__name__}: {error}")
+    yield from machine.run_checks(checks)
 
 
 def _versions() -> Iterator[Finding]:
-    good = sys.version_info >= (3, 11)
-    yield Finding(
-        "python", "ok" if good else "error", f"{platform.python_version()} on {platform.platform(terse=True)}",
-        "" if good else "Python 3.11 or newer is needed.",
-    )  # fmt: skip
+    yield machine.python()
     for package, distribution in PACKAGES.items():
-        yield _package(package, distribution or package, "", "error")
+        yield machine.package(package, distribution or package, "", "error")
     for package, what in OPTIONAL.items():
-        yield _package(package, package, what, "note")
-
-
-def _package(module: str, distribution: str, what: str, missing: Level) -> Finding:
-    try:
-        importlib.import_module(module)
-        return Finding(module, "ok", importlib.metadata.version(distribution))
-    except ImportError as error:
-        advice = "pip install 'tgprep[all]'" + (f" (needed for: {what})" if what else "")
-        return Finding(module, missing, f"cannot be imported ({error})", advice)
-    except importlib.metadata.PackageNotFoundError:
-        return Finding(module, "ok", str(getattr(importlib.import_module(module), "__version__", "version unknown")))
+        yield machine.package(package, package, what, "note")
 
 
 def _processor() -> Iterator[Finding]:
-    usable, all_cores = len(os.sched_getaffinity(0)), os.cpu_count() or 1
-    quota = _cgroup_cores()
-    text = f"{usable} of {all_cores} cores usable" + (f", a quota of {quota:g}" if quota else "")
+    usable, quota, text = machine.cores()
     if quota and quota < usable - 0.5:
         yield Finding(
             "processor", "warning", text,
@@ -104,7 +64,7 @@ def _processor() -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding("processor", "ok", text)
-    memory = _memory_bytes()
+    memory = machine.memory_bytes()
     yield Finding(
         "memory", "ok" if memory > 6e9 else "warning", f"{memory / 1e9:.1f} GB",
         "" if memory > 6e9 else "The published recipes want more; `--recipe demo` does not.",
@@ -227,71 +187,13 @@ def _shared_memory() -> Iterator[Finding]:
 
 
 def _limits() -> Iterator[Finding]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    text = f"{soft} allowed (at most {hard})"
-    if soft >= OPEN_FILES or soft == resource.RLIM_INFINITY:
-        yield Finding("open files", "ok", text)
-    else:
-        raise_to = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-        how = (
-            f"ulimit -n {raise_to}"
-            if raise_to > soft
-            else "ask for a higher limit (limits.conf, docker --ulimit nofile)"
-        )
-        yield Finding("open files", "warning", text, f"Every shard and every batch on its way is one: {how}")
+    yield machine.open_files(OPEN_FILES, "Every shard and every batch on its way is one")
 
 
 def _disk(folder: Path) -> Iterator[Finding]:
-    """Writes and reads 64 MB, past the cache where the system allows."""
-    place = folder
-    while not place.is_dir():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    yield Finding(
-        "space", "ok" if free > 5e9 else "warning", f"{free / 1e9:.1f} GB free in {place}",
-        "" if free > 5e9 else "A checkpoint of the published model takes 0.55 GB, and a run keeps up to five.",
-    )  # fmt: skip
-    content = os.urandom(2**20)
-    try:
-        with tempfile.NamedTemporaryFile(dir=place, prefix=".tgtrain-doctor-") as file:
-            began = time.perf_counter()
-            for _ in range(64):
-                file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            written = 64 * len(content) / (time.perf_counter() - began)
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            began = time.perf_counter()
-            file.seek(0)
-            while file.read(2**20):
-                pass
-            read = 64 * len(content) / (time.perf_counter() - began)
-    except OSError as error:
-        yield Finding(
-            "disk", "error", f"cannot write to {place}: {error.strerror}", "Name another folder: tgtrain doctor FOLDER."
-        )
-        return
-    slow = min(written, read) < SLOW_DISK_BYTES_PER_SECOND
-    yield Finding(
-        "disk", "warning" if slow else "ok", f"writes {written / 1e6:.0f} MB/s, reads {read / 1e6:.0f} MB/s in {place}",
-        "Keep the data set on a local disk." if slow else "",
-    )  # fmt: skip
-
-
-def _cgroup_cores() -> float:
-    """The quota of this container in cores, 0.0 without one."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return 0.0 if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        return 0.0
-
-
-def _memory_bytes() -> float:
-    """Memory that this process may use: the machine's, or the container's limit."""
-    whole = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        return whole if limit == "max" else min(whole, float(limit))
-    except (OSError, ValueError):
-        return whole
+    yield from machine.disk(
+        folder,
+        5e9,
+        "A checkpoint of the published model takes 0.55 GB, and a run keeps up to five.",
+        "tgtrain doctor FOLDER",
+    )

@@ -1,0 +1,74 @@
+"""`tgprep doctor`: every decoder is tried on a clip; what is broken is named, with what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cli.prep import main
+from tgprep import doctor
+from tgprep.doctor import CLIP, CLIP_FRAMES, decode_clip, examine
+
+
+def test_this_machine_is_found_fit(tmp_path: Path) -> None:
+    shown = CliRunner().invoke(main, ["doctor", str(tmp_path / "not" / "there"), "--json"])
+    assert shown.exit_code == 0, shown.output
+    told = json.loads(shown.stdout)
+    levels = {finding["name"]: finding["level"] for finding in told["findings"]}
+    assert told["ok"]
+    assert {levels[name] for name in ("python", "pyarrow", "pyav", "jpeg", "space")} == {"ok"}
+    assert {"opencv", "processor", "memory", "rar archives", "open files", "disk"} <= levels.keys()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_clip_is_what_ffprobe_counts() -> None:
+    import imageio_ffmpeg
+
+    words = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(CLIP), "-f", "null", "-"]
+    counted = subprocess.run(words, capture_output=True, text=True).stderr
+    assert re.findall(r"frame=\s*(\d+)", counted)[-1] == str(CLIP_FRAMES)
+
+
+def test_what_is_broken_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "av.py").write_text("import os\nos.abort()\n")  # a library that takes the process with it
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')\n")
+    (tmp_path / "decord.py").write_text("import time\ntime.sleep(60)\n")
+    root = str(Path(__file__).parents[2])
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{root}")
+    monkeypatch.setattr(doctor, "DECODER_SECONDS", 5)
+    monkeypatch.setattr(doctor, "OPEN_FILES", 10**9)
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    monkeypatch.setenv("PATH", "")
+    found = {finding.name: finding for finding in examine(tmp_path)}
+    assert found["pyav"].level == "error"
+    assert "it ended with -6" in found["pyav"].text
+    assert "default decoder" in found["pyav"].advice
+    assert found["opencv"].level == "note"
+    assert "libGL.so.1" in found["opencv"].text
+    assert "no answer in 5 s" in found["decord"].text
+    assert found["jpeg"].level == "error"  # a check that fails is a finding, not a traceback
+    assert "ulimit" in found["open files"].advice or "higher limit" in found["open files"].advice
+    assert "apt-get install unar" in found["rar archives"].advice
+    monkeypatch.undo()
+
+
+def test_frames_that_are_lost_or_swapped_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tgprep import decode
+
+    whole = decode.open_video(CLIP, decoder="pyav", space="rgb", short_side=0)
+    frames = list(whole.frames)
+    assert len(frames) == CLIP_FRAMES
+    for changed, words in (
+        (frames[:-1], "19 of 20 frames"),
+        ([*frames[:5], frames[9], *frames[6:]], "20 of 20 frames, wrong from frame 5 on"),
+    ):
+        fake = decode.DecodedVideo(frames=iter(changed))
+        monkeypatch.setattr(decode, "open_video", lambda *args, fake=fake, **kwargs: fake)
+        with pytest.raises(ValueError, match=words):
+            decode_clip("pyav")
