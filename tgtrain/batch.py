@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.context import BaseContext
@@ -220,9 +221,23 @@ def _same(batch: Any) -> Any:
 
 
 def start_worker(number: int) -> None:
+    """Set up a loader process: one thread of work, memory that is kept, and an end when the training process ends."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     keep_pages()
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the training process, then end this one.
+
+    torch looks whether the parent has changed, but the parent of a process that the server started is the server, and the
+    server lives while the worker holds its pipe: after kill -9 of the training process both would stay for ever.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def keep_pages() -> None:

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,32 @@ def start(data: Path, out: Path, first: int, world_size: int, workers: int, kill
         environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}}
         command = [sys.executable, "-m", "tests.train.sequence_worker", *arguments]
         with out.with_name(f"rank-{rank}.log").open("w") as log:
-            processes.append(subprocess.Popen(command, env=environment, cwd=ROOT, stderr=log))
+            processes.append(subprocess.Popen(command, env=environment, cwd=ROOT, stderr=log, start_new_session=True))
     try:
         codes = [process.wait(timeout=120) for process in processes]
     finally:
         for process in processes:
             process.kill()
+    assert not left_over({process.pid for process in processes}), "loader processes outlived their rank"
     return codes, "\n".join(out.with_name(f"rank-{rank}.log").read_text()[-2000:] for rank in range(world_size))
+
+
+def left_over(sessions: set[int]) -> list[str]:
+    """Processes of these sessions that are still there after a while."""
+    found: list[str] = []
+    for _ in range(200):
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                facts = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(facts[3]) in sessions and facts[0] != "Z":
+                    found.append((entry / "cmdline").read_text())
+            except OSError:
+                continue
+        if not found:
+            break
+        time.sleep(0.1)
+    return found
 
 
 def expected(data: Path) -> list[Any]:

@@ -1,0 +1,355 @@
+"""The loader of `tgtrain` against loose files, webdataset, MosaicML MDS, LitData, decord and the bare decoder, on the same JPEG files.
+
+    python benchmarks/loader.py DATA [--videos VIDEOS] [--store FOLDER] [--seconds 8] [--repeats 3] [--only NAME ...]
+
+DATA: a data set of `tgprep extract` with a split (UCF101 shape: 320x240). VIDEOS: the videos it was made from. Peers that are not
+installed are left out and named. One clip is 8 RGB + 8 TG frames at 224; ways take turns, each in a process of its own, medians are
+reported, ratios are within a round. Clips per core-second count the processor time of all processes of the way, which a busy machine disturbs less than wall
+time. All ways run with the same malloc settings, without which those that take new memory for every frame lose up to half.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+STARTED = time.time()
+TICKS = os.sysconf("SC_CLK_TCK")
+PEERS = ("webdataset", "MosaicML MDS", "LitData", "decord, original videos", "loose files, at their best")
+PACKAGES = ("torch", "numpy", "simplejpeg", "opencv-python-headless", "Pillow", "webdataset", "mosaicml-streaming", "litdata", "decord")  # fmt: skip
+LISTED_VIDEOS = 650_000
+SKIPPED = 400  # clips that a resumed run has behind it
+
+
+def processes() -> list[Path]:
+    """The processes of this session (a way and its workers)."""
+    session = os.getsid(0)
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if int((entry / "stat").read_text().rpartition(")")[2].split()[3]) == session:
+                found.append(entry)
+        except (OSError, IndexError):
+            continue
+    return found
+
+
+def used() -> tuple[float, int, int, float]:
+    """Of all processes of this session: processor seconds, bytes asked for by read calls, bytes from disk, MB of memory (shared once)."""
+    seconds, asked, disk, memory = 0.0, 0, 0, 0.0
+    for entry in processes():
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            io = dict(line.split(": ") for line in (entry / "io").read_text().splitlines())
+            rollup = (entry / "smaps_rollup").read_text()
+        except OSError:
+            continue
+        seconds += (int(fields[11]) + int(fields[12])) / TICKS
+        asked += int(io["rchar"])
+        disk += int(io["read_bytes"])
+        memory += int(rollup.split("Pss:")[1].split()[0]) / 1024
+    return seconds, asked, disk, memory
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run one way in this process: first batch, then batches for some seconds."""
+    import torch
+
+    from benchmarks.loader_ways import BATCH, WAYS
+    from tgtrain.batch import start_worker
+
+    start_worker(0)
+    torch.manual_seed(0)
+    kind, store = WAYS[arguments.way]
+    way = kind(arguments.data, arguments.store / store, arguments.videos)
+    imported = time.time()
+    batches = way.open(arguments.workers, arguments.skip)
+    next(batches)
+    first = time.time()
+    result: dict[str, Any] = {"first_batch_seconds": first - imported, "with_imports_seconds": first - STARTED}
+    if not arguments.seconds:
+        return result
+    for _ in range(4 * max(1, arguments.workers)):
+        next(batches)
+    clips, before, began = 0, used(), time.perf_counter()
+    peak = before[3]
+    while time.perf_counter() - began < arguments.seconds or clips < 8 * BATCH:
+        next(batches)
+        clips += BATCH
+    wall, after = time.perf_counter() - began, used()
+    seconds = after[0] - before[0]
+    return {
+        **result,
+        "clips": clips,
+        "clips_per_core_second": clips / seconds,
+        "clips_per_second": clips / wall,
+        "kb_read_per_clip": (after[1] - before[1]) / clips / 1000,
+        "memory_mb": max(peak, after[3]),
+    }
+
+
+def cold(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Bytes from disk for 64 clips, with the store dropped from the page cache."""
+    from benchmarks.loader_ways import BATCH, WAYS
+
+    kind, store = WAYS[arguments.way]
+    folders = [arguments.store / store if store else Path(arguments.data)]
+    if arguments.way.startswith("decord"):
+        folders = [Path(arguments.videos)]
+    os.sync()  # pages not yet written cannot be dropped
+    for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
+        file = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(file)
+    batches = kind(arguments.data, arguments.store / store, arguments.videos).open(0, 0)
+    before = used()
+    for _ in range(64 // BATCH):
+        next(batches)
+    return {"kb_from_disk_per_clip": (used()[2] - before[2]) / 64 / 1000}
+
+
+def soak(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Memory of all processes over many clips of our loader with two workers, at twenty points."""
+    from benchmarks.loader_ways import BATCH, WAYS
+    from tgtrain.batch import start_worker
+
+    start_worker(0)
+    batches = WAYS["ours"][0](arguments.data, arguments.store, arguments.videos).open(2, 0)
+    points = []
+    for number in range(arguments.soak // BATCH):
+        next(batches)
+        if number % max(1, arguments.soak // BATCH // 20) == 0:
+            points.append(round(used()[3], 1))
+    return {"clips": arguments.soak, "memory_mb": points}
+
+
+def many_videos(data: str, folder: Path) -> str:
+    """A data set of LISTED_VIDEOS videos: the rows of `data` again and again under other keys, with links to its shards."""
+    import dataclasses
+    import hashlib
+
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from manifests.split_settings import SplitSettings
+    from manifests.splits import make_split, write_split
+    from manifests.store import (
+        HEADER_NAME,
+        SHARDS_NAME,
+        VIDEOS_NAME,
+        header_digest,
+        json_bytes,
+        read_manifest,
+        table_bytes,
+    )
+
+    if (folder / HEADER_NAME).exists():
+        return str(folder)
+    manifest = read_manifest(data)
+    rows = manifest.videos.arrow.filter(pc.equal(manifest.videos.arrow["status"], "written"))
+    copies = -(-LISTED_VIDEOS // len(rows))
+    numbers = pa.array([f"-{number:05d}" for number in range(copies)])
+    table = rows.take(pa.array(np.repeat(np.arange(len(rows)), copies)[:LISTED_VIDEOS]))
+    ending = numbers.take(pa.array(np.tile(np.arange(copies), len(rows))[:LISTED_VIDEOS]))
+    keys = pc.binary_join_element_wise(table["key"].cast(pa.string()), ending, "")
+    table = table.set_column(table.column_names.index("key"), table.schema.field("key"), keys)
+    folder.mkdir(parents=True)
+    for shard in manifest.shards:
+        (folder / shard.name).symlink_to(Path(data).resolve() / shard.name)
+    videos, shards = table_bytes(table), (Path(data) / SHARDS_NAME).read_bytes()
+    header = dataclasses.replace(
+        manifest.header, videos_sha256=hashlib.sha256(videos).hexdigest(), num_written=len(table)
+    )
+    header = dataclasses.replace(header, header_sha256=header_digest(header))
+    for name, content in (
+        (VIDEOS_NAME, videos), (SHARDS_NAME, shards), (HEADER_NAME, json_bytes(dataclasses.asdict(header))),
+    ):  # fmt: skip
+        (folder / name).write_bytes(content)
+    write_split(folder, make_split(read_manifest(folder), SplitSettings(percent=20)))
+    return str(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data")
+    parser.add_argument("--videos", default="")
+    parser.add_argument("--store", type=Path, help="where the other ways' stores are kept (default: made and removed)")
+    parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--soak", type=int, default=0, help="also read so many clips and note the memory")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/loader.json"))
+    for name, kind in (("way", str), ("workers", int), ("skip", int), ("cold", int)):
+        parser.add_argument(f"--{name}", type=kind, default=kind(), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.way:
+        arguments.data = (
+            many_videos(arguments.data, arguments.store / "many") if arguments.cold == 2 else arguments.data
+        )
+        job = cold if arguments.cold == 1 else soak if arguments.soak else measure
+        print(json.dumps(job(arguments)))
+        return
+    store = arguments.store or Path(tempfile.mkdtemp(prefix="loader-"))
+    try:
+        result = compare(arguments, store)
+    finally:
+        if arguments.store is None:
+            shutil.rmtree(store)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps({name: result[name] for name in ("left_out", "ratios", "goals")}, indent=1))
+
+
+def compare(arguments: argparse.Namespace, store: Path) -> dict[str, Any]:
+    """Build the stores, run all ways in turns, put their figures together."""
+    from benchmarks.loader_ways import WAYS
+
+    left_out: dict[str, str] = {}
+    for name, (kind, folder) in WAYS.items():
+        if kind.needs and importlib.util.find_spec(kind.needs) is None:
+            left_out[name] = f"module {kind.needs} is not installed"
+        elif name.startswith("decord") and not arguments.videos:
+            left_out[name] = "no --videos"
+        elif arguments.only and name not in (*arguments.only, "bare", "ours"):
+            left_out[name] = "not asked for"
+        elif folder and not (store / folder / ".built").exists():
+            shutil.rmtree(store / folder, ignore_errors=True)
+            kind(arguments.data, store / folder, arguments.videos).build()
+            (store / folder / ".built").touch()
+    names = [name for name in WAYS if name not in left_out]
+
+    def run(name: str, *words: object) -> dict[str, Any]:
+        command = [
+            sys.executable,
+            __file__,
+            arguments.data,
+            "--way",
+            name,
+            "--store",
+            store,
+            "--videos",
+            arguments.videos,
+            *words,
+        ]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
+        done = subprocess.run(
+            [str(word) for word in command], env=environment, start_new_session=True, stdout=subprocess.PIPE, text=True, check=True
+        )  # fmt: skip
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    runs: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for _ in range(arguments.repeats):
+        for name in names:
+            for workers in WAYS[name][0].worker_counts:
+                found = run(name, "--workers", workers, "--seconds", arguments.seconds)
+                runs.setdefault((name, workers), []).append(found)
+                print(name, workers, {key: round(value, 1) for key, value in found.items()}, file=sys.stderr)
+    rows: dict[str, dict[str, Any]] = {}
+    for (name, workers), found_runs in runs.items():
+        middle = {key: round(statistics.median(each[key] for each in found_runs), 2) for key in found_runs[0]}
+        rows.setdefault(name, {})[f"{workers} workers"] = middle
+    for name in names:
+        if name != "bare":
+            rows[name].update(run(name, "--cold", 1))
+        if name in ("ours", "MosaicML MDS", "LitData", "webdataset"):
+            again = [
+                run(name, "--seconds", 0, "--skip", SKIPPED)["first_batch_seconds"] for _ in range(arguments.repeats)
+            ]
+            rows[name]["resume_seconds"] = round(statistics.median(again), 3)
+    run("ours", "--seconds", 0, "--cold", 2)  # makes the long list
+    long = [run("ours", "--seconds", 0, "--cold", 2) for _ in range(arguments.repeats)]
+    rows["ours"][f"{LISTED_VIDEOS} videos"] = {
+        key: round(statistics.median(each[key] for each in long), 3) for key in long[0]
+    }
+    if arguments.soak:
+        rows["ours"]["soak"] = run("ours", "--soak", arguments.soak)
+
+    def ratio(name: str, other: str) -> float:
+        pairs = zip(runs[name, 0], runs[other, 0], strict=True)
+        return round(
+            statistics.median(one["clips_per_core_second"] / two["clips_per_core_second"] for one, two in pairs), 3
+        )
+
+    ratios = {f"ours / {other}": ratio("ours", other) for other in names if other != "ours"}
+    used_kb = jpeg_kb(arguments.data)
+    return {
+        "what": "training clips (8 RGB + 8 TG at 224) from the same JPEG files",
+        "date": datetime.date.today().isoformat(),
+        "machine": {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "load at the end": os.getloadavg()[0]},
+        "versions": {"python": platform.python_version(), **versions()},
+        "settings": {"data": Path(arguments.data).name, "seconds": arguments.seconds, "repeats": arguments.repeats, "skipped clips of a resume": SKIPPED},
+        "left_out": left_out,
+        "ways": rows,
+        "ratios": ratios,
+        "goals": {
+            "share of the bare limit (goal 0.85)": ratios["ours / bare"],
+            "times the reference's weak + strong pairs (goal 5)": ratios.get("ours / reference, weak + strong"),
+            "times the best peer (goal 1.2)": min((ratios[f"ours / {name}"] for name in PEERS if name in names), default=None),
+            "bytes read / bytes of the JPEG files used (goal at most 1.2)": round(rows["ours"]["0 workers"]["kb_read_per_clip"] / used_kb, 3),
+            f"seconds to the first batch, {LISTED_VIDEOS} videos (goal 2)": rows["ours"][f"{LISTED_VIDEOS} videos"],
+            "seconds to resume (goal 1)": rows["ours"]["resume_seconds"],
+        },
+        "kb_of_the_jpeg_files_a_clip_needs": round(used_kb, 1),
+    }  # fmt: skip
+
+
+def jpeg_kb(data: str) -> float:
+    """Mean size of the 16 JPEG files of a clip, over our first 400 clips."""
+    import torch
+
+    from benchmarks.loader_ways import BATCH, our_setup
+    from tgtrain.distributed import Ranks
+    from tgtrain.sources import step_dataset
+
+    sizes: list[int] = []
+    dataset = step_dataset(our_setup(data), Ranks(0, 1, torch.device("cpu")))
+    shards, read = dataset.reader.shards, dataset.reader.shards.read
+
+    def noted(name: str, ranges: Any) -> list[bytes]:
+        if len(ranges) > 1:  # frames; an index is one range
+            sizes.append(sum(size for _, size in ranges))
+        return read(name, ranges)
+
+    shards.read = noted  # type: ignore[method-assign]
+    for step in range(SKIPPED // BATCH):
+        dataset[step]
+    return sum(sizes) / SKIPPED / 1000
+
+
+def cpu_name() -> str:
+    """The processor's name."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that take part."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    main()
