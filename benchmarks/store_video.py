@@ -81,6 +81,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--clips", type=int, default=24)
     parser.add_argument("--max-frames", type=int, default=300, help="of each video, for the grid")
+    parser.add_argument(
+        "--copies", type=int, default=4, help="of every video, so that the corpus outweighs the start of a process"
+    )
     parser.add_argument("--no-grid", action="store_true", help="compare the whole commands alone")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
@@ -94,6 +97,8 @@ def main() -> None:
         "videos": [path.name for path in paths],
         "repeats": arguments.repeats,
         "clips": arguments.clips,
+        "copies": arguments.copies,
+        "max_frames": arguments.max_frames,
     }
     if not arguments.no_grid:
         result["grid"] = grid(paths, arguments)
@@ -263,9 +268,14 @@ def commands(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     for _ in range(arguments.repeats):
         for name, options in STORES.items():
             with tempfile.TemporaryDirectory() as folder:
-                out = Path(folder) / "out"
+                videos, out = Path(folder) / "videos", Path(folder) / "out"
+                for path in sorted(path for path in arguments.videos.rglob("*") if path.is_file()):
+                    for number in range(arguments.copies):
+                        target = videos / "class" / f"{number}_{path.name}"
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        target.symlink_to(path.resolve())
                 began = cpu()
-                words = [str(arguments.videos), str(out), "--dataset", "folder", "--threads", "1", *options]
+                words = [str(videos), str(out), "--dataset", "folder", "--threads", "1", *options]
                 done = subprocess.run(
                     [sys.executable, "-m", "cli.prep", "extract", *words], capture_output=True, text=True
                 )

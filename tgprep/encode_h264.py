@@ -11,6 +11,7 @@ and a process a video (docs/benchmarks.md), and under the deadline and the memor
 
 from __future__ import annotations
 
+import contextlib
 import io
 from fractions import Fraction
 from typing import Any, BinaryIO
@@ -21,6 +22,7 @@ from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import ColorRange, Colorspace
 
 from manifests.gradient import Frame
+from manifests.records import InputError
 from manifests.sample import Mp4Spool
 from tgprep.decode import DecodeError, Picture, Planes
 from tgprep.decode_pyav import planes_of_rgb
@@ -85,8 +87,9 @@ class Mp4Writer:
         return Mp4Spool(self.file, picture_offsets(self.file, self.num_frames, self.gop), self.num_bytes), None
 
     def close(self) -> None:
-        """Let go of the encoder, finished or not."""
-        self.container.close()
+        """Let go of the encoder, finished or not; what went wrong before has been told."""
+        with contextlib.suppress(av.FFmpegError, OSError, ValueError):
+            self.container.close()
 
     def _mux(self, packets: list[Any]) -> None:
         for packet in packets:
@@ -128,7 +131,11 @@ def picture_offsets(file: BinaryIO, num_frames: int, gop: int) -> list[int]:
 
 
 def x264_version() -> str:
-    """The build number of the x264 in use, as it writes it into its streams."""
+    """The build number of the x264 in use, as it writes it into its streams. InputError where PyAV has none."""
+    if "libx264" not in av.codecs_available:
+        raise InputError(
+            "--store video needs the encoder libx264, which the installed PyAV lacks: install its wheel (pip install av)."
+        )
     context: Any = av.CodecContext.create("libx264", "w")
     context.width = context.height = 16
     context.pix_fmt, context.time_base = "yuv420p", Fraction(1, 25)

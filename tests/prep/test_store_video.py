@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import json
 import random
@@ -213,6 +215,42 @@ def test_frame_rates(fps: float, told: float) -> None:
     for frames, gop in ((5, 4), (6, 3)):
         with pytest.raises(ValueError):
             picture_offsets(file, frames, gop)
+
+
+class FullDisk(io.BytesIO):
+    """A file on a disk with room for so many bytes."""
+
+    room = 0
+
+    def write(self, data: object) -> int:
+        self.room -= len(data)  # type: ignore[arg-type]
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("room", [0, 3000, 20000])
+def test_a_full_disk_is_called_that(room: int) -> None:
+    file = FullDisk()
+    file.room = room
+    noise = np.random.default_rng(0)
+    with (
+        pytest.raises(OSError, match="No space left") as raised,
+        contextlib.closing(Mp4Writer(file, 10, 8, 25.0)) as writer,
+    ):
+        for _ in range(40):
+            writer.add(noise.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+        writer.finish()
+    assert raised.value.errno == errno.ENOSPC
+
+
+def test_an_encoder_that_is_not_there_is_told_before_any_work(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264"})
+    with pytest.raises(InputError, match="libx264"):
+        make(videos, tmp_path / "out")
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").glob("shard-*"))
 
 
 @pytest.mark.parametrize(
