@@ -158,7 +158,16 @@ def _themes(run: Run) -> tuple[_Theme, ...]:
             "%",
             zero=True,
         ),
-        _Theme("Time per step", (("seconds_per_step", "Time per step", 4),), "", "s", zero=True),
+        _Theme(
+            "Time per step",
+            (
+                ("seconds_per_step", "steps alone", 4),
+                ("overall_seconds_per_step", "with evaluations and checkpoints, since the start", 0),
+            ),
+            "",
+            "s",
+            zero=True,
+        ),
         _Theme(
             "Peak memory",
             (("memory_gb", "Peak memory", 6),),

@@ -106,7 +106,11 @@ def _result(path: Path) -> TestResult:
         num_videos=num_videos,
         num_bad=int(raw.get("num_bad", 0)),
         average=str(raw.get("average", "")),
-        metrics={name: value for name, value in found.items() if math.isfinite(value)},
+        metrics={
+            name: value
+            for name, value in found.items()
+            if math.isfinite(value) and not (name.startswith("top5@") and 0 < len(confusion) <= 5)  # 100 % by nature
+        },
         classes=tuple(
             ClassScore(int(row["label"]), str(row["class_name"]), int(row["videos"]), _number(row["accuracy"]))
             for row in raw.get("per_class", [])

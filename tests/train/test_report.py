@@ -934,3 +934,16 @@ def test_browser_reads_values_sorts_and_raises_no_error(run: Path, tmp_path: Pat
     said = json.loads(found[1].replace("&quot;", '"'))
     # Step 3 of 8 (the axis begins at 0), logged as 1 + 3/8; then the last step again.
     assert said == ["step 3, epoch 3", "1.375", "last, step 8", "2", "Still Moving", "Moving Still", "true"]
+
+
+@pytest.mark.parametrize(("num_classes", "shown"), [(3, False), (5, False), (6, True)])
+def test_top5_of_five_classes_or_fewer_is_no_figure(tmp_path: Path, num_classes: int, shown: bool) -> None:
+    from tgtrain.report_results import read_results
+
+    told = {"protocol": "1x1", "num_videos": 4, "top1@1x1": 0.5, "top5@1x1": 1.0, "mean_class@1x1": 0.5}
+    told["confusion"] = [[0] * num_classes] * num_classes
+    (tmp_path / "test-1x1.json").write_text(json.dumps(told))
+    problems: list[str] = []
+    (result,) = read_results(tmp_path, problems)
+    assert problems == []
+    assert ("top5@1x1" in result.metrics) is shown
