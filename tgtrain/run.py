@@ -275,7 +275,8 @@ def read_facts(run: Path) -> dict[str, Any]:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise InputError(
-            f"{run / CONFIG_NAME} is not what a run writes ({where}: {first['msg']}). Restore it from a copy, or train anew."
+            f"{run / CONFIG_NAME} is not what this version writes ({where}: {first['msg']}). "
+            "Use the version of tgtrain that made the run, restore the file from a copy, or train anew."
         ) from None
     return facts
 

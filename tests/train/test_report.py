@@ -854,7 +854,7 @@ def test_folder_that_is_no_run_says_what_to_do(tmp_path: Path) -> None:
 
 def test_config_of_another_form_is_refused(run: Path) -> None:
     (run / "config.json").write_text('{"config": {}, "data": {"root": "x"}, "split": {}}')
-    with pytest.raises(InputError, match=r"config.json has another form than this version reads.*dataset"):
+    with pytest.raises(InputError, match=r"config.json is not what this version writes.*dataset"):
         write_report([run])
     (run / "config.json").write_text('{"config": ')
     with pytest.raises(InputError, match="is damaged"):

@@ -189,8 +189,8 @@ def test_the_lock_of_a_folder_makes_it(tmp_path: Path) -> None:
     ("damage", "said"),
     [
         (b"", "is damaged"),
-        (b"[]", "is not what a run writes"),
-        (b'{"config": 3}', "is not what a run writes"),
+        (b"[]", "is not what this version writes"),
+        (b'{"config": 3}', "is not what this version writes"),
         ({"data": 3}, r"data: Input should be a valid dict"),
         ({"num_steps": "many"}, "num_steps"),
         ({"split": {"name": "x"}}, "split.digest: Field required"),
