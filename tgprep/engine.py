@@ -53,6 +53,8 @@ def run_local(
     def write(plan: ShardPlan) -> ShardResult:
         nonlocal num_active
         with changed:
+            if stop.is_set():  # handed out meanwhile: its worker may be gone
+                raise StoppedError
             num_active += 1
             changed.wait_for(lambda: idle)
             supervisor = idle.pop()

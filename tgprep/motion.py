@@ -175,9 +175,11 @@ def render_sample(
         for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
             leftover.unlink()
     done = joblib.Parallel(n_jobs=min(num_workers, len(missing) or 1), return_as="generator")(
-        joblib.delayed(_render_video)(path, video, settings) for video, path in missing
+        # Absolute: the processes may be older than a change of the working directory.
+        joblib.delayed(_render_video)(path.absolute(), video, settings)
+        for video, path in missing
     )
-    for path in done:
+    for _, path in zip(done, (path for _, path in missing), strict=True):
         if on_video is not None:
             on_video(path)
     return paths
@@ -212,11 +214,10 @@ def groups_tested(num_groups: int, fold: int) -> frozenset[int]:
     return frozenset((first + k) % num_groups + 1 for k in range(num_tested))
 
 
-def _render_video(path: Path, video: SampleVideo, settings: SampleSettings) -> Path:
+def _render_video(path: Path, video: SampleVideo, settings: SampleSettings) -> None:
     with one_opencv_thread(), atomic_write(path) as file:
         container = video.suffix.removeprefix(".")
         encode_video(video_frames(video, settings), file, container, settings.fps, settings.width, settings.height)
-    return path
 
 
 def _claim(out: Path, settings: SampleSettings, videos: tuple[SampleVideo, ...]) -> None:

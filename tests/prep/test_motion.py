@@ -81,6 +81,16 @@ def test_files_are_named_and_coded_as_promised(tmp_path: Path) -> None:
         assert np.abs(np.array(decoded, float) - np.array(drawn, float)).mean() < 8
 
 
+def test_relative_folder_after_a_change_of_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first", "second"):  # the processes of the first are kept for the second
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        for file in render_sample(Path("videos"), SMALL, num_workers=2):
+            assert (tmp_path / name / file).is_file()
+
+
 def test_same_bytes_for_any_number_of_workers_and_others_for_another_seed(tmp_path: Path) -> None:
     render_sample(tmp_path / "one", SMALL)
     render_sample(tmp_path / "two", SMALL, num_workers=2)
