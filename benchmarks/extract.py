@@ -26,14 +26,32 @@ from pathlib import Path
 from typing import Any
 
 CODECS = """
-import sys, simplejpeg
+import sys
 from pathlib import Path
 from tgprep.decode import open_video
-from tgprep.encode import gradient_of
+from tgprep.jpeg import plane_encoder
 gradient = sys.argv[2] == "stored"
 part, parts = int(sys.argv[4]), int(sys.argv[5])
 with open(sys.argv[3] + f".{part}", "wb") as out:
     for path in sorted(p for p in Path(sys.argv[1]).rglob("*") if p.is_file())[part::parts]:
+        video = open_video(path, decoder="pyav", space="ycbcr420", short_side=0, coded_range=True)
+        encoder = None
+        for p in video.frames:
+            encoder = encoder or plane_encoder(*p.y.shape, 95, limited=p.limited)
+            for jpeg in encoder.encode(p.y, p.cb, p.cr, gradient=gradient):
+                if jpeg is not None:
+                    out.write(jpeg)
+"""
+
+LIBJPEG = """
+import sys, cv2, simplejpeg
+from pathlib import Path
+from tgprep.decode import open_video
+from tgprep.encode import gradient_of
+cv2.setNumThreads(1)
+gradient = sys.argv[2] == "stored"
+with open(sys.argv[3], "wb") as out:
+    for path in sorted(p for p in Path(sys.argv[1]).rglob("*") if p.is_file()):
         video = open_video(path, decoder="pyav", space="ycbcr420", short_side=0)
         previous = None
         for p in video.frames:
@@ -67,9 +85,13 @@ for folder in sorted({p.parent for p in out.rglob("img_*.jpg")}):
 """
 
 
+# As the workers of tgprep have it: frame-sized buffers are kept.
+MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(256 * 1024**2), "MALLOC_MMAP_THRESHOLD_": str(64 * 1024**2)}
+
+
 def measure(command: list[str]) -> tuple[float, float, float]:
     """Run a command: processor seconds of it and its children, wall seconds, peak resident MB of a tgprep worker."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **MALLOC}
     peak, stop = [0.0], threading.Event()
 
     def watch() -> None:
@@ -131,8 +153,9 @@ def compare(videos: str, arguments: argparse.Namespace) -> dict[str, Any]:
         return [sys.executable, "-c", CODECS, videos, gradient, str(out), str(part), str(parts)]
 
     def bare_together(out: Path) -> list[str]:
-        commands = " & ".join(shlex.join(bare(out, "stored", n, arguments.workers)) for n in range(arguments.workers))
-        return ["sh", "-c", f"{commands} & wait"]
+        commands = [shlex.join(bare(out, "stored", n, arguments.workers)) for n in range(arguments.workers)]
+        waits = " && ".join(f"wait $p{n}" for n in range(len(commands)))
+        return ["sh", "-c", " ".join(f"{command} & p{n}=$!;" for n, command in enumerate(commands)) + f" {waits}"]
 
     many = f"tgprep, {arguments.workers} workers"
     many_bare = f"bare codecs, {arguments.workers} processes"
@@ -140,6 +163,8 @@ def compare(videos: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "bare codecs, RGB + TG": lambda out: bare(out, "stored"),
         many_bare: bare_together,
         "bare codecs, RGB only": lambda out: bare(out, "derived"),
+        "libjpeg-turbo on planes, RGB + TG": lambda out: [sys.executable, "-c", LIBJPEG, videos, "stored", str(out)],
+        "libjpeg-turbo on planes, RGB only": lambda out: [sys.executable, "-c", LIBJPEG, videos, "derived", str(out)],
         "tgprep, 1 worker": lambda out: tgprep(out),
         many: lambda out: tgprep(out, threads=arguments.workers),
         "tgprep, 1 worker, derived": lambda out: tgprep(out, "--gradient", "derived"),
@@ -186,7 +211,7 @@ def compare(videos: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "what": "extraction, frames per core-second",
         "date": time.strftime("%Y-%m-%d"),
         "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "load": os.getloadavg()},
-        "versions": {name: version(name) for name in ("av", "simplejpeg", "opencv-python-headless", "numpy")}
+        "versions": {name: version(name) for name in ("av", "simplejpeg", "opencv-python-headless", "numpy", "numba")}
         | {"python": platform.python_version()},
         "settings": {
             "quality": 95,
@@ -199,6 +224,8 @@ def compare(videos: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "ratios": {
             "tgprep / bare codecs": ratio("tgprep, 1 worker", "bare codecs, RGB + TG"),
             "tgprep derived / bare codecs RGB only": ratio("tgprep, 1 worker, derived", "bare codecs, RGB only"),
+            "fused / libjpeg-turbo, RGB + TG": ratio("bare codecs, RGB + TG", "libjpeg-turbo on planes, RGB + TG"),
+            "fused / libjpeg-turbo, RGB only": ratio("bare codecs, RGB only", "libjpeg-turbo on planes, RGB only"),
             f"{many} / 1 worker, wall": ratio(many, "tgprep, 1 worker", "frames_per_second"),
             f"{many_bare} / 1 process, wall": ratio(many_bare, "bare codecs, RGB + TG", "frames_per_second"),
             "tgprep / two passes": ratio("tgprep, 1 worker", "two passes, loose files"),

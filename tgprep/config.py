@@ -39,6 +39,10 @@ class ExtractSettings(BaseModel):
     space: Literal["ycbcr420", "rgb"] = Field(
         "ycbcr420", description="colour space of the path from decoder to JPEG: the decoder's own planes, or RGB frames"
     )
+    encoder: Literal["fused", "libjpeg"] = Field(
+        "fused",
+        description="what makes JPEG files of planes: frame and gradient together from one cosine transform, or libjpeg-turbo one after the other",
+    )
     gradient: Literal["stored", "derived"] = Field(
         "stored", description="store TG frames, or compute them from the RGB frames while reading"
     )
@@ -84,6 +88,18 @@ class ExtractSettings(BaseModel):
         if unknown := [name for name in quirks if name not in COMPAT]:
             raise ValueError(f"compat {', '.join(unknown)} is unknown: one or more of {', '.join(COMPAT)}")
         return ",".join(sorted(set(quirks)))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _encoder_follows(cls, values: dict[str, object]) -> dict[str, object]:
+        """Only planes can be encoded fused, and stored videos have no JPEG files: elsewhere libjpeg-turbo is implied.
+
+        The first of these functions is called last, and sees what the others imply.
+        """
+        if not isinstance(values, dict) or "encoder" in values:
+            return values
+        planes = values.get("space", "ycbcr420") == "ycbcr420" and values.get("store") != "video"
+        return values if planes else {**values, "encoder": "libjpeg"}
 
     @model_validator(mode="before")
     @classmethod
@@ -150,6 +166,14 @@ class ExtractSettings(BaseModel):
             raise ValueError(f"decoder {self.decoder} gives RGB frames only; use space rgb")
         if self.space == "ycbcr420" and self.gradient == "stored" and self.gradient_source == "jpeg":
             raise ValueError("gradient source jpeg is computed on RGB frames; use space rgb")
+        return self
+
+    @model_validator(mode="after")
+    def _encoder_possible(self) -> ExtractSettings:
+        if self.encoder == "fused" and self.store == "video":
+            raise ValueError("--store video stores no JPEG files: leave --encoder out")
+        if self.encoder == "fused" and self.space == "rgb":
+            raise ValueError("--encoder fused takes planes, not RGB frames: leave it out, or --space rgb")
         return self
 
     @property

@@ -1,6 +1,6 @@
 """Video file -> DecodedVideo: a stream of frames in decoder output order, one decoder thread, nothing trusted from the header.
 
-A frame is `Planes` (Y, Cb, Cr as uint8 arrays: 4:2:0, full range, BT.601, what a JPEG file holds) or an RGB array
+A frame is `Planes` (Y, Cb, Cr as uint8 arrays: 4:2:0, BT.601, what a JPEG file holds) or an RGB array
 uint8[H, W, 3]. Rotation stored in the container is applied. Buffers belong to the reader of the stream.
 """
 
@@ -23,11 +23,15 @@ class DecodeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Planes:
-    """A 4:2:0 picture in full range BT.601: y uint8[H, W], cb and cr uint8[ceil(H/2), ceil(W/2)]."""
+    """A 4:2:0 picture in BT.601: y uint8[H, W], cb and cr uint8[ceil(H/2), ceil(W/2)], rows possibly apart.
+
+    limited: levels 16..235 (chroma 16..240) stand for 0..255, as most videos are coded; else full range, as JPEG has it.
+    """
 
     y: Frame
     cb: Frame
     cr: Frame
+    limited: bool = False
 
 
 Picture = Planes | Frame
@@ -52,8 +56,11 @@ class DecodedVideo:
     close: Callable[[], None] = lambda: None
 
 
-def open_video(path: Path, *, decoder: str, space: str, short_side: int) -> DecodedVideo:
-    """Open a video with the named decoder; DecodeError says why it cannot be read."""
+def open_video(path: Path, *, decoder: str, space: str, short_side: int, coded_range: bool = False) -> DecodedVideo:
+    """Open a video with the named decoder; DecodeError says why it cannot be read.
+
+    coded_range: planes may come in the range that the video is coded in, see `Planes`; else all are full range.
+    """
     if not path.is_file():
         raise DecodeError("the file is gone" if not path.exists() else "not a regular file")
     if path.stat().st_size == 0:
@@ -61,7 +68,7 @@ def open_video(path: Path, *, decoder: str, space: str, short_side: int) -> Deco
     if decoder == "pyav":
         from tgprep.decode_pyav import open_pyav
 
-        return open_pyav(path, space=space, short_side=short_side)
+        return open_pyav(path, space=space, short_side=short_side, coded_range=coded_range)
     if decoder in ("opencv", "decord"):
         module = importlib.import_module(f"tgprep.decode_{decoder}")
         return _scaled(getattr(module, f"open_{decoder}")(path), short_side)

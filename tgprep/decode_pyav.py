@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import av
-import cv2
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from manifests.gradient import Frame
 from tgprep.decode import DecodedVideo, DecodeError, Picture, Planes, scaled_size
+from tgprep.planes import full_range, planes_of_rgb
 
 # Exact and the same on every CPU: swscale's default takes shortcuts that darken RGB by about one level.
 _EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
@@ -27,15 +27,11 @@ _MATRICES = {
 _BT601 = (2, 5, 6)
 
 
-# Limited to full range is floor((level - low) * 255 / span + neutral + 0.5), clipped. OpenCV's weighted sum does it in one pass of vector
-# instructions; its floats cannot round another way on another machine: no luma level comes nearer than 0.006 to a tie, and the one
-# tie of chroma (level 16) is moved off by 0.001, less than any other level is away from one. A test compares all 256 levels.
-_LUMA_SCALE, _LUMA_SHIFT = 255 / 219, -16 * 255 / 219
-_CHROMA_SCALE, _CHROMA_SHIFT = 255 / 224, 128 - 128 * 255 / 224 + 0.001
+def open_pyav(path: Path, *, space: str, short_side: int, coded_range: bool = False) -> DecodedVideo:
+    """Open a file's default video stream; space "ycbcr420" streams Planes, "rgb" streams uint8[H, W, 3].
 
-
-def open_pyav(path: Path, *, space: str, short_side: int) -> DecodedVideo:
-    """Open a file's default video stream; space "ycbcr420" streams Planes, "rgb" streams uint8[H, W, 3]."""
+    coded_range: planes of limited range stay as they are, without a pass over every pixel.
+    """
     try:
         container = av.open(str(path), mode="r", metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -58,7 +54,7 @@ def open_pyav(path: Path, *, space: str, short_side: int) -> DecodedVideo:
     except BaseException:
         container.close()
         raise
-    video.frames = _frames(container, stream, video, space, short_side)
+    video.frames = _frames(container, stream, video, _Converter(video, space, short_side, coded_range))
     return video
 
 
@@ -74,8 +70,7 @@ def _video_stream(container: Any) -> Any:
     return stream
 
 
-def _frames(container: Any, stream: Any, video: DecodedVideo, space: str, short_side: int) -> Iterator[Picture]:
-    convert = _Converter(video, space, short_side)
+def _frames(container: Any, stream: Any, video: DecodedVideo, convert: _Converter) -> Iterator[Picture]:
     try:
         for packet_frames in _decoded_packets(container, stream, video):
             for frame in packet_frames:
@@ -109,8 +104,9 @@ def _decoded_packets(container: Any, stream: Any, video: DecodedVideo) -> Iterat
 class _Converter:
     """Turns FFmpeg frames into pictures of one form and one size; keeps its tables and scaler between frames."""
 
-    def __init__(self, video: DecodedVideo, space: str, short_side: int) -> None:
+    def __init__(self, video: DecodedVideo, space: str, short_side: int, coded_range: bool) -> None:
         self.video = video
+        self.coded_range = coded_range
         self.planes_wanted = space == "ycbcr420"
         self.short_side = short_side
         self.scaler = VideoReformatter()
@@ -135,7 +131,8 @@ class _Converter:
         planes = self._planes(frame)
         if not turns:
             return planes
-        return Planes(*(np.ascontiguousarray(np.rot90(plane, turns)) for plane in (planes.y, planes.cb, planes.cr)))
+        y, cb, cr = (np.ascontiguousarray(np.rot90(plane, turns)) for plane in (planes.y, planes.cb, planes.cr))
+        return Planes(y, cb, cr, limited=planes.limited)
 
     def _planes(self, frame: Any) -> Planes:
         assert self.size is not None
@@ -148,6 +145,8 @@ class _Converter:
             levels = ColorRange.JPEG if full else ColorRange.MPEG
             frame = self._scaled(frame, "yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=levels)
         y, cb, cr = (_plane(plane) for plane in frame.planes[:3])
+        if self.coded_range:
+            return Planes(y, cb, cr, limited=not full)
         if full:
             return Planes(np.ascontiguousarray(y), np.ascontiguousarray(cb), np.ascontiguousarray(cr))
         return full_range(y, cb, cr)
@@ -168,31 +167,8 @@ class _Converter:
         )
 
 
-def full_range(y: Frame, cb: Frame, cr: Frame) -> Planes:
-    """Planes in limited range (luma 16..235, chroma 16..240) -> Planes in full range, as JPEG files hold them; exactly rounded."""
-    return Planes(
-        _weighted(y, _LUMA_SCALE, _LUMA_SHIFT),
-        _weighted(cb, _CHROMA_SCALE, _CHROMA_SHIFT),
-        _weighted(cr, _CHROMA_SCALE, _CHROMA_SHIFT),
-    )
-
-
-def _weighted(plane: Frame, scale: float, shift: float) -> Frame:
-    return cast(Frame, cv2.addWeighted(plane, scale, plane, 0.0, shift))
-
-
 def _is_full_range(frame: Any) -> bool:
     return bool(frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj"))
-
-
-def planes_of_rgb(rgb: Frame) -> Planes:
-    """RGB to full-range BT.601 planes; chroma is the mean of 2x2 pixels, the last row or column repeated where odd."""
-    packed = cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb)
-    height, width = rgb.shape[:2]
-    even = cv2.copyMakeBorder(packed, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-    half = cv2.resize(even, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
-    y, cr, cb = (np.ascontiguousarray(channel) for channel in (packed[:, :, 0], half[:, :, 1], half[:, :, 2]))
-    return Planes(np.asarray(y, np.uint8), np.asarray(cb, np.uint8), np.asarray(cr, np.uint8))
 
 
 def _plane(plane: Any) -> Frame:

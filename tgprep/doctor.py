@@ -15,7 +15,15 @@ import numpy as np
 from manifests import machine
 from manifests.machine import Finding
 
-PACKAGES = {"numpy": "", "pyarrow": "", "simplejpeg": "", "cv2": "opencv-python-headless", "pydantic": "", "joblib": ""}
+PACKAGES = {
+    "numpy": "",
+    "pyarrow": "",
+    "simplejpeg": "",
+    "cv2": "opencv-python-headless",
+    "pydantic": "",
+    "joblib": "",
+    "numba": "",
+}
 OPTIONAL = {"distributed": "--engine dask", "s3fs": "data in s3:// stores", "torch": "tgtrain"}
 DECODERS = {"pyav": "av", "opencv": "opencv-python-headless", "decord": "decord"}  # the first is the default
 DECODER_SECONDS = 60

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 import cv2
 import simplejpeg
@@ -27,6 +27,10 @@ from manifests.sample import (
 from tgprep.config import ExtractSettings
 from tgprep.decode import DecodedVideo, DecodeError, Picture, Planes, open_video
 from tgprep.flow import flow_estimator, flow_picture
+from tgprep.planes import in_range
+
+if TYPE_CHECKING:
+    from tgprep.jpeg import PlaneEncoder
 
 # (a - b + 255) / 2 and (a - b + 256) / 2 less a quarter: rounding to the nearest is then the floor, and every term is exact in a float.
 _GRADIENT_SHIFT = 127.25
@@ -66,7 +70,13 @@ def encode_video(
     """
     before = _state(path)
     source_sha256 = _sha256(path, lambda: on_frame(0))
-    video = open_video(path, decoder=settings.decoder, space=settings.space, short_side=settings.short_side)
+    video = open_video(
+        path,
+        decoder=settings.decoder,
+        space=settings.space,
+        short_side=settings.short_side,
+        coded_range=settings.encoder == "fused",
+    )
     height = width = 0
     flow = _FlowWriter(settings, FrameSpool(_spool_file(scratch, stack))) if settings.flow != "none" else None
     try:
@@ -130,11 +140,50 @@ def _writer(settings: ExtractSettings, scratch: Path, stack: ExitStack, fps: flo
         stack.callback(mp4.close)
         return mp4
     tg = FrameSpool(_spool_file(scratch, stack)) if settings.gradient == "stored" else None
+    if settings.encoder == "fused":
+        return _FusedWriter(settings.quality, FrameSpool(file), tg)
     return _FrameWriter(settings, FrameSpool(file), tg)
 
 
+class _FusedWriter:
+    """Encodes planes and their gradients together."""
+
+    def __init__(self, quality: int, rgb: FrameSpool, tg: FrameSpool | None) -> None:
+        self.quality = quality
+        self.rgb = rgb
+        self.tg = tg
+        self.encoder: PlaneEncoder | None = None
+        self.limited = False
+
+    def add(self, picture: Picture) -> None:
+        if not isinstance(picture, Planes):
+            raise DecodeError("the decoder gives RGB frames: --space rgb takes them")
+        if self.encoder is None:
+            from tgprep.jpeg import plane_encoder  # numba: what stores no planes does without
+
+            self.limited = picture.limited
+            height, width = picture.y.shape
+            self.encoder = plane_encoder(height, width, self.quality, limited=self.limited)
+        picture = in_range(picture, limited=self.limited)
+        frame, gradient = self.encoder.encode(picture.y, picture.cb, picture.cr, gradient=self.tg is not None)
+        self.rgb.append(frame)
+        if self.tg is not None and gradient is not None:
+            self.tg.append(gradient)
+
+    @property
+    def num_frames(self) -> int:
+        return self.rgb.num_frames
+
+    @property
+    def num_bytes(self) -> int:
+        return max(self.rgb.num_bytes, self.tg.num_bytes if self.tg else 0)
+
+    def finish(self) -> tuple[FrameSpool, FrameSpool | None]:
+        return self.rgb, self.tg
+
+
 class _FrameWriter:
-    """Encodes pictures as JPEG files; keeps the one before for the gradient."""
+    """Encodes pictures as JPEG files by libjpeg-turbo; keeps the one before for the gradient."""
 
     def __init__(self, settings: ExtractSettings, rgb: FrameSpool, tg: FrameSpool | None) -> None:
         self.quality = settings.quality
@@ -191,7 +240,11 @@ class _FlowWriter:
         self.previous: Frame | None = None
 
     def add(self, picture: Picture) -> None:
-        luma = picture.y if isinstance(picture, Planes) else cast(Frame, cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))
+        luma = (
+            in_range(picture, limited=False).y
+            if isinstance(picture, Planes)
+            else cast(Frame, cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))
+        )
         if self.previous is not None:
             flow = flow_picture(self.estimate(self.previous, luma), uncentred=self.uncentred)
             self.spool.append(simplejpeg.encode_jpeg(flow, self.quality, "RGB", "444"))

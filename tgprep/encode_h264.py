@@ -25,7 +25,7 @@ from manifests.gradient import Frame
 from manifests.records import InputError
 from manifests.sample import Mp4Spool
 from tgprep.decode import DecodeError, Picture, Planes
-from tgprep.decode_pyav import planes_of_rgb
+from tgprep.planes import planes_of_rgb
 
 PRESET = "veryfast"
 _FALLBACK_FPS = 25

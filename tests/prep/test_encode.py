@@ -22,8 +22,8 @@ from tests.prep.conftest import moving_square, write_video
 from tests.prep.test_decode import Rgb, decoded, psnr, to_rgb
 from tgprep.config import ExtractSettings
 from tgprep.decode import DecodeError, Planes
-from tgprep.decode_pyav import full_range
 from tgprep.encode import VideoFacts, encode_video, gradient_of
+from tgprep.planes import full_range
 
 
 @pytest.fixture

@@ -1,0 +1,456 @@
+"""The inner loops of `tgprep.jpeg`, compiled by numba: planes -> cosine transform -> quantised numbers -> entropy-coded bits.
+
+A plane is cut into blocks of 8x8 pixels. LANES neighbouring blocks of a row of blocks make a chunk, which is stored number by number:
+`chunk[(8 * u + v) * LANES + lane]`, u and v the horizontal and vertical frequency. Every loop over lanes is then one of vector instructions.
+All results are integers or single IEEE operations in a fixed order: the same bytes on every machine.
+
+Legend of array arguments: coefficients float32[64 * LANES * chunks], scaled as the transform of Arai, Agui and Nakajima leaves them;
+levels int16, the quantised numbers; marks uint32[2 * LANES * chunks], per block the zigzag positions of levels that are not 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+LANES = 40
+
+_F = np.float32
+_U = np.uint64
+_C2 = _F(0.541196100)  # sqrt(2) * (cos(pi / 8) - cos(3 pi / 8)) / sqrt(2), and so on: the constants of that transform
+_C4 = _F(0.707106781)
+_C6 = _F(0.382683433)
+_C8 = _F(1.306562965)
+# Adding 1.5 * 2^23 leaves a float's nearest integer in its lowest bits.
+_ROUNDING = _F(12582912.0)
+_ROUNDING_BITS = np.int32(0x4B400000)
+
+
+_inner = njit(error_model="numpy")
+
+
+def _entry(function: Any) -> Any:
+    """Compile on the first call, keeping the machine code on disk where there is a place for it."""
+    try:
+        return njit(cache=True, error_model="numpy")(function)
+    except RuntimeError:  # neither beside this file nor in the user's folder
+        return njit(error_model="numpy")(function)
+
+
+# Plain loads and stores: numba's own would look for negative indices, which keeps loops from becoming vector instructions.
+@intrinsic
+def _get(typing_context: Any, array: Any, index: Any) -> Any:
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.load(builder.gep(data, [arguments[1]], inbounds=True))
+
+    return array.dtype(array, types.int64), code
+
+
+@intrinsic
+def _put(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        builder.store(arguments[2], builder.gep(data, [arguments[1]], inbounds=True))
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, array.dtype), code
+
+
+@intrinsic
+def _put_big_endian(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
+    """Eight bytes from `index` on, the highest first."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(64).as_pointer())
+        builder.store(builder.bswap(arguments[2]), place, align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.uint64), code
+
+
+@intrinsic
+def _eight_bytes(typing_context: Any, array: Any, index: Any) -> Any:
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(64).as_pointer())
+        return builder.load(place, align=1)
+
+    return types.uint64(array, types.int64), code
+
+
+@intrinsic
+def _put_eight_bytes(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(64).as_pointer())
+        builder.store(arguments[2], place, align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.uint64), code
+
+
+@intrinsic
+def _byte(typing_context: Any, address: Any, index: Any) -> Any:
+    """The byte at a place in memory, `index` bytes behind `address`."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        start = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+        return builder.load(builder.gep(start, [arguments[1]], inbounds=True))
+
+    return types.uint8(types.int64, types.int64), code
+
+
+def _zeros(leading: bool) -> Any:
+    def typed(typing_context: Any, value: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            count = builder.ctlz if leading else builder.cttz
+            return count(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+        return types.uint64(types.uint64), code
+
+    return intrinsic(typed)
+
+
+_leading_zeros = _zeros(True)
+_trailing_zeros = _zeros(False)
+
+
+@_inner
+def _transform(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any) -> Any:
+    """Eight numbers to eight frequencies: 29 additions, 5 products (Arai, Agui and Nakajima, 1988)."""
+    ah, bg, cf, de = a + h, b + g, c + f, d + e
+    h, g, f, e = a - h, b - g, c - f, d - e
+    even0, even1, even2, even3 = ah + de, bg + cf, bg - cf, ah - de
+    turned = (even2 + even3) * _C4
+    odd0, odd1, odd2 = e + f, f + g, g + h
+    shared = (odd0 - odd2) * _C6
+    low, high, middle = _C2 * odd0 + shared, _C8 * odd2 + shared, odd1 * _C4
+    plus, minus = h + middle, h - middle
+    return (
+        even0 + even1,
+        plus + high,
+        even3 + turned,
+        minus - low,
+        even0 - even1,
+        minus + low,
+        even3 - turned,
+        plus - high,
+    )
+
+
+@_inner
+def _pad(
+    address: int, stride: int, height: int, width: int, low: Any, high: Any, padded: Any, rows: int, columns: int
+) -> None:
+    """Copy a plane of bytes into whole blocks, its last row and column repeated, levels clipped to low..high."""
+    for y in range(height):
+        source, target = address + y * stride, y * columns
+        for x in range(width):
+            _put(padded, target + x, min(max(_byte(source, x), low), high))
+        last = _get(padded, target + width - 1)
+        for x in range(width, columns):
+            _put(padded, target + x, last)
+    for y in range(height, rows):
+        for x in range(columns):
+            _put(padded, y * columns + x, _get(padded, (height - 1) * columns + x))
+
+
+@_inner
+def _horizontal(words: Any, at: int, stride: int, lanes: int, work: Any) -> None:
+    """Eight rows of `lanes` blocks, two words of four pixels each -> work[(8 * u + y) * LANES + lane]."""
+    for y in range(8):
+        row = at + y * stride
+        for lane in range(lanes):
+            left, right = _get(words, row + 2 * lane), _get(words, row + 2 * lane + 1)
+            f0, f1, f2, f3, f4, f5, f6, f7 = _transform(
+                _F(np.int32(left & 255)),
+                _F(np.int32((left >> 8) & 255)),
+                _F(np.int32((left >> 16) & 255)),
+                _F(np.int32(left >> 24)),
+                _F(np.int32(right & 255)),
+                _F(np.int32((right >> 8) & 255)),
+                _F(np.int32((right >> 16) & 255)),
+                _F(np.int32(right >> 24)),
+            )
+            to = y * LANES + lane
+            _put(work, to, f0)
+            _put(work, to + 8 * LANES, f1)
+            _put(work, to + 16 * LANES, f2)
+            _put(work, to + 24 * LANES, f3)
+            _put(work, to + 32 * LANES, f4)
+            _put(work, to + 40 * LANES, f5)
+            _put(work, to + 48 * LANES, f6)
+            _put(work, to + 56 * LANES, f7)
+
+
+@_inner
+def _vertical(work: Any, lanes: int, coefficients: Any, base: int) -> None:
+    for u in range(8):
+        for lane in range(lanes):
+            at = u * 8 * LANES + lane
+            f0, f1, f2, f3, f4, f5, f6, f7 = _transform(
+                _get(work, at),
+                _get(work, at + LANES),
+                _get(work, at + 2 * LANES),
+                _get(work, at + 3 * LANES),
+                _get(work, at + 4 * LANES),
+                _get(work, at + 5 * LANES),
+                _get(work, at + 6 * LANES),
+                _get(work, at + 7 * LANES),
+            )
+            to = base + at
+            _put(coefficients, to, f0)
+            _put(coefficients, to + LANES, f1)
+            _put(coefficients, to + 2 * LANES, f2)
+            _put(coefficients, to + 3 * LANES, f3)
+            _put(coefficients, to + 4 * LANES, f4)
+            _put(coefficients, to + 5 * LANES, f5)
+            _put(coefficients, to + 6 * LANES, f6)
+            _put(coefficients, to + 7 * LANES, f7)
+
+
+@_inner
+def _level(coefficient: Any, scale: Any) -> Any:
+    return np.float32(coefficient * scale + _ROUNDING).view(np.int32) - _ROUNDING_BITS
+
+
+@_inner
+def _mark(level: Any, bit: Any) -> Any:
+    return bit if level != 0 else np.uint32(0)
+
+
+@_inner
+def _quantise(
+    coefficients: Any, base: int, lanes: int, shift: Any, scale: Any, bits: Any, levels: Any, marks: Any
+) -> None:
+    """Levels and marks of the chunk that begins at `base`."""
+    first, second = base // 32, base // 32 + LANES
+    for lane in range(2 * LANES):
+        _put(marks, first + lane, np.uint32(0))
+    for u in range(8):
+        n = 8 * u
+        s0, s1, s2, s3, s4, s5, s6, s7 = (
+            scale[n],
+            scale[n + 1],
+            scale[n + 2],
+            scale[n + 3],
+            scale[n + 4],
+            scale[n + 5],
+            scale[n + 6],
+            scale[n + 7],
+        )
+        a0, a1, a2, a3, a4, a5, a6, a7 = (
+            bits[0, n],
+            bits[0, n + 1],
+            bits[0, n + 2],
+            bits[0, n + 3],
+            bits[0, n + 4],
+            bits[0, n + 5],
+            bits[0, n + 6],
+            bits[0, n + 7],
+        )
+        b0, b1, b2, b3, b4, b5, b6, b7 = (
+            bits[1, n],
+            bits[1, n + 1],
+            bits[1, n + 2],
+            bits[1, n + 3],
+            bits[1, n + 4],
+            bits[1, n + 5],
+            bits[1, n + 6],
+            bits[1, n + 7],
+        )
+        for lane in range(lanes):
+            at = base + n * LANES + lane
+            l0 = _level(_get(coefficients, at), s0)
+            l1 = _level(_get(coefficients, at + LANES), s1)
+            l2 = _level(_get(coefficients, at + 2 * LANES), s2)
+            l3 = _level(_get(coefficients, at + 3 * LANES), s3)
+            l4 = _level(_get(coefficients, at + 4 * LANES), s4)
+            l5 = _level(_get(coefficients, at + 5 * LANES), s5)
+            l6 = _level(_get(coefficients, at + 6 * LANES), s6)
+            l7 = _level(_get(coefficients, at + 7 * LANES), s7)
+            _put(levels, at, np.int16(l0))
+            _put(levels, at + LANES, np.int16(l1))
+            _put(levels, at + 2 * LANES, np.int16(l2))
+            _put(levels, at + 3 * LANES, np.int16(l3))
+            _put(levels, at + 4 * LANES, np.int16(l4))
+            _put(levels, at + 5 * LANES, np.int16(l5))
+            _put(levels, at + 6 * LANES, np.int16(l6))
+            _put(levels, at + 7 * LANES, np.int16(l7))
+            low = (
+                _mark(l0, a0)
+                | _mark(l1, a1)
+                | _mark(l2, a2)
+                | _mark(l3, a3)
+                | _mark(l4, a4)
+                | _mark(l5, a5)
+                | _mark(l6, a6)
+                | _mark(l7, a7)
+            )
+            high = (
+                _mark(l0, b0)
+                | _mark(l1, b1)
+                | _mark(l2, b2)
+                | _mark(l3, b3)
+                | _mark(l4, b4)
+                | _mark(l5, b5)
+                | _mark(l6, b6)
+                | _mark(l7, b7)
+            )
+            _put(marks, first + lane, _get(marks, first + lane) | low)
+            _put(marks, second + lane, _get(marks, second + lane) | high)
+    for lane in range(lanes):
+        _put(levels, base + lane, np.int16(_level(_get(coefficients, base + lane) + shift, scale[0])))
+
+
+@_inner
+def _analyse(
+    where: Any, size: Any, clip: Any, shifts: Any, scales: Any, bits: Any, padded: Any, work: Any,
+    earlier: Any, coefficients: Any, levels: Any, marks: Any, with_gradient: bool,
+) -> None:  # fmt: skip
+    """One plane of a picture, and of the gradient from the picture before it."""
+    height, width, rows, columns = size[0], size[1], size[2], size[3]
+    _pad(where[0], where[1], height, width, clip[0], clip[1], padded, 8 * rows, 8 * columns)
+    words = padded.view(np.uint32)
+    base = size[4]
+    for row in range(rows):
+        for column in range(0, columns, LANES):
+            lanes = min(LANES, columns - column)
+            _horizontal(words, row * 16 * columns + 2 * column, 2 * columns, lanes, work)
+            _vertical(work, lanes, coefficients, base)
+            _quantise(coefficients, base, lanes, shifts[0], scales[0], bits, levels[0], marks[0])
+            if with_gradient:
+                for at in range(base, base + 64 * LANES):
+                    _put(earlier, at, _get(earlier, at) - _get(coefficients, at))
+                _quantise(earlier, base, lanes, shifts[1], scales[1], bits, levels[1], marks[1])
+            base += 64 * LANES
+
+
+@_inner
+def _flush(out: Any, at: int, bits: Any, count: Any) -> Any:
+    """Write the whole bytes among the `count` lowest bits; gives where to go on and how many bits are left."""
+    _put_big_endian(out, at, bits << (_U(64) - count))
+    return at + np.int64(count >> _U(3)), count & _U(7)
+
+
+@_inner
+def _append(bits: Any, count: Any, code: Any) -> Any:
+    length = code & _U(31)
+    return (bits << length) | (code >> _U(5)), count + length
+
+
+@_inner
+def _with_value(codes: Any, first: int, level: int) -> Any:
+    """The code of a level's size, counted from codes[first], with the level behind it."""
+    sign = level >> 63
+    size = _U(64) - _leading_zeros(_U((level ^ sign) - sign))
+    return _U(_get(codes, first + np.int64(size))) | ((_U(level + sign) & ((_U(1) << size) - _U(1))) << _U(5))
+
+
+@_inner
+def _write(
+    levels: Any, marks: Any, order: Any, codes: Any, quick: Any, places: Any, raw: Any, out: Any, at: int
+) -> Any:
+    """Entropy-code a picture to out[at:]; gives where it ends, EOI included."""
+    end, bits, count = np.int64(8), _U(0), _U(0)
+    last_y = last_cb = last_cr = np.int64(0)
+    for number in range(order.shape[0]):
+        base, part = np.int64(order[number, 0]), order[number, 1]
+        kind = np.int64(part > 0)
+        direct = np.int64(_get(levels, base))
+        step = direct - (last_y if part == 0 else last_cb if part == 1 else last_cr)
+        if part == 0:
+            last_y = direct
+        elif part == 1:
+            last_cb = direct
+        else:
+            last_cr = direct
+        bits, count = _append(bits, count, _with_value(codes, 512 * kind + 256, step))
+        end, count = _flush(raw, end, bits, count)
+        mark = order[number, 2]
+        left = (_U(_get(marks, mark)) | (_U(_get(marks, mark + LANES)) << _U(32))) & ~_U(1)
+        last = _U(0)
+        while left:
+            position = _trailing_zeros(left)
+            left &= left - _U(1)
+            run = position - last - _U(1)
+            last = position
+            level = np.int64(_get(levels, base + np.int64(_get(places, np.int64(position)))))
+            if run < _U(16) and _U(level + 32) < _U(64):
+                code = _U(_get(quick, 1024 * kind + np.int64(run << _U(6)) + level + 32))
+            else:
+                while run > _U(15):
+                    bits, count = _append(bits, count, _U(_get(codes, 512 * kind + 0xF0)))
+                    end, count = _flush(raw, end, bits, count)
+                    run -= _U(16)
+                code = _with_value(codes, 512 * kind + np.int64(run << _U(4)), level)
+            bits, count = _append(bits, count, code)
+            end, count = _flush(raw, end, bits, count)
+        if last != _U(63):
+            bits, count = _append(bits, count, _U(_get(codes, 512 * kind)))
+    end, count = _flush(raw, end, bits, count)
+    if count:
+        _put(raw, end, np.uint8((bits << (_U(8) - count)) | ((_U(1) << (_U(8) - count)) - _U(1))))
+        end += 1
+    return _stuff(raw, 8, end, out, at)
+
+
+@_entry
+def encode(
+    where: Any, size: Any, clip: Any, shifts: Any, scales: Any, bits: Any, padded: Any, work: Any, earlier: Any, coefficients: Any,
+    levels: Any, marks: Any, order: Any, codes: Any, quick: Any, places: Any, raw: Any, out: Any, at: int, with_gradient: bool,
+) -> Any:  # fmt: skip
+    """A picture, and where wanted the gradient from the one before, to out[0, at:] and out[1, at:]; gives where both end, EOI included.
+
+    The first axis of length 3 is Y, Cb, Cr; of length 2 picture and gradient, or luma and chroma tables.
+    where: int64[3, 2], address of a plane's bytes and the distance of its rows. size: int64[3, 5], height, width, rows and columns of blocks (columns: a multiple
+    of 8), place of the first number in coefficients and levels. clip: uint8[3, 2], the levels of black and white. scales: float32[3, 2, 64]: level = coefficient
+    * scale, to the nearest integer. shifts: float32[3, 2], added to the coefficient of frequency 0 before. bits: uint32[2, 64], the bit of each number in the first and
+    in the second word of marks, 0 in the other. padded uint8, work float32[64 * LANES], raw uint8: scratch. earlier: coefficients of the picture before; the gradient's
+    are left there.    order: int64[blocks, 3], blocks in the order of the file: their place in levels, plane, place in marks.
+    codes: uint32[2 * 512], code * 32 + bits, of AC symbols at 0..255, of DC sizes from 256; codes lie above room for the bits of their value, which
+    are counted. quick: uint32[2 * 1024], the same with the value, of AC levels -32..31 behind 0..15 zeros. places: int64[64], zigzag position -> place in a chunk.
+    """
+    for plane in range(3):
+        _analyse(
+            where[plane], size[plane], clip[plane], shifts[plane], scales[plane], bits, padded, work,
+            earlier, coefficients, levels, marks, with_gradient,
+        )  # fmt: skip
+    end = _write(levels[0], marks[0], order, codes, quick, places, raw, out[0], at)
+    gradient_end = at
+    if with_gradient:
+        gradient_end = _write(levels[1], marks[1], order, codes, quick, places, raw, out[1], at)
+    return end, gradient_end
+
+
+@_inner
+def _stuff(raw: Any, start: int, end: int, out: Any, at: int) -> int:
+    """Copy bytes, a zero behind each 0xFF, then the marker EOI."""
+    position = start
+    while position < end:
+        eight = _eight_bytes(raw, position)
+        # The highest bit of a byte is set in both only where the byte is 0xFF.
+        if position + 8 <= end and not (
+            eight & ((eight & _U(0x7F7F7F7F7F7F7F7F)) + _U(0x0101010101010101)) & _U(0x8080808080808080)
+        ):
+            _put_eight_bytes(out, at, eight)
+            position += 8
+            at += 8
+            continue
+        for position in range(position, min(position + 8, end)):  # noqa: B020
+            byte = _get(raw, position)
+            _put(out, at, byte)
+            at += 1
+            if byte == 0xFF:
+                _put(out, at, np.uint8(0))
+                at += 1
+        position += 1
+    _put(out, at, np.uint8(0xFF))
+    _put(out, at + 1, np.uint8(0xD9))
+    return at + 2

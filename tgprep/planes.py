@@ -1,0 +1,54 @@
+"""Arithmetic on `Planes`: from one range of levels to the other, and from RGB frames."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import cv2
+import numpy as np
+
+from manifests.gradient import Frame
+from tgprep.decode import Planes
+
+# Limited to full range is floor((level - low) * 255 / span + neutral + 0.5), clipped. OpenCV's weighted sum does it in one pass of vector
+# instructions; its floats cannot round another way on another machine: no luma level comes nearer than 0.006 to a tie, and the one
+# tie of chroma (level 16) is moved off by 0.001, less than any other level is away from one. A test compares all 256 levels.
+_LUMA_SCALE, _LUMA_SHIFT = 255 / 219, -16 * 255 / 219
+_CHROMA_SCALE, _CHROMA_SHIFT = 255 / 224, 128 - 128 * 255 / 224 + 0.001
+
+
+def full_range(y: Frame, cb: Frame, cr: Frame) -> Planes:
+    """Planes in limited range (luma 16..235, chroma 16..240) -> Planes in full range, as JPEG files hold them; exactly rounded."""
+    return Planes(
+        _weighted(y, _LUMA_SCALE, _LUMA_SHIFT),
+        _weighted(cb, _CHROMA_SCALE, _CHROMA_SHIFT),
+        _weighted(cr, _CHROMA_SCALE, _CHROMA_SHIFT),
+    )
+
+
+def in_range(planes: Planes, *, limited: bool) -> Planes:
+    """The same picture in limited or in full range; unchanged where it is."""
+    if planes.limited == limited:
+        return planes
+    if not limited:
+        return full_range(planes.y, planes.cb, planes.cr)
+    return Planes(
+        _weighted(planes.y, 1 / _LUMA_SCALE, 16.0),
+        _weighted(planes.cb, 1 / _CHROMA_SCALE, 128 - 128 / _CHROMA_SCALE),
+        _weighted(planes.cr, 1 / _CHROMA_SCALE, 128 - 128 / _CHROMA_SCALE),
+        limited=True,
+    )
+
+
+def _weighted(plane: Frame, scale: float, shift: float) -> Frame:
+    return cast(Frame, cv2.addWeighted(plane, scale, plane, 0.0, shift))
+
+
+def planes_of_rgb(rgb: Frame) -> Planes:
+    """RGB to full-range BT.601 planes; chroma is the mean of 2x2 pixels, the last row or column repeated where odd."""
+    packed = cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb)
+    height, width = rgb.shape[:2]
+    even = cv2.copyMakeBorder(packed, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    half = cv2.resize(even, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
+    y, cr, cb = (np.ascontiguousarray(channel) for channel in (packed[:, :, 0], half[:, :, 1], half[:, :, 2]))
+    return Planes(np.asarray(y, np.uint8), np.asarray(cb, np.uint8), np.asarray(cr, np.uint8))
