@@ -57,24 +57,21 @@ class PlaneEncoder:
         half = (-(-height // 2), -(-width // 2))
         self._shapes = ((height, width), half, half)
         ranges = (LIMITED_LUMA, LIMITED_CHROMA, LIMITED_CHROMA) if limited else (FULL, FULL, FULL)
-        self._size, num_blocks = _sizes(self._shapes, rows, columns)
+        self._rows, (self._size, row_blocks) = rows, _sizes(self._shapes, rows, columns)
         self._clip = np.array([[levels.low, levels.high] for levels in ranges], np.uint8)
         zeros = (_LUMA_ZERO, _CHROMA_ZERO, _CHROMA_ZERO)
         self._shifts = np.array([_shifts(levels, zero) for levels, zero in zip(ranges, zeros, strict=True)], np.float32)
         self._scales = np.array([_scales(levels, quality, chroma=n > 0) for n, levels in enumerate(ranges)], np.float32)
-        self._order = _order(self._size, rows, columns)
+        self._order = _order(self._size, columns)
         room = 6 * rows * columns * _BYTES_PER_BLOCK + 64
         # Twice the room: every byte could be 0xFF, and have a zero put behind it. What is not written to takes no memory.
-        self._start, self._raw, self._out = (
-            len(start),
-            np.empty(room, np.uint8),
-            np.empty((2, len(start) + 2 * room), np.uint8),
-        )
+        self._start, self._out = len(start), np.empty((2, len(start) + 2 * room), np.uint8)
         self._out[:, : len(start)] = np.frombuffer(start, np.uint8)
+        self._raw = np.empty((2, room), np.uint8)
         self._padded = np.empty(64 * int((self._size[:, 2] * self._size[:, 3]).max()), np.uint8)
-        self._work = np.zeros(64 * LANES, np.float32)
-        self._earlier, self._coefficients = (np.zeros(64 * num_blocks, np.float32) for _ in range(2))
-        self._levels, self._marks = np.zeros((2, 64 * num_blocks), np.int16), np.zeros((2, 2 * num_blocks), np.uint32)
+        self._work = np.zeros((2, 64 * LANES), np.float32)
+        self._coefficients = np.zeros(64 * rows * row_blocks, np.float32)
+        self._levels, self._marks = np.zeros((2, 64 * row_blocks), np.int16), np.zeros((2, 2 * row_blocks), np.uint32)
         self._where = np.zeros((3, 2), np.int64)
         self._num_pictures = 0
 
@@ -95,9 +92,8 @@ class PlaneEncoder:
             self._where[number] = plane.__array_interface__["data"][0], plane.strides[0]
         gradient = gradient and self._num_pictures > 0
         self._num_pictures += 1
-        self._earlier, self._coefficients = self._coefficients, self._earlier
         end, gradient_end = kernels.encode(
-            self._where, self._size, self._clip, self._shifts, self._scales, _BITS, self._padded, self._work, self._earlier, self._coefficients,
+            self._where, self._rows, self._size, self._clip, self._shifts, self._scales, _BITS, self._padded, self._work, self._coefficients,
             self._levels, self._marks, self._order, _CODES, _QUICK, _PLACES, self._raw, self._out, self._start, gradient,
         )  # fmt: skip
         return self._out[0, :end].tobytes(), self._out[1, :gradient_end].tobytes() if gradient else None
@@ -129,21 +125,21 @@ def prepare() -> None:
 
 
 def _sizes(shapes: Sequence[tuple[int, int]], rows: int, columns: int) -> tuple[npt.NDArray[np.int64], int]:
-    """`size` of the kernels for rows x columns squares of 16x16 pixels, and the number of blocks with what fills up chunks."""
-    found, num_blocks = [], 0
+    """`size` of the kernels for rows x columns squares of 16x16 pixels; blocks of a row of squares, with what fills up chunks."""
+    found, row_blocks = [], 0
     for (height, width), factor in zip(shapes, (2, 1, 1), strict=True):
         wide = -(-factor * columns // 8) * 8
-        found.append((height, width, factor * rows, wide, 64 * num_blocks))
-        num_blocks += factor * rows * -(-wide // LANES) * LANES
-    return np.array(found), num_blocks
+        found.append((height, width, factor, wide, 64 * row_blocks, 64 * rows * row_blocks))
+        row_blocks += factor * -(-wide // LANES) * LANES
+    return np.array(found), row_blocks
 
 
-def _order(size: npt.NDArray[np.int64], rows: int, columns: int) -> npt.NDArray[np.int64]:
+def _order(size: npt.NDArray[np.int64], columns: int) -> npt.NDArray[np.int64]:
     """Four blocks of Y, one of Cb, one of Cr, square by square."""
-    row, column = np.divmod(np.arange(rows * columns), columns)
-    parts = [(0, 2 * row + down, 2 * column + right) for down in (0, 1) for right in (0, 1)]
-    found = np.empty((rows * columns, 6, 3), np.int64)
-    for place, (plane, block_row, block_column) in enumerate([*parts, (1, row, column), (2, row, column)]):
+    column = np.arange(columns)
+    found = np.empty((columns, 6, 3), np.int64)
+    parts = [(0, down, 2 * column + right) for down in (0, 1) for right in (0, 1)]
+    for place, (plane, block_row, block_column) in enumerate([*parts, (1, 0, column), (2, 0, column)]):
         chunks = -(-int(size[plane, 3]) // LANES)
         chunk, lane = block_row * chunks + block_column // LANES, block_column % LANES
         base = size[plane, 4] + chunk * 64 * LANES

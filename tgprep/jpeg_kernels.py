@@ -226,10 +226,8 @@ def _mark(level: Any, bit: Any) -> Any:
 
 
 @_inner
-def _quantise(
-    coefficients: Any, base: int, lanes: int, shift: Any, scale: Any, bits: Any, levels: Any, marks: Any
-) -> None:
-    """Levels and marks of the chunk that begins at `base`."""
+def _quantise(chunk: Any, lanes: int, shift: Any, scale: Any, bits: Any, levels: Any, base: int, marks: Any) -> None:
+    """Levels and marks of one chunk, to levels[base:]."""
     first, second = base // 32, base // 32 + LANES
     for lane in range(2 * LANES):
         _put(marks, first + lane, np.uint32(0))
@@ -266,15 +264,16 @@ def _quantise(
             bits[1, n + 7],
         )
         for lane in range(lanes):
-            at = base + n * LANES + lane
-            l0 = _level(_get(coefficients, at), s0)
-            l1 = _level(_get(coefficients, at + LANES), s1)
-            l2 = _level(_get(coefficients, at + 2 * LANES), s2)
-            l3 = _level(_get(coefficients, at + 3 * LANES), s3)
-            l4 = _level(_get(coefficients, at + 4 * LANES), s4)
-            l5 = _level(_get(coefficients, at + 5 * LANES), s5)
-            l6 = _level(_get(coefficients, at + 6 * LANES), s6)
-            l7 = _level(_get(coefficients, at + 7 * LANES), s7)
+            at = n * LANES + lane
+            l0 = _level(_get(chunk, at), s0)
+            l1 = _level(_get(chunk, at + LANES), s1)
+            l2 = _level(_get(chunk, at + 2 * LANES), s2)
+            l3 = _level(_get(chunk, at + 3 * LANES), s3)
+            l4 = _level(_get(chunk, at + 4 * LANES), s4)
+            l5 = _level(_get(chunk, at + 5 * LANES), s5)
+            l6 = _level(_get(chunk, at + 6 * LANES), s6)
+            l7 = _level(_get(chunk, at + 7 * LANES), s7)
+            at += base
             _put(levels, at, np.int16(l0))
             _put(levels, at + LANES, np.int16(l1))
             _put(levels, at + 2 * LANES, np.int16(l2))
@@ -306,30 +305,49 @@ def _quantise(
             _put(marks, first + lane, _get(marks, first + lane) | low)
             _put(marks, second + lane, _get(marks, second + lane) | high)
     for lane in range(lanes):
-        _put(levels, base + lane, np.int16(_level(_get(coefficients, base + lane) + shift, scale[0])))
+        _put(levels, base + lane, np.int16(_level(_get(chunk, lane) + shift, scale[0])))
 
 
 @_inner
 def _analyse(
-    where: Any, size: Any, clip: Any, shifts: Any, scales: Any, bits: Any, padded: Any, work: Any,
-    earlier: Any, coefficients: Any, levels: Any, marks: Any, with_gradient: bool,
+    where: Any, row: int, size: Any, clip: Any, shifts: Any, scales: Any, bits: Any, padded: Any, work: Any, coefficients: Any,
+    levels: Any, marks: Any, with_gradient: bool,
 ) -> None:  # fmt: skip
-    """One plane of a picture, and of the gradient from the picture before it."""
-    height, width, rows, columns = size[0], size[1], size[2], size[3]
-    _pad(where[0], where[1], height, width, clip[0], clip[1], padded, 8 * rows, 8 * columns)
+    """One plane of a row of squares, and of the gradient from the picture before it."""
+    height, width, rows, columns, first, place = size[0], size[1], size[2], size[3], size[4], size[5]
+    top = 8 * rows * row
+    _pad(
+        where[0] + top * where[1],
+        where[1],
+        min(height - top, 8 * rows),
+        width,
+        clip[0],
+        clip[1],
+        padded,
+        8 * rows,
+        8 * columns,
+    )
     words = padded.view(np.uint32)
-    base = size[4]
-    for row in range(rows):
+    base, kept = first, place + row * rows * -(-columns // LANES) * 64 * LANES
+    for block_row in range(rows):
         for column in range(0, columns, LANES):
             lanes = min(LANES, columns - column)
-            _horizontal(words, row * 16 * columns + 2 * column, 2 * columns, lanes, work)
-            _vertical(work, lanes, coefficients, base)
-            _quantise(coefficients, base, lanes, shifts[0], scales[0], bits, levels[0], marks[0])
+            _horizontal(words, block_row * 16 * columns + 2 * column, 2 * columns, lanes, work[0])
+            _vertical(work[0], lanes, work[1], 0)
+            _quantise(work[1], lanes, shifts[0], scales[0], bits, levels[0], base, marks[0])
             if with_gradient:
-                for at in range(base, base + 64 * LANES):
-                    _put(earlier, at, _get(earlier, at) - _get(coefficients, at))
-                _quantise(earlier, base, lanes, shifts[1], scales[1], bits, levels[1], marks[1])
+                _difference(coefficients, kept, work[1], work[0])
+                _quantise(work[0], lanes, shifts[1], scales[1], bits, levels[1], base, marks[1])
+            for number in range(64 * LANES):
+                _put(coefficients, kept + number, _get(work[1], number))
             base += 64 * LANES
+            kept += 64 * LANES
+
+
+@_inner
+def _difference(earlier: Any, place: int, later: Any, out: Any) -> None:
+    for number in range(64 * LANES):
+        _put(out, number, _get(earlier, place + number) - _get(later, number))
 
 
 @_inner
@@ -354,14 +372,12 @@ def _with_value(codes: Any, first: int, level: int) -> Any:
 
 
 @_inner
-def _write(
-    levels: Any, marks: Any, order: Any, codes: Any, quick: Any, places: Any, raw: Any, out: Any, at: int
-) -> Any:
-    """Entropy-code a picture to out[at:]; gives where it ends, EOI included."""
-    end, bits, count = np.int64(8), _U(0), _U(0)
-    last_y = last_cb = last_cr = np.int64(0)
+def _write(levels: Any, marks: Any, order: Any, codes: Any, quick: Any, places: Any, raw: Any, state: Any) -> None:
+    """Entropy-code a row of squares to raw. state: int64[6], where to go on, bits left over and their count, the last DC level of each plane."""
+    end, bits, count = state[0], _U(state[1]), _U(state[2])
+    last_y, last_cb, last_cr = state[3], state[4], state[5]
     for number in range(order.shape[0]):
-        base, part = np.int64(order[number, 0]), order[number, 1]
+        base, part, mark = order[number, 0], order[number, 1], order[number, 2]
         kind = np.int64(part > 0)
         direct = np.int64(_get(levels, base))
         step = direct - (last_y if part == 0 else last_cb if part == 1 else last_cr)
@@ -373,7 +389,6 @@ def _write(
             last_cr = direct
         bits, count = _append(bits, count, _with_value(codes, 512 * kind + 256, step))
         end, count = _flush(raw, end, bits, count)
-        mark = order[number, 2]
         left = (_U(_get(marks, mark)) | (_U(_get(marks, mark + LANES)) << _U(32))) & ~_U(1)
         last = _U(0)
         while left:
@@ -381,7 +396,7 @@ def _write(
             left &= left - _U(1)
             run = position - last - _U(1)
             last = position
-            level = np.int64(_get(levels, base + np.int64(_get(places, np.int64(position)))))
+            level = np.int64(_get(levels, base + _get(places, np.int64(position))))
             if run < _U(16) and _U(level + 32) < _U(64):
                 code = _U(_get(quick, 1024 * kind + np.int64(run << _U(6)) + level + 32))
             else:
@@ -395,38 +410,56 @@ def _write(
         if last != _U(63):
             bits, count = _append(bits, count, _U(_get(codes, 512 * kind)))
     end, count = _flush(raw, end, bits, count)
+    state[0], state[1], state[2], state[3], state[4], state[5] = (
+        end,
+        np.int64(bits),
+        np.int64(count),
+        last_y,
+        last_cb,
+        last_cr,
+    )
+
+
+@_inner
+def _close(raw: Any, state: Any, out: Any, at: int) -> Any:
+    """Fill up the last byte with ones; everything to out[at:]."""
+    end, bits, count = state[0], _U(state[1]), _U(state[2])
     if count:
         _put(raw, end, np.uint8((bits << (_U(8) - count)) | ((_U(1) << (_U(8) - count)) - _U(1))))
         end += 1
-    return _stuff(raw, 8, end, out, at)
+    return _stuff(raw, 0, end, out, at)
 
 
 @_entry
 def encode(
-    where: Any, size: Any, clip: Any, shifts: Any, scales: Any, bits: Any, padded: Any, work: Any, earlier: Any, coefficients: Any,
+    where: Any, rows: int, size: Any, clip: Any, shifts: Any, scales: Any, bits: Any, padded: Any, work: Any, coefficients: Any,
     levels: Any, marks: Any, order: Any, codes: Any, quick: Any, places: Any, raw: Any, out: Any, at: int, with_gradient: bool,
 ) -> Any:  # fmt: skip
     """A picture, and where wanted the gradient from the one before, to out[0, at:] and out[1, at:]; gives where both end, EOI included.
 
-    The first axis of length 3 is Y, Cb, Cr; of length 2 picture and gradient, or luma and chroma tables.
-    where: int64[3, 2], address of a plane's bytes and the distance of its rows. size: int64[3, 5], height, width, rows and columns of blocks (columns: a multiple
-    of 8), place of the first number in coefficients and levels. clip: uint8[3, 2], the levels of black and white. scales: float32[3, 2, 64]: level = coefficient
-    * scale, to the nearest integer. shifts: float32[3, 2], added to the coefficient of frequency 0 before. bits: uint32[2, 64], the bit of each number in the first and
-    in the second word of marks, 0 in the other. padded uint8, work float32[64 * LANES], raw uint8: scratch. earlier: coefficients of the picture before; the gradient's
-    are left there.    order: int64[blocks, 3], blocks in the order of the file: their place in levels, plane, place in marks.
+    Row by row of squares of 16x16 pixels, so that what passes between the steps stays in the processor's nearest memory.
+    An axis of length 3 is Y, Cb, Cr; one of length 2 picture and gradient, or luma and chroma tables.
+    where: int64[3, 2], address of a plane's bytes and the distance of its rows. rows: of squares. size: int64[3, 6], height, width, rows of blocks in a row of squares,
+    columns of blocks (a multiple of 8), place of the first number in levels, and in coefficients. clip: uint8[3, 2], the levels of black and
+    white. scales: float32[3, 2, 64]: level = coefficient * scale, to the nearest integer. shifts: float32[3, 2], added to the coefficient of frequency 0 before.
+    bits: uint32[2, 64], the bit of each number in the first and in the second word of marks, 0 in the other. padded uint8, work float32[2, 64 * LANES], levels, marks and
+    raw uint8[2, ...]: scratch. coefficients: of the picture before, replaced by this one's.
+    order: int64[blocks, 3], blocks of a row of squares in the order of the file: their place in levels, plane, place in marks.
     codes: uint32[2 * 512], code * 32 + bits, of AC symbols at 0..255, of DC sizes from 256; codes lie above room for the bits of their value, which
     are counted. quick: uint32[2 * 1024], the same with the value, of AC levels -32..31 behind 0..15 zeros. places: int64[64], zigzag position -> place in a chunk.
     """
-    for plane in range(3):
-        _analyse(
-            where[plane], size[plane], clip[plane], shifts[plane], scales[plane], bits, padded, work,
-            earlier, coefficients, levels, marks, with_gradient,
-        )  # fmt: skip
-    end = _write(levels[0], marks[0], order, codes, quick, places, raw, out[0], at)
-    gradient_end = at
-    if with_gradient:
-        gradient_end = _write(levels[1], marks[1], order, codes, quick, places, raw, out[1], at)
-    return end, gradient_end
+    states = np.zeros((2, 6), np.int64)
+    for row in range(rows):
+        for plane in range(3):
+            _analyse(
+                where[plane], row, size[plane], clip[plane], shifts[plane], scales[plane], bits, padded, work, coefficients,
+                levels, marks, with_gradient,
+            )  # fmt: skip
+        _write(levels[0], marks[0], order, codes, quick, places, raw[0], states[0])
+        if with_gradient:
+            _write(levels[1], marks[1], order, codes, quick, places, raw[1], states[1])
+    end = _close(raw[0], states[0], out[0], at)
+    return end, _close(raw[1], states[1], out[1], at) if with_gradient else at
 
 
 @_inner
