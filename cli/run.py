@@ -111,6 +111,8 @@ def run(
                 say(
                     "accuracy is followed on the test part (no validation part: choosing by it would be test selection)"
                 )
+            for warning in setup.warnings:
+                say(f"warning: split {split.name}: {warning}")
             for note in notes(setup):
                 say(f"note: {note}")
         try:

@@ -21,6 +21,7 @@ from typing_extensions import TypedDict  # of typing only from Python 3.12 on wh
 from manifests.places import is_url, list_files
 from manifests.records import InputError, Manifest
 from manifests.sample import flow_method
+from manifests.split_check import ERROR, WARNING, check_split
 from manifests.splits import LabelSplit, split_digest
 from manifests.store import TEMPORARY_PREFIX, atomic_write, json_bytes, read_manifest
 from tgtrain.cache import CacheSettings
@@ -89,12 +90,14 @@ class Setup:
     """Everything a run is made from.
 
     reader: numbers the videos of the split in its order, so that places in the split are numbers in the reader.
+    warnings: what is doubtful in the split.
     """
 
     config: Config
     manifest: Manifest
     split: LabelSplit
     reader: ClipReader
+    warnings: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -149,15 +152,19 @@ def padded_classes(known: tuple[str, ...], num_outputs: int) -> tuple[str, ...]:
 
 def prepare(root: str, split: LabelSplit, manifest: Manifest, config: Config) -> Setup:
     """Bring data, split and settings together; InputError where they do not fit, before any time is spent."""
-    digest = split.provenance.get("dataset_digest", manifest.digest)
+    digest = split.provenance.get("dataset_digest", "")
     problems = []
     if digest != manifest.digest:
         problems.append(
-            f"split {split.name} was made for another state of the data set (digest {digest[:12]}, now {manifest.digest[:12]}): "
+            f"split {split.name} was made for another state of the data set (digest {digest[:12] or 'none'}, now {manifest.digest[:12]}): "
             f"make it again with `tgprep split {root} ... --overwrite`"
         )
-    if not split.labelled.any():
-        problems.append(f"split {split.name} has no labelled video")
+    checked = check_split(split, manifest)
+    problems += [
+        f"split {split.name}: {problem.message} ({', '.join(problem.examples[:3])})"
+        for problem in checked
+        if problem.level == ERROR and problem.kind != "other-data-set"
+    ]
     if config.method.uses_unlabelled and not split.unlabelled.any():
         problems.append(f"split {split.name} has no unlabelled video, which method {config.method.method} needs")
     highest = int(split.label.max()) if len(split) else 0
@@ -173,7 +180,8 @@ def prepare(root: str, split: LabelSplit, manifest: Manifest, config: Config) ->
     if problems:
         raise InputError("This run cannot start: " + "; ".join(problems) + ".")
     reader = open_reader(manifest, split.key, cache_settings(config))
-    return Setup(with_blocks(config, manifest.root), manifest, split, reader)
+    doubts = tuple(problem.message for problem in checked if problem.level == WARNING)
+    return Setup(with_blocks(config, manifest.root), manifest, split, reader, doubts)
 
 
 def with_blocks(config: Config, root: str) -> Config:
