@@ -41,22 +41,29 @@ MAX_MEMBER_BYTES = 8 * 1024**3 - 1  # ustar writes sizes as 11 octal digits
 Meta = dict[str, str | int | float]
 
 
+# What the .json member of a sample repeats of its row, in the member's order: its field, and the column of videos.parquet.
+ROW_FACTS = {
+    name: "path" if name == "source_path" else name
+    for name in (
+        "key",
+        "class_name",
+        "label",
+        "group",
+        "num_frames",
+        "fps",
+        "height",
+        "width",
+        "source_path",
+        "source_sha256",
+        "codec",
+        "pixel_format",
+    )
+}
+
+
 def row_facts(row: VideoRow) -> Meta:
-    """What the .json member of a sample repeats of its row, in the member's order."""
-    return {
-        "key": row.key,
-        "class_name": row.class_name,
-        "label": row.label,
-        "group": row.group,
-        "num_frames": row.num_frames,
-        "fps": row.fps,
-        "height": row.height,
-        "width": row.width,
-        "source_path": row.path,
-        "source_sha256": row.source_sha256,
-        "codec": row.codec,
-        "pixel_format": row.pixel_format,
-    }
+    """The fields ROW_FACTS of a row."""
+    return {name: getattr(row, column) for name, column in ROW_FACTS.items()}
 
 
 class MemberTooLargeError(Exception):
@@ -157,9 +164,12 @@ def write_end(tar: BinaryIO) -> None:
     tar.write(b"\0" * (2 * BLOCK_BYTES + -end % RECORD_BYTES))
 
 
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(", ", ": "))
+
+
 def json_member(meta: Meta) -> bytes:
     """The .json member."""
-    return (json.dumps(meta, ensure_ascii=False, separators=(", ", ": ")) + "\n").encode()
+    return (_JSON.encode(meta) + "\n").encode()
 
 
 def member_header(name: str, num_bytes: int) -> bytes:
@@ -170,6 +180,25 @@ def member_header(name: str, num_bytes: int) -> bytes:
     size = b"%011o\0" % num_bytes
     checksum = b"%06o\0 " % (_BLANK_SUM + sum(raw) + sum(size))
     return b"".join((raw.ljust(_NAME_BYTES, b"\0"), _BLANK[100:124], size, _BLANK[136:148], checksum, _BLANK[156:]))
+
+
+def member_headers(names: Sequence[str], sizes_bytes: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    """uint8[N, 512]: `member_header` of N members at once. ValueError where a name is not ASCII or over 100 bytes long."""
+    raw = np.array([name.encode("ascii") for name in names], dtype=bytes)
+    if raw.dtype.itemsize > _NAME_BYTES:
+        raise ValueError(f"a name of {raw.dtype.itemsize} bytes")
+    blocks = np.tile(np.frombuffer(_BLANK, np.uint8), (len(names), 1))
+    blocks[:, :_NAME_BYTES] = raw.astype(f"S{_NAME_BYTES}").view(np.uint8).reshape(-1, _NAME_BYTES)
+    blocks[:, 124:135] = _octal(sizes_bytes, 11)
+    blocks[:, 148:156] = ord(" ")
+    blocks[:, 148:154] = _octal(blocks.sum(axis=1, dtype=np.int64), 6)
+    blocks[:, 154] = 0
+    return blocks
+
+
+def _octal(numbers: npt.NDArray[np.int64], digits: int) -> npt.NDArray[np.uint8]:
+    places = 3 * np.arange(digits - 1, -1, -1)
+    return ((numbers[:, None] >> places & 7) + ord("0")).astype(np.uint8)
 
 
 def encode_offsets(offsets: Sequence[int]) -> bytes:

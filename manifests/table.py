@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from manifests.records import InputError, Members, ShardRow, VideoRow
@@ -101,7 +103,7 @@ class VideoTable(Sequence[VideoRow]):
         values: list[Any] = self.arrow.column(name).to_pylist()
         return values
 
-    def take(self, indices: Sequence[int]) -> VideoTable:
+    def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> VideoTable:
         """The rows at the given places, in that order."""
         return VideoTable(self.arrow.take(pa.array(indices, pa.int64())))
 

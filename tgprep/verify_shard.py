@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 
 from manifests.records import ManifestHeader, ShardRow, VideoRow
 from manifests.sample import (
@@ -21,12 +22,13 @@ from manifests.sample import (
     frame_members,
     json_member,
     member_header,
-    quality_facts,
     row_facts,
     video_gop,
 )
 from manifests.store import is_url, join
 from manifests.stores import call
+from manifests.table import VideoTable
+from tgprep.verify_bulk import common_facts, structure_holds
 from tgprep.verify_frames import FrameError, check_frames, decode
 
 _PIECE_BYTES = 4 * 1024 * 1024
@@ -70,7 +72,7 @@ def open_place(place: str) -> BinaryIO:
 
 
 def check_shard(
-    root: str, header: ManifestHeader, shard: ShardRow, rows: Sequence[VideoRow], *, deep: bool, mend: str
+    root: str, header: ManifestHeader, shard: ShardRow, rows: VideoTable, *, deep: bool, mend: str
 ) -> ShardReport:
     """Check one shard. rows: its written videos in the order of their offsets. deep: decode every frame, recompute TG."""
     found: list[Finding] = []
@@ -96,6 +98,9 @@ def check_shard(
             elif damaged:
                 add("", "shard-digest", f"sha256 {sha256[:16]}…, expected {shard.sha256[:16]}… (shards.parquet)")
             end = 0
+            if not (deep or damaged) and structure_holds(lambda at, size: _bytes(file, at, size), rows.arrow, header):
+                end = pc.max(pc.add(rows.arrow["sample_offset"], rows.arrow["sample_bytes"])).as_py() or 0
+                rows = rows.take(())  # nothing is left to be looked at one by one
             for row in rows:
                 try:
                     if row.sample_offset != end:
@@ -119,12 +124,7 @@ def check_shard(
 
 def expected_facts(row: VideoRow, header: ManifestHeader) -> Meta:
     """What the .json member of a video must say, as far as the tables know it."""
-    return {
-        **row_facts(row),
-        **quality_facts(header.settings),
-        "gradient_source": header.gradient.source,
-        "gradient_space": header.gradient.space,
-    }
+    return {**row_facts(row), **common_facts(header)}
 
 
 def digest_of(file: BinaryIO) -> tuple[str, int]:
@@ -137,9 +137,13 @@ def digest_of(file: BinaryIO) -> tuple[str, int]:
     return digest.hexdigest(), count
 
 
-def _read(file: BinaryIO, offset: int, num_bytes: int, what: str) -> bytes:
+def _bytes(file: BinaryIO, offset: int, num_bytes: int) -> bytes:
     file.seek(offset)
-    content = file.read(num_bytes)
+    return file.read(num_bytes)
+
+
+def _read(file: BinaryIO, offset: int, num_bytes: int, what: str) -> bytes:
+    content = _bytes(file, offset, num_bytes)
     if len(content) != num_bytes:
         raise _SampleError("cut-off", f"{what}: the shard ends before it")
     return content

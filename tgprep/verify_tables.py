@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.records import FAILED, SKIPPED, STATUSES, WRITTEN, Manifest, VideoRow
+from manifests.records import FAILED, SKIPPED, STATUSES, WRITTEN, Manifest
 from manifests.sample import encode_offsets, flow_method
 from manifests.table import VideoTable
 
@@ -36,10 +36,10 @@ class ShardRows:
     order: npt.NDArray[np.int64]
     bounds: dict[str, tuple[int, int]]
 
-    def rows(self, shard: str) -> list[VideoRow]:
+    def rows(self, shard: str) -> VideoTable:
         """The written videos of a shard."""
         first, last = self.bounds.get(shard, (0, 0))
-        return list(self.table.take(self.order[first:last].tolist()))
+        return self.table.take(self.order[first:last])
 
 
 def rows_by_shard(manifest: Manifest) -> ShardRows:
