@@ -43,6 +43,7 @@ COMMANDS = {
     "split --show": ["split", "{out}", "--show", "percent"],
     "split --compare": ["split", "{out}", "--compare", "percent", "again"],
     "info": ["info", "{out}"],
+    "check --quick": ["check", "{out}", "--quick"],
     "check": ["check", "{out}"],
 }
 

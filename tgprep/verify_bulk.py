@@ -1,12 +1,11 @@
 """The tar structure of a whole shard at once: a quick answer for shards that are in order, which is nearly all of them.
 
-`structure_holds` reads what lies between the frames (headers, facts, indices, padding) with few reads and compares it as arrays, about ten times as
-fast as `verify_shard` walks it. It only says whether everything is as the tables say; where it is not, the walk tells what is wrong.
+What lies between the frames (headers, facts, indices, padding) is kept while the shard is read for its digest, so that it is read once, and compared
+as arrays. `structure_holds` only says whether everything is as the tables say; where it is not, the walk of `verify_shard` tells what is wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -27,49 +26,59 @@ from manifests.sample import (
     video_gop,
 )
 
-Read = Callable[[int, int], bytes]
 Ints = npt.NDArray[np.int64]
 _SIZE_FIELD = slice(124, 135)
-_MAX_GAP_BYTES = 64 * 1024 * 1024  # between the frames of one sample and the next lie kilobytes
+_MAX_GAP_BYTES = 256 * 1024 * 1024  # of a shard: between the frames of one sample and the next lie kilobytes
 
 
-def structure_holds(read: Read, rows: pa.Table, header: ManifestHeader) -> bool:
+def gap_places(rows: pa.Table, header: ManifestHeader) -> Ints | None:
+    """int64[N, P, 2]: the half-open byte ranges of a shard outside of its frames, P of each of N samples, in whole blocks and in order.
+
+    rows: its written videos in the order of their offsets, as in videos.parquet. None where they cannot be those of a sound shard.
+    """
+    if not rows.num_rows or any(rows.column(name).null_count for name in rows.column_names):
+        return None
+    kinds = _kinds(header)
+    if any(f"{kind}_offset" not in rows.column_names for kind in kinds):
+        return None
+    starts = _number(rows, "sample_offset")
+    frames_at = [_number(rows, f"{kind}_offset") for kind in kinds]
+    frames_end = [at + _number(rows, f"{kind}_bytes") for at, kind in zip(frames_at, kinds, strict=True)]
+    # Up to a sample's first frame, then from the last block of one kind of frames to the first frame of the next.
+    first = [starts, *(end - end % BLOCK_BYTES for end in frames_end)]
+    last = [*frames_at, _up(frames_end[-1])]
+    places = np.stack([np.stack(first, axis=1), np.stack(last, axis=1)], axis=2)
+    flat = places.ravel()
+    sound = flat[0] >= 0 and np.all(flat[1:] >= flat[:-1]) and not np.any(flat % BLOCK_BYTES)
+    return places if sound and int((places[..., 1] - places[..., 0]).sum()) <= _MAX_GAP_BYTES else None
+
+
+def structure_holds(gaps: bytes, places: Ints, rows: pa.Table, header: ManifestHeader) -> bool:
     """Whether every byte of the samples outside of their frames is what the tables and docs/format.md say, from byte 0 on;
     of the numbers of an index that the first and last are right and all rise.
 
-    read: gives (offset, number of bytes) of the shard. rows: its written videos in the order of their offsets, as in videos.parquet.
+    gaps: the bytes of the shard at `gap_places`, one after the other.
     """
     try:
-        whole = not any(rows.column(name).null_count for name in rows.column_names)
-        return not rows.num_rows or (whole and _holds(read, rows, header))
-    except (ValueError, IndexError, KeyError):
+        return _holds(Gaps(gaps, places), rows, header)
+    except (ValueError, IndexError):
         return False
 
 
-def _holds(read: Read, rows: pa.Table, header: ManifestHeader) -> bool:
-    def number(name: str) -> Ints:
-        return np.asarray(rows.column(name).to_numpy(), np.int64)
-
-    starts, ends = number("sample_offset"), number("sample_offset") + number("sample_bytes")
+def _holds(gaps: Gaps, rows: pa.Table, header: ManifestHeader) -> bool:
+    starts = _number(rows, "sample_offset")
+    ends = starts + _number(rows, "sample_bytes")
     if starts[0] != 0 or not np.array_equal(starts[1:], ends[:-1]):
         return False
-    mp4 = bool(video_gop(header))
-    kinds = ["rgb"] + ["tg"] * header.gradient.stored + ["flow"] * bool(flow_method(header.settings))
-    index_at = [number(f"{kind}_index_offset") for kind in kinds]
-    index_bytes = [number(f"{kind}_index_bytes") for kind in kinds]
-    frames_at = [number(f"{kind}_offset") for kind in kinds]
-    frames_bytes = [number(f"{kind}_bytes") for kind in kinds]
-    frames_end = [at + size for at, size in zip(frames_at, frames_bytes, strict=True)]
-    num_frames = [number("num_frames") - (kind != "rgb") for kind in kinds]
-    if any(
-        np.any((have != 8 * (count + 1) + _NPY_HEAD) | (count < 1))
-        for have, count in zip(index_bytes, num_frames, strict=True)
-    ):
-        return False
-    # What is read of a sample: up to its first frame, then from the last block of one kind of frames to the first frame of the next.
-    first = [starts, *(end - end % BLOCK_BYTES for end in frames_end)]
-    last = [*frames_at, _up(frames_end[-1])]
-    gaps = Gaps(read, np.stack(first, axis=1), np.stack(last, axis=1))
+    mp4, kinds = bool(video_gop(header)), _kinds(header)
+    index_at = [_number(rows, f"{kind}_index_offset") for kind in kinds]
+    index_bytes = [_number(rows, f"{kind}_index_bytes") for kind in kinds]
+    frames_at = [_number(rows, f"{kind}_offset") for kind in kinds]
+    frames_bytes = [_number(rows, f"{kind}_bytes") for kind in kinds]
+    num_frames = [_number(rows, "num_frames") - (kind != "rgb") for kind in kinds]
+    for have, count in zip(index_bytes, num_frames, strict=True):
+        if np.any((have != 8 * (count + 1) + _NPY_HEAD) | (count < 1)):
+            return False
     json_bytes = gaps.sizes(starts)
     places, sizes = [starts], [json_bytes]
     for kind in range(len(kinds)):
@@ -100,25 +109,16 @@ def _holds(read: Read, rows: pa.Table, header: ManifestHeader) -> bool:
 
 
 class Gaps:
-    """The bytes of a shard between its frames. first, last: int64[N, P], the half-open byte ranges read for each of N samples,
-    whole blocks. ValueError where they cannot be those of a sound shard.
-    """
+    """The bytes of a shard between its frames, at the places of `gap_places`. ValueError where they are too few."""
 
-    def __init__(self, read: Read, first: Ints, last: Ints) -> None:
-        sizes = last - first
-        if (
-            np.any(sizes < 0)
-            or np.any(first < 0)
-            or np.any(sizes > _MAX_GAP_BYTES)
-            or np.any((first | last) % BLOCK_BYTES)
-        ):
-            raise ValueError("no places of members")
-        self.content = b"".join(map(read, first.ravel().tolist(), sizes.ravel().tolist()))
-        if len(self.content) != int(sizes.sum()):
+    def __init__(self, content: bytes, places: Ints) -> None:
+        sizes = places[..., 1] - places[..., 0]
+        if len(content) != int(sizes.sum()):
             raise ValueError("the shard ends before its samples")
+        self.content = content
         self.bytes = np.frombuffer(self.content, np.uint8)
         begins = np.concatenate([[0], np.cumsum(sizes.ravel())[:-1]]).reshape(sizes.shape)
-        self.shift = begins - first  # from a place in the shard to one in what was read
+        self.shift = begins - places[..., 0]  # from a place in the shard to one in what was read
 
     def blocks(self, places: Ints, piece: int) -> npt.NDArray[np.uint8]:
         """uint8[N, 512]: the block at a place of each sample."""
@@ -173,6 +173,14 @@ _NPY_HEAD = len(encode_offsets([0])) - 8
 @lru_cache(maxsize=4096)
 def _npy_head(count: int) -> bytes:
     return encode_offsets(np.zeros(count, np.uint64).tolist())[:_NPY_HEAD]
+
+
+def _kinds(header: ManifestHeader) -> list[str]:
+    return ["rgb"] + ["tg"] * header.gradient.stored + ["flow"] * bool(flow_method(header.settings))
+
+
+def _number(rows: pa.Table, name: str) -> Ints:
+    return np.asarray(rows.column(name).to_numpy(), np.int64)
 
 
 def _up(places: Ints) -> Ints:

@@ -28,7 +28,7 @@ from manifests.sample import (
 from manifests.store import is_url, join
 from manifests.stores import call
 from manifests.table import VideoTable
-from tgprep.verify_bulk import common_facts, structure_holds
+from tgprep.verify_bulk import common_facts, gap_places, structure_holds
 from tgprep.verify_frames import FrameError, check_frames, decode
 
 _PIECE_BYTES = 4 * 1024 * 1024
@@ -91,14 +91,15 @@ def check_shard(
         return ShardReport(shard.name, tuple(found), True)
     with file:
         try:
-            sha256, num_bytes = digest_of(file)
+            places = None if deep else gap_places(rows.arrow, header)
+            sha256, num_bytes, gaps = digest_of(file, places)
             damaged = (sha256, num_bytes) != (shard.sha256, shard.num_bytes)
             if num_bytes != shard.num_bytes:
                 add("", "shard-size", f"{num_bytes} bytes, expected {shard.num_bytes} (shards.parquet)")
             elif damaged:
                 add("", "shard-digest", f"sha256 {sha256[:16]}…, expected {shard.sha256[:16]}… (shards.parquet)")
             end = 0
-            if not (deep or damaged) and structure_holds(lambda at, size: _bytes(file, at, size), rows.arrow, header):
+            if places is not None and not damaged and structure_holds(gaps, places, rows.arrow, header):
                 end = pc.max(pc.add(rows.arrow["sample_offset"], rows.arrow["sample_bytes"])).as_py() or 0
                 rows = rows.take(())  # nothing is left to be looked at one by one
             for row in rows:
@@ -127,23 +128,26 @@ def expected_facts(row: VideoRow, header: ManifestHeader) -> Meta:
     return {**row_facts(row), **common_facts(header)}
 
 
-def digest_of(file: BinaryIO) -> tuple[str, int]:
-    """sha256 and number of the bytes from here to the end."""
-    digest = hashlib.sha256()
-    count = 0
+def digest_of(file: BinaryIO, places: npt.NDArray[np.int64] | None = None) -> tuple[str, int, bytes]:
+    """sha256 and number of the bytes from here to the end, and those at the given half-open ranges, which must rise: int64[..., 2]."""
+    digest, count, kept = hashlib.sha256(), 0, []
+    ranges = [] if places is None else places.reshape(-1, 2).tolist()
+    turn = 0
     while piece := file.read(_PIECE_BYTES):
         digest.update(piece)
+        while turn < len(ranges) and ranges[turn][0] < count + len(piece):
+            first, last = ranges[turn]
+            kept.append(piece[max(first - count, 0) : last - count])
+            if last > count + len(piece):
+                break
+            turn += 1
         count += len(piece)
-    return digest.hexdigest(), count
-
-
-def _bytes(file: BinaryIO, offset: int, num_bytes: int) -> bytes:
-    file.seek(offset)
-    return file.read(num_bytes)
+    return digest.hexdigest(), count, b"".join(kept)
 
 
 def _read(file: BinaryIO, offset: int, num_bytes: int, what: str) -> bytes:
-    content = _bytes(file, offset, num_bytes)
+    file.seek(offset)
+    content = file.read(num_bytes)
     if len(content) != num_bytes:
         raise _SampleError("cut-off", f"{what}: the shard ends before it")
     return content

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import random
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
 from manifests.records import Manifest
 from tests.prep.test_verify import make
+from tgprep import verify_shard
 from tgprep.motion import SampleSettings, render_sample
-from tgprep.verify_bulk import structure_holds
+from tgprep.verify_bulk import gap_places, structure_holds
 from tgprep.verify_tables import rows_by_shard
 
 SETTINGS: list[dict[str, object]] = [
@@ -55,7 +59,11 @@ def made(videos: Path, out: Path, settings: dict[str, object]) -> tuple[Manifest
 
 
 def holds(content: bytes, rows: pa.Table, manifest: Manifest) -> bool:
-    return structure_holds(lambda at, size: content[at : at + size], rows, manifest.header)
+    places = gap_places(rows, manifest.header)
+    if places is None:
+        return False
+    gaps = b"".join(content[first:last] for first, last in places.reshape(-1, 2))
+    return structure_holds(gaps, places, rows, manifest.header)
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
@@ -100,7 +108,7 @@ def test_rows_that_say_something_else_do_not_hold(videos: Path, tmp_path: Path) 
             assert not holds(content, wrong, manifest), name
     assert not holds(content, rows.take(pa.array([1, 0, 2])), manifest)
     assert not holds(content, rows.slice(1), manifest)
-    assert holds(content, rows.slice(0, 0), manifest)
+    assert gap_places(rows.slice(0, 0), manifest.header) is None
 
 
 def test_names_of_other_letters_are_left_to_the_walk(videos: Path, tmp_path: Path) -> None:
@@ -109,3 +117,14 @@ def test_names_of_other_letters_are_left_to_the_walk(videos: Path, tmp_path: Pat
     for key in ("Ä/video", "C/" + "v" * 99):
         keys = pa.array([key, *rows.column("key").to_pylist()[1:]])
         assert not holds(content, rows.set_column(0, "key", keys), manifest)
+
+
+def test_what_is_kept_while_the_digest_is_taken_is_what_lies_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = random.Random(2).randbytes(10_000)
+    places = np.array([[[0, 512], [512, 512]], [[700, 3000], [3000, 3001]], [[9000, 10_000], [10_000, 10_000]]])
+    for piece_bytes in (1, 7, 512, 4096, 100_000):
+        monkeypatch.setattr(verify_shard, "_PIECE_BYTES", piece_bytes)
+        sha256, count, kept = verify_shard.digest_of(io.BytesIO(content), places)
+        assert (sha256, count) == (hashlib.sha256(content).hexdigest(), 10_000)
+        assert kept == content[:512] + content[700:3001] + content[9000:]
+    assert verify_shard.digest_of(io.BytesIO(content[:800]), places)[2] == content[:512] + content[700:800]
