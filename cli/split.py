@@ -32,7 +32,7 @@ _DRAW = {"percent", "per_class", "strategy", "by_group", "nested", "seed", "hold
 _BOTH = {"fold", "unlabelled", "pool", "name", "overwrite"}
 _ALLOWED = {
     "draw": _DRAW | _BOTH,
-    "import": {"import_file", "import_unlabelled", "import_validation", "import_test", "labels"} | _BOTH,
+    "import": {"import_file", "import_unlabelled", "import_validation", "import_test", "labels", "report"} | _BOTH,
     "export": {"export", "part", "output", "name", "overwrite"},
     "materialise": {"materialise", "output"},
     "show": {"show"},
@@ -48,8 +48,9 @@ _ALLOWED = {
 @click.option(
     "--strategy",
     type=click.Choice(STRATEGIES),
-    help=f"How --percent is drawn: {_DEFAULT['strategy']} over all videos, as the published UCF101 and HMDB51 lists, or "
-    f"stratified: each class its share, at least one.  [default: {_DEFAULT['strategy']}]",
+    help=f"How --percent is drawn: {_DEFAULT['strategy']} over all videos, as the published UCF101 and HMDB51 lists; stratified: "
+    "each class its share, at least one; per-class: of Kinetics, 6 videos of every class for each percent, as published.  "
+    f"[default: {_DEFAULT['strategy']}]",
 )
 @click.option("--by-group", is_flag=True, help="Label whole groups (all clips of one source) or none of one.")
 @click.option(
@@ -74,7 +75,12 @@ _ALLOWED = {
     "for an imported list what it needs]",
 )
 @click.option(
-    "--hold-out", type=float, default=0.0, metavar="P", help="Set P % of train aside for validation, by group."
+    "--hold-out",
+    type=float,
+    default=0.0,
+    metavar="P",
+    help="Set P % of train aside for validation, by group: to choose a checkpoint or a setting by it. Choosing by the test "
+    "part is test selection, and its figure is no longer a test's.",
 )
 @click.option("--test-percent", type=float, default=0.0, metavar="P", help="Set P % of train aside for test, by group.")
 @click.option(
@@ -89,6 +95,12 @@ _ALLOWED = {
     default=LABELS[0],
     show_default=True,
     help="With --import: labels of the class folders, or the list's own, mistakes included.",
+)
+@click.option(
+    "--report",
+    type=_FILE,
+    metavar="FILE",
+    help="With --import: write every line without a video and every difference in label or frame count as CSV.",
 )
 @click.option("--export", type=click.Choice(EXPORT_FORMS), help="Write one part of a split as a list file.")
 @click.option(
@@ -170,12 +182,17 @@ def _mark(mode: str) -> str:
 
 
 def _draw(out: str, manifest: Manifest, as_json: bool, **options: Any) -> None:
+    from manifests.split_settings import kinetics_per_class
     from manifests.splits import make_split
 
+    percent, per_class, strategy = options["percent"], options["per_class"], options["strategy"]
+    if strategy == "per-class" and percent is not None and per_class is None:
+        per_class, percent = kinetics_per_class(manifest.header.dataset, percent), None
+        say(f"per-class, --percent {options['percent']:g}: {per_class} videos of every class, as the published lists")
     settings = SplitSettings(
-        percent=options["percent"],
-        per_class=options["per_class"],
-        strategy=options["strategy"] or ("per-class" if options["per_class"] is not None else _DEFAULT["strategy"]),
+        percent=percent,
+        per_class=per_class,
+        strategy=strategy or ("per-class" if per_class is not None else _DEFAULT["strategy"]),
         by_group=options["by_group"],
         nested=options["nested"],
         fold=options["fold"],
@@ -190,7 +207,7 @@ def _draw(out: str, manifest: Manifest, as_json: bool, **options: Any) -> None:
 
 
 def _import(out: str, manifest: Manifest, as_json: bool, **options: Any) -> None:
-    from cli.split_report import describe_import, import_page
+    from cli.split_report import describe_import, import_page, import_table
     from manifests.list_import import ImportSettings, import_lists
 
     files = {"labelled": options["import_file"]}
@@ -203,10 +220,24 @@ def _import(out: str, manifest: Manifest, as_json: bool, **options: Any) -> None
         name=options["name"],
     )
     made, report = import_lists(manifest, files, settings)
+    if options["report"] is not None:
+        _write_report(options["report"], import_table(report))
     facts = {**describe_import(report), "labels": settings.labels}
     if not as_json:
         click.echo(import_page(facts) + "\n")
     _write(out, manifest, made, options["overwrite"], as_json, {"import": facts})
+
+
+def _write_report(file: Path, text: str) -> None:
+    from manifests.records import InputError
+    from manifests.store import atomic_write
+
+    try:
+        with atomic_write(file) as opened:
+            opened.write(text.encode())
+    except OSError as error:
+        raise InputError(f"--report {file}: cannot be written ({error.strerror or error}).") from None
+    say(f"report: {file}")
 
 
 def _write(

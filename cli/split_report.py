@@ -87,7 +87,9 @@ def import_page(facts: dict[str, Any]) -> str:
     for entry in facts["unmatched"][:5]:
         lines += _wrapped(f"{entry['file']} line {entry['line']}: {entry['reason']}: {entry['text'][:100]}", "  ")
     if facts["num_unmatched"] > 5:
-        lines.append(f"  ... {facts['num_unmatched'] - 5} more lines without a video (--json lists them)")
+        lines.append(
+            f"  ... {facts['num_unmatched'] - 5} more lines without a video (--report FILE or --json lists them)"
+        )
     kept = facts["labels"]
     labels = [entry for entry in facts["differences"] if entry["what"] == "label"]
     if labels:
@@ -104,6 +106,21 @@ def import_page(facts: dict[str, Any]) -> str:
             "  ",
         )
     return "\n".join(lines)
+
+
+def import_table(report: ImportReport) -> str:
+    """Everything that an import could not take as it is, as CSV: lines without a video, then differing labels and frame counts."""
+    import csv
+    import io
+
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["what", "key", "ours", "theirs", "file", "line", "reason", "text"])
+    for entry in report.unmatched:
+        rows.writerow(["unmatched", "", "", "", entry.file, entry.line, entry.reason, entry.text])
+    for other in report.differences:
+        rows.writerow([other.what, other.key, other.ours, other.theirs, "", "", "", ""])
+    return text.getvalue()
 
 
 def overlap_page(first: str, second: str, overlaps: Sequence[dict[str, Any]]) -> str:

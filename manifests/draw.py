@@ -60,15 +60,21 @@ def draw_per_class(names: Sequence[str], classes: Sequence[Hashable], count: int
     return drawn
 
 
-def draw_groups(units: Sequence[str], percent: float, seed: int, purpose: str) -> list[int]:
-    """Places of whole units in hashed order while they fit into floor(percent * n) videos. units: one name a video."""
+def draw_groups(units: Sequence[str], percent: float, seed: int, purpose: str, *, nested: bool = True) -> list[int]:
+    """Places of whole units in hashed order while they fit into floor(percent * n) videos. units: one name a video.
+
+    nested: end at the first unit that does not fit, so that every larger percentage contains the smaller ones. Otherwise
+    such a unit is passed over and smaller ones behind it are taken, which comes nearer to the percentage.
+    """
     members = _members(units)
     names = list(members)
     drawn: list[int] = []
     target = share(percent, len(units))
     for place in stable_order(names, seed, purpose):
         if len(drawn) + len(members[names[place]]) > target:
-            break
+            if nested:
+                break
+            continue
         drawn.extend(members[names[place]])
     return drawn
 

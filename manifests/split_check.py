@@ -146,6 +146,14 @@ def check_split(split: LabelSplit, manifest: Manifest) -> tuple[Problem, ...]:
     add(NOTE, "empty-classes", _named(names, (train == 0) & (have["test"] == 0)), "classes without any video: {n}")
     if not split.test.any():
         add(WARNING, "no-test", [split.name], "there is no test part (`--test-percent P` sets one aside by group)")
+    elif not split.validation.any():
+        add(
+            NOTE,
+            "no-validation",
+            [split.name],
+            "there is no validation part: choosing a checkpoint by its accuracy on the test part is test selection "
+            "(`--hold-out P` keeps a part of train for that)",
+        )
 
     def groups(flags: Flags) -> set[str]:
         return {units[place] for place in np.flatnonzero(flags & grouped)}

@@ -100,6 +100,26 @@ def is_split_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+KINETICS_PER_PERCENT = 6  # videos of every class in the published lists: 6 for 1 %, 60 for 10 %
+
+
+def kinetics_per_class(dataset: str, percent: float) -> int:
+    """Videos of every class that a percentage of Kinetics means in the published lists. InputError for other data sets."""
+    if not dataset.startswith("kinetics"):
+        raise InputError(
+            f"--strategy per-class with --percent {percent:g}: only the Kinetics lists say how many videos that is (6 of every class "
+            f"for each percent), and this is {dataset}. Give --per-class N, or --strategy stratified."
+        )
+    if not 0 < percent <= 100:
+        raise InputError(f"--percent {percent:g}: expected more than 0 and at most 100.")
+    count = Fraction(str(percent)) * KINETICS_PER_PERCENT
+    if count.denominator != 1 or count < 1:
+        raise InputError(
+            f"--strategy per-class with --percent {percent:g}: {float(count):g} videos of every class, expected a whole number, at least 1."
+        )
+    return int(count)
+
+
 def share(percent: float, count: int) -> int:
     """floor(percent / 100 * count), exactly: 0.1 means one in a thousand, not its nearest binary fraction."""
     return int(Fraction(str(percent)) * count / 100)

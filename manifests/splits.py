@@ -104,7 +104,7 @@ def make_split(manifest: Manifest, settings: SplitSettings) -> LabelSplit:
     if not labelled.any():
         raise InputError(
             f"--percent {settings.percent:g} of {len(places)} train videos {'in whole groups ' * settings.by_group}is less than one. "
-            "Give a larger --percent, or --strategy stratified, which labels at least one of each class."
+            f"Give a larger --percent, or --strategy stratified, which labels at least one of each class{', or --redrawn' * settings.by_group}."
         )
     unlabelled = train if settings.unlabelled == "all" else train & ~labelled
     chosen = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
@@ -274,7 +274,7 @@ def _draw_labelled(pool: Pool, places: npt.NDArray[np.int64], settings: SplitSet
     if settings.by_group:
         units = [pool.unit[place] for place in places]
         if settings.strategy == "random":
-            return draw.draw_groups(units, amount, settings.seed, purpose)
+            return draw.draw_groups(units, amount, settings.seed, purpose, nested=settings.nested)
         if spans:
             raise InputError(
                 "--by-group with --strategy stratified: groups of this data set run through several classes, so classes cannot be given shares of whole groups. Use --strategy random."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import subprocess
@@ -13,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from cli.prep import main
 from manifests.records import GradientCoding, ManifestHeader, VideoRow
+from manifests.split_settings import EXPORT_FORMS, PARTS
 from manifests.splits import read_split
 from manifests.store import read_header, read_manifest, write_manifest
 
@@ -28,7 +30,7 @@ def facts(*arguments: str | Path) -> dict[str, object]:
     return value
 
 
-def make_data(root: Path, num_classes: int = 3, clips: int = 20) -> Path:
+def make_data(root: Path, num_classes: int = 3, clips: int = 20, dataset: str = "folder", subset: str = "test") -> Path:
     classes = tuple(f"class{number:02d}" for number in range(num_classes))
     rows = [
         VideoRow(
@@ -37,7 +39,7 @@ def make_data(root: Path, num_classes: int = 3, clips: int = 20) -> Path:
             class_name=name,
             label=label,
             group=f"g{clip // 4:02d}",
-            subsets=("test" if clip < 4 else "train",),
+            subsets=((subset if clip < 4 else "train"),) if subset else (),
             status="written",
             num_frames=30 + clip,
         )
@@ -46,7 +48,10 @@ def make_data(root: Path, num_classes: int = 3, clips: int = 20) -> Path:
     ]
     root.mkdir()
     write_manifest(
-        root, ManifestHeader("folder", classes, GradientCoding(), {}, {}, num_folds=1, num_written=len(rows)), rows, ()
+        root,
+        ManifestHeader(dataset, classes, GradientCoding(), {}, {}, num_folds=int(bool(subset)), num_written=len(rows)),
+        rows,
+        (),
     )
     return root
 
@@ -150,6 +155,90 @@ def test_import_of_every_part(data: Path, tmp_path: Path) -> None:
     ]
     made = facts(data, "--import", tmp_path / "labelled", *given, "--name", "own")
     assert [count["num_videos"] for count in made["parts"].values()] == [1, 2, 1, 1]  # type: ignore[attr-defined]
+
+
+CASES = {
+    "four parts": ["--percent", "25", "--hold-out", "20"],
+    "rest": ["--percent", "25", "--unlabelled", "rest"],
+    "rest, four parts": ["--per-class", "2", "--unlabelled", "rest", "--hold-out", "25"],
+    "whole groups": ["--percent", "40", "--by-group", "--strategy", "stratified"],
+    "every video": ["--percent", "100"],
+}
+
+
+@pytest.mark.parametrize("form", EXPORT_FORMS)
+@pytest.mark.parametrize("case", CASES)
+def test_import_of_an_export_is_the_identity(data: Path, tmp_path: Path, case: str, form: str) -> None:
+    """Of every part, whatever the split was drawn with."""
+    assert call(data, *CASES[case], "--name", "one").exit_code == 0
+    there_and_back(data, tmp_path, form, ["--unlabelled", "rest"] if "rest" in case else [])
+
+
+def test_import_of_an_export_is_the_identity_of_a_test_part_set_aside(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "whole", subset="")
+    assert call(data, "--percent", "25", "--test-percent", "20", "--hold-out", "20", "--name", "one").exit_code == 0
+    assert min(read_split(data, "one").part(part).sum() for part in PARTS) > 0
+    there_and_back(data, tmp_path, "csv", [])
+
+
+@pytest.mark.parametrize("form", ["mmaction-rawframes", "mmaction-videos", "csv"])
+def test_import_of_an_export_keeps_labels_of_others(data: Path, tmp_path: Path, form: str) -> None:
+    (tmp_path / "list.txt").write_text("class00/v_g01_c0 1\nclass01/v_g01_c0 1\nclass02/v_g01_c0 2\n")
+    assert call(data, "--import", tmp_path / "list.txt", "--labels", "theirs", "--name", "one").exit_code == 0
+    assert read_split(data, "one").label[read_split(data, "one").labelled].tolist() == [1, 1, 2]
+    there_and_back(data, tmp_path, form, ["--labels", "theirs"])
+
+
+def there_and_back(data: Path, folder: Path, form: str, options: list[str]) -> None:
+    """Export every part of split `one`, import the lists, and compare key by key."""
+    one = read_split(data, "one")
+    given: list[str | Path] = []
+    for part in PARTS:
+        if one.part(part).any():
+            file = folder / f"{part}.list"
+            done = call(data, "--export", form, "--part", part, "--name", "one", "--output", file)
+            assert done.exit_code == 0, done.output
+            given += ["--import" if part == "labelled" else f"--import-{part}", file]
+    done = call(data, *given, *options, "--name", "again")
+    assert done.exit_code == 0, done.output
+    again = read_split(data, "again")
+    assert again.key == one.key
+    assert again.label.tolist() == one.label.tolist()
+    for part in PARTS:
+        assert again.part(part).tolist() == one.part(part).tolist(), part
+
+
+def test_a_report_holds_every_line(data: Path, tmp_path: Path) -> None:
+    lines = [f"class01/gone{number} 10 1" for number in range(12)]
+    (tmp_path / "list.txt").write_text("\n".join(["class00/v_g01_c0 34 0", "class02/v_g02_c1 99 1", *lines]) + "\n")
+    report = tmp_path / "report.csv"
+    made = call(data, "--import", tmp_path / "list.txt", "--report", report)
+    assert made.exit_code == 0
+    assert "... 7 more lines without a video (--report FILE or --json lists them)" in made.stdout
+    rows = list(csv.DictReader(report.read_text().splitlines()))
+    assert [(row["line"], row["text"]) for row in rows if row["what"] == "unmatched"] == [
+        (str(number), line) for number, line in enumerate(lines, 3)
+    ]
+    others = [tuple(row[name] for name in ("what", "key", "ours", "theirs")) for row in rows[12:]]
+    assert others == [("label", "class02/v_g02_c1", "2", "1"), ("num_frames", "class02/v_g02_c1", "39", "99")]
+    refused = call(data, "--import", tmp_path / "list.txt", "--report", tmp_path / "no/report.csv")
+    assert refused.exit_code == 2
+    assert "--report" in refused.stderr
+
+
+def test_percent_of_kinetics_means_six_of_every_class(data: Path, tmp_path: Path) -> None:
+    kinetics = make_data(tmp_path / "k400", clips=40, dataset="kinetics400")
+    made = facts(kinetics, "--percent", "1", "--strategy", "per-class")
+    assert made["name"] == "k6-s0-f1"
+    assert [row["labelled"] for row in made["classes"]] == [6, 6, 6]  # type: ignore[attr-defined]
+    assert made["provenance"] == facts(kinetics, "--per-class", "6")["provenance"]
+    for percent, told in (("0.25", "1.5 videos of every class"), ("nan", "--percent nan"), ("0.1", "0.6 videos")):
+        refused = call(kinetics, "--percent", percent, "--strategy", "per-class")
+        assert refused.exit_code == 2
+        assert told in refused.stderr
+    refused = call(data, "--percent", "20", "--strategy", "per-class")
+    assert refused.exit_code == 2
+    assert "only the Kinetics lists say how many" in refused.stderr
 
 
 def test_export_to_a_file(data: Path, tmp_path: Path) -> None:

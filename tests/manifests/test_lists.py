@@ -9,15 +9,18 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cli.prep import main
 from manifests.list_import import ImportReport, ImportSettings, import_lists
 from manifests.lists import PUBLISHED, Reading, export_list, read_list
 from manifests.records import GradientCoding, InputError, Manifest, ManifestHeader, VideoRow
 from manifests.split_check import check_split, class_counts, compare_splits
 from manifests.split_settings import EXPORT_FORMS, PARTS, SplitSettings
 from manifests.splits import LabelSplit, make_split
+from manifests.store import write_manifest
 from manifests.table import VideoTable
 
 Official = Callable[[str], Manifest]
@@ -129,6 +132,24 @@ def test_published_lists_are_not_nested(
     assert found == expected
 
 
+def test_compare_of_published_lists(official: Official, lists: Path, tmp_path: Path) -> None:
+    """The lists of 10 and 20 % of UCF101 share 204 videos, told by the command."""
+
+    def call(*words: str | Path) -> Result:
+        return CliRunner().invoke(main, ["split", *map(str, words)], catch_exceptions=False)
+
+    made = official("ucf101")
+    (tmp_path / "ucf").mkdir()
+    write_manifest(tmp_path / "ucf", made.header, made.videos, ())
+    for percent in (10, 20):
+        done = call(tmp_path / "ucf", "--import", published(lists, "ucf101", percent))
+        assert done.exit_code == 0, done.output
+        assert f"known list videossl-ucf101-{percent}" in done.stdout
+    lines = call(tmp_path / "ucf", "--compare", "videossl-ucf101-10", "videossl-ucf101-20").stdout.splitlines()
+    assert lines[1].split() == ["labelled", "953", "1,907", "204", "21.4", "%"]
+    assert lines[2].split() == ["unlabelled", "9,537", "9,537", "9,537", "100.0", "%"]
+
+
 def test_ucf101_rest_list_and_test_list(official: Official, lists: Path) -> None:
     data = official("ucf101")
     files = {
@@ -173,6 +194,26 @@ def test_kinetics_lists_match_both_file_names(lists: Path, shared: Path, timed: 
     assert (int(split.labelled.sum()), report.unmatched, report.count("label")) == (2400, (), 0)
     assert set(class_counts(split, "labelled", 400).tolist()) == {6}
     assert (report.count("num_frames") > 0) == (form == "rawframes")
+
+
+def test_kinetics_lists_are_balanced_and_hardly_overlap(lists: Path) -> None:
+    """What is known of the two published lists: 6 and 60 of every class, 298 of the smaller one in the larger."""
+    files = {percent: published(lists, "kinetics400", percent) for percent in (1, 10)}
+    entries = {
+        (path.split("/")[0], path, int(label))
+        for file in files.values()
+        for path, _, label in (line.rsplit(" ", 2) for line in file.read_text().splitlines())
+    }
+    classes = dict(sorted((label, name) for name, _, label in entries))
+    assert list(classes) == list(range(400))
+    rows = [row(f"train/{path}.mp4", label) for _, path, label in entries]
+    data = small(*rows, dataset="kinetics400", classes=tuple(classes.values()))
+    splits = {percent: imported(data, file)[0] for percent, file in files.items()}
+    assert [split.name for split in splits.values()] == ["ltg-kinetics400-1", "ltg-kinetics400-10"]
+    for percent, each in ((1, 6), (10, 60)):
+        assert set(class_counts(splits[percent], "labelled", 400).tolist()) == {each}
+    shared = compare_splits(splits[1], splits[10])[0]
+    assert (shared.num_first, shared.num_second, shared.num_shared) == (2400, 24000, 298)
 
 
 # ---- forms

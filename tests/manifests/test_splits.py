@@ -78,8 +78,12 @@ GOLDEN = {
     "per class": "e5a68568dd577d5c",
     "group": "aa4dff555c3a44f5",
     "held": "b9c439950533f28b",
+    "stratified group": "7567bd166bad2c0e",
+    "redrawn group": "4c7ecb9c83bfaf16",
+    "test percent": "8208268366b1358e",
 }
 GOLDEN_VALIDATION = "f10271c77747fac8"
+GOLDEN_TEST = "cccb0504290f1800"
 
 
 def test_order_is_that_of_the_documented_hash() -> None:
@@ -99,9 +103,14 @@ def test_draws_never_change_between_versions() -> None:
         "per class": make_split(data, SplitSettings(per_class=4, strategy="per-class")),
         "group": make_split(data, SplitSettings(percent=20, by_group=True)),
         "held": make_split(data, SplitSettings(percent=20, hold_out_percent=10)),
+        "stratified group": make_split(data, SplitSettings(percent=20, strategy="stratified", by_group=True)),
+        "redrawn group": make_split(data, SplitSettings(percent=20, by_group=True, nested=False)),
     }
+    whole = manifest({"jump": 40, "run": 60, "wave": 25})
+    made["test percent"] = make_split(whole, SplitSettings(percent=20, test_percent=15))
     assert {name: digest(split) for name, split in made.items()} == GOLDEN
     assert digest(made["held"], "validation") == GOLDEN_VALIDATION
+    assert digest(made["test percent"], "test") == GOLDEN_TEST
 
 
 @pytest.mark.parametrize(("percent", "count"), [(5, 476), (10, 953), (20, 1907), (50, 4768)])
@@ -109,7 +118,7 @@ def test_ucf101_sizes_are_those_of_the_published_lists(official: Official, perce
     data = official("ucf101")
     split = make_split(data, SplitSettings(percent=percent))
     assert [int(split.part(part).sum()) for part in PARTS] == [count, 9537, 0, 3783]
-    assert not check_problems(split, data) - {"groups-partly-labelled", "unlabelled-classes"}
+    assert not check_problems(split, data) - {"groups-partly-labelled", "unlabelled-classes", "no-validation"}
 
 
 def test_hmdb51_pools(official: Official) -> None:
@@ -184,6 +193,25 @@ def test_one_video_more_moves_only_the_border() -> None:
     before = make_split(manifest({"run": 100}), SplitSettings(percent=20))
     after = make_split(manifest({"run": 101}), SplitSettings(percent=20))
     assert len(set(before.keys_of("labelled")) & set(after.keys_of("labelled"))) >= 19
+
+
+def test_whole_groups_by_share() -> None:
+    """A group too large for the rest of the share ends a nested draw; a redrawn one goes on with smaller groups."""
+    units = [name for name, size in (("a", 3), ("b", 2), ("large", 9), ("c", 4), ("d", 2)) for _ in range(size)]
+    for seed in range(20):
+        names = sorted(set(units), key=lambda name: hashlib.sha256(f"{seed}:label:{name}".encode()).hexdigest())
+        for percent, target in ((20, 4), (50, 10)):
+            prefix, every = [], []
+            room = target
+            for name in names:  # a plain reading of the rule
+                if units.count(name) <= room:
+                    room -= units.count(name)
+                    every.append(name)
+            while names[len(prefix)] == every[len(prefix)] if len(prefix) < len(every) else False:
+                prefix.append(names[len(prefix)])
+            for nested, expected in ((True, prefix), (False, every)):
+                drawn = draw.draw_groups(units, percent, seed, "label", nested=nested)
+                assert sorted(drawn) == [place for place, name in enumerate(units) if name in expected]
 
 
 def test_per_class_takes_all_of_small_classes() -> None:
@@ -403,7 +431,11 @@ def changed(split: LabelSplit, **parts: list[int]) -> LabelSplit:
 def test_a_good_split_has_no_errors() -> None:
     data = manifest({"jump": 20, "run": 40}, subset=lambda number: "test" if number < 6 else "train")
     split = make_split(data, SplitSettings(percent=40))
-    assert [problem.kind for problem in check_split(split, data)] == ["groups-partly-labelled"]
+    assert [problem.kind for problem in check_split(split, data)] == ["no-validation", "groups-partly-labelled"]
+    told = check_split(split, data)[0]
+    assert (told.level, "test selection" in told.message, "--hold-out" in told.message) == ("note", True, True)
+    held = make_split(data, SplitSettings(percent=40, hold_out_percent=20))
+    assert "no-validation" not in check_problems(held, data)
     labelled = count_parts(split, data)[0]
     assert (labelled.part, labelled.num_videos, labelled.num_classes) == ("labelled", 19, 2)
     assert labelled.per_class_min + labelled.per_class_max == 19
