@@ -40,7 +40,7 @@ _SHOWN = 20
     "--against",
     type=click.Path(path_type=Path),
     metavar="VIDEOS",
-    help="Compare the source videos with their recorded sha256.",
+    help="Compare the source videos (of an import: the tree of frames) with their recorded sha256.",
 )
 @click.option("--repair", "mend", is_flag=True, help="Extract damaged shards again from VIDEOS (needs --against).")
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads (0: one per core).")
@@ -56,11 +56,16 @@ def check(out: str, deep: bool, quick: bool, against: Path | None, mend: bool, t
     \b
     Exit codes: 0 sound, 1 something is wrong (each finding names its place and its remedy), 2 wrong usage or no data set.
     """
+    from manifests.places import is_url
     from manifests.records import InputError
     from tgprep.verify import check as run_check
 
     if mend and against is None:
         raise InputError("--repair needs --against VIDEOS: the folder that the videos were extracted from.")
+    if mend and is_url(out):
+        raise InputError(
+            f"--repair works on a local folder; {out} is remote. Copy it, repair the copy, and upload the shards."
+        )
     if quick and (deep or against is not None):
         given = "--deep" if deep else "--against"
         raise InputError(f"--quick looks at no bytes of shards or videos: it cannot be combined with {given}.")
@@ -83,17 +88,24 @@ def check(out: str, deep: bool, quick: bool, against: Path | None, mend: bool, t
                     repaired = repair(Path(out), against, report.damaged_shards, run=run, stop=stop)
                 except StoppedError:
                     raise KeyboardInterrupt from None
+                except InputError:
+                    _tell(report, None, time.monotonic() - began, as_json)  # what was found, before the refusal
+                    raise
                 if not signals:
                     stop.clear()  # the engine sets it once it is done
                 report = run_check(out, deep=deep, against=against, threads=threads, stop=stop, tell=_progress())
         except KeyboardInterrupt:
             say("Interrupted: nothing was changed, except shards that were repaired whole.")
             sys.exit(128 + (signals[0] if signals else 2))
+    _tell(report, repaired, time.monotonic() - began, as_json)
+    sys.exit(0 if report.sound else EXIT_FAILURES)
+
+
+def _tell(report: CheckReport, repaired: RepairReport | None, seconds: float, as_json: bool) -> None:
     if as_json:
         print_json(_facts(report, repaired))
     else:
-        _show(report, repaired, time.monotonic() - began)
-    sys.exit(0 if report.sound else EXIT_FAILURES)
+        _show(report, repaired, seconds)
 
 
 def _progress() -> Any:

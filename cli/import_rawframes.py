@@ -25,11 +25,12 @@ from cli.export import now_and_then
 @click.option(
     "--tg/--no-tg", default=True, help="Bring the tempgrad files in, or derive TG while reading.  [default: tg]"
 )
+@click.option("--flow/--no-flow", default=True, help="Bring the flow_xym files in, or leave them out.  [default: flow]")
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads (0: one per core).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 @handled
 def import_rawframes(
-    folder: Path, out: Path, dataset: str, annotations: Path | None, tg: bool, threads: int, as_json: bool
+    folder: Path, out: Path, dataset: str, annotations: Path | None, tg: bool, flow: bool, threads: int, as_json: bool
 ) -> None:
     """Make the data set OUT [default: ./dataset] from DIR/Class/video/img_00001.jpg, tempgrad_00001.jpg, ...
 
@@ -38,6 +39,7 @@ def import_rawframes(
     \b
     Exit codes: 0 all well, 1 some videos failed, 2 wrong usage or input, 130/143 interrupted.
     """
+    from manifests.sample import flow_method
     from tgprep.rawframes import import_rawframes as run
 
     with interruptible() as (stop, signals):
@@ -48,6 +50,7 @@ def import_rawframes(
                 dataset=dataset,
                 annotations=annotations,
                 tg=tg,
+                flow=flow,
                 threads=threads,
                 stop=stop,
                 tell=now_and_then("shards"),
@@ -67,6 +70,7 @@ def import_rawframes(
                 "num_written": header.num_written,
                 "num_failed": header.num_failed,
                 "tg": header.gradient.stored,
+                "flow": bool(flow_method(header.settings)),
                 "failed": [{"path": row.path, "error": row.error} for row in failed],
             }
         )

@@ -98,6 +98,8 @@ def _claim(folder: Path, manifest: Manifest, tg: bool) -> None:
     """Mark the folder as this data set's export; InputError where it is something else."""
     coding = manifest.header.gradient if manifest.header.gradient.stored else GradientCoding(source="jpeg", space="rgb")
     claim = {"dataset_digest": manifest.digest, "tg": tg, "gradient": dataclasses.asdict(coding)}
+    if method := flow_method(manifest.header.settings):
+        claim["flow"] = method
     try:
         folder.mkdir(parents=True, exist_ok=True)
         present = sorted(path.name for path in folder.iterdir() if not path.name.startswith(TEMPORARY_PREFIX))

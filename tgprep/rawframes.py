@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import simplejpeg
@@ -34,7 +34,16 @@ from manifests.records import (
     SourceVideo,
     VideoRow,
 )
-from manifests.sample import EncodedVideo, FrameSpool, MemberTooLargeError, row_facts, write_end, write_sample
+from manifests.sample import (
+    EncodedVideo,
+    FrameSpool,
+    MemberTooLargeError,
+    flow_method,
+    quality_facts,
+    row_facts,
+    write_end,
+    write_sample,
+)
 from manifests.store import (
     HEADER_NAME,
     TEMPORARY_PREFIX,
@@ -55,6 +64,7 @@ from tgprep.work import WORK_FOLDER, clear, load_done, make_folder, owned, remov
 
 RGB_FILE = re.compile(r"img_(\d+)\.jpe?g", re.IGNORECASE)
 TG_FILE = re.compile(r"tempgrad_(\d+)\.jpe?g", re.IGNORECASE)
+FLOW_FILE = re.compile(r"flow_xym_(\d+)\.jpe?g", re.IGNORECASE)
 _SPOOL_BYTES = 32 * 1024 * 1024
 
 
@@ -64,10 +74,11 @@ class FramesError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FrameFiles:
-    """The files of one video in order: `rgb` T of them, `tg` T-1 or none."""
+    """The files of one video in order: `rgb` T of them, `tg` and `flow` T-1 or none."""
 
     rgb: tuple[Path, ...]
     tg: tuple[Path, ...]
+    flow: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +105,7 @@ def import_rawframes(
     dataset: str = "auto",
     annotations: Path | None = None,
     tg: bool = True,
+    flow: bool = True,
     threads: int = 0,
     stop: threading.Event | None = None,
     tell: Callable[[int, int], None] = lambda done, total: None,
@@ -107,9 +119,11 @@ def import_rawframes(
     """
     stop = stop or threading.Event()
     scan = _scan(folder, dataset, annotations)
-    stored = tg and _has_gradient(folder, scan.videos)
+    stored = tg and _has_files(folder, scan.videos, TG_FILE)
     settings: dict[str, str | int | float | bool] = {"imported": "rawframes", "quality": -1, "tg": stored}
     coding = _coding(folder, stored)
+    if flow and _has_files(folder, scan.videos, FLOW_FILE):
+        settings["flow"] = str(_marker(folder).get("flow", "imported"))
     make_folder(out)
     if (out / HEADER_NAME).exists():
         raise InputError(f"{out} holds a finished data set already. Name a new or empty folder.")
@@ -124,7 +138,7 @@ def import_rawframes(
             if stop.is_set():
                 raise KeyboardInterrupt
             if plan.name not in done:
-                result = _write_shard(plan, folder, out, coding)
+                result = write_shard(plan, folder, out, coding, flow_method(settings))
                 save_done(work, result)
                 return result
             return done[plan.name]
@@ -155,26 +169,28 @@ def import_rawframes(
     return ImportOutcome(manifest, scan.notes)
 
 
-def find_frames(folder: Path, tg: bool) -> FrameFiles:
+def find_frames(folder: Path, tg: bool, flow: bool = False) -> FrameFiles:
     """The frame files of one video, checked by their numbers. FramesError where one is missing."""
-    numbered: dict[str, dict[int, Path]] = {"rgb": {}, "tg": {}}
+    numbered: dict[str, dict[int, Path]] = {"rgb": {}, "tg": {}, "flow": {}}
     for path in folder.iterdir():
-        for kind, pattern in (("rgb", RGB_FILE), ("tg", TG_FILE)):
+        for kind, pattern in (("rgb", RGB_FILE), ("tg", TG_FILE), ("flow", FLOW_FILE)):
             match = pattern.fullmatch(path.name)
             if match is not None and (other := numbered[kind].setdefault(int(match[1]), path)) != path:
                 raise FramesError(f"{path.name} and {other.name} have the same number")
     rgb = _in_order(numbered["rgb"], "img")
     if len(rgb) < 2:
         raise FramesError(f"{len(rgb)} frames: a temporal gradient needs two")
-    if not tg:
-        return FrameFiles(rgb, ())
-    gradients = _in_order(numbered["tg"], "tempgrad")
-    if len(gradients) != len(rgb) - 1:
-        raise FramesError(
-            f"{len(gradients)} tempgrad files for {len(rgb)} frames, expected {len(rgb) - 1}: the extraction was interrupted; "
-            "make them again, or leave all out with --no-tg"
-        )
-    return FrameFiles(rgb, gradients)
+    pairs: dict[str, tuple[Path, ...]] = {"tg": (), "flow": ()}
+    for kind, name, wanted in (("tg", "tempgrad", tg), ("flow", "flow_xym", flow)):
+        if not wanted:
+            continue
+        files = pairs[kind] = _in_order(numbered[kind], name)
+        if len(files) != len(rgb) - 1:
+            raise FramesError(
+                f"{len(files)} {name} files for {len(rgb)} frames, expected {len(rgb) - 1}: the extraction was interrupted; "
+                f"make them again, or leave all out with --no-{kind}"
+            )
+    return FrameFiles(rgb, pairs["tg"], pairs["flow"])
 
 
 def frames_digest(folder: Path) -> tuple[int, str]:
@@ -266,18 +282,27 @@ def _class_index(file: Path) -> tuple[str, ...]:
 def _coding(folder: Path, stored: bool) -> GradientCoding:
     """How the TG files were made: an export of ours says it; others made them from the JPEG files, as the reference does."""
     coding = GradientCoding(source="jpeg", space="rgb", stored=stored)
-    if stored and (folder / MARKER).is_file():
-        try:
-            told = json.loads((folder / MARKER).read_bytes())["gradient"]
-            coding = replace(coding, source=str(told["source"]), space=str(told["space"]))
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{folder / MARKER} is damaged: export again, or remove it.") from None
+    if stored and (told := _marker(folder).get("gradient")):
+        coding = replace(coding, source=str(told["source"]), space=str(told["space"]))
     return coding
 
 
-def _has_gradient(folder: Path, videos: Sequence[SourceVideo]) -> bool:
+def _marker(folder: Path) -> dict[str, Any]:
+    """What an export of ours says of itself; empty for the trees of others."""
+    if not (folder / MARKER).is_file():
+        return {}
+    try:
+        told: dict[str, Any] = json.loads((folder / MARKER).read_bytes())
+        if not all(isinstance(told["gradient"][name], str) for name in ("source", "space")):
+            raise TypeError
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{folder / MARKER} is damaged: export again, or remove it.") from None
+    return told
+
+
+def _has_files(folder: Path, videos: Sequence[SourceVideo], pattern: re.Pattern[str]) -> bool:
     return any(
-        any(TG_FILE.fullmatch(name) for name in os.listdir(folder / video.path))  # noqa: PTH208 - half a million files
+        any(pattern.fullmatch(name) for name in os.listdir(folder / video.path))  # noqa: PTH208 - half a million files
         for video in videos
     )
 
@@ -293,14 +318,17 @@ def _resume_or_clear(work: Path, scan: _Scan, settings: dict[str, str | int | fl
             file.write(mark)
 
 
-def _write_shard(plan: ShardPlan, folder: Path, out: Path, coding: GradientCoding) -> ShardResult:
+def write_shard(plan: ShardPlan, folder: Path, out: Path, coding: GradientCoding, flow: str) -> ShardResult:
+    """Make one shard in `out` from the frame folders of its videos. flow: how the flow_xym files were computed, "" to leave
+    them out. InputError where it cannot be written; videos whose files are not in order become failed rows.
+    """
     temporary = out / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{plan.name}"
     rows = []
     try:
         with temporary.open("xb") as tar:
             for video in plan.videos:
                 try:
-                    rows.append(_pack(tar, video, folder / video.path, plan.name, coding))
+                    rows.append(_pack(tar, video, folder / video.path, plan.name, coding, flow))
                 except FramesError as error:
                     rows.append(replace(_row(video), status=FAILED, error=str(error)))
             write_end(tar)
@@ -318,14 +346,15 @@ def _write_shard(plan: ShardPlan, folder: Path, out: Path, coding: GradientCodin
     return ShardResult(shard, tuple(rows))
 
 
-def _pack(tar: BinaryIO, video: SourceVideo, folder: Path, shard: str, coding: GradientCoding) -> VideoRow:
+def _pack(tar: BinaryIO, video: SourceVideo, folder: Path, shard: str, coding: GradientCoding, flow: str) -> VideoRow:
     try:
-        files = find_frames(folder, coding.stored)
+        files = find_frames(folder, coding.stored, bool(flow))
     except OSError as error:
         raise FramesError(f"cannot be read: {error.strerror}") from None
     with ExitStack() as stack:
         rgb, size, sha256 = _spool(stack, files.rgb, (0, 0))
         tg = _spool(stack, files.tg, size)[0] if coding.stored else None
+        flows = _spool(stack, files.flow, size)[0] if flow else None
         height, width = size
         row = replace(
             _row(video),
@@ -337,7 +366,8 @@ def _pack(tar: BinaryIO, video: SourceVideo, folder: Path, shard: str, coding: G
             source_sha256=sha256,
         )
         try:
-            offset, num_bytes, members = write_sample(tar, EncodedVideo(video.key, _meta(row, coding), rgb, tg))
+            meta = _meta(row, coding, flow)
+            offset, num_bytes, members = write_sample(tar, EncodedVideo(video.key, meta, rgb, tg, flows))
         except MemberTooLargeError as error:
             raise FramesError(f"too large for a tar member: {error}") from None
     return replace(row, status=WRITTEN, shard=shard, sample_offset=offset, sample_bytes=num_bytes, members=members)
@@ -380,10 +410,10 @@ def _row(video: SourceVideo) -> VideoRow:
     )
 
 
-def _meta(row: VideoRow, coding: GradientCoding) -> dict[str, str | int | float]:
+def _meta(row: VideoRow, coding: GradientCoding, flow: str) -> dict[str, str | int | float]:
     return {
         **row_facts(row),
-        "jpeg_quality": -1,
+        **quality_facts({"quality": -1, "flow": flow or "none"}),
         "gradient_source": coding.source,
         "gradient_space": coding.space,
     }

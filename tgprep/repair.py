@@ -5,18 +5,20 @@ from __future__ import annotations
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from manifests.records import InputError, Manifest, ManifestHeader, SourceVideo, VideoRow
-from manifests.store import is_url, publish, read_manifest
+from manifests.sample import flow_method
+from manifests.store import publish, read_manifest
 from tgprep.account import versions
 from tgprep.config import ExtractSettings, RunSettings
 from tgprep.engine import run_local
-from tgprep.supervise import Progress, ShardError, ShardPlan
+from tgprep.rawframes import write_shard
+from tgprep.supervise import Progress, ShardError, ShardPlan, ShardResult, StoppedError
 from tgprep.verify_tables import rows_by_shard
 
 WORK_FOLDER = ".tgprep"
@@ -42,16 +44,13 @@ def repair(
     """Extract the damaged shards of the data set at `root` again from `videos`, and put them in place where they have the sha256
     of shards.parquet. The tables and all other shards stay as they are.
 
-    InputError where the data set is remote, was not made by `tgprep extract`, or its tables are damaged.
+    InputError where the data set was made in a way that cannot be repeated, or its tables are damaged.
     """
-    if is_url(root):
-        raise InputError(
-            f"--repair works on a local folder; {root} is remote. Copy it, repair the copy, and upload the shards."
-        )
     if not videos.is_dir():
         raise InputError(f"{videos}: no such folder. Name the folder that the videos were extracted from.")
     manifest = read_manifest(root)
-    settings = _settings(root, manifest.header)
+    imported = manifest.header.settings.get("imported") == "rawframes"
+    settings = None if imported else _settings(root, manifest.header)
     by_name = {shard.name: shard for shard in manifest.shards}
     rows = rows_by_shard(manifest)
     plans = [ShardPlan(name, tuple(_source(row) for row in rows.rows(name))) for name in damaged]
@@ -61,16 +60,20 @@ def repair(
     repaired: list[str] = []
     failed: list[tuple[str, str]] = []
     try:
-        results = run_local(
-            plans,
-            videos=videos,
-            out=work,
-            scratch=work / "scratch",
-            settings=settings,
-            run=run or RunSettings(),  # type: ignore[call-arg]  # every field has its default
-            stop=stop or threading.Event(),
-            tell=tell,
-        )
+        stop = stop or threading.Event()
+        if settings is None:
+            results = _from_frames(plans, videos, work, manifest.header, stop)
+        else:
+            results = run_local(
+                plans,
+                videos=videos,
+                out=work,
+                scratch=work / "scratch",
+                settings=settings,
+                run=run or RunSettings(),  # type: ignore[call-arg]  # every field has its default
+                stop=stop,
+                tell=tell,
+            )
         for result in results:
             name = result.shard.name
             lost = [row for row in result.videos if row.error]
@@ -89,6 +92,16 @@ def repair(
     return RepairReport(tuple(sorted(repaired)), tuple(sorted(failed)))
 
 
+def _from_frames(
+    plans: Sequence[ShardPlan], folder: Path, out: Path, header: ManifestHeader, stop: threading.Event
+) -> Iterator[ShardResult]:
+    """The shards of a data set that `import-rawframes` made, from its tree of frames."""
+    for plan in plans:
+        if stop.is_set():
+            raise StoppedError
+        yield write_shard(plan, folder, out, header.gradient, flow_method(header.settings))
+
+
 def _settings(root: Path, header: ManifestHeader) -> ExtractSettings:
     try:
         return ExtractSettings(**header.settings)  # type: ignore[arg-type]  # checked by the model
@@ -103,12 +116,14 @@ def _source(row: VideoRow) -> SourceVideo:
     return SourceVideo(row.key, row.path, row.class_name, row.label, row.group, row.subsets, row.num_source_bytes)
 
 
-def _why(manifest: Manifest, settings: ExtractSettings, made: Sequence[VideoRow]) -> str:
+def _why(manifest: Manifest, settings: ExtractSettings | None, made: Sequence[VideoRow]) -> str:
     """The likeliest reasons for other bytes, as words to be put behind a statement."""
     before = {row.path: row.source_sha256 for row in rows_by_shard(manifest).rows(made[0].shard)} if made else {}
     changed = [row.path for row in made if before.get(row.path) != row.source_sha256]
     if changed:
         return f": {len(changed)} of its videos are not those that were extracted, such as {changed[0]}"
+    if settings is None:
+        return ""
     now = versions(settings)
     other = [f"{name} {manifest.header.versions.get(name)} then, {now[name]} now" for name in now]
     differing = [text for text, name in zip(other, now, strict=True) if manifest.header.versions.get(name) != now[name]]

@@ -189,7 +189,18 @@ def _check_sizes(manifest: Manifest) -> Iterator[ShardReport]:
 
 
 def _mend_shard(manifest: Manifest) -> str:
-    return f"re-extract this shard alone: `tgprep check {manifest.root} --against VIDEOS --repair`"
+    root = manifest.root
+    if is_url(root):
+        return (
+            "make this shard alone again: copy the data set to a disk, `tgprep check COPY --against VIDEOS --repair`, and upload "
+            "the shard"
+        )
+    if manifest.header.settings.get("imported") == "rawframes":
+        return (
+            f"make this shard alone again from the frames that were imported: `tgprep check {root} --against DIR --repair`, DIR the "
+            "folder of `tgprep import-rawframes`"
+        )
+    return f"re-extract this shard alone: `tgprep check {root} --against VIDEOS --repair`"
 
 
 def _check_sources(

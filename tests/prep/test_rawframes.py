@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,7 @@ from manifests.list_import import import_lists
 from manifests.records import InputError, Manifest
 from manifests.split_settings import SplitSettings
 from manifests.splits import make_split, write_split
-from manifests.store import read_manifest
+from manifests.store import read_manifest, write_manifest
 from tgprep.config import ExtractSettings, RunSettings
 from tgprep.export import export_rawframes, read_jpegs
 from tgprep.motion import SampleSettings, render_sample, write_annotations
@@ -260,3 +261,78 @@ def test_mistakes(dataset: Path, tree: Path, tmp_path: Path) -> None:
     assert "tgprep check" in run.stderr
     run = CliRunner().invoke(main, ["export", str(dataset), str(tmp_path / "some"), "--keys", "nothing/here"])
     assert run.exit_code == 2
+
+
+def test_flow_comes_through_too(dataset: Path, tmp_path: Path) -> None:
+    videos = dataset.parent / "videos"
+    made = extract(
+        videos,
+        tmp_path / "flow",
+        scan(videos, dataset="folder"),
+        ExtractSettings(videos_per_shard=3, flow="dis"),
+        RunSettings(threads=1),
+    ).manifest
+    tree = tmp_path / "tree"
+    export_rawframes(made.root, tree)
+    after = import_rawframes(tree, tmp_path / "out", dataset="folder").manifest
+    assert after.header.settings["flow"] == "dis"
+    for kind in ("rgb", "tg", "flow"):
+        assert frames(after, kind) == frames(made, kind)
+    assert check(after.root, deep=True, against=tree).findings == ()
+    run = CliRunner().invoke(main, ["import-rawframes", str(tree), str(tmp_path / "bare"), "--no-flow", "--json"])
+    assert json.loads(run.stdout)["flow"] is False
+    assert check(str(tmp_path / "bare"), deep=True).findings == ()
+
+    (tree / ".tgprep-export.json").unlink()  # a tree of others, one video of it interrupted
+    first = min(path for path in tree.glob("*/*") if path.is_dir())
+    (first / "flow_xym_00003.jpg").unlink()
+    theirs = import_rawframes(tree, tmp_path / "theirs", dataset="folder").manifest
+    assert theirs.header.settings["flow"] == "imported"
+    failed = [row for row in theirs.videos if row.status == "failed"]
+    assert [(row.path, row.error) for row in failed] == [
+        (first.relative_to(tree).as_posix(), "flow_xym file number 3 is missing")
+    ]
+    assert check(theirs.root, deep=True).findings == ()
+
+
+def test_a_damaged_shard_is_made_again_from_the_tree(copy: Path, tmp_path: Path) -> None:
+    whole = import_rawframes(copy, tmp_path / "out", dataset="folder").manifest
+    out = tmp_path / "out"
+    shards = {shard.name: (out / shard.name).read_bytes() for shard in whole.shards}
+    name = next(iter(shards))
+    (out / name).write_bytes(shards[name][:-1] + b"x")
+    told = CliRunner().invoke(main, ["check", str(out)])
+    assert told.exit_code == 1
+    assert f"tgprep check {out} --against DIR --repair" in told.stdout
+    mended = CliRunner().invoke(main, ["check", str(out), "--against", str(copy), "--repair"])
+    assert mended.exit_code == 0, mended.output
+    assert f"repaired  {name}" in mended.stdout
+    assert {shard.name: (out / shard.name).read_bytes() for shard in whole.shards} == shards
+
+    (out / name).unlink()
+    lost = next(row.path for row in whole.videos if row.shard == name)
+    shutil.rmtree(copy / lost)
+    refused = CliRunner().invoke(main, ["check", str(out), "--against", str(copy), "--repair"])
+    assert refused.exit_code == 1
+    assert f"not repaired  {name}: 1 of its videos cannot be extracted: {lost}: cannot be read" in refused.stdout
+    assert not (out / name).exists()
+
+
+def test_findings_come_before_a_refusal_to_repair(dataset: Path, tmp_path: Path) -> None:
+    """Of a data set that some other program wrote, nothing can be made again; what is wrong is told all the same."""
+    manifest = read_manifest(dataset)
+    out = tmp_path / "out"
+    shutil.copytree(dataset, out)
+    write_manifest(out, replace(manifest.header, settings={"of": "others"}), manifest.videos, manifest.shards)
+    name = manifest.shards[0].name
+    (out / name).write_bytes(b"gone")
+    words = ["check", str(out), "--against", str(dataset.parent / "videos"), "--repair"]
+    for form in ([], ["--json"]):
+        refused = CliRunner().invoke(main, [*words, *form])
+        assert refused.exit_code == 2
+        assert "shard-size" in refused.stdout
+        assert name in refused.stdout
+        assert "was not made by `tgprep extract` of this version" in refused.stderr
+    remote = CliRunner().invoke(main, ["check", "s3://bucket/data", "--against", str(out), "--repair"])
+    assert remote.exit_code == 2
+    assert "--repair works on a local folder; s3://bucket/data is remote" in remote.stderr
