@@ -27,7 +27,8 @@ def export(out: str, folder: Path, form: str, tg: bool, keys: str, threads: int,
     """Write the data set at OUT into DIR as the reference code and mmaction read it.
 
     rawframes: DIR/Class/video/img_00001.jpg and tempgrad_00001.jpg, counted from 1, the stored JPEG bytes unchanged (of a data
-    set made with --store video: encoded with quality 95); beside them classInd.txt and lists `Class/video num_frames label` of the official folds and of every split.
+    set made with --store video: encoded with quality 95); beside them classInd.txt and lists `Class/video num_frames label` of the official folds and of every split,
+    also under the reference's names (videossl_splits/ucf101_train_20_percent_labeled_split_1_rawframes.txt). Folders have the names of the keys: letters, digits, _ and -.
     """
     from tgprep.export import export_rawframes
 

@@ -19,12 +19,10 @@ import numpy as np
 import simplejpeg
 
 from manifests.gradient import temporal_gradient
-from manifests.lists import export_list
 from manifests.records import WRITTEN, GradientCoding, InputError, Manifest, VideoRow
 from manifests.sample import decode_offsets, flow_method, video_gop
-from manifests.split_settings import PARTS
-from manifests.splits import list_splits, read_split
 from manifests.store import TEMPORARY_PREFIX, atomic_write, join, json_bytes, read_manifest
+from tgprep.export_lists import list_texts
 from tgprep.stored_video import stored_planes
 from tgprep.verify_shard import open_place
 
@@ -60,8 +58,7 @@ def export_rawframes(
 
     The stored JPEG files are copied byte for byte; where the data set stores no TG, it is computed from the decoded JPEGs, as
     the reference does. Frames of stored videos become JPEG files of quality 95. Stored flow becomes flow_xym_00000.jpg (counted
-    from 0, as the reference does). Lists: of the official folds, and of every split and part
-    (`Class/video num_frames label`), and classInd.txt. A video's folder appears once it is whole; an interrupted export goes on where it was.
+    from 0, as the reference does). Folders are named by the keys. Lists: see `list_texts`. A video's folder appears once it is whole; an interrupted export goes on where it was.
     InputError where `folder` holds something else, a key is unknown, or a shard is damaged.
     """
     manifest = read_manifest(root)
@@ -197,26 +194,8 @@ def _gradients(manifest: Manifest, row: VideoRow) -> Iterator[bytes]:
 
 
 def _write_lists(manifest: Manifest, folder: Path) -> Iterator[str]:
-    """classInd.txt, the lists of the official folds, and one of every part of every split; gives their names."""
-    header = manifest.header
-    texts = {"classInd.txt": "".join(f"{number} {name}\n" for number, name in enumerate(header.classes, 1))}
-    table = manifest.videos.arrow.select(["key", "num_frames", "label", "subsets", "status"]).to_pydict()
-    rows = [row for row in zip(*table.values(), strict=True) if row[4] == WRITTEN]
-    tested = (
-        {"test": "val"} if header.dataset in ("ucf101", "hmdb51") else {}
-    )  # the reference's name of their test lists
-    for fold in range(header.num_folds):
-        for subset in ("train", "val", "test"):
-            lines = [f"{key} {frames} {label}\n" for key, frames, label, subsets, _ in rows if subsets[fold] == subset]
-            if lines:
-                name = f"{header.dataset}_{tested.get(subset, subset)}_split_{fold + 1}_rawframes.txt"
-                texts[name] = "".join(lines)
-    for name in list_splits(manifest.root):
-        split = read_split(manifest.root, name)
-        for part in PARTS:
-            if split.part(part).any():
-                texts[f"{name}_{part}_rawframes.txt"] = export_list(split, manifest, "mmaction-rawframes", part)
-    for name, text in texts.items():
+    for name, text in list_texts(manifest).items():
+        (folder / name).parent.mkdir(exist_ok=True)
         with atomic_write(folder / name) as file:
             file.write(text.encode())
         yield name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,13 @@ from click.testing import CliRunner
 
 from cli.prep import main
 from manifests.list_import import import_lists
-from manifests.records import InputError, Manifest
+from manifests.records import GradientCoding, InputError, Manifest, ManifestHeader, VideoRow
 from manifests.split_settings import SplitSettings
-from manifests.splits import make_split, write_split
+from manifests.splits import LabelSplit, make_split, read_split, write_split
 from manifests.store import read_manifest, write_manifest
 from tgprep.config import ExtractSettings, RunSettings
 from tgprep.export import export_rawframes, read_jpegs
+from tgprep.export_lists import list_texts, percent_of
 from tgprep.motion import SampleSettings, render_sample, write_annotations
 from tgprep.pipeline import extract
 from tgprep.rawframes import FramesError, find_frames, import_rawframes
@@ -336,3 +338,83 @@ def test_findings_come_before_a_refusal_to_repair(dataset: Path, tmp_path: Path)
     remote = CliRunner().invoke(main, ["check", "s3://bucket/data", "--against", str(out), "--repair"])
     assert remote.exit_code == 2
     assert "--repair works on a local folder; s3://bucket/data is remote" in remote.stderr
+
+
+def load_as_the_reference(tree: Path, line: str, num_frames: int, interval: int) -> list[tuple[str, int, bytes, bytes]]:
+    """A clip as the reference's rawframe loader reads it: folder and count from the line, frames counted from 1, TG of the same
+    number, and one frame fewer than there are, so that the last has its TG. Written from its description, not its code.
+    """
+    name, count, label = line.rsplit(" ", 2)
+    usable = int(count) - 1
+    numbers = [1 + place * interval % usable for place in range(num_frames)]
+    return [
+        (
+            name,
+            int(label),
+            (tree / name / f"img_{number:05d}.jpg").read_bytes(),
+            (tree / name / f"tempgrad_{number:05d}.jpg").read_bytes(),
+        )
+        for number in numbers
+    ]
+
+
+def test_the_reference_reads_what_its_lists_name(tree: Path, dataset: Path) -> None:
+    manifest = read_manifest(dataset)
+    split = make_split(manifest, SplitSettings(percent=50, name="half"))
+    semi = tree / "videossl_splits"
+    labelled, rest = (
+        (semi / f"ucf101_train_50_percent_{kind}_split_1_rawframes.txt").read_text().splitlines()
+        for kind in ("labeled", "unlabeled")
+    )
+    full = (tree / "ucf101_train_split_1_rawframes.txt").read_text().splitlines()
+    assert sorted(labelled + rest) == sorted(full)
+    assert [line.split()[0] for line in labelled] == split.keys_of("labelled")
+    stored = {
+        kind: {row.key: list(read_jpegs(manifest, row, kind)) for row in manifest.videos} for kind in ("rgb", "tg")
+    }
+    for line in full:
+        for number, (key, label, rgb, tg) in enumerate(load_as_the_reference(tree, line, num_frames=8, interval=8)):
+            place = number * 8 % (len(stored["rgb"][key]) - 1)
+            assert (rgb, tg) == (stored["rgb"][key][place], stored["tg"][key][place])
+            assert manifest.header.classes[label] == key.split("/")[0]
+
+
+def test_lists_of_kinetics_have_the_names_of_the_reference(tmp_path: Path) -> None:
+    rows = [
+        VideoRow(f"{name}/{n:02d}", f"{name}/{n:02d}.mp4", name, label, "", ("val" if n > 7 else "train",), "written")
+        for label, name in enumerate("ab")
+        for n in range(10)
+    ]
+    header = ManifestHeader("kinetics400", ("a", "b"), GradientCoding(), {}, {}, num_folds=1, num_written=len(rows))
+    data = write_manifest(tmp_path, header, rows, ())
+    for each, seed in ((6, 0), (6, 1), (5, 0)):
+        settings = SplitSettings(per_class=each, strategy="per-class", seed=seed)
+        write_split(tmp_path, make_split(data, settings))
+    for number, name in enumerate(("k6-s1-f1", "k5-s0-f1", "k6-s0-f1")):
+        os.utime(tmp_path / "splits" / f"{name}.parquet", (number, number))  # the last is the newest
+    texts = list_texts(data)
+    newest = "".join(f"{key} 0 {'ab'.index(key[0])}\n" for key in read_split(tmp_path, "k6-s0-f1").keys_of("labelled"))
+    assert texts["videossl_splits/kinetics400_train_1_percent_labeled_rawframes.txt"] == newest
+    assert sorted(name for name in texts if name.startswith(("kinetics", "videossl"))) == [
+        "kinetics400_train_list_rawframes.txt",
+        "kinetics400_val_list_rawframes.txt",
+        "videossl_splits/kinetics400_train_1_percent_labeled_rawframes.txt",
+        "videossl_splits/kinetics400_train_1_percent_unlabeled_rawframes.txt",
+    ]
+    assert len(texts["kinetics400_val_list_rawframes.txt"].splitlines()) == 4
+
+
+def test_percentages_are_told_from_how_a_split_was_made() -> None:
+    told = {
+        "20": {"made": "drawn", "percent": "20"},
+        "": {"made": "drawn", "percent": "2.5"},
+        "10": {"made": "imported", "list_labelled": "x.txt sha256 ab (ltg-kinetics400-10)"},
+        "5": {"made": "imported", "list_labelled": "x.txt sha256 ab (videossl-ucf101-5)"},
+        "1": {"made": "drawn", "per_class": "6", "dataset": "kinetics700"},
+    }
+    blank = np.zeros(0, bool)
+    for percent, provenance in told.items():
+        split = LabelSplit("x", (), np.zeros(0, np.int32), blank, blank, blank, blank, provenance)
+        assert percent_of(split) == percent
+    own = {"made": "imported", "list_labelled": "x.txt sha256 ab"}
+    assert percent_of(LabelSplit("x", (), np.zeros(0, np.int32), blank, blank, blank, blank, own)) == ""
