@@ -253,6 +253,17 @@ def test_every_form_is_read(tmp_path: Path, text: str) -> None:
     assert "list.txt sha256" in split.provenance["list_labelled"]
 
 
+def test_svformer_lists_with_the_names_of_hmdb51(tmp_path: Path) -> None:
+    """Lines as in its train.csv: a path on its authors' machine, a space, the label; names hold all sorts of signs."""
+    stems = {"chew/#2_Gum_chew_h_nm_np1_fr_med_0": 0, "chew/Geena_und_die_Radschl_ge___;-)_chew_f_cm_np1_ri_med_0": 0,
+             "run/[Big]_Run!(Part4)_run_f_cm_np1_ri_bad_0": 1}  # fmt: skip
+    data = small(*(row(f"{stem}.avi", label) for stem, label in stems.items()), classes=("chew", "run"))
+    lines = [f"/mnt/blob/datasets/hmdb51/videos/{stem}.avi {label}\n" for stem, label in stems.items()]
+    (tmp_path / "train.csv").write_text("".join(lines))
+    split, report = imported(data, tmp_path / "train.csv")
+    assert (int(split.labelled.sum()), report.unmatched, report.differences) == (3, (), ())
+
+
 def test_readings_of_a_line(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("run/take 7 120 5\n")
     (entry,) = read_list(tmp_path / "list.txt").entries
