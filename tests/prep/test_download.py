@@ -8,9 +8,11 @@ import hashlib
 import io
 import json
 import shutil
+import struct
 import tarfile
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -283,12 +285,7 @@ def test_safe_names() -> None:
 @pytest.mark.parametrize("program", ["unar", "bsdtar"])
 def test_rar_by_an_installed_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
     """Both tell an archive by its content, so a zip under another name shows how they are called; nested as in HMDB51."""
-    found = shutil.which(program)
-    if found is None:
-        pytest.skip(f"{program} is not installed: unpacking by it is not tried")
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / program).symlink_to(found)
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    only_program(tmp_path, monkeypatch, program)
     inner = zipped({"wave/one.avi": b"1", "wave/two [x].avi": b"2"})
     (tmp_path / "hmdb51_org.rar").write_bytes(zipped({"wave.rar": inner}))
     assert unpack(tmp_path / "hmdb51_org.rar", tmp_path / "out", nested=True) == 2
@@ -357,3 +354,90 @@ def test_the_table_is_whole() -> None:
             assert archive.folder in ("videos", "annotations")
             assert archive.remote.sha256 == "" or len(archive.remote.sha256) == 64
             assert archive.remote.name.endswith((".zip", ".rar", ".tar.gz"))
+
+
+def rarred(entries: list[tuple[str, bytes, int]]) -> bytes:
+    """A .rar (version 4, nothing compressed) of (name, content, Unix mode), written from the description of the format, in
+    which folders are parted by backslashes."""
+
+    def block(kind: int, flags: int, body: bytes, content: bytes = b"") -> bytes:
+        head = struct.pack("<BHH", kind, flags, 7 + len(body)) + body
+        return struct.pack("<H", zlib.crc32(head) & 0xFFFF) + head + content
+
+    packed = b"Rar!\x1a\x07\x00" + block(0x73, 0, bytes(6))
+    for name, content, mode in entries:
+        body = struct.pack(
+            "<IIBIIBBHI", len(content), len(content), 3, zlib.crc32(content), 0x5A21A000, 20, 0x30, len(name), mode
+        )
+        packed += block(0x74, 0x8000, body + name.replace("/", "\\").encode(), content)
+    return packed + block(0x7B, 0x4000, b"")
+
+
+FILE_MODE, LINK_MODE = 0o100644, 0o120777
+
+
+@pytest.mark.parametrize("program", ["unar", "bsdtar"])
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        ([("../../evil", b"2", FILE_MODE)], ""),
+        ([("a/../../../evil", b"2", FILE_MODE)], ""),
+        ([("{outside}/evil", b"2", FILE_MODE)], ""),
+        ([("link", b"{outside}/secret", LINK_MODE)], "no plain file"),
+        ([("link", b"{outside}", LINK_MODE), ("link/evil", b"2", FILE_MODE)], "hostile.rar"),
+        ([("link", b"../../../outside", LINK_MODE), ("link/evil", b"2", FILE_MODE)], "hostile.rar"),
+    ],
+)
+def test_hostile_rar_archives_write_nothing_outside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, entries: list[tuple[str, bytes, int]], told: str
+) -> None:
+    """Real .rar files; programs refuse, or put such members inside: both is well, as long as nothing is left or lands outside."""
+    only_program(tmp_path, monkeypatch, program)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"secret")
+    entries = [
+        (name.format(outside=outside), content.replace(b"{outside}", str(outside).encode()), mode)
+        for name, content, mode in entries
+    ]
+    (tmp_path / "hostile.rar").write_bytes(rarred([("good.avi", b"1", FILE_MODE), *entries]))
+    target = tmp_path / "deep" / "target"
+    before = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*") if not path.is_dir()}
+    try:
+        unpack(tmp_path / "hostile.rar", target)
+        assert not told
+        assert (target / "good.avi").read_bytes() == b"1"
+    except InputError as error:
+        assert "hostile.rar" in str(error)
+        assert told in str(error)
+        assert not any(target.iterdir())
+    after = {
+        path: path.lstat().st_mtime_ns
+        for path in tmp_path.rglob("*")
+        if not path.is_dir() and target not in path.parents
+    }
+    assert after == before
+    assert not any(path.is_symlink() for path in target.rglob("*"))
+
+
+@pytest.mark.parametrize("program", ["unar", "bsdtar"])
+def test_a_real_rar_of_rars_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    only_program(tmp_path, monkeypatch, program)
+    inner = rarred([("wave/one.avi", b"1", FILE_MODE), ("wave/two [x]!.avi", b"22", FILE_MODE)])
+    (tmp_path / "hmdb51_org.rar").write_bytes(rarred([("wave.rar", inner, FILE_MODE)]))
+    assert unpack(tmp_path / "hmdb51_org.rar", tmp_path / "out", nested=True) == 2
+    found = {path.relative_to(tmp_path / "out").as_posix(): path for path in (tmp_path / "out").rglob("*.avi")}
+    assert {name: path.read_bytes() for name, path in found.items()} == {
+        "wave/one.avi": b"1",
+        "wave/two [x]!.avi": b"22",
+    }
+
+
+def only_program(folder: Path, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    """Let PATH lead to this program alone; skip where it is not installed."""
+    found = shutil.which(program)
+    if found is None:
+        pytest.skip(f"{program} is not installed: unpacking by it is not tried")
+    (folder / "bin").mkdir()
+    (folder / "bin" / program).symlink_to(found)
+    monkeypatch.setenv("PATH", str(folder / "bin"))
