@@ -9,6 +9,7 @@ several tests on one line are combined.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -79,6 +80,19 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared material at {folder} (set TG_SHARED to its folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The program of a Chromium; without one its tests are skipped, unless REQUIRE_BROWSER=1 asks that they fail then."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next((found for name in names if (found := shutil.which(name))), None)
+    if program is None:
+        told = "no chromium on this machine: the page is not looked at in a browser"
+        if os.environ.get("REQUIRE_BROWSER") == "1":
+            pytest.fail(told)
+        pytest.skip(f"{told} (REQUIRE_BROWSER=1 makes this a failure)")
+    return program
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
