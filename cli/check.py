@@ -49,9 +49,9 @@ _SHOWN = 20
 def check(out: str, deep: bool, quick: bool, against: Path | None, mend: bool, threads: int, as_json: bool) -> None:
     """Verify the data set at OUT [default: ./dataset]: tables, shards, splits.
 
-    Every digest, every byte of the tar structure, the facts and frame offsets of every sample, every split against the
-    tables. --deep also decodes every JPEG and compares TG with the gradient of its frames, within the error that JPEG makes.
-    --quick leaves the shards' bytes out.
+    Every digest (so that no changed byte goes unseen), every byte of the tar structure, the facts of every sample, that its frame
+    offsets rise and end with its frames, every split against the tables. --deep also decodes every JPEG and compares TG with
+    the gradient of its frames, within the error that JPEG makes. --quick leaves the shards' bytes out.
 
     \b
     Exit codes: 0 sound, 1 something is wrong (each finding names its place and its remedy), 2 wrong usage or no data set.

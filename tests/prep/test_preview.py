@@ -275,11 +275,12 @@ def test_browser_opens_videos_with_the_keyboard(page: Path, browser: list[str], 
         const url = getComputedStyle(pair).backgroundImage.slice(5, -2);
         await new Promise((done, failed) => { image.onload = done; image.onerror = failed; image.src = url; });
         said.push(image.width / image.height > 10, getComputedStyle(pair).animationName);
+        const closed = new Promise((done) => $("detail").addEventListener("close", () => setTimeout(done)));
         $("close").click();
-        await new Promise((done) => setTimeout(done, 50));
+        await closed;
         said.push($("detail").open, document.activeElement === cards[cards.length - 1]);
         $("play").click();
-        await new Promise((done) => setTimeout(done, 50));
+        while (document.querySelector(".video.playing")) await new Promise((done) => setTimeout(done, 20));
         said.push($("play").textContent, document.querySelectorAll(".video.playing").length);
         said.push($("failures").hidden, $("failures").querySelector("td").textContent);
         return said;
@@ -290,7 +291,8 @@ def test_browser_opens_videos_with_the_keyboard(page: Path, browser: list[str], 
 
 
 def test_browser_bears_a_thousand_videos(page: Path, browser: list[str], tmp_path: Path) -> None:
-    """Pictures of what is far from the screen are not made, so a thousand videos cost their words only."""
+    """Pictures of what is far from the screen are not made, so a thousand videos cost their words only (benchmarks/preview.py
+    tells what that takes)."""
     text = page.read_text()
     found = re.search(r'(id="data">)(.*?)(</script>)', text, re.DOTALL)
     assert found
@@ -300,19 +302,18 @@ def test_browser_bears_a_thousand_videos(page: Path, browser: list[str], tmp_pat
         for number in range(1000)
     ]
     many = text[: found.start(2)] + json.dumps(data).replace("<", "\\u003c") + text[found.end(2) :]
-    cards, kept, filtered_ms, pictures = probed(
+    cards, kept, pictures = probed(
         browser,
         many,
         tmp_path,
         """
         await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 300)));
-        const pictures = loaded.size, began = performance.now();
+        const pictures = loaded.size;
         $("role").value = "test"; apply(); document.body.offsetHeight;
-        return [cards.size, visible.length, performance.now() - began, pictures];
+        return [cards.size, visible.length, pictures];
         """,
     )
     assert (cards, kept) == (1000, 250)
-    assert filtered_ms < 1000
     assert pictures < 60
 
 

@@ -95,7 +95,7 @@ function drawBalance(width) {
     hit.addEventListener("click", () => choose({ class: entry.name }));
     plot.append(hit);
     if (names) {
-      const fit = Math.max(3, Math.floor(step / 7));
+      const fit = Math.max(3, Math.floor((step - 8) / 7));
       plot.append(svg("text", { x: x + wide / 2, y: height + 16, "text-anchor": "middle" }, entry.name.length > fit ? entry.name.slice(0, fit - 1) + "…" : entry.name));
     }
   });
