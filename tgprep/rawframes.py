@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import re
 import shutil
 import threading
 import uuid
@@ -17,12 +16,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import pyarrow as pa
 import simplejpeg
 
-from manifests import datasets
 from manifests.records import (
     FAILED,
     WRITTEN,
@@ -53,32 +51,22 @@ from manifests.store import (
     publish,
     write_manifest,
 )
-from tgprep.export import MARKER
-from tgprep.keys import unique_keys, video_key
-from tgprep.list_places import lists_near
+from tgprep.frame_tree import (
+    FLOW_FILE,
+    TG_FILE,
+    FramesError,
+    TreeScan,
+    export_marker,
+    find_frames,
+    has_files,
+    scan_tree,
+    stored_coding,
+)
 from tgprep.plan import plan_shards
-from tgprep.rules import Facts, by_folder, by_lists, tell_dataset
 from tgprep.supervise import ShardPlan, ShardResult
-from tgprep.walk import VideoFile, some
 from tgprep.work import WORK_FOLDER, clear, load_done, make_folder, owned, remove_leftovers, save_done
 
-RGB_FILE = re.compile(r"img_(\d+)\.jpe?g", re.IGNORECASE)
-TG_FILE = re.compile(r"tempgrad_(\d+)\.jpe?g", re.IGNORECASE)
-FLOW_FILE = re.compile(r"flow_xym_(\d+)\.jpe?g", re.IGNORECASE)
 _SPOOL_BYTES = 32 * 1024 * 1024
-
-
-class FramesError(Exception):
-    """A video's folder cannot be brought in; the message is the reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class FrameFiles:
-    """The files of one video in order: `rgb` T of them, `tg` and `flow` T-1 or none."""
-
-    rgb: tuple[Path, ...]
-    tg: tuple[Path, ...]
-    flow: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +74,6 @@ class ImportOutcome:
     """The data set that was made. notes: what was told from where."""
 
     manifest: Manifest
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Scan:
-    dataset: str
-    classes: tuple[str, ...]
-    videos: tuple[SourceVideo, ...]
-    num_folds: int
     notes: tuple[str, ...]
 
 
@@ -118,12 +97,12 @@ def import_rawframes(
     same call goes on. InputError for mistakes; videos whose files are not in order become failed rows.
     """
     stop = stop or threading.Event()
-    scan = _scan(folder, dataset, annotations)
-    stored = tg and _has_files(folder, scan.videos, TG_FILE)
+    scan = scan_tree(folder, dataset, annotations)
+    stored = tg and has_files(folder, scan.videos, TG_FILE)
     settings: dict[str, str | int | float | bool] = {"imported": "rawframes", "quality": -1, "tg": stored}
-    coding = _coding(folder, stored)
-    if flow and _has_files(folder, scan.videos, FLOW_FILE):
-        settings["flow"] = str(_marker(folder).get("flow", "imported"))
+    coding = stored_coding(folder, stored)
+    if flow and has_files(folder, scan.videos, FLOW_FILE):
+        settings["flow"] = str(export_marker(folder).get("flow", "imported"))
     make_folder(out)
     if (out / HEADER_NAME).exists():
         raise InputError(f"{out} holds a finished data set already. Name a new or empty folder.")
@@ -169,145 +148,7 @@ def import_rawframes(
     return ImportOutcome(manifest, scan.notes)
 
 
-def find_frames(folder: Path, tg: bool, flow: bool = False) -> FrameFiles:
-    """The frame files of one video, checked by their numbers. FramesError where one is missing."""
-    numbered: dict[str, dict[int, Path]] = {"rgb": {}, "tg": {}, "flow": {}}
-    for path in folder.iterdir():
-        for kind, pattern in (("rgb", RGB_FILE), ("tg", TG_FILE), ("flow", FLOW_FILE)):
-            match = pattern.fullmatch(path.name)
-            if match is not None and (other := numbered[kind].setdefault(int(match[1]), path)) != path:
-                raise FramesError(f"{path.name} and {other.name} have the same number")
-    rgb = _in_order(numbered["rgb"], "img")
-    if len(rgb) < 2:
-        raise FramesError(f"{len(rgb)} frames: a temporal gradient needs two")
-    pairs: dict[str, tuple[Path, ...]] = {"tg": (), "flow": ()}
-    for kind, name, wanted in (("tg", "tempgrad", tg), ("flow", "flow_xym", flow)):
-        if not wanted:
-            continue
-        files = pairs[kind] = _in_order(numbered[kind], name)
-        if len(files) != len(rgb) - 1:
-            raise FramesError(
-                f"{len(files)} {name} files for {len(rgb)} frames, expected {len(rgb) - 1}: the extraction was interrupted; "
-                f"make them again, or leave all out with --no-{kind}"
-            )
-    return FrameFiles(rgb, pairs["tg"], pairs["flow"])
-
-
-def frames_digest(folder: Path) -> tuple[int, str]:
-    """Bytes of all RGB frames, and the sha256 over them one after the other: what an imported video has for its source's.
-
-    FramesError, OSError where the files are not in order or cannot be read.
-    """
-    digest = hashlib.sha256()
-    num_bytes = 0
-    for file in find_frames(folder, tg=False).rgb:
-        jpeg = file.read_bytes()
-        digest.update(jpeg)
-        num_bytes += len(jpeg)
-    return num_bytes, digest.hexdigest()
-
-
-def _in_order(numbered: dict[int, Path], name: str) -> tuple[Path, ...]:
-    numbers = sorted(numbered)
-    if numbers and numbers[0] not in (0, 1):
-        raise FramesError(f"the first {name} file has number {numbers[0]}, expected 0 or 1")
-    for expected, number in enumerate(numbers, numbers[0] if numbers else 0):
-        if number != expected:
-            raise FramesError(f"{name} file number {expected} is missing")
-    return tuple(numbered[number] for number in numbers)
-
-
-def _scan(folder: Path, dataset: str, annotations: Path | None) -> _Scan:
-    """Find the frame folders and tell class, label, group and subset by the rules that video files have."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder. Name the folder that holds Class/video/img_00001.jpg.")
-    if dataset not in ("auto", "folder", *datasets.OFFICIAL):
-        raise InputError(f"--dataset {dataset}: one of auto, folder, {', '.join(datasets.OFFICIAL)}.")
-    files: list[VideoFile] = []
-    for top, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if any(RGB_FILE.fullmatch(name) for name in names):
-            place = Path(top).relative_to(folder)
-            num_bytes = sum((Path(top) / name).stat().st_size for name in names if RGB_FILE.fullmatch(name))
-            files.append(VideoFile(place.as_posix(), place.parts[:-1], place.name, num_bytes))
-    if not files:
-        raise InputError(f"{folder} holds no frames: expected Class/video/img_00001.jpg, img_00002.jpg, ...")
-    notes: list[str] = []
-    with lists_near(folder, annotations) as places:
-        if dataset == "auto":
-            dataset = tell_dataset(files, places, annotations)
-            notes.append(f"data set: {dataset}, told from class folders and names (--dataset sets it)")
-        if dataset == "folder":
-            told = by_folder(files, folder)
-        else:
-            told = by_lists(dataset, files, folder, places, annotations)
-    notes.extend(told.notes)
-    facts = {path: entry for path, entry in told.facts.items() if isinstance(entry, Facts)}
-    if lost := [f"{path} ({entry})" for path, entry in told.facts.items() if not isinstance(entry, Facts)]:
-        raise InputError(
-            f"{folder}: {len(lost)} frame folders cannot be placed: {some(lost)}. Use --dataset folder, or move them."
-        )
-    classes = told.classes
-    if dataset == "folder" and (folder / "classInd.txt").is_file():
-        listed = _class_index(folder / "classInd.txt")
-        by_name = {name: name for name in listed} | {video_key(name, "x").split("/")[0]: name for name in listed}
-        if strange := sorted({entry.class_name for entry in facts.values()} - set(by_name)):
-            raise InputError(
-                f"{folder / 'classInd.txt'} does not name {len(strange)} of the class folders, such as {strange[0]}."
-            )
-        facts = {path: replace(entry, class_name=by_name[entry.class_name]) for path, entry in facts.items()}
-        classes = listed
-        notes.append(f"class list: classInd.txt ({len(classes)} classes)")
-    labels = {name: label for label, name in enumerate(classes)}
-    keys, _ = unique_keys([(facts[file.path].class_name, file.stem, file.path) for file in files])
-    videos = [
-        SourceVideo(
-            key, file.path, entry.class_name, labels[entry.class_name], entry.group, entry.subsets, file.num_bytes
-        )
-        for key, file in zip(keys, files, strict=True)
-        for entry in (facts[file.path],)
-    ]
-    return _Scan(dataset, classes, tuple(sorted(videos, key=lambda video: video.key)), told.num_folds, tuple(notes))
-
-
-def _class_index(file: Path) -> tuple[str, ...]:
-    entries = [line.split(None, 1) for line in file.read_text("utf-8").splitlines() if line.strip()]
-    if [entry[0] for entry in entries] != [str(number) for number in range(1, len(entries) + 1)] or any(
-        len(entry) != 2 for entry in entries
-    ):
-        raise InputError(f"{file}: expected lines `1 FirstClass`, `2 SecondClass`, ... counted from 1.")
-    return tuple(entry[1].strip() for entry in entries)
-
-
-def _coding(folder: Path, stored: bool) -> GradientCoding:
-    """How the TG files were made: an export of ours says it; others made them from the JPEG files, as the reference does."""
-    coding = GradientCoding(source="jpeg", space="rgb", stored=stored)
-    if stored and (told := _marker(folder).get("gradient")):
-        coding = replace(coding, source=str(told["source"]), space=str(told["space"]))
-    return coding
-
-
-def _marker(folder: Path) -> dict[str, Any]:
-    """What an export of ours says of itself; empty for the trees of others."""
-    if not (folder / MARKER).is_file():
-        return {}
-    try:
-        told: dict[str, Any] = json.loads((folder / MARKER).read_bytes())
-        if not all(isinstance(told["gradient"][name], str) for name in ("source", "space")):
-            raise TypeError
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{folder / MARKER} is damaged: export again, or remove it.") from None
-    return told
-
-
-def _has_files(folder: Path, videos: Sequence[SourceVideo], pattern: re.Pattern[str]) -> bool:
-    return any(
-        any(pattern.fullmatch(name) for name in os.listdir(folder / video.path))  # noqa: PTH208 - half a million files
-        for video in videos
-    )
-
-
-def _resume_or_clear(work: Path, scan: _Scan, settings: dict[str, str | int | float | bool]) -> None:
+def _resume_or_clear(work: Path, scan: TreeScan, settings: dict[str, str | int | float | bool]) -> None:
     """Keep the shards of an interrupted import of the same tree, forget those of another."""
     told = [[video.key, video.path, video.label, video.num_source_bytes] for video in scan.videos]
     mark = json_bytes({"settings": settings, "videos": hashlib.sha256(json.dumps(told).encode()).hexdigest()})

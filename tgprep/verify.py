@@ -30,7 +30,7 @@ from manifests.store import (
     read_manifest,
     seal_holds,
 )
-from tgprep.rawframes import FramesError, frames_digest
+from tgprep.frame_tree import FramesError, frames_digest
 from tgprep.verify_shard import Finding, ShardReport, check_shard
 from tgprep.verify_tables import ShardRows, check_tables, rows_by_shard
 

@@ -23,9 +23,10 @@ from manifests.store import read_manifest, write_manifest
 from tgprep.config import ExtractSettings, RunSettings
 from tgprep.export import export_rawframes, read_jpegs
 from tgprep.export_lists import list_texts, percent_of
+from tgprep.frame_tree import FramesError, find_frames
 from tgprep.motion import SampleSettings, render_sample, write_annotations
 from tgprep.pipeline import extract
-from tgprep.rawframes import FramesError, find_frames, import_rawframes
+from tgprep.rawframes import import_rawframes
 from tgprep.scan import scan
 from tgprep.verify import check
 
