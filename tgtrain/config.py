@@ -43,6 +43,8 @@ class DataSettings:
 
     dataset, percent: what the published figure belongs to; percent picks the split where several exist. 0: any.
     clip_frames, interval: T frames, `interval` apart. size: input height and width in pixels.
+    clip_spread: where method.clips_per_video asks for more than one clip: one from each equal part of the video ("segments"),
+    or each from anywhere ("uniform").
     gradient: TG of neighbouring frames ("fast") or of frames spread over the clip ("slow"), or stored optical flow in its
     place ("flow").
     crop: of training clips: random area and aspect ("resized"), or random scale and place ("jitter", MvPL).
@@ -57,6 +59,7 @@ class DataSettings:
     percent: Annotated[float, Field(ge=0, le=100)] = 0.0
     clip_frames: Frames = 8
     interval: Frames = 8
+    clip_spread: Literal["segments", "uniform"] = "segments"
     size: Annotated[int, Field(ge=16, le=1024)] = 224
     gradient: Literal["fast", "slow", "flow"] = "fast"
     crop: Literal["resized", "jitter"] = "resized"

@@ -68,8 +68,8 @@ class MethodSettings:
         for name in ("warmup_epochs", "contrast_warmup_epochs"):
             if (epochs := getattr(self, name)) < 0:
                 wrong.append(f"{name}: got {epochs}, expected 0 or more")
-        if self.clips_per_video < 1:
-            wrong.append(f"clips_per_video: got {self.clips_per_video}, expected at least 1")
+        if not 1 <= self.clips_per_video <= 64:
+            wrong.append(f"clips_per_video: got {self.clips_per_video}, expected 1 to 64")
         between_clips = [variant for variant in self.contrast if variant != "crossview_sameclip"]
         if between_clips and self.clips_per_video != 2:
             wrong.append(f"clips_per_video: got {self.clips_per_video}, contrast {', '.join(between_clips)} expects 2")

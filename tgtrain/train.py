@@ -383,7 +383,7 @@ def _cannot_write(run: Path, step: int, error: OSError) -> str:
 
 
 def _num_clips(batch: SslBatch) -> int:
-    return len(batch.labelled.keys) + (len(batch.unlabelled.keys) if batch.unlabelled else 0)
+    return len(batch.labelled.labels) + (len(batch.unlabelled.labels) if batch.unlabelled else 0)
 
 
 def _step_seed(seed: int, step: int) -> int:

@@ -253,7 +253,7 @@ def test_two_processes_train_together_and_resume_as_one(data_set: Path, tmp_path
     [
         ("data.area=[2.0, 1.0]", "area_range"),
         ("augment.num_ops=99", "num_ops"),
-        ("method.clips_per_video=2", "training reads one clip a video"),
+        ('method.contrast=["crossview"]', "clips_per_video: got 1, contrast crossview expects 2"),
         ("data.clip_frames=1", "at least 2"),
     ],
 )
