@@ -140,6 +140,9 @@ class RuntimeSettings:
     """How the run is carried out. device auto: a GPU where there is one. workers -1: from the number of cores.
 
     precision: of the forward pass (autocast). log_every: steps between two lines of the log.
+    accumulate: parts in which each process takes its share of the batch, one after the other, before the weights change; for
+    a batch that does not fit (tgtrain.accumulate says what stays the same). accumulate_contrast: whether the contrast loss
+    compares rows of the whole batch (an extra forward pass without gradient), or of one part alone.
     max_bad_fraction: stop once more of the clips read were damaged than this share.
     cache: folder for shards of a data set at a URL; "": ~/.cache/tgtrain. cache_gb: what it may hold in GB (10^9 bytes); 0: 80 %
     of what its disk has free.
@@ -151,6 +154,8 @@ class RuntimeSettings:
     workers: Annotated[int, Field(ge=-1, le=512)] = -1
     log_every: Positive = 20
     compile: bool = False
+    accumulate: Annotated[int, Field(ge=1, le=4096)] = 1
+    accumulate_contrast: Literal["batch", "part"] = "batch"
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
     cache: str = ""
     cache_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from manifests.records import InputError
 from manifests.stores import UnreachableError
 from tgtrain import checkpoint as checkpoints
+from tgtrain.accumulate import add_gradients, lengthen_memory, split_batch
 from tgtrain.batch import SslBatch, default_workers, step_loader
 from tgtrain.calibrate import measure_batch_norm
 from tgtrain.config import Config
@@ -32,9 +33,9 @@ from tgtrain.resume import choose, settings_in, take_up
 from tgtrain.run import CONFIG_NAME, Setup, begin_folder, check_folder, machine, owned
 from tgtrain.schedule import LearningRateSettings, epoch_of, is_due, learning_rate
 from tgtrain.sources import step_dataset
-from tgtrain.step import named_values, step_terms
+from tgtrain.step import COUNTS, Views
 from tgtrain.sync_bn import synchronised
-from tgtrain.views import views_of
+from tgtrain.views import on_device, views_of
 
 _STOP_STEPS = 10
 _LEAST_SCALE = 2.0**-10  # of 2^16 at the start, halved after every step whose gradients are not finite
@@ -147,6 +148,7 @@ class _Trainer:
             model = synchronised(model, ranks.device)
             share_dropout(model, ranks.rank, ranks.world_size)
         self.model: Model = model.to(device=ranks.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        lengthen_memory(self.model, config.runtime.accumulate)
         self.network: nn.Module = self.model
         if ranks.world_size > 1:
             devices = [ranks.device] if ranks.device.type == "cuda" else None
@@ -234,20 +236,34 @@ class _Trainer:
         rate = learning_rate(self._schedule(), epoch, iteration)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        # Dropout draws from (seed, step), so that a resumed run draws the same, on any number of ranks (see SharedDropout).
-        torch.manual_seed(_step_seed(self.config.runtime.seed, self.step))
         self.network.train()
-        views = views_of(batch, self.ranks.device, slow=self.config.data.gradient == "slow")
-        with torch.autocast(self.ranks.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            terms = step_terms(self.network, views, self.config.method, epoch)
         self.optimiser.zero_grad(set_to_none=True)
-        self.scaler.scale(terms.total).backward()  # type: ignore[no-untyped-call]
+        runtime = self.config.runtime
+        batch = on_device(batch, self.ranks.device)
+        values = add_gradients(
+            self.network,
+            lambda: self._parts(batch),
+            runtime.accumulate,
+            self.config.method,
+            epoch,
+            over=runtime.accumulate_contrast,
+            autocast=torch.autocast(self.ranks.device.type, dtype=self.dtype, enabled=self.dtype is not None),
+            scale=self.scaler.scale,
+        )
         self.scaler.unscale_(self.optimiser)
         limit = self.config.optimiser.clip_norm or float("inf")
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        return [*named_values(terms, self.config.method), ("grad_norm", norm.detach())]
+        return [*values, ("grad_norm", norm.detach())]
+
+    def _parts(self, batch: SslBatch) -> Iterator[Views]:
+        """The views of a batch on the device, in the parts that go through the networks one after the other."""
+        runtime = self.config.runtime
+        for number, part in enumerate(split_batch(batch, runtime.accumulate)):
+            # Dropout draws from (seed, step, part), so that a resumed run draws the same, on any number of ranks (see SharedDropout).
+            torch.manual_seed(_step_seed(runtime.seed, self.step, number))
+            yield views_of(part, self.ranks.device, slow=self.config.data.gradient == "slow")
 
     def _schedule(self) -> LearningRateSettings:
         optimiser = self.config.optimiser
@@ -294,8 +310,7 @@ class _Trainer:
             return values
         everyone = self.ranks.gather(values)
         joined = {name: sum(each[name] for each in everyone) for name in values}
-        counts = ("train/num_selected", "train/num_correct")
-        return {name: total if name in counts else total / len(everyone) for name, total in joined.items()}
+        return {name: total if name in COUNTS else total / len(everyone) for name, total in joined.items()}
 
     def _evaluate_and_save(self, journal: Journal | None, epoch: int) -> None:
         """Precise BatchNorm, accuracy at one centre view, checkpoint: in this order, so that what is saved is what was measured."""
@@ -365,11 +380,17 @@ class _Trainer:
 
 
 def _check_ranks(config: Config, ranks: Ranks) -> None:
+    num_parts = config.runtime.accumulate
+    shares = ranks.world_size * num_parts
     for name, size in (("labelled", config.batch.labelled), ("unlabelled", config.batch.unlabelled)):
-        if size % ranks.world_size:
+        if name == "unlabelled" and not config.method.uses_unlabelled:
+            continue
+        if size % shares:
+            parts = f", each in runtime.accumulate={num_parts} parts," if num_parts > 1 else ""
             raise InputError(
-                f"batch.{name} is {size}, which {ranks.world_size} processes cannot share evenly. "
-                f"Set it to a multiple of {ranks.world_size}, or use another number of processes."
+                f"batch.{name} is {size}, which {ranks.world_size} processes{parts} cannot share evenly. "
+                f"Set it to a multiple of {shares}, or use another number of processes"
+                f"{' or parts' if num_parts > 1 else ''}."
             )
 
 
@@ -386,8 +407,8 @@ def _num_clips(batch: SslBatch) -> int:
     return len(batch.labelled.labels) + (len(batch.unlabelled.labels) if batch.unlabelled else 0)
 
 
-def _step_seed(seed: int, step: int) -> int:
-    digest = blake2b(f"{seed}:{step}:0".encode(), digest_size=8).digest()
+def _step_seed(seed: int, step: int, part: int) -> int:
+    digest = blake2b(f"{seed}:{step}:{part}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
