@@ -39,6 +39,7 @@ CASES = {
     "each view labels itself": ("ucf101-20-pl-rgb", (*R3D, "method.pseudo_label_metric=individual"), TWO | ALIGN),
     "contrast only": ("ucf101-20-contrast-only", R3D, TWO | CONTRAST),
     "fixmatch": ("ucf101-20-fixmatch-tau0.95", R3D, ONE),
+    "fixmatch, weak views apart": ("ucf101-20-fixmatch", (*R3D, "method.weak_forward=apart"), ONE),
     "uda": ("ucf101-20-fixmatch", (*R3D, "method.method=uda"), ONE),
     "uda as in the reference": (
         "ucf101-20-fixmatch", (*R3D, "method.method=uda", 'compat.quirks=["uda_gradient"]'), ONE,
