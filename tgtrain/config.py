@@ -143,7 +143,8 @@ class RuntimeSettings:
     accumulate: parts in which each process takes its share of the batch, one after the other, before the weights change; for
     a batch that does not fit (tgtrain.accumulate says what stays the same). accumulate_contrast: whether the contrast loss
     compares rows of the whole batch (an extra forward pass without gradient), or of one part alone.
-    max_bad_fraction: stop once more of the clips read were damaged than this share.
+    compile: the networks by torch.compile, with compile_backend ("inductor" makes code for the device; "aot_eager" and "eager" only trace,
+    to look for what goes wrong). max_bad_fraction: stop once more of the clips read were damaged than this share.
     cache: folder for shards of a data set at a URL; "": ~/.cache/tgtrain. cache_gb: what it may hold in GB (10^9 bytes); 0: 80 %
     of what its disk has free.
     """
@@ -154,6 +155,7 @@ class RuntimeSettings:
     workers: Annotated[int, Field(ge=-1, le=512)] = -1
     log_every: Positive = 20
     compile: bool = False
+    compile_backend: Literal["inductor", "aot_eager", "eager"] = "inductor"
     accumulate: Annotated[int, Field(ge=1, le=4096)] = 1
     accumulate_contrast: Literal["batch", "part"] = "batch"
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01

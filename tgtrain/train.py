@@ -156,7 +156,7 @@ class _Trainer:
                 warnings.simplefilter("ignore", FutureWarning)  # its successor is not in every torch of our range
                 self.network = DistributedDataParallel(self.model, device_ids=devices, broadcast_buffers=False)
         if config.runtime.compile:
-            self.network = torch.compile(self.network)  # type: ignore[assignment]
+            self.network = torch.compile(self.network, backend=config.runtime.compile_backend)  # type: ignore[assignment]
         self.optimiser = torch.optim.SGD(
             self.model.parameters(),
             lr=config.optimiser.learning_rate,
@@ -167,7 +167,7 @@ class _Trainer:
         self.dtype = _PRECISION[config.runtime.precision]
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.dtype is torch.float16)
         self.step = 0
-        self.num_read = self.num_bad = 0
+        self.num_read = self.num_bad = self.num_skipped = 0
         self.last: Result | None = None
 
     def take(self, found: checkpoints.Checkpoint | None) -> None:
@@ -182,13 +182,14 @@ class _Trainer:
             # Sums are split by thread: only the same number of threads gives the same bits.
             torch.set_num_threads(int(found.extra["num_threads"]))
         self.num_read, self.num_bad = int(found.extra.get("num_read", 0)), int(found.extra.get("num_bad", 0))
+        self.num_skipped = int(found.extra.get("num_skipped", 0))
         self.step = found.step
         self.tell(f"resumed at step {self.step} of {self.num_steps}")
 
     def run(self, stop_at: int, should_stop: Callable[[], bool]) -> Outcome:
         """Steps until `stop_at`, a signal, or an error."""
         journal = Journal(self.folder, self.step) if self.ranks.is_main else None
-        interval = Interval()
+        interval = Interval(finite_only=self.scaler.is_enabled())
         batches = step_loader(
             step_dataset(self.setup, self.ranks),
             range(self.step, stop_at),
@@ -255,7 +256,10 @@ class _Trainer:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        return [*values, ("grad_norm", norm.detach())]
+        values.append(("grad_norm", norm.detach()))
+        if self.scaler.is_enabled():  # which leaves out an update whose gradients are not finite
+            values.append(("train/skipped", 1 - norm.detach().isfinite().float()))
+        return values
 
     def _parts(self, batch: SslBatch) -> Iterator[Views]:
         """The views of a batch on the device, in the parts that go through the networks one after the other."""
@@ -286,6 +290,9 @@ class _Trainer:
 
     def _log(self, interval: Interval, journal: Journal | None, epoch: int) -> None:
         values = with_precision(self._over_ranks(interval.means()))
+        if self.scaler.is_enabled():
+            self.num_skipped += round(values.pop("train/skipped") * interval.num_steps)
+            values["num_skipped"] = self.num_skipped
         if not all(map(math.isfinite, (values["loss/total"], values["grad_norm"]))) and not self.scaler.is_enabled():
             raise RunError(
                 f"the loss or its gradient is no finite number any more (around step {self.step}: loss {values['loss/total']}, "
@@ -371,6 +378,7 @@ class _Trainer:
                     "num_threads": torch.get_num_threads(),
                     "num_read": self.num_read,
                     "num_bad": self.num_bad,
+                    "num_skipped": self.num_skipped,
                     **settings_in(self.config),
                 },
                 measured=measured,
