@@ -28,6 +28,7 @@ from tgtrain.evaluate import Views as EvalViews
 from tgtrain.log import Interval, Journal, figures_line, memory_mb, step_line, with_precision
 from tgtrain.model import Model, build_model, count_macs, share_dropout
 from tgtrain.order import steps_per_epoch
+from tgtrain.prefetch import batches_on
 from tgtrain.preflight import require_room
 from tgtrain.resume import choose, settings_in, take_up
 from tgtrain.run import CONFIG_NAME, Setup, begin_folder, check_folder, machine, owned
@@ -35,7 +36,7 @@ from tgtrain.schedule import LearningRateSettings, epoch_of, is_due, learning_ra
 from tgtrain.sources import step_dataset
 from tgtrain.step import COUNTS, Views
 from tgtrain.sync_bn import synchronised
-from tgtrain.views import on_device, views_of
+from tgtrain.views import views_of
 
 _STOP_STEPS = 10
 _LEAST_SCALE = 2.0**-10  # of 2^16 at the start, halved after every step whose gradients are not finite
@@ -190,12 +191,14 @@ class _Trainer:
         """Steps until `stop_at`, a signal, or an error."""
         journal = Journal(self.folder, self.step) if self.ranks.is_main else None
         interval = Interval(finite_only=self.scaler.is_enabled())
-        batches = step_loader(
+        device = self.ranks.device
+        read = step_loader(
             step_dataset(self.setup, self.ranks),
             range(self.step, stop_at),
             self.workers,
-            pin=self.ranks.device.type == "cuda",
+            pin=device.type == "cuda",
         )
+        batches = batches_on(device, read)
         interrupted = False
         saved_at = -1
         try:
@@ -232,7 +235,7 @@ class _Trainer:
         return Outcome(self.step, self.num_steps, interrupted, False, self.last)
 
     def _train_step(self, batch: SslBatch) -> list[tuple[str, Tensor]]:
-        """One update of the weights; gives scalars on the device, and waits for nothing."""
+        """One update of the weights from a batch on the device; gives scalars there, and waits for nothing."""
         epoch, iteration = epoch_of(self.step, self.per_epoch)
         rate = learning_rate(self._schedule(), epoch, iteration)
         for group in self.optimiser.param_groups:
@@ -240,7 +243,6 @@ class _Trainer:
         self.network.train()
         self.optimiser.zero_grad(set_to_none=True)
         runtime = self.config.runtime
-        batch = on_device(batch, self.ranks.device)
         values = add_gradients(
             self.network,
             lambda: self._parts(batch),
