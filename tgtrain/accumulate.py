@@ -171,6 +171,19 @@ def _with_contrast(alone: Whole, seen: Sequence[PartSummary], method: MethodSett
     ]
 
 
+@torch.no_grad()
+def clip_gradients(network: nn.Module, limit: float, may_ask: bool = False) -> Tensor:
+    """The L2 norm of all gradients, which are scaled down where it is above `limit` (0: never).
+
+    may_ask: look at the norm, and save a pass over gradients that would be multiplied by 1; else nothing waits for the device.
+    """
+    parameters = [parameter for parameter in network.parameters() if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(parameter.grad for parameter in parameters if parameter.grad is not None)
+    if limit and not (may_ask and norm + 1e-6 <= limit):
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return norm
+
+
 @contextmanager
 def statistics_kept(network: nn.Module) -> Iterator[None]:
     """Within, BatchNorm in train mode leaves its running statistics and counters as they are."""

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from manifests.records import InputError
 from manifests.stores import UnreachableError
 from tgtrain import checkpoint as checkpoints
-from tgtrain.accumulate import add_gradients, lengthen_memory, split_batch
+from tgtrain.accumulate import add_gradients, clip_gradients, lengthen_memory, split_batch
 from tgtrain.batch import SslBatch, default_workers, step_loader
 from tgtrain.calibrate import measure_batch_norm
 from tgtrain.config import Config
@@ -167,6 +167,7 @@ class _Trainer:
         )
         self.dtype = _PRECISION[config.runtime.precision]
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.dtype is torch.float16)
+        self.may_ask = ranks.device.type == "cpu"  # a GPU would have to be waited for
         self.step = 0
         self.num_read = self.num_bad = self.num_skipped = 0
         self.last: Result | None = None
@@ -254,13 +255,12 @@ class _Trainer:
             scale=self.scaler.scale,
         )
         self.scaler.unscale_(self.optimiser)
-        limit = self.config.optimiser.clip_norm or float("inf")
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        norm = clip_gradients(self.model, self.config.optimiser.clip_norm, self.may_ask)
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        values.append(("grad_norm", norm.detach()))
+        values.append(("grad_norm", norm))
         if self.scaler.is_enabled():  # which leaves out an update whose gradients are not finite
-            values.append(("train/skipped", 1 - norm.detach().isfinite().float()))
+            values.append(("train/skipped", 1 - norm.isfinite().float()))
         return values
 
     def _parts(self, batch: SslBatch) -> Iterator[Views]:

@@ -17,7 +17,7 @@ from tests.train.test_ranks import CASES as METHODS
 from tests.train.test_ranks import close, made_model, whole_batch
 from tests.train.test_train import equal, run, setup_of, weights
 from tgtrain import losses
-from tgtrain.accumulate import add_gradients, lengthen_memory, split_batch
+from tgtrain.accumulate import add_gradients, clip_gradients, lengthen_memory, split_batch
 from tgtrain.batch import SslBatch
 from tgtrain.distributed import Ranks
 from tgtrain.method import MethodSettings
@@ -169,6 +169,20 @@ def test_the_survey_leaves_running_statistics_as_they_are() -> None:
     for name in (name for name in found if "running_" in name or "num_batches" in name):
         assert torch.equal(found[name], expected[name]), name
     assert all(layer.track_running_stats for layer in surveyed.modules() if isinstance(layer, nn.BatchNorm3d))
+
+
+@pytest.mark.parametrize("may_ask", [True, False])
+@pytest.mark.parametrize(("limit", "factor"), [(0.0, 1.0), (100.0, 1.0), (10.0, 1.0), (2.5, 0.5)])
+def test_gradients_are_scaled_to_the_limit_and_no_further(may_ask: bool, limit: float, factor: float) -> None:
+    layer = nn.Linear(2, 2)
+    layer.weight.grad = torch.tensor([[3.0, 0.0], [0.0, 0.0]])
+    layer.bias.grad = torch.tensor([0.0, 4.0])
+    norm = clip_gradients(layer, limit, may_ask)
+    assert float(norm) == 5.0
+    torch.testing.assert_close(layer.weight.grad, factor * torch.tensor([[3.0, 0.0], [0.0, 0.0]]))
+    torch.testing.assert_close(layer.bias.grad, factor * torch.tensor([0.0, 4.0]))
+    layer.bias.grad = torch.tensor([0.0, float("inf")])
+    assert not torch.isfinite(clip_gradients(layer, 2.5, may_ask))
 
 
 @pytest.mark.parametrize("num_clips", [1, 2])
