@@ -322,6 +322,36 @@ def test_a_refused_run_leaves_no_folder_behind(data_set: Path, tmp_path: Path, o
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "said"),
+    [
+        ("demo-supervised", ("batch.labelled=1",), r"batch.labelled=1 leaves one clip .* 1x1x1 .* 4 frames of 32x32.*batch.labelled to 2 or more, or data.size"),
+        ("demo-supervised", ("batch.labelled=2", "runtime.accumulate=2"), "batch.labelled=2 in 2 parts leaves .* to 4 or more"),
+        ("demo-fixmatch", ("batch.unlabelled=1", "method.weak_forward=apart"), "batch.unlabelled=1 leaves one clip"),
+    ],
+)  # fmt: skip
+def test_a_single_clip_without_variance_is_refused(
+    data_set: Path, tmp_path: Path, recipe: str, overrides: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        run(data_set, tmp_path / "run", *overrides, recipe=recipe)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides"),
+    [
+        ("demo-supervised", ("batch.labelled=1", "data.size=48")),  # features of 1x2x2
+        ("demo-supervised", ("batch.labelled=1", "method.clips_per_video=2")),
+        ("demo", ("batch.labelled=1", "batch.unlabelled=1")),
+    ],
+)
+def test_a_single_labelled_video_trains_where_there_is_a_variance(
+    data_set: Path, tmp_path: Path, recipe: str, overrides: tuple[str, ...]
+) -> None:
+    assert run(data_set, tmp_path / "run", *overrides, recipe=recipe, max_steps=1).step == 1
+
+
 def test_a_checkpoint_that_is_not_there_is_named_before_anything_is_written(data_set: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"No checkpoint .*nope.pt"):
         run(data_set, tmp_path / "run", resume=str(tmp_path / "nope.pt"))
