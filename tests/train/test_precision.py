@@ -20,7 +20,13 @@ WAYS = {
     "float16": ("runtime.precision=float16",),
     "compiled": ("runtime.compile=true", "runtime.compile_backend=eager"),
 }
-SHORT = ("optimiser.epochs=2", "runtime.log_every=1", "optimiser.warmup_epochs=0", "method.warmup_epochs=0")
+SHORT = (
+    "model.width=2",
+    "optimiser.epochs=2",
+    "runtime.log_every=1",
+    "optimiser.warmup_epochs=0",
+    "method.warmup_epochs=0",
+)
 
 
 def strict(text: str) -> Any:
@@ -106,7 +112,7 @@ def test_float16_that_finds_no_scale_stops_the_run(
     monkeypatch.setattr("tgtrain.train._LEAST_SCALE", 2.0**10)  # six steps in place of 26
     with pytest.raises(RunError, match=r"float16 finds no scale .*Lower optimiser.learning_rate"):
         run(
-            data_set, tmp_path / "run", "runtime.precision=float16", "optimiser.learning_rate=1e30",
+            data_set, tmp_path / "run", "model.width=2", "runtime.precision=float16", "optimiser.learning_rate=1e30",
             "optimiser.clip_norm=0", "optimiser.warmup_epochs=0", "evaluate.every_epochs=0",
         )  # fmt: skip
     for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
