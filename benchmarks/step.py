@@ -1,9 +1,14 @@
-"""One training step of the main method: what each lever gives against the plainest correct implementation, and where the time goes.
+"""One training step: what each lever gives against the plainest correct implementation, and where the time of the trainer's own step goes.
 
-    python benchmarks/step.py [--device cpu] [--rows 2] [--size 112] [--steps 3] [--rounds 3] [--output benchmarks/results/step.json]
+    python benchmarks/step.py [--device cpu] [--rows 2] [--size 112] [--steps 2] [--rounds 3] [--only NAME ...] [--output benchmarks/results/step.json]
 
-The networks are those of the main recipe (two R3D-18), the clips random bytes. --rows: labelled and unlabelled videos each (published: 40). Every
-way runs in a process of its own, whose peak memory counts; ways take turns, medians are reported. Processor time on a CPU, wall time on a GPU.
+What is timed is `_train_step` of the trainer and the sums for its log, over clips of random bytes, with the networks of the recipe: all
+of a step but the loading of data. --rows: labelled and unlabelled videos each (published: 40). Every way runs in a process of its own,
+whose peak memory counts; ways take turns, medians are reported. Processor time of one thread on a CPU, wall time on a GPU.
+
+Parts are timed in steps of their own, from inside: forward (with the losses), backward, optimiser; views (strong operations and
+normalisation, on the device), clip (norm of the gradients), log (sums of the values), and other: what is left of the step. On a GPU these steps
+wait for the device after each part, which the steps that are compared do not.
 """
 
 from __future__ import annotations
@@ -17,56 +22,117 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+import tgtrain.accumulate
+import tgtrain.step
+import tgtrain.train
 from tgtrain.batch import ClipBatch, SslBatch
-from tgtrain.config import load_recipe
-from tgtrain.model import build_model
-from tgtrain.step import Clips, Views, forward_views, loss_terms
+from tgtrain.config import Config, load_recipe
+from tgtrain.distributed import Ranks
+from tgtrain.log import Interval
+from tgtrain.step import Clips, Views
 from tgtrain.strong_plan import StrongSettings, draw_strong_plans
-from tgtrain.views import views_of
 
-RECIPE = "ucf101-20"
-# name -> (one forward over the joined batch, channels_last_3d, autocast, compile, fused optimiser)
-WAYS: dict[str, tuple[bool, bool, str, bool, bool]] = {
-    "plain: float32, contiguous, a forward per view": (False, False, "float32", False, False),
-    "one joined forward": (True, False, "float32", False, False),
-    "joined, channels last (the default)": (True, True, "float32", False, False),
-    "joined, channels last, fused SGD": (True, True, "float32", False, True),
-    "joined, channels last, bfloat16": (True, True, "bfloat16", False, False),
-    "joined, channels last, bfloat16, compile": (True, True, "bfloat16", True, True),
+MAIN, ONE_VIEW = "ucf101-20", "ucf101-20-fixmatch"
+CORE = ("forward", "backward", "optimiser")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a step is carried out. against: the way that it is compared with. fused: None as the trainer chooses."""
+
+    recipe: str = MAIN
+    against: str = "plain"
+    joined: bool = True
+    channels_last: bool = True
+    precision: str = "float32"
+    compiled: bool = False
+    fused: bool | None = None
+    weak_forward: str = "joined"
+
+
+PLAIN = Way(joined=False, channels_last=False, fused=False)
+WAYS = {
+    "plain": PLAIN,
+    "plain + one joined forward": replace(PLAIN, joined=True),
+    "plain + channels last": replace(PLAIN, channels_last=True),
+    "plain + fused SGD": replace(PLAIN, fused=True),
+    "plain + bfloat16": replace(PLAIN, precision="bfloat16"),
+    "plain + compile": replace(PLAIN, compiled=True),
+    "trainer": Way(),
+    "trainer + bfloat16": Way(precision="bfloat16"),
+    "trainer + compile": Way(compiled=True),
+    "trainer + bfloat16 + compile": Way(precision="bfloat16", compiled=True),
+    "fixmatch": Way(ONE_VIEW, "fixmatch"),
+    "fixmatch + weak views apart, without gradient": Way(ONE_VIEW, "fixmatch", weak_forward="apart"),
 }
-DEFAULT = "joined, channels last (the default)"
-CPU_WAYS = (
-    4  # half precision on a CPU without instructions for it takes forty times as long, compiling needs a C++ compiler
-)
 
 
-def random_batch(rows: int, frames: int, size: int) -> SslBatch:
-    """Clips of random bytes with drawn strong operations."""
-    generator = np.random.default_rng(0)
+def left_out(way: Way, device: torch.device, asked: bool) -> str:
+    """Why a way is not run on this machine; "" where it is."""
+    if device.type != "cpu":
+        return ""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    if way.precision == "bfloat16" and not any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16")):
+        return "this processor has no instructions for bfloat16: it would take many times as long"
+    if way.compiled and not asked:
+        return "compiling takes minutes on a CPU and needs a C++ compiler: name it with --only"
+    return ""
+
+
+def settings_of(way: Way, device: torch.device, rows: int, size: int) -> Config:
+    """The recipe's config with what the way changes."""
+    overrides = [
+        f"batch.labelled={rows}", f"batch.unlabelled={rows}", f"data.size={size}", f"method.weak_forward={way.weak_forward}",
+        f"runtime.precision={way.precision}", f"runtime.compile={str(way.compiled).lower()}", f"runtime.device={device.type}",
+        "method.warmup_epochs=0",
+    ]  # fmt: skip
+    return load_recipe(way.recipe, overrides)
+
+
+def random_batch(config: Config, device: torch.device) -> SslBatch:
+    """Clips of random bytes with drawn strong operations, on the device."""
+    rng = np.random.default_rng(0)
+    shape = (config.batch.labelled, config.data.clip_frames, config.data.size, config.data.size, 3)
 
     def clips() -> ClipBatch:
-        views = (
-            torch.from_numpy(generator.integers(0, 256, (rows, frames, size, size, 3), np.uint8)) for _ in range(2)
-        )
-        return ClipBatch(*views, torch.arange(rows) % 101, tuple(map(str, range(rows))))
+        wanted = (True, config.model.streams != "rgb")
+        views = (torch.from_numpy(rng.integers(0, 256, shape, np.uint8)).to(device) if w else None for w in wanted)
+        return ClipBatch(*views, (torch.arange(shape[0]) % 101).to(device), tuple(map(str, range(shape[0]))))
 
-    plans = [draw_strong_plans(generator, generator, StrongSettings()) for _ in range(rows)]
+    plans = [draw_strong_plans(rng, rng, StrongSettings()) for _ in range(shape[0])]
     return SslBatch(0, clips(), clips(), tuple(rgb for rgb, _ in plans), tuple(tg for _, tg in plans))
 
 
-def separate_forwards(network: nn.Module, views: Views) -> Any:
+def trainer_of(way: Way, config: Config, device: torch.device) -> Any:
+    """The trainer of `tgtrain run`, changed where the way is not the trainer's own."""
+    videos = np.ones(9537, bool)
+    setup: Any = SimpleNamespace(config=config, split=SimpleNamespace(unlabelled=videos, labelled=videos))
+    trainer: Any = tgtrain.train._Trainer(setup, Path(), Ranks(0, 1, device), lambda text: None)
+    if not way.channels_last:
+        trainer.model.to(memory_format=torch.contiguous_format)
+        own_parts = trainer._parts
+        trainer._parts = lambda batch: map(contiguous, own_parts(batch))
+    if not way.joined:
+        tgtrain.step.forward_views = separate_forwards
+    if way.fused is not None:
+        groups = [{**group, "fused": way.fused} for group in trainer.optimiser.param_groups]
+        trainer.optimiser = torch.optim.SGD(groups, fused=way.fused)
+    return trainer
+
+
+def separate_forwards(network: nn.Module, views: Views, weak_forward: str = "joined") -> Any:
     """The way without joining: each part of the batch through the networks on its own, outputs joined."""
-    assert views.weak is not None
-    assert views.strong is not None
-    outputs = [network(part.rgb, part.tg) for part in (views.labelled, views.weak, views.strong)]
+    outputs = [network(part.rgb, part.tg) for part in (views.labelled, views.weak, views.strong) if part is not None]
 
     def joined(parts: list[Any]) -> Any:
         first = parts[0]
@@ -87,23 +153,14 @@ def contiguous(views: Views) -> Views:
     def plain(clips: Clips | None) -> Clips | None:
         return clips and Clips(*(None if view is None else view.contiguous() for view in (clips.rgb, clips.tg)))
 
-    labelled = plain(views.labelled)
-    assert labelled is not None
-    return Views(labelled, views.labels_B, plain(views.weak), plain(views.strong), views.true_labels_U)
+    return replace(views, labelled=plain(views.labelled), weak=plain(views.weak), strong=plain(views.strong))
 
 
-def run_way(name: str, device: torch.device, rows: int, size: int, steps: int) -> dict[str, Any]:
-    """Times of whole steps and of their parts, and the peak memory of this process."""
-    join, channels_last, precision, compiled, fused = WAYS[name]
-    config = load_recipe(RECIPE)
-    memory_format = torch.channels_last_3d if channels_last else torch.contiguous_format
-    model: Any = build_model(config.model, seed=0).to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
-    model.train()
-    network = torch.compile(model) if compiled else model
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, fused=fused or None)
-    batch = random_batch(rows, config.data.clip_frames, size)
+def run_way(way: Way, device: torch.device, rows: int, size: int, steps: int) -> dict[str, Any]:
+    """Seconds of whole steps and of their parts, and the peak memory of this process."""
+    config = settings_of(way, device, rows, size)
+    trainer, batch, interval = trainer_of(way, config, device), random_batch(config, device), Interval()
     on_gpu = device.type == "cuda"
-    dtype = getattr(torch, precision)
 
     def now() -> float:
         if on_gpu:
@@ -111,52 +168,81 @@ def run_way(name: str, device: torch.device, rows: int, size: int, steps: int) -
             return time.perf_counter()
         return time.process_time()
 
-    parts: dict[str, float] = {}
-
-    def timed(part: str, work: Callable[[], Any]) -> Any:
+    def seconds_per_step(steps: int) -> float:
         began = now()
-        result = work()
-        parts[part] = parts.get(part, 0.0) + now() - began
-        return result
+        for _ in range(steps):
+            values = trainer._train_step(batch)
+            interval.add(values, 4 * rows, 0.0)
+            trainer.step += 1
+        return (now() - began) / steps
 
-    def forward(views: Views) -> Tensor:
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
-            output = forward_views(network, views) if join else separate_forwards(network, views)
-            return loss_terms(output, views.labels_B, config.method, epoch=100, true_labels_U=views.true_labels_U).total
-
-    def step() -> None:
-        views = timed("views", lambda: views_of(batch, device, slow=False))
-        if not channels_last:
-            views = timed("views", lambda: contiguous(views))
-        total = timed("forward", lambda: forward(views))
-        optimiser.zero_grad(set_to_none=True)
-        timed("backward", lambda: total.backward())
-        timed("clip", lambda: nn.utils.clip_grad_norm_(model.parameters(), config.optimiser.clip_norm))
-        timed("optimiser", optimiser.step)
-
-    step()
-    if compiled:
-        step()
-    parts.clear()
-    began = now()
-    for _ in range(steps):
-        step()
-    whole = (now() - began) / steps
+    seconds_per_step(2 if way.compiled or on_gpu else 1)
+    whole = seconds_per_step(steps)
     peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    parts = dict.fromkeys((*CORE, "views", "clip", "log"), 0.0)
+    watch_parts(trainer, interval, parts, now)
+    watched = seconds_per_step(steps)
+    parts = {name: seconds / steps for name, seconds in parts.items()}
+    parts["other"] = watched - sum(parts.values())
+    return {"seconds": whole, "watched_seconds": watched, "parts": parts, "peak_mb": round(peak / 2**20, 1)}
+
+
+def watch_parts(trainer: Any, interval: Any, parts: dict[str, float], now: Callable[[], float]) -> None:
+    """Put a clock around the parts of the step."""
+
+    def timed(part: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **named: Any) -> Any:
+            began = now()
+            try:
+                return work(*args, **named)
+            finally:
+                parts[part] += now() - began
+
+        return run
+
+    own_parts = trainer._parts
+
+    def views(batch: SslBatch) -> Iterator[Views]:
+        coming = iter(own_parts(batch))
+        following = timed("views", lambda: next(coming, None))
+        while (found := following()) is not None:
+            yield found
+
+    trainer._parts = views
+    tgtrain.accumulate.step_terms = timed("forward", tgtrain.accumulate.step_terms)
+    torch.Tensor.backward = timed("backward", torch.Tensor.backward)  # type: ignore[method-assign]
+    tgtrain.train.clip_gradients = timed("clip", tgtrain.train.clip_gradients)
+    trainer.optimiser.step = timed("optimiser", trainer.optimiser.step)
+    interval.add = timed("log", interval.add)
+
+
+def row_of(found: list[dict[str, Any]], reference: list[dict[str, Any]]) -> dict[str, Any]:
+    """The medians of one way over the rounds."""
+
+    def median(name: str, runs: list[dict[str, Any]]) -> float:
+        return statistics.median(run[name] for run in runs)
+
+    parts = {part: statistics.median(run["parts"][part] for run in found) for part in found[0]["parts"]}
+    core = sum(parts[part] for part in CORE)
     return {
-        "seconds": whole,
-        "parts": {part: seconds / steps for part, seconds in parts.items()},
-        "peak_mb": round(peak / 2**20, 1),
-    }
+        "seconds": round(median("seconds", found), 4),
+        "times as fast": round(statistics.median(a["seconds"] / b["seconds"] for a, b in zip(reference, found, strict=False)), 3),
+        "peak_mb": max(run["peak_mb"] for run in found),
+        "memory against it": round(max(run["peak_mb"] for run in found) / max(run["peak_mb"] for run in reference), 3),
+        "parts": {part: round(seconds, 5) for part, seconds in parts.items()},
+        "whole / (forward + backward + optimiser)": round(median("watched_seconds", found) / core, 4),
+        "the same without views": round((median("watched_seconds", found) - parts["views"]) / core, 4),
+    }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--rows", type=int, default=2, help="2 at least: BatchNorm of one row has no variance")
+    parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--size", type=int, default=112)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", choices=tuple(WAYS), help="these ways and what they are compared with")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/step.json"))
     parser.add_argument("--way", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -164,49 +250,50 @@ def main() -> None:
     if arguments.way:
         if device.type == "cpu":
             torch.set_num_threads(1)
-        print(json.dumps(run_way(arguments.way, device, arguments.rows, arguments.size, arguments.steps)))
+        way = WAYS[arguments.way]
+        print(json.dumps(run_way(way, device, arguments.rows, arguments.size, arguments.steps)))
         return
-    names = list(WAYS)[: None if device.type == "cuda" else CPU_WAYS]
+    asked = {name for wanted in arguments.only or WAYS for name in (wanted, WAYS[wanted].against)}
+    reasons = {name: left_out(WAYS[name], device, name in (arguments.only or ())) for name in WAYS if name in asked}
+    names = [name for name, reason in reasons.items() if not reason]
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for _ in range(arguments.rounds):
-        for name in names:
+    for number in range(arguments.rounds):
+        for name in (
+            name for name in names if not (WAYS[name].compiled and number)
+        ):  # compiled ones in the first alone
             words = [sys.executable, __file__, "--way", name, "--device", arguments.device]
             words += ["--rows", str(arguments.rows), "--size", str(arguments.size), "--steps", str(arguments.steps)]
             runs[name].append(json.loads(subprocess.run(words, stdout=subprocess.PIPE, check=True, text=True).stdout))
-    plain = statistics.median(run["seconds"] for run in runs[names[0]])
-    rows = {}
-    for name, found in runs.items():
-        seconds = statistics.median(run["seconds"] for run in found)
-        parts = {part: round(statistics.median(run["parts"][part] for run in found), 4) for part in found[0]["parts"]}
-        rows[name] = {
-            "seconds": round(seconds, 4),
-            "speed against plain": round(plain / seconds, 3),
-            "peak_mb": max(run["peak_mb"] for run in found),
-            "parts": parts,
-        }
-    default = rows[DEFAULT]["parts"]
-    core = sum(default[part] for part in ("forward", "backward", "optimiser"))
+            print(f"{name}: {runs[name][-1]['seconds']:.3f} s", file=sys.stderr)
     result = {
-        "what": "one training step of the main recipe",
+        "what": "one training step of the trainer, without the loading of data",
         "date": time.strftime("%Y-%m-%d"),
         "machine": {
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu, 1 thread",
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{cpu_name()}, 1 thread",
             "cores": os.cpu_count(),
         },
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "settings": {
-            "recipe": RECIPE,
             "rows": f"{arguments.rows} + {arguments.rows}",
             "size": arguments.size,
             "steps": arguments.steps,
             "rounds": arguments.rounds,
         },
-        "ways": rows,
-        "whole step / (forward + backward + optimiser), default": round(rows[DEFAULT]["seconds"] / core, 4),
+        "ways": {
+            name: {**asdict(WAYS[name]), **row_of(found, runs[WAYS[name].against])} for name, found in runs.items()
+        },
+        "left out": {name: reason for name, reason in reasons.items() if reason},
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
+
+
+def cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "cpu")
 
 
 if __name__ == "__main__":

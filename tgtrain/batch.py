@@ -39,7 +39,8 @@ _SUBSTITUTES = 16  # damaged neighbours in a row before reading gives up
 class ClipBatch:
     """Clips of one stream: rgb, tg uint8[B, T, S, S, 3] (None for a view not asked for), labels int64[B].
 
-    keys: the videos. bad: what could not be read and was replaced, one message each.
+    keys: the videos. With more than one clip a video the rows are clip-major: the first clips of all videos, then the second
+    ones; B is then a multiple of the number of keys. bad: what could not be read and was replaced, one message each.
     """
 
     rgb: Tensor | None
@@ -125,20 +126,24 @@ class StepDataset(Dataset[SslBatch]):
     def _plans(
         self, source: StreamSource, stream: Stream, draws: tuple[Draw, ...], batch: ClipBatch
     ) -> tuple[tuple[StrongPlan, ...], tuple[StrongPlan, ...]]:
-        """What the strong views do to each clip of a batch: for RGB, for TG."""
-        pairs = []
+        """What the strong views do to each clip of a batch, in the order of its rows: for RGB, for TG."""
+        by_video = []
         for draw, key in zip(draws, batch.keys, strict=True):
             where = replayed_key(draw, source.order.batch_size) if self.replayed else (draw.pass_index, key)
-            pairs.append(self._strong(stream, *where))
+            by_video.append(self._strong(stream, *where))
+        pairs = [pair for clip in zip(*by_video, strict=True) for pair in clip]
         return tuple(rgb for rgb, _ in pairs), tuple(tg for _, tg in pairs)
 
-    def _strong(self, stream: Stream, pass_index: int, key: str) -> tuple[StrongPlan, StrongPlan]:
+    def _strong(self, stream: Stream, pass_index: int, key: str) -> list[tuple[StrongPlan, StrongPlan]]:
+        """The plans of the clips of one video, each its own, drawn one after the other."""
         rgb, tg = (
             sample_seed(self.seed, stream, pass_index, key, choice) for choice in (Choice.STRONG_RGB, Choice.STRONG_TG)
         )
         if isinstance(self.strong, MvplSettings):
-            return draw_mvpl_plan(rgb, self.strong), draw_mvpl_plan(tg, self.strong)
-        return draw_strong_plans(rgb, tg, self.strong)
+            return [
+                (draw_mvpl_plan(rgb, self.strong), draw_mvpl_plan(tg, self.strong)) for _ in range(self.clip.num_clips)
+            ]
+        return [draw_strong_plans(rgb, tg, self.strong) for _ in range(self.clip.num_clips)]
 
     def _read(self, source: StreamSource, stream: Stream, step: int) -> tuple[ClipBatch, tuple[Draw, ...]]:
         draws = rank_part(source.order.draws(step), self.rank, self.world_size)
@@ -146,19 +151,24 @@ class StepDataset(Dataset[SslBatch]):
         side = clip.input_size
         frames, gradients = clip.clip_len, clip.clip_len + (clip.gradient == "slow")
         # Decoded straight into what travels to the training process: a clip is copied nowhere on its way.
-        rgb = _batch_memory((len(draws), frames, side, side, 3)) if self.rgb else None
-        tg = _batch_memory((len(draws), gradients, side, side, 3)) if self.tg else None
+        num_rows = len(draws) * clip.num_clips
+        rgb = _batch_memory((num_rows, frames, side, side, 3)) if self.rgb else None
+        tg = _batch_memory((num_rows, gradients, side, side, 3)) if self.tg else None
         labels, keys, bad = [], [], []
         for number, draw in enumerate(draws):
-            into = Clip(_NOTHING if rgb is None else rgb[number].numpy(), None if tg is None else tg[number].numpy())
+            into = [
+                Clip(_NOTHING if rgb is None else rgb[row].numpy(), None if tg is None else tg[row].numpy())
+                for row in range(number, num_rows, len(draws))
+            ]
             place, problems = self._read_one(source, stream, draw, into)
             labels.append(int(source.labels[place]))
             keys.append(self.reader.places.key(source.videos[place]))
             bad += problems
-        return ClipBatch(rgb, tg, torch.tensor(labels, dtype=torch.int64), tuple(keys), tuple(bad)), draws
+        labels_B = torch.tensor(labels * clip.num_clips, dtype=torch.int64)
+        return ClipBatch(rgb, tg, labels_B, tuple(keys), tuple(bad)), draws
 
-    def _read_one(self, source: StreamSource, stream: Stream, draw: Draw, into: Clip) -> tuple[int, list[str]]:
-        """Fill in the clip of a draw; where its sample is damaged, that of the next readable video of the stream."""
+    def _read_one(self, source: StreamSource, stream: Stream, draw: Draw, into: list[Clip]) -> tuple[int, list[str]]:
+        """Fill in the clips of a draw; where its sample is damaged, those of the next readable video of the stream."""
         problems: list[str] = []
         for attempt in range(_SUBSTITUTES):
             place = (draw.video + attempt) % len(source.videos)
@@ -166,8 +176,9 @@ class StepDataset(Dataset[SslBatch]):
             facts = self.reader.places[video]
             rng = sample_seed(self.seed, stream, draw.pass_index, facts.key, Choice.CLIP)
             try:
-                (plan,) = plan_train(facts.num_frames, facts.height, facts.width, self.clip, rng)
-                self.reader.read(video, plan, rgb=self.rgb, tg=self.tg, into=into)
+                plans = plan_train(facts.num_frames, facts.height, facts.width, self.clip, rng)
+                # In one go: frames that clips share are decoded once.
+                self.reader.read_views(video, plans, rgb=self.rgb, tg=self.tg, into=into)
                 return place, problems
             except BadSampleError as error:
                 problems.append(str(error))

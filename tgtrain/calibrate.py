@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ def _batches(setup: Setup, ranks: Ranks, view: str, wanted: int) -> Iterator[Ten
     config = setup.config
     train_places = setup.places("train")
     size = min(config.batch.labelled, len(train_places))
+    one_clip = replace(setup.clip, num_clips=1)
     order = StreamOrder(len(train_places), size, config.runtime.seed, _STREAM)
     for number in range(ranks.rank, min(wanted, max(1, len(train_places) // size)), ranks.world_size):
         upcoming = range(number, number + _AHEAD * ranks.world_size, ranks.world_size)
@@ -53,7 +55,7 @@ def _batches(setup: Setup, ranks: Ranks, view: str, wanted: int) -> Iterator[Ten
             place = setup.reader.places[video]
             if config.precise_bn.clips == "training":
                 rng = sample_seed(config.runtime.seed, _STREAM, draw.pass_index, place.key, Choice.CLIP)
-                (plan,) = plan_train(place.num_frames, place.height, place.width, setup.clip, rng)
+                (plan,) = plan_train(place.num_frames, place.height, place.width, one_clip, rng)
             else:
                 (plan,) = plan_eval(place.num_frames, place.height, place.width, setup.clip)
             try:

@@ -43,6 +43,8 @@ class DataSettings:
 
     dataset, percent: what the published figure belongs to; percent picks the split where several exist. 0: any.
     clip_frames, interval: T frames, `interval` apart. size: input height and width in pixels.
+    clip_spread: where method.clips_per_video asks for more than one clip: one from each equal part of the video ("segments"),
+    or each from anywhere ("uniform").
     gradient: TG of neighbouring frames ("fast") or of frames spread over the clip ("slow"), or stored optical flow in its
     place ("flow").
     crop: of training clips: random area and aspect ("resized"), or random scale and place ("jitter", MvPL).
@@ -57,6 +59,7 @@ class DataSettings:
     percent: Annotated[float, Field(ge=0, le=100)] = 0.0
     clip_frames: Frames = 8
     interval: Frames = 8
+    clip_spread: Literal["segments", "uniform"] = "segments"
     size: Annotated[int, Field(ge=16, le=1024)] = 224
     gradient: Literal["fast", "slow", "flow"] = "fast"
     crop: Literal["resized", "jitter"] = "resized"
@@ -137,7 +140,11 @@ class RuntimeSettings:
     """How the run is carried out. device auto: a GPU where there is one. workers -1: from the number of cores.
 
     precision: of the forward pass (autocast). log_every: steps between two lines of the log.
-    max_bad_fraction: stop once more of the clips read were damaged than this share.
+    accumulate: parts in which each process takes its share of the batch, one after the other, before the weights change; for
+    a batch that does not fit (tgtrain.accumulate says what stays the same). accumulate_contrast: whether the contrast loss
+    compares rows of the whole batch (an extra forward pass without gradient), or of one part alone.
+    compile: the networks by torch.compile, with compile_backend ("inductor" makes code for the device; "aot_eager" and "eager" only trace,
+    to look for what goes wrong). max_bad_fraction: stop once more of the clips read were damaged than this share.
     cache: folder for shards of a data set at a URL; "": ~/.cache/tgtrain. cache_gb: what it may hold in GB (10^9 bytes); 0: 80 %
     of what its disk has free.
     """
@@ -148,6 +155,9 @@ class RuntimeSettings:
     workers: Annotated[int, Field(ge=-1, le=512)] = -1
     log_every: Positive = 20
     compile: bool = False
+    compile_backend: Literal["inductor", "aot_eager", "eager"] = "inductor"
+    accumulate: Annotated[int, Field(ge=1, le=4096)] = 1
+    accumulate_contrast: Literal["batch", "part"] = "batch"
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
     cache: str = ""
     cache_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0

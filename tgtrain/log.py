@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import sys
 import time
@@ -17,9 +18,14 @@ from tgtrain.run import METRICS_NAME
 
 
 class Interval:
-    """Sums the values of the steps since the last line, on the device: nothing waits for it until the line is due."""
+    """Sums the values of the steps since the last line, on the device: nothing waits for it until the line is due.
 
-    def __init__(self) -> None:
+    finite_only: a value that is no finite number is left out of its mean (float16 tries steps whose gradients overflow);
+    otherwise it makes the mean none either, so that it is noticed.
+    """
+
+    def __init__(self, finite_only: bool = False) -> None:
+        self.finite_only = finite_only
         self.first_began = 0.0
         self.all_steps = 0
         self.reset()
@@ -27,7 +33,7 @@ class Interval:
     def reset(self) -> None:
         """Begin a new interval."""
         self.names: list[str] = []
-        self.sums: Tensor | None = None
+        self.sums: Tensor | None = None  # [2, values]: sums, and of how many steps each
         self.num_steps = 0
         self.num_clips = 0
         self.waited_seconds = 0.0
@@ -40,15 +46,18 @@ class Interval:
         self.all_steps += 1
         self.names = [name for name, _ in values]
         stacked = torch.stack([value.float() for _, value in values])
-        self.sums = stacked if self.sums is None else self.sums + stacked
+        counted = stacked.isfinite() if self.finite_only else torch.ones_like(stacked, dtype=torch.bool)
+        step = torch.stack([torch.where(counted, stacked, 0.0), counted.float()])
+        self.sums = step if self.sums is None else self.sums + step
         self.num_steps += 1
         self.num_clips += num_clips
         self.waited_seconds += waited_seconds
 
     def means(self) -> dict[str, float]:
-        """Mean of every value over the interval, and what the interval took. Waits for the device."""
+        """Mean of every value over the interval (NaN of no step), and what the interval took. Waits for the device."""
         assert self.sums is not None
-        means = dict(zip(self.names, (self.sums / self.num_steps).tolist(), strict=True))
+        sums, counts = self.sums
+        means = dict(zip(self.names, (sums / counts).tolist(), strict=True))
         seconds = max(1e-9, time.perf_counter() - self.began)
         means["clips_per_second"] = self.num_clips / seconds
         means["seconds_per_step"] = seconds / self.num_steps
@@ -91,11 +100,12 @@ class Journal:
             pass  # metrics.jsonl holds the same
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Add one record."""
-        self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        """Add one record; a value that is no finite number is null there, and absent from TensorBoard."""
+        told = {name: None if _not_finite(value) else value for name, value in values.items()}
+        self.file.write(json.dumps({"kind": kind, "step": step, **told}, allow_nan=False) + "\n")
         self.file.flush()
         if self.board is not None:
-            for name, value in values.items():
+            for name, value in told.items():
                 if isinstance(value, float | int):
                     self.board.add_scalar(name if "/" in name else f"{kind}/{name}", value, step)
 
@@ -104,6 +114,10 @@ class Journal:
         self.file.close()
         if self.board is not None:
             self.board.close()
+
+
+def _not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def memory_mb() -> float:
@@ -132,6 +146,8 @@ def step_line(step: int, num_steps: int, epoch: int, values: dict[str, float]) -
         trusted = f"  trusted {100 * values['train/mask_fraction']:.0f} %"
         if "train/pseudo_precision" in values:
             trusted += f" right {100 * values['train/pseudo_precision']:.0f} %"
+    if values.get("num_skipped"):
+        trusted += f"  skipped {values['num_skipped']:.0f}"  # steps that float16 could not take, since the start
     seconds = values["overall_seconds_per_step"] * (num_steps - step)
     left = (
         f"{seconds / 3600:.1f} h"

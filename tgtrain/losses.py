@@ -73,17 +73,19 @@ def pseudo_label_loss(strong_UK: Tensor, targets: PseudoLabels) -> Tensor:
     return (loss_U * targets.confident_U).mean()
 
 
-def uda_loss(strong_UK: Tensor, targets: PseudoLabels, detach: bool = True) -> Tensor:
+def uda_loss(strong_UK: Tensor, targets: PseudoLabels, detach: bool = True, counted: Tensor | None = None) -> Tensor:
     """UDA: cross-entropy of the strong views with the weak views' softmax at temperature 0.4 (UDA, NeurIPS 2020).
 
     Mean over the trusted clips of all ranks; 0 without any. A rank's value is such that the mean over ranks is that. detach: the targets are constants; False lets the gradient into the
-    weak views as the reference code does.
+    weak views as the reference code does. counted: trusted clips to divide by instead of those given here: the mean over the
+    parts of a batch of which these rows are one, so that the mean of the parts' values is that of the batch.
     """
     weak_UK = targets.logits_UK.float()
     soft_UK = ((weak_UK.detach() if detach else weak_UK) / UDA_SHARPENING).softmax(dim=1)
     loss_U = -(soft_UK * strong_UK.float().log_softmax(dim=1)).sum(dim=1)
-    num_trusted, num_ranks = sum_over_ranks(targets.confident_U.sum())
-    return num_ranks * (loss_U * targets.confident_U).sum() / num_trusted.clamp(min=1)
+    num_trusted, num_ranks = sum_over_ranks(targets.confident_U.sum() if counted is None else counted)
+    # Without any trusted clip the sum is 0 too, whatever it is divided by.
+    return num_ranks * (loss_U * targets.confident_U).sum() / torch.where(num_trusted > 0, num_trusted, 1)
 
 
 def alignment_loss(rgb_NCTHW: Tensor, tg_NCTHW: Tensor, kind: AlignKind, stop_gradient: StopGradient) -> Tensor:

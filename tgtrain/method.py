@@ -10,6 +10,7 @@ from manifests.records import InputError
 from tgtrain.losses import AlignKind, ContrastVariant, PseudoLabelMetric, StopGradient
 from tgtrain.model import ModelSettings
 
+WeakForward = Literal["joined", "apart"]
 Method = Literal["ltg", "fixmatch", "uda", "mvpl", "supervised"]
 
 
@@ -24,7 +25,8 @@ class MethodSettings:
     align_stages: stages (0 to 3) whose features are aligned, () for none; align_weight: per stage.
     contrast: variants of the contrast loss, () for none; contrast_warmup_epochs: epochs in which it is only reported.
     temperature: of the contrast loss, above 0. clips_per_video: clips of each video in a part of the batch.
-    uda_detach: see `losses.uda_loss`.
+    uda_detach: see `losses.uda_loss`. weak_forward: weak views go through the networks with all others ("joined"), or before
+    them, without gradient and with BatchNorm statistics of their own ("apart": less time and memory, another result).
     Raises InputError naming every setting that does not fit.
     """
 
@@ -44,6 +46,7 @@ class MethodSettings:
     temperature: float = 0.5
     clips_per_video: int = 1
     uda_detach: bool = True
+    weak_forward: WeakForward = "joined"
 
     def __post_init__(self) -> None:
         wrong = [
@@ -51,6 +54,7 @@ class MethodSettings:
             *_not_among("pseudo_label_metric", self.pseudo_label_metric, PseudoLabelMetric),
             *_not_among("align_loss", self.align_loss, AlignKind),
             *_not_among("stop_gradient", self.stop_gradient, StopGradient),
+            *_not_among("weak_forward", self.weak_forward, WeakForward),
         ]
         for variant in self.contrast:
             wrong += _not_among("contrast", variant, ContrastVariant)
@@ -68,11 +72,21 @@ class MethodSettings:
         for name in ("warmup_epochs", "contrast_warmup_epochs"):
             if (epochs := getattr(self, name)) < 0:
                 wrong.append(f"{name}: got {epochs}, expected 0 or more")
-        if self.clips_per_video < 1:
-            wrong.append(f"clips_per_video: got {self.clips_per_video}, expected at least 1")
+        if not 1 <= self.clips_per_video <= 64:
+            wrong.append(f"clips_per_video: got {self.clips_per_video}, expected 1 to 64")
         between_clips = [variant for variant in self.contrast if variant != "crossview_sameclip"]
         if between_clips and self.clips_per_video != 2:
             wrong.append(f"clips_per_video: got {self.clips_per_video}, contrast {', '.join(between_clips)} expects 2")
+        if self.weak_forward == "apart":
+            wrong += [
+                f"weak_forward: got apart, but {name} learns from the weak views: it needs joined"
+                for name, learns in (
+                    ("align_stages", bool(self.align_stages)),
+                    ("contrast", bool(self.contrast)),
+                    ("uda_detach false", self.method == "uda" and not self.uda_detach),
+                )
+                if learns
+            ]
         if wrong:
             raise InputError("The method cannot be run:\n  " + "\n  ".join(wrong))
 

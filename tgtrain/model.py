@@ -270,6 +270,15 @@ def count_macs(settings: ModelSettings, num_frames: int = 8, height: int = 224, 
     return int(counter.get_total_flops()) // 2
 
 
+def last_shape(settings: ModelSettings, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+    """T, H, W of the last stage's features of such clips, from shapes alone."""
+    view: View = "tg" if settings.streams == "tg" else "rgb"
+    with torch.device("meta"), torch.no_grad():
+        output = _construct(settings).eval()(**{view: torch.empty(1, 3, num_frames, height, width)})
+    t, h, w = getattr(output, view).features[-1].shape[2:]
+    return t, h, w
+
+
 def _construct(settings: ModelSettings) -> Model:
     match settings.streams:
         case "two":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
 from manifests.records import InputError
 from tgtrain.config import Config
-from tgtrain.model import build_model, count_parameters
+from tgtrain.model import build_model, count_parameters, last_shape
 from tgtrain.run import Setup
 
 _NAMED = 5
@@ -46,6 +47,34 @@ def notes(setup: Setup) -> list[str]:
     if not (split.validation.any() or split.test.any()):
         told.append("the split has no validation or test part: no accuracy is measured")
     return told
+
+
+def require_variance(config: Config) -> None:
+    """Refuse a batch that leaves BatchNorm one value per channel: a single row whose last features are a single position."""
+    clips, parts = config.method.clips_per_video, config.runtime.accumulate
+    labelled, unlabelled = (size * clips // parts for size in (config.batch.labelled, config.batch.unlabelled))
+    # The rows of every forward pass, of all ranks together.
+    forwards = [labelled + 2 * unlabelled]
+    if not config.method.uses_unlabelled:
+        forwards = [labelled]
+    elif config.method.weak_forward == "apart":
+        forwards = [unlabelled, labelled + unlabelled]
+    if config.model.streams == "joint":
+        forwards = [2 * rows for rows in forwards]
+    if min(forwards) > 1:
+        return
+    frames, size = config.data.clip_frames, config.data.size
+    shape = last_shape(config.model, frames, size, size)
+    if config.model.projection == "none" and math.prod(shape) > 1:
+        return
+    name = "unlabelled" if config.method.uses_unlabelled else "labelled"
+    part = f" in {parts} parts" if parts > 1 else ""
+    raise InputError(
+        f"batch.{name}={getattr(config.batch, name)}{part} leaves one clip in a forward pass, whose last features are "
+        f"{'x'.join(map(str, shape))} (T x H x W) for {frames} frames of {size}x{size}"
+        f"{', averaged before the projection' if config.model.projection != 'none' else ''}: BatchNorm has a single value per channel, and no "
+        f"variance. Set batch.{name} to {2 * parts} or more{', or data.size higher' if config.model.projection == 'none' else ''}."
+    )
 
 
 def require_room(run: Path, config: Config) -> None:

@@ -135,6 +135,8 @@ def clip_settings(config: Config) -> ClipSettings:
     return ClipSettings(
         clip_len=data.clip_frames,
         interval=data.interval,
+        num_clips=config.method.clips_per_video,
+        clip_spread=data.clip_spread,
         # A network of RGB alone may use the last frame, which has no TG.
         gradient="none" if config.model.streams == "rgb" else data.gradient,
         input_size=data.size,
@@ -174,8 +176,6 @@ def prepare(root: str, split: LabelSplit, manifest: Manifest, config: Config) ->
         problems.append(
             f"data.gradient is flow, and {root} holds none: extract it anew with `--flow dis` into another folder"
         )
-    if config.method.clips_per_video != 1:
-        problems.append(f"method.clips_per_video is {config.method.clips_per_video}: training reads one clip a video")
     problems += _missing_shards(manifest)
     if problems:
         raise InputError("This run cannot start: " + "; ".join(problems) + ".")

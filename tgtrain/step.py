@@ -6,16 +6,18 @@ one clip a video the rows of a part are clip-major: the first clips of all its v
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from tgtrain import losses
 from tgtrain.gather import RowGather, gather_rows
-from tgtrain.method import MethodSettings
+from tgtrain.method import MethodSettings, WeakForward
 from tgtrain.model import ModelOutput, StreamOutput, View
+
+COUNTS = ("train/num_selected", "train/num_correct")  # of the values of `named_values`: added up, not averaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,23 +86,69 @@ class Terms:
     num_correct: Tensor | None
 
 
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """What the losses of one part of a rank's batch take from the whole of it, see `tgtrain.accumulate`.
+
+    num_trusted: trusted pseudo-labels in all parts, per view. contrast: the value of each variant over all parts, weights
+    applied; None where each part has its own. gradients: of their sum, at the embeddings of this part: per view one
+    [rows, D] per clip of a video.
+    """
+
+    num_parts: int
+    num_trusted: Mapping[View, Tensor]
+    contrast: tuple[Tensor, ...] | None = None
+    gradients: Mapping[View, tuple[Tensor, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PartSummary:
+    """What the other parts of a batch need of one: trusted pseudo-labels per view, embeddings per view and clip."""
+
+    num_trusted: dict[View, Tensor]
+    embeddings: dict[View, list[Tensor]]
+
+
 def step_terms(
-    model: nn.Module, views: Views, method: MethodSettings, epoch: int, gather: RowGather = gather_rows
+    model: nn.Module,
+    views: Views,
+    method: MethodSettings,
+    epoch: int,
+    gather: RowGather = gather_rows,
+    whole: Whole | None = None,
 ) -> Terms:
     """Forward one batch and give its loss terms; `total.backward()` is left to the caller.
 
-    model: of `tgtrain.model`, or a wrapper of one (DistributedDataParallel); it is called once.
-    epoch: from 0, for the warm-ups. gather: brings the rows of all ranks for the contrast loss.
+    model: of `tgtrain.model`, or a wrapper of one (DistributedDataParallel); it is called once (see `forward_views`).
+    epoch: from 0, for the warm-ups. gather: brings the rows of all ranks for the contrast loss. whole: of which batch these
+    views are a part; the mean of the parts' totals is then the total of that batch.
     """
-    output = forward_views(model, views)
-    return loss_terms(output, views.labels_B, method, epoch, views.true_labels_U, gather)
+    output = forward_views(model, views, method.weak_forward)
+    return loss_terms(output, views.labels_B, method, epoch, views.true_labels_U, gather, whole)
 
 
-def forward_views(model: nn.Module, views: Views) -> ModelOutput:
-    """One forward per network over [labelled, weak, strong], so that BatchNorm sees the joined batch."""
-    parts = [part for part in (views.labelled, views.weak, views.strong) if part is not None]
-    output: ModelOutput = model(_join([part.rgb for part in parts]), _join([part.tg for part in parts]))
-    return output
+def forward_views(model: nn.Module, views: Views, weak_forward: WeakForward = "joined") -> ModelOutput:
+    """One forward per network over [labelled, weak, strong], so that BatchNorm sees the joined batch.
+
+    weak_forward "apart": the weak rows go first, without gradient and with statistics of their own; the output then holds
+    logits alone.
+    """
+    if weak_forward == "apart" and views.weak is not None and views.strong is not None:
+        with torch.no_grad():
+            weak = _forward(model, [views.weak])
+        return _insert_rows(_forward(model, [views.labelled, views.strong]), weak, len(views.labelled))
+    return _forward(model, [part for part in (views.labelled, views.weak, views.strong) if part is not None])
+
+
+def summarise(model: nn.Module, views: Views, method: MethodSettings) -> PartSummary:
+    """Forward one part of a batch and give what the others need of it."""
+    output = forward_views(model, views, method.weak_forward)
+    num_labelled, num_unlabelled, streams = len(views.labelled), len(views.weak or ()), _views(output)
+    _, weak, _ = _split_logits(streams, num_labelled, num_unlabelled)
+    return PartSummary(
+        {v: target.confident_U.sum() for v, target in _targets(weak, method).items()},
+        {v: _embeddings(streams[v], num_labelled, num_unlabelled, method.clips_per_video) for v in streams},
+    )
 
 
 def loss_terms(
@@ -110,6 +158,7 @@ def loss_terms(
     epoch: int,
     true_labels_U: Tensor | None = None,
     gather: RowGather = gather_rows,
+    whole: Whole | None = None,
 ) -> Terms:
     """The terms of a forward of [labelled, weak, strong]; those of unlabelled rows are absent where there are none."""
     views = _views(output)
@@ -119,9 +168,8 @@ def loss_terms(
 
     supervised = {v: method.labelled_weight * losses.supervised_loss(labelled[v], labels_B) for v in views}
 
-    scores = {v: losses.labelling_logits(weak, v, method.pseudo_label_metric) for v in weak}
-    targets = {v: losses.pseudo_labels(scores[v], method.threshold) for v in weak}
-    pseudo = {v: _pseudo_term(strong[v], targets[v], method, epoch) for v in weak}
+    targets = _targets(weak, method)
+    pseudo = {v: _pseudo_term(v, strong[v], targets[v], method, epoch, whole) for v in weak}
 
     align = [
         method.align_weight * losses.alignment_loss(rgb, tg, method.align_loss, method.stop_gradient)
@@ -129,14 +177,19 @@ def loss_terms(
     ]
 
     clips = {v: _embeddings(views[v], num_labelled, num_unlabelled, method.clips_per_video) for v in views}
-    contrast = [
-        method.contrast_weight * losses.clip_contrast_loss(clips, variant, method.temperature, gather)
-        for variant in method.contrast
-    ]
+    if whole is None or whole.contrast is None:
+        contrast = [
+            method.contrast_weight * losses.clip_contrast_loss(clips, variant, method.temperature, gather)
+            for variant in method.contrast
+        ]
+        learnt = contrast
+    else:
+        contrast = list(whole.contrast)
+        learnt = [*contrast, _pull(clips, whole)]
     # Times 0 rather than detached: DistributedDataParallel wants a gradient for every weight in every step.
     contrast_gate = 1.0 if epoch >= method.contrast_warmup_epochs else 0.0
 
-    total = torch.stack([*supervised.values(), *pseudo.values(), *align, *(contrast_gate * c for c in contrast)]).sum()
+    total = torch.stack([*supervised.values(), *pseudo.values(), *align, *(contrast_gate * c for c in learnt)]).sum()
 
     top1 = {v: top_k_fraction(labelled[v], labels_B, 1) for v in views}
     top5 = {v: top_k_fraction(labelled[v], labels_B, 5) for v in views}
@@ -190,6 +243,23 @@ def top_k_fraction(logits_BK: Tensor, labels_B: Tensor, k: int) -> Tensor:
     return (top_Bk == labels_B[:, None]).any(dim=1).float().mean()
 
 
+def _forward(model: nn.Module, parts: Sequence[Clips]) -> ModelOutput:
+    output: ModelOutput = model(_join([part.rgb for part in parts]), _join([part.tg for part in parts]))
+    return output
+
+
+def _insert_rows(others: ModelOutput, weak: ModelOutput, first: int) -> ModelOutput:
+    """The logits of both, the weak rows from row `first` on."""
+
+    def joined(stream: StreamOutput | None, rows: StreamOutput | None) -> StreamOutput | None:
+        if stream is None or rows is None:
+            return None
+        before, after = stream.logits_BK[:first], stream.logits_BK[first:]
+        return StreamOutput(torch.cat([before, rows.logits_BK, after]), (), None)
+
+    return ModelOutput(joined(others.rgb, weak.rgb), joined(others.tg, weak.tg))
+
+
 def _join(parts: Sequence[Tensor | None]) -> Tensor | None:
     given = [part for part in parts if part is not None]
     if 0 < len(given) < len(parts):
@@ -215,11 +285,32 @@ def _split_logits(
     return {v: parts[v][0] for v in parts}, {v: parts[v][1] for v in unlabelled}, {v: parts[v][2] for v in unlabelled}
 
 
-def _pseudo_term(strong_UK: Tensor, targets: losses.PseudoLabels, method: MethodSettings, epoch: int) -> Tensor:
+def _targets(weak: dict[View, Tensor], method: MethodSettings) -> dict[View, losses.PseudoLabels]:
+    """Pseudo-labels for the rows of each view."""
+    scores = {v: losses.labelling_logits(weak, v, method.pseudo_label_metric) for v in weak}
+    return {v: losses.pseudo_labels(scores[v], method.threshold) for v in weak}
+
+
+def _pull(clips: Mapping[View, Sequence[Tensor]], whole: Whole) -> Tensor:
+    """0, with the gradient at these embeddings that the contrast of the whole batch has there."""
+    pairs = [pair for v in clips for pair in zip(clips[v], whole.gradients[v], strict=True)]
+    pulled = torch.stack([(rows_ND.float() * gradient_ND).sum() for rows_ND, gradient_ND in pairs]).sum()
+    return whole.num_parts * (pulled - pulled.detach())
+
+
+def _pseudo_term(
+    view: View,
+    strong_UK: Tensor,
+    targets: losses.PseudoLabels,
+    method: MethodSettings,
+    epoch: int,
+    whole: Whole | None,
+) -> Tensor:
     if epoch < method.warmup_epochs:
         return strong_UK.new_zeros((), dtype=torch.float32)
     if method.method == "uda":
-        return method.unlabelled_weight * losses.uda_loss(strong_UK, targets, method.uda_detach)
+        counted = None if whole is None else whole.num_trusted[view] / whole.num_parts
+        return method.unlabelled_weight * losses.uda_loss(strong_UK, targets, method.uda_detach, counted)
     return method.unlabelled_weight * losses.pseudo_label_loss(strong_UK, targets)
 
 

@@ -45,6 +45,8 @@ class JoinedBatchNorm(_BatchNorm):
     @torch.no_grad()
     def _track(self, mean_C: Tensor, variance_C: Tensor, count: Tensor) -> None:
         """Running statistics as plain BatchNorm keeps them: the unbiased variance, momentum None for the plain average."""
+        if not self.track_running_stats:
+            return
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from manifests.records import InputError
 from manifests.stores import UnreachableError
 from tgtrain import checkpoint as checkpoints
+from tgtrain.accumulate import add_gradients, clip_gradients, lengthen_memory, split_batch
 from tgtrain.batch import SslBatch, default_workers, step_loader
 from tgtrain.calibrate import measure_batch_norm
 from tgtrain.config import Config
@@ -27,12 +28,13 @@ from tgtrain.evaluate import Views as EvalViews
 from tgtrain.log import Interval, Journal, figures_line, memory_mb, step_line, with_precision
 from tgtrain.model import Model, build_model, count_macs, share_dropout
 from tgtrain.order import steps_per_epoch
-from tgtrain.preflight import require_room
+from tgtrain.prefetch import batches_on
+from tgtrain.preflight import require_room, require_variance
 from tgtrain.resume import choose, settings_in, take_up
 from tgtrain.run import CONFIG_NAME, Setup, begin_folder, check_folder, machine, owned
 from tgtrain.schedule import LearningRateSettings, epoch_of, is_due, learning_rate
 from tgtrain.sources import step_dataset
-from tgtrain.step import named_values, step_terms
+from tgtrain.step import COUNTS, Views
 from tgtrain.sync_bn import synchronised
 from tgtrain.views import views_of
 
@@ -94,6 +96,7 @@ def train(
     trainer = _Trainer(setup, run, ranks, tell)
     # Whatever the settings do not allow shows here, before anything is written: clips, operations, shapes.
     step_dataset(setup, ranks)
+    require_variance(config)
     count_macs(config.model, config.data.clip_frames, config.data.size, config.data.size)
     # Of a new run everything is judged before its folder is made; of an old one only with the folder held.
     start = None if (run / CONFIG_NAME).exists() else choose(run, resume, setup, trainer.tell)
@@ -147,6 +150,7 @@ class _Trainer:
             model = synchronised(model, ranks.device)
             share_dropout(model, ranks.rank, ranks.world_size)
         self.model: Model = model.to(device=ranks.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        lengthen_memory(self.model, config.runtime.accumulate)
         self.network: nn.Module = self.model
         if ranks.world_size > 1:
             devices = [ranks.device] if ranks.device.type == "cuda" else None
@@ -154,7 +158,7 @@ class _Trainer:
                 warnings.simplefilter("ignore", FutureWarning)  # its successor is not in every torch of our range
                 self.network = DistributedDataParallel(self.model, device_ids=devices, broadcast_buffers=False)
         if config.runtime.compile:
-            self.network = torch.compile(self.network)  # type: ignore[assignment]
+            self.network = torch.compile(self.network, backend=config.runtime.compile_backend)  # type: ignore[assignment]
         self.optimiser = torch.optim.SGD(
             self.model.parameters(),
             lr=config.optimiser.learning_rate,
@@ -164,8 +168,9 @@ class _Trainer:
         )
         self.dtype = _PRECISION[config.runtime.precision]
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.dtype is torch.float16)
+        self.may_ask = ranks.device.type == "cpu"  # a GPU would have to be waited for
         self.step = 0
-        self.num_read = self.num_bad = 0
+        self.num_read = self.num_bad = self.num_skipped = 0
         self.last: Result | None = None
 
     def take(self, found: checkpoints.Checkpoint | None) -> None:
@@ -180,19 +185,22 @@ class _Trainer:
             # Sums are split by thread: only the same number of threads gives the same bits.
             torch.set_num_threads(int(found.extra["num_threads"]))
         self.num_read, self.num_bad = int(found.extra.get("num_read", 0)), int(found.extra.get("num_bad", 0))
+        self.num_skipped = int(found.extra.get("num_skipped", 0))
         self.step = found.step
         self.tell(f"resumed at step {self.step} of {self.num_steps}")
 
     def run(self, stop_at: int, should_stop: Callable[[], bool]) -> Outcome:
         """Steps until `stop_at`, a signal, or an error."""
         journal = Journal(self.folder, self.step) if self.ranks.is_main else None
-        interval = Interval()
-        batches = step_loader(
+        interval = Interval(finite_only=self.scaler.is_enabled())
+        device = self.ranks.device
+        read = step_loader(
             step_dataset(self.setup, self.ranks),
             range(self.step, stop_at),
             self.workers,
-            pin=self.ranks.device.type == "cuda",
+            pin=device.type == "cuda",
         )
+        batches = batches_on(device, read)
         interrupted = False
         saved_at = -1
         try:
@@ -229,25 +237,40 @@ class _Trainer:
         return Outcome(self.step, self.num_steps, interrupted, False, self.last)
 
     def _train_step(self, batch: SslBatch) -> list[tuple[str, Tensor]]:
-        """One update of the weights; gives scalars on the device, and waits for nothing."""
+        """One update of the weights from a batch on the device; gives scalars there, and waits for nothing."""
         epoch, iteration = epoch_of(self.step, self.per_epoch)
         rate = learning_rate(self._schedule(), epoch, iteration)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        # Dropout draws from (seed, step), so that a resumed run draws the same, on any number of ranks (see SharedDropout).
-        torch.manual_seed(_step_seed(self.config.runtime.seed, self.step))
         self.network.train()
-        views = views_of(batch, self.ranks.device, slow=self.config.data.gradient == "slow")
-        with torch.autocast(self.ranks.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            terms = step_terms(self.network, views, self.config.method, epoch)
         self.optimiser.zero_grad(set_to_none=True)
-        self.scaler.scale(terms.total).backward()  # type: ignore[no-untyped-call]
+        runtime = self.config.runtime
+        values = add_gradients(
+            self.network,
+            lambda: self._parts(batch),
+            runtime.accumulate,
+            self.config.method,
+            epoch,
+            over=runtime.accumulate_contrast,
+            autocast=torch.autocast(self.ranks.device.type, dtype=self.dtype, enabled=self.dtype is not None),
+            scale=self.scaler.scale,
+        )
         self.scaler.unscale_(self.optimiser)
-        limit = self.config.optimiser.clip_norm or float("inf")
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        norm = clip_gradients(self.model, self.config.optimiser.clip_norm, self.may_ask)
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        return [*named_values(terms, self.config.method), ("grad_norm", norm.detach())]
+        values.append(("grad_norm", norm))
+        if self.scaler.is_enabled():  # which leaves out an update whose gradients are not finite
+            values.append(("train/skipped", 1 - norm.isfinite().float()))
+        return values
+
+    def _parts(self, batch: SslBatch) -> Iterator[Views]:
+        """The views of a batch on the device, in the parts that go through the networks one after the other."""
+        runtime = self.config.runtime
+        for number, part in enumerate(split_batch(batch, runtime.accumulate)):
+            # Dropout draws from (seed, step, part), so that a resumed run draws the same, on any number of ranks (see SharedDropout).
+            torch.manual_seed(_step_seed(runtime.seed, self.step, number))
+            yield views_of(part, self.ranks.device, slow=self.config.data.gradient == "slow")
 
     def _schedule(self) -> LearningRateSettings:
         optimiser = self.config.optimiser
@@ -270,6 +293,9 @@ class _Trainer:
 
     def _log(self, interval: Interval, journal: Journal | None, epoch: int) -> None:
         values = with_precision(self._over_ranks(interval.means()))
+        if self.scaler.is_enabled():
+            self.num_skipped += round(values.pop("train/skipped") * interval.num_steps)
+            values["num_skipped"] = self.num_skipped
         if not all(map(math.isfinite, (values["loss/total"], values["grad_norm"]))) and not self.scaler.is_enabled():
             raise RunError(
                 f"the loss or its gradient is no finite number any more (around step {self.step}: loss {values['loss/total']}, "
@@ -294,8 +320,7 @@ class _Trainer:
             return values
         everyone = self.ranks.gather(values)
         joined = {name: sum(each[name] for each in everyone) for name in values}
-        counts = ("train/num_selected", "train/num_correct")
-        return {name: total if name in counts else total / len(everyone) for name, total in joined.items()}
+        return {name: total if name in COUNTS else total / len(everyone) for name, total in joined.items()}
 
     def _evaluate_and_save(self, journal: Journal | None, epoch: int) -> None:
         """Precise BatchNorm, accuracy at one centre view, checkpoint: in this order, so that what is saved is what was measured."""
@@ -356,6 +381,7 @@ class _Trainer:
                     "num_threads": torch.get_num_threads(),
                     "num_read": self.num_read,
                     "num_bad": self.num_bad,
+                    "num_skipped": self.num_skipped,
                     **settings_in(self.config),
                 },
                 measured=measured,
@@ -365,11 +391,17 @@ class _Trainer:
 
 
 def _check_ranks(config: Config, ranks: Ranks) -> None:
+    num_parts = config.runtime.accumulate
+    shares = ranks.world_size * num_parts
     for name, size in (("labelled", config.batch.labelled), ("unlabelled", config.batch.unlabelled)):
-        if size % ranks.world_size:
+        if name == "unlabelled" and not config.method.uses_unlabelled:
+            continue
+        if size % shares:
+            parts = f", each in runtime.accumulate={num_parts} parts," if num_parts > 1 else ""
             raise InputError(
-                f"batch.{name} is {size}, which {ranks.world_size} processes cannot share evenly. "
-                f"Set it to a multiple of {ranks.world_size}, or use another number of processes."
+                f"batch.{name} is {size}, which {ranks.world_size} processes{parts} cannot share evenly. "
+                f"Set it to a multiple of {shares}, or use another number of processes"
+                f"{' or parts' if num_parts > 1 else ''}."
             )
 
 
@@ -383,11 +415,11 @@ def _cannot_write(run: Path, step: int, error: OSError) -> str:
 
 
 def _num_clips(batch: SslBatch) -> int:
-    return len(batch.labelled.keys) + (len(batch.unlabelled.keys) if batch.unlabelled else 0)
+    return len(batch.labelled.labels) + (len(batch.unlabelled.labels) if batch.unlabelled else 0)
 
 
-def _step_seed(seed: int, step: int) -> int:
-    digest = blake2b(f"{seed}:{step}:0".encode(), digest_size=8).digest()
+def _step_seed(seed: int, step: int, part: int) -> int:
+    digest = blake2b(f"{seed}:{step}:{part}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
-from torch import Tensor
 
 from tgtrain.augment import apply_strong, network_input
 from tgtrain.batch import ClipBatch, SslBatch
@@ -13,11 +14,12 @@ from tgtrain.strong_plan import StrongPlan
 
 def views_of(batch: SslBatch, device: torch.device, slow: bool) -> Views:
     """Labelled, weak and strong views of a batch; slow: its TG clips are the raw frames of slow TG. Waits for nothing."""
-    labelled = _on_device(batch.labelled, device)
+    batch = on_device(batch, device)
+    labelled = batch.labelled
     weak = strong = None
     true_labels = None
     if batch.unlabelled is not None:
-        clips = _on_device(batch.unlabelled, device)
+        clips = batch.unlabelled
         weak = Clips(network_input(clips.rgb), network_input(clips.tg, slow))
         strong = _strong(clips, batch.strong_rgb, batch.strong_tg, slow)
         true_labels = clips.labels
@@ -39,8 +41,12 @@ def _strong(clips: ClipBatch, rgb: tuple[StrongPlan, ...], tg: tuple[StrongPlan,
     )
 
 
-def _on_device(clips: ClipBatch, device: torch.device) -> ClipBatch:
-    def moved(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.to(device, non_blocking=True)
+def on_device(batch: SslBatch, device: torch.device) -> SslBatch:
+    """The batch with its tensors on the device; copies from pinned memory are not waited for."""
+    unlabelled = None if batch.unlabelled is None else _clips_on_device(batch.unlabelled, device)
+    return replace(batch, labelled=_clips_on_device(batch.labelled, device), unlabelled=unlabelled)
 
-    return ClipBatch(moved(clips.rgb), moved(clips.tg), clips.labels.to(device, non_blocking=True), clips.keys)
+
+def _clips_on_device(clips: ClipBatch, device: torch.device) -> ClipBatch:
+    rgb, tg = (None if view is None else view.to(device, non_blocking=True) for view in (clips.rgb, clips.tg))
+    return replace(clips, rgb=rgb, tg=tg, labels=clips.labels.to(device, non_blocking=True))

@@ -14,9 +14,10 @@ from manifests.records import InputError
 from manifests.splits import read_split
 from manifests.store import read_manifest
 from tgtrain.batch import SslBatch, StepDataset, StreamSource, step_loader
-from tgtrain.clip import ClipSettings
-from tgtrain.order import Stream, StreamOrder
-from tgtrain.reader import open_reader
+from tgtrain.clip import ClipSettings, plan_train
+from tgtrain.order import Choice, Stream, StreamOrder, sample_seed
+from tgtrain.places import VideoPlace
+from tgtrain.reader import ClipReader, open_reader
 from tgtrain.strong_plan import StrongSettings
 
 
@@ -105,6 +106,80 @@ def test_two_passes_cut_other_clips_of_the_same_video(data_set: Path) -> None:
     assert second.rgb is not None
     place = second.keys.index(first.keys[0])
     assert not torch.equal(first.rgb[0], second.rgb[place])
+
+
+def test_clips_of_a_video_lie_clip_major_each_with_its_own_cut_and_strong_view(data_set: Path) -> None:
+    """Against every plan read alone; the step runs on into the next pass."""
+    one, many = dataset_of(data_set), dataset_of(data_set)
+    many.clip = replace(many.clip, num_clips=3)
+    batch, single = many[2], one[2]
+    for stream, clips, alone in (
+        (Stream.LABELLED, batch.labelled, single.labelled),
+        (Stream.UNLABELLED, batch.unlabelled, single.unlabelled),
+    ):
+        assert clips is not None
+        assert alone is not None
+        source = many.labelled if stream is Stream.LABELLED else many.unlabelled
+        assert source is not None
+        assert clips.keys == alone.keys
+        assert clips.labels.tolist() == alone.labels.tolist() * 3
+        for number, draw in enumerate(source.order.draws(2)):
+            video = int(source.videos[draw.video])
+            facts = many.reader.places[video]
+            rng = sample_seed(3, stream, draw.pass_index, facts.key, Choice.CLIP)
+            plans = plan_train(facts.num_frames, facts.height, facts.width, many.clip, rng)
+            assert len({plan.boxes for plan in plans}) == 3
+            for clip, plan in enumerate(plans):
+                expected = many.reader.read(video, plan)
+                row = clip * len(clips.keys) + number
+                assert clips.rgb is not None
+                assert clips.tg is not None
+                assert np.array_equal(clips.rgb[row].numpy(), expected.rgb)
+                assert np.array_equal(clips.tg[row].numpy(), expected.tg)
+    assert len(batch.strong_rgb) == len(batch.strong_tg) == 24
+    # The first clips get what they get alone, and no clip the plan of another one of its video.
+    assert (batch.strong_rgb[:8], batch.strong_tg[:8]) == (single.strong_rgb, single.strong_tg)
+    assert all(len({str(batch.strong_rgb[row + 8 * clip]) for clip in range(3)}) == 3 for row in range(8))
+
+
+def test_frames_that_clips_share_are_decoded_once(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = dataset_of(data_set, labelled=1)
+    dataset.unlabelled = None
+    dataset.clip = replace(dataset.clip, num_clips=8, clip_spread="uniform")
+    decoded: list[str] = []
+    real = ClipReader._decode
+
+    def counted(reader: ClipReader, jpeg: bytes, place: VideoPlace, what: str, slot: int) -> object:
+        decoded.append(what)
+        return real(reader, jpeg, place, what, slot)
+
+    monkeypatch.setattr(ClipReader, "_decode", counted)
+    batch = dataset[0]
+    assert batch.labelled.rgb is not None
+    assert len(batch.labelled.rgb) == 8
+    assert 8 < len(decoded) == len(set(decoded)) < 2 * 8 * 4  # two views, eight clips of four frames
+
+
+def test_a_damaged_video_is_replaced_with_all_its_clips(make_data_set: Callable[..., Path]) -> None:
+    root = make_data_set()
+    dataset = dataset_of(root)
+    dataset.clip = replace(dataset.clip, num_clips=2)
+    good = dataset[0]
+    victim = next(row for row in read_manifest(root).videos if row.key == good.labelled.keys[1])
+    with (root / victim.shard).open("r+b") as shard:
+        shard.seek(victim.members.rgb_offset)
+        shard.write(b"\0" * victim.members.rgb_bytes)
+    other = dataset_of(root)
+    other.clip = dataset.clip
+    batch = other[0]
+    assert len(batch.labelled.bad) == 1
+    assert batch.labelled.keys[1] != victim.key
+    label = int(batch.labelled.keys[1][5])
+    assert (batch.labelled.labels[1], batch.labelled.labels[5]) == (label, label)
+    assert batch.labelled.rgb is not None
+    assert good.labelled.rgb is not None
+    same_rows = [bool(torch.equal(a, b)) for a, b in zip(batch.labelled.rgb, good.labelled.rgb, strict=True)]
+    assert same_rows == [True, False, True, True, True, False, True, True]
 
 
 def test_a_damaged_video_is_replaced_named_and_the_rest_is_untouched(make_data_set: Callable[..., Path]) -> None:

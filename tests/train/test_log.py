@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,27 @@ def test_means_are_over_the_steps_of_the_interval() -> None:
     assert again["overall_seconds_per_step"] * 3 >= means["overall_seconds_per_step"] * 2
 
 
+def test_steps_that_float16_could_not_take_are_left_out_of_means_and_others_show() -> None:
+    values = [2.0, float("inf"), 4.0]
+    for finite_only, mean in ((True, 3.0), (False, float("inf"))):
+        interval = Interval(finite_only)
+        for value in values:
+            interval.add([("grad_norm", torch.tensor(value)), ("loss/total", torch.tensor(1.0))], 8, 0.0)
+        assert (interval.means()["grad_norm"], interval.means()["loss/total"]) == (mean, 1.0)
+    nothing = Interval(finite_only=True)
+    nothing.add([("grad_norm", torch.tensor(float("nan")))], 8, 0.0)
+    assert math.isnan(nothing.means()["grad_norm"])
+
+
+def test_a_value_that_is_no_number_is_null_in_the_journal(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 0)
+    journal.write("train", 1, {"grad_norm": float("inf"), "loss/total": float("nan"), "epoch": 0})
+    journal.close()
+    assert (
+        tmp_path / "metrics.jsonl"
+    ).read_text() == '{"kind": "train", "step": 1, "grad_norm": null, "loss/total": null, "epoch": 0}\n'
+
+
 def test_precision_is_that_of_all_ranks_and_absent_where_nothing_was_trusted() -> None:
     # Means of a step over ranks that trusted 3 and 1, of which 3 and 0 were right: 3 of 4, not the mean of 1 and 0.
     assert with_precision({"train/num_selected": 4.0, "train/num_correct": 3.0})["train/pseudo_precision"] == 0.75
@@ -48,6 +70,8 @@ def test_the_line_says_terms_trust_speed_and_what_is_left() -> None:
         "lr 0.2  80.0 clips/s  waiting 5 %  12 min left"
     )
     assert "right" not in step_line(1, 2, 0, VALUES)
+    assert "skipped" not in step_line(1, 2, 0, {**VALUES, "num_skipped": 0})
+    assert "trusted 50 %  skipped 3  lr 0.2" in step_line(1, 2, 0, {**VALUES, "num_skipped": 3})
     assert step_line(1, 10_000, 0, VALUES).endswith("5.6 h left")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from manifests.records import InputError
 from tgtrain import losses
 from tgtrain.method import MethodSettings, check_method
-from tgtrain.model import ModelSettings, build_model
+from tgtrain.model import Model, ModelSettings, build_model
 from tgtrain.step import Clips, Terms, Views, forward_views, loss_terms, named_values, step_terms, top_k_fraction
 
 SMALL = ModelSettings(5, depth=10, width=4, dropout=0.0)
@@ -191,6 +192,64 @@ def test_two_clips_a_video_are_clip_major() -> None:
     broken = replace(views, labelled=Clips(labelled.rgb[order], labelled.tg[order]), labels_B=views.labels_B[order])
     third = step_terms(model, broken, method, epoch=2)
     assert abs(value(third.contrast[1]) - value(first.contrast[1])) > 1e-4
+
+
+def step_of(model: Model, method: MethodSettings, views: Views) -> tuple[Terms, dict[str, Tensor]]:
+    model.zero_grad()
+    terms = step_terms(model, views, method, epoch=0)
+    terms.total.backward()
+    return terms, {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("method", ["fixmatch", "uda"])
+def test_weak_views_apart_label_as_they_would_alone_and_learn_nothing(method: Any) -> None:
+    """Against two forwards written out; with statistics that are frozen there is no difference to the joined forward at all."""
+    views = make_views(views="rgb")
+    model = build_model(ONE_VIEW, seed=3).train()
+    by_hand = copy.deepcopy(model)
+    labelled, weak, strong = (part.rgb for part in parts_of(views))
+    assert labelled is not None
+    assert weak is not None
+    assert strong is not None
+    with torch.no_grad():
+        scores = by_hand(rgb=weak).rgb.logits_BK
+    others = by_hand(rgb=torch.cat([labelled, strong])).rgb.logits_BK
+    threshold = float(scores.softmax(1).amax(1).median())  # some are trusted, not all
+    settings = replace(FIXMATCH, method=method, threshold=threshold)
+    apart = replace(settings, weak_forward="apart")
+    targets = losses.pseudo_labels(scores, threshold)
+    loss = losses.pseudo_label_loss if method == "fixmatch" else losses.uda_loss
+    expected = losses.supervised_loss(others[:4], views.labels_B) + loss(others[4:], targets)
+    expected.backward()
+    forwards: list[tuple[int, bool]] = []
+    hook = model.backbone("rgb").register_forward_hook(
+        lambda _, inputs, outputs: forwards.append((len(inputs[0]), outputs[0].requires_grad))
+    )
+    terms, gradients = step_of(model, apart, views)
+    assert 0 < value(terms.num_selected) < 6
+    assert value(terms.total) == pytest.approx(value(expected), rel=1e-6)
+    hook.remove()
+    assert forwards == [(6, False), (10, True)]
+    for name, parameter in by_hand.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, msg=lambda m, n=name: f"{n}: {m}")
+    for name, buffer in by_hand.named_buffers():
+        torch.testing.assert_close(model.get_buffer(name), buffer)
+
+    joined_terms, joined = step_of(copy.deepcopy(by_hand), settings, views)
+    assert value(joined_terms.total) != pytest.approx(value(terms.total), rel=1e-4)  # other statistics
+    frozen = by_hand.eval()
+    (one, first), (other, second) = (step_of(copy.deepcopy(frozen), each, views) for each in (settings, apart))
+    assert value(one.total) == pytest.approx(value(other.total), rel=1e-6)
+    assert first.keys() == second.keys() == joined.keys()
+    for name, gradient in first.items():
+        torch.testing.assert_close(second[name], gradient, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_weak_views_that_are_learnt_from_cannot_go_apart() -> None:
+    with pytest.raises(InputError, match="align_stages learns from the weak views(.|\n)*contrast learns from"):
+        MethodSettings(weak_forward="apart")
+    with pytest.raises(InputError, match="uda_detach false learns from the weak views: it needs joined"):
+        replace(FIXMATCH, method="uda", weak_forward="apart", uda_detach=False)
 
 
 def test_autocast_is_close_to_float32() -> None:

@@ -9,21 +9,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from manifests.records import InputError
 from manifests.split_settings import SplitSettings
 from manifests.splits import make_split, read_split
 from manifests.store import read_manifest
+from tgtrain import augment
+from tgtrain.batch import ClipBatch, SslBatch
 from tgtrain.checkpoint import list_checkpoints, load
 from tgtrain.config import load_recipe
 from tgtrain.distributed import Ranks
+from tgtrain.log import Interval
 from tgtrain.run import Setup, owned, prepare
 from tgtrain.schedule import LearningRateSettings, learning_rate
-from tgtrain.train import Outcome, RunError, num_steps_of, train
+from tgtrain.sources import step_dataset
+from tgtrain.train import Outcome, RunError, _Trainer, num_steps_of, train
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 SMALL = (
@@ -74,6 +80,59 @@ def test_stop_and_resume_equal_the_undisturbed_run(data_set: Path, tmp_path: Pat
         assert [r[key] for r in records(tmp_path / "parts", "evaluate")] == [
             r[key] for r in records(tmp_path / "whole", "evaluate")
         ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("runtime.accumulate=2", 'method.contrast=["crossview"]', "method.clips_per_video=2"),
+        ("method.method=uda", "runtime.accumulate=2", "augment.labelled=strong"),
+        ("data.gradient=slow", "augment.operations=mvpl"),
+    ],
+)
+def test_a_whole_step_waits_for_nothing(
+    data_set: Path, tmp_path: Path, changes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From uint8 clips to weights and sums for the log, on tensors without values: looking at one raises."""
+    # Histograms are made in two ways; that of GPUs (see strong_ops) is the one that must not look.
+    monkeypatch.setattr(torch, "bincount", lambda places, minlength: torch.zeros(minlength, dtype=torch.int64))
+    setup = setup_of(data_set, "method.warmup_epochs=0", *changes)
+    trainer = _Trainer(setup, tmp_path, ALONE, tell=print)
+    trainer.may_ask = False  # as on a GPU
+    batch, interval = step_dataset(setup, ALONE)[0], Interval()
+    augment._normalising_rows.cache_clear()  # rows that are kept from step to step must not come from another world
+    mode = FakeTensorMode()
+    for module in trainer.model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            module.register_parameter(name, torch.nn.Parameter(mode.from_tensor(parameter.detach())))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            module.register_buffer(name, mode.from_tensor(buffer))
+    there = with_tensors(batch, mode.from_tensor)
+    try:
+        with mode:
+            trainer.optimiser = torch.optim.SGD(trainer.model.parameters(), lr=0.1, momentum=0.9)
+            for _ in range(2):
+                interval.add(trainer._train_step(there), 8, 0.0)
+            assert all(parameter.grad is not None for parameter in trainer.model.parameters())
+            with pytest.raises(DataDependentOutputException):
+                interval.means()
+            trainer.may_ask = True
+            with pytest.raises(DataDependentOutputException):
+                trainer._train_step(there)
+    finally:
+        augment._normalising_rows.cache_clear()
+
+
+def with_tensors(batch: SslBatch, change: Callable[[torch.Tensor], torch.Tensor]) -> SslBatch:
+    def changed(clips: ClipBatch | None) -> ClipBatch | None:
+        if clips is None:
+            return None
+        rgb, tg = (None if view is None else change(view) for view in (clips.rgb, clips.tg))
+        return replace(clips, rgb=rgb, tg=tg, labels=change(clips.labels))
+
+    labelled = changed(batch.labelled)
+    assert labelled is not None
+    return replace(batch, labelled=labelled, unlabelled=changed(batch.unlabelled))
 
 
 def test_another_seed_is_another_run(data_set: Path, tmp_path: Path) -> None:
@@ -253,7 +312,7 @@ def test_two_processes_train_together_and_resume_as_one(data_set: Path, tmp_path
     [
         ("data.area=[2.0, 1.0]", "area_range"),
         ("augment.num_ops=99", "num_ops"),
-        ("method.clips_per_video=2", "training reads one clip a video"),
+        ('method.contrast=["crossview"]', "clips_per_video: got 1, contrast crossview expects 2"),
         ("data.clip_frames=1", "at least 2"),
     ],
 )
@@ -261,6 +320,36 @@ def test_a_refused_run_leaves_no_folder_behind(data_set: Path, tmp_path: Path, o
     with pytest.raises(InputError, match=said):
         run(data_set, tmp_path / "run", override)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "said"),
+    [
+        ("demo-supervised", ("batch.labelled=1",), r"batch.labelled=1 leaves one clip .* 1x1x1 .* 4 frames of 32x32.*batch.labelled to 2 or more, or data.size"),
+        ("demo-supervised", ("batch.labelled=2", "runtime.accumulate=2"), "batch.labelled=2 in 2 parts leaves .* to 4 or more"),
+        ("demo-fixmatch", ("batch.unlabelled=1", "method.weak_forward=apart"), "batch.unlabelled=1 leaves one clip"),
+    ],
+)  # fmt: skip
+def test_a_single_clip_without_variance_is_refused(
+    data_set: Path, tmp_path: Path, recipe: str, overrides: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        run(data_set, tmp_path / "run", *overrides, recipe=recipe)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides"),
+    [
+        ("demo-supervised", ("batch.labelled=1", "data.size=48")),  # features of 1x2x2
+        ("demo-supervised", ("batch.labelled=1", "method.clips_per_video=2")),
+        ("demo", ("batch.labelled=1", "batch.unlabelled=1")),
+    ],
+)
+def test_a_single_labelled_video_trains_where_there_is_a_variance(
+    data_set: Path, tmp_path: Path, recipe: str, overrides: tuple[str, ...]
+) -> None:
+    assert run(data_set, tmp_path / "run", *overrides, recipe=recipe, max_steps=1).step == 1
 
 
 def test_a_checkpoint_that_is_not_there_is_named_before_anything_is_written(data_set: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ SMALL = (
     "runtime.workers=0",
 )  # fmt: skip
 R3D = ("model.depth=10",)
+CLIPS = ("method.clips_per_video=2",)
 TWO = {"loss/supervised_rgb", "loss/supervised_tg", "loss/pseudo_rgb", "loss/pseudo_tg"}
 ONE = {"loss/supervised_rgb", "loss/pseudo_rgb"}
 ALIGN = {f"loss/align_stage{stage}" for stage in (1, 2, 3, 4)}
@@ -38,6 +39,7 @@ CASES = {
     "each view labels itself": ("ucf101-20-pl-rgb", (*R3D, "method.pseudo_label_metric=individual"), TWO | ALIGN),
     "contrast only": ("ucf101-20-contrast-only", R3D, TWO | CONTRAST),
     "fixmatch": ("ucf101-20-fixmatch-tau0.95", R3D, ONE),
+    "fixmatch, weak views apart": ("ucf101-20-fixmatch", (*R3D, "method.weak_forward=apart"), ONE),
     "uda": ("ucf101-20-fixmatch", (*R3D, "method.method=uda"), ONE),
     "uda as in the reference": (
         "ucf101-20-fixmatch", (*R3D, "method.method=uda", 'compat.quirks=["uda_gradient"]'), ONE,
@@ -50,6 +52,24 @@ CASES = {
         "ucf101-20-fixmatch", (*R3D, "model.streams=tg"), {"loss/supervised_tg", "loss/pseudo_tg"},
     ),
     "shared geometry": ("ucf101-20", (*R3D, "augment.shared_geometry=true"), TWO | ALIGN | CONTRAST),
+    "contrast across clips": (
+        "ucf101-20", (*R3D, *CLIPS, 'method.contrast=["crossview"]'), TWO | ALIGN | {"loss/contrast_crossview"},
+    ),
+    "contrast within views": (
+        "ucf101-20", (*R3D, *CLIPS, 'method.contrast=["rgb", "tg"]', "data.clip_spread=uniform"),
+        TWO | ALIGN | {"loss/contrast_rgb", "loss/contrast_tg"},
+    ),
+    "contrast within RGB, shared head, slow TG": (
+        "ucf101-20-slowtg-nopbn",
+        (*R3D, *CLIPS, 'method.contrast=["rgb", "crossview_sameclip"]', "model.projection=shared"),
+        TWO | ALIGN | CONTRAST | {"loss/contrast_rgb"},
+    ),
+    "three clips a video, precise statistics of training clips": (
+        "ucf101-20", (*R3D, "method.clips_per_video=3", "precise_bn.clips=training"), TWO | ALIGN | CONTRAST,
+    ),
+    "two clips a video, strong labelled views, MvPL operations": (
+        "ucf101-20-fixmatch", (*R3D, *CLIPS, "augment.labelled=strong", "augment.operations=mvpl"), ONE,
+    ),
 }  # fmt: skip
 
 
