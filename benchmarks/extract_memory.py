@@ -3,7 +3,7 @@
     python benchmarks/extract_memory.py CLIP [--output benchmarks/results/extract_memory.json] [--videos 1000] [--minutes 10]
 
 CLIP: a real video. The many are links to it under their own names; the long one is CLIP over and over, scaled to 1920x1080 at 25
-frames a second (made with FFmpeg). Resident memory of the worker process is read twice a second while `tgprep extract --threads 1` runs.
+frames a second (made with FFmpeg). Resident memory of the worker process is read twice a second while `tgprep extract --threads 1` runs, and that of the process that supervises it.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ import imageio_ffmpeg
 PARTS = 10
 
 
-def worker_mb() -> float:
-    """Resident memory of the largest worker process that runs, 0.0 where none does."""
-    largest = 0.0
+def resident_mb(pid: int) -> tuple[float, float]:
+    """Resident memory of a process, and of the largest of its children; 0.0 where there is none."""
+    own, largest = 0.0, 0.0
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if b"tgprep.worker" in (entry / "cmdline").read_bytes():
-                largest = max(
-                    largest, int((entry / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-                )
-        except OSError:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if int(entry.name) == pid or parent == pid:
+                found = int((entry / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+                own, largest = (found, largest) if int(entry.name) == pid else (own, max(largest, found))
+        except (OSError, IndexError, ValueError):
             continue
-    return largest
+    return own, largest
 
 
 def extract(videos: Path) -> dict[str, Any]:
@@ -46,9 +46,11 @@ def extract(videos: Path) -> dict[str, Any]:
         with subprocess.Popen(
             [sys.executable, "-m", "cli.prep", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as run:
-            seen = []
+            seen, parent = [], 0.0
             while run.poll() is None:
-                seen.append(worker_mb())
+                own, worker = resident_mb(run.pid)
+                seen.append(worker)
+                parent = max(parent, own)
                 time.sleep(0.5)
         if run.returncode:
             raise SystemExit(f"extract ended with {run.returncode}")
@@ -63,8 +65,17 @@ def extract(videos: Path) -> dict[str, Any]:
         "num_frames": facts["num_frames"],
         "seconds": round(len(seen) * 0.5, 1),
         "peak_mb": round(max(seen), 1),
+        "peak_parent_mb": round(parent, 1),
         "peak_mb_by_tenth": [round(max(seen[a:b]), 1) for a, b in zip(edges, edges[1:], strict=False) if b > a],
     }
+
+
+def cpu_name() -> str:
+    """The processor, as the system names it."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 def main() -> None:
@@ -96,8 +107,8 @@ def main() -> None:
         result = {
             "what": "resident memory of an extraction worker, MB",
             "date": time.strftime("%Y-%m-%d"),
-            "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
-            "versions": {name: version(name) for name in ("av", "simplejpeg", "numpy")},
+            "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()},
+            "versions": {name: version(name) for name in ("av", "numba", "simplejpeg", "numpy")},
             f"{arguments.videos} videos": extract(many),
             f"one video of {arguments.minutes:g} minutes, 1920x1080": extract(long),
         }
