@@ -133,6 +133,13 @@ def train(
             raise RunError(_cannot_write(run, trainer.step, error)) from error
 
 
+def training_step(setup: Setup, ranks: Ranks) -> Callable[[SslBatch], object]:
+    """The update of the weights that a run makes with a batch, in its last epoch: for measurements. It writes no file."""
+    trainer = _Trainer(setup, Path(), ranks, _silent)
+    trainer.step = trainer.num_steps - 1
+    return trainer._train_step
+
+
 class _Trainer:
     """The state of a run in this process: model, optimiser and how many steps are done."""
 
