@@ -27,12 +27,22 @@ from tgtrain.ahead import upcoming
 from tgtrain.block_order import BlockOrder
 from tgtrain.clip import ClipSettings, plan_train
 from tgtrain.mvpl_plan import MvplSettings, draw_mvpl_plan
-from tgtrain.order import Choice, Draw, RepeatedOrder, Stream, StreamOrder, rank_part, replayed_key, sample_seed
+from tgtrain.order import (
+    Choice,
+    Draw,
+    RepeatedOrder,
+    Stream,
+    StreamOrder,
+    rank_part,
+    replayed_key,
+    sample_seed,
+    substitutes_of,
+)
 from tgtrain.reader import BadSampleError, Clip, ClipReader
 from tgtrain.strong_plan import StrongPlan, StrongSettings, draw_strong_plans
 
 _NOTHING = np.empty((0, 0, 0, 3), np.uint8)
-_SUBSTITUTES = 16  # damaged neighbours in a row before reading gives up
+_SUBSTITUTES = 16  # tried for a damaged sample before reading gives up
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,21 +168,24 @@ class StepDataset(Dataset[SslBatch]):
         return ClipBatch(rgb, tg, torch.tensor(labels, dtype=torch.int64), tuple(keys), tuple(bad)), draws
 
     def _read_one(self, source: StreamSource, stream: Stream, draw: Draw, into: Clip) -> tuple[int, list[str]]:
-        """Fill in the clip of a draw; where its sample is damaged, that of the next readable video of the stream."""
+        """Fill in the clip of a draw; where its sample is damaged, that of a substitute. Gives its place in the stream, and what is
+        wrong with the damaged sample.
+        """
         problems: list[str] = []
-        for attempt in range(_SUBSTITUTES):
-            place = (draw.video + attempt) % len(source.videos)
+        substitutes = substitutes_of(draw, len(source.videos), self.seed, stream, _SUBSTITUTES)
+        for place in (draw.video, *substitutes):
             video = int(source.videos[place])
             facts = self.reader.places[video]
             rng = sample_seed(self.seed, stream, draw.pass_index, facts.key, Choice.CLIP)
             try:
                 (plan,) = plan_train(facts.num_frames, facts.height, facts.width, self.clip, rng)
                 self.reader.read(video, plan, rgb=self.rgb, tg=self.tg, into=into)
-                return place, problems
+                return place, problems[:1]  # substitutes that are damaged count when it is their turn
             except BadSampleError as error:
                 problems.append(str(error))
         raise InputError(
-            f"{_SUBSTITUTES} videos in a row cannot be read: {problems[0]}. `tgprep check` finds what is damaged and tells how to mend it."
+            f"A sample cannot be read, nor any of the {len(problems) - 1} others of its stream that were tried in its place: "
+            f"{problems[0]}. `tgprep check` finds what is damaged and tells how to mend it."
         )
 
 

@@ -21,24 +21,30 @@ _AHEAD = 4  # batches that a cache of a remote data set fetches before they are 
 _STREAM = 2  # beside the labelled and the unlabelled stream, see tgtrain.order
 
 
-def measure_batch_norm(model: Model, setup: Setup, ranks: Ranks) -> None:
-    """Replace the BatchNorm statistics of every network by those of centre clips of the train list, as the recipe asks."""
+def measure_batch_norm(model: Model, setup: Setup, ranks: Ranks) -> list[str]:
+    """Replace the BatchNorm statistics of every network by those of centre clips of the train list, as the recipe asks.
+
+    Gives, on every rank, what is wrong with each video that had to be left out. All ranks must call this.
+    """
     wanted = setup.config.precise_bn.batches
     if not wanted:
-        return
+        return []
     # A network that both views share keeps the statistics of what is tested: RGB.
     views = ("rgb",) if setup.config.model.streams == "joint" else wanted_views(setup.config)
     if "precise_bn_rgb_only" in setup.config.compat.quirks and "rgb" in views:
         views = ("rgb",)
+    bad: dict[str, None] = {}  # in order; a video that both views meet counts once where the same is wrong with it
     for view in views:
-        batches = _batches(setup, ranks, view, wanted)
+        batches = _batches(setup, ranks, view, wanted, bad)
         recompute_statistics(model.backbone(view), batches, wanted)  # type: ignore[arg-type]
+    return list(dict.fromkeys(reason for part in ranks.gather(list(bad)) for reason in part))
 
 
-def _batches(setup: Setup, ranks: Ranks, view: str, wanted: int) -> Iterator[Tensor]:
+def _batches(setup: Setup, ranks: Ranks, view: str, wanted: int, bad: dict[str, None]) -> Iterator[Tensor]:
     """Batches of clips of the train list (centre clips and crops, unless the recipe asks for others): those of this rank.
 
     In all as many as the list gives, up to `wanted`; rank r takes every W-th of them whole, from the r-th on.
+    bad: gets what is wrong with videos that cannot be read.
     """
     config = setup.config
     train_places = setup.places("train")
@@ -58,7 +64,8 @@ def _batches(setup: Setup, ranks: Ranks, view: str, wanted: int) -> Iterator[Ten
                 (plan,) = plan_eval(place.num_frames, place.height, place.width, setup.clip)
             try:
                 clip = setup.reader.read(video, plan, rgb=view == "rgb", tg=view == "tg")
-            except BadSampleError:
+            except BadSampleError as error:
+                bad[str(error)] = None
                 continue
             clips.append(torch.from_numpy(clip.rgb if view == "rgb" else clip.tg))
         if len(clips) > 1:

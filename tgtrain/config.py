@@ -137,7 +137,8 @@ class RuntimeSettings:
     """How the run is carried out. device auto: a GPU where there is one. workers -1: from the number of cores.
 
     precision: of the forward pass (autocast). log_every: steps between two lines of the log.
-    max_bad_fraction: stop once more of the clips read were damaged than this share.
+    max_bad_fraction: stop once more of the clips read were damaged than this share, of 1,000 clips where fewer were read; 0: at the
+    first.
     cache: folder for shards of a data set at a URL; "": ~/.cache/tgtrain. cache_gb: what it may hold in GB (10^9 bytes); 0: 80 %
     of what its disk has free.
     """

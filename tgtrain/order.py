@@ -29,6 +29,7 @@ from manifests.records import InputError
 NUM_ROUNDS = 20  # measured: fewer than 16 leave the orders of 6 videos unequally likely, see tests/train/test_order.py
 NUM_KEYS = NUM_ROUNDS + 1  # and one that decides the parity
 MAX_VIDEOS = 1 << 40  # positions are int64: more passes over this many videos than any run makes
+_SUBSTITUTES = (1 << 64) - 2  # the part of a pass that substitutes are drawn from, beside blocks and their order
 _DIGEST_LIMIT = 64  # bytes that one blake2b digest holds
 
 Keys = npt.NDArray[np.uint64]
@@ -178,6 +179,18 @@ def sample_seed(seed: int, stream_id: int, pass_index: int, key: str, choice: in
     numbers = struct.pack("<5Q", seed, stream_id, pass_index, key_hash, choice)
     # Ten 32-bit words whatever the values: SeedSequence would give small integers fewer words, and words could shift.
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(struct.unpack("<10I", numbers))))
+
+
+def substitutes_of(draw: Draw, num_videos: int, seed: int, stream_id: int, most: int) -> list[int]:
+    """Videos of the stream that may stand in for a damaged one, best first: up to `most`, all different, spread over the stream.
+
+    Neighbours would not do: they lie in the same shard, which may be damaged as a whole. Drawn from (seed, stream, pass, video), so
+    that they are the same for any number of ranks and workers and after a resume.
+    """
+    keys = round_keys(seed, stream_id, draw.pass_index, _SUBSTITUTES, draw.video)
+    places = np.arange(min(num_videos, most + 1), dtype=np.int64)
+    images = permute(places, num_videos, np.repeat(keys[:, None], len(places), axis=1))
+    return [video for video in images.tolist() if video != draw.video][:most]
 
 
 def replayed_key(draw: Draw, batch_size: int) -> tuple[int, str]:

@@ -21,6 +21,7 @@ from tgtrain import checkpoint as checkpoints
 from tgtrain.batch import SslBatch, default_workers, step_loader
 from tgtrain.calibrate import measure_batch_norm
 from tgtrain.config import Config
+from tgtrain.damage import Damage, TooMuchDamageError, left_out
 from tgtrain.distributed import Ranks
 from tgtrain.evaluate import Result, evaluate
 from tgtrain.evaluate import Views as EvalViews
@@ -172,7 +173,7 @@ class _Trainer:
         self.dtype = _PRECISION[config.runtime.precision]
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.dtype is torch.float16)
         self.step = 0
-        self.num_read = self.num_bad = 0
+        self.damage = Damage(config.runtime.max_bad_fraction)
         self.last: Result | None = None
 
     def take(self, found: checkpoints.Checkpoint | None) -> None:
@@ -186,7 +187,7 @@ class _Trainer:
         if self.ranks.device.type == "cpu" and found.extra.get("num_threads"):
             # Sums are split by thread: only the same number of threads gives the same bits.
             torch.set_num_threads(int(found.extra["num_threads"]))
-        self.num_read, self.num_bad = int(found.extra.get("num_read", 0)), int(found.extra.get("num_bad", 0))
+        self.damage.num_read, self.damage.num_bad = (int(found.extra.get(name, 0)) for name in ("num_read", "num_bad"))
         self.step = found.step
         self.tell(f"resumed at step {self.step} of {self.num_steps}")
 
@@ -262,20 +263,19 @@ class _Trainer:
 
     def _count_bad(self, batch: SslBatch) -> None:
         for clips in (batch.labelled, batch.unlabelled):
-            if clips is None:
-                continue
-            self.num_read += len(clips.keys)
-            self.num_bad += len(clips.bad)
-            for reason in clips.bad:
-                self.tell(f"damaged sample replaced: {reason}")
-        limit = self.config.runtime.max_bad_fraction
-        if self.num_bad > max(1.0, limit * self.num_read):
-            raise RunError(
-                f"{self.num_bad} of {self.num_read} clips read were damaged, runtime.max_bad_fraction allows {limit:g}. "
-                f"`tgprep extract` into a new folder restores the data."
-            )
+            if clips is not None:
+                self.damage.add(len(clips.keys), clips.bad)
+        if self.ranks.world_size == 1:
+            self._judge_damage()  # ranks do so at every line of the log: asking every step would make them wait
+
+    def _judge_damage(self) -> None:
+        try:
+            self.damage.join(self.ranks, self.tell)
+        except TooMuchDamageError as error:
+            raise RunError(str(error)) from None
 
     def _log(self, interval: Interval, journal: Journal | None, epoch: int) -> None:
+        self._judge_damage()
         values = with_precision(self._over_ranks(interval.means()))
         if not all(map(math.isfinite, (values["loss/total"], values["grad_norm"]))) and not self.scaler.is_enabled():
             raise RunError(
@@ -290,7 +290,7 @@ class _Trainer:
         values["learning_rate"] = learning_rate(schedule, *epoch_of(self.step - 1, self.per_epoch))
         values["epoch"] = epoch
         values["memory_mb"] = memory_mb()
-        values["num_bad"] = self.num_bad
+        values["num_bad"] = self.damage.num_bad
         if journal is not None:
             journal.write("train", self.step, values)
         self.tell(step_line(self.step, self.num_steps, epoch, values))
@@ -309,7 +309,8 @@ class _Trainer:
         running = None
         if "running_statistics" in self.config.compat.quirks:
             running = {name: value.clone() for name, value in self.model.state_dict().items() if "running_" in name}
-        measure_batch_norm(self.model, self.setup, self.ranks)
+        if bad := measure_batch_norm(self.model, self.setup, self.ranks):
+            self.tell(left_out("precise BatchNorm", bad))
         self._check_finite()
         part = self.setup.evaluated_part
         places = self.setup.places(part)
@@ -328,10 +329,14 @@ class _Trainer:
                 modality=modality,  # type: ignore[arg-type]
                 workers=self.workers,
             )
+            if result.bad:
+                self.tell(left_out(f"the evaluation of {len(places)} {part} videos", list(result.bad)))
             if result.keys:
                 self.last, named = result, result.named()
                 if journal is not None:
-                    journal.write("evaluate", self.step, {"epoch": epoch, "part": part, **named})
+                    journal.write(
+                        "evaluate", self.step, {"epoch": epoch, "part": part, "num_bad": len(result.bad), **named}
+                    )
                 shown = figures_line(named, len(self.setup.classes))
                 self.tell(f"epoch {epoch + 1}: {shown}  ({len(result.keys)} {part} videos)")
         if running is not None:
@@ -361,8 +366,8 @@ class _Trainer:
                     "scaler": self.scaler.state_dict(),
                     "precise_bn": precise,
                     "num_threads": torch.get_num_threads(),
-                    "num_read": self.num_read,
-                    "num_bad": self.num_bad,
+                    "num_read": self.damage.num_read,
+                    "num_bad": self.damage.num_bad,
                     **settings_in(self.config),
                 },
                 measured=measured,
