@@ -120,6 +120,10 @@ class StepDataset(Dataset[SslBatch]):
         """The streams."""
         return [source for source in (self.unlabelled, self.labelled) if source is not None]
 
+    def in_order(self, steps: Sequence[int]) -> Dataset[SslBatch] | None:
+        """What iterates over the batches of these steps where they cannot be asked for one by one, else None."""
+        return None
+
     def __getitem__(self, step: int) -> SslBatch:
         self.reader.shards.expect(lambda: upcoming(self.sources, self.reader.places, step))
         labelled, draws = self._read(self.labelled, Stream.LABELLED, step)
@@ -191,10 +195,11 @@ class StepDataset(Dataset[SslBatch]):
 
 def step_loader(dataset: StepDataset, steps: Sequence[int], workers: int, pin: bool) -> Iterator[SslBatch]:
     """The batches of the given steps, in order, prepared ahead by `workers` processes (0: by this one)."""
+    streamed = dataset.in_order(steps)
     loader: DataLoader[SslBatch] = DataLoader(
-        dataset,
+        dataset if streamed is None else streamed,
         batch_size=None,
-        sampler=steps,
+        sampler=steps if streamed is None else None,
         num_workers=workers,
         prefetch_factor=2 if workers else None,
         pin_memory=pin,

@@ -49,6 +49,7 @@ class Choice(IntEnum):
     CLIP = 0
     STRONG_RGB = 1
     STRONG_TG = 2
+    BUFFER = 3  # of a slot and not a draw: which clip is taken from its buffer, see tgtrain.stream
 
 
 REPLAY_WORKERS, REPLAY_RANKS = 4, 8  # loader processes of the reference's recipes, and their GPUs

@@ -90,6 +90,11 @@ def test_every_form_of_data_set(options: tuple[str, ...], sets: tuple[str, ...],
     assert found["loader_clips_per_second"] > 0
 
 
+def test_streams_are_measured_too(root: Path) -> None:
+    found = json.loads(bench(root, "--workers", "1", "--set", "data.reader=stream", "--json").stdout)
+    assert found["loader_clips_per_second"] > 0
+
+
 def test_a_data_set_in_a_store(root: Path, store: ObjectStore, tmp_path: Path) -> None:
     url = store.bucket("bench") + "/set"
     store.upload(root, url)
