@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import errno
 import math
 import multiprocessing
 import os
 import re
+import resource
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -70,6 +73,7 @@ class SslBatch:
 
     strong_rgb, strong_tg: what the strong view does to each unlabelled clip, drawn on the host.
     labelled_rgb, labelled_tg: the same for labelled clips, () where those are learnt from as they are.
+    loader_mb: peak memory of the loader process that read it; 0 where none did.
     """
 
     step: int
@@ -79,6 +83,7 @@ class SslBatch:
     strong_tg: tuple[StrongPlan, ...] = ()
     labelled_rgb: tuple[StrongPlan, ...] = ()
     labelled_tg: tuple[StrongPlan, ...] = ()
+    loader_mb: float = 0.0
 
     def pin_memory(self) -> SslBatch:
         """The same in pinned memory (called by the DataLoader, which knows tensors and containers by itself, not this)."""
@@ -120,11 +125,25 @@ class StepDataset(Dataset[SslBatch]):
         """The streams."""
         return [source for source in (self.unlabelled, self.labelled) if source is not None]
 
+    def coverage(self, num_steps: int) -> dict[str, int]:
+        """How far each stream has come after so many steps, by names for the log; nothing where the order does not tell."""
+        told: dict[str, int] = {}
+        for name, source in (("labelled", self.labelled), ("unlabelled", self.unlabelled)):
+            if source is not None:
+                there = source.order.coverage(num_steps)
+                told |= {f"{name}_{key}": value for key, value in dataclasses.asdict(there).items()}
+                told[f"{name}_num_videos"] = len(source.videos)
+        return told
+
     def in_order(self, steps: Sequence[int]) -> Dataset[SslBatch] | None:
         """What iterates over the batches of these steps where they cannot be asked for one by one, else None."""
         return None
 
     def __getitem__(self, step: int) -> SslBatch:
+        batch = self._batch(step)
+        return replace(batch, loader_mb=peak_memory_mb()) if get_worker_info() is not None else batch
+
+    def _batch(self, step: int) -> SslBatch:
         self.reader.shards.expect(lambda: upcoming(self.sources, self.reader.places, step))
         labelled, draws = self._read(self.labelled, Stream.LABELLED, step)
         labelled_plans = (
@@ -256,6 +275,12 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def peak_memory_mb() -> float:
+    """Peak memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024**2 if sys.platform == "darwin" else 1024)
 
 
 def keep_pages() -> None:

@@ -70,6 +70,17 @@ class Draw:
 
 
 @dataclass(frozen=True, slots=True)
+class Coverage:
+    """How far a stream has come. num_passes: done. num_in_pass: videos of the one under way that have come. num_seen: different
+    videos so far.
+    """
+
+    num_passes: int
+    num_in_pass: int
+    num_seen: int
+
+
+@dataclass(frozen=True, slots=True)
 class StreamOrder:
     """The order of one stream: `num_videos` videos in global batches of `batch_size` (all ranks together).
 
@@ -110,6 +121,10 @@ class StreamOrder:
         videos = permute(places, self.num_videos, keys[:, passes - first_pass])
         return tuple(map(Draw, videos.tolist(), passes.tolist(), positions.tolist()))
 
+    def coverage(self, num_steps: int) -> Coverage:
+        """After so many steps."""
+        return passed(num_steps * self.batch_size, self.num_videos)
+
 
 @dataclass(frozen=True, slots=True)
 class RepeatedOrder:
@@ -145,6 +160,21 @@ class RepeatedOrder:
             Draw(draw.video, epoch * turns_per_epoch + turn, step * self.batch_size + place)
             for place, draw in enumerate(first_pass.draws(batch))
         )
+
+    def coverage(self, num_steps: int) -> Coverage:
+        """After so many steps; a pass is one time through the whole batches, cut off at the end of an epoch."""
+        num_batches = self.num_videos // self.batch_size
+        epoch, within = divmod(num_steps, self.steps_per_epoch)
+        turns_per_epoch = -(-self.steps_per_epoch // num_batches)
+        turn, batches = divmod(within, num_batches)
+        most = min(num_batches, self.steps_per_epoch if epoch else within)
+        return Coverage(epoch * turns_per_epoch + turn, batches * self.batch_size, most * self.batch_size)
+
+
+def passed(position: int, num_videos: int) -> Coverage:
+    """Of a stream that goes through all its videos again and again: after the first `position` draws."""
+    num_passes, num_in_pass = divmod(position, num_videos)
+    return Coverage(num_passes, num_in_pass, min(position, num_videos))
 
 
 def rank_part(draws: tuple[Draw, ...], rank: int, world_size: int) -> tuple[Draw, ...]:

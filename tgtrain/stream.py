@@ -209,6 +209,10 @@ class StreamedDataset(StepDataset):
     source: ShardSource
     buffer_clips: int
 
+    def coverage(self, num_steps: int) -> dict[str, int]:
+        """Nothing: what has come depends on the processes."""
+        return {}
+
     def in_order(self, steps: Sequence[int]) -> StreamedSteps:
         """The batches of these steps, for a DataLoader."""
         return StreamedSteps(self, steps)

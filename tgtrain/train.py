@@ -25,7 +25,7 @@ from tgtrain.damage import Damage, TooMuchDamageError, left_out
 from tgtrain.distributed import Ranks
 from tgtrain.evaluate import Result, evaluate
 from tgtrain.evaluate import Views as EvalViews
-from tgtrain.log import Interval, Journal, figures_line, memory_mb, step_line, with_precision
+from tgtrain.log import Interval, Journal, coverage_line, figures_line, memory_mb, step_line, with_precision
 from tgtrain.model import Model, build_model, count_macs, share_dropout
 from tgtrain.order import steps_per_epoch
 from tgtrain.preflight import require_room
@@ -174,6 +174,7 @@ class _Trainer:
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.dtype is torch.float16)
         self.step = 0
         self.damage = Damage(config.runtime.max_bad_fraction)
+        self.loader_mb = 0.0
         self.last: Result | None = None
 
     def take(self, found: checkpoints.Checkpoint | None) -> None:
@@ -195,8 +196,9 @@ class _Trainer:
         """Steps until `stop_at`, a signal, or an error."""
         journal = Journal(self.folder, self.step) if self.ranks.is_main else None
         interval = Interval()
+        dataset = step_dataset(self.setup, self.ranks)
         batches = step_loader(
-            step_dataset(self.setup, self.ranks),
+            dataset,
             range(self.step, stop_at),
             self.workers,
             pin=self.ranks.device.type == "cuda",
@@ -210,6 +212,7 @@ class _Trainer:
                 waited = time.perf_counter() - waited
                 assert batch.step == self.step, (batch.step, self.step)
                 self._count_bad(batch)
+                self.loader_mb = max(self.loader_mb, batch.loader_mb)
                 values = self._train_step(batch)
                 interval.add(values, _num_clips(batch) * self.ranks.world_size, waited)
                 self.step += 1
@@ -223,7 +226,11 @@ class _Trainer:
                 if self.step % self.config.runtime.log_every == 0 or self.step == stop_at or due or interrupted:
                     self._log(interval, journal, epoch)
                     interval.reset()
+                if iteration == self.per_epoch - 1 and journal is not None:
+                    journal.write("epoch", self.step, {"epoch": epoch, **dataset.coverage(self.step)})
                 if due:
+                    if coverage := dataset.coverage(self.step):
+                        self.tell(f"epoch {epoch + 1}: {coverage_line(coverage)}")
                     self._evaluate_and_save(journal, epoch)
                     saved_at = self.step
                     interval.reset()
@@ -290,6 +297,7 @@ class _Trainer:
         values["learning_rate"] = learning_rate(schedule, *epoch_of(self.step - 1, self.per_epoch))
         values["epoch"] = epoch
         values["memory_mb"] = memory_mb()
+        values["loader_memory_mb"] = max(self.ranks.gather(self.loader_mb))  # of the largest process; 0 without any
         values["num_bad"] = self.damage.num_bad
         if journal is not None:
             journal.write("train", self.step, values)

@@ -59,6 +59,7 @@ def test_any_number_of_workers_gives_the_same_batches_from_any_step(data_set: Pa
         assert [batch.step for batch in batches] == list(range(start, 6))
         for batch in batches:
             same(batch, expected[batch.step])
+            assert (20 < batch.loader_mb < 100_000) if workers else batch.loader_mb == 0
 
 
 @pytest.mark.parametrize("world_size", [2, 4])

@@ -13,9 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.records import InputError
+from tgtrain.block_order import BlockOrder
 from tgtrain.order import (
     Choice,
+    Coverage,
     Draw,
+    RepeatedOrder,
     Stream,
     StreamOrder,
     rank_part,
@@ -212,8 +215,28 @@ def test_substitutes_are_others_of_the_stream_and_all_of_a_small_one(
 
 def test_substitutes_are_spread_evenly_over_the_stream() -> None:
     num_videos = 50
+    chosen = np.array([substitutes_of(Draw(7, p, 0), num_videos, 1, Stream.LABELLED, 16) for p in range(2500)])
     for place in (0, 3):  # the first that is tried, and a later one
-        chosen = [substitutes_of(Draw(7, p, 0), num_videos, 1, Stream.LABELLED, 16)[place] for p in range(5000)]
-        counts = np.bincount(chosen, minlength=num_videos)
+        counts = np.bincount(chosen[:, place], minlength=num_videos)
         assert counts[7] == 0
         assert could_be_even(np.delete(counts, 7))
+
+
+@quick
+@given(sizes, batches, st.integers(0, 12), st.integers(1, 9), st.sampled_from(["stream", "blocks", "repeated"]))
+def test_coverage_counts_what_has_been_drawn(
+    num_videos: int, batch_size: int, num_steps: int, steps_per_epoch: int, kind: str
+) -> None:
+    order: StreamOrder | BlockOrder | RepeatedOrder = StreamOrder(num_videos, batch_size, 3, Stream.LABELLED)
+    if kind == "blocks":
+        order = BlockOrder(np.arange(num_videos) // 4, 2, batch_size, 3, Stream.LABELLED)
+    elif kind == "repeated":
+        batch_size = min(batch_size, num_videos)
+        order = RepeatedOrder(num_videos, batch_size, 3, Stream.LABELLED, steps_per_epoch)
+    drawn = [draw for step in range(num_steps) for draw in order.draws(step)]
+    next_pass = order.draws(num_steps)[0].pass_index
+    assert order.coverage(num_steps) == Coverage(
+        num_passes=next_pass,
+        num_in_pass=sum(draw.pass_index == next_pass for draw in drawn),
+        num_seen=len({draw.video for draw in drawn}),
+    )

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cli.train import main as tgtrain
+from manifests import stores
 from manifests.records import InputError
 from manifests.splits import read_split
 from manifests.store import read_manifest
@@ -51,6 +52,29 @@ class Quiet(SimpleHTTPRequestHandler):
 
     def log_message(self, *arguments: object) -> None:
         return None
+
+
+class Troubled(Quiet):
+    """As a server in trouble: the first answers are errors, the next ones end in the middle of a file."""
+
+    num_errors = num_cuts = 0
+
+    def do_GET(self) -> None:
+        kind = type(self)
+        if self.path.endswith(".tar") and kind.num_errors:
+            kind.num_errors -= 1
+            self.send_error(503)
+            return
+        if self.path.endswith(".tar") and kind.num_cuts:
+            kind.num_cuts -= 1
+            content = Path(self.translate_path(self.path)).read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2])
+            self.close_connection = True
+            return
+        super().do_GET()
 
 
 @pytest.fixture(scope="module")
@@ -313,6 +337,26 @@ def test_a_stream_that_breaks_once_loses_nothing(root: Path, tmp_path: Path) -> 
         assert batch.labelled.keys == other.labelled.keys
 
 
+def test_a_web_server_in_trouble_costs_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors are waited out with one warning; a file that was cut on its way is read again."""
+    told: list[str] = []
+    monkeypatch.setattr(stores, "_tell", lambda place, text: told.append(text))
+    monkeypatch.setattr(stores, "_trouble", {})
+    monkeypatch.setattr(stores, "_heard", None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Troubled, directory=str(root.parent))) as running:
+        Thread(target=running.serve_forever, daemon=True).start()
+        Troubled.num_errors, Troubled.num_cuts = 2, 2
+        batches = batches_of(streamed(root, f"http://127.0.0.1:{running.server_port}/set/{{shard}}"), 6)
+        running.shutdown()
+    assert (Troubled.num_errors, Troubled.num_cuts) == (0, 0)
+    for batch, other in zip(batches, batches_of(streamed(root), 6), strict=True):
+        assert batch.unlabelled is not None
+        assert batch.labelled.bad == batch.unlabelled.bad == ()
+        assert batch.labelled.keys == other.labelled.keys
+    (warning,) = told
+    assert "does not answer (503" in warning
+
+
 def test_a_command_that_fails_is_named(root: Path) -> None:
     name = read_manifest(root).shards[0].name
     setup = streamed(root, f"pipe:test {{shard}} != {name} && cat {shlex.quote(str(root))}/{{shard}}")
@@ -402,6 +446,9 @@ def test_a_run_over_http_without_ranges_from_its_start_to_its_test(root: Path, s
     over_http = json.loads(call("test", run, "--views", "1x1", "--json").stdout)
     local = json.loads(call("test", run, "--views", "1x1", "--data", str(root), "--json").stdout)
     assert over_http["top1@1x1"] == local["top1@1x1"]
+    page = tmp_path / "page.html"
+    assert "could not be read" not in call("report", run, "--output", str(page)).output
+    assert page.read_text().count("data:image/jpeg") >= 6
     # The same run through the index cannot be had of this server, and says what to do.
     cache = ("--cache", str(tmp_path / "cache"), "--cache-gb", "1")
     indexed = call("run", f"{server}/set", *words, "--out", str(tmp_path / "other"), *cache, expected=2)
