@@ -21,7 +21,7 @@ from manifests.stores import UnreachableError, call
 from tgtrain.places import VideoPlace, VideoPlaces
 from tgtrain.shards import Need
 
-TRIES = 2  # of a stream that breaks: what was cut on its way is not so a second time
+TRIES = 3  # of a stream that breaks: what was cut on its way is not so again and again
 _NAME = "{shard}"
 _LAST_SECONDS = 1.0  # that a command has to end after its output has
 _MEMBERS = {"rgb": "rgb.mjpeg", "tg": "tg.mjpeg", "flow": "flow.mjpeg"}

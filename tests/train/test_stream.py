@@ -357,6 +357,22 @@ def test_a_web_server_in_trouble_costs_nothing(root: Path, monkeypatch: pytest.M
     assert "does not answer (503" in warning
 
 
+def test_a_web_server_that_refuses_is_not_asked_again() -> None:
+    class Refusing(Quiet):
+        num_asked = 0
+
+        def do_GET(self) -> None:
+            Refusing.num_asked += 1
+            self.send_error(403)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as running:
+        Thread(target=running.serve_forever, daemon=True).start()
+        with pytest.raises(InputError, match=r"dataset.json: the store refuses the request \(403"):
+            read_manifest(f"http://127.0.0.1:{running.server_port}/set")
+        running.shutdown()
+    assert Refusing.num_asked == 1
+
+
 def test_a_command_that_fails_is_named(root: Path) -> None:
     name = read_manifest(root).shards[0].name
     setup = streamed(root, f"pipe:test {{shard}} != {name} && cat {shlex.quote(str(root))}/{{shard}}")
@@ -449,10 +465,14 @@ def test_a_run_over_http_without_ranges_from_its_start_to_its_test(root: Path, s
     page = tmp_path / "page.html"
     assert "could not be read" not in call("report", run, "--output", str(page)).output
     assert page.read_text().count("data:image/jpeg") >= 6
-    # The same run through the index cannot be had of this server, and says what to do.
-    cache = ("--cache", str(tmp_path / "cache"), "--cache-gb", "1")
-    indexed = call("run", f"{server}/set", *words, "--out", str(tmp_path / "other"), *cache, expected=2)
-    assert "--set data.reader=stream" in indexed.stderr
+
+
+def test_the_indexed_reader_says_what_such_a_server_needs(root: Path, server: str, tmp_path: Path) -> None:
+    config = load_recipe("demo", [*SMALL, f"runtime.cache={tmp_path}/cache", "runtime.cache_gb=1"], num_classes=3)
+    setup = prepare(f"{server}/set", read_split(root), read_manifest(f"{server}/set"), config)
+    (plan,) = plan_train(20, 48, 64, setup.clip, np.random.default_rng(0))
+    with pytest.raises(InputError, match=r"sends whole files where a part is asked for.*--set data\.reader=stream"):
+        setup.reader.read(0, plan)
 
 
 def test_too_much_damage_stops_a_streamed_run(root: Path, tmp_path: Path) -> None:
