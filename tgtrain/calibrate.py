@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -87,11 +88,12 @@ def _streamed_batches(setup: Setup, ranks: Ranks, view: str, wanted: int, bad: d
     config = setup.config
     train_places = np.array(setup.places("train"), np.int64)
     size = min(config.batch.labelled, len(train_places))
+    one_clip = replace(setup.clip, num_clips=1)
 
     def planned(place: VideoPlace, pass_index: int) -> tuple[ClipPlan, ...]:
         if config.precise_bn.clips == "training":
             rng = sample_seed(config.runtime.seed, _STREAM, pass_index, place.key, Choice.CLIP)
-            return plan_train(place.num_frames, place.height, place.width, setup.clip, rng)[:1]
+            return plan_train(place.num_frames, place.height, place.width, one_clip, rng)
         return plan_eval(place.num_frames, place.height, place.width, setup.clip)
 
     flow = Flow(
