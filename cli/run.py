@@ -70,13 +70,11 @@ def run(
     split = read_split(out, split_name)
     recipe = recipe or _fitting_recipe(manifest, split, say if os.environ.get("RANK", "0") == "0" else _silent)
     try:
-        from tgtrain.bench import training_workers
         from tgtrain.config import load_recipe
         from tgtrain.distributed import joined
         from tgtrain.preflight import notes
         from tgtrain.remote import RemoteShards
         from tgtrain.run import prepare
-        from tgtrain.stream import weaker_promises
         from tgtrain.train import RunError, num_steps_of, train
     except ModuleNotFoundError as error:
         from manifests.records import InputError
@@ -109,10 +107,6 @@ def run(
                     f"shards come through the cache {cache.folder}: {human_bytes(cache.num_held())} of at most "
                     f"{human_bytes(cache.num_bytes)} held; {setup.config.data.block_shards} shards are shuffled together"
                 )
-            if config.data.reader == "stream":
-                num_slots = ranks.world_size * max(1, training_workers(config))
-                for line in weaker_promises(num_slots, config.data.shuffle_clips, len(manifest.shards)):
-                    say(f"note: {line}")
             if not split.validation.any() and split.test.any():
                 say(
                     "accuracy is followed on the test part (no validation part: choosing by it would be test selection)"

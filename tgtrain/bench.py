@@ -17,11 +17,11 @@ from typing import Literal
 import torch
 
 from manifests.records import InputError
-from tgtrain.batch import SslBatch, default_workers, step_loader
+from tgtrain.batch import SslBatch, step_loader
 from tgtrain.config import BatchSettings, Config
 from tgtrain.distributed import Ranks
 from tgtrain.run import Setup
-from tgtrain.sources import step_dataset
+from tgtrain.sources import step_dataset, training_workers
 from tgtrain.train import training_step
 
 _APART_STEPS = 10_000  # from the first step of one measurement to that of the next: none reads what another has read
@@ -102,11 +102,6 @@ class Balance:
         """Share of the time that the step would wait for a loader of this speed, 0..1; without processes they take turns."""
         load, step = 1 / figure.clips_per_second, 1 / self.step.clips_per_second
         return load / (load + step) if not figure.workers else max(0.0, 1 - step / load)
-
-
-def training_workers(config: Config) -> int:
-    """Loader processes that training starts here with this config."""
-    return default_workers() if config.runtime.workers < 0 else config.runtime.workers
 
 
 def workers_to_try(config: Config) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from manifests.records import InputError
 from tgtrain.ahead import largest_need
-from tgtrain.batch import StepDataset, StreamSource
+from tgtrain.batch import StepDataset, StreamSource, default_workers
 from tgtrain.block_order import BlockOrder
 from tgtrain.config import Config
 from tgtrain.distributed import Ranks
@@ -74,6 +74,11 @@ def _check_cache(setup: Setup, dataset: StepDataset) -> None:
             f"{setup.config.data.block_shards} shards and a labelled batch need {gigabytes:.1f} GB. Set runtime.cache_gb={gigabytes:.1f} "
             "(--cache-gb), make room on its disk, name another folder with --cache, or lower data.block_shards."
         )
+
+
+def training_workers(config: Config) -> int:
+    """Loader processes that a training process starts here with this config."""
+    return default_workers() if config.runtime.workers < 0 else config.runtime.workers
 
 
 def wanted_views(config: Config) -> tuple[str, ...]:

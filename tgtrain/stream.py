@@ -296,16 +296,17 @@ class _SlotBatches(StepDataset):
         raise AssertionError("streams never end")
 
 
-def weaker_promises(num_slots: int, buffer_clips: int, num_shards: int) -> list[str]:
-    """What a run with the stream reader does not promise, in words. num_slots: loader processes of all ranks."""
+def weaker_promises(workers: int, buffer_clips: int, num_shards: int) -> list[str]:
+    """What a run with the stream reader does not promise, in words. workers: loader processes of each training process."""
     told = [
         "data.reader=stream reads whole shards, once for labelled and once for unlabelled videos, and keeps nothing on disk",
-        f"the order depends on the number of loader processes (here {num_slots}); about {buffer_clips} neighbours are shuffled",
+        f"the order depends on the number of training and loader processes (here {workers} for each training process); about "
+        f"{buffer_clips} neighbours are shuffled",
         "each loader process goes through videos of its own once a pass: where their numbers differ, some come more often",
         "a resumed run goes on at the beginning of about the shard where it was, not at the same video",
     ]
-    if num_shards < num_slots:
+    if num_shards < workers:
         told.append(
-            f"{num_shards} shards are fewer than {num_slots} loader processes: several read the same shard, each its part of it"
+            f"{num_shards} shards are fewer than {workers} loader processes: some read the same shard, each its part"
         )
     return told

@@ -36,6 +36,7 @@ from tgtrain.distributed import Ranks
 from tgtrain.evaluate import Views, evaluate
 from tgtrain.model import build_model
 from tgtrain.order import Choice, Stream, sample_seed
+from tgtrain.preflight import notes
 from tgtrain.reader import open_reader
 from tgtrain.run import Setup, prepare
 from tgtrain.sequential import ShardSource, StreamedShards
@@ -495,6 +496,13 @@ def test_too_much_damage_stops_a_streamed_run(root: Path, tmp_path: Path) -> Non
 def test_what_cannot_be_meant_is_refused(root: Path, overrides: tuple[str, ...], said: str) -> None:
     with pytest.raises(InputError, match=said):
         setup_of(root, *overrides)
+
+
+def test_fewer_shards_than_processes_are_told(root: Path) -> None:
+    assert not any("fewer than" in note for note in notes(streamed(root, "", "runtime.workers=6")))
+    assert "6 shards are fewer than 7 loader processes: some read the same shard, each its part" in notes(
+        streamed(root, "", "runtime.workers=7")
+    )
 
 
 def test_an_order_that_streams_do_not_have_is_refused(root: Path) -> None:
