@@ -14,6 +14,7 @@ from cli.common import LazyGroup
         "test": ("cli.test:test", "Accuracy of a run on its test videos, any clips x crops."),
         "predict": ("cli.predict:predict", "Which action a video shows: the likeliest classes of raw video files."),
         "export": ("cli.export_model:export", "The RGB network alone, as ONNX or torch.export, checked."),
+        "bench": ("cli.bench:bench", "Whether the loader feeds this device, and with how many processes."),
         "info": ("cli.info_run:info", "What a run is: progress, accuracy, parameters, cost, data, split."),
         "report": ("cli.report:report", "One self-contained HTML page of a run, or of several compared."),
         "doctor": ("cli.doctor_train:doctor", "Whether this machine can train, and what to do where it cannot."),

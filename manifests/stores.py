@@ -141,9 +141,13 @@ def warn_once(root: str, text: str) -> None:
 
 def _passes(error: Exception) -> bool:
     """Whether trying again may help: the store or the way to it is in trouble, not the request."""
+    status = getattr(error, "status", 0)  # of an answer of a web server, as aiohttp has it
+    if isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429):
+        return False
     if isinstance(error, OSError):
         return not isinstance(error, _REFUSED) and error.errno not in (*_LOCAL, *_PERMANENT)
-    names = {kind.__name__ for kind in type(error).__mro__}
+    # Of botocore: aiohttp calls what happens to a connection a ClientError too.
+    names = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.startswith("botocore")}
     if _lacks_credentials(error) or names & {"ParamValidationError", "ClientError"}:
         return False
     return type(error).__module__.partition(".")[0] in _LIBRARIES

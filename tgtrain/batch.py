@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import errno
 import math
 import multiprocessing
 import os
 import re
+import resource
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,12 +30,22 @@ from tgtrain.ahead import upcoming
 from tgtrain.block_order import BlockOrder
 from tgtrain.clip import ClipSettings, plan_train
 from tgtrain.mvpl_plan import MvplSettings, draw_mvpl_plan
-from tgtrain.order import Choice, Draw, RepeatedOrder, Stream, StreamOrder, rank_part, replayed_key, sample_seed
+from tgtrain.order import (
+    Choice,
+    Draw,
+    RepeatedOrder,
+    Stream,
+    StreamOrder,
+    rank_part,
+    replayed_key,
+    sample_seed,
+    substitutes_of,
+)
 from tgtrain.reader import BadSampleError, Clip, ClipReader
 from tgtrain.strong_plan import StrongPlan, StrongSettings, draw_strong_plans
 
 _NOTHING = np.empty((0, 0, 0, 3), np.uint8)
-_SUBSTITUTES = 16  # damaged neighbours in a row before reading gives up
+_SUBSTITUTES = 16  # tried for a damaged sample before reading gives up
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +74,7 @@ class SslBatch:
 
     strong_rgb, strong_tg: what the strong view does to each unlabelled clip, drawn on the host.
     labelled_rgb, labelled_tg: the same for labelled clips, () where those are learnt from as they are.
+    loader_mb: peak memory of the loader process that read it; 0 where none did.
     """
 
     step: int
@@ -70,6 +84,7 @@ class SslBatch:
     strong_tg: tuple[StrongPlan, ...] = ()
     labelled_rgb: tuple[StrongPlan, ...] = ()
     labelled_tg: tuple[StrongPlan, ...] = ()
+    loader_mb: float = 0.0
 
     def pin_memory(self) -> SslBatch:
         """The same in pinned memory (called by the DataLoader, which knows tensors and containers by itself, not this)."""
@@ -111,7 +126,25 @@ class StepDataset(Dataset[SslBatch]):
         """The streams."""
         return [source for source in (self.unlabelled, self.labelled) if source is not None]
 
+    def coverage(self, num_steps: int) -> dict[str, int]:
+        """How far each stream has come after so many steps, by names for the log; nothing where the order does not tell."""
+        told: dict[str, int] = {}
+        for name, source in (("labelled", self.labelled), ("unlabelled", self.unlabelled)):
+            if source is not None:
+                there = source.order.coverage(num_steps)
+                told |= {f"{name}_{key}": value for key, value in dataclasses.asdict(there).items()}
+                told[f"{name}_num_videos"] = len(source.videos)
+        return told
+
+    def in_order(self, steps: Sequence[int]) -> Dataset[SslBatch] | None:
+        """What iterates over the batches of these steps where they cannot be asked for one by one, else None."""
+        return None
+
     def __getitem__(self, step: int) -> SslBatch:
+        batch = self._batch(step)
+        return replace(batch, loader_mb=peak_memory_mb()) if get_worker_info() is not None else batch
+
+    def _batch(self, step: int) -> SslBatch:
         self.reader.shards.expect(lambda: upcoming(self.sources, self.reader.places, step))
         labelled, draws = self._read(self.labelled, Stream.LABELLED, step)
         labelled_plans = (
@@ -168,10 +201,12 @@ class StepDataset(Dataset[SslBatch]):
         return ClipBatch(rgb, tg, labels_B, tuple(keys), tuple(bad)), draws
 
     def _read_one(self, source: StreamSource, stream: Stream, draw: Draw, into: list[Clip]) -> tuple[int, list[str]]:
-        """Fill in the clips of a draw; where its sample is damaged, those of the next readable video of the stream."""
+        """Fill in the clips of a draw; where its sample is damaged, those of a substitute. Gives its place in the stream, and what is
+        wrong with the damaged sample.
+        """
         problems: list[str] = []
-        for attempt in range(_SUBSTITUTES):
-            place = (draw.video + attempt) % len(source.videos)
+        substitutes = substitutes_of(draw, len(source.videos), self.seed, stream, _SUBSTITUTES)
+        for place in (draw.video, *substitutes):
             video = int(source.videos[place])
             facts = self.reader.places[video]
             rng = sample_seed(self.seed, stream, draw.pass_index, facts.key, Choice.CLIP)
@@ -179,20 +214,22 @@ class StepDataset(Dataset[SslBatch]):
                 plans = plan_train(facts.num_frames, facts.height, facts.width, self.clip, rng)
                 # In one go: frames that clips share are decoded once.
                 self.reader.read_views(video, plans, rgb=self.rgb, tg=self.tg, into=into)
-                return place, problems
+                return place, problems[:1]  # substitutes that are damaged count when it is their turn
             except BadSampleError as error:
                 problems.append(str(error))
         raise InputError(
-            f"{_SUBSTITUTES} videos in a row cannot be read: {problems[0]}. `tgprep check` finds what is damaged and tells how to mend it."
+            f"A sample cannot be read, nor any of the {len(problems) - 1} others of its stream that were tried in its place: "
+            f"{problems[0]}. `tgprep check` finds what is damaged and tells how to mend it."
         )
 
 
 def step_loader(dataset: StepDataset, steps: Sequence[int], workers: int, pin: bool) -> Iterator[SslBatch]:
     """The batches of the given steps, in order, prepared ahead by `workers` processes (0: by this one)."""
+    streamed = dataset.in_order(steps)
     loader: DataLoader[SslBatch] = DataLoader(
-        dataset,
+        dataset if streamed is None else streamed,
         batch_size=None,
-        sampler=steps,
+        sampler=steps if streamed is None else None,
         num_workers=workers,
         prefetch_factor=2 if workers else None,
         pin_memory=pin,
@@ -249,6 +286,12 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def peak_memory_mb() -> float:
+    """Peak memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024**2 if sys.platform == "darwin" else 1024)
 
 
 def keep_pages() -> None:

@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from manifests.records import InputError
-from tgtrain.order import Draw, Indices, StreamOrder, permute, round_keys
+from tgtrain.order import Coverage, Draw, Indices, StreamOrder, passed, permute, round_keys
 
 _SHARDS = (1 << 64) - 1  # the part of a pass that its order of shards is drawn from; blocks are counted from 0
 
@@ -60,6 +60,10 @@ class BlockOrder:
             found += [Draw(video, pass_index, position + number) for number, video in enumerate(videos.tolist())]
             position += count
         return tuple(found)
+
+    def coverage(self, num_steps: int) -> Coverage:
+        """After so many steps."""
+        return passed(num_steps * self.batch_size, self.num_videos)
 
     def blocks_from(self, position: int, num_blocks: int) -> list[tuple[int, Indices]]:
         """(first position, int64 shards) of the block that holds a position and of those after it, in order."""

@@ -51,6 +51,10 @@ class DataSettings:
     shared_crop: RGB and TG of a clip are cut and flipped alike. area: share of the picture that a resized crop covers.
     test_clips x test_crops: views of a test video. test_size: side of each of three crops; 0: 256 for size 224 and in
     proportion. A small network on small pictures needs its training size.
+    reader: how shards are read: what a clip needs and no more ("indexed"), or from their beginning, for pipes and web servers that give
+    no parts of files ("stream", see tgtrain.stream: weaker promises). shards: where "stream" finds them: a path, a URL or
+    `pipe:COMMAND` in which {shard} stands for the name; "": with the tables. shuffle_clips: clips that wait in a loader process of "stream"
+    to be shuffled.
     block_shards: the unlabelled videos come block after block of so many shards (tgtrain.block_order); 0: shuffled as a whole;
     -1: 0 on local disk, 32 for a data set at a URL.
     """
@@ -69,6 +73,9 @@ class DataSettings:
     test_clips: Frames = 10
     test_crops: Literal[1, 3] = 3
     block_shards: Annotated[int, Field(ge=-1)] = -1
+    reader: Literal["indexed", "stream"] = "indexed"
+    shards: str = ""
+    shuffle_clips: Positive = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +151,8 @@ class RuntimeSettings:
     a batch that does not fit (tgtrain.accumulate says what stays the same). accumulate_contrast: whether the contrast loss
     compares rows of the whole batch (an extra forward pass without gradient), or of one part alone.
     compile: the networks by torch.compile, with compile_backend ("inductor" makes code for the device; "aot_eager" and "eager" only trace,
-    to look for what goes wrong). max_bad_fraction: stop once more of the clips read were damaged than this share.
+    to look for what goes wrong). max_bad_fraction: stop once more of the clips read were damaged than this share, of 1,000 clips where
+    fewer were read; 0: at the first.
     cache: folder for shards of a data set at a URL; "": ~/.cache/tgtrain. cache_gb: what it may hold in GB (10^9 bytes); 0: 80 %
     of what its disk has free.
     """

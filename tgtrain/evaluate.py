@@ -23,6 +23,7 @@ from tgtrain.distributed import Ranks
 from tgtrain.model import Model
 from tgtrain.reader import BadSampleError, Clip, ClipReader
 from tgtrain.score import BATCH_VIEWS, Average, Floats, Modality, VideoScores, VideoViews, score_videos
+from tgtrain.sequential import StreamedShards
 
 _AHEAD = 64  # videos that a cache of a remote data set fetches before they are read
 
@@ -156,7 +157,7 @@ def evaluate(
     Every video is counted once, whatever the number of ranks. batch_views: see `score_videos`. features: keep the pooled
     features too. tell: called with (videos done, videos of this rank).
     """
-    own = list(range(ranks.rank, len(videos), ranks.world_size))
+    own = _share_of(reader, videos, ranks, workers)
     dataset = _ViewDataset(reader, [videos[place] for place in own], clip, views, modality)
     was_training = model.training
     model.eval()
@@ -183,6 +184,21 @@ def evaluate(
         rgb_features=_rows([scored.rgb_features for _, scored in kept]) if features and modality != "tg" else None,
         tg_features=_rows([scored.tg_features for _, scored in kept]) if features and modality != "rgb" else None,
     )
+
+
+def _share_of(reader: ClipReader, videos: Sequence[int], ranks: Ranks, workers: int) -> list[int]:
+    """Places in `videos` of those that this rank scores.
+
+    Of shards that are read from their beginning they lie together, and each loader process, which takes every W-th, goes forward
+    through its own.
+    """
+    if not isinstance(reader.shards, StreamedShards):
+        return list(range(ranks.rank, len(videos), ranks.world_size))
+    numbers = np.asarray(videos, np.int64)
+    starts, _ = reader.places.extents()
+    stored = np.lexsort((starts[numbers], reader.places.shard[numbers]))
+    parts = np.array_split(np.array_split(stored, ranks.world_size)[ranks.rank], max(1, workers))
+    return [int(part[turn]) for turn in range(len(parts[0])) for part in parts if turn < len(part)]
 
 
 def _rows(rows: Sequence[Floats | None], width: int = 0) -> Floats:

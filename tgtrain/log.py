@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor
 
 from manifests.store import atomic_write
+from tgtrain.batch import peak_memory_mb
 from tgtrain.run import METRICS_NAME
 
 
@@ -82,6 +81,16 @@ def figures_line(named: dict[str, float], num_classes: int) -> str:
     )
 
 
+def coverage_line(coverage: dict[str, int]) -> str:
+    """`labelled 6 of 6 videos seen, pass 5; unlabelled ...`."""
+    return "; ".join(
+        f"{name} {coverage[f'{name}_num_seen']} of {coverage[f'{name}_num_videos']} videos seen, pass "
+        f"{coverage[f'{name}_num_passes'] + bool(coverage[f'{name}_num_in_pass'])}"
+        for name in ("labelled", "unlabelled")
+        if f"{name}_num_videos" in coverage
+    )
+
+
 class Journal:
     """metrics.jsonl and TensorBoard of a run; records after the step that a run resumes from are dropped."""
 
@@ -124,8 +133,7 @@ def memory_mb() -> float:
     """Peak memory: of the GPU where one is used, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1024**2
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024**2 if sys.platform == "darwin" else 1024)
+    return peak_memory_mb()
 
 
 def step_line(step: int, num_steps: int, epoch: int, values: dict[str, float]) -> str:

@@ -29,6 +29,7 @@ from manifests.records import InputError
 NUM_ROUNDS = 20  # measured: fewer than 16 leave the orders of 6 videos unequally likely, see tests/train/test_order.py
 NUM_KEYS = NUM_ROUNDS + 1  # and one that decides the parity
 MAX_VIDEOS = 1 << 40  # positions are int64: more passes over this many videos than any run makes
+_SUBSTITUTES = (1 << 64) - 2  # the part of a pass that substitutes are drawn from, beside blocks and their order
 _DIGEST_LIMIT = 64  # bytes that one blake2b digest holds
 
 Keys = npt.NDArray[np.uint64]
@@ -48,6 +49,7 @@ class Choice(IntEnum):
     CLIP = 0
     STRONG_RGB = 1
     STRONG_TG = 2
+    BUFFER = 3  # of a slot and not a draw: which clip is taken from its buffer, see tgtrain.stream
 
 
 REPLAY_WORKERS, REPLAY_RANKS = 4, 8  # loader processes of the reference's recipes, and their GPUs
@@ -65,6 +67,17 @@ class Draw:
     video: int
     pass_index: int
     position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How far a stream has come. num_passes: done. num_in_pass: videos of the one under way that have come. num_seen: different
+    videos so far.
+    """
+
+    num_passes: int
+    num_in_pass: int
+    num_seen: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +121,10 @@ class StreamOrder:
         videos = permute(places, self.num_videos, keys[:, passes - first_pass])
         return tuple(map(Draw, videos.tolist(), passes.tolist(), positions.tolist()))
 
+    def coverage(self, num_steps: int) -> Coverage:
+        """After so many steps."""
+        return passed(num_steps * self.batch_size, self.num_videos)
+
 
 @dataclass(frozen=True, slots=True)
 class RepeatedOrder:
@@ -144,6 +161,21 @@ class RepeatedOrder:
             for place, draw in enumerate(first_pass.draws(batch))
         )
 
+    def coverage(self, num_steps: int) -> Coverage:
+        """After so many steps; a pass is one time through the whole batches, cut off at the end of an epoch."""
+        num_batches = self.num_videos // self.batch_size
+        epoch, within = divmod(num_steps, self.steps_per_epoch)
+        turns_per_epoch = -(-self.steps_per_epoch // num_batches)
+        turn, batches = divmod(within, num_batches)
+        most = min(num_batches, self.steps_per_epoch if epoch else within)
+        return Coverage(epoch * turns_per_epoch + turn, batches * self.batch_size, most * self.batch_size)
+
+
+def passed(position: int, num_videos: int) -> Coverage:
+    """Of a stream that goes through all its videos again and again: after the first `position` draws."""
+    num_passes, num_in_pass = divmod(position, num_videos)
+    return Coverage(num_passes, num_in_pass, min(position, num_videos))
+
 
 def rank_part(draws: tuple[Draw, ...], rank: int, world_size: int) -> tuple[Draw, ...]:
     """The draws of one rank: every `world_size`-th, from `rank` on, so all ranks together are the global batch.
@@ -178,6 +210,18 @@ def sample_seed(seed: int, stream_id: int, pass_index: int, key: str, choice: in
     numbers = struct.pack("<5Q", seed, stream_id, pass_index, key_hash, choice)
     # Ten 32-bit words whatever the values: SeedSequence would give small integers fewer words, and words could shift.
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(struct.unpack("<10I", numbers))))
+
+
+def substitutes_of(draw: Draw, num_videos: int, seed: int, stream_id: int, most: int) -> list[int]:
+    """Videos of the stream that may stand in for a damaged one, best first: up to `most`, all different, spread over the stream.
+
+    Neighbours would not do: they lie in the same shard, which may be damaged as a whole. Drawn from (seed, stream, pass, video), so
+    that they are the same for any number of ranks and workers and after a resume.
+    """
+    keys = round_keys(seed, stream_id, draw.pass_index, _SUBSTITUTES, draw.video)
+    places = np.arange(min(num_videos, most + 1), dtype=np.int64)
+    images = permute(places, num_videos, np.repeat(keys[:, None], len(places), axis=1))
+    return [video for video in images.tolist() if video != draw.video][:most]
 
 
 def replayed_key(draw: Draw, batch_size: int) -> tuple[int, str]:

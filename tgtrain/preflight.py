@@ -10,6 +10,8 @@ from manifests.records import InputError
 from tgtrain.config import Config
 from tgtrain.model import build_model, count_parameters, last_shape
 from tgtrain.run import Setup
+from tgtrain.sources import training_workers
+from tgtrain.stream import weaker_promises
 
 _NAMED = 5
 
@@ -18,6 +20,10 @@ def notes(setup: Setup) -> list[str]:
     """What a run does with a small data set or odd settings, in words: each is defined, none is an error."""
     config, split = setup.config, setup.split
     told = []
+    if config.data.reader == "stream":
+        told += weaker_promises(
+            training_workers(config), config.data.shuffle_clips, len(set(setup.reader.places.shard.tolist()))
+        )
     for name, size, here in (
         ("labelled", config.batch.labelled, int(split.labelled.sum())),
         ("unlabelled", config.batch.unlabelled, int(split.unlabelled.sum())),

@@ -27,6 +27,7 @@ from tgtrain.crop import CropBox, Size
 from tgtrain.gop import GopDecoder, runs_of
 from tgtrain.places import VideoPlace, VideoPlaces, find_places
 from tgtrain.remote import RemoteShards
+from tgtrain.sequential import ShardSource, StreamedShards
 from tgtrain.shards import LocalShards, Shards
 
 Pixels = npt.NDArray[np.uint8]
@@ -122,6 +123,50 @@ class ClipReader:
         """The one view of a training plan."""
         return self.read_views(video, [plan], rgb=rgb, tg=tg, into=None if into is None else [into])[0]
 
+    def ranges(
+        self, video: int, plans: Sequence[ClipPlan], *, rgb: bool = True, tg: bool = True
+    ) -> list[tuple[int, int]]:
+        """Where in its shard the bytes lie that `read_views` asks for with these plans: (offset, size), indices included.
+
+        Raises BadSampleError as it does.
+        """
+        place = self.places[video]
+        frames = {frame for plan in plans for frame in plan.frames} if rgb else set()
+        gradients = {frame for plan in plans for frame in plan.tg_frames} if tg else set()
+        slow = any(plan.gradient == "slow" for plan in plans)
+        second = "flow" if any(plan.gradient == "flow" for plan in plans) else "tg"
+        wanted = {"rgb": frames, second: gradients}
+        if slow or not gradients or place.members.place(second)[2] < 0:
+            wanted = {"rgb": frames | gradients | (set() if slow else {frame + 1 for frame in gradients})}
+        found: list[tuple[int, int]] = []
+        try:
+            for kind, some in wanted.items():
+                if some:
+                    index_offset, index_size, start, _ = place.members.place(kind)
+                    offsets = self._offsets(place, kind, sorted(some))
+                    runs = runs_of(sorted(some), self.gop) if kind == "rgb" and self.gop else None
+                    spans = [(run.first, run.last + 1) for run in runs] if runs else [(f, f + 1) for f in sorted(some)]
+                    found += [(index_offset, index_size)]
+                    found += [(start + offsets[first], offsets[end] - offsets[first]) for first, end in spans]
+        except UnreachableError:
+            raise
+        except (OSError, ValueError) as error:
+            raise BadSampleError(f"{place.key} in {place.shard}: {error}") from None
+        return found
+
+    def _offsets(self, place: VideoPlace, kind: str, frames: list[int]) -> list[int]:
+        """Where each stored frame lies in its member; ValueError where the wanted frames (sorted) cannot lie there."""
+        index_start, index_size, _, size = place.members.place(kind)
+        coded = kind == "rgb" and bool(self.gop)
+        offsets: list[int] = decode_offsets(
+            self.shards.read(place.shard, [(index_start, index_size)])[0], mp4=coded
+        ).tolist()
+        if frames[-1] >= len(offsets) - 1 or (offsets[-1] > size if coded else offsets[-1] != size):
+            raise ValueError(
+                f"its index names {len(offsets) - 1} {'' if coded else f'{kind.upper()} '}frames and {offsets[-1]} bytes, expected {size}"
+            )
+        return offsets
+
     def close(self) -> None:
         """Close the shards."""
         self.shards.close()
@@ -145,10 +190,7 @@ class ClipReader:
     def _decoded(self, place: VideoPlace, frames: list[int], part: CropBox | None) -> Iterator[tuple[int, Frame]]:
         """Frames of a stored video."""
         m = place.members
-        index = self.shards.read(place.shard, [(m.rgb_index_offset, m.rgb_index_bytes)])[0]
-        offsets = decode_offsets(index, mp4=True).tolist()
-        if offsets[-1] > m.rgb_bytes or frames[-1] >= len(offsets) - 1:
-            raise ValueError(f"its index names {len(offsets) - 1} frames and {offsets[-1]} bytes of {m.rgb_bytes}")
+        offsets = self._offsets(place, "rgb", frames)
         runs = runs_of(frames, self.gop)
         ranges = [(m.rgb_offset + offsets[run.first], offsets[run.last + 1] - offsets[run.first]) for run in runs]
         coded = self.shards.read(place.shard, ranges)
@@ -162,12 +204,8 @@ class ClipReader:
         yield from self.decoder.decode(pictures, frames, place.height, place.width, part)
 
     def _jpegs(self, place: VideoPlace, kind: str, frames: list[int]) -> list[bytes]:
-        index_start, index_size, start, size = place.members.place(kind)
-        offsets = decode_offsets(self.shards.read(place.shard, [(index_start, index_size)])[0]).tolist()
-        if offsets[-1] != size or frames[-1] >= len(offsets) - 1:
-            raise ValueError(
-                f"its index names {len(offsets) - 1} {kind.upper()} frames and {offsets[-1]} bytes, expected {size}"
-            )
+        start = place.members.place(kind)[2]
+        offsets = self._offsets(place, kind, frames)
         ranges = [(start + offsets[frame], offsets[frame + 1] - offsets[frame]) for frame in frames]
         return self.shards.read(place.shard, ranges)
 
@@ -188,12 +226,16 @@ class ClipReader:
 _NOTHING: Pixels = np.empty((0, 0, 0, 3), np.uint8)
 
 
-def open_reader(manifest: Manifest, keys: Iterable[str], cache: CacheSettings | None = None) -> ClipReader:
+def open_reader(
+    manifest: Manifest, keys: Iterable[str], cache: CacheSettings | None = None, stream: ShardSource | None = None
+) -> ClipReader:
     """A reader of the videos with these keys, numbered in their order. InputError where one has no sample.
 
-    cache: where shards of a data set at a URL are kept.
+    cache: where shards of a data set at a URL are kept. stream: where shards come from that are to be read from their beginning.
     """
     places = find_places(manifest, tuple(keys))
+    if stream is not None:
+        return ClipReader(places, StreamedShards(stream, places), video_gop(manifest.header))
     shards: Shards = LocalShards(manifest.root)
     if is_url(manifest.root):
         shards = RemoteShards(manifest.root, manifest.shards, places, (cache or CacheSettings()).open())

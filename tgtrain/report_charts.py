@@ -177,7 +177,7 @@ def _themes(run: Run) -> tuple[_Theme, ...]:
         ),
     ]
     known = {name for theme in themes for name, _, _ in theme.lines} | {
-        "epoch", "memory_mb", "num_bad", "train/num_selected", "train/num_correct"
+        "epoch", "memory_mb", "loader_memory_mb", "num_bad", "train/num_selected", "train/num_correct"
     }  # fmt: skip
     others = [_Theme(name, ((name, name, 7),), "") for name in names if name not in known]
     return (*themes, *others)

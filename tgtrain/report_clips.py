@@ -20,6 +20,7 @@ from tgtrain.reader import BadSampleError, ClipReader, Pixels, open_reader
 from tgtrain.report_classes import Pair
 from tgtrain.report_data import Run
 from tgtrain.report_results import TestResult
+from tgtrain.sequential import ShardSource
 
 NUM_CLIPS = 6
 NUM_FRAMES = 8
@@ -93,7 +94,9 @@ def make_gallery(runs: Sequence[Run], results: Sequence[TestResult | None], pair
         examples = _examples(results[0], pairs)
         settings = run.settings
         cache = CacheSettings(settings.get("runtime.cache", ""), int(settings.get("runtime.cache_gb", 0) * 1e9))
-        reader = open_reader(manifest, dict.fromkeys([*chosen, *examples.values()]), cache)
+        streamed = settings.get("data.reader") == "stream"
+        stream = ShardSource(run.data.root, settings.get("data.shards", "")) if streamed else None
+        reader = open_reader(manifest, dict.fromkeys([*chosen, *examples.values()]), cache, stream)
     except (InputError, OSError, ValueError) as error:
         return Gallery(
             problem=f"There are no pictures, because the run’s data set cannot be read where it was. {error}"

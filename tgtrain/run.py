@@ -29,6 +29,7 @@ from tgtrain.checkpoint import Identity
 from tgtrain.clip import ClipSettings
 from tgtrain.config import Config, config_from_dict, differences
 from tgtrain.reader import ClipReader, open_reader
+from tgtrain.sequential import ShardSource
 
 CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"
@@ -40,6 +41,7 @@ _FREE = (
     "runtime.device",
     "runtime.log_every",
     "runtime.cache",
+    "data.shards",
     "evaluate.keep",
     "evaluate.average",
     "description",
@@ -176,10 +178,18 @@ def prepare(root: str, split: LabelSplit, manifest: Manifest, config: Config) ->
         problems.append(
             f"data.gradient is flow, and {root} holds none: extract it anew with `--flow dis` into another folder"
         )
-    problems += _missing_shards(manifest)
+    stream = ShardSource(manifest.root, config.data.shards) if config.data.reader == "stream" else None
+    if config.data.block_shards > 0 and stream is not None:
+        problems.append(
+            "data.block_shards is set, which data.reader=stream does not read: data.shuffle_clips is its like"
+        )
+    if config.data.shards and stream is None:
+        problems.append("data.shards is set, which data.reader=stream alone reads")
+    if stream is None or not (stream.template or is_url(manifest.root)):
+        problems += _missing_shards(manifest)
     if problems:
         raise InputError("This run cannot start: " + "; ".join(problems) + ".")
-    reader = open_reader(manifest, split.key, cache_settings(config))
+    reader = open_reader(manifest, split.key, cache_settings(config), stream)
     doubts = tuple(problem.message for problem in checked if problem.level == WARNING)
     return Setup(with_blocks(config, manifest.root), manifest, split, reader, doubts)
 
@@ -188,7 +198,8 @@ def with_blocks(config: Config, root: str) -> Config:
     """The config with its order of shards decided: as a whole on local disk, in blocks for a data set at a URL."""
     if config.data.block_shards >= 0:
         return config
-    return replace(config, data=replace(config.data, block_shards=_REMOTE_BLOCK_SHARDS if is_url(root) else 0))
+    in_blocks = is_url(root) and config.data.reader == "indexed"
+    return replace(config, data=replace(config.data, block_shards=_REMOTE_BLOCK_SHARDS if in_blocks else 0))
 
 
 def cache_settings(config: Config) -> CacheSettings:
@@ -201,6 +212,8 @@ def _missing_shards(manifest: Manifest) -> list[str]:
     there = list_files(manifest.root)
     if is_url(manifest.root) and not there:
         return []  # a web server without listings: what is missing shows when it is read
+    if is_url(manifest.root) and not any(there.values()):
+        there = {row.name: row.num_bytes for row in manifest.shards if row.name in there}  # a listing without sizes
     wrong = []
     for shard in manifest.shards:
         found = there.get(shard.name, -1)
@@ -300,6 +313,8 @@ def read_setup(run: Path, data: str | None = None, cache: CacheSettings | None =
         folder = cache.folder or config.runtime.cache
         gigabytes = cache.num_bytes / 1e9 or config.runtime.cache_gb
         config = replace(config, runtime=replace(config.runtime, cache=folder, cache_gb=gigabytes))
+    if data is not None:  # shards are read there, whatever the run read them with
+        config = replace(config, data=replace(config.data, shards=""))
     root = data or facts["data"]["root"]
     from manifests.splits import read_split
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 
 from manifests.records import InputError
 from tgtrain.ahead import largest_need
-from tgtrain.batch import StepDataset, StreamSource
+from tgtrain.batch import StepDataset, StreamSource, default_workers
 from tgtrain.block_order import BlockOrder
 from tgtrain.config import Config
 from tgtrain.distributed import Ranks
@@ -16,11 +17,13 @@ from tgtrain.mvpl_plan import MvplSettings
 from tgtrain.order import RepeatedOrder, Stream, StreamOrder, steps_per_epoch
 from tgtrain.remote import RemoteShards
 from tgtrain.run import Setup
+from tgtrain.sequential import StreamedShards
+from tgtrain.stream import StreamedDataset
 from tgtrain.strong_plan import StrongSettings, draw_run_signs
 
 
 def step_dataset(setup: Setup, ranks: Ranks) -> StepDataset:
-    """The batches of this rank, by step. InputError where the settings do not allow any."""
+    """The batches of this rank, by step (with data.reader=stream in order alone). InputError where the settings do not allow any."""
     config = setup.config
     views = wanted_views(config)
     unlabelled = None
@@ -40,8 +43,20 @@ def step_dataset(setup: Setup, ranks: Ranks) -> StepDataset:
         rgb="rgb" in views,
         tg="tg" in views,
     )
+    if config.data.reader == "stream":
+        return _streamed(setup, dataset)
     _check_cache(setup, dataset)
     return dataset
+
+
+def _streamed(setup: Setup, dataset: StepDataset) -> StreamedDataset:
+    """The same batches from streams. InputError where a setting asks for an order that streams do not have."""
+    kept = [quirk for quirk in setup.config.compat.quirks if quirk in ("fixed_labelled_order", "replayed_operations")]
+    if kept:
+        raise InputError(f"data.reader=stream cannot have compat.quirks {', '.join(kept)}: it has no order of its own.")
+    assert isinstance(setup.reader.shards, StreamedShards)
+    fields = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(dataset)}
+    return StreamedDataset(**fields, source=setup.reader.shards.source, buffer_clips=setup.config.data.shuffle_clips)
 
 
 def _check_cache(setup: Setup, dataset: StepDataset) -> None:
@@ -59,6 +74,11 @@ def _check_cache(setup: Setup, dataset: StepDataset) -> None:
             f"{setup.config.data.block_shards} shards and a labelled batch need {gigabytes:.1f} GB. Set runtime.cache_gb={gigabytes:.1f} "
             "(--cache-gb), make room on its disk, name another folder with --cache, or lower data.block_shards."
         )
+
+
+def training_workers(config: Config) -> int:
+    """Loader processes that a training process starts here with this config."""
+    return default_workers() if config.runtime.workers < 0 else config.runtime.workers
 
 
 def wanted_views(config: Config) -> tuple[str, ...]:

@@ -22,10 +22,11 @@ from tgtrain.accumulate import add_gradients, clip_gradients, lengthen_memory, s
 from tgtrain.batch import SslBatch, default_workers, step_loader
 from tgtrain.calibrate import measure_batch_norm
 from tgtrain.config import Config
+from tgtrain.damage import Damage, TooMuchDamageError, left_out
 from tgtrain.distributed import Ranks
 from tgtrain.evaluate import Result, evaluate
 from tgtrain.evaluate import Views as EvalViews
-from tgtrain.log import Interval, Journal, figures_line, memory_mb, step_line, with_precision
+from tgtrain.log import Interval, Journal, coverage_line, figures_line, memory_mb, step_line, with_precision
 from tgtrain.model import Model, build_model, count_macs, share_dropout
 from tgtrain.order import steps_per_epoch
 from tgtrain.prefetch import batches_on
@@ -136,6 +137,13 @@ def train(
             raise RunError(_cannot_write(run, trainer.step, error)) from error
 
 
+def training_step(setup: Setup, ranks: Ranks) -> Callable[[SslBatch], object]:
+    """The update of the weights that a run makes with a batch, in its last epoch: for measurements. It writes no file."""
+    trainer = _Trainer(setup, Path(), ranks, _silent)
+    trainer.step = trainer.num_steps - 1
+    return trainer._train_step
+
+
 class _Trainer:
     """The state of a run in this process: model, optimiser and how many steps are done."""
 
@@ -170,7 +178,9 @@ class _Trainer:
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.dtype is torch.float16)
         self.may_ask = ranks.device.type == "cpu"  # a GPU would have to be waited for
         self.step = 0
-        self.num_read = self.num_bad = self.num_skipped = 0
+        self.num_skipped = 0
+        self.damage = Damage(config.runtime.max_bad_fraction)
+        self.loader_mb = 0.0
         self.last: Result | None = None
 
     def take(self, found: checkpoints.Checkpoint | None) -> None:
@@ -184,7 +194,7 @@ class _Trainer:
         if self.ranks.device.type == "cpu" and found.extra.get("num_threads"):
             # Sums are split by thread: only the same number of threads gives the same bits.
             torch.set_num_threads(int(found.extra["num_threads"]))
-        self.num_read, self.num_bad = int(found.extra.get("num_read", 0)), int(found.extra.get("num_bad", 0))
+        self.damage.num_read, self.damage.num_bad = (int(found.extra.get(name, 0)) for name in ("num_read", "num_bad"))
         self.num_skipped = int(found.extra.get("num_skipped", 0))
         self.step = found.step
         self.tell(f"resumed at step {self.step} of {self.num_steps}")
@@ -194,8 +204,9 @@ class _Trainer:
         journal = Journal(self.folder, self.step) if self.ranks.is_main else None
         interval = Interval(finite_only=self.scaler.is_enabled())
         device = self.ranks.device
+        dataset = step_dataset(self.setup, self.ranks)
         read = step_loader(
-            step_dataset(self.setup, self.ranks),
+            dataset,
             range(self.step, stop_at),
             self.workers,
             pin=device.type == "cuda",
@@ -210,6 +221,7 @@ class _Trainer:
                 waited = time.perf_counter() - waited
                 assert batch.step == self.step, (batch.step, self.step)
                 self._count_bad(batch)
+                self.loader_mb = max(self.loader_mb, batch.loader_mb)
                 values = self._train_step(batch)
                 interval.add(values, _num_clips(batch) * self.ranks.world_size, waited)
                 self.step += 1
@@ -223,7 +235,11 @@ class _Trainer:
                 if self.step % self.config.runtime.log_every == 0 or self.step == stop_at or due or interrupted:
                     self._log(interval, journal, epoch)
                     interval.reset()
+                if iteration == self.per_epoch - 1 and journal is not None:
+                    journal.write("epoch", self.step, {"epoch": epoch, **dataset.coverage(self.step)})
                 if due:
+                    if coverage := dataset.coverage(self.step):
+                        self.tell(f"epoch {epoch + 1}: {coverage_line(coverage)}")
                     self._evaluate_and_save(journal, epoch)
                     saved_at = self.step
                     interval.reset()
@@ -278,20 +294,19 @@ class _Trainer:
 
     def _count_bad(self, batch: SslBatch) -> None:
         for clips in (batch.labelled, batch.unlabelled):
-            if clips is None:
-                continue
-            self.num_read += len(clips.keys)
-            self.num_bad += len(clips.bad)
-            for reason in clips.bad:
-                self.tell(f"damaged sample replaced: {reason}")
-        limit = self.config.runtime.max_bad_fraction
-        if self.num_bad > max(1.0, limit * self.num_read):
-            raise RunError(
-                f"{self.num_bad} of {self.num_read} clips read were damaged, runtime.max_bad_fraction allows {limit:g}. "
-                f"`tgprep extract` into a new folder restores the data."
-            )
+            if clips is not None:
+                self.damage.add(len(clips.keys), clips.bad)
+        if self.ranks.world_size == 1:
+            self._judge_damage()  # ranks do so at every line of the log: asking every step would make them wait
+
+    def _judge_damage(self) -> None:
+        try:
+            self.damage.join(self.ranks, self.tell)
+        except TooMuchDamageError as error:
+            raise RunError(str(error)) from None
 
     def _log(self, interval: Interval, journal: Journal | None, epoch: int) -> None:
+        self._judge_damage()
         values = with_precision(self._over_ranks(interval.means()))
         if self.scaler.is_enabled():
             self.num_skipped += round(values.pop("train/skipped") * interval.num_steps)
@@ -309,7 +324,8 @@ class _Trainer:
         values["learning_rate"] = learning_rate(schedule, *epoch_of(self.step - 1, self.per_epoch))
         values["epoch"] = epoch
         values["memory_mb"] = memory_mb()
-        values["num_bad"] = self.num_bad
+        values["loader_memory_mb"] = max(self.ranks.gather(self.loader_mb))  # of the largest process; 0 without any
+        values["num_bad"] = self.damage.num_bad
         if journal is not None:
             journal.write("train", self.step, values)
         self.tell(step_line(self.step, self.num_steps, epoch, values))
@@ -327,7 +343,8 @@ class _Trainer:
         running = None
         if "running_statistics" in self.config.compat.quirks:
             running = {name: value.clone() for name, value in self.model.state_dict().items() if "running_" in name}
-        measure_batch_norm(self.model, self.setup, self.ranks)
+        if bad := measure_batch_norm(self.model, self.setup, self.ranks):
+            self.tell(left_out("precise BatchNorm", bad))
         self._check_finite()
         part = self.setup.evaluated_part
         places = self.setup.places(part)
@@ -346,10 +363,14 @@ class _Trainer:
                 modality=modality,  # type: ignore[arg-type]
                 workers=self.workers,
             )
+            if result.bad:
+                self.tell(left_out(f"the evaluation of {len(places)} {part} videos", list(result.bad)))
             if result.keys:
                 self.last, named = result, result.named()
                 if journal is not None:
-                    journal.write("evaluate", self.step, {"epoch": epoch, "part": part, **named})
+                    journal.write(
+                        "evaluate", self.step, {"epoch": epoch, "part": part, "num_bad": len(result.bad), **named}
+                    )
                 shown = figures_line(named, len(self.setup.classes))
                 self.tell(f"epoch {epoch + 1}: {shown}  ({len(result.keys)} {part} videos)")
         if running is not None:
@@ -379,8 +400,8 @@ class _Trainer:
                     "scaler": self.scaler.state_dict(),
                     "precise_bn": precise,
                     "num_threads": torch.get_num_threads(),
-                    "num_read": self.num_read,
-                    "num_bad": self.num_bad,
+                    "num_read": self.damage.num_read,
+                    "num_bad": self.damage.num_bad,
                     "num_skipped": self.num_skipped,
                     **settings_in(self.config),
                 },

@@ -60,6 +60,7 @@ def test_any_number_of_workers_gives_the_same_batches_from_any_step(data_set: Pa
         assert [batch.step for batch in batches] == list(range(start, 6))
         for batch in batches:
             same(batch, expected[batch.step])
+            assert (20 < batch.loader_mb < 100_000) if workers else batch.loader_mb == 0
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
@@ -203,12 +204,36 @@ def test_a_damaged_video_is_replaced_named_and_the_rest_is_untouched(make_data_s
     assert torch.equal(first.labelled.rgb[2:], good.labelled.rgb[2:])
 
 
+def test_a_shard_of_zeros_costs_its_own_samples_alone(make_data_set: Callable[..., Path]) -> None:
+    """20 damaged neighbours: each is replaced by a video of another shard, the same whoever reads, and counts once."""
+    root = make_data_set(groups=20, num_shards=3)
+    manifest = read_manifest(root)
+    name = manifest.shards[0].name
+    zeroed = {row.key for row in manifest.videos if row.shard == name}
+    assert len(zeroed) == 20
+    (root / name).write_bytes(bytes(manifest.shards[0].num_bytes))
+    dataset = dataset_of(root, unlabelled=6)
+    assert dataset.unlabelled is not None
+    in_stream = {dataset.reader.places.key(video) for video in dataset.unlabelled.videos} & zeroed
+    bad: list[str] = []
+    num_steps = len(dataset.unlabelled.videos) // 6
+    assert num_steps * 6 == len(dataset.unlabelled.videos)
+    for step in range(num_steps):
+        batch = dataset[step].unlabelled
+        assert batch is not None
+        assert not set(batch.keys) & zeroed
+        assert batch.keys == dataset_of(root, unlabelled=6)[step].unlabelled.keys  # type: ignore[union-attr]
+        assert batch.labels.tolist() == [int(key[5]) for key in batch.keys]
+        bad += batch.bad
+    assert sorted(reason.partition(" in ")[0] for reason in bad) == sorted(in_stream)
+
+
 def test_a_data_set_that_is_gone_stops_the_run(make_data_set: Callable[..., Path]) -> None:
     root = make_data_set()
     dataset = dataset_of(root)
     for shard in root.glob("*.tar"):
         shard.unlink()
-    with pytest.raises(InputError, match="videos in a row cannot be read"):
+    with pytest.raises(InputError, match="nor any of the 5 others of its stream that were tried"):
         dataset[0]
 
 

@@ -13,7 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.records import InputError
-from tgtrain.order import Choice, Stream, StreamOrder, rank_part, sample_seed, steps_per_epoch
+from tgtrain.block_order import BlockOrder
+from tgtrain.order import (
+    Choice,
+    Coverage,
+    Draw,
+    RepeatedOrder,
+    Stream,
+    StreamOrder,
+    rank_part,
+    sample_seed,
+    steps_per_epoch,
+    substitutes_of,
+)
 
 PINNED_FIRST = [6191, 7147, 1979, 3991, 8517, 559, 1853, 8681]
 PINNED_SMALL = [4, 5, 1, 6, 0, 2, 3, 4]
@@ -187,3 +199,44 @@ def test_a_long_stream_costs_no_more_than_a_short_one() -> None:
     for step in range(40):
         order.draws(step * 9_000)
     assert (time.perf_counter() - start) / 40 < 0.02
+
+
+@quick
+@given(sizes, st.integers(0, 1000), st.integers(0, 5), seeds, st.integers(0, 20))
+def test_substitutes_are_others_of_the_stream_and_all_of_a_small_one(
+    num_videos: int, video: int, pass_index: int, seed: int, most: int
+) -> None:
+    draw = Draw(video % num_videos, pass_index, position=0)
+    found = substitutes_of(draw, num_videos, seed, Stream.UNLABELLED, most)
+    assert len(found) == len(set(found)) == min(most, num_videos - 1)
+    assert set(found) <= set(range(num_videos)) - {draw.video}
+    assert found == substitutes_of(draw, num_videos, seed, Stream.UNLABELLED, most)
+
+
+def test_substitutes_are_spread_evenly_over_the_stream() -> None:
+    num_videos = 50
+    chosen = np.array([substitutes_of(Draw(7, p, 0), num_videos, 1, Stream.LABELLED, 16) for p in range(2500)])
+    for place in (0, 3):  # the first that is tried, and a later one
+        counts = np.bincount(chosen[:, place], minlength=num_videos)
+        assert counts[7] == 0
+        assert could_be_even(np.delete(counts, 7))
+
+
+@quick
+@given(sizes, batches, st.integers(0, 12), st.integers(1, 9), st.sampled_from(["stream", "blocks", "repeated"]))
+def test_coverage_counts_what_has_been_drawn(
+    num_videos: int, batch_size: int, num_steps: int, steps_per_epoch: int, kind: str
+) -> None:
+    order: StreamOrder | BlockOrder | RepeatedOrder = StreamOrder(num_videos, batch_size, 3, Stream.LABELLED)
+    if kind == "blocks":
+        order = BlockOrder(np.arange(num_videos) // 4, 2, batch_size, 3, Stream.LABELLED)
+    elif kind == "repeated":
+        batch_size = min(batch_size, num_videos)
+        order = RepeatedOrder(num_videos, batch_size, 3, Stream.LABELLED, steps_per_epoch)
+    drawn = [draw for step in range(num_steps) for draw in order.draws(step)]
+    next_pass = order.draws(num_steps)[0].pass_index
+    assert order.coverage(num_steps) == Coverage(
+        num_passes=next_pass,
+        num_in_pass=sum(draw.pass_index == next_pass for draw in drawn),
+        num_seen=len({draw.video for draw in drawn}),
+    )

@@ -170,6 +170,21 @@ def test_what_a_run_writes(data_set: Path, tmp_path: Path) -> None:
     assert facts["data"]["classes"] == ["class0", "class1", "class2"]
 
 
+def test_every_epoch_tells_what_its_streams_have_seen(data_set: Path, tmp_path: Path) -> None:
+    """12 unlabelled and 6 labelled videos, 4 of each a step, 3 steps an epoch: one pass, and two."""
+    said: list[str] = []
+    train(setup_of(data_set, "runtime.workers=1"), tmp_path / "run", ALONE, tell=said.append)
+    told = records(tmp_path / "run", "epoch")
+    assert [record["step"] for record in told] == [3, 6, 9, 12]
+    for number, record in enumerate(told, start=1):
+        assert (record["unlabelled_num_passes"], record["unlabelled_num_in_pass"]) == (number, 0)
+        assert (record["labelled_num_passes"], record["labelled_num_in_pass"]) == (2 * number, 0)
+        assert (record["unlabelled_num_seen"], record["unlabelled_num_videos"]) == (12, 12)
+        assert (record["labelled_num_seen"], record["labelled_num_videos"]) == (6, 6)
+    assert "epoch 2: labelled 6 of 6 videos seen, pass 4; unlabelled 12 of 12 videos seen, pass 2" in said
+    assert all(20 < record["loader_memory_mb"] < 100_000 for record in records(tmp_path / "run", "train"))
+
+
 def test_a_finished_run_does_nothing(data_set: Path, tmp_path: Path) -> None:
     run(data_set, tmp_path / "run")
     before = weights(tmp_path / "run")
