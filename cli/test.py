@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from cli.common import cache_options, handled, print_json, quiet_threads, say
+from cli.launch import devices_option, launched
 
 if TYPE_CHECKING:
     from tgtrain.evaluate import Result
@@ -53,6 +54,7 @@ _SHOWN_CLASSES = 101  # of more, the weakest
     "--predictions", type=click.Path(path_type=Path), help="also write the scores of every video to this file"
 )
 @click.option("--features", type=click.Path(path_type=Path), help="write the features of every video to this file")
+@devices_option
 @cache_options
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 @handled
@@ -68,6 +70,7 @@ def test(
     batch_views: int | None,
     predictions: Path | None,
     features: Path | None,
+    devices: str | None,
     cache_folder: str | None,
     cache_gb: float | None,
     as_json: bool,
@@ -75,9 +78,10 @@ def test(
     """Measure the accuracy of RUN [default: the newest below ./runs] on the test videos of its split.
 
     Prints top1@VIEWS, top5@VIEWS (with more than 5 classes), the mean over classes, every class and what is most often
-    confused; writes test-VIEWS.json and .parquet (scores of every video) into the run. Under torchrun the processes
-    share the videos.
+    confused; writes test-VIEWS.json and .parquet (scores of every video) into the run. With --devices,
+    or under torchrun or srun, the processes share the videos.
     """
+    launched(devices)
     quiet_threads()
     from manifests.records import InputError
     from tgtrain.batch import default_workers

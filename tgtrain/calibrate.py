@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -21,8 +22,13 @@ _AHEAD = 4  # batches that a cache of a remote data set fetches before they are 
 _STREAM = 2  # beside the labelled and the unlabelled stream, see tgtrain.order
 
 
-def measure_batch_norm(model: Model, setup: Setup, ranks: Ranks) -> None:
-    """Replace the BatchNorm statistics of every network by those of centre clips of the train list, as the recipe asks."""
+def measure_batch_norm(
+    model: Model, setup: Setup, ranks: Ranks, should_stop: Callable[[], bool] = lambda: False
+) -> None:
+    """Replace the BatchNorm statistics of every network by those of centre clips of the train list, as the recipe asks.
+
+    should_stop: asked before every batch; once it says so the statistics are of fewer batches, good for nothing.
+    """
     wanted = setup.config.precise_bn.batches
     if not wanted:
         return
@@ -31,7 +37,7 @@ def measure_batch_norm(model: Model, setup: Setup, ranks: Ranks) -> None:
     if "precise_bn_rgb_only" in setup.config.compat.quirks and "rgb" in views:
         views = ("rgb",)
     for view in views:
-        batches = _batches(setup, ranks, view, wanted)
+        batches = takewhile(lambda _: not should_stop(), _batches(setup, ranks, view, wanted))
         recompute_statistics(model.backbone(view), batches, wanted)  # type: ignore[arg-type]
 
 

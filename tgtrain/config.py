@@ -138,6 +138,7 @@ class RuntimeSettings:
 
     precision: of the forward pass (autocast). log_every: steps between two lines of the log.
     max_bad_fraction: stop once more of the clips read were damaged than this share.
+    max_loss_factor: stop once the loss is over this many times the usual one (see tgtrain.health); 0: never.
     cache: folder for shards of a data set at a URL; "": ~/.cache/tgtrain. cache_gb: what it may hold in GB (10^9 bytes); 0: 80 %
     of what its disk has free.
     """
@@ -149,6 +150,7 @@ class RuntimeSettings:
     log_every: Positive = 20
     compile: bool = False
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
+    max_loss_factor: NotNegativeFloat = 100.0
     cache: str = ""
     cache_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 

@@ -38,6 +38,7 @@ _FREE = (
     "runtime.workers",
     "runtime.device",
     "runtime.log_every",
+    "runtime.max_loss_factor",
     "runtime.cache",
     "evaluate.keep",
     "evaluate.average",

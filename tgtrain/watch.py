@@ -1,0 +1,96 @@
+"""What the processes of a run tell each other beside their collectives: that one has failed, that one was asked to stop.
+
+A process that waits for the others in a collective hears nothing of one that has left it: it would wait for the timeout of
+the process group. So every process has a thread that looks into the store of the group, which works at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from torch.distributed.distributed_c10d import PrefixStore, Store
+
+from manifests.records import InputError
+
+_POLL_SECONDS = 0.5
+_GRACE_SECONDS = 2.0  # for this process to fail by itself, with its own message
+_HEARD_SECONDS = 10.0  # that a failing process waits for the others to have heard of it
+_STOP, _FAILED, _HEARD = "stop", "failed", "heard"
+
+
+class Watch:
+    """The thread of one process; see the module. should_stop: whether this process was asked to stop.
+
+    store: of the process group; its server is in rank 0, or in torchrun.
+    """
+
+    def __init__(self, store: Store, rank: int, world_size: int, should_stop: Callable[[], bool]) -> None:
+        self.store = PrefixStore("tgtrain", store)
+        self.rank, self.world_size, self.should_stop = rank, world_size, should_stop
+        self.stop_seen = False
+        self.failing = False
+        self.ending = False
+        self.closed = threading.Event()
+        self.thread = threading.Thread(target=self._look, name="watch", daemon=True)
+        self.thread.start()
+
+    def asked_to_stop(self) -> bool:
+        """Whether some process was asked to stop, as far as it is known here (within a second)."""
+        return self.stop_seen or self.should_stop()
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the others that this process ends with an error; the one that runs the store waits until they have heard."""
+        self.failing = True
+        code = 2 if isinstance(error, InputError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+        text = str(error) if isinstance(error, InputError) or type(error).__name__ == "RunError" else repr(error)
+        try:
+            self.store.compare_set(_FAILED, "", json.dumps({"rank": self.rank, "text": text, "code": code}))
+            heard = self.store.add(_HEARD, 1)
+            until = time.monotonic() + _HEARD_SECONDS
+            while self.rank == 0 and heard < self.world_size and time.monotonic() < until:
+                time.sleep(0.05)
+                heard = self.store.add(_HEARD, 0)
+        except RuntimeError:
+            pass  # the store is gone, and with it the process that runs it: the others see that
+
+    def close(self) -> None:
+        """End the thread."""
+        self.closed.set()
+        self.thread.join()
+
+    def _look(self) -> None:
+        told = False
+        while not self.closed.wait(_POLL_SECONDS):
+            try:
+                if not told and self.should_stop():
+                    self.store.set(_STOP, "1")
+                    told = True
+                self.stop_seen = self.stop_seen or self.store.check([_STOP])
+                failed = self.store.check([_FAILED])
+            except RuntimeError:
+                if not self.ending:
+                    self._leave(0, "it has ended, and nothing is heard of it any more.", 1)
+                return
+            if failed:
+                found = json.loads(self.store.get(_FAILED))
+                if not self.failing:
+                    self.store.add(_HEARD, 1)
+                self._leave(found["rank"], found["text"], found["code"])
+                return
+
+    def _leave(self, rank: int, text: str, code: int) -> None:
+        """End this process, which may be waiting in a collective that will never be whole."""
+        until = time.monotonic() + _GRACE_SECONDS
+        while time.monotonic() < until:
+            if self.failing or self.closed.wait(0.05):
+                return
+        if self.rank == 0 or rank == 0:
+            print(f"Error: process {rank} of {self.world_size}: {text}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
