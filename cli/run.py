@@ -79,7 +79,7 @@ def run(
     split = read_split(out, split_name)
     try:
         from tgtrain.config import load_recipe
-        from tgtrain.distributed import joined, place_in
+        from tgtrain.distributed import LostError, joined, place_in
         from tgtrain.run import prepare
         from tgtrain.train import RunError, train
     except ModuleNotFoundError as error:
@@ -103,7 +103,7 @@ def run(
             outcome = train(
                 setup, folder, ranks, resume=resume, max_steps=max_steps, should_stop=ranks.asked_to_stop, tell=say
             )
-    except RunError as error:
+    except (RunError, LostError) as error:
         say(f"Error: {error}")
         sys.exit(EXIT_FAILURES)
     code = EXIT_CODES[signal.Signals(seen[0])] if outcome.interrupted and seen else 0

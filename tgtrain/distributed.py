@@ -102,6 +102,15 @@ class Ranks:
             dist.barrier()
 
 
+class LostError(Exception):
+    """Another process of the run has ended, or cannot be reached any more."""
+
+
+def _of_a_collective(error: BaseException) -> bool:
+    """Whether a collective failed, as it does when a process has ended; gloo has no class of its own for that."""
+    return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
+
+
 class StopPoll:
     """Asks all ranks whether one of them was asked to stop, always after the same step on all.
 
@@ -174,9 +183,17 @@ def joined(device: str, should_stop: Callable[[], bool] = lambda: False) -> Iter
         ranks.barrier()
     except BaseException as error:
         # The group stays: to leave it in order may mean to wait for others who wait for this process.
-        watch.fail(error)
+        other = watch.fail(error)
         watch.close()
-        raise
+        if not _of_a_collective(error):
+            raise
+        if other is None:
+            reason = str(error).strip().partition("\n")[0]
+            raise LostError(
+                f"the processes of the run have lost each other: another one has ended ({reason})."
+            ) from error
+        kind = InputError if other.code == 2 else LostError
+        raise kind(f"process {other.rank} of {place.world_size}: {other.text}") from error
     watch.close()
     dist.destroy_process_group()
 

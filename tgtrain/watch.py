@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
@@ -21,6 +22,15 @@ _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 2.0  # for this process to fail by itself, with its own message
 _HEARD_SECONDS = 10.0  # that a failing process waits for the others to have heard of it
 _STOP, _FAILED, _HEARD = "stop", "failed", "heard"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Which process failed, what it said, and its exit code."""
+
+    rank: int
+    text: str
+    code: int
 
 
 class Watch:
@@ -43,20 +53,25 @@ class Watch:
         """Whether some process was asked to stop, as far as it is known here (within a second)."""
         return self.stop_seen or self.should_stop()
 
-    def fail(self, error: BaseException) -> None:
-        """Tell the others that this process ends with an error; the one that runs the store waits until they have heard."""
+    def fail(self, error: BaseException) -> Failure | None:
+        """Tell the others that this process ends with an error; the one that runs the store waits until they have heard.
+
+        Returns the failure of another process that came before this one, where there was one.
+        """
         self.failing = True
         code = 2 if isinstance(error, InputError) else 130 if isinstance(error, KeyboardInterrupt) else 1
         text = str(error) if isinstance(error, InputError) or type(error).__name__ == "RunError" else repr(error)
         try:
-            self.store.compare_set(_FAILED, "", json.dumps({"rank": self.rank, "text": text, "code": code}))
+            mine = json.dumps({"rank": self.rank, "text": text, "code": code})
+            first = Failure(**json.loads(self.store.compare_set(_FAILED, "", mine)))
             heard = self.store.add(_HEARD, 1)
             until = time.monotonic() + _HEARD_SECONDS
             while self.rank == 0 and heard < self.world_size and time.monotonic() < until:
                 time.sleep(0.05)
                 heard = self.store.add(_HEARD, 0)
         except RuntimeError:
-            pass  # the store is gone, and with it the process that runs it: the others see that
+            return None  # the store is gone, and with it the process that runs it: the others see that
+        return first if first.rank != self.rank else None
 
     def close(self) -> None:
         """End the thread."""
@@ -74,23 +89,22 @@ class Watch:
                 failed = self.store.check([_FAILED])
             except RuntimeError:
                 if not self.ending:
-                    self._leave(0, "it has ended, and nothing is heard of it any more.", 1)
+                    self._leave(Failure(0, "it has ended, and nothing is heard of it any more.", 1))
                 return
             if failed:
-                found = json.loads(self.store.get(_FAILED))
                 if not self.failing:
                     self.store.add(_HEARD, 1)
-                self._leave(found["rank"], found["text"], found["code"])
+                self._leave(Failure(**json.loads(self.store.get(_FAILED))))
                 return
 
-    def _leave(self, rank: int, text: str, code: int) -> None:
+    def _leave(self, failure: Failure) -> None:
         """End this process, which may be waiting in a collective that will never be whole."""
         until = time.monotonic() + _GRACE_SECONDS
         while time.monotonic() < until:
             if self.failing or self.closed.wait(0.05):
                 return
-        if self.rank == 0 or rank == 0:
-            print(f"Error: process {rank} of {self.world_size}: {text}", file=sys.stderr)
+        if self.rank == 0 or failure.rank == 0:
+            print(f"Error: process {failure.rank} of {self.world_size}: {failure.text}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        os._exit(failure.code)
