@@ -32,6 +32,7 @@ Quirk = Literal[
     "fixed_labelled_order",
     "uda_gradient",
     "hmdb51_101_classes",
+    "flow_flip_keeps_x",
     "precise_bn_rgb_only",
     "running_statistics",
 ]

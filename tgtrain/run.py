@@ -140,6 +140,7 @@ def clip_settings(config: Config) -> ClipSettings:
         crop=data.crop,
         area_range=data.area,
         share_geometry=data.shared_crop,
+        flow_flip_keeps_x="flow_flip_keeps_x" in config.compat.quirks,
     )
 
 
