@@ -44,7 +44,9 @@ class Watch:
         self.rank, self.world_size, self.should_stop = rank, world_size, should_stop
         self.stop_seen = False
         self.failing = False
-        self.ending = False
+        self.other: Failure | None = None
+        self.ending = self.confirmed = False
+        self.lock = threading.Lock()
         self.closed = threading.Event()
         self.thread = threading.Thread(target=self._look, name="watch", daemon=True)
         self.thread.start()
@@ -64,13 +66,13 @@ class Watch:
         try:
             mine = json.dumps({"rank": self.rank, "text": text, "code": code})
             first = Failure(**json.loads(self.store.compare_set(_FAILED, "", mine)))
-            heard = self.store.add(_HEARD, 1)
+            heard = self._heard()
             until = time.monotonic() + _HEARD_SECONDS
             while self.rank == 0 and heard < self.world_size and time.monotonic() < until:
                 time.sleep(0.05)
-                heard = self.store.add(_HEARD, 0)
+                heard = self._heard()
         except RuntimeError:
-            return None  # the store is gone, and with it the process that runs it: the others see that
+            return self.other  # the store is gone, and with it the process that runs it: the others see that
         return first if first.rank != self.rank else None
 
     def close(self) -> None:
@@ -86,16 +88,23 @@ class Watch:
                     self.store.set(_STOP, "1")
                     told = True
                 self.stop_seen = self.stop_seen or self.store.check([_STOP])
-                failed = self.store.check([_FAILED])
+                if self.store.check([_FAILED]):
+                    # Known here before it is confirmed: then the process that failed may end, and with it the store.
+                    self.other = Failure(**json.loads(self.store.get(_FAILED)))
+                    self._heard()
             except RuntimeError:
-                if not self.ending:
-                    self._leave(Failure(0, "it has ended, and nothing is heard of it any more.", 1))
+                if self.ending:
+                    return
+                self.other = self.other or Failure(0, "it has ended, and nothing is heard of it any more.", 1)
+            if self.other is not None:
+                self._leave(self.other)
                 return
-            if failed:
-                if not self.failing:
-                    self.store.add(_HEARD, 1)
-                self._leave(Failure(**json.loads(self.store.get(_FAILED))))
-                return
+
+    def _heard(self) -> int:
+        """Confirm, once, that this process knows of a failure (its own, too); how many do."""
+        with self.lock:
+            first, self.confirmed = not self.confirmed, True
+        return self.store.add(_HEARD, int(first))
 
     def _leave(self, failure: Failure) -> None:
         """End this process, which may be waiting in a collective that will never be whole."""
