@@ -167,6 +167,16 @@ def test_a_full_disk_of_the_first_process_ends_both_and_loses_nothing(
     assert_same(folder, whole)
 
 
+def test_more_processes_than_videos(tmp_path: Path) -> None:
+    write_data_set(tmp_path / "set", num_classes=1, groups=3)  # one video to train on, two for the test
+    process = start(tmp_path / "set", tmp_path / "run", "--max-steps", "4", "--json")
+    out, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert "note: 1 labelled videos are fewer than batch.labelled 4" in said
+    assert json.loads(out)["top1@1x1"] == 1  # of one class
+    assert "(2 test videos)" in said
+
+
 def test_a_mistake_is_told_once(data: Path, tmp_path: Path) -> None:
     process = start(data, tmp_path / "run", "--set", "batch.labelled=5")
     said = process.communicate(timeout=300)[1]
