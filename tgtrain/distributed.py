@@ -145,6 +145,11 @@ def steps_between_polls(seconds_per_step: float) -> int:
     return max(1, min(_POLL_STEPS, int(_POLL_SECONDS / max(1e-9, seconds_per_step))))
 
 
+def gpu_of(place: Place, num_visible: int) -> int:
+    """Number of this process's GPU among those that it sees. A Slurm task may see its own alone, under torchrun each sees all."""
+    return 0 if place.by_slurm and num_visible == 1 else place.local_rank
+
+
 @contextmanager
 def joined(device: str, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Ranks]:
     """Join the process group that torchrun, `--devices` or Slurm has described in the environment; alone without one.
@@ -153,7 +158,7 @@ def joined(device: str, should_stop: Callable[[], bool] = lambda: False) -> Iter
     Leaves the group at the end. A process that leaves by an exception tells the others: they end too, with its message.
     """
     place = place_in(os.environ)
-    chosen = choose_device(device, 0 if place.by_slurm and torch.cuda.device_count() == 1 else place.local_rank)
+    chosen = choose_device(device, gpu_of(place, torch.cuda.device_count()))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if place.world_size == 1:

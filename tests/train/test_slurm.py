@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from manifests.records import InputError
-from tgtrain.distributed import Place, choose_device, place_in, steps_between_polls
+from tgtrain.distributed import Place, choose_device, gpu_of, place_in, steps_between_polls
 from tgtrain.slurm import hosts, in_step, meeting_place
 
 # What srun gives each task of a job of two nodes with two tasks each; a batch script's own variables are seen in it, too.
@@ -100,7 +100,17 @@ def test_jobs_and_steps_meet_at_ports_of_their_own() -> None:
     assert all(20_000 <= port < 32_000 for port in ports)
 
 
-def test_a_cpu_has_no_number() -> None:
+@pytest.mark.parametrize(
+    ("by_slurm", "num_visible", "expected"),
+    [
+        (True, 1, 0),  # --gpus-per-task=1: each task sees its own
+        (True, 8, 3),  # --gres=gpu:8: each sees all of the node
+        (False, 8, 3),
+        (False, 1, 3),  # torchrun on a machine with fewer GPUs than processes: refused, not shared
+    ],
+)
+def test_the_gpu_of_a_process(by_slurm: bool, num_visible: int, expected: int) -> None:
+    assert gpu_of(Place(11, 16, 3, by_slurm=by_slurm), num_visible) == expected
     assert choose_device("cpu", local_rank=3).type == "cpu"
 
 

@@ -101,6 +101,7 @@ def test_what_a_run_writes(data_set: Path, tmp_path: Path) -> None:
         assert record["loss/total"] == pytest.approx(sum(terms), rel=1e-4)
         assert 0 <= record["waiting_share"] <= 1
         assert record["grad_norm"] > 0
+        assert record["seconds_left"] == pytest.approx(record["overall_seconds_per_step"] * (12 - record["step"]))
     assert steps[0]["loss/pseudo_rgb"] == 0  # warm-up
     assert [record["step"] for record in records(folder, "evaluate")] == [6, 12]
     facts = json.loads((folder / "config.json").read_text())
