@@ -135,6 +135,7 @@ def _announce(setup: Setup, ranks: Ranks, folder: Path) -> None:
     """What is about to be trained, and what is worth knowing of it."""
     from tgtrain.preflight import notes
     from tgtrain.remote import RemoteShards
+    from tgtrain.slurm import alone_in_job
     from tgtrain.train import num_steps_of
 
     config, split = setup.config, setup.split
@@ -153,7 +154,8 @@ def _announce(setup: Setup, ranks: Ranks, folder: Path) -> None:
         )
     if not split.validation.any() and split.test.any():
         say("accuracy is followed on the test part (no validation part: choosing by it would be test selection)")
-    for note in notes(setup):
+    alone = alone_in_job(os.environ) if ranks.world_size == 1 else ""
+    for note in (*notes(setup), *filter(None, (alone,))):
         say(f"note: {note}")
 
 

@@ -158,6 +158,10 @@ def joined(device: str, should_stop: Callable[[], bool] = lambda: False) -> Iter
     Leaves the group at the end. A process that leaves by an exception tells the others: they end too, with its message.
     """
     place = place_in(os.environ)
+    if place.world_size > 1 and device.startswith("cuda:"):
+        raise InputError(
+            f"device {device} is one GPU, and there are {place.world_size} processes: use cuda, one for each."
+        )
     chosen = choose_device(device, gpu_of(place, torch.cuda.device_count()))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)

@@ -24,6 +24,16 @@ def in_step(environment: Mapping[str, str]) -> bool:
     return environment.get("ENVIRONMENT") != "BATCH"
 
 
+def alone_in_job(environment: Mapping[str, str]) -> str:
+    """What to say to a process that is none of the tasks of its job, as in a batch script without `srun`; "" for others."""
+    asked = number(environment, "SLURM_NTASKS", 1)
+    if asked < 2 or in_step(environment) or "SLURM_STEP_ID" in environment:
+        return ""
+    return (
+        f"this job has {asked} tasks, and this process is none of them: it works alone (`srun tgtrain ...` starts all)"
+    )
+
+
 def num_tasks(environment: Mapping[str, str]) -> int:
     """Tasks of the step, or of the job where no step is told; 1 without any."""
     return number(environment, "SLURM_STEP_NUM_TASKS", number(environment, "SLURM_NTASKS", 1))

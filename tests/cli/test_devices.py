@@ -27,6 +27,7 @@ TINY = (
     "evaluate.every_epochs=4", "runtime.log_every=1", "method.threshold=0.2", "runtime.workers=0",
 )  # fmt: skip
 STEPS = 48
+ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -165,6 +166,82 @@ def test_a_full_disk_of_the_first_process_ends_both_and_loses_nothing(
     assert list(folder.rglob(".tmp-*")) == []
     assert start(data, folder).communicate(timeout=600)
     assert_same(folder, whole)
+
+
+# The launcher with processes that need no torch: what each does is a word of ACTS, in the order of ranks.
+_LAUNCHER = """
+import sys
+from cli import launch
+launch._GRACE_SECONDS = 0.5
+child = '''
+import os, signal, sys, time
+act = sys.argv[1].split(",")[int(os.environ["RANK"])]
+print("said by", act, file=sys.stderr, flush=True)
+if act == "sleep":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    print("asleep", flush=True)
+    time.sleep(1000)
+if int(act) < 0:
+    os.kill(os.getpid(), -int(act))
+sys.exit(int(act))
+'''
+sys.exit(launch._run([sys.executable, "-c", child, sys.argv[1]], len(sys.argv[1].split(",")), []))
+"""
+
+
+@pytest.mark.parametrize(
+    ("acts", "code", "said", "unsaid"),
+    [
+        ("0,0,0", 0, "said by 0", "process"),
+        ("2,2", 2, "said by 2", "process 1"),  # a mistake that all find: told by the first
+        ("0,3", 3, "[process 1] said by 3", "Error"),
+        ("sleep,3,sleep", 3, "[process 1] said by 3", "Error"),
+        (
+            "sleep,-9",
+            1,
+            "Error: process 1 of 2 was ended by SIGKILL; the others were stopped. Was the machine out of memory?",
+            "?T",
+        ),
+        (
+            "-11,sleep",
+            1,
+            "Error: process 0 of 2 was ended by SIGSEGV; the others were stopped. A library crashed",
+            "[process",
+        ),
+        ("143,143", 143, "said by 143", "Error"),
+    ],
+)
+def test_the_end_of_the_processes(acts: str, code: int, said: str, unsaid: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _LAUNCHER, acts], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert unsaid not in done.stderr
+
+
+def test_asked_twice_it_ends_at_once() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _LAUNCHER, "sleep,sleep"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "asleep\n"
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)  # a person's second thought: the first one has been passed on by then, and was ignored
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 130
+    assert "Interrupted twice: all processes were ended." in said
+
+
+def test_as_many_processes_as_gpus() -> None:
+    assert launch._number_of("auto") == max(1, torch.cuda.device_count())
 
 
 def test_more_processes_than_videos(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from manifests.records import InputError
-from tgtrain.distributed import Place, choose_device, gpu_of, place_in, steps_between_polls
-from tgtrain.slurm import hosts, in_step, meeting_place
+from tgtrain.distributed import Place, choose_device, gpu_of, joined, place_in, steps_between_polls
+from tgtrain.slurm import alone_in_job, hosts, in_step, meeting_place
 
 # What srun gives each task of a job of two nodes with two tasks each; a batch script's own variables are seen in it, too.
 TASK = {
@@ -87,6 +87,21 @@ def test_the_place_of_a_process(environment: dict[str, str], expected: Place) ->
 def test_half_a_description_is_refused(environment: dict[str, str], said: str) -> None:
     with pytest.raises(InputError, match=said):
         place_in(environment)
+
+
+def test_one_gpu_is_none_for_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="device cuda:1 is one GPU, and there are 2 processes"), joined("cuda:1"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [(TASK, False), (BATCH_SHELL, True), ({}, False), ({"SLURM_NTASKS": "1"}, False), ({"SLURM_NTASKS": "8"}, True)],
+)
+def test_a_process_beside_the_tasks_of_its_job_is_told(environment: dict[str, str], told: bool) -> None:
+    assert ("none of them" in alone_in_job(environment)) is told
 
 
 def test_jobs_and_steps_meet_at_ports_of_their_own() -> None:
