@@ -50,7 +50,7 @@ cli.train.main()
 PLACES = {
     "while the settings are written": ("manifests.places:atomic_write", 1),
     "before a checkpoint is written": ("tgtrain.checkpoint:save", 8),
-    "between digest and content of a checkpoint": ("manifests.places:publish", 23),
+    "between digest and content of a checkpoint": ("manifests.places:publish", 19),
     "between saving and marking the best": ("tgtrain.checkpoint:settle", 8),
     "while the best is marked": ("tgtrain.checkpoint:_mark_best", 1),
     "before older ones are removed": ("tgtrain.checkpoint:_prune", 8),
