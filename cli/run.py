@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.common import EXIT_FAILURES, PlaceType, cache_options, handled, human_bytes, print_json, quiet_threads, say
+from cli.launch import devices_option, launched
 
 if TYPE_CHECKING:
     from manifests.records import Manifest
     from manifests.splits import LabelSplit
-
-_EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 0}
+    from tgtrain.distributed import Ranks
+    from tgtrain.run import Setup
 
 
 @click.command()
@@ -38,6 +39,7 @@ _EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 0}
     metavar="auto|never|PATH",
     help="go on from the newest whole checkpoint, refuse to, or go back to a named one (later ones are set aside)",
 )
+@devices_option
 @click.option("--max-steps", type=click.IntRange(min=1), help="stop after so many steps in all; the schedule stays")
 @cache_options
 @click.option("--json", "as_json", is_flag=True, help="print the outcome as one JSON object on stdout")
@@ -49,6 +51,7 @@ def run(
     split_name: str | None,
     overrides: tuple[str, ...],
     resume: str,
+    devices: str | None,
     max_steps: int | None,
     cache_folder: str | None,
     cache_gb: float | None,
@@ -57,30 +60,34 @@ def run(
     """Train on the data set at OUT [default: ./dataset], a folder or a URL of an object store (s3://bucket/dataset).
 
     Interrupted or killed: run the same command again, it goes on from the newest checkpoint, to the same weights bit for
-    bit on CPU. SIGUSR1 (as Slurm sends before a requeue) saves and exits 0.
+    bit on CPU. SIGUSR1 (as Slurm sends before a requeue) saves and exits 0. Several processes: --devices N, torchrun, or the
+    tasks of a Slurm step (srun); the same run whatever their number.
 
     \b
     Exit codes: 0 all well, 1 the training failed, 2 wrong usage or input, 130/143 interrupted (after saving).
     """
+    from tgtrain.signals import EXIT_CODES, note_signals
+
+    seen: list[int] = []
+    note_signals(seen)  # before anything that takes time: a signal while the run is prepared counts, too
+    launched(devices, seen)
     from manifests.splits import read_split
     from manifests.store import read_manifest
 
     quiet_threads()
     manifest = read_manifest(out)
     split = read_split(out, split_name)
-    recipe = recipe or _fitting_recipe(manifest, split, say if os.environ.get("RANK", "0") == "0" else _silent)
     try:
         from tgtrain.config import load_recipe
-        from tgtrain.distributed import joined
-        from tgtrain.preflight import notes
-        from tgtrain.remote import RemoteShards
+        from tgtrain.distributed import LostError, joined, place_in
         from tgtrain.run import prepare
-        from tgtrain.train import RunError, num_steps_of, train
+        from tgtrain.train import RunError, train
     except ModuleNotFoundError as error:
         from manifests.records import InputError
 
         raise InputError(f"Training needs {error.name}: pip install 'tgprep[train]'.") from None
 
+    recipe = recipe or _fitting_recipe(manifest, split, say if place_in(os.environ).rank == 0 else _silent)
     if cache_folder is not None:
         overrides += (f"runtime.cache={json.dumps(cache_folder)}",)
     if cache_gb is not None:
@@ -88,43 +95,20 @@ def run(
     config = load_recipe(recipe, overrides, num_classes=len(manifest.header.classes))
     setup = prepare(out, split, manifest, config)
     folder = run_folder or Path("runs") / f"{config.name}-{split.name}"
-    num_steps, per_epoch = num_steps_of(setup)
-    seen: list[int] = []
-    for number in _EXIT_CODES:
-        signal.signal(number, lambda number, frame: seen.append(number))
-    with joined(config.runtime.device) as ranks:
-        if ranks.is_main:
-            say(
-                f"{config.name} on {manifest.header.dataset}, split {split.name}: {int(split.labelled.sum())} labelled, "
-                f"{int(split.unlabelled.sum())} unlabelled, {int(split.test.sum())} test videos"
-            )
-            say(
-                f"{num_steps} steps ({config.optimiser.epochs} epochs of {per_epoch}) on {ranks.device.type}, run folder {folder}"
-            )
-            if isinstance(setup.reader.shards, RemoteShards):
-                cache = setup.reader.shards.cache
-                say(
-                    f"shards come through the cache {cache.folder}: {human_bytes(cache.num_held())} of at most "
-                    f"{human_bytes(cache.num_bytes)} held; {setup.config.data.block_shards} shards are shuffled together"
-                )
-            if not split.validation.any() and split.test.any():
-                say(
-                    "accuracy is followed on the test part (no validation part: choosing by it would be test selection)"
-                )
-            for warning in setup.warnings:
-                say(f"warning: split {split.name}: {warning}")
-            for note in notes(setup):
-                say(f"note: {note}")
-        try:
+    is_main = place_in(os.environ).rank == 0
+    try:
+        with joined(config.runtime.device, lambda: bool(seen)) as ranks:
+            if is_main:
+                _announce(setup, ranks, folder)
             outcome = train(
-                setup, folder, ranks, resume=resume, max_steps=max_steps, should_stop=lambda: bool(seen), tell=say
+                setup, folder, ranks, resume=resume, max_steps=max_steps, should_stop=ranks.asked_to_stop, tell=say
             )
-        except RunError as error:
-            say(f"Error: {error}")
-            sys.exit(EXIT_FAILURES)
-        is_main = ranks.is_main
+    except (RunError, LostError) as error:
+        say(f"Error: {error}")
+        sys.exit(EXIT_FAILURES)
+    code = EXIT_CODES[signal.Signals(seen[0])] if outcome.interrupted and seen else 0
     if not is_main:
-        return
+        sys.exit(code)
     if as_json:
         print_json(
             {
@@ -137,11 +121,44 @@ def run(
             }
         )
     if outcome.interrupted:
-        say(f"Saved at step {outcome.step} of {outcome.num_steps}; the same command goes on from there.")
-        sys.exit(_EXIT_CODES[signal.Signals(seen[0])] if seen else 0)
+        if outcome.step:
+            say(f"Saved at step {outcome.step} of {outcome.num_steps}; the same command goes on from there.")
+        else:
+            say("Stopped before the first step; the same command begins.")
+        sys.exit(code)
     if outcome.already_finished:
         say(f"{folder} has done {outcome.step} of {outcome.num_steps} steps already: nothing to do.")
     say(f"Next: tgtrain test {folder}; tgtrain report {folder}")
+
+
+def _announce(setup: Setup, ranks: Ranks, folder: Path) -> None:
+    """What is about to be trained, and what is worth knowing of it."""
+    from tgtrain.preflight import notes
+    from tgtrain.remote import RemoteShards
+    from tgtrain.slurm import alone_in_job
+    from tgtrain.train import num_steps_of
+
+    config, split = setup.config, setup.split
+    num_steps, per_epoch = num_steps_of(setup)
+    say(
+        f"{config.name} on {setup.manifest.header.dataset}, split {split.name}: {int(split.labelled.sum())} labelled, "
+        f"{int(split.unlabelled.sum())} unlabelled, {int(split.test.sum())} test videos"
+    )
+    on = ranks.device.type if ranks.world_size == 1 else f"{ranks.world_size} processes, {ranks.device.type}"
+    say(f"{num_steps} steps ({config.optimiser.epochs} epochs of {per_epoch}) on {on}, run folder {folder}")
+    if isinstance(setup.reader.shards, RemoteShards):
+        cache = setup.reader.shards.cache
+        say(
+            f"shards come through the cache {cache.folder}: {human_bytes(cache.num_held())} of at most "
+            f"{human_bytes(cache.num_bytes)} held; {config.data.block_shards} shards are shuffled together"
+        )
+    if not split.validation.any() and split.test.any():
+        say("accuracy is followed on the test part (no validation part: choosing by it would be test selection)")
+    for warning in setup.warnings:
+        say(f"warning: split {split.name}: {warning}")
+    alone = alone_in_job(os.environ) if ranks.world_size == 1 else ""
+    for note in (*notes(setup), *filter(None, (alone,))):
+        say(f"note: {note}")
 
 
 def _fitting_recipe(manifest: Manifest, split: LabelSplit, tell: Callable[[str], None]) -> str:

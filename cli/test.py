@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from cli.common import cache_options, handled, print_json, quiet_threads, say
+from cli.common import EXIT_FAILURES, cache_options, handled, print_json, quiet_threads, say
+from cli.launch import devices_option, launched
 
 if TYPE_CHECKING:
     from tgtrain.evaluate import Result
@@ -53,6 +54,12 @@ _SHOWN_CLASSES = 101  # of more, the weakest
     "--predictions", type=click.Path(path_type=Path), help="also write the scores of every video to this file"
 )
 @click.option("--features", type=click.Path(path_type=Path), help="write the features of every video to this file")
+@click.option(
+    "--precise-bn",
+    is_flag=True,
+    help="measure BatchNorm statistics over training clips first, as the reference's test on several GPUs does",
+)
+@devices_option
 @cache_options
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 @handled
@@ -68,6 +75,8 @@ def test(
     batch_views: int | None,
     predictions: Path | None,
     features: Path | None,
+    precise_bn: bool,
+    devices: str | None,
     cache_folder: str | None,
     cache_gb: float | None,
     as_json: bool,
@@ -75,14 +84,16 @@ def test(
     """Measure the accuracy of RUN [default: the newest below ./runs] on the test videos of its split.
 
     Prints top1@VIEWS, top5@VIEWS (with more than 5 classes), the mean over classes, every class and what is most often
-    confused; writes test-VIEWS.json and .parquet (scores of every video) into the run. Under torchrun the processes
-    share the videos.
+    confused; writes test-VIEWS.json and .parquet (scores of every video) into the run. With --devices,
+    or under torchrun or srun, the processes share the videos.
     """
+    launched(devices)
     quiet_threads()
     from manifests.records import InputError
     from tgtrain.batch import default_workers
     from tgtrain.cache import CacheSettings
-    from tgtrain.distributed import joined
+    from tgtrain.calibrate import measure_batch_norm
+    from tgtrain.distributed import LostError, joined
     from tgtrain.evaluate import Views, evaluate, write_features, write_predictions, write_result
     from tgtrain.run import newest_run, read_setup
     from tgtrain.score import BATCH_VIEWS
@@ -108,27 +119,37 @@ def test(
             f"Split {setup.split.name} has no {part} videos. `tgprep split {'--test-percent' if part == 'test' else '--hold-out'} P` sets some aside."
         )
     trained = read_trained(run, which)
-    with joined(device) as ranks:
-        if ranks.is_main and not trained.precise_bn:
-            say("this checkpoint holds running averages: BatchNorm statistics were not measured anew when it was saved")
-        trained.model.to(ranks.device)
-        result = evaluate(
-            trained.model,
-            setup.reader,
-            places,
-            setup.labels(places),
-            setup.classes,
-            setup.clip,
-            Views(*chosen),
-            ranks,
-            modality=asked,
-            average=cast("Average", average),
-            workers=default_workers() if config.runtime.workers < 0 else config.runtime.workers,
-            batch_views=batch_views or BATCH_VIEWS,
-            features=features is not None,
-            tell=_progress(ranks.is_main),
+    if precise_bn and not config.precise_bn.batches:
+        raise InputError(
+            f"--precise-bn: {run} was trained with precise_bn.batches 0, and so says not how many to take."
         )
-        is_main = ranks.is_main
+    try:
+        with joined(device) as ranks:
+            is_main = ranks.is_main
+            trained.model.to(ranks.device)
+            if precise_bn:
+                measure_batch_norm(trained.model, setup, ranks)
+            elif is_main and not trained.precise_bn:
+                say("this checkpoint holds running averages of BatchNorm statistics (--precise-bn measures them first)")
+            result = evaluate(
+                trained.model,
+                setup.reader,
+                places,
+                setup.labels(places),
+                setup.classes,
+                setup.clip,
+                Views(*chosen),
+                ranks,
+                modality=asked,
+                average=cast("Average", average),
+                workers=default_workers() if config.runtime.workers < 0 else config.runtime.workers,
+                batch_views=batch_views or BATCH_VIEWS,
+                features=features is not None,
+                tell=_progress(is_main),
+            )
+    except LostError as error:
+        say(f"Error: {error}")
+        sys.exit(EXIT_FAILURES)
     if not result.keys:
         raise InputError(f"None of the {len(places)} {part} videos could be read: {result.bad[0]}.")
     if not is_main:
@@ -137,8 +158,11 @@ def test(
         f"test-{result.views.protocol}"
         + ("" if asked == "rgb" else f"-{asked}")
         + ("" if part == "test" else f"-{part}")
+        + ("-precise-bn" if precise_bn else "")
     )
     facts = {"checkpoint": trained.path.name, "step": trained.step, "part": part, "average": average}
+    if precise_bn:
+        facts["batch_norm"] = "measured for this test"
     for path in (run / f"{name}.parquet", predictions):
         if path is not None:
             write_predictions(path, result, {"run": str(run), **facts})

@@ -42,6 +42,7 @@ from tgtrain.order import (
     substitutes_of,
 )
 from tgtrain.reader import BadSampleError, Clip, ClipReader
+from tgtrain.signals import end_later, start_helpers
 from tgtrain.strong_plan import StrongPlan, StrongSettings, draw_strong_plans
 
 _NOTHING = np.empty((0, 0, 0, 3), np.uint8)
@@ -256,12 +257,14 @@ def worker_context() -> BaseContext:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tgtrain.batch", "tgtrain.evaluate"])
+    start_helpers()
     return context
 
 
 def default_workers() -> int:
-    """One less than the cores this process may use, at least 1, at most 16."""
-    return max(1, min(16, len(os.sched_getaffinity(0)) - 1))
+    """One less than the cores this process may use (its share of them, under `--devices` or torchrun), at least 1, at most 16."""
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    return max(1, min(16, len(os.sched_getaffinity(0)) // sharing - 1))
 
 
 def _same(batch: Any) -> Any:
@@ -271,6 +274,7 @@ def _same(batch: Any) -> Any:
 def start_worker(number: int) -> None:
     """Set up a loader process: one thread of work, memory that is kept, and an end when the training process ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_later()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     keep_pages()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, takewhile
 
 import numpy as np
 import torch
@@ -28,10 +28,13 @@ _AHEAD = 4  # batches that a cache of a remote data set fetches before they are 
 _STREAM = 2  # beside the labelled and the unlabelled stream, see tgtrain.order
 
 
-def measure_batch_norm(model: Model, setup: Setup, ranks: Ranks) -> list[str]:
+def measure_batch_norm(
+    model: Model, setup: Setup, ranks: Ranks, should_stop: Callable[[], bool] = lambda: False
+) -> list[str]:
     """Replace the BatchNorm statistics of every network by those of centre clips of the train list, as the recipe asks.
 
     Gives, on every rank, what is wrong with each video that had to be left out. All ranks must call this.
+    should_stop: asked before every batch; once it says so the statistics are of fewer batches, good for nothing.
     """
     wanted = setup.config.precise_bn.batches
     if not wanted:
@@ -42,7 +45,7 @@ def measure_batch_norm(model: Model, setup: Setup, ranks: Ranks) -> list[str]:
         views = ("rgb",)
     bad: dict[str, None] = {}  # in order; a video that both views meet counts once where the same is wrong with it
     for view in views:
-        batches = _batches(setup, ranks, view, wanted, bad)
+        batches = takewhile(lambda _: not should_stop(), _batches(setup, ranks, view, wanted, bad))
         recompute_statistics(model.backbone(view), batches, wanted)  # type: ignore[arg-type]
     return list(dict.fromkeys(reason for part in ranks.gather(list(bad)) for reason in part))
 

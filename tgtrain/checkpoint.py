@@ -21,6 +21,7 @@ from manifests.store import TEMPORARY_PREFIX, atomic_write, file_sha256, json_by
 CHECKPOINT_VERSION = 1
 FOLDER = "checkpoints"
 _BEST = "best.json"
+_DUE = ".due"
 _BEGUN = "begun-from.json"
 _ASIDE = "set-aside-"
 _METRICS = "metrics.jsonl"
@@ -66,6 +67,11 @@ class Checkpoint:
     extra: dict[str, Any]
     measured: Measured | None = None
 
+    @property
+    def due(self) -> bool:
+        """Whether it was saved before the evaluation of its step, which is still to be made."""
+        return bool(self.extra.get("evaluation_due"))
+
 
 class DamagedError(InputError):
     """A checkpoint that is not as it was written; an older one may be whole."""
@@ -74,6 +80,9 @@ class DamagedError(InputError):
 def save(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Write a checkpoint under its step's name, mark it where it is the best, remove the oldest ones beyond `keep`, never the best.
 
+    One whose evaluation is due has a name of its own, and stays until the measured one of its step is written: a file is
+    never replaced by another of the same name, as it would be damaged between its digest and its content.
+
     Killed at any moment: either the whole new file is there under its name, or the older ones are as they were; what
     comes after the file is made good by `settle` when the run goes on. OSError where the disk does not take it: the
     older ones are as they were.
@@ -81,7 +90,7 @@ def save(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
     folder = run / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     clean(run)
-    path = folder / f"step-{checkpoint.step:08d}.pt"
+    path = folder / f"step-{checkpoint.step:08d}{_DUE * checkpoint.due}.pt"
     buffer = io.BytesIO()
     measured = checkpoint.measured
     torch.save(
@@ -125,11 +134,14 @@ def clean(run: Path) -> None:
 
 
 def settle(run: Path, checkpoint: Checkpoint, keep: int) -> None:
-    """What follows a saved checkpoint: it is marked where it is the best one, and the oldest ones beyond `keep` go."""
+    """What follows a saved checkpoint: it is marked where it is the best one; the oldest ones beyond `keep` go, and what was due."""
     known = best(run)
     if checkpoint.measured is not None and (known is None or checkpoint.measured.value > known[1]):
         _mark_best(run, f"step-{checkpoint.step:08d}.pt", checkpoint.measured)
     _prune(run, keep)
+    for path in _due_checkpoints(run):
+        if step_of(path) < checkpoint.step or (step_of(path) == checkpoint.step and not checkpoint.due):
+            _remove(path)
 
 
 def best(run: Path) -> tuple[Path, float] | None:
@@ -144,16 +156,23 @@ def best(run: Path) -> tuple[Path, float] | None:
 
 def step_of(path: Path) -> int:
     """The step that a checkpoint's name says."""
-    return int(path.stem.removeprefix("step-"))
+    return int(path.stem.removeprefix("step-").removesuffix(_DUE))
 
 
-def set_aside(run: Path, after_step: int) -> Path | None:
+def set_aside(run: Path, after_step: int, due: bool = False) -> Path | None:
     """Move the checkpoints of later steps, damaged or of a course that is given up, into a folder of their own, with the metrics so far.
+
+    due: the run goes on before the evaluation of `after_step`; a checkpoint that was to hold it is moved, too.
 
     The best one is then told from those that stay. Returns the folder; None where there was nothing to move. Killed in
     between, the newest that stays is still the newest of its course.
     """
-    newer = [path for path in list_checkpoints(run) if step_of(path) > after_step]
+    measured = set(list_checkpoints(run))
+    newer = [
+        path
+        for path in every_checkpoint(run)
+        if step_of(path) > after_step or (due and step_of(path) == after_step and path in measured)
+    ]
     if not newer:
         return None
     number = 1 + sum(1 for _ in (run / FOLDER).glob(f"{_ASIDE}*"))
@@ -176,8 +195,18 @@ def set_aside(run: Path, after_step: int) -> Path | None:
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """Checkpoints of a run, oldest first."""
+    """Checkpoints of a run, oldest first, without those whose evaluation is due."""
     return sorted((path for path in (run / FOLDER).glob("step-*.pt") if path.stem[5:].isdecimal()), key=step_of)
+
+
+def every_checkpoint(run: Path) -> list[Path]:
+    """All that the run can go on from, oldest first: of one step the one whose evaluation is due comes first."""
+    return sorted([*_due_checkpoints(run), *list_checkpoints(run)], key=step_of)
+
+
+def _due_checkpoints(run: Path) -> list[Path]:
+    found = (run / FOLDER).glob(f"step-*{_DUE}.pt")
+    return [path for path in found if path.stem[5:].removesuffix(_DUE).isdecimal()]
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
@@ -225,7 +254,7 @@ def load_newest(run: Path, tell: Callable[[str], None]) -> Checkpoint | None:
     InputError where there are checkpoints and none is whole: beginning anew would throw the run away.
     """
     wrong = []
-    for path in reversed(list_checkpoints(run)):
+    for path in reversed(every_checkpoint(run)):
         try:
             found = load(path)
         except DamagedError as error:
@@ -301,5 +330,9 @@ def _prune(run: Path, keep: int) -> None:
     kept_best = best(run)
     for path in list_checkpoints(run)[: -max(2, keep)]:
         if kept_best is None or path != kept_best[0]:
-            path.unlink(missing_ok=True)
-            _sidecar(path).unlink(missing_ok=True)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    _sidecar(path).unlink(missing_ok=True)

@@ -57,6 +57,7 @@ class ClipSettings:
     crop: "resized" (random area and aspect) or "jitter" (random short side, then a random square: MvPL).
     area_range: part of the resized frame that a "resized" crop covers. aspect_range: its width / height.
     share_geometry: whether crop and flip are the same for RGB and TG (MvPL draws them independently).
+    flow_flip_keeps_x: whether flow of a mirrored clip keeps the direction of its horizontal motion, as in the reference's slip.
     """
 
     clip_len: int = 8
@@ -71,6 +72,7 @@ class ClipSettings:
     aspect_range: tuple[float, float] = (3 / 4, 4 / 3)
     flip_probability: float = 0.5
     share_geometry: bool = True
+    flow_flip_keeps_x: bool = False
 
     def __post_init__(self) -> None:
         for name in ("clip_len", "interval", "num_clips", "input_size"):
@@ -93,7 +95,8 @@ class ClipPlan:
     resized: None: boxes are cut from the frame as stored and each cut is resized to output_size (training).
         Otherwise the whole frame is resized to this and boxes are cut from that, already output_size (evaluation:
         exactly the reference's pixels, and one resize serves all three crops).
-    boxes, flip: one box a view (one in training), then whether to mirror left to right. TG is mirrored, never negated.
+    boxes, flip: one box a view (one in training), then whether to mirror left to right. TG is mirrored, never negated; of
+        mirrored flow the horizontal motion turns around, unless flow_keeps_x.
     tg_boxes, tg_flip: the same for TG.
     output_size: side of the square output, pixels.
     """
@@ -107,6 +110,7 @@ class ClipPlan:
     tg_boxes: tuple[CropBox, ...]
     tg_flip: bool
     output_size: int
+    flow_keeps_x: bool = False
 
 
 def plan_train(
@@ -133,6 +137,7 @@ def plan_train(
             tg_boxes=(tg_box,),
             tg_flip=tg_flip,
             output_size=settings.input_size,
+            flow_keeps_x=settings.flow_flip_keeps_x,
         )
         plans.append(replace(plan, tg_frames=_gradient_indices(start, plan.frames, num_frames, settings)))
     return tuple(plans)

@@ -32,6 +32,7 @@ Quirk = Literal[
     "fixed_labelled_order",
     "uda_gradient",
     "hmdb51_101_classes",
+    "flow_flip_keeps_x",
     "precise_bn_rgb_only",
     "running_statistics",
 ]
@@ -152,7 +153,7 @@ class RuntimeSettings:
     compares rows of the whole batch (an extra forward pass without gradient), or of one part alone.
     compile: the networks by torch.compile, with compile_backend ("inductor" makes code for the device; "aot_eager" and "eager" only trace,
     to look for what goes wrong). max_bad_fraction: stop once more of the clips read were damaged than this share, of 1,000 clips where
-    fewer were read; 0: at the first.
+    fewer were read; 0: at the first. max_loss_factor: stop once the loss is over this many times the usual one (see tgtrain.health); 0: never.
     cache: folder for shards of a data set at a URL; "": ~/.cache/tgtrain. cache_gb: what it may hold in GB (10^9 bytes); 0: 80 %
     of what its disk has free.
     """
@@ -167,6 +168,7 @@ class RuntimeSettings:
     accumulate: Annotated[int, Field(ge=1, le=4096)] = 1
     accumulate_contrast: Literal["batch", "part"] = "batch"
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
+    max_loss_factor: NotNegativeFloat = 100.0
     cache: str = ""
     cache_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 

@@ -135,6 +135,10 @@ def stacked_views(position: int, clips: Sequence[Clip], *, rgb: bool, tg: bool) 
     )
 
 
+class StoppedError(Exception):
+    """The evaluation was not made to its end, as some process was asked to stop."""
+
+
 def evaluate(
     model: Model,
     reader: ClipReader,
@@ -151,11 +155,13 @@ def evaluate(
     batch_views: int = BATCH_VIEWS,
     features: bool = False,
     tell: Callable[[int, int], None] = lambda done, total: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Score videos (numbers in the reader) in eval mode; ranks share them, every rank gets the whole result.
 
     Every video is counted once, whatever the number of ranks. batch_views: see `score_videos`. features: keep the pooled
     features too. tell: called with (videos done, videos of this rank).
+    should_stop: asked after every video; where it says so on any rank, all raise StoppedError.
     """
     own = _share_of(reader, videos, ranks, workers)
     dataset = _ViewDataset(reader, [videos[place] for place in own], clip, views, modality)
@@ -169,9 +175,14 @@ def evaluate(
         ):  # fmt: skip
             found.append((own[scored.position], scored))
             tell(len(found), len(own))
+            if should_stop():
+                break
     finally:
         model.train(was_training)
-    merged = sorted((entry for part in ranks.gather(found) for entry in part), key=lambda entry: entry[0])
+    parts = ranks.gather(None if should_stop() else found)
+    if None in parts:
+        raise StoppedError
+    merged = sorted((entry for part in parts for entry in part), key=lambda entry: entry[0])
     kept = [(place, scored) for place, scored in merged if scored.scores is not None]
     return Result(
         views=views,

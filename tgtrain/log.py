@@ -92,11 +92,19 @@ def coverage_line(coverage: dict[str, int]) -> str:
 
 
 class Journal:
-    """metrics.jsonl and TensorBoard of a run; records after the step that a run resumes from are dropped."""
+    """metrics.jsonl and TensorBoard of a run; records after the step that a run resumes from are dropped.
 
-    def __init__(self, run: Path, resumed_step: int) -> None:
+    evaluation_due: the evaluation of that step, too, as it is made again.
+    """
+
+    def __init__(self, run: Path, resumed_step: int, evaluation_due: bool = False) -> None:
         path = run / METRICS_NAME
-        kept = [line for line in _lines(path) if json.loads(line).get("step", 0) <= resumed_step]
+        kept = []
+        for line in _lines(path):
+            record = json.loads(line)
+            again = evaluation_due and (record.get("kind"), record.get("step")) == ("evaluate", resumed_step)
+            if record.get("step", 0) <= resumed_step and not again:
+                kept.append(line)
         with atomic_write(path) as file:
             file.write("".join(line + "\n" for line in kept).encode())
         self.file = path.open("a", encoding="utf-8")
@@ -136,6 +144,11 @@ def memory_mb() -> float:
     return peak_memory_mb()
 
 
+def seconds_left(values: dict[str, float], step: int, num_steps: int) -> float:
+    """What the rest of the run takes, told from all steps so far with the evaluations between them."""
+    return values["overall_seconds_per_step"] * (num_steps - step)
+
+
 def step_line(step: int, num_steps: int, epoch: int, values: dict[str, float]) -> str:
     """One readable line."""
     parts = {
@@ -156,7 +169,7 @@ def step_line(step: int, num_steps: int, epoch: int, values: dict[str, float]) -
             trusted += f" right {100 * values['train/pseudo_precision']:.0f} %"
     if values.get("num_skipped"):
         trusted += f"  skipped {values['num_skipped']:.0f}"  # steps that float16 could not take, since the start
-    seconds = values["overall_seconds_per_step"] * (num_steps - step)
+    seconds = seconds_left(values, step, num_steps)
     left = (
         f"{seconds / 3600:.1f} h"
         if seconds >= 3600

@@ -84,12 +84,12 @@ def require_variance(config: Config) -> None:
 
 
 def require_room(run: Path, config: Config) -> None:
-    """Refuse a disk without room for two checkpoints: `keep` and the best are kept, and one is being written."""
+    """Refuse a disk without room for two checkpoints: `keep` and the best are kept, one waits to be measured, one is written."""
     free = shutil.disk_usage(next(place for place in (run, *run.absolute().parents) if place.is_dir())).free
     # Weights and their momentum, in float32.
     size = 8 * count_parameters(build_model(config.model))
     if free < 2 * size:
         raise InputError(
             f"{run}: {free // 1_000_000} MB are free, and a checkpoint takes {size // 1_000_000}. Make room for "
-            f"{config.evaluate.keep + 2} of them, or name another disk with --out."
+            f"{config.evaluate.keep + 3} of them, or name another disk with --out."
         )

@@ -50,11 +50,15 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """One frame of one view: which part of the picture goes where (uint8[S, S, 3]), mirrored or not."""
+    """One frame of one view: which part of the picture goes where (uint8[S, S, 3]), mirrored or not.
+
+    turn_x: of flow, whose last channel is the horizontal motion: it turns around.
+    """
 
     target: Pixels
     box: CropBox
     flip: bool
+    turn_x: bool = False
 
 
 Cuts = dict[int, list[Cut]]
@@ -295,7 +299,8 @@ def _cuts(plans: list[ClipPlan], clips: list[Clip], rgb: bool, tg: bool) -> tupl
                 rgb_cuts[frame].append(Cut(target, box, plan.flip))
         if tg and clip.tg is not None:
             for frame, target in zip(plan.tg_frames, clip.tg, strict=True):
-                tg_cuts[frame].append(Cut(target, tg_box, plan.tg_flip))
+                turn_x = plan.tg_flip and plan.gradient == "flow" and not plan.flow_keeps_x
+                tg_cuts[frame].append(Cut(target, tg_box, plan.tg_flip, turn_x))
     return dict(rgb_cuts), dict(tg_cuts)
 
 
@@ -333,6 +338,10 @@ def _apply(picture: Frame, cuts: Iterable[Cut], resized: Size | None) -> None:
         )
     for cut in cuts:
         _fit(_part(picture, cut.box), cut)
+        if cut.turn_x and picture[..., -1].any():
+            # Each picture's x is stretched to 0..255 by its own least and most: that of -x is 255 less that of x. A picture
+            # without differences is stored as 0, and stays so.
+            np.subtract(255, cut.target[..., -1], out=cut.target[..., -1])
 
 
 def _part(picture: Frame, box: CropBox) -> Frame:

@@ -35,7 +35,7 @@ def choose(run: Path, how: str, setup: Setup, tell: Callable[[str], None]) -> St
     A name that the run was begun from before means: go on, so that the same command again (a requeued job) does not go back.
     InputError where there is none, none is whole, it belongs to something else, or the run has others of its own.
     """
-    own = checkpoints.list_checkpoints(run)
+    own = checkpoints.every_checkpoint(run)
     if how == "never":
         if own:
             raise InputError(f"{run} has checkpoints already; --resume auto goes on, --out names a new run.")
@@ -73,7 +73,7 @@ def take_up(run: Path, start: Start, keep: int, tell: Callable[[str], None]) -> 
         return
     if start.copied:
         checkpoints.save(run, start.checkpoint, keep)
-    aside = checkpoints.set_aside(run, start.step)
+    aside = checkpoints.set_aside(run, start.step, start.checkpoint.due)
     if aside is not None:
         tell(f"later checkpoints are set aside in {aside} (may be removed)")
     if start.named:

@@ -40,6 +40,7 @@ _FREE = (
     "runtime.workers",
     "runtime.device",
     "runtime.log_every",
+    "runtime.max_loss_factor",
     "runtime.cache",
     "data.shards",
     "evaluate.keep",
@@ -146,6 +147,7 @@ def clip_settings(config: Config) -> ClipSettings:
         crop=data.crop,
         area_range=data.area,
         share_geometry=data.shared_crop,
+        flow_flip_keeps_x="flow_flip_keeps_x" in config.compat.quirks,
     )
 
 

@@ -63,15 +63,16 @@ def summarise(run: Path) -> Summary:
     facts = read_facts(run)
     config = config_from_dict(facts["config"], str(run / CONFIG_NAME))
     every = checkpoints.list_checkpoints(run)
+    newest = checkpoints.every_checkpoint(run)[-1:]  # whose evaluation may be due
     best = checkpoints.best(run)
-    step = max([_logged_step(run), *(int(path.stem.removeprefix("step-")) for path in every)])
+    step = max([_logged_step(run), *map(checkpoints.step_of, newest)])
     num_steps, per_epoch = int(facts.get("num_steps", 0)), int(facts.get("steps_per_epoch", 1))
     data, split = facts["data"], facts["split"]
     return Summary(
         run=str(run),
         recipe=config.name,
         description=config.description,
-        state=_state(run, step, num_steps),
+        state=_state(run, step, num_steps, due=newest != [*every[-1:]]),
         step=step,
         num_steps=num_steps,
         epoch=step // max(1, per_epoch),
@@ -111,8 +112,8 @@ def cost_of(config: Config) -> Cost:
     )
 
 
-def _state(run: Path, step: int, num_steps: int) -> str:
-    """running (its lock is held), finished, stopped, or not begun."""
+def _state(run: Path, step: int, num_steps: int, due: bool) -> str:
+    """running (its lock is held), finished, stopped, or not begun. due: the last evaluation is still to be made."""
     try:
         with (run / ".lock").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -120,7 +121,7 @@ def _state(run: Path, step: int, num_steps: int) -> str:
         return "running"
     except OSError:
         pass  # no lock: copied from elsewhere
-    return "finished" if step >= num_steps > 0 else "stopped" if step else "not begun"
+    return "finished" if step >= num_steps > 0 and not due else "stopped" if step else "not begun"
 
 
 def _logged_step(run: Path) -> int:

@@ -23,10 +23,20 @@ from tgtrain.batch import SslBatch, default_workers, step_loader
 from tgtrain.calibrate import measure_batch_norm
 from tgtrain.config import Config
 from tgtrain.damage import Damage, TooMuchDamageError, left_out
-from tgtrain.distributed import Ranks
-from tgtrain.evaluate import Result, evaluate
+from tgtrain.distributed import Ranks, StopPoll
+from tgtrain.evaluate import Result, StoppedError, evaluate
 from tgtrain.evaluate import Views as EvalViews
-from tgtrain.log import Interval, Journal, coverage_line, figures_line, memory_mb, step_line, with_precision
+from tgtrain.health import LossWatch
+from tgtrain.log import (
+    Interval,
+    Journal,
+    coverage_line,
+    figures_line,
+    memory_mb,
+    seconds_left,
+    step_line,
+    with_precision,
+)
 from tgtrain.model import Model, build_model, count_macs, share_dropout
 from tgtrain.order import steps_per_epoch
 from tgtrain.prefetch import batches_on
@@ -39,7 +49,6 @@ from tgtrain.step import COUNTS, Views
 from tgtrain.sync_bn import synchronised
 from tgtrain.views import views_of
 
-_STOP_STEPS = 10
 _LEAST_SCALE = 2.0**-10  # of 2^16 at the start, halved after every step whose gradients are not finite
 _LESS_RATE = "Lower optimiser.learning_rate, or use runtime.precision=float32. The last checkpoint is from before."
 _PRECISION = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -128,7 +137,7 @@ def train(
                 take_up(run, start, config.evaluate.keep, trainer.tell)
             ranks.barrier()
             trainer.take(start.checkpoint)
-            if trainer.step >= stop_at:
+            if trainer.step >= stop_at and not trainer.evaluation_due:
                 return Outcome(trainer.step, num_steps, False, True, None)
             return trainer.run(stop_at, should_stop)
         except UnreachableError:
@@ -181,6 +190,8 @@ class _Trainer:
         self.num_skipped = 0
         self.damage = Damage(config.runtime.max_bad_fraction)
         self.loader_mb = 0.0
+        self.loss = LossWatch(config.runtime.max_loss_factor)
+        self.evaluation_due = False
         self.last: Result | None = None
 
     def take(self, found: checkpoints.Checkpoint | None) -> None:
@@ -197,11 +208,16 @@ class _Trainer:
         self.damage.num_read, self.damage.num_bad = (int(found.extra.get(name, 0)) for name in ("num_read", "num_bad"))
         self.num_skipped = int(found.extra.get("num_skipped", 0))
         self.step = found.step
+        self.evaluation_due = found.due
         self.tell(f"resumed at step {self.step} of {self.num_steps}")
 
     def run(self, stop_at: int, should_stop: Callable[[], bool]) -> Outcome:
-        """Steps until `stop_at`, a signal, or an error."""
-        journal = Journal(self.folder, self.step) if self.ranks.is_main else None
+        """Steps until `stop_at`, a signal, or an error.
+
+        At every mark: a checkpoint, precise BatchNorm and evaluation, and the checkpoint again, of what was measured; then
+        the first goes. A run that is stopped or killed in between begins with the evaluation that is due.
+        """
+        journal = Journal(self.folder, self.step, self.evaluation_due) if self.ranks.is_main else None
         interval = Interval(finite_only=self.scaler.is_enabled())
         device = self.ranks.device
         dataset = step_dataset(self.setup, self.ranks)
@@ -212,10 +228,13 @@ class _Trainer:
             pin=device.type == "cuda",
         )
         batches = batches_on(device, read)
-        interrupted = False
-        saved_at = -1
+        poll = StopPoll(self.ranks, should_stop)
+        interrupted = self.ranks.any(should_stop())  # while the run was prepared
+        saved_at = self.step  # nothing at step 0, else what the run goes on from
         try:
-            while self.step < stop_at:
+            if self.evaluation_due and not interrupted:
+                interrupted = not self._evaluate_and_save(journal, should_stop)
+            while self.step < stop_at and not interrupted:
                 waited = time.perf_counter()
                 batch = next(batches)
                 waited = time.perf_counter() - waited
@@ -229,9 +248,7 @@ class _Trainer:
                 due = iteration == self.per_epoch - 1 and is_due(
                     epoch, self.config.evaluate.every_epochs, self.config.optimiser.epochs
                 )
-                # Ranks must stop at the same step; asking every time would make them wait for each other.
-                asked = self.ranks.world_size == 1 or self.step % _STOP_STEPS == 0
-                interrupted = asked and self.ranks.any(should_stop())
+                interrupted = poll.after_step()
                 if self.step % self.config.runtime.log_every == 0 or self.step == stop_at or due or interrupted:
                     self._log(interval, journal, epoch)
                     interval.reset()
@@ -240,11 +257,11 @@ class _Trainer:
                 if due:
                     if coverage := dataset.coverage(self.step):
                         self.tell(f"epoch {epoch + 1}: {coverage_line(coverage)}")
-                    self._evaluate_and_save(journal, epoch)
+                    self.evaluation_due = True
+                    self._save()
                     saved_at = self.step
+                    interrupted = interrupted or not self._evaluate_and_save(journal, should_stop)
                     interval.reset()
-                if interrupted:
-                    break
         finally:
             if journal is not None:
                 journal.close()
@@ -316,6 +333,12 @@ class _Trainer:
                 f"the loss or its gradient is no finite number any more (around step {self.step}: loss {values['loss/total']}, "
                 f"gradient norm {values['grad_norm']}). {_LESS_RATE}"
             )
+        if self.loss.explodes(values["loss/total"]):
+            raise RunError(
+                f"the loss explodes: at step {self.step} it is {values['loss/total']:.4g}, for the third line of the log in a row "
+                f"over {self.loss.factor:g} times the usual {self.loss.usual:.4g} (runtime.max_loss_factor). Lower "
+                f"optimiser.learning_rate, or raise optimiser.warmup_epochs."
+            )
         if self.scaler.is_enabled() and self.scaler.get_scale() < _LEAST_SCALE:
             raise RunError(
                 f"float16 finds no scale at which gradients are finite (around step {self.step}). {_LESS_RATE}"
@@ -323,6 +346,7 @@ class _Trainer:
         schedule = self._schedule()
         values["learning_rate"] = learning_rate(schedule, *epoch_of(self.step - 1, self.per_epoch))
         values["epoch"] = epoch
+        values["seconds_left"] = seconds_left(values, self.step, self.num_steps)
         values["memory_mb"] = memory_mb()
         values["loader_memory_mb"] = max(self.ranks.gather(self.loader_mb))  # of the largest process; 0 without any
         values["num_bad"] = self.damage.num_bad
@@ -338,12 +362,19 @@ class _Trainer:
         joined = {name: sum(each[name] for each in everyone) for name in values}
         return {name: total if name in COUNTS else total / len(everyone) for name, total in joined.items()}
 
-    def _evaluate_and_save(self, journal: Journal | None, epoch: int) -> None:
-        """Precise BatchNorm, accuracy at one centre view, checkpoint: in this order, so that what is saved is what was measured."""
+    def _evaluate_and_save(self, journal: Journal | None, should_stop: Callable[[], bool]) -> bool:
+        """Precise BatchNorm, accuracy at one centre view, checkpoint: in this order, so that what is saved is what was measured.
+
+        False where a process was asked to stop before the end: the evaluation stays due, and the weights are left aside.
+        """
+        epoch, _ = epoch_of(self.step - 1, self.per_epoch)
         running = None
         if "running_statistics" in self.config.compat.quirks:
             running = {name: value.clone() for name, value in self.model.state_dict().items() if "running_" in name}
-        if bad := measure_batch_norm(self.model, self.setup, self.ranks):
+        bad = measure_batch_norm(self.model, self.setup, self.ranks, should_stop)
+        if self.ranks.any(should_stop()):
+            return False
+        if bad:
             self.tell(left_out("precise BatchNorm", bad))
         self._check_finite()
         part = self.setup.evaluated_part
@@ -351,18 +382,22 @@ class _Trainer:
         named: dict[str, float] = {}
         if places:
             modality = "tg" if self.config.model.streams == "tg" else "rgb"
-            result = evaluate(
-                self.model,
-                self.setup.reader,
-                places,
-                self.setup.labels(places),
-                self.setup.classes,
-                self.setup.clip,
-                EvalViews(1, 1),
-                self.ranks,
-                modality=modality,  # type: ignore[arg-type]
-                workers=self.workers,
-            )
+            try:
+                result = evaluate(
+                    self.model,
+                    self.setup.reader,
+                    places,
+                    self.setup.labels(places),
+                    self.setup.classes,
+                    self.setup.clip,
+                    EvalViews(1, 1),
+                    self.ranks,
+                    modality=modality,  # type: ignore[arg-type]
+                    workers=self.workers,
+                    should_stop=should_stop,
+                )
+            except StoppedError:
+                return False
             if result.bad:
                 self.tell(left_out(f"the evaluation of {len(places)} {part} videos", list(result.bad)))
             if result.keys:
@@ -376,7 +411,9 @@ class _Trainer:
         if running is not None:
             self.model.load_state_dict(running, strict=False)
         measured = checkpoints.Measured(f"top1@1x1 on {part}", named["top1@1x1"]) if named else None
+        self.evaluation_due = False
         self._save(bool(self.config.precise_bn.batches) and running is None, measured)
+        return True
 
     def _check_finite(self) -> None:
         """Nothing is measured or saved with weights or statistics that are no numbers: the checkpoints before stay the last."""
@@ -389,7 +426,9 @@ class _Trainer:
             )
 
     def _save(self, precise: bool = False, measured: checkpoints.Measured | None = None) -> None:
+        """Write a checkpoint; RunError on every rank where that fails on the one that writes."""
         self._check_finite()
+        problem = ""
         if self.ranks.is_main:
             state = checkpoints.Checkpoint(
                 step=self.step,
@@ -399,6 +438,7 @@ class _Trainer:
                 extra={
                     "scaler": self.scaler.state_dict(),
                     "precise_bn": precise,
+                    "evaluation_due": self.evaluation_due,
                     "num_threads": torch.get_num_threads(),
                     "num_read": self.damage.num_read,
                     "num_bad": self.damage.num_bad,
@@ -407,8 +447,12 @@ class _Trainer:
                 },
                 measured=measured,
             )
-            checkpoints.save(self.folder, state, self.config.evaluate.keep)
-        self.ranks.barrier()
+            try:
+                checkpoints.save(self.folder, state, self.config.evaluate.keep)
+            except OSError as error:
+                problem = _cannot_write(self.folder, self.step, error)
+        if problems := [text for text in self.ranks.gather(problem) if text]:
+            raise RunError(problems[0])
 
 
 def _check_ranks(config: Config, ranks: Ranks) -> None:
@@ -427,7 +471,7 @@ def _check_ranks(config: Config, ranks: Ranks) -> None:
 
 
 def _cannot_write(run: Path, step: int, error: OSError) -> str:
-    there = checkpoints.list_checkpoints(run)
+    there = checkpoints.every_checkpoint(run)
     left = f"{there[-1].name} is the last whole checkpoint" if there else "no checkpoint was written yet"
     return (
         f"{error.filename or run}: {error.strerror or error} (at step {step}). {left[0].upper()}{left[1:]}; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from click.testing import CliRunner
 
 from cli.prep import main as tgprep
 from cli.train import main as tgtrain
+from manifests.store import read_manifest
+from tgprep.flow import flow_picture
+from tgtrain.clip import ClipSettings, plan_train
+from tgtrain.reader import open_reader
 
 TRAINING = (
     "optimiser.epochs=1", "batch.labelled=4", "batch.unlabelled=4", "data.size=48", "evaluate.every_epochs=1",
@@ -53,6 +58,39 @@ def test_a_run_on_flow_is_tested_and_answers_for_raw_videos(folder: Path, tmp_pa
         found = {entry["label"]: entry["score"] for entry in answer["top"]}
         # The stored flow went through JPEG, and is of planes and not of RGB frames.
         np.testing.assert_allclose([found[0], found[1]], stored, atol=0.25 * float(np.ptp(stored)) + 0.1)
+
+
+def test_flow_of_a_mirrored_scene_is_the_mirrored_flow_with_its_x_turned_around() -> None:
+    """The rule that the reader uses, by the extractor's own arithmetic on a field that reaches both ends of the scale."""
+    rng = np.random.default_rng(3)
+    flow = rng.uniform(-20, 20, (40, 60, 2)).astype(np.float32)
+    flow[0, 0], flow[0, 1] = (-20, -20), (20, 20)
+    mirrored = np.ascontiguousarray(flow[:, ::-1] * np.array([-1, 1], np.float32))
+    expected = flow_picture(mirrored).astype(int)
+    found = flow_picture(flow)[:, ::-1].astype(int)
+    found[..., 2] = 255 - found[..., 2]
+    np.testing.assert_allclose(found[..., 1:], expected[..., 1:], atol=2)  # 8 bits are cut off, not rounded
+    np.testing.assert_allclose(found[..., 0], expected[..., 0], atol=4)  # of two of them, and stretched
+    still = flow_picture(np.full((4, 4, 2), 5, np.float32))
+    assert not still.any()
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_mirrored_clip_of_flow(folder: Path, keeps: bool) -> None:
+    root = folder / "dataset"
+    manifest = read_manifest(root)
+    reader = open_reader(manifest, [row.key for row in manifest.videos if row.status == "written"])
+    place = reader.places[0]
+    settings = ClipSettings(clip_len=4, interval=2, gradient="flow", input_size=48, flow_flip_keeps_x=keeps)
+    (plan,) = plan_train(place.num_frames, place.height, place.width, settings, np.random.default_rng(1))
+    straight, turned = (reader.read(0, replace(plan, flip=flip, tg_flip=flip)) for flip in (False, True))
+    reader.close()
+    np.testing.assert_array_equal(turned.rgb, straight.rgb[:, :, ::-1])
+    expected = straight.tg[:, :, ::-1].copy()
+    assert np.ptp(expected[..., 2]) > 100
+    if not keeps:
+        expected[..., 2] = 255 - expected[..., 2]
+    np.testing.assert_array_equal(turned.tg, expected)
 
 
 def test_flow_alone(folder: Path) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from click.testing import CliRunner
 
+from cli.train import main as tgtrain
 from manifests.records import InputError
 from manifests.splits import read_split
 from manifests.store import read_manifest
@@ -157,6 +161,22 @@ def test_checkpoints_hold_running_statistics(data_set: Path, tmp_path: Path) -> 
         measure_batch_norm(model, setup, ALONE)
         again = model.state_dict()["rgb.stem.bn.running_mean"]
         assert torch.allclose(again, saved.model["rgb.stem.bn.running_mean"]) is same
+
+
+def test_a_test_may_measure_the_statistics_first(data_set: Path, tmp_path: Path) -> None:
+    """Of a checkpoint with running averages it then gives what one gives that was saved with measured statistics."""
+    scores = {}
+    for name, more in (("precise", ()), ("running", (quirk("running_statistics"),))):
+        train(setup_of(data_set, *more), tmp_path / name, ALONE, tell=lambda text: None)
+        for again in ((), ("--precise-bn",)):
+            done = CliRunner().invoke(tgtrain, ["test", str(tmp_path / name), "--views", "1x1", *again])
+            assert done.exit_code == 0, done.output
+            assert ("holds running averages" in done.stderr) is (name == "running" and not again)
+            table = pq.read_table(tmp_path / name / f"test-1x1{'-precise-bn' if again else ''}.parquet")
+            scores[name, bool(again)] = np.array(table["scores"].to_pylist())
+    np.testing.assert_array_equal(scores["running", True], scores["precise", True])
+    np.testing.assert_allclose(scores["running", True], scores["precise", False], rtol=1e-5)
+    assert not np.allclose(scores["running", False], scores["precise", False], rtol=1e-3)
 
 
 def test_strong_labelled_clips_are_learnt_from(data_set: Path) -> None:

@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from tests.conftest import Reliability
-from tgtrain.checkpoint import list_checkpoints, load
+from tgtrain.checkpoint import every_checkpoint, list_checkpoints, load
 
 TINY = (
     "data.clip_frames=4", "data.interval=2", "data.size=32", "batch.labelled=4", "batch.unlabelled=4", "model.width=2",
@@ -46,14 +46,14 @@ import cli.train
 sys.setprofile(watch)
 cli.train.main()
 """
-# Where, and how often it is passed in a run of four evaluations with a checkpoint each.
+# Where, and how often it is passed in a run of four evaluations with a checkpoint before and after each.
 PLACES = {
     "while the settings are written": ("manifests.places:atomic_write", 1),
-    "before a checkpoint is written": ("tgtrain.checkpoint:save", 4),
-    "between digest and content of a checkpoint": ("manifests.places:publish", 15),
-    "between saving and marking the best": ("tgtrain.checkpoint:settle", 4),
+    "before a checkpoint is written": ("tgtrain.checkpoint:save", 8),
+    "between digest and content of a checkpoint": ("manifests.places:publish", 19),
+    "between saving and marking the best": ("tgtrain.checkpoint:settle", 8),
     "while the best is marked": ("tgtrain.checkpoint:_mark_best", 1),
-    "before older ones are removed": ("tgtrain.checkpoint:_prune", 4),
+    "before older ones are removed": ("tgtrain.checkpoint:_prune", 8),
     "during an evaluation": ("tgtrain.evaluate:__getitem__", 24),
     "during precise BatchNorm": ("tgtrain.precise_bn:recompute_statistics", 8),
     "in a step": ("tgtrain.train:_train_step", 12),
@@ -150,8 +150,9 @@ def test_kills_one_after_the_other_at_chosen_places(
     data_set: Path, tmp_path: Path, whole: tuple[dict[str, Any], float]
 ) -> None:
     arguments = words(data_set, tmp_path / "run")
-    for where in ("manifests.places:publish:7", "tgtrain.checkpoint:settle:2"):
+    for where in ("manifests.places:publish:7", "tgtrain.checkpoint:settle:2", "tgtrain.evaluate:__getitem__:9"):
         assert not kill_when_done(start(arguments, at=where))
+    assert [path.name for path in every_checkpoint(tmp_path / "run")][-1:] == ["step-00000009.due.pt"]
     finish(arguments)
     assert_same(tmp_path / "run", whole[0])
 

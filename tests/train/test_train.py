@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -162,6 +160,7 @@ def test_what_a_run_writes(data_set: Path, tmp_path: Path) -> None:
         assert record["loss/total"] == pytest.approx(sum(terms), rel=1e-4)
         assert 0 <= record["waiting_share"] <= 1
         assert record["grad_norm"] > 0
+        assert record["seconds_left"] == pytest.approx(record["overall_seconds_per_step"] * (12 - record["step"]))
     assert steps[0]["loss/pseudo_rgb"] == 0  # warm-up
     assert [record["step"] for record in records(folder, "evaluate")] == [6, 12]
     facts = json.loads((folder / "config.json").read_text())
@@ -265,29 +264,6 @@ def test_a_batch_that_ranks_cannot_share_is_refused(data_set: Path, tmp_path: Pa
 def test_epochs_count_the_unlabelled_videos_whatever_the_method(data_set: Path) -> None:
     assert num_steps_of(setup_of(data_set)) == num_steps_of(setup_of(data_set, recipe="demo-supervised")) == (12, 3)
     assert num_steps_of(setup_of(data_set, "batch.unlabelled=40"))[1] == 1  # fewer videos than a batch: one step
-
-
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1])
-def test_a_run_that_is_killed_goes_on_to_the_same_end(data_set: Path, tmp_path: Path, sent: signal.Signals) -> None:
-    run(data_set, tmp_path / "whole", "evaluate.every_epochs=1")
-    command = [
-        sys.executable, "-m", "cli.train", "run", str(data_set), "--recipe", "demo", "--out", str(tmp_path / "run"),
-        *(word for text in (*SMALL, "evaluate.every_epochs=1") for word in ("--set", text)),
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while len(list_checkpoints(tmp_path / "run")) < 1 and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(sent)
-    _, said = process.communicate(timeout=120)
-    expected = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGUSR1: 0}[sent]
-    assert process.returncode in (expected, 0), said
-    if sent is not signal.SIGKILL and process.returncode == expected and "Saved at step" in said:
-        assert "the same command goes on" in said
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
 def test_two_processes_train_together_and_resume_as_one(data_set: Path, tmp_path: Path) -> None:

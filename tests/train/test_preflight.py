@@ -1,0 +1,206 @@
+"""What happens when: the rows of the table in docs/using.md, each in a real run."""
+
+from __future__ import annotations
+
+import math
+from collections import namedtuple
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from manifests.records import InputError
+from manifests.splits import read_split
+from manifests.store import read_manifest
+from tests.train.test_train import ALONE, SMALL, equal, records, run, setup_of, weights
+from tgtrain.checkpoint import every_checkpoint, list_checkpoints
+from tgtrain.config import load_recipe
+from tgtrain.health import LossWatch
+from tgtrain.preflight import notes, require_room
+from tgtrain.run import Setup, prepare
+from tgtrain.train import RunError, train
+
+NO_CLIPPING = ("optimiser.clip_norm=0", "optimiser.warmup_epochs=0", "runtime.log_every=1")
+
+
+def with_split(root: Path, *overrides: str, **flags: list[int]) -> Setup:
+    """A setup whose split has these places labelled, unlabelled, validation or test, and no others."""
+    split = read_split(root)
+
+    def flagged(places: list[int]) -> np.ndarray:
+        return np.isin(np.arange(len(split)), places)
+
+    split = replace(split, **{name: flagged(places) for name, places in flags.items()})
+    return prepare(str(root), split, read_manifest(root), load_recipe("demo", [*SMALL, *overrides], num_classes=3))
+
+
+def of_class(root: Path, label: int, part: str) -> list[int]:
+    split = read_split(root)
+    return [int(place) for place in np.flatnonzero(split.part(part) & (split.label == label))]
+
+
+def test_a_loss_that_is_no_number(data_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no finite number any more .*Lower optimiser.learning_rate"):
+        run(data_set, tmp_path / "run", "optimiser.learning_rate=1e30", *NO_CLIPPING)
+    assert every_checkpoint(tmp_path / "run") == []
+
+
+def test_a_loss_that_explodes_stops_on_the_third_line(data_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        RunError, match=r"the loss explodes: at step \d+ .*over 100 times the usual .*optimiser.learning_rate"
+    ):
+        run(data_set, tmp_path / "run", "optimiser.learning_rate=300", *NO_CLIPPING)
+    losses = [record["loss/total"] for record in records(tmp_path / "run", "train")]
+    assert all(map(math.isfinite, losses))
+    assert losses[0] < 100  # before the first update
+    assert min(losses[-2:]) > 100  # the third is told and not written
+
+
+def test_an_exploding_loss_may_be_let_go_on(data_set: Path, tmp_path: Path) -> None:
+    run(
+        data_set,
+        tmp_path / "run",
+        "optimiser.learning_rate=300",
+        "runtime.max_loss_factor=0",
+        *NO_CLIPPING,
+        max_steps=5,
+    )
+    assert records(tmp_path / "run", "train")[-1]["loss/total"] > 100
+
+
+@pytest.mark.parametrize(
+    ("losses", "at"),
+    [
+        ([5.0] * 50, None),
+        ([5, 5, 5, 501, 501, 501], 5),
+        ([5, 5, 5, 499, 499, 499], None),  # 99.8 times as much
+        ([5, 501, 501, 5, 501, 501, 5], None),  # never three in a row
+        ([0.001] * 30 + [90] * 5, None),  # the usual loss is at least 1
+        ([0.001] * 30 + [101] * 3, 32),
+        ([5, 501, 1001, 2001], 3),  # what explodes does not become usual
+        ([200, 200, 200], 2),  # from the first line on
+        ([9.0] * 3 + [1.5] * 25 + [151] * 3, 30),  # the usual loss is that of the last 25 lines
+    ],
+)
+def test_when_a_loss_explodes(losses: list[float], at: int | None) -> None:
+    watch = LossWatch(100)
+    told = [place for place, loss in enumerate(losses) if watch.explodes(float(loss))]
+    assert told[:1] == ([] if at is None else [at])
+
+
+def test_no_pseudo_label_is_trusted(data_set: Path, tmp_path: Path) -> None:
+    run(data_set, tmp_path / "run", "method.threshold=1.0", "method.warmup_epochs=0")
+    for record in records(tmp_path / "run", "train"):
+        assert record["train/num_selected"] == record["train/mask_fraction"] == 0
+        assert record["loss/pseudo_rgb"] == record["loss/pseudo_tg"] == 0
+        assert "train/pseudo_precision" not in record  # of none no share is right
+        assert math.isfinite(record["loss/total"])
+    assert records(tmp_path / "run", "evaluate")[-1]["step"] == 12
+
+
+def test_a_class_without_a_label_is_named_and_counts_in_the_accuracy(data_set: Path, tmp_path: Path) -> None:
+    some = of_class(data_set, 0, "labelled") + of_class(data_set, 1, "labelled")
+    setup = with_split(data_set, labelled=some)
+    assert any("no labelled video of 1 classes: class2; they cannot be learnt" in note for note in notes(setup))
+    outcome = train(setup, tmp_path / "run", ALONE, tell=lambda text: None)
+    assert outcome.last is not None
+    assert sorted({setup.classes[label] for label in outcome.last.labels}) == ["class0", "class1", "class2"]
+
+
+def test_fewer_videos_than_a_batch(data_set: Path, tmp_path: Path) -> None:
+    labelled, unlabelled = of_class(data_set, 0, "labelled")[:1], of_class(data_set, 1, "unlabelled")[:2]
+    setup = with_split(data_set, "evaluate.every_epochs=4", labelled=labelled, unlabelled=unlabelled)
+    told = notes(setup)
+    assert any(
+        "1 labelled videos are fewer than batch.labelled 4: videos come more than once in a step" in t for t in told
+    )
+    assert any(
+        "2 unlabelled videos are fewer than batch.unlabelled 4" in t and "an epoch is one step" in t for t in told
+    )
+    outcome = train(setup, tmp_path / "run", ALONE, tell=lambda text: None)
+    assert (outcome.step, outcome.num_steps) == (4, 4)
+
+
+def test_no_video_of_a_stream_is_refused(data_set: Path) -> None:
+    with pytest.raises(InputError, match="has no labelled video"):
+        with_split(data_set, labelled=[])
+    with pytest.raises(InputError, match="has no unlabelled video, which method ltg needs"):
+        with_split(data_set, unlabelled=[])
+
+
+def test_no_part_to_measure_on(data_set: Path, tmp_path: Path) -> None:
+    setup = with_split(data_set, validation=[], test=[])
+    assert "the split has no validation or test part: no accuracy is measured" in notes(setup)
+    outcome = train(setup, tmp_path / "run", ALONE, tell=lambda text: None)
+    assert outcome.last is None
+    assert list_checkpoints(tmp_path / "run")[-1].name == "step-00000012.pt"
+
+
+def test_everything_is_damaged(make_data_set: Callable[..., Path], tmp_path: Path) -> None:
+    root = make_data_set()
+    for row in read_manifest(root).videos:
+        with (root / row.shard).open("r+b") as shard:
+            shard.seek(row.members.rgb_offset)
+            shard.write(b"\0" * row.members.rgb_bytes)
+    with pytest.raises((InputError, RunError), match="cannot be read|damaged"):
+        run(root, tmp_path / "run")
+    assert every_checkpoint(tmp_path / "run") == []
+
+
+def test_nothing_is_noted_of_a_run_that_fits(data_set: Path) -> None:
+    assert notes(setup_of(data_set)) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "optimiser.warmup_epochs=4",
+            "optimiser.warmup_epochs 4 are not fewer than the 4 epochs: the rate never reaches",
+        ),
+        (
+            "method.warmup_epochs=9",
+            "method.warmup_epochs 9 are not fewer than the 4 epochs: nothing is learnt from pseudo-labels",
+        ),
+    ],
+)
+def test_warm_ups_that_never_end_are_noted(data_set: Path, override: str, said: str) -> None:
+    (note,) = notes(setup_of(data_set, override))
+    assert said in note
+
+
+def test_a_disk_without_room_for_two_checkpoints_is_refused_at_the_start(
+    data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = setup_of(data_set, "evaluate.every_epochs=4")
+    run(data_set, tmp_path / "roomy", "evaluate.every_epochs=4", max_steps=1)
+    size = list_checkpoints(tmp_path / "roomy")[-1].stat().st_size
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10 * size, 0, 3 * size))
+    require_room(tmp_path / "run", setup.config)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10 * size, 0, size))
+    with pytest.raises(InputError, match=r"MB are free, and a checkpoint takes \d+. Make room for 6 of them"):
+        train(setup, tmp_path / "run", ALONE, tell=lambda text: None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_that_fills_up_costs_no_checkpoint_that_was_there(data_set: Path, tmp_path: Path) -> None:
+    """A limit of the size of files stands for the disk: what is written stops in the middle of the second checkpoint."""
+    import resource
+
+    run(data_set, tmp_path / "whole")
+    run(data_set, tmp_path / "run", max_steps=6)
+    size = list_checkpoints(tmp_path / "run")[-1].stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, before[1]))
+    try:
+        with pytest.raises(RunError, match="File too large .*Step-00000006.pt is the last whole checkpoint; make room"):
+            run(data_set, tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in every_checkpoint(tmp_path / "run")] == ["step-00000006.pt"]
+    assert list((tmp_path / "run").rglob(".tmp-*")) == []
+    run(data_set, tmp_path / "run")
+    assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
