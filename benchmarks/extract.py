@@ -37,8 +37,8 @@ with open(sys.argv[3] + f".{part}", "wb") as out:
         video = open_video(path, decoder="pyav", space="ycbcr420", short_side=0, coded_range=True)
         encoder = None
         for p in video.frames:
-            encoder = encoder or plane_encoder(*p.y.shape, 95, limited=p.limited)
-            for jpeg in encoder.encode(p.y, p.cb, p.cr, gradient=gradient):
+            encoder = encoder or plane_encoder(*p.y.shape, 95, limited=p.limited, gradients=gradient)
+            for jpeg in encoder.encode(p.y, p.cb, p.cr):
                 if jpeg is not None:
                     out.write(jpeg)
 """

@@ -64,11 +64,13 @@ def ways(frames: list[Planes]) -> dict[str, Callable[[], tuple[Jpegs, Jpegs]]]:
     rgb = [as_rgb(picture) for picture in full]
     bgr = [np.ascontiguousarray(picture[..., ::-1]) for picture in rgb]
     height, width = frames[0].y.shape
-    encoder = PlaneEncoder(height, width, QUALITY, limited=True)
+    encoders = {
+        wanted: PlaneEncoder(height, width, QUALITY, limited=True, gradients=wanted) for wanted in (False, True)
+    }
 
     def fused(gradient: bool) -> tuple[Jpegs, Jpegs]:
-        encoder.restart()
-        both = [encoder.encode(p.y, p.cb, p.cr, gradient=gradient) for p in frames]
+        encoders[gradient].restart()
+        both = [encoders[gradient].encode(p.y, p.cb, p.cr) for p in frames]
         return [frame for frame, _ in both], [tg for _, tg in both if tg is not None]
 
     def libjpeg(gradient: bool, fast: bool = False) -> tuple[Jpegs, Jpegs]:

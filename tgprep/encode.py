@@ -163,9 +163,10 @@ class _FusedWriter:
 
             self.limited = picture.limited
             height, width = picture.y.shape
-            self.encoder = plane_encoder(height, width, self.quality, limited=self.limited)
+            wanted = self.tg is not None
+            self.encoder = plane_encoder(height, width, self.quality, limited=self.limited, gradients=wanted)
         picture = in_range(picture, limited=self.limited)
-        frame, gradient = self.encoder.encode(picture.y, picture.cb, picture.cr, gradient=self.tg is not None)
+        frame, gradient = self.encoder.encode(picture.y, picture.cb, picture.cr)
         self.rgb.append(frame)
         if self.tg is not None and gradient is not None:
             self.tg.append(gradient)

@@ -47,11 +47,11 @@ LIMITED_CHROMA = Range(16, 240, 255 / 224, 128 - 128 * 255 / 224)
 class PlaneEncoder:
     """Encodes pictures of one size, quality and range, one after the other; keeps the transform of the one before.
 
-    height, width: 1 to 65,535 pixels. quality: 1 to 100. limited: luma 16..235 and chroma 16..240 stand for 0..255 (what lies outside is clipped); else
+    height, width: 1 to 65,535 pixels. quality: 1 to 100. gradients: whether these are wanted at all. limited: luma 16..235 and chroma 16..240 stand for 0..255 (what lies outside is clipped); else
     planes are full range, as JPEG has it.
     """
 
-    def __init__(self, height: int, width: int, quality: int, *, limited: bool) -> None:
+    def __init__(self, height: int, width: int, quality: int, *, limited: bool, gradients: bool = True) -> None:
         start = tables.header(height, width, quality)
         rows, columns = -(-height // 16), -(-width // 16)
         half = (-(-height // 2), -(-width // 2))
@@ -70,7 +70,8 @@ class PlaneEncoder:
         self._raw = np.empty((2, room), np.uint8)
         self._padded = np.empty(64 * int((self._size[:, 2] * self._size[:, 3]).max()), np.uint8)
         self._work = np.zeros((2, 64 * LANES), np.float32)
-        self._coefficients = np.zeros(64 * rows * row_blocks, np.float32)
+        self._coefficients = np.zeros(64 * rows * row_blocks * gradients, np.float32)
+        self._gradients = gradients
         self._levels, self._marks = np.zeros((2, 64 * row_blocks), np.int16), np.zeros((2, 2 * row_blocks), np.uint32)
         self._where = np.zeros((3, 2), np.int64)
         self._num_pictures = 0
@@ -79,8 +80,8 @@ class PlaneEncoder:
         """Forget the picture before: the next one begins a video."""
         self._num_pictures = 0
 
-    def encode(self, y: Frame, cb: Frame, cr: Frame, *, gradient: bool = True) -> tuple[bytes, bytes | None]:
-        """The JPEG files of a picture and of TG from the picture before to this one (None for the first, or not wanted).
+    def encode(self, y: Frame, cb: Frame, cr: Frame) -> tuple[bytes, bytes | None]:
+        """The JPEG files of a picture and of TG from the picture before to this one (None for the first, or where none is wanted).
 
         y uint8[height, width], cb and cr half the size, rounded up; rows may lie apart, pixels of a row may not.
         """
@@ -90,7 +91,7 @@ class PlaneEncoder:
                     f"expected rows of uint8{shape}, got {plane.dtype}{plane.shape}, strides {plane.strides}"
                 )
             self._where[number] = plane.__array_interface__["data"][0], plane.strides[0]
-        gradient = gradient and self._num_pictures > 0
+        gradient = self._gradients and self._num_pictures > 0
         self._num_pictures += 1
         end, gradient_end = kernels.encode(
             self._where, self._rows, self._size, self._clip, self._shifts, self._scales, _BITS, self._padded, self._work, self._coefficients,
@@ -100,13 +101,13 @@ class PlaneEncoder:
 
 
 @functools.lru_cache(maxsize=1)
-def _encoder_of(height: int, width: int, quality: int, limited: bool) -> PlaneEncoder:
-    return PlaneEncoder(height, width, quality, limited=limited)
+def _encoder_of(height: int, width: int, quality: int, limited: bool, gradients: bool) -> PlaneEncoder:
+    return PlaneEncoder(height, width, quality, limited=limited, gradients=gradients)
 
 
-def plane_encoder(height: int, width: int, quality: int, *, limited: bool) -> PlaneEncoder:
+def plane_encoder(height: int, width: int, quality: int, *, limited: bool, gradients: bool = True) -> PlaneEncoder:
     """An encoder for a video, the last one again where it fits: most videos of a data set have one size."""
-    encoder = _encoder_of(height, width, quality, limited)
+    encoder = _encoder_of(height, width, quality, limited, gradients)
     encoder.restart()
     return encoder
 

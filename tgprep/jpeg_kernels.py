@@ -338,8 +338,9 @@ def _analyse(
             if with_gradient:
                 _difference(coefficients, kept, work[1], work[0])
                 _quantise(work[0], lanes, shifts[1], scales[1], bits, levels[1], base, marks[1])
-            for number in range(64 * LANES):
-                _put(coefficients, kept + number, _get(work[1], number))
+            if coefficients.shape[0]:
+                for number in range(64 * LANES):
+                    _put(coefficients, kept + number, _get(work[1], number))
             base += 64 * LANES
             kept += 64 * LANES
 
@@ -443,7 +444,8 @@ def encode(
     columns of blocks (a multiple of 8), place of the first number in levels, and in coefficients. clip: uint8[3, 2], the levels of black and
     white. scales: float32[3, 2, 64]: level = coefficient * scale, to the nearest integer. shifts: float32[3, 2], added to the coefficient of frequency 0 before.
     bits: uint32[2, 64], the bit of each number in the first and in the second word of marks, 0 in the other. padded uint8, work float32[2, 64 * LANES], levels, marks and
-    raw uint8[2, ...]: scratch. coefficients: of the picture before, replaced by this one's.
+    raw uint8[2, ...]: scratch. coefficients: of the picture before, replaced by this one's; none where no
+    gradient is ever wanted.
     order: int64[blocks, 3], blocks of a row of squares in the order of the file: their place in levels, plane, place in marks.
     codes: uint32[2 * 512], code * 32 + bits, of AC symbols at 0..255, of DC sizes from 256; codes lie above room for the bits of their value, which
     are counted. quick: uint32[2 * 1024], the same with the value, of AC levels -32..31 behind 0..15 zeros. places: int64[64], zigzag position -> place in a chunk.

@@ -219,8 +219,9 @@ def test_rows_may_lie_apart_and_a_restart_forgets() -> None:
     assert again is encoder
     assert again.encode(apart(planes.y), apart(planes.cb), apart(planes.cr)) == (first, None)
     assert again.encode(apart(later.y), apart(later.cb), apart(later.cr)) == second
-    only, none = PlaneEncoder(50, 70, 95, limited=False).encode(later.y, later.cb, later.cr, gradient=False)
-    assert (only, none) == (second[0], None)
+    without = PlaneEncoder(50, 70, 95, limited=False, gradients=False)
+    assert without.encode(planes.y, planes.cb, planes.cr) == (first, None)
+    assert without.encode(later.y, later.cb, later.cr) == (second[0], None)
 
 
 def test_the_same_bytes_on_every_machine() -> None:
