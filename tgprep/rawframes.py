@@ -48,8 +48,9 @@ from tgprep.export import MARKER
 from tgprep.keys import unique_keys, video_key
 from tgprep.list_places import lists_near
 from tgprep.plan import plan_shards
-from tgprep.rules import Facts, by_folder, by_lists, tell_dataset
+from tgprep.rules import Facts, by_folder, by_lists
 from tgprep.supervise import ShardPlan, ShardResult
+from tgprep.tell import tell_dataset
 from tgprep.walk import VideoFile, some
 from tgprep.work import WORK_FOLDER, clear, load_done, make_folder, owned, remove_leftovers, save_done
 
