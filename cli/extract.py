@@ -15,6 +15,7 @@ from cli.common import (
     EXIT_FAILURES,
     EXIT_USAGE,
     PlaceType,
+    at_once,
     build,
     handled,
     interruptible,
@@ -94,6 +95,8 @@ def extract(
     \b
     Exit codes: 0 all well, 1 some videos failed, 2 wrong usage or input, 130/143 interrupted.
     """
+    progress = ExtractProgress(log_json)
+    began = time.monotonic()
     from manifests.records import InputError
     from manifests.stores import tell_with
     from tgprep.account import versions
@@ -105,25 +108,23 @@ def extract(
     from tgprep.update import Update
     from tgprep.work import refuse_strange
 
-    progress = ExtractProgress(log_json)
-    began = time.monotonic()
-    signals: list[int] = []
     tell_with(lambda store, text: progress.tell("note", text))
     try:
-        settings, run = build(ExtractSettings, options), build(RunSettings, options)
-        update = Update(add=add, retry_failed=retry_failed)
-        task = _task(num_tasks, task_id, update)
-        versions(settings)  # that the decoder is there, before the videos are looked for
-        refuse_strange(out)
-        found = scan(videos, dataset=dataset, annotations=annotations, classes=classes)
-        for note in found.notes:
-            progress.tell("note", note)
-        if dry_run:
-            from cli.estimate import show_estimate
-
-            show_estimate(videos, out, found, settings, run, as_json)
-            return
         with interruptible() as (stop, signals):
+            with at_once(signals):
+                settings, run = build(ExtractSettings, options), build(RunSettings, options)
+                update = Update(add=add, retry_failed=retry_failed)
+                task = _task(num_tasks, task_id, update)
+                versions(settings)  # that the decoder is there, before the videos are looked for
+                refuse_strange(out)
+                found = scan(videos, dataset=dataset, annotations=annotations, classes=classes)
+            for note in found.notes:
+                progress.tell("note", note)
+            if dry_run:
+                from cli.estimate import show_estimate
+
+                show_estimate(videos, out, found, settings, run, stop, as_json)
+                return
             hooks = Hooks(planned=progress.planned, progress=progress)
             if task is None:
                 outcome = run_extract(videos, out, found, settings, run, stop=stop, hooks=hooks, update=update)
@@ -136,7 +137,8 @@ def extract(
     except (StoppedError, KeyboardInterrupt):
         progress.close()
         command = shlex.join(["tgprep", *sys.argv[1:]])
-        text = f"Interrupted after {progress.line()}. Finished shards are kept; to go on:\n  {command}"
+        begun = f"after {progress.line()}. Finished shards are kept" if progress.total else "before the first video"
+        text = f"Interrupted {begun}; to go on:\n  {command}"
         progress.tell("interrupted", text, command=command, **progress.state())
         sys.exit(128 + (signals[0] if signals else signal.SIGINT))
     except (ShardError, TooManyFailuresError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import joblib
 
 from manifests import stores
+from manifests.machine import usable_cores
 from manifests.places import Place, is_url
 from tgprep.config import ExtractSettings, RunSettings
 from tgprep.supervise import Progress, ShardPlan, ShardResult, StoppedError, Supervisor, put_in_place
@@ -19,7 +19,7 @@ _STOP_SECONDS = 60.0
 
 def num_workers(run: RunSettings, plans: Sequence[ShardPlan]) -> int:
     """Worker processes that `run_local` starts."""
-    return max(1, min(run.threads or len(os.sched_getaffinity(0)), len(plans)))
+    return max(1, min(run.threads or usable_cores(), len(plans)))
 
 
 def run_local(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import shutil
 import threading
@@ -20,6 +19,7 @@ import simplejpeg
 
 from manifests.gradient import temporal_gradient
 from manifests.lists import export_list
+from manifests.machine import usable_cores
 from manifests.records import WRITTEN, GradientCoding, InputError, Manifest, VideoRow
 from manifests.sample import decode_offsets, flow_method, video_gop
 from manifests.split_settings import PARTS
@@ -81,7 +81,7 @@ def export_rawframes(
         return _export_video(manifest, manifest.videos[place], folder, tg)
 
     num_files = num_kept = 0
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(threads or usable_cores()) as pool:
         try:
             for done, count in enumerate(pool.map(one, places), 1):
                 num_files += count
