@@ -137,7 +137,7 @@ def extract(
     except (StoppedError, KeyboardInterrupt):
         progress.close()
         command = shlex.join(["tgprep", *sys.argv[1:]])
-        begun = f"after {progress.line()}. Finished shards are kept" if progress.total else "before the first video"
+        begun = f"after {progress.line()}.\nFinished shards are kept" if progress.total else "before the first video"
         text = f"Interrupted {begun}; to go on:\n  {command}"
         progress.tell("interrupted", text, command=command, **progress.state())
         sys.exit(128 + (signals[0] if signals else signal.SIGINT))
