@@ -170,7 +170,7 @@ class ExtractProgress:
             workers = Table.grid(padding=(0, 2))
             workers.add_column(justify="right", no_wrap=True)
             # Of one width, so that nothing jumps when names and counts change.
-            workers.add_column(no_wrap=True, overflow="ellipsis", width=max(10, min(100, options.max_width - 24)))
+            workers.add_column(no_wrap=True, overflow="ellipsis", width=max(10, min(60, options.max_width - 24)))
             workers.add_column(justify="right", no_wrap=True, width=14)
             for worker, (key, frames) in sorted(self.current.items())[:_MAX_WORKER_ROWS]:
                 state = f"{frames} frames" if frames else "opening"

@@ -12,7 +12,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 
 from manifests.gradient import Frame
 from tgprep.decode import DecodedVideo, DecodeError, Picture, Planes, scaled_size
-from tgprep.planes import full_range, planes_of_rgb
+from tgprep.planes import full_range, planes_of_rgb, turned
 
 # Exact and the same on every CPU: swscale's default takes shortcuts that darken RGB by about one level.
 _EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
@@ -129,10 +129,7 @@ class _Converter:
         if not self.planes_wanted:
             return np.ascontiguousarray(np.rot90(self._rgb(frame), turns))
         planes = self._planes(frame)
-        if not turns:
-            return planes
-        y, cb, cr = (np.ascontiguousarray(np.rot90(plane, turns)) for plane in (planes.y, planes.cb, planes.cr))
-        return Planes(y, cb, cr, limited=planes.limited)
+        return turned(planes, turns) if turns else planes
 
     def _planes(self, frame: Any) -> Planes:
         assert self.size is not None

@@ -106,7 +106,7 @@ def test_what_is_drawn_fits_and_failures_do_not_stop_it(
     assert any(line.endswith(" left") for line in panel)
     workers = [line for line in run.lines if re.match(r"[123]  some_class/", line)]
     assert {line[0] for line in workers} == {"1", "2", "3"}
-    assert any("…" in line for line in workers) == (columns == 80)
+    assert any("…" in line for line in workers)
     assert any("24 inputs = 16 written + 8 failed + 0 skipped" in line for line in run.lines)
     assert run.shown.rindex("\x1b[?25h") > run.shown.rindex("\x1b[?25l")  # the cursor is given back
 
