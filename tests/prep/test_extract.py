@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -410,6 +411,44 @@ def test_a_file_that_goes_away_or_shrinks_while_we_read(
         gone.stem: "cannot be read: No such file or directory",
         cut.stem: "the file was changed while it was read",
     }
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 3)
+
+
+def replace(path: Path) -> None:
+    write_video(path.with_name("other.avi"), moving_square(5)).replace(path)
+
+
+@pytest.mark.parametrize(
+    ("meddle", "reason"),
+    [
+        (Path.unlink, "cannot be read: No such file or directory"),
+        (cut, "the file was changed while it was read"),
+        (replace, "the file was changed while it was read"),
+    ],
+)
+def test_a_real_video_that_goes_away_or_shrinks_while_it_is_decoded(
+    tmp_path: Path, meddle: Callable[[Path], None], reason: str
+) -> None:
+    """With the default decoder, in the middle of a long AVI file; the other videos are not touched by it."""
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    pieces = np.random.default_rng(0).integers(0, 255, (8, 480, 640, 3), dtype=np.uint8)
+    victim = write_video(videos / "class" / "long.avi", [pieces[k % 8] for k in range(240)], **{"q:v": "12"})
+    assert victim.stat().st_size > 10_000_000  # far more than any decoder reads ahead
+    write_video(videos / "class" / "short.avi", moving_square(5))
+    seen: list[int] = []
+
+    def watch(progress: Progress) -> None:
+        if progress.row is None and progress.key == "class/long" and progress.frames and not seen:
+            seen.append(progress.frames)
+            meddle(victim)
+
+    outcome = run(videos, out, hooks=Hooks(progress=watch))
+    assert 0 < seen[0] < 240
+    assert reasons(outcome) == {"long": reason}
+    assert outcome.account.num_written == 1
 
 
 def test_shards_are_an_even_mix_that_depends_on_the_keys_alone(video_folder: MakeFolder) -> None:
