@@ -12,7 +12,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 
 from manifests.gradient import Frame
 from tgprep.decode import DecodedVideo, DecodeError, Picture, Planes, scaled_size
-from tgprep.planes import full_range, planes_of_rgb, turned
+from tgprep.planes import centred, full_range, planes_of_rgb, turned
 
 # Exact and the same on every CPU: swscale's default takes shortcuts that darken RGB by about one level.
 _EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
@@ -25,6 +25,9 @@ _MATRICES = {
     10: Colorspace.BT2020,
 }
 _BT601 = (2, 5, 6)
+# Decoders whose chroma is that of the left one of two pixels, and stays so when swscale makes 4:2:0 of it; hevc says so of
+# 4:2:0 only. FFmpeg knows it of every frame (chroma_location), PyAV does not show it. All others have it in the middle.
+_LEFT_SITED = frozenset(("h264", "mpeg2video", "mpeg4"))
 
 
 def open_pyav(path: Path, *, space: str, short_side: int, coded_range: bool = False) -> DecodedVideo:
@@ -138,10 +141,14 @@ class _Converter:
             # swscale's conversions between matrices round down; by way of exact RGB nothing is lost but time.
             return planes_of_rgb(self._rgb(frame))
         full = _is_full_range(frame)
+        codec = self.video.codec
+        left = codec in _LEFT_SITED or (codec == "hevc" and name.startswith(("yuv420p", "yuvj420p")))
         if (frame.width, frame.height) != self.size or name not in ("yuv420p", "yuvj420p"):
             levels = ColorRange.JPEG if full else ColorRange.MPEG
             frame = self._scaled(frame, "yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=levels)
         y, cb, cr = (_plane(plane) for plane in frame.planes[:3])
+        if left:
+            cb, cr = centred(cb), centred(cr)
         if self.coded_range:
             return Planes(y, cb, cr, limited=not full)
         if full:

@@ -44,6 +44,17 @@ def _weighted(plane: Frame, scale: float, shift: float) -> Frame:
     return cast(Frame, cv2.addWeighted(plane, scale, plane, 0.0, shift))
 
 
+def centred(chroma: Frame) -> Frame:
+    """Chroma in the middle of two pixels, as JPEG files have it, from that of the left one: a quarter of the way to the next.
+
+    floor((3 * sample + next + 2) / 4); the last one of a row stays. Sums of quarters are exact as floats, ties are moved off.
+    """
+    moved = chroma.copy()
+    if chroma.shape[1] > 1:
+        moved[:, :-1] = cv2.addWeighted(chroma[:, :-1], 0.75, chroma[:, 1:], 0.25, 0.01)
+    return moved
+
+
 def planes_of_rgb(rgb: Frame) -> Planes:
     """RGB to full-range BT.601 planes; chroma is the mean of 2x2 pixels, the last row or column repeated where odd."""
     packed = cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb)
