@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -153,6 +154,15 @@ def extract(
         progress.close()
     report(outcome, found, out, progress, time.monotonic() - began, as_json)
     sys.exit(EXIT_FAILURES if outcome.account.num_failed else 0)
+
+
+_ONLY_EXTRACT = {"add": False, "retry_failed": False, "num_tasks": None, "task_id": None, "dry_run": True}
+plan = click.Command(
+    "plan",
+    callback=functools.partial(cast(Any, extract.callback), **_ONLY_EXTRACT),
+    params=[parameter for parameter in extract.params if parameter.name not in _ONLY_EXTRACT],
+    help="Say what `tgprep extract` with the same words would take (frames, bytes, time, files): its --dry-run.",
+)
 
 
 def _task(num_tasks: int | None, task_id: int | None, update: Update) -> Task | None:

@@ -408,6 +408,11 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(videos: Path, tmp_
     assert told["num_loose_files"] == pytest.approx(2 * account["num_frames"] - account["num_written"], rel=0.05)
     assert told["num_bytes"] == pytest.approx(account["num_bytes"], rel=0.5)
     assert told["seconds"] > 0
+    plan = call("plan", videos, out, "--json", "--threads", "2")
+    assert plan.returncode == 0, plan.stderr
+    same = ("num_videos", "num_frames", "num_bytes", "num_shards", "num_loose_files", "num_unreadable")
+    assert {name: json.loads(plan.stdout)[name] for name in same} == {name: told[name] for name in same}
+    assert call("plan", videos, out, "--retry-failed").returncode == 2  # there is nothing that a plan could retry
 
 
 ONE_CORE = """
