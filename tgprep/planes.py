@@ -71,13 +71,13 @@ def turned(planes: Planes, turns: int) -> Planes:
     """
     height, width = planes.y.shape
     anew = (turns != 3 and width % 2) or (turns != 1 and height % 2)
-    chroma = (
+    cb, cr = (
         _halved(np.rot90(np.repeat(np.repeat(plane, 2, 0), 2, 1)[:height, :width], turns))
         if anew
         else np.ascontiguousarray(np.rot90(plane, turns))
         for plane in (planes.cb, planes.cr)
     )
-    return Planes(np.ascontiguousarray(np.rot90(planes.y, turns)), *chroma, limited=planes.limited)
+    return Planes(np.ascontiguousarray(np.rot90(planes.y, turns)), cb, cr, limited=planes.limited)
 
 
 def _halved(pixels: Frame) -> Frame:
