@@ -96,8 +96,6 @@ def extract(
     \b
     Exit codes: 0 all well, 1 some videos failed, 2 wrong usage or input, 130/143 interrupted.
     """
-    progress = ExtractProgress(log_json)
-    began = time.monotonic()
     from manifests.records import InputError
     from manifests.stores import tell_with
     from tgprep.account import versions
@@ -109,6 +107,8 @@ def extract(
     from tgprep.update import Update
     from tgprep.work import refuse_strange
 
+    progress = ExtractProgress(log_json)
+    began = time.monotonic()
     tell_with(lambda store, text: progress.tell("note", text))
     try:
         with interruptible() as (stop, signals):

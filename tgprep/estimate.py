@@ -18,7 +18,6 @@ from tgprep.headers import HeaderJob
 from tgprep.plan import plan_shards
 from tgprep.scan import Scan
 from tgprep.supervise import (
-    Progress,
     ShardError,
     ShardPlan,
     ShardResult,
@@ -127,21 +126,20 @@ def _header_frames(
 def _measure(
     videos: Place, sample: Sequence[SourceVideo], settings: ExtractSettings, run: RunSettings, stop: threading.Event
 ) -> tuple[ShardResult, float]:
-    """Extract a few videos into a temporary folder: the result, and the seconds from the first video to the end."""
-    began: list[float] = []
-
-    def tell(progress: Progress) -> None:
-        if not began:
-            began.append(time.monotonic())
-
-    supervisor = Supervisor(0, run, stop, tell)
+    """Extract a few videos into a temporary folder: the result, and the seconds it took once the worker was at work."""
+    supervisor = Supervisor(0, run, stop, lambda progress: None)
     with tempfile.TemporaryDirectory(prefix="tgprep-") as folder:
+        place = Path(folder)
         try:
-            plan = ShardPlan("measured.tar", tuple(sample))
-            result = supervisor.write(plan, videos=videos, out=Path(folder), scratch=Path(folder), settings=settings)
+            # The first one alone, before: to start a worker and compile what it compiles takes longer than a video.
+            for name, taken in (("first.tar", sample[:1]), ("measured.tar", sample)):
+                began = time.monotonic()
+                plan = ShardPlan(name, tuple(taken))
+                result = supervisor.write(plan, videos=videos, out=place, scratch=place, settings=settings)
+                seconds = time.monotonic() - began
         finally:
             supervisor.close()
-    return result, time.monotonic() - (began or [time.monotonic()])[0]
+    return result, seconds
 
 
 def _free_bytes(out: Place) -> int:
