@@ -358,7 +358,9 @@ def test_a_second_run_on_the_same_folder_is_refused(
     out = tmp_path / "out"
     first = start("extract", videos, out, *SLOW, path=modules, FAKE_SECONDS="0.03")
     wait_until(lambda: list(out.glob("shard-*.tar")))
+    first.send_signal(signal.SIGSTOP)  # so that it cannot end before the second has looked
     second = call("extract", videos, out, *SLOW, path=modules)
+    first.send_signal(signal.SIGCONT)
     assert second.returncode == 2
     assert f"is in use by process {first.pid} on {os.uname().nodename}" in one_message(second)
     _, errors = first.communicate(timeout=120)
