@@ -49,6 +49,7 @@ def run_local(
     changed = threading.Condition()
     num_active = 0
     first_error: list[BaseException] = []
+    whole = False
 
     def write(plan: ShardPlan) -> ShardResult:
         nonlocal num_active
@@ -86,12 +87,14 @@ def run_local(
     try:
         for result in parallel(joblib.delayed(write)(plan) for plan in plans):  # noqa: UP028 - stop before it is closed
             yield result
+        whole = True
     except StoppedError:
         # The other threads were told to stop by the one that failed, and may be heard first.
         raise (first_error[0] if first_error else StoppedError()) from None
     finally:
-        stop.set()
-        stores.giving_up.set()
+        if not whole:  # else the caller may go on: what --add and --retry-failed do behind an unfinished extraction
+            stop.set()
+            stores.giving_up.set()
         with changed:
             changed.wait_for(lambda: num_active == 0, timeout=_STOP_SECONDS)
         stores.giving_up.clear()
