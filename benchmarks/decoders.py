@@ -51,7 +51,7 @@ def read(way: str, path: Path, repeats: int) -> None:
         digest, count, seconds = hashlib.sha256(), 0, 0.0
         began = time.process_time()
         try:
-            video = open_video(path, decoder=decoder, space=space, short_side=0, coded_range=way.endswith("as coded"))
+            video = open_video(path, decoder=decoder, space=space, short_side=0, as_coded=way.endswith("as coded"))
             for picture in video.frames:
                 seconds += time.process_time() - began
                 for plane in (picture.y, picture.cb, picture.cr) if isinstance(picture, Planes) else (picture,):

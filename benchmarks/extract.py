@@ -34,11 +34,11 @@ gradient = sys.argv[2] == "stored"
 part, parts = int(sys.argv[4]), int(sys.argv[5])
 with open(sys.argv[3] + f".{part}", "wb") as out:
     for path in sorted(p for p in Path(sys.argv[1]).rglob("*") if p.is_file())[part::parts]:
-        video = open_video(path, decoder="pyav", space="ycbcr420", short_side=0, coded_range=True)
+        video = open_video(path, decoder="pyav", space="ycbcr420", short_side=0, as_coded=True)
         encoder = None
         for p in video.frames:
             encoder = encoder or plane_encoder(*p.y.shape, 95, limited=p.limited, gradients=gradient)
-            for jpeg in encoder.encode(p.y, p.cb, p.cr):
+            for jpeg in encoder.encode(p.y, p.cb, p.cr, left=p.left):
                 if jpeg is not None:
                     out.write(jpeg)
 """

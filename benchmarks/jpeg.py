@@ -28,7 +28,7 @@ import simplejpeg
 from tgprep.decode import Planes, open_video
 from tgprep.encode import gradient_of
 from tgprep.jpeg import PlaneEncoder
-from tgprep.planes import in_range
+from tgprep.planes import as_jpeg
 
 QUALITY = 95
 Jpegs = list[bytes]
@@ -39,11 +39,13 @@ def decoded(folder: Path, limit: int) -> list[Planes]:
     frames: list[Planes] = []
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in paths:
-        video = open_video(path, decoder="pyav", space="ycbcr420", short_side=0, coded_range=True)
+        video = open_video(path, decoder="pyav", space="ycbcr420", short_side=0, as_coded=True)
         for number, picture in enumerate(video.frames):
             assert isinstance(picture, Planes)
             assert picture.limited
-            frames.append(Planes(picture.y.copy(), picture.cb.copy(), picture.cr.copy(), limited=True))
+            frames.append(
+                Planes(picture.y.copy(), picture.cb.copy(), picture.cr.copy(), limited=True, left=picture.left)
+            )
             if number + 1 >= max(2, limit // len(paths)):
                 break
         video.close()
@@ -60,7 +62,7 @@ def planes_jpeg(picture: Planes, fast: bool = False) -> bytes:
 
 def ways(frames: list[Planes]) -> dict[str, Callable[[], tuple[Jpegs, Jpegs]]]:
     """Each makes the files of all frames and, in the second list, of all gradients."""
-    full = [in_range(picture, limited=False) for picture in frames]
+    full = [as_jpeg(picture) for picture in frames]
     rgb = [as_rgb(picture) for picture in full]
     bgr = [np.ascontiguousarray(picture[..., ::-1]) for picture in rgb]
     height, width = frames[0].y.shape
@@ -70,14 +72,14 @@ def ways(frames: list[Planes]) -> dict[str, Callable[[], tuple[Jpegs, Jpegs]]]:
 
     def fused(gradient: bool) -> tuple[Jpegs, Jpegs]:
         encoders[gradient].restart()
-        both = [encoders[gradient].encode(p.y, p.cb, p.cr) for p in frames]
+        both = [encoders[gradient].encode(p.y, p.cb, p.cr, left=p.left) for p in frames]
         return [frame for frame, _ in both], [tg for _, tg in both if tg is not None]
 
     def libjpeg(gradient: bool, fast: bool = False) -> tuple[Jpegs, Jpegs]:
         files, gradients = [], []
         previous = None
         for picture in frames:
-            picture = in_range(picture, limited=False)
+            picture = as_jpeg(picture)
             files.append(planes_jpeg(picture, fast))
             if gradient and previous is not None:
                 tg = gradient_of(previous, picture)

@@ -146,6 +146,24 @@ def interruptible() -> Iterator[tuple[threading.Event, list[int]]]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def at_once(seen: list[int]) -> Iterator[None]:
+    """Within `interruptible`: signals raise KeyboardInterrupt, where nothing is under way that wants an orderly end."""
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        if seen:
+            raise KeyboardInterrupt
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def options_from(model: type[BaseModel]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Click options for a model's fields: names, types, defaults, ranges and help live in the model alone.
 

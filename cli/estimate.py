@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from typing import TYPE_CHECKING
 
 import click
@@ -16,12 +17,18 @@ if TYPE_CHECKING:
 
 
 def show_estimate(
-    videos: Place, out: Place, found: Scan, settings: ExtractSettings, run: RunSettings, as_json: bool
+    videos: Place,
+    out: Place,
+    found: Scan,
+    settings: ExtractSettings,
+    run: RunSettings,
+    stop: threading.Event,
+    as_json: bool,
 ) -> None:
-    """Print the estimate on stdout: it is the result that was asked for."""
+    """Print the estimate on stdout: it is the result that was asked for. Raises StoppedError once `stop` is set."""
     from tgprep.estimate import estimate
 
-    told = estimate(videos, out, found, settings, run)
+    told = estimate(videos, out, found, settings, run, stop)
     if as_json:
         print_json(dataclasses.asdict(told))
         return

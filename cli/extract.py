@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import shlex
 import signal
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from cli.account import report
 from cli.common import (
     EXIT_FAILURES,
     EXIT_USAGE,
     PlaceType,
+    at_once,
     build,
     handled,
-    human_bytes,
-    human_seconds,
     interruptible,
     options_from,
     print_json,
 )
 from cli.progress import ExtractProgress
+from manifests.datasets import DATASETS
 from tgprep.config import ExtractSettings, RunSettings
 
 if TYPE_CHECKING:
     from manifests.places import Place
-    from tgprep.pipeline import Outcome
-    from tgprep.scan import Missing
     from tgprep.tasks import Task, TaskOutcome
     from tgprep.update import Update
 
@@ -41,7 +38,7 @@ if TYPE_CHECKING:
 @click.argument("out", type=PlaceType(), default="dataset")
 @click.option(
     "--dataset",
-    type=click.Choice(["auto", "ucf101", "hmdb51", "kinetics400", "folder", "csv"]),
+    type=click.Choice(["auto", *DATASETS]),
     default="auto",
     show_default=True,
     help="how class, label, group and official split are told from names and lists",
@@ -112,23 +109,23 @@ def extract(
 
     progress = ExtractProgress(log_json)
     began = time.monotonic()
-    signals: list[int] = []
     tell_with(lambda store, text: progress.tell("note", text))
     try:
-        settings, run = build(ExtractSettings, options), build(RunSettings, options)
-        update = Update(add=add, retry_failed=retry_failed)
-        task = _task(num_tasks, task_id, update)
-        versions(settings)  # that the decoder is there, before the videos are looked for
-        refuse_strange(out)
-        found = scan(videos, dataset=dataset, annotations=annotations, classes=classes)
-        for note in found.notes:
-            progress.tell("note", note)
-        if dry_run:
-            from cli.estimate import show_estimate
-
-            show_estimate(videos, out, found, settings, run, as_json)
-            return
         with interruptible() as (stop, signals):
+            with at_once(signals):
+                settings, run = build(ExtractSettings, options), build(RunSettings, options)
+                update = Update(add=add, retry_failed=retry_failed)
+                task = _task(num_tasks, task_id, update)
+                versions(settings)  # that the decoder is there, before the videos are looked for
+                refuse_strange(out)
+                found = scan(videos, dataset=dataset, annotations=annotations, classes=classes)
+            for note in found.notes:
+                progress.tell("note", note)
+            if dry_run:
+                from cli.estimate import show_estimate
+
+                show_estimate(videos, out, found, settings, run, stop, as_json)
+                return
             hooks = Hooks(planned=progress.planned, progress=progress)
             if task is None:
                 outcome = run_extract(videos, out, found, settings, run, stop=stop, hooks=hooks, update=update)
@@ -141,7 +138,8 @@ def extract(
     except (StoppedError, KeyboardInterrupt):
         progress.close()
         command = shlex.join(["tgprep", *sys.argv[1:]])
-        text = f"Interrupted after {progress.line()}. Finished shards are kept; to go on:\n  {command}"
+        begun = f"after {progress.line()}.\nFinished shards are kept" if progress.total else "before the first video"
+        text = f"Interrupted {begun}; to go on:\n  {command}"
         progress.tell("interrupted", text, command=command, **progress.state())
         sys.exit(128 + (signals[0] if signals else signal.SIGINT))
     except (ShardError, TooManyFailuresError) as error:
@@ -154,8 +152,17 @@ def extract(
         sys.exit(EXIT_USAGE)
     finally:
         progress.close()
-    report(outcome, found.missing, out, progress, time.monotonic() - began, as_json)
+    report(outcome, found, out, progress, time.monotonic() - began, as_json)
     sys.exit(EXIT_FAILURES if outcome.account.num_failed else 0)
+
+
+_ONLY_EXTRACT = {"add": False, "retry_failed": False, "num_tasks": None, "task_id": None, "dry_run": True}
+plan = click.Command(
+    "plan",
+    callback=functools.partial(cast(Any, extract.callback), **_ONLY_EXTRACT),
+    params=[parameter for parameter in extract.params if parameter.name not in _ONLY_EXTRACT],
+    help="Say what `tgprep extract` with the same words would take (frames, bytes, time, files): its --dry-run.",
+)
 
 
 def _task(num_tasks: int | None, task_id: int | None, update: Update) -> Task | None:
@@ -192,71 +199,3 @@ def _report_task(shared: TaskOutcome, task: Task, out: Place, progress: ExtractP
     if as_json:
         print_json(facts)
     return EXIT_FAILURES if shared.num_failed else 0
-
-
-def report(
-    outcome: Outcome, missing: Sequence[Missing], out: Place, progress: ExtractProgress, seconds: float, as_json: bool
-) -> None:
-    """Tell what became of the inputs: as text, as a last event, or as one JSON object on stdout."""
-    account = outcome.account
-    for note in outcome.notes:
-        progress.tell("note", note)
-    from tgprep.copies import find_copies
-
-    rows = [row for row in outcome.manifest.videos if row.status != "written"]
-    facts = {
-        **dataclasses.asdict(account),
-        "out": str(out),
-        "already_finished": outcome.already_finished,
-        "num_shards_kept": outcome.num_shards_kept,
-        "seconds": round(seconds, 3),
-        "failed": [{"path": row.path, "error": row.error} for row in rows if row.status == "failed"],
-        "skipped": [{"path": row.path, "reason": row.error} for row in rows if row.status == "skipped"],
-        "copies": dataclasses.asdict(find_copies(outcome.manifest.videos)),
-        "missing": [{**dataclasses.asdict(entry), "examples": list(entry.examples)} for entry in missing],
-    }
-    if progress.log_json:
-        progress.tell("finished", "", **facts)
-    if as_json:
-        print_json(facts)
-    elif not progress.log_json:
-        for line in _account_lines(outcome, missing, out, progress.frames, seconds):
-            progress.tell("finished", line)
-
-
-def _account_lines(
-    outcome: Outcome, missing: Sequence[Missing], out: Place, num_frames: int, seconds: float
-) -> Iterator[str]:
-    account = outcome.account
-    if outcome.already_finished:
-        yield f"{out} is finished already: nothing to do."
-    elif outcome.num_shards_kept:
-        yield f"{outcome.num_shards_kept} shards were kept from before."
-    yield (
-        f"{account.num_inputs} inputs = {account.num_written} written + {account.num_failed} failed "
-        f"+ {account.num_skipped} skipped"
-    )
-    rows = [row for row in outcome.manifest.videos if row.status != "written"]
-    reasons = Counter(row.error for row in rows)
-    for reason, count in reasons.most_common(10):
-        example = next(row.path for row in rows if row.error == reason)
-        yield f"  {count} x {reason} ({example}{', …' if count > 1 else ''})"
-    if len(reasons) > 10:
-        yield f"  and {len(reasons) - 10} more reasons: `tgprep info {out}` or videos.parquet"
-    if missing:
-        num_missing = sum(entry.num_missing for entry in missing)
-        yield f"{num_missing} videos that the lists name are not in VIDEOS (no failure: a part of a data set is a data set):"
-        for entry in missing[:10]:
-            name = entry.class_name or "no class"
-            yield f"  {name}: {entry.num_missing} of {entry.num_listed} ({entry.examples[0]}{', …' if entry.num_missing > 1 else ''})"
-        if len(missing) > 10:
-            yield f"  and {len(missing) - 10} more classes: --json names them"
-    from tgprep.copies import find_copies
-
-    yield from find_copies(outcome.manifest.videos).lines()
-    noted = sum(1 for note in outcome.manifest.videos.column("note") if note)
-    if noted:
-        yield f"{noted} written videos carry a note (column `note` of videos.parquet)."
-    speed = f" in {human_seconds(seconds)} ({num_frames / max(seconds, 1e-3):.0f} frames/s)" if num_frames else ""
-    yield f"{account.num_frames} frames in {account.num_shards} shards, {human_bytes(account.num_bytes)}{speed}: {out}"
-    yield f"Next: tgprep split{'' if str(out) == 'dataset' else f' {shlex.quote(str(out))}'} --percent 20"

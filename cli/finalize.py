@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.account import report
 from cli.common import EXIT_FAILURES, PlaceType, handled
-from cli.extract import report
 from cli.progress import ExtractProgress
 
 if TYPE_CHECKING:
@@ -38,5 +38,5 @@ def finalize(out: Place, as_json: bool) -> None:
     except ShardError as error:
         progress.tell("error", f"Error: {error}")
         sys.exit(EXIT_FAILURES)
-    report(outcome, (), out, progress, time.monotonic() - began, as_json)
+    report(outcome, None, out, progress, time.monotonic() - began, as_json)
     sys.exit(EXIT_FAILURES if outcome.account.num_failed else 0)

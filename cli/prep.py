@@ -12,6 +12,7 @@ from cli.common import LazyGroup
     lazy={
         "sample": ("cli.sample:sample", "Render a small action data set as real video files."),
         "extract": ("cli.extract:extract", "Videos -> shards of RGB and temporal-gradient frames, and a manifest."),
+        "plan": ("cli.extract:plan", "What an extraction would take: frames, bytes, time, files."),
         "finalize": ("cli.finalize:finalize", "Join the shards of array jobs to one data set."),
         "split": ("cli.split:split", "Choose, import, show and compare the labelled videos."),
         "info": ("cli.info:info", "What is in a data set."),

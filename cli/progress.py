@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -16,9 +18,12 @@ from cli.common import human_seconds
 from manifests.records import FAILED
 
 if TYPE_CHECKING:
+    from tgprep.make import Workload
     from tgprep.supervise import Progress
 
 _PLAIN_SECONDS = 30.0
+_TICK_SECONDS = 1.0
+_PROSE = ("note", "finished")  # other lines hold commands to copy
 _MAX_WORKER_ROWS = 16
 
 
@@ -33,25 +38,32 @@ class ExtractProgress:
         self.lock = threading.Lock()
         self.began = self.said = time.monotonic()
         self.total = self.kept = self.ended = self.failed = self.frames = 0
+        self.total_bytes = self.kept_bytes = self.ended_bytes = 0  # of source files
+        self.closed = threading.Event()
+        self.ticker: threading.Thread | None = None
         self.current: dict[int, tuple[str, int]] = {}
         self.live: Any = None
         self.log_json = log_json
         self.on_terminal = not log_json and sys.stderr.isatty()
 
     def tell(self, event: str, text: str, **facts: Any) -> None:
-        """A line on stderr; that nobody reads it any more (`2>&1 | head`) does not end the work."""
+        """A line on stderr; that nobody reads it any more (`2>&1 | head`) does not end the work.
+
+        Never called with our lock held: the panel's own thread waits for it while it holds the terminal.
+        """
         with contextlib.suppress(BrokenPipeError):
             if self.log_json:
                 line = {"time": round(time.time(), 3), "event": event, **(facts or {"text": text})}
                 click.echo(json.dumps(line, ensure_ascii=False), err=True)
-            elif self.live is not None:
-                self.live.console.print(text, style="yellow", highlight=False, markup=False)
+            elif (live := self.live) is not None:  # another thread may take the panel away
+                live.console.print(text, style="yellow", highlight=False, markup=False)
             else:
-                click.echo(text, err=True)
+                click.echo(_wrapped(text) if self.on_terminal and event in _PROSE else text, err=True)
 
-    def planned(self, num_videos: int, num_kept: int) -> None:
-        """The work: all videos of the plan, and how many of them earlier runs have done."""
-        self.total, self.kept = num_videos, num_kept
+    def planned(self, workload: Workload) -> None:
+        """What there is to do."""
+        self.total, self.kept = workload.num_videos, workload.num_kept
+        self.total_bytes, self.kept_bytes = workload.num_source_bytes, workload.num_kept_source_bytes
         self.began = self.said = time.monotonic()
         if self.on_terminal:
             from rich.console import Console
@@ -60,28 +72,44 @@ class ExtractProgress:
             self.live = Live(self, console=Console(stderr=True), refresh_per_second=4, transient=True)
             self.live.start()
         else:
-            before = f", {num_kept} of them done before" if num_kept else ""
-            self.tell("planned", f"{num_videos} videos to extract{before}", num_videos=num_videos, num_kept=num_kept)
+            before = f", {self.kept} of them done before" if self.kept else ""
+            facts = {"num_videos": self.total, "num_kept": self.kept}
+            self.tell("planned", f"{self.total} videos to extract{before}", **facts)
+            self.ticker = threading.Thread(target=self._tick, daemon=True)
+            self.ticker.start()
 
     def __call__(self, event: Progress) -> None:
         """Take in what a worker says."""
+        row = event.row
         with self.lock:
-            row = event.row
             if row is None:
                 self.current[event.worker] = (event.key, event.frames)
             else:
                 self.current[event.worker] = (row.key, 0)  # it stays in the panel until the next one begins
                 self.ended += 1
+                self.ended_bytes += row.num_source_bytes
                 self.frames += row.num_frames
                 self.failed += row.status == FAILED
-                if self.log_json:
-                    facts = {"path": row.path, "key": row.key, "status": row.status, "error": row.error}
-                    self.tell("video", "", **facts, note=row.note, num_frames=row.num_frames, worker=event.worker)
-                elif row.status == FAILED:
-                    self.tell("video", f"failed: {row.path}: {row.error}")
-            if not self.on_terminal and time.monotonic() - self.said >= _PLAIN_SECONDS:
-                self.said = time.monotonic()
-                self.tell("progress", self.line(), **self.state())
+        if row is not None and self.log_json:
+            facts = {"path": row.path, "key": row.key, "status": row.status, "error": row.error}
+            self.tell("video", "", **facts, note=row.note, num_frames=row.num_frames, worker=event.worker)
+        elif row is not None and row.status == FAILED:
+            self.tell("video", f"failed: {row.path}: {row.error}")
+        if not self.on_terminal:
+            self._tell_now_and_then()
+
+    def _tick(self) -> None:
+        """Without a terminal: that a line comes even while no worker says anything."""
+        while not self.closed.wait(_TICK_SECONDS):
+            self._tell_now_and_then()
+
+    def _tell_now_and_then(self) -> None:
+        with self.lock:
+            if time.monotonic() - self.said < _PLAIN_SECONDS:
+                return
+            self.said = time.monotonic()
+            line, state = self.line(), self.state()
+        self.tell("progress", line, **state)
 
     def state(self) -> dict[str, int | float]:
         """The state as numbers; seconds_left is -1 while unknown."""
@@ -109,13 +137,23 @@ class ExtractProgress:
         return (self.frames + under_way) / max(1e-3, time.monotonic() - self.began)
 
     def seconds_left(self) -> float:
-        """From the mean time a video took so far; -1 before the first has ended."""
-        if not self.ended:
+        """From the time that the bytes of the videos so far took; -1 before the first has ended.
+
+        Bytes, not videos: of few long videos among many short ones, each is as much work as many others.
+        """
+        whole, kept, done = self.total, self.kept, self.ended
+        if self.total_bytes:
+            whole, kept, done = self.total_bytes, self.kept_bytes, self.ended_bytes
+        if not done:
             return -1.0
-        return (time.monotonic() - self.began) / self.ended * (self.total - self.kept - self.ended)
+        return (time.monotonic() - self.began) / done * max(0, whole - kept - done)
 
     def close(self) -> None:
-        """Take the panel away."""
+        """Take the panel away, and say nothing more by itself."""
+        self.closed.set()
+        if self.ticker is not None:
+            self.ticker.join()
+            self.ticker = None
         if self.live is not None:
             self.live.stop()
             self.live = None
@@ -141,3 +179,10 @@ class ExtractProgress:
                 workers.add_row("", Text(f"and {len(self.current) - _MAX_WORKER_ROWS} more workers", style="dim"), "")
         yield head
         yield workers
+
+
+def _wrapped(text: str) -> str:
+    """Broken between words at the terminal's width."""
+    width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    indent = " " * (len(text) - len(text.lstrip()))
+    return textwrap.fill(text, width, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False)

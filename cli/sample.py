@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
 from cli.common import handled, say
+from manifests.machine import usable_cores
 
 
 @click.command()
@@ -73,7 +73,7 @@ def sample(
         settings.class_names
     ):
         raise InputError(f"{lists} holds the lists of another data set. Name another folder with --annotations.")
-    written = render_sample(out, settings, num_workers=threads or os.cpu_count() or 1)
+    written = render_sample(out, settings, num_workers=threads or usable_cores())
     if settings.num_groups > 1:
         write_annotations(lists, settings)
         say(f"{len(written)} videos of {settings.num_classes} classes in {out}, lists in {lists}")

@@ -34,6 +34,14 @@ _SUBSET_NAMES = {"train": "train", "training": "train", "val": "val", "validate"
 _SUBSET_NAMES |= {"validation": "val", "test": "test", "testing": "test"}
 
 
+class OtherKineticsError(InputError):
+    """The lists found are of another Kinetics than was asked for: one of `num_classes` classes."""
+
+    def __init__(self, message: str, num_classes: int) -> None:
+        super().__init__(message)
+        self.num_classes = num_classes
+
+
 @dataclass(frozen=True, slots=True)
 class ListedVideo:
     """A video that official lists name. stem: file name without extension; subsets: one a fold, in fold order."""
@@ -114,6 +122,14 @@ def name_fits(dataset: str, stem: str) -> bool:
     if dataset == "hmdb51":
         return HMDB_ENDING.search(stem) is not None
     return KINETICS_NAME.match(stem) is not None
+
+
+def size_fits(dataset: str, num_classes: int) -> bool:
+    """Whether lists of so many classes may be those of a Kinetics; the others than Kinetics-400 are told apart by nothing else."""
+    if dataset not in KINETICS or class_list(dataset):
+        return True
+    smaller = KINETICS[KINETICS.index(dataset) - 1]
+    return int(smaller.removeprefix("kinetics")) < num_classes <= int(dataset.removeprefix("kinetics"))
 
 
 def group_of(dataset: str, class_name: str, stem: str) -> str:
@@ -274,9 +290,10 @@ def read_kinetics(dataset: str, files: list[Path]) -> OfficialLists:
     found = tuple(sorted({video.class_name for video in videos.values()} - {""}))
     classes = class_list(dataset) or found
     if strange := sorted(set(found) - set(classes)):
-        raise InputError(
+        raise OtherKineticsError(
             f"{files[0].parent}: {len(strange)} labels are not among the {len(classes)} classes of {dataset}: {', '.join(strange[:5])}. "
-            f"For another Kinetics use --dataset kinetics600 or kinetics700."
+            f"For another Kinetics use --dataset kinetics600 or kinetics700.",
+            len(found),
         )
     if not classes:
         raise InputError(f"{', '.join(map(str, files))}: no labels. {dataset} takes its class list from the train csv.")

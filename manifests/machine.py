@@ -59,9 +59,14 @@ def package(module: str, distribution: str, what: str, missing: Level) -> Findin
         return Finding(module, "ok", str(getattr(importlib.import_module(module), "__version__", "version unknown")))
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on: those of the machine, or what taskset or a batch system leaves of them."""
+    return len(os.sched_getaffinity(0))
+
+
 def cores() -> tuple[int, float, str]:
     """Cores that this process may run on, the quota of its container in cores (0.0: none), and both in words."""
-    usable, all_cores = len(os.sched_getaffinity(0)), os.cpu_count() or 1
+    usable, all_cores = usable_cores(), os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         allowed = 0.0 if quota == "max" else int(quota) / int(period)

@@ -24,6 +24,10 @@ class Silent(Exception):
         raise RuntimeError("no text")
 
 def open_video(path):
+    if "shut" in path.name:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if "locked" in path.name:
+        time.sleep(3600)
     return DecodedVideo(frames=frames(path), fps=25.0, codec="fake")
 
 def frames(path):
@@ -33,6 +37,9 @@ def frames(path):
             misbehave(path.name)
         time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
         yield np.full((32, 48, 3), (seed + 5 * number) % 256, np.uint8)
+
+        while "endless" in path.name:
+            yield np.full((32, 48, 3), seed, np.uint8)
 
 def misbehave(name):
     if "segfault" in name:

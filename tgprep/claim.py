@@ -1,4 +1,5 @@
 """Who works on an OUT in an object store: an object that is made only if there is none (a conditional PUT), and kept warm.
+A file does the same on a file system without locks.
 
 Its owner writes it anew every few seconds. Whoever finds it takes it over where the owner's process is gone (same machine) or
 it stays unchanged for some time (another machine). Stores without such a write give a warning: then it is up to the user.
@@ -54,7 +55,7 @@ class Claim:
 
     def _beat(self) -> None:
         while not self.ended.wait(BEAT_SECONDS):
-            with contextlib.suppress(UnreachableError, InputError):
+            with contextlib.suppress(OSError, InputError):  # the next beat may get through
                 if _read(self.url).get("token") != self.facts["token"]:
                     self.lost = True
                     return

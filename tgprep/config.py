@@ -195,6 +195,11 @@ class RunSettings(BaseModel):
     timeout_seconds: float = Field(
         120.0, gt=0, description="give up on a video whose decoder shows no frame for so long"
     )
+    max_video_seconds: float = Field(
+        21600.0,
+        ge=0,
+        description="give up on a video that takes longer than this in all, such as one whose decoder never ends (0: no limit)",
+    )
     max_memory_mb: int = Field(4096, ge=256, description="give up on a video that takes a worker over this many MB")
     max_failures: int = Field(-1, ge=-1, description="stop once more videos than this have failed (-1: never)")
     engine: Literal["local", "dask"] = Field("local", description="where shards are made: here, or on a Dask cluster")

@@ -26,12 +26,14 @@ class Planes:
     """A 4:2:0 picture in BT.601: y uint8[H, W], cb and cr uint8[ceil(H/2), ceil(W/2)], rows possibly apart.
 
     limited: levels 16..235 (chroma 16..240) stand for 0..255, as most videos are coded; else full range, as JPEG has it.
+    left: chroma is that of the left of two pixels, as most videos are coded; else of their middle, as JPEG has it.
     """
 
     y: Frame
     cb: Frame
     cr: Frame
     limited: bool = False
+    left: bool = False
 
 
 Picture = Planes | Frame
@@ -56,10 +58,10 @@ class DecodedVideo:
     close: Callable[[], None] = lambda: None
 
 
-def open_video(path: Path, *, decoder: str, space: str, short_side: int, coded_range: bool = False) -> DecodedVideo:
+def open_video(path: Path, *, decoder: str, space: str, short_side: int, as_coded: bool = False) -> DecodedVideo:
     """Open a video with the named decoder; DecodeError says why it cannot be read.
 
-    coded_range: planes may come in the range that the video is coded in, see `Planes`; else all are full range.
+    as_coded: planes may be limited and left, see `Planes`; else they are as a JPEG file has them.
     """
     if not path.is_file():
         raise DecodeError("the file is gone" if not path.exists() else "not a regular file")
@@ -68,7 +70,7 @@ def open_video(path: Path, *, decoder: str, space: str, short_side: int, coded_r
     if decoder == "pyav":
         from tgprep.decode_pyav import open_pyav
 
-        return open_pyav(path, space=space, short_side=short_side, coded_range=coded_range)
+        return open_pyav(path, space=space, short_side=short_side, as_coded=as_coded)
     if decoder in ("opencv", "decord"):
         module = importlib.import_module(f"tgprep.decode_{decoder}")
         return _scaled(getattr(module, f"open_{decoder}")(path), short_side)

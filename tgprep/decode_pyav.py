@@ -12,7 +12,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 
 from manifests.gradient import Frame
 from tgprep.decode import DecodedVideo, DecodeError, Picture, Planes, scaled_size
-from tgprep.planes import full_range, planes_of_rgb
+from tgprep.planes import centred, full_range, planes_of_rgb, turned
 
 # Exact and the same on every CPU: swscale's default takes shortcuts that darken RGB by about one level.
 _EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
@@ -25,12 +25,15 @@ _MATRICES = {
     10: Colorspace.BT2020,
 }
 _BT601 = (2, 5, 6)
+# Decoders whose chroma is that of the left one of two pixels, and stays so when swscale makes 4:2:0 of it; hevc says so of
+# 4:2:0 only. FFmpeg knows it of every frame (chroma_location), PyAV does not show it. All others have it in the middle.
+_LEFT_SITED = frozenset(("h264", "mpeg2video", "mpeg4"))
 
 
-def open_pyav(path: Path, *, space: str, short_side: int, coded_range: bool = False) -> DecodedVideo:
+def open_pyav(path: Path, *, space: str, short_side: int, as_coded: bool = False) -> DecodedVideo:
     """Open a file's default video stream; space "ycbcr420" streams Planes, "rgb" streams uint8[H, W, 3].
 
-    coded_range: planes of limited range stay as they are, without a pass over every pixel.
+    as_coded: planes stay as they are, without a pass over every pixel; the picture says what they are, see `Planes`.
     """
     try:
         container = av.open(str(path), mode="r", metadata_errors="replace")
@@ -54,7 +57,7 @@ def open_pyav(path: Path, *, space: str, short_side: int, coded_range: bool = Fa
     except BaseException:
         container.close()
         raise
-    video.frames = _frames(container, stream, video, _Converter(video, space, short_side, coded_range))
+    video.frames = _frames(container, stream, video, _Converter(video, space, short_side, as_coded))
     return video
 
 
@@ -104,9 +107,9 @@ def _decoded_packets(container: Any, stream: Any, video: DecodedVideo) -> Iterat
 class _Converter:
     """Turns FFmpeg frames into pictures of one form and one size; keeps its tables and scaler between frames."""
 
-    def __init__(self, video: DecodedVideo, space: str, short_side: int, coded_range: bool) -> None:
+    def __init__(self, video: DecodedVideo, space: str, short_side: int, as_coded: bool) -> None:
         self.video = video
-        self.coded_range = coded_range
+        self.as_coded = as_coded
         self.planes_wanted = space == "ycbcr420"
         self.short_side = short_side
         self.scaler = VideoReformatter()
@@ -129,10 +132,7 @@ class _Converter:
         if not self.planes_wanted:
             return np.ascontiguousarray(np.rot90(self._rgb(frame), turns))
         planes = self._planes(frame)
-        if not turns:
-            return planes
-        y, cb, cr = (np.ascontiguousarray(np.rot90(plane, turns)) for plane in (planes.y, planes.cb, planes.cr))
-        return Planes(y, cb, cr, limited=planes.limited)
+        return turned(planes, turns) if turns else planes
 
     def _planes(self, frame: Any) -> Planes:
         assert self.size is not None
@@ -141,11 +141,17 @@ class _Converter:
             # swscale's conversions between matrices round down; by way of exact RGB nothing is lost but time.
             return planes_of_rgb(self._rgb(frame))
         full = _is_full_range(frame)
+        codec = self.video.codec
+        left = codec in _LEFT_SITED or (codec == "hevc" and name.startswith(("yuv420p", "yuvj420p")))
         if (frame.width, frame.height) != self.size or name not in ("yuv420p", "yuvj420p"):
             levels = ColorRange.JPEG if full else ColorRange.MPEG
             frame = self._scaled(frame, "yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=levels)
         y, cb, cr = (_plane(plane) for plane in frame.planes[:3])
-        if self.coded_range:
+        if self.as_coded and not self.video.rotation_degrees:
+            return Planes(y, cb, cr, limited=not full, left=left)
+        if left:
+            cb, cr = centred(cb), centred(cr)
+        if self.as_coded:
             return Planes(y, cb, cr, limited=not full)
         if full:
             return Planes(np.ascontiguousarray(y), np.ascontiguousarray(cb), np.ascontiguousarray(cr))

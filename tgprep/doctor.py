@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from manifests import machine
+from manifests.gradient import Frame
 from manifests.machine import Finding
 
 PACKAGES = {
@@ -32,6 +33,8 @@ SLOW_JPEG_PER_SECOND = 150.0
 SMALL_MEMORY_BYTES = 2e9
 CLIP = Path(__file__).parent / "templates" / "clip.mp4"  # H.264, 64x48; a bright bar 6 pixels wide, at 3k in frame k
 CLIP_FRAMES = 20
+CLIP_SIZE = (64, 48)
+CLIP_LEVELS = 4.0  # two ways to convert to RGB are about 2 levels apart on it, a frame and the next one 12
 
 
 def examine(folder: Path) -> Iterator[Finding]:
@@ -40,6 +43,7 @@ def examine(folder: Path) -> Iterator[Finding]:
         _packages,
         _processor,
         _decoders,
+        _ffmpeg_program,
         _jpeg,
         _archives,
         _limits,
@@ -78,33 +82,45 @@ def _processor() -> Iterator[Finding]:
 def _decoders() -> Iterator[Finding]:
     """Each in a process of its own: a library that crashes or hangs is a finding too."""
     for number, (decoder, distribution) in enumerate(DECODERS.items()):
-        began = time.perf_counter()
-        try:
-            done = subprocess.run(
-                [sys.executable, "-m", "tgprep.doctor", decoder],
-                capture_output=True,
-                text=True,
-                timeout=DECODER_SECONDS,
-            )
-            reason = (done.stdout or done.stderr).strip().rpartition("\n")[2] or f"it ended with {done.returncode}"
-            good = done.returncode == 0
-        except subprocess.TimeoutExpired:
-            good, reason = False, f"no answer in {DECODER_SECONDS} s"
+        good, told = _tried(decoder)
         if good:
-            yield Finding(decoder, "ok", f"{reason} ({time.perf_counter() - began:.1f} s with its start)")
+            yield Finding(decoder, "ok", told)
         else:
             needed = " It is the default decoder." if number == 0 else f" Without it, `--decoder {decoder}` fails."
             advice = f"pip install --force-reinstall {distribution}.{needed}"
-            yield Finding(decoder, "note" if number else "error", f"cannot decode: {reason}", advice)
+            yield Finding(decoder, "note" if number else "error", f"cannot decode: {told}", advice)
+
+
+def _ffmpeg_program() -> Iterator[Finding]:
+    """A second build of FFmpeg, to hold the default decoder against: where both show the same, a strange frame is the file's."""
+    good, told = _tried("ffmpeg")
+    advice = "pip install --force-reinstall ffmpeg-python imageio-ffmpeg. Only this check needs them."
+    yield Finding("ffmpeg program", "ok" if good else "note", told, "" if good else advice)
+
+
+def _tried(decoder: str) -> tuple[bool, str]:
+    """Whether a decoder gives the frames of the enclosed clip, and what it says."""
+    began = time.perf_counter()
+    words = [sys.executable, "-m", "tgprep.doctor", decoder]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=DECODER_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False, f"no answer in {DECODER_SECONDS} s"
+    told = (done.stdout or done.stderr).strip().rpartition("\n")[2] or f"it ended with {done.returncode}"
+    if done.returncode:
+        return False, told
+    return True, f"{told} ({time.perf_counter() - began:.1f} s with its start)"
 
 
 def decode_clip(decoder: str) -> str:
     """Decode the enclosed clip and look whether all frames come, in order; gives what decoded, or raises."""
-    from tgprep.decode import decoder_versions, open_video
+    from tgprep.decode import Picture, decoder_versions, open_video
 
-    video = open_video(CLIP, decoder=decoder, space="rgb", short_side=0)
+    frames: Iterator[Picture] = _packed_frames() if decoder == "ffmpeg" else iter(())
+    if decoder != "ffmpeg":
+        frames = open_video(CLIP, decoder=decoder, space="rgb", short_side=0).frames
     places = []
-    for frame in video.frames:
+    for frame in frames:
         assert isinstance(frame, np.ndarray)
         places.append(int(frame[:, :, 0].mean(axis=0).argmax()))
     wrong = [k for k, place in enumerate(places) if not 3 * k - 1 <= place <= 3 * k + 6]
@@ -112,8 +128,35 @@ def decode_clip(decoder: str) -> str:
         raise ValueError(
             f"{len(places)} of {CLIP_FRAMES} frames" + (f", wrong from frame {wrong[0]} on" if wrong else "")
         )
+    if decoder == "ffmpeg":
+        return _compared()
     versions = ", ".join(f"{name} {version}" for name, version in decoder_versions(decoder).items())
     return f"decodes H.264, every frame in order; {versions}"
+
+
+def _packed_frames() -> Iterator[Frame]:
+    """The clip's frames, as the ffmpeg program of imageio-ffmpeg decodes them."""
+    import ffmpeg
+    import imageio_ffmpeg
+
+    stream = ffmpeg.input(str(CLIP)).output("pipe:", format="rawvideo", pix_fmt="rgb24")
+    packed, _ = stream.run(cmd=imageio_ffmpeg.get_ffmpeg_exe(), quiet=True)
+    width, height = CLIP_SIZE
+    yield from np.frombuffer(packed, np.uint8).reshape(-1, height, width, 3)
+
+
+def _compared() -> str:
+    """What the program is, and that the default decoder shows what it shows; ValueError where it does not."""
+    import imageio_ffmpeg
+
+    from tgprep.decode import open_video
+
+    ours = open_video(CLIP, decoder="pyav", space="rgb", short_side=0).frames
+    apart = max(float(np.abs(np.asarray(a, np.int16) - b).mean()) for a, b in zip(ours, _packed_frames(), strict=True))
+    version = imageio_ffmpeg.get_ffmpeg_version()
+    if apart > CLIP_LEVELS:
+        raise ValueError(f"ffmpeg {version} and PyAV show different pixels: {apart:.1f} levels apart")
+    return f"shows what PyAV shows; ffmpeg {version}"
 
 
 def _jpeg() -> Iterator[Finding]:

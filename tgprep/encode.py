@@ -75,7 +75,7 @@ def encode_video(
         decoder=settings.decoder,
         space=settings.space,
         short_side=settings.short_side,
-        coded_range=settings.encoder == "fused",
+        as_coded=settings.encoder == "fused",
     )
     height = width = 0
     flow = _FlowWriter(settings, FrameSpool(_spool_file(scratch, stack))) if settings.flow != "none" else None
@@ -166,7 +166,7 @@ class _FusedWriter:
             wanted = self.tg is not None
             self.encoder = plane_encoder(height, width, self.quality, limited=self.limited, gradients=wanted)
         picture = in_range(picture, limited=self.limited)
-        frame, gradient = self.encoder.encode(picture.y, picture.cb, picture.cr)
+        frame, gradient = self.encoder.encode(picture.y, picture.cb, picture.cr, left=picture.left)
         self.rgb.append(frame)
         if self.tg is not None and gradient is not None:
             self.tg.append(gradient)

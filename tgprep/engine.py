@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import joblib
 
 from manifests import stores
+from manifests.machine import usable_cores
 from manifests.places import Place, is_url
 from tgprep.config import ExtractSettings, RunSettings
 from tgprep.supervise import Progress, ShardPlan, ShardResult, StoppedError, Supervisor, put_in_place
@@ -19,7 +19,7 @@ _STOP_SECONDS = 60.0
 
 def num_workers(run: RunSettings, plans: Sequence[ShardPlan]) -> int:
     """Worker processes that `run_local` starts."""
-    return max(1, min(run.threads or len(os.sched_getaffinity(0)), len(plans)))
+    return max(1, min(run.threads or usable_cores(), len(plans)))
 
 
 def run_local(
@@ -49,6 +49,7 @@ def run_local(
     changed = threading.Condition()
     num_active = 0
     first_error: list[BaseException] = []
+    whole = False
 
     def write(plan: ShardPlan) -> ShardResult:
         nonlocal num_active
@@ -86,12 +87,14 @@ def run_local(
     try:
         for result in parallel(joblib.delayed(write)(plan) for plan in plans):  # noqa: UP028 - stop before it is closed
             yield result
+        whole = True
     except StoppedError:
         # The other threads were told to stop by the one that failed, and may be heard first.
         raise (first_error[0] if first_error else StoppedError()) from None
     finally:
-        stop.set()
-        stores.giving_up.set()
+        if not whole:  # else the caller may go on: what --add and --retry-failed do behind an unfinished extraction
+            stop.set()
+            stores.giving_up.set()
         with changed:
             changed.wait_for(lambda: num_active == 0, timeout=_STOP_SECONDS)
         stores.giving_up.clear()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 import tempfile
 import threading
@@ -15,10 +13,18 @@ from pathlib import Path
 from manifests.places import Place
 from manifests.records import FAILED, SourceVideo
 from tgprep.config import ExtractSettings, RunSettings
-from tgprep.decode import DecodeError, open_video
+from tgprep.engine import num_workers
+from tgprep.headers import HeaderJob
 from tgprep.plan import plan_shards
 from tgprep.scan import Scan
-from tgprep.supervise import Progress, ShardPlan, ShardResult, Supervisor
+from tgprep.supervise import (
+    ShardError,
+    ShardPlan,
+    ShardResult,
+    Supervisor,
+    Worker,
+    WorkerLostError,
+)
 
 _NUM_HEADERS = 200
 _NUM_MEASURED = 6
@@ -46,24 +52,28 @@ class Estimate:
     num_free_bytes: int
 
 
-def estimate(videos: Place, out: Place, scan: Scan, settings: ExtractSettings, run: RunSettings) -> Estimate:
+def estimate(
+    videos: Place, out: Place, scan: Scan, settings: ExtractSettings, run: RunSettings, stop: threading.Event
+) -> Estimate:
     """Estimate the extraction of all that the scan found; writes nothing but a temporary folder.
 
-    Raises ShardError where not even a temporary shard can be written.
+    Raises ShardError where not even a temporary shard can be written, StoppedError once `stop` is set.
     """
     shards = plan_shards(scan.videos, settings.videos_per_shard)
     mixed = [video for shard in shards for video in shard.videos]  # the first ones are a fair sample of all
     headers = mixed[:_NUM_HEADERS]
     # Headers of a store's videos are not worth bringing them whole: the few that are decoded tell.
-    header_frames = [_header_frames(videos / v.path, settings) if isinstance(videos, Path) else 0 for v in headers]
+    header_frames = [0] * len(headers)
+    if isinstance(videos, Path):
+        header_frames = _header_frames([videos / video.path for video in headers], settings, run, stop)
     readable = [count for count in header_frames if count > 0]
     num_frames = round(sum(readable) / max(1, len(headers)) * len(mixed))
-    measured, seconds = _measure(videos, mixed[:_NUM_MEASURED], settings, run)
+    measured, seconds = _measure(videos, mixed[:_NUM_MEASURED], settings, run, stop)
     frames_measured = max(1, sum(row.num_frames for row in measured.videos))
     num_failed = sum(row.status == FAILED for row in measured.videos)
     if not readable:  # containers without counts: the few that were decoded tell
         num_frames = round(frames_measured / len(measured.videos) * len(mixed))
-    num_workers = max(1, min(run.threads or os.cpu_count() or 1, len(shards)))
+    workers = num_workers(run, shards)
     return Estimate(
         num_videos=len(mixed),
         num_source_bytes=sum(video.num_source_bytes for video in mixed),
@@ -71,8 +81,8 @@ def estimate(videos: Place, out: Place, scan: Scan, settings: ExtractSettings, r
         num_bytes=round(measured.shard.num_bytes / frames_measured * num_frames),
         num_shards=len(shards),
         num_loose_files=max(0, num_frames + _num_pair_streams(settings) * (num_frames - len(mixed))),
-        seconds=seconds / frames_measured * num_frames / num_workers,
-        num_workers=num_workers,
+        seconds=seconds / frames_measured * num_frames / workers,
+        num_workers=workers,
         num_headers=len(headers),
         num_measured=len(measured.videos),
         num_unreadable=max(num_failed, sum(count < 0 for count in header_frames)),
@@ -85,37 +95,51 @@ def _num_pair_streams(settings: ExtractSettings) -> int:
     return (settings.gradient == "stored") + (settings.flow != "none")
 
 
-def _header_frames(path: Path, settings: ExtractSettings) -> int:
-    """Frames as the container claims; 0 where it does not say, -1 where it cannot be opened."""
-    if ":" in settings.decoder:
-        return 0  # code of others runs in worker processes only
+def _header_frames(
+    paths: Sequence[Path], settings: ExtractSettings, run: RunSettings, stop: threading.Event
+) -> list[int]:
+    """Frames as the containers claim; 0 where one does not say, -1 where it cannot be opened, or crashes or hangs its decoder."""
+    counts: list[int] = []
+    worker: Worker | None = None
     try:
-        with contextlib.closing(
-            open_video(path, decoder=settings.decoder, space=settings.space, short_side=0)
-        ) as video:
-            return max(0, video.num_frames_header)
-    except (DecodeError, OSError):
-        return -1
+        while len(counts) < len(paths):
+            worker = Worker(run, stop)
+            try:
+                worker.send(HeaderJob(tuple(map(str, paths[len(counts) :])), settings))
+                for event in worker.events():
+                    if "fatal" in event:
+                        raise ShardError(event["fatal"])
+                    counts.append(event["header"])
+                    if len(counts) == len(paths):
+                        break
+            except WorkerLostError as lost:
+                worker = None
+                if not lost.started:
+                    raise ShardError(f"the worker process cannot start: {lost}") from None
+                counts.append(-1)
+    finally:
+        if worker is not None:
+            worker.close()
+    return counts
 
 
 def _measure(
-    videos: Place, sample: Sequence[SourceVideo], settings: ExtractSettings, run: RunSettings
+    videos: Place, sample: Sequence[SourceVideo], settings: ExtractSettings, run: RunSettings, stop: threading.Event
 ) -> tuple[ShardResult, float]:
-    """Extract a few videos into a temporary folder: the result, and the seconds from the first video to the end."""
-    began: list[float] = []
-
-    def tell(progress: Progress) -> None:
-        if not began:
-            began.append(time.monotonic())
-
-    supervisor = Supervisor(0, run, threading.Event(), tell)
+    """Extract a few videos into a temporary folder: the result, and the seconds it took once the worker was at work."""
+    supervisor = Supervisor(0, run, stop, lambda progress: None)
     with tempfile.TemporaryDirectory(prefix="tgprep-") as folder:
+        place = Path(folder)
         try:
-            plan = ShardPlan("measured.tar", tuple(sample))
-            result = supervisor.write(plan, videos=videos, out=Path(folder), scratch=Path(folder), settings=settings)
+            # The first one alone, before: to start a worker and compile what it compiles takes longer than a video.
+            for name, taken in (("first.tar", sample[:1]), ("measured.tar", sample)):
+                began = time.monotonic()
+                plan = ShardPlan(name, tuple(taken))
+                result = supervisor.write(plan, videos=videos, out=place, scratch=place, settings=settings)
+                seconds = time.monotonic() - began
         finally:
             supervisor.close()
-    return result, time.monotonic() - (began or [time.monotonic()])[0]
+    return result, seconds
 
 
 def _free_bytes(out: Place) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import shutil
 import threading
@@ -19,6 +18,7 @@ import numpy as np
 import simplejpeg
 
 from manifests.gradient import temporal_gradient
+from manifests.machine import usable_cores
 from manifests.records import WRITTEN, GradientCoding, InputError, Manifest, VideoRow
 from manifests.sample import decode_offsets, flow_method, video_gop
 from manifests.store import TEMPORARY_PREFIX, atomic_write, join, json_bytes, read_manifest
@@ -78,7 +78,7 @@ def export_rawframes(
         return _export_video(manifest, manifest.videos[place], folder, tg)
 
     num_files = num_kept = 0
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(threads or usable_cores()) as pool:
         try:
             for done, count in enumerate(pool.map(one, places), 1):
                 num_files += count

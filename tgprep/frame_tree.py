@@ -16,7 +16,8 @@ from manifests.records import GradientCoding, InputError, SourceVideo
 from tgprep.export import MARKER
 from tgprep.keys import unique_keys, video_key
 from tgprep.list_places import lists_near
-from tgprep.rules import Facts, by_folder, by_lists, tell_dataset
+from tgprep.rules import Facts, by_folder, by_lists
+from tgprep.tell import tell_dataset
 from tgprep.walk import VideoFile, some
 
 RGB_FILE = re.compile(r"img_(\d+)\.jpe?g", re.IGNORECASE)

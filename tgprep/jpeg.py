@@ -80,10 +80,11 @@ class PlaneEncoder:
         """Forget the picture before: the next one begins a video."""
         self._num_pictures = 0
 
-    def encode(self, y: Frame, cb: Frame, cr: Frame) -> tuple[bytes, bytes | None]:
+    def encode(self, y: Frame, cb: Frame, cr: Frame, *, left: bool = False) -> tuple[bytes, bytes | None]:
         """The JPEG files of a picture and of TG from the picture before to this one (None for the first, or where none is wanted).
 
         y uint8[height, width], cb and cr half the size, rounded up; rows may lie apart, pixels of a row may not.
+        left: chroma is that of the left of two pixels, and is taken to their middle (`planes.centred`).
         """
         for number, (plane, shape) in enumerate(zip((y, cb, cr), self._shapes, strict=True)):
             if plane.dtype != np.uint8 or plane.shape != shape or plane.strides[1] != 1:
@@ -95,7 +96,7 @@ class PlaneEncoder:
         self._num_pictures += 1
         end, gradient_end = kernels.encode(
             self._where, self._rows, self._size, self._clip, self._shifts, self._scales, _BITS, self._padded, self._work, self._coefficients,
-            self._levels, self._marks, self._order, _CODES, _QUICK, _PLACES, self._raw, self._out, self._start, gradient,
+            self._levels, self._marks, self._order, _CODES, _QUICK, _PLACES, self._raw, self._out, self._start, gradient, left,
         )  # fmt: skip
         return self._out[0, :end].tobytes(), self._out[1, :gradient_end].tobytes() if gradient else None
 

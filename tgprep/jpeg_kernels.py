@@ -146,15 +146,25 @@ def _transform(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any) -
 
 @_inner
 def _pad(
-    address: int, stride: int, height: int, width: int, low: Any, high: Any, padded: Any, rows: int, columns: int
-) -> None:
-    """Copy a plane of bytes into whole blocks, its last row and column repeated, levels clipped to low..high."""
+    address: int, stride: int, height: int, width: int, low: Any, high: Any, centre: bool, padded: Any, rows: int, columns: int
+) -> None:  # fmt: skip
+    """Copy a plane of bytes into whole blocks, its last row and column repeated, levels clipped to low..high.
+
+    centre: each sample goes a quarter of the way to the next one of its row.
+    """
     for y in range(height):
         source, target = address + y * stride, y * columns
-        for x in range(width):
-            _put(padded, target + x, min(max(_byte(source, x), low), high))
-        last = _get(padded, target + width - 1)
-        for x in range(width, columns):
+        if centre:
+            for x in range(width - 1):
+                moved = (
+                    np.int32(3) * np.int32(_byte(source, x)) + np.int32(_byte(source, x + 1)) + np.int32(2)
+                ) >> np.int32(2)
+                _put(padded, target + x, min(max(np.uint8(moved), low), high))
+        else:
+            for x in range(width - 1):
+                _put(padded, target + x, min(max(_byte(source, x), low), high))
+        last = min(max(_byte(source, width - 1), low), high)
+        for x in range(width - 1, columns):
             _put(padded, target + x, last)
     for y in range(height, rows):
         for x in range(columns):
@@ -311,7 +321,7 @@ def _quantise(chunk: Any, lanes: int, shift: Any, scale: Any, bits: Any, levels:
 @_inner
 def _analyse(
     where: Any, row: int, size: Any, clip: Any, shifts: Any, scales: Any, bits: Any, padded: Any, work: Any, coefficients: Any,
-    levels: Any, marks: Any, with_gradient: bool,
+    levels: Any, marks: Any, with_gradient: bool, centre: bool,
 ) -> None:  # fmt: skip
     """One plane of a row of squares, and of the gradient from the picture before it."""
     height, width, rows, columns, first, place = size[0], size[1], size[2], size[3], size[4], size[5]
@@ -323,6 +333,7 @@ def _analyse(
         width,
         clip[0],
         clip[1],
+        centre,
         padded,
         8 * rows,
         8 * columns,
@@ -434,7 +445,7 @@ def _close(raw: Any, state: Any, out: Any, at: int) -> Any:
 @_entry
 def encode(
     where: Any, rows: int, size: Any, clip: Any, shifts: Any, scales: Any, bits: Any, padded: Any, work: Any, coefficients: Any,
-    levels: Any, marks: Any, order: Any, codes: Any, quick: Any, places: Any, raw: Any, out: Any, at: int, with_gradient: bool,
+    levels: Any, marks: Any, order: Any, codes: Any, quick: Any, places: Any, raw: Any, out: Any, at: int, with_gradient: bool, left: bool,
 ) -> Any:  # fmt: skip
     """A picture, and where wanted the gradient from the one before, to out[0, at:] and out[1, at:]; gives where both end, EOI included.
 
@@ -443,7 +454,7 @@ def encode(
     where: int64[3, 2], address of a plane's bytes and the distance of its rows. rows: of squares. size: int64[3, 6], height, width, rows of blocks in a row of squares,
     columns of blocks (a multiple of 8), place of the first number in levels, and in coefficients. clip: uint8[3, 2], the levels of black and
     white. scales: float32[3, 2, 64]: level = coefficient * scale, to the nearest integer. shifts: float32[3, 2], added to the coefficient of frequency 0 before.
-    bits: uint32[2, 64], the bit of each number in the first and in the second word of marks, 0 in the other. padded uint8, work float32[2, 64 * LANES], levels, marks and
+    left: chroma is that of the left of two pixels. bits: uint32[2, 64], the bit of each number in the first and in the second word of marks, 0 in the other. padded uint8, work float32[2, 64 * LANES], levels, marks and
     raw uint8[2, ...]: scratch. coefficients: of the picture before, replaced by this one's; none where no
     gradient is ever wanted.
     order: int64[blocks, 3], blocks of a row of squares in the order of the file: their place in levels, plane, place in marks.
@@ -455,7 +466,7 @@ def encode(
         for plane in range(3):
             _analyse(
                 where[plane], row, size[plane], clip[plane], shifts[plane], scales[plane], bits, padded, work, coefficients,
-                levels, marks, with_gradient,
+                levels, marks, with_gradient, left and plane > 0,
             )  # fmt: skip
         _write(levels[0], marks[0], order, codes, quick, places, raw[0], states[0])
         if with_gradient:

@@ -23,10 +23,20 @@ class TooManyFailuresError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Hooks:
-    """How a caller follows the run: `planned` once (videos to do, of them done before), then `progress` for every event."""
+class Workload:
+    """The work: all videos of the plan and the bytes of their files; `kept`: of these, what earlier runs have done."""
 
-    planned: Callable[[int, int], None] = lambda num_videos, num_kept: None
+    num_videos: int
+    num_source_bytes: int
+    num_kept: int = 0
+    num_kept_source_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """How a caller follows the run: `planned` once, before the work begins, then `progress` for every event."""
+
+    planned: Callable[[Workload], None] = lambda workload: None
     progress: Callable[[Progress], None] = lambda progress: None
 
 
@@ -68,7 +78,7 @@ def make_shards(asked: Request, shards: Sequence[ShardPlan], scratch: str = "scr
     done = {name: result for name, result in load_done(asked.out, asked.work).items() if name in names}
     num_kept = len(done)
     todo = [shard for shard in shards if shard.name not in done]
-    asked.hooks.planned(sum(len(s.videos) for s in shards), sum(len(result.videos) for result in done.values()))
+    asked.hooks.planned(_workload(shards, list(done.values())))
     num_failed = failures(list(done.values()))
     with contextlib.ExitStack() as stack:
         made = _engine(asked.run)(
@@ -94,6 +104,15 @@ def make_shards(asked: Request, shards: Sequence[ShardPlan], scratch: str = "scr
     if len(done) < len(shards):
         raise StoppedError
     return [done[shard.name] for shard in shards], num_kept
+
+
+def _workload(shards: Sequence[ShardPlan], done: Sequence[ShardResult]) -> Workload:
+    return Workload(
+        num_videos=sum(len(shard.videos) for shard in shards),
+        num_source_bytes=sum(video.num_source_bytes for shard in shards for video in shard.videos),
+        num_kept=sum(len(result.videos) for result in done),
+        num_kept_source_bytes=sum(row.num_source_bytes for result in done for row in result.videos),
+    )
 
 
 def _scratch(asked: Request, todo: Sequence[ShardPlan], name: str, stack: contextlib.ExitStack) -> Path | None:

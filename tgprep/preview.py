@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from manifests.machine import usable_cores
 from manifests.pool import official_pool
 from manifests.records import WRITTEN, InputError, Manifest, VideoRow
 from manifests.split_settings import PARTS
@@ -65,7 +65,7 @@ def write_preview(
     size = size_for(len(rows))
     damaged: list[tuple[str, str]] = []
     videos: list[dict[str, Any]] = []
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(threads or usable_cores()) as pool:
         made = pool.map(lambda row: _video(manifest, row, size), rows)
         for done, (row, place, facts) in enumerate(zip(rows, places, made, strict=True), 1):
             if isinstance(facts, str):

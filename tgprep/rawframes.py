@@ -21,6 +21,7 @@ from typing import BinaryIO, cast
 import pyarrow as pa
 import simplejpeg
 
+from manifests.machine import usable_cores
 from manifests.records import (
     FAILED,
     WRITTEN,
@@ -123,7 +124,7 @@ def import_rawframes(
             return done[plan.name]
 
         results: list[ShardResult] = []
-        with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        with ThreadPoolExecutor(threads or usable_cores()) as pool:
             try:
                 for number, result in enumerate(pool.map(one, plans), 1):
                     results.append(result)

@@ -29,6 +29,15 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
+class Extra:
+    """How many videos of a class no list names. class_name "": nothing tells it. examples: the paths of the first few."""
+
+    class_name: str
+    num_extra: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What the rules of a data set tell of a file."""
 
@@ -39,38 +48,14 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """The outcome of a data set's rules: classes, facts per file (None: skipped with the reason), folds, missing, notes."""
+    """The outcome of a data set's rules: classes, facts per file (text: skipped with the reason), folds, missing, extra, notes."""
 
     classes: tuple[str, ...]
     facts: dict[str, Facts | str]
     num_folds: int
     missing: tuple[Missing, ...]
+    extra: tuple[Extra, ...]
     notes: tuple[str, ...]
-
-
-def tell_dataset(files: list[VideoFile], places: list[Path], annotations: Path | None) -> str:
-    """The known data set that at least two thirds of the files fit by class folder and by name, else `csv` or `folder`."""
-    if annotations is not None and annotations.is_file() and not datasets.is_kinetics_csv(annotations):
-        return "csv"
-    for dataset in ("ucf101", "hmdb51", "kinetics400"):
-        named = [file for file in files if datasets.name_fits(dataset, file.stem)]
-        if len(named) * 3 < len(files) * 2:
-            continue
-        # Lists beside the videos count before ours: a data set in UCF101's form has classes of its own.
-        lists = datasets.find_official(dataset, places)
-        classes = lists.classes if lists else datasets.class_list(dataset)
-        folded = {datasets.folded_class(name) for name in classes}
-        fitting = sum(
-            any(datasets.folded_class(folder) in folded for folder in file.folders)
-            or datasets.class_of_name(dataset, file.stem, classes) != ""
-            for file in named
-        )
-        if fitting * 3 >= len(files) * 2:
-            return dataset
-        flat = dataset == "kinetics400" and any(not file.folders for file in named)
-        if flat and lists and sum(lists.find("", file.stem) is not None for file in named) * 3 >= len(files) * 2:
-            return dataset
-    return "folder"
 
 
 def by_lists(
@@ -89,7 +74,7 @@ def by_lists(
     by_folder = {datasets.folded_class(name): name for name in classes}
     facts: dict[str, Facts | str] = {}
     seen: set[int] = set()
-    extra: list[str] = []
+    extra: defaultdict[str, list[str]] = defaultdict(list)
     other_class: list[str] = []
     for file in files:
         class_name = next(
@@ -113,7 +98,7 @@ def by_lists(
             told = _subset_of(file) if dataset in KINETICS else ""
             subsets = (told,) * (lists.num_folds if lists else 1)
             if lists:
-                extra.append(file.path)
+                extra[class_name].append(file.path)
         facts[file.path] = Facts(class_name, datasets.group_of(dataset, class_name, file.stem), subsets)
     notes = []
     if lists is not None:
@@ -121,7 +106,8 @@ def by_lists(
             f"official lists: {lists.source} ({lists.num_folds} fold{'s' if lists.num_folds > 1 else ''}, {len(lists.videos)} videos)"
         )
     if extra:
-        notes.append(f"{len(extra)} videos are in no official list: {some(extra)}")
+        paths = [path for entry in extra.values() for path in entry]
+        notes.append(f"{len(paths)} videos are in no official list: {some(sorted(paths))}")
     if other_class:
         notes.append(
             f"{len(other_class)} videos lie in another class folder than the lists say; the folder is taken: {some(other_class)}"
@@ -138,7 +124,11 @@ def by_lists(
             if lists is None
             else "the official lists name none of the videos: every video counts as train"
         )
-    return Told(classes, facts, num_folds, _missing(lists, seen) if lists else (), tuple(notes))
+    return Told(classes, facts, num_folds, _missing(lists, seen) if lists else (), _extra(extra), tuple(notes))
+
+
+def _extra(paths: dict[str, list[str]]) -> tuple[Extra, ...]:
+    return tuple(Extra(name, len(entry), tuple(sorted(entry)[:_NUM_EXAMPLES])) for name, entry in sorted(paths.items()))
 
 
 def _subset_of(file: VideoFile) -> str:
@@ -193,7 +183,7 @@ def by_folder(files: list[VideoFile], videos: Place) -> Told:
         notes.append(
             "no train/, val/ or test/ folders: every video counts as train (tgprep split --test-percent sets a test part aside)"
         )
-    return Told(classes, facts, int(with_subsets), (), tuple(notes))
+    return Told(classes, facts, int(with_subsets), (), (), tuple(notes))
 
 
 def by_csv(walk: Walk, videos: Place, annotations: Path | None) -> Told:
@@ -233,11 +223,15 @@ def by_csv(walk: Walk, videos: Place, annotations: Path | None) -> Told:
         for name, paths in sorted(absent.items())
     )
     notes = [f"list: {annotations.name} ({len(rows)} videos, {len(classes)} classes)"]
-    if extra := sorted(on_disk - set(facts)):
-        notes.append(f"{len(extra)} video files are not in {annotations.name} and were left aside: {some(extra)}")
+    extra: defaultdict[str, list[str]] = defaultdict(list)
+    for file in walk.files:
+        if file.path not in facts:
+            extra[next((name for name in reversed(file.folders) if name in listed), "")].append(file.path)
+    if paths := sorted(path for entry in extra.values() for path in entry):
+        notes.append(f"{len(paths)} video files are not in {annotations.name} and were left aside: {some(paths)}")
     if not with_subsets:
         notes.append("no column subset: every video counts as train")
-    return Told(classes, facts, int(with_subsets), missing, tuple(notes))
+    return Told(classes, facts, int(with_subsets), missing, _extra(extra), tuple(notes))
 
 
 def _set_aside(videos: Place, path: str) -> str:

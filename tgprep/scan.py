@@ -11,10 +11,11 @@ from manifests.places import Place
 from manifests.records import InputError, SourceVideo
 from tgprep.keys import unique_keys
 from tgprep.list_places import lists_near
-from tgprep.rules import Facts, Missing, by_csv, by_folder, by_lists, tell_dataset
+from tgprep.rules import Extra, Facts, Missing, by_csv, by_folder, by_lists
+from tgprep.tell import tell_dataset
 from tgprep.walk import Skipped, VideoFile, some, walk_videos
 
-__all__ = ["Missing", "Scan", "Skipped", "scan"]
+__all__ = ["Extra", "Missing", "Scan", "Skipped", "scan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,8 @@ class Scan:
     """What the folder holds: every video file is in `videos` (sorted by key) or in `skipped` (sorted by path).
 
     num_folds: official folds, the length of every video's `subsets`; 0 where nothing tells subsets: every video is train.
-    missing: classes of which listed videos are absent. notes: what was told from where, for the user.
+    missing: classes of which listed videos are absent. extra: classes with videos that no list names; those of official lists
+    are among `videos`, in no subset, those of a csv are left aside. notes: what was told from where, for the user.
     """
 
     dataset: str
@@ -31,6 +33,7 @@ class Scan:
     skipped: tuple[Skipped, ...]
     num_folds: int
     missing: tuple[Missing, ...]
+    extra: tuple[Extra, ...]
     notes: tuple[str, ...]
 
 
@@ -107,6 +110,7 @@ def scan(videos: Place, *, dataset: str = "auto", annotations: Place | None = No
         tuple(sorted(skipped, key=lambda entry: entry.path)),
         told.num_folds,
         told.missing,
+        told.extra,
         tuple(notes),
     )
 

@@ -36,7 +36,8 @@ def scratch_folder(asked: str, out: Place) -> Iterator[Path]:
             f"is there and writable."
         ) from None
     with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system without locks: what a kill leaves there stays
+            fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             yield folder
         finally:

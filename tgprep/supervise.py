@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import selectors
 import signal
@@ -23,6 +24,7 @@ from manifests.places import TEMPORARY_PREFIX, Place, below, publish, upload
 from manifests.records import Members, ShardRow, SourceVideo, VideoRow
 from manifests.stores import warn_once
 from tgprep.config import ExtractSettings, RunSettings
+from tgprep.headers import HeaderJob
 from tgprep.worker import ShardJob, failed_row
 
 _POLL_SECONDS = 0.1
@@ -95,13 +97,14 @@ def put_in_place(made: MadeShard, out: Place) -> ShardResult:
 class WorkerLostError(Exception):
     """The worker process ended or was killed; the message is the reason for the video it worked on.
 
-    started: it had begun to serve. killed: by a signal that no decoder sends itself.
+    started: it had begun to serve. killed: by a signal that no decoder sends itself. final: no second attempt is worth its time.
     """
 
-    def __init__(self, reason: str, *, started: bool = True, killed: bool = False) -> None:
+    def __init__(self, reason: str, *, started: bool = True, killed: bool = False, final: bool = False) -> None:
         super().__init__(reason)
         self.started = started
         self.killed = killed
+        self.final = final
 
 
 class Worker:
@@ -132,8 +135,8 @@ class Worker:
         self.selector.register(self.process.stdout, selectors.EVENT_READ)
         self.unread = b""
 
-    def send(self, job: ShardJob) -> None:
-        """Give it a shard to write."""
+    def send(self, job: ShardJob | HeaderJob) -> None:
+        """Give it work."""
         assert self.process.stdin is not None
         self.num_jobs += 1
         try:
@@ -143,7 +146,11 @@ class Worker:
             raise self._lost() from None
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """What it says, line by line; WorkerLostError where it dies, stalls or grows too large; StoppedError on a stop."""
+        """What it says, line by line; StoppedError on a stop.
+
+        WorkerLostError where it dies, stalls, grows too large or does not come to the end of a video.
+        """
+        last_moment = math.inf  # of the video under way
         deadline = time.monotonic() + (self.run.timeout_seconds if self.started else _START_SECONDS)
         assert self.process.stdout is not None
         while True:
@@ -159,14 +166,22 @@ class Worker:
                 for event in map(json.loads, lines):
                     if "ready" in event:
                         self.started = True
-                    else:
-                        yield event
+                        continue
+                    if "video" in event and self.run.max_video_seconds:
+                        last_moment = time.monotonic() + self.run.max_video_seconds
+                    elif "encoded" in event or "row" in event:
+                        last_moment = math.inf
+                    yield event
                 deadline = time.monotonic() + self.run.timeout_seconds
             elif time.monotonic() > deadline:
                 self.kill()
                 if not self.started:
                     raise WorkerLostError(f"it did not start within {_START_SECONDS:g} s", started=False)
                 raise WorkerLostError(f"the decoder showed no frame for {self.run.timeout_seconds:g} s and was stopped")
+            if time.monotonic() > last_moment:
+                self.kill()
+                reason = f"the decoder did not end within {self.run.max_video_seconds:g} s and was stopped (--max-video-seconds)"
+                raise WorkerLostError(reason, final=True)
             if _resident_mb(self.process.pid) > self.run.max_memory_mb:
                 self.kill()
                 raise WorkerLostError(f"the decoder took over {self.run.max_memory_mb} MB of memory and was stopped")
@@ -273,7 +288,7 @@ class Supervisor:
             except WorkerLostError as lost:
                 self.worker = None
                 at = len(rows)
-                if losses.try_again(at, lost):
+                if not lost.final and losses.try_again(at, lost):
                     continue  # a fresh process begins with the same video
                 if not lost.started:
                     raise ShardError(f"the worker process cannot start: {lost}") from None

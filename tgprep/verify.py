@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from manifests.machine import usable_cores
 from manifests.places import list_files
 from manifests.records import FORMAT_VERSION, WRITTEN, InputError, Manifest
 from manifests.split_check import ERROR, check_split
@@ -83,7 +83,7 @@ def check(
     InputError where there is no data set, or one of another format version.
     """
     stop = stop or threading.Event()
-    workers = threads or os.cpu_count() or 1
+    workers = threads or usable_cores()
     findings = list(_check_header(root))
     if findings:
         return CheckReport(root, deep, tuple(findings), (), ())

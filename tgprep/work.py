@@ -74,13 +74,13 @@ Check = Callable[[], None]
 def owned(out: Place) -> Iterator[Check]:
     """Hold OUT for this run alone; the lock vanishes with the process, however it ends.
 
-    Gives a check that raises ShardError where another machine took OUT over (object stores only).
+    Gives a check that raises ShardError where another machine took OUT over (object stores, and file systems without locks).
     """
     if isinstance(out, Path):
         with _opened(out, "lock") as lock:
-            hold(lock, out)
-            yield lambda: None
-        return
+            if hold(lock, out):
+                yield lambda: None
+                return
     with claimed(_claim(out, "lock"), str(out)) as claim:
         _refuse_others(out, "lock-task")
         yield claim.check
@@ -99,10 +99,9 @@ def joined(out: Place, name: str) -> Iterator[Joined]:
     """Work on OUT beside others. InputError where a run holds OUT alone, or another process works under the same name."""
     if isinstance(out, Path):
         with _opened(out, "lock") as lock, _opened(out, f"lock-{name}") as own:
-            hold(own, out, f"{name} of {out}")
-            hold(lock, out, shared=True)
-            yield Joined(lambda: None, lambda: _held(lock, out))
-        return
+            if hold(own, out, f"{name} of {out}") and hold(lock, out, shared=True):
+                yield Joined(lambda: None, lambda: _held(lock, out))
+                return
     with claimed(_claim(out, f"lock-{name.replace(' ', '-')}"), f"{name} of {out}") as claim:
         _refuse_others(out, "lock", whole=True)
         yield Joined(claim.check, lambda: _claimed_alone(out))
@@ -129,10 +128,11 @@ def _claimed_alone(out: Place) -> Iterator[bool]:
         yield True
 
 
-def _refuse_others(out: Place, prefix: str, *, whole: bool = False) -> None:
-    for name in list_files(below(out, WORK_FOLDER)):
-        if name == prefix if whole else name.startswith(prefix):
-            url = str(below(out, WORK_FOLDER, name))
+def _refuse_others(out: Place, name: str, *, whole: bool = False) -> None:
+    claim = _claim(out, name)
+    for other in list_files(below(out, WORK_FOLDER)):
+        url = str(below(out, WORK_FOLDER, other))
+        if url == claim if whole else url.startswith(claim):
             there = read_claim(url)
             if there and is_alive(url, there):
                 raise InputError(
@@ -142,11 +142,15 @@ def _refuse_others(out: Place, prefix: str, *, whole: bool = False) -> None:
 
 
 def _claim(out: Place, name: str) -> str:
-    return str(below(out, WORK_FOLDER, name))
+    """What stands for a lock where there is none: an object of a store, or a file beside the lock that could not be had."""
+    return str(below(out, WORK_FOLDER, name if is_url(out) else f"claim-{name}"))
 
 
-def hold(lock: TextIO, out: Path, what: str = "", *, shared: bool = False) -> None:
-    """Lock an opened lock file or turn a shared lock into one's own; InputError, naming the owner, where it is taken."""
+def hold(lock: TextIO, out: Path, what: str = "", *, shared: bool = False) -> bool:
+    """Lock an opened lock file or turn a shared lock into one's own; InputError, naming the owner, where it is taken.
+
+    False: this file system has no locks (some network shares).
+    """
     try:
         fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -156,24 +160,29 @@ def hold(lock: TextIO, out: Path, what: str = "", *, shared: bool = False) -> No
             f"{what or out} is in use by {owner}. Wait for it, or end it and run this command again."
         ) from None
     except OSError:
-        pass  # a file system without locks: one run at a time is then up to the user
+        return False
     with contextlib.suppress(OSError):  # a full disk: the name of the owner is a courtesy
         lock.seek(0)
         lock.truncate()
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()
+    return True
 
 
 @contextlib.contextmanager
 def alone(out: Place, name: str) -> Iterator[None]:
     """Wait until no other process is at the same point; for moments only."""
-    if not isinstance(out, Path):
-        with claimed(_claim(out, f"lock-{name}"), f"{name} of {out}", wait=True):
-            yield
-        return
-    with _opened(out, f"lock-{name}") as lock:
-        with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    if isinstance(out, Path):
+        with _opened(out, f"lock-{name}") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                locked = True
+            except OSError:
+                locked = False
+            if locked:
+                yield
+                return
+    with claimed(_claim(out, f"lock-{name}"), f"{name} of {out}", wait=True):
         yield
 
 

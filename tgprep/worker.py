@@ -1,8 +1,8 @@
 """The process that decodes and packs: `python -m tgprep.worker`, one job (a shard) per line of JSON on standard input.
 
 It is started, watched and, where a video makes it hang, crash or eat memory, killed by `tgprep.supervise`. It answers with
-lines of JSON: `{"ready": true}` once, `{"video": i}` before video i, `{"frames": n}` now and then, `{"row": ..., "end": offset}` after it,
-`{"finished": sha256, "num_bytes": n}` at the end of the shard, `{"fatal": reason}` where the shard itself cannot be written.
+lines of JSON: `{"ready": true}` once, `{"video": i}` before video i (again once it was brought from a store), `{"frames": n}` now and then,
+`{"encoded": true, "frames": n}` once the decoder is done, `{"row": ..., "end": offset}` after it, `{"finished": sha256, "num_bytes": n}` at the end of the shard, `{"fatal": reason}` where the shard itself cannot be written.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from manifests.stores import UnreachableError
 from tgprep.config import ExtractSettings
 from tgprep.decode import DecodeError
 from tgprep.encode import encode_video
+from tgprep.headers import HeaderJob, read_headers
 from tgprep.read_ahead import ReadAhead
 
 _HEARTBEAT_SECONDS = 0.25
@@ -171,6 +172,7 @@ def _pack(tar: _HashingFile, index: int, job: ShardJob, brought: ReadAhead | Non
             else:
                 stack.callback(brought.forget, index)
                 path = brought.get(index, lambda: on_frame(0))
+                emit({"video": index})  # its time runs from here: the store is not the decoder's fault
             encoded, facts = encode_video(source, path, job.settings, Path(job.scratch), stack, on_frame)
         except MemberTooLargeError as error:
             hint = "a smaller picture (--short-side 256), a lower --quality, or --store video makes it fit"
@@ -189,6 +191,7 @@ def _pack(tar: _HashingFile, index: int, job: ShardJob, brought: ReadAhead | Non
                 return failed_row(source, f"cannot be read: {error.strerror or error}")
             traceback.print_exc()
             return failed_row(source, f"the decoder failed: {type(error).__name__}: {_text(error)}")
+        emit({"encoded": True, "frames": facts.num_frames})
         with _signs_of_life(emit, facts.num_frames):
             offset, num_bytes, members = write_sample(tar, encoded)  # type: ignore[arg-type]  # as above
     fields = {field.name: getattr(facts, field.name) for field in dataclasses.fields(facts)}
@@ -289,7 +292,10 @@ def main() -> None:
     emit({"ready": True})
     for line in jobs:
         try:
-            write_shard(ShardJob.from_json(line), emit)
+            if headers := HeaderJob.from_json(line):
+                read_headers(headers, emit)
+            else:
+                write_shard(ShardJob.from_json(line), emit)
         except OSError as error:
             place = f" ({error.filename})" if error.filename else ""
             emit({"fatal": f"cannot go on: {error.strerror or error}{place}"})

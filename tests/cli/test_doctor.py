@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -22,7 +23,7 @@ def test_this_machine_is_found_fit(tmp_path: Path) -> None:
     told = json.loads(shown.stdout)
     levels = {finding["name"]: finding["level"] for finding in told["findings"]}
     assert told["ok"]
-    assert {levels[name] for name in ("python", "pyarrow", "pyav", "jpeg", "space")} == {"ok"}
+    assert {levels[name] for name in ("python", "pyarrow", "pyav", "ffmpeg program", "jpeg", "space")} == {"ok"}
     assert {"opencv", "processor", "memory", "rar archives", "open files", "disk"} <= levels.keys()
     assert list(tmp_path.iterdir()) == []
 
@@ -33,6 +34,24 @@ def test_the_clip_is_what_ffprobe_counts() -> None:
     words = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(CLIP), "-f", "null", "-"]
     counted = subprocess.run(words, capture_output=True, text=True).stderr
     assert re.findall(r"frame=\s*(\d+)", counted)[-1] == str(CLIP_FRAMES)
+
+
+def test_the_ffmpeg_program_and_the_decoder_are_held_against_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another build shows the same picture; where one of them does not, it is told, and nothing else stops."""
+    from tgprep import decode
+
+    assert re.fullmatch(r"shows what PyAV shows; ffmpeg n?\d+\.[\w.+-]+", decode_clip("ffmpeg"))
+    frames = [np.asarray(frame) for frame in decode.open_video(CLIP, decoder="pyav", space="rgb", short_side=0).frames]
+    fake = decode.DecodedVideo(frames=iter([frame // 2 for frame in frames]))
+    monkeypatch.setattr(decode, "open_video", lambda *args, **kwargs: fake)
+    with pytest.raises(ValueError, match=r"show different pixels: \d+\.\d levels apart"):
+        decode_clip("ffmpeg")
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
+    (found,) = doctor._ffmpeg_program()
+    assert (found.level, found.advice.split(".")[0]) == (
+        "note",
+        "pip install --force-reinstall ffmpeg-python imageio-ffmpeg",
+    )
 
 
 def test_what_is_broken_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -357,7 +358,9 @@ def test_a_second_run_on_the_same_folder_is_refused(
     out = tmp_path / "out"
     first = start("extract", videos, out, *SLOW, path=modules, FAKE_SECONDS="0.03")
     wait_until(lambda: list(out.glob("shard-*.tar")))
+    first.send_signal(signal.SIGSTOP)  # so that it cannot end before the second has looked
     second = call("extract", videos, out, *SLOW, path=modules)
+    first.send_signal(signal.SIGCONT)
     assert second.returncode == 2
     assert f"is in use by process {first.pid} on {os.uname().nodename}" in one_message(second)
     _, errors = first.communicate(timeout=120)
@@ -407,6 +410,72 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(videos: Path, tmp_
     assert told["num_loose_files"] == pytest.approx(2 * account["num_frames"] - account["num_written"], rel=0.05)
     assert told["num_bytes"] == pytest.approx(account["num_bytes"], rel=0.5)
     assert told["seconds"] > 0
+    plan = call("plan", videos, out, "--json", "--threads", "2")
+    assert plan.returncode == 0, plan.stderr
+    same = ("num_videos", "num_frames", "num_bytes", "num_shards", "num_loose_files", "num_unreadable")
+    assert {name: json.loads(plan.stdout)[name] for name in same} == {name: told[name] for name in same}
+    assert call("plan", videos, out, "--retry-failed").returncode == 2  # there is nothing that a plan could retry
+
+
+ONE_CORE = """
+import os, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_a_dry_run_outlives_files_that_crash_or_hang_the_decoder(modules: Path, tmp_path: Path) -> None:
+    """Already when they are opened."""
+    names = [*(f"v{number}" for number in range(6)), "shut", "locked"]
+    for number, name in enumerate(names):
+        path = tmp_path / "videos" / "class" / f"{name}.avi"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([number + 1]) * 10)
+    limits = ("--decoder", "fake_backends:open_video", "--timeout-seconds", "1.5", "--videos-per-shard", "2")
+    words = ("extract", tmp_path / "videos", tmp_path / "out", "--dry-run", "--json", *limits)
+    dry = call(*words, path=modules, prefix=(sys.executable, "-c", ONE_CORE))
+    assert dry.returncode == 0, dry.stderr
+    told = json.loads(dry.stdout)
+    assert (told["num_videos"], told["num_headers"], told["num_unreadable"]) == (8, 8, 2)
+    assert told["num_workers"] == 1  # all that taskset, or a batch system, leaves it
+    assert not (tmp_path / "out").exists()
+
+
+SLOW_SCAN = """
+import os, pathlib, time
+real = os.scandir
+def scandir(folder):
+    if str(folder).endswith("videos"):
+        pathlib.Path(os.environ["MARK"]).touch()
+        time.sleep(600)
+    return real(folder)
+os.scandir = scandir
+open_video = print
+"""
+
+
+@pytest.mark.parametrize("dry", [False, True], ids=["scan", "dry-run"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_before_the_first_video_is_obeyed_at_once(
+    tmp_path: Path, number: signal.Signals, code: int, dry: bool
+) -> None:
+    """While a large folder is looked through, or a dry run waits for a decoder that hangs."""
+    mark, out = tmp_path / "mark", tmp_path / "out"
+    (tmp_path / "slow_scan.py").write_text(SLOW_SCAN)
+    (tmp_path / "fake_backends.py").write_text(BACKENDS)
+    (tmp_path / "videos" / "class").mkdir(parents=True)
+    (tmp_path / "videos" / "class" / "locked.avi").write_bytes(b"x")
+    decoder = ("--dry-run", "--decoder", "fake_backends:open_video") if dry else ("--decoder", "slow_scan:open_video")
+    process = start("extract", tmp_path / "videos", out, *decoder, path=tmp_path, MARK=str(mark))
+    wait_until(lambda: children(process.pid) if dry else mark.exists())
+    workers = children(process.pid)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert f"Interrupted before the first video; to go on:\n  tgprep extract {tmp_path / 'videos'} {out}" in errors
+    assert "Traceback" not in errors
+    assert not out.exists()
+    assert not any(map(alive, workers))
 
 
 def test_log_json_gives_one_object_a_line(videos: Path, tmp_path: Path) -> None:
@@ -439,12 +508,69 @@ def test_what_lists_name_and_the_folder_lacks_is_told_per_class(videos: Path, tm
     account = done.stderr[done.stderr.index("2 inputs = 2 written") :]
     assert "3 videos that the lists name are not in VIDEOS" in account
     assert "  jump: 1 of 1 (x.avi)\n  run: 2 of 3 (class1/gone1.avi, …)\n" in account
-    missing = json.loads(call(*arguments, "--json").stdout)["missing"]
+    facts = json.loads(call(*arguments, "--json").stdout)
+    missing = facts["missing"]
     assert [(entry["class_name"], entry["num_missing"], entry["num_listed"]) for entry in missing] == [
         ("jump", 1, 1),
         ("run", 2, 3),
     ]
     assert missing[1]["examples"] == ["class1/gone1.avi", "class2/gone2.avi"]
+    # Of 32 files the list names two; none of the others lies in a folder with the name of a class.
+    assert "30 videos in VIDEOS are in no list (left aside):\n  no class: 30 (class0/empty.avi, …)\n" in account
+    assert [(entry["class_name"], entry["num_extra"], len(entry["examples"])) for entry in facts["extra"]] == [
+        ("", 30, 5)
+    ]
+
+
+def test_videos_beside_the_lists_are_told_per_class(tmp_path: Path) -> None:
+    """They are taken; the lists give them no subset."""
+    videos, lists = tmp_path / "videos", tmp_path / "annotations"
+    listed = ["v_Punch_g01_c01", "v_YoYo_g01_c01"]
+    for name in [*listed, "v_Punch_g99_c01", "v_Punch_g99_c02", "v_YoYo_g98_c01"]:
+        write_video(videos / name.split("_")[1] / f"{name}.avi", moving_square(3))
+    lists.mkdir()
+    (lists / "trainlist01.txt").write_text("Punch/v_Punch_g01_c01.avi 71\r\n")
+    (lists / "testlist01.txt").write_text("YoYo/v_YoYo_g01_c01.avi\r\n\r\n")
+    done = call("extract", videos, tmp_path / "out", "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["extra"] == [
+        {
+            "class_name": "Punch",
+            "num_extra": 2,
+            "examples": ["Punch/v_Punch_g99_c01.avi", "Punch/v_Punch_g99_c02.avi"],
+        },
+        {"class_name": "YoYo", "num_extra": 1, "examples": ["YoYo/v_YoYo_g98_c01.avi"]},
+    ]
+    assert (facts["missing"], facts["num_written"]) == ([], 5)
+    again = call("extract", videos, tmp_path / "out")
+    assert (
+        "3 videos in VIDEOS are in no list (taken; the lists give them no subset):\n"
+        "  Punch: 2 (Punch/v_Punch_g99_c01.avi, …)\n  YoYo: 1 (YoYo/v_YoYo_g98_c01.avi)\n"
+    ) in again.stderr
+
+
+def test_every_known_data_set_can_be_chosen(tmp_path: Path) -> None:
+    """Kinetics-700, by name and by what lies there: subset folders, class names with spaces, the official csv beside them."""
+    videos = tmp_path / "videos"
+    names = [f"class number {number}" for number in range(690)]
+    write_video(videos / "train" / names[1] / "AAAAAAAAAAA_000001_000011.mp4", moving_square(4), codec="libx264")
+    write_video(videos / "val" / names[2] / "BBBBBBBBBBB_000001_000011.mp4", moving_square(4), codec="libx264")
+    (tmp_path / "annotations").mkdir()
+    rows = [f"{name},CCCCCCC{number:04d},1,11,train" for number, name in enumerate(names)]
+    rows[1:3] = [f"{names[1]},AAAAAAAAAAA,1,11,train", f"{names[2]},BBBBBBBBBBB,1,11,validate"]
+    table = "label,youtube_id,time_start,time_end,split\n" + "\n".join(rows) + "\n"
+    (tmp_path / "annotations" / "kinetics700_train.csv").write_text(table)
+    for number, how in enumerate((("--dataset", "kinetics700"), ())):
+        out = tmp_path / f"out{number}"
+        done = call("extract", videos, out, *how)
+        assert done.returncode == 0, done.stderr
+        header = json.loads((out / "dataset.json").read_bytes())
+        assert (header["dataset"], len(header["classes"])) == ("kinetics700", 690)
+    refused = call("extract", videos, tmp_path / "other", "--dataset", "kinetics300")
+    assert refused.returncode == 2
+    for name in ("auto", "ucf101", "hmdb51", "kinetics400", "kinetics600", "kinetics700", "folder", "csv"):
+        assert f"'{name}'" in refused.stderr
 
 
 def test_failed_videos_can_be_tried_again_and_new_ones_added(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 
 from tests.conftest import Reliability
 from tests.extraction import BACKENDS, call, children, environment, start, tree, wait_until
+from tests.object_store import ObjectStore
 
 Client = pytest.importorskip("distributed", reason="the extra `dask` is not installed").Client
 
@@ -85,6 +87,52 @@ def test_a_cluster_gives_the_same_bytes_though_a_worker_is_killed(
         num_videos=30,
         differing_files=0,
     )
+
+
+@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.long)], ids=["whole", "killed"])
+def test_a_cluster_works_from_and_to_an_object_store(
+    store: ObjectStore,
+    cluster: tuple[str, list[subprocess.Popen[bytes]], Path],
+    tmp_path: Path,
+    killed: bool,
+    reliability: Reliability,
+) -> None:
+    """Each worker brings its videos to a scratch folder of its own machine and uploads whole shards; nothing stays there."""
+    address, workers, modules = cluster
+    videos, scratch = tmp_path / "videos", tmp_path / "scratch"
+    scratch.mkdir()
+    for number in range(30 if killed else 9):
+        path = videos / "some class" / f"{'refuse' if number == 5 else 'v'} {number:02d}.avi"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([number + 1]) * 10)
+    bucket = store.bucket(f"dask-{'killed' if killed else 'whole'}")
+    store.upload(videos, f"{bucket}/videos")
+    urls = (f"{bucket}/videos", f"{bucket}/out")
+    how = (*HOW, "--engine", "dask", "--scheduler", address, "--scratch", scratch)
+    run = start("extract", *urls, *how, path=modules)
+    try:
+        if killed:
+            made = f"{bucket.removeprefix('s3://')}/out/shard-*.tar"
+            wait_until(lambda: len(store.files().glob(made)) >= 2 and children(workers[0].pid))
+            os.kill(workers[0].pid, signal.SIGKILL)
+        _, errors = run.communicate(timeout=180)
+    finally:
+        run.kill()
+    assert run.returncode == 1, errors
+    assert "1 failed + 0 skipped" in errors
+    assert call("extract", videos, tmp_path / "local", *HOW, "--threads", "2", path=modules).returncode == 1
+    there = {name: hashlib.sha256(content).hexdigest() for name, content in store.tree(f"{bucket}/out").items()}
+    assert there == tree(tmp_path / "local")
+    if killed:
+        reliability.record(
+            "Extraction on several machines",
+            "Dask cluster of two workers from and to an S3 store, one killed (-9) half-way; against a local run",
+            num_kills=1,
+            num_videos=30,
+            differing_files=0,
+        )
+    else:
+        assert not list(scratch.iterdir())
 
 
 @pytest.mark.long

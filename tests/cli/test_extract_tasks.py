@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import time
 from pathlib import Path
 
@@ -100,8 +101,10 @@ def test_a_task_is_refused_twice_and_beside_a_whole_run(
     mine = ("--num-tasks", "2", "--task-id", "0")
     task = start("extract", videos, out, *HOW, *mine, path=modules, FAKE_SECONDS="0.03")
     wait_until(lambda: list(out.glob("shard-*.tar")))
+    task.send_signal(signal.SIGSTOP)  # so that it cannot end before the others have looked
     same = call("extract", videos, out, *HOW, *mine, path=modules)
     whole = call("extract", videos, out, *HOW, path=modules)
+    task.send_signal(signal.SIGCONT)
     for refused, name in ((same, f"task 0 of {out}"), (whole, str(out))):
         assert refused.returncode == 2
         assert f"Error: {name} is in use by process {task.pid} on " in refused.stderr

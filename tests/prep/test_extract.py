@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import threading
@@ -10,13 +11,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from cli.prep import main
 from manifests.records import InputError
 from manifests.store import HEADER_NAME, read_manifest
-from tests.extraction import BACKENDS, REPOSITORY, tree
+from tests.extraction import BACKENDS, REPOSITORY, children, tree
 from tests.prep.conftest import moving_square, write_video
 from tgprep.config import ExtractSettings, RunSettings
 from tgprep.pipeline import Hooks, Outcome, TooManyFailuresError, extract
@@ -35,12 +37,17 @@ def run(
     stop: threading.Event | None = None,
     hooks: Hooks | None = None,
     timeout_seconds: float = 60,
+    max_video_seconds: float = 0,
     max_memory_mb: int = 1024,
     max_failures: int = -1,
     **settings: object,
 ) -> Outcome:
     how = RunSettings(
-        threads=threads, timeout_seconds=timeout_seconds, max_memory_mb=max_memory_mb, max_failures=max_failures
+        threads=threads,
+        timeout_seconds=timeout_seconds,
+        max_video_seconds=max_video_seconds,
+        max_memory_mb=max_memory_mb,
+        max_failures=max_failures,
     )
     return extract(
         videos,
@@ -257,6 +264,47 @@ def test_a_bad_decoder_costs_one_video(tmp_path: Path, backends: str) -> None:
     assert tree(tmp_path / "out")["shard-000000.tar"] == tree(tmp_path / "whole")["shard-000000.tar"]
 
 
+def test_a_decoder_that_never_ends_costs_one_video(
+    tmp_path: Path, backends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It shows frames all the time, so that no stall tells it; the limit is of each video, not of the shard."""
+    monkeypatch.setenv("FAKE_SECONDS", "0.1")
+    good = ["a", "b", "c", "d", "e"]
+    run(fake_videos(tmp_path / "good", *good), tmp_path / "whole", decoder=backends)
+    began: list[str] = []
+    watch = Hooks(progress=lambda told: began.append(told.key) if told.row is None and not told.frames else None)
+    outcome = run(
+        fake_videos(tmp_path / "videos", *good, "endless"),
+        tmp_path / "out",
+        decoder=backends,
+        max_video_seconds=2.5,  # all videos take 0.6 s each and 3 s together
+        hooks=watch,
+    )
+    assert reasons(outcome) == {"endless": "the decoder did not end within 2.5 s and was stopped (--max-video-seconds)"}
+    assert began.count("class/endless") == 1  # what takes so long is not begun a second time
+    assert tree(tmp_path / "out")["shard-000000.tar"] == tree(tmp_path / "whole")["shard-000000.tar"]
+
+
+def test_workers_are_replaced_after_some_shards(
+    video_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoders leak: no process makes more than two shards here, and the bytes are those of one process."""
+    videos, seen = video_folder(2, 10), dict[str, set[int]]()
+    run(videos, tmp_path / "whole", videos_per_shard=4)
+    monkeypatch.setattr("tgprep.supervise._JOBS_PER_WORKER", 2)
+
+    def note(told: Progress) -> None:
+        if told.row is not None:
+            seen.setdefault(told.row.shard, set()).update(children(os.getpid()))
+
+    run(videos, tmp_path / "out", videos_per_shard=4, hooks=Hooks(progress=note))
+    (always,) = [set.intersection(*seen.values())]
+    workers = [pids - always for _, pids in sorted(seen.items())]
+    assert [len(pids) for pids in workers] == [1] * 5
+    assert workers[0] == workers[1] != workers[2] == workers[3] != workers[4] != workers[0]
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
 def test_a_decoder_that_prints_and_reads_disturbs_nothing(tmp_path: Path, backends: str) -> None:
     outcome = run(fake_videos(tmp_path / "videos", "a", "print", "z"), tmp_path / "out", decoder=backends)
     assert outcome.account.num_written == 3
@@ -363,6 +411,44 @@ def test_a_file_that_goes_away_or_shrinks_while_we_read(
         gone.stem: "cannot be read: No such file or directory",
         cut.stem: "the file was changed while it was read",
     }
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 3)
+
+
+def replace(path: Path) -> None:
+    write_video(path.with_name("other.avi"), moving_square(5)).replace(path)
+
+
+@pytest.mark.parametrize(
+    ("meddle", "reason"),
+    [
+        (Path.unlink, "cannot be read: No such file or directory"),
+        (cut, "the file was changed while it was read"),
+        (replace, "the file was changed while it was read"),
+    ],
+)
+def test_a_real_video_that_goes_away_or_shrinks_while_it_is_decoded(
+    tmp_path: Path, meddle: Callable[[Path], None], reason: str
+) -> None:
+    """With the default decoder, in the middle of a long AVI file; the other videos are not touched by it."""
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    pieces = np.random.default_rng(0).integers(0, 255, (8, 480, 640, 3), dtype=np.uint8)
+    victim = write_video(videos / "class" / "long.avi", [pieces[k % 8] for k in range(240)], **{"q:v": "12"})
+    assert victim.stat().st_size > 10_000_000  # far more than any decoder reads ahead
+    write_video(videos / "class" / "short.avi", moving_square(5))
+    seen: list[int] = []
+
+    def watch(progress: Progress) -> None:
+        if progress.row is None and progress.key == "class/long" and progress.frames and not seen:
+            seen.append(progress.frames)
+            meddle(victim)
+
+    outcome = run(videos, out, hooks=Hooks(progress=watch))
+    assert 0 < seen[0] < 240
+    assert reasons(outcome) == {"long": reason}
+    assert outcome.account.num_written == 1
 
 
 def test_shards_are_an_even_mix_that_depends_on_the_keys_alone(video_folder: MakeFolder) -> None:

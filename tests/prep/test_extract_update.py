@@ -131,6 +131,17 @@ def test_an_unfinished_extraction_is_finished_first(video_folder: MakeFolder, tm
     assert (account.num_inputs, account.num_written, account.num_failed) == (7, 7, 0)
 
 
+def test_an_unfinished_extraction_is_finished_and_added_to_in_one_run(video_folder: MakeFolder, tmp_path: Path) -> None:
+    videos, out = video_folder(2, 3), tmp_path / "out"
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(StoppedError):
+        run(videos, out, stop=stop)  # nothing but the plan is there
+    write_video(videos / "class0" / "new.avi", moving_square(5))
+    account = run(videos, out, ADD).account
+    assert (account.num_inputs, account.num_written, account.num_failed) == (7, 7, 0)
+
+
 def test_a_stop_in_between_leaves_the_old_data_set(finished: tuple[Path, Path]) -> None:
     videos, out = finished
     old = read_manifest(out)

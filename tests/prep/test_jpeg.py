@@ -19,7 +19,7 @@ from tgprep import jpeg_tables
 from tgprep.decode import Planes
 from tgprep.encode import gradient_of
 from tgprep.jpeg import PlaneEncoder, plane_encoder
-from tgprep.planes import full_range, in_range
+from tgprep.planes import centred, full_range, in_range
 
 Floats = npt.NDArray[np.float64]
 SIZES = [(240, 320), (256, 340), (16, 16), (1, 1), (9, 3), (17, 33), (239, 321), (48, 1000)]
@@ -222,6 +222,16 @@ def test_rows_may_lie_apart_and_a_restart_forgets() -> None:
     without = PlaneEncoder(50, 70, 95, limited=False, gradients=False)
     assert without.encode(planes.y, planes.cb, planes.cr) == (first, None)
     assert without.encode(later.y, later.cb, later.cr) == (second[0], None)
+
+
+@pytest.mark.parametrize("limited", [False, True])
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_chroma_of_the_left_pixel_is_taken_to_the_middle(height: int, width: int, limited: bool) -> None:
+    plain, left = (PlaneEncoder(height, width, 95, limited=limited) for _ in range(2))
+    for seed in (12, 13):
+        planes = picture(height, width, seed)
+        moved = plain.encode(planes.y, centred(planes.cb), centred(planes.cr))
+        assert left.encode(planes.y, planes.cb, planes.cr, left=True) == moved
 
 
 def test_the_same_bytes_on_every_machine() -> None:

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manifests import datasets
 from manifests.records import InputError, SourceVideo
 from tgprep.keys import unique_keys, video_key
 from tgprep.scan import Scan, scan
@@ -192,6 +193,52 @@ def test_kinetics600_takes_its_classes_from_the_csv(tmp_path: Path) -> None:
     assert [(entry.class_name, entry.num_missing) for entry in result.missing] == [("zorbing", 1)]
 
 
+def kinetics_lists(folder: Path, classes: list[str]) -> None:
+    """An official csv with one video a class, `VIDEO000123` of the class number 123."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [f'"{name.replace("_", " ")}",VIDEO{number:06d},1,11,train' for number, name in enumerate(classes)]
+    (folder / "train.csv").write_text("label,youtube_id,time_start,time_end,split\n" + "\n".join(rows) + "\n")
+
+
+MADE_UP = [f"made_up_{number}" for number in range(400)]
+
+
+@pytest.mark.parametrize(
+    ("num_known", "num_made_up", "told"),
+    [(400, 0, "kinetics400"), (368, 229, "kinetics600"), (300, 400, "kinetics700"), (10, 3, None)],
+)
+def test_which_kinetics_it_is_follows_from_the_lists(
+    tmp_path: Path, num_known: int, num_made_up: int, told: str | None
+) -> None:
+    """Their class names overlap, their file names have one form; lists of a few strange classes are an error as before."""
+    classes = [*datasets.class_list("kinetics400")[:num_known], *MADE_UP[:num_made_up]]
+    kinetics_lists(tmp_path / "annotations", classes)
+    fill(
+        tmp_path / "videos", *(f"train/{classes[n].replace('_', ' ')}/VIDEO{n:06d}_000001_000011.mp4" for n in range(9))
+    )
+    if told is None:
+        with pytest.raises(InputError, match=r"3 labels are not among the 400 classes of kinetics400"):
+            scan(tmp_path / "videos")
+        return
+    for place in ("videos", "flat"):
+        fill(tmp_path / "flat", *(f"VIDEO{number:06d}.mp4" for number in range(9)))
+        result = scan(tmp_path / place)
+        assert (result.dataset, len(result.classes), result.num_folds) == (told, len(classes), 1)
+        assert {video.class_name for video in result.videos} == set(classes[:9])
+        assert {video.subsets for video in result.videos} == {("train",)}
+
+
+def test_lists_of_two_kinetics_side_by_side(tmp_path: Path) -> None:
+    """The one that tells most of the files is meant; where both tell all, the smaller."""
+    known = list(datasets.class_list("kinetics400"))
+    kinetics_lists(tmp_path / "annotations/kinetics400", known)
+    kinetics_lists(tmp_path / "annotations/kinetics600", [*known[:368], *MADE_UP[:229]])
+    fill(tmp_path / "a", *(f"{name}/VIDEO000001.mp4" for name in known[:9]))
+    assert scan(tmp_path / "a", annotations=tmp_path / "annotations").dataset == "kinetics400"
+    fill(tmp_path / "b", *(f"{name}/VIDEO000001.mp4" for name in (*known[:9], *MADE_UP[:3])))
+    assert scan(tmp_path / "b", annotations=tmp_path / "annotations").dataset == "kinetics600"
+
+
 def test_lists_that_name_none_extra_videos_and_other_class_folders(tmp_path: Path) -> None:
     fill(
         tmp_path,
@@ -210,6 +257,10 @@ def test_lists_that_name_none_extra_videos_and_other_class_folders(tmp_path: Pat
         "Diving/v_Punch_g01_c01.avi": ("",),
     }
     assert any("2 videos are in no official list" in note for note in result.notes)
+    assert [(entry.class_name, entry.num_extra, entry.examples) for entry in result.extra] == [
+        ("Diving", 1, ("Diving/v_Punch_g01_c01.avi",)),
+        ("Punch", 1, ("Punch/v_Punch_g99_c01.avi",)),
+    ]
     assert [(entry.class_name, entry.num_listed, entry.num_missing, entry.examples) for entry in result.missing] == [
         ("Punch", 2, 1, ("v_Punch_g08_c01",))
     ]
@@ -233,7 +284,7 @@ def test_present_classes_are_numbered_anew(tmp_path: Path) -> None:
 
 
 def test_csv(tmp_path: Path) -> None:
-    fill(tmp_path / "v", "a/1.mp4", "b 2.mp4", "not listed.mp4", "c/ü.webm")
+    fill(tmp_path / "v", "a/1.mp4", "b 2.mp4", "not listed.mp4", "c/ü.webm", "deep/run/3.mp4")
     (tmp_path / "list.csv").write_text(
         "path,label,group,subset\na/1.mp4,run,anna,train\nb 2.mp4,jump,,validation\nc/ü.webm,run,bert,test\ngone.mp4,run,,\n"
     )
@@ -248,7 +299,11 @@ def test_csv(tmp_path: Path) -> None:
         assert [(entry.class_name, entry.num_missing, entry.examples) for entry in result.missing] == [
             ("run", 1, ("gone.mp4",))
         ]
-        assert any("1 video files are not in list.csv" in note for note in result.notes)
+        assert any("2 video files are not in list.csv" in note for note in result.notes)
+        assert [(entry.class_name, entry.num_extra, entry.examples) for entry in result.extra] == [
+            ("", 1, ("not listed.mp4",)),
+            ("run", 1, ("deep/run/3.mp4",)),
+        ]
 
 
 def test_what_a_csv_lists_is_accounted_for(tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""`tgprep extract` on a terminal of its own: what is drawn fits, goes on while videos fail, and Ctrl-C ends it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import select
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.extraction import BACKENDS, command, environment, wait_until
+
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+LONG = "a_name_that_is_much_too_long_for_a_narrow_terminal_" * 2
+HOW = ("--decoder", "fake_backends:open_video", "--threads", "3", "--videos-per-shard", "3", "--dataset", "folder")
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    """24 videos, of which every third cannot be decoded."""
+    (tmp_path / "fake_backends.py").write_text(BACKENDS)
+    for number in range(24):
+        name = f"refuse{number:02d}" if number % 3 == 0 else f"v{number:02d}_{LONG if number % 3 == 1 else ''}"
+        path = tmp_path / "videos" / "some class" / f"{name}.avi"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([number + 1]) * (10 + number))
+    return tmp_path / "videos"
+
+
+class Terminal:
+    """A process with a terminal of so many columns; `shown` is all that it has written there."""
+
+    def __init__(self, columns: int, *arguments: str | Path, path: Path, **values: str) -> None:
+        self.ours, theirs = os.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self.process = subprocess.Popen(
+            command(*arguments),
+            env={**environment(path, **values), "TERM": "xterm-256color"},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(theirs)
+        self.shown = ""
+
+    def read(self, seconds: float = 0.1) -> bool:
+        """Take what is there; False once the process has left the terminal."""
+        if not select.select([self.ours], [], [], seconds)[0]:
+            return True
+        try:
+            piece = os.read(self.ours, 1 << 16)
+        except OSError:  # so Linux says that nobody is on the other side any more
+            return False
+        self.shown += piece.decode()
+        return bool(piece)
+
+    def read_to_the_end(self, seconds: float = 60) -> int:
+        """The exit code; AssertionError where it does not end."""
+        deadline = time.monotonic() + seconds
+        while self.read():
+            assert time.monotonic() < deadline, f"it hangs after {self.shown[-2000:]!r}"
+        return self.process.wait(timeout=20)
+
+    @property
+    def lines(self) -> list[str]:
+        return [line.rstrip() for line in re.split(r"[\r\n]+", ESCAPE.sub("", self.shown))]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.ours)
+
+
+@pytest.fixture
+def terminal() -> Iterator[list[Terminal]]:
+    opened: list[Terminal] = []
+    yield opened
+    for entry in opened:
+        entry.close()
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_what_is_drawn_fits_and_failures_do_not_stop_it(
+    videos: Path, tmp_path: Path, terminal: list[Terminal], columns: int
+) -> None:
+    run = Terminal(columns, "extract", videos, tmp_path / "out", *HOW, path=tmp_path, FAKE_SECONDS="0.06")
+    terminal.append(run)
+    assert run.read_to_the_end() == 1
+    assert max(map(len, run.lines)) <= columns
+    failed = [line for line in run.lines if line.startswith("failed: some class/refuse")]
+    assert len(failed) == 8
+    assert all(line.endswith(": it does not want to") for line in failed)
+    panel = [line for line in run.lines if " of 24 videos, " in line]
+    counts = [int(re.search(r"(\d+) of 24 videos", line)[1]) for line in panel]  # type: ignore[index]
+    assert counts == sorted(counts)
+    assert len(set(counts)) > 4
+    assert any(line.endswith(" left") for line in panel)
+    workers = [line for line in run.lines if re.match(r"[123]  some_class/", line)]
+    assert {line[0] for line in workers} == {"1", "2", "3"}
+    assert any("…" in line for line in workers)
+    assert any("24 inputs = 16 written + 8 failed + 0 skipped" in line for line in run.lines)
+    assert run.shown.rindex("\x1b[?25h") > run.shown.rindex("\x1b[?25l")  # the cursor is given back
+
+
+def test_ctrl_c_takes_the_panel_away_and_tells_the_command(
+    videos: Path, tmp_path: Path, terminal: list[Terminal]
+) -> None:
+    run = Terminal(80, "extract", videos, tmp_path / "out", *HOW, path=tmp_path, FAKE_SECONDS="0.2")
+    terminal.append(run)
+    wait_until(lambda: run.read() and " of 24 videos, " in run.shown)
+    os.write(run.ours, b"\x03")
+    assert run.read_to_the_end() == 130
+    assert "Finished shards are kept; to go on:" in run.shown
+    assert f"  tgprep extract {videos} {tmp_path / 'out'} --decoder" in run.shown  # in one piece, to be copied
+    assert run.shown.rindex("\x1b[?25h") > run.shown.rindex("\x1b[?25l")
+    assert "Traceback" not in run.shown
