@@ -59,6 +59,10 @@ def share_warnings(heard: Callable[[str], bool]) -> None:
     """Have this process warn of a store only where no other has: heard(store) says so, and is told of every trouble."""
     global _heard
     _heard = heard
+    with _lock:
+        fresh = [root for root, last in _trouble.items() if time.monotonic() - last < _QUIET_SECONDS]
+    for root in fresh:  # what this process has told of before it knew the others
+        heard(root)
 
 
 _tell: Callable[[str, str], None] = to_stderr

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from manifests import stores
-from manifests.records import InputError, Manifest
+from manifests.records import InputError, Manifest, VideoRow
 from manifests.store import read_manifest
 from tests.object_store import ObjectStore
 from tgtrain.cache import CacheSettings
@@ -274,11 +274,7 @@ def test_damage_in_the_store_costs_its_samples_alone(
     own_url: str, store: ObjectStore, local: Path, tmp_path: Path, told: list[str]
 ) -> None:
     """One flipped frame: the shard is told to be damaged once, the sample is bad, its neighbours are read."""
-    manifest = read_manifest(local)
-    row = manifest.videos[0]
-    content = bytearray((local / row.shard).read_bytes())
-    content[row.members.rgb_offset : row.members.rgb_offset + row.members.rgb_bytes] = bytes(row.members.rgb_bytes)
-    store.files().pipe_file(f"{own_url.removeprefix('s3://')}/{row.shard}", bytes(content))
+    row = flip_first_frames(store, own_url, local)
     for whole in (True, False):
         reader = open_remote(own_url, tmp_path / f"cache{whole}")
         needs: tuple[Need, ...] = reader.places.shards if whole else ()
@@ -293,12 +289,49 @@ def test_damage_in_the_store_costs_its_samples_alone(
         reader.close()
         (problem,) = bad
         assert problem.startswith(f"{row.key} in {row.shard}: RGB frame")
-    (warning,) = told
-    assert f"{row.shard} of {own_url} is damaged: its sha256" in warning
-    assert "tgprep check" in warning
+    assert len(told) == 2  # one for each cache
+    for warning, reason in zip(told, ("its sha256", f"in sample {row.key}, RGB frame 0 does not begin"), strict=True):
+        assert f"{row.shard} of {own_url} is damaged: {reason}" in warning
+        assert "tgprep check" in warning
     # Mended in the store: the next run takes the new one.
     store.upload(local, own_url)
-    assert pixels(open_remote(own_url, tmp_path / "cacheTrue")) == expected(local)
+    for whole in (True, False):
+        assert pixels(open_remote(own_url, tmp_path / f"cache{whole}")) == expected(local)
+
+
+def flip_first_frames(store: ObjectStore, url: str, local: Path) -> VideoRow:
+    """Damage one sample in the store: its row."""
+    row = read_manifest(local).videos[0]
+    content = bytearray((local / row.shard).read_bytes())
+    content[row.members.rgb_offset : row.members.rgb_offset + row.members.rgb_bytes] = bytes(row.members.rgb_bytes)
+    store.files().pipe_file(f"{url.removeprefix('s3://')}/{row.shard}", bytes(content))
+    return row
+
+
+@pytest.mark.parametrize("spare_bytes", [1000, 10**6])
+def test_a_damaged_shard_is_fetched_no_more_than_twice(
+    own_url: str, store: ObjectStore, local: Path, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch, spare_bytes: int
+) -> None:  # fmt: skip
+    """Once more in case it was damaged on its way; then never again, however often it is expected and read, in a full cache or not."""
+    monkeypatch.setattr("tgtrain.remote._PLAN_SECONDS", 0.01)
+    row = flip_first_frames(store, own_url, local)
+    rows = read_manifest(local).shards
+    needed = [row.shard, next(shard.name for shard in rows if shard.name != row.shard)]
+    sizes = {shard.name: shard.num_bytes for shard in rows}
+    reader = open_remote(own_url, tmp_path / "cache", sum(sizes[name] for name in needed) + spare_bytes)
+    cache = shards_of(reader).cache
+    reader.shards.expect(lambda: needed)
+    wait_until(lambda: len([name for name in cache.names() if name.endswith((".tar", ".damaged"))]) == 2)
+    before = store.gate.num_bytes
+    for _ in range(20):  # each plans anew; in the full cache another shard is wanted too, for which there is no room
+        reader.shards.expect(lambda: [*needed, *(sizes if spare_bytes < 10**6 else ())])
+        for video, place in enumerate(reader.places):
+            if place.shard in needed and place.key != row.key:
+                reader.read(video, PLAN)
+        time.sleep(0.02)
+    reader.close()
+    assert store.gate.num_bytes == before
+    assert len(told) == 1
 
 
 def test_other_data_under_the_name_is_never_taken_for_the_sample(
