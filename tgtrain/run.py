@@ -206,7 +206,7 @@ def with_blocks(config: Config, root: str) -> Config:
 
 def cache_settings(config: Config) -> CacheSettings:
     """Where shards of a data set at a URL are kept."""
-    return CacheSettings(config.runtime.cache, int(config.runtime.cache_gb * 1e9))
+    return CacheSettings(config.runtime.cache, round(config.runtime.cache_gb * 1e9))
 
 
 def _missing_shards(manifest: Manifest) -> list[str]:
