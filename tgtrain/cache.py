@@ -123,6 +123,10 @@ class Cache:
         """Bytes of all pieces, those on their way included."""
         return sum(status.st_size for _, status in self._files())
 
+    def has(self, piece: Piece) -> bool:
+        """Whether it need not be fetched."""
+        return any((self.folder / name).exists() for name in _files_of(piece))
+
     @contextlib.contextmanager
     def claimed(self, piece: Piece) -> Iterator[Claim | None]:
         """The right to fetch a piece, until the block ends; None where somebody else has it, or the piece is there by now."""
@@ -134,7 +138,7 @@ class Cache:
                 yield None
                 return
             try:
-                yield None if self._has(piece) else Claim(self, piece, path, file)
+                yield None if self.has(piece) else Claim(self, piece, path, file)
             finally:
                 if _is_at(file, path):
                     path.unlink()
@@ -195,9 +199,6 @@ class Cache:
                 path.unlink(missing_ok=True)
             elif path.suffix == ".part":
                 _remove_dead(path)
-
-    def _has(self, piece: Piece) -> bool:
-        return any((self.folder / name).exists() for name in _files_of(piece))
 
     def _evict(self, allowed: int, keep: Collection[str]) -> int:
         """Remove what was used longest ago until no more than `allowed` bytes are held; gives the bytes held then."""

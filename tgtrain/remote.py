@@ -230,10 +230,18 @@ class _Ahead:
             try:
                 with self.shards.cache.slot(_SLOTS) as is_free:
                     if not is_free or not self.shards.bring(piece, self.keep, at_once=False):
-                        time.sleep(_PAUSE_SECONDS)
+                        self._try_again(piece)
             except Exception:
                 # Whoever reads the piece meets the same trouble, and tells of it.
-                time.sleep(_PLAN_SECONDS)
+                self._try_again(piece)
+
+    def _try_again(self, piece: Piece) -> None:
+        """Later, when others have had their turn: another process is at it, there is no room for it yet, or the store fails."""
+        with self.changed:
+            is_alone = not self.todo
+            if piece.name in self.keep and piece not in self.todo and not self.shards.cache.has(piece):
+                self.todo.insert(0, piece)
+        time.sleep(_PLAN_SECONDS if is_alone else _PAUSE_SECONDS)
 
 
 def _exact_range(files: Any, path: str, start: int, size: int) -> bytes:
