@@ -137,7 +137,9 @@ def warn_once(root: str, text: str) -> None:
     with _lock:
         told = now - _trouble.get(root, -_QUIET_SECONDS) < _QUIET_SECONDS
         _trouble[root] = now
-        if _heard is not None:  # within the lock: of two threads that meet it, the one that tells must be the first for both
+        if (
+            _heard is not None
+        ):  # within the lock: of two threads that meet it, the one that tells must be the first for both
             told = _heard(root) or told
     if not told:
         _tell(root, text)
