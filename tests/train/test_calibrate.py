@@ -72,7 +72,16 @@ def expected(setup: Setup, model: Model, views: tuple[str, ...], bad: tuple[str,
     [
         ((), ("rgb", "tg")),
         (("data.gradient=slow",), ("rgb", "tg")),
-        (("model.streams=rgb", "method.method=supervised", "method.align_stages=[]", "method.contrast=[]"), ("rgb",)),
+        (
+            (
+                "model.streams=rgb",
+                "method.method=supervised",
+                "method.align_stages=[]",
+                "method.contrast=[]",
+                "model.projection=none",
+            ),
+            ("rgb",),
+        ),
     ],
 )
 def test_the_statistics_are_those_of_reading_view_by_view(
