@@ -67,6 +67,7 @@ class RemoteShards:
                         return read_ranges(file, [(offset - piece.offset, size) for offset, size in ranges])
                     finally:
                         os.close(file)
+            self.ahead.catch_up()
             wanted = sample if sample.name in self.ahead.keep or whole.name not in self.ahead.keep else whole
             if not self.bring(wanted, self.ahead.keep, at_once=True):
                 time.sleep(_PAUSE_SECONDS)
@@ -189,6 +190,12 @@ class _Ahead:
                 self.num_threads += 1
                 threading.Thread(target=self._work, daemon=True).start()
             self.changed.notify_all()
+
+    def catch_up(self) -> None:
+        """Plan by what was expected last. A reader that must fetch and knows only an older plan would remove what comes next."""
+        with self.changed:
+            if self.upcoming is not None:
+                self._plan()
 
     def stop(self) -> None:
         with self.changed:
