@@ -479,7 +479,9 @@ class Lit(Way):
             found = StreamingDataLoader(Clips(str(self.store), shuffle=True), batch_size=BATCH, num_workers=workers)
             if skip:
                 state = found.state_dict()
-                state["num_samples_yielded"] = {0: skip % len(found.dataset)}
+                seen = skip % len(found.dataset)
+                state["num_samples_yielded"] = seen
+                state["dataset"] = found.dataset.state_dict(seen, workers, BATCH)
                 found.load_state_dict(state)
             while True:
                 yield from found
