@@ -106,6 +106,13 @@ def test_every_video_is_read_once_for_both_views(data_set: Path, monkeypatch: py
     assert len(seen) == len(set(seen)) == 12
 
 
+class Apart(Ranks):
+    """A rank that hears of no other."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+
 def test_ranks_take_whole_batches_in_turn(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As each of two ranks is asked for them; what they come to together is tested in test_ranks."""
     setup = setup_of(data_set)
@@ -116,7 +123,7 @@ def test_ranks_take_whole_batches_in_turn(data_set: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr(
             "tgtrain.calibrate.recompute_statistics", lambda network, batches, num, taken=taken: taken.extend(batches)
         )
-        measure_batch_norm(model, setup, Ranks(rank, 2, torch.device("cpu")))
+        measure_batch_norm(model, setup, Apart(rank, 2, torch.device("cpu")))
         assert len(taken) == len(numbers)
         for (rgb, tg), number in zip(taken, numbers, strict=True):
             assert torch.equal(rgb, wanted[0][number])
