@@ -105,7 +105,7 @@ def test(
     for path in (predictions, features):
         if path is not None and (not path.absolute().parent.is_dir() or path.is_dir()):
             raise InputError(f"{path}: expected a file name in a folder that exists.")
-    setup = read_setup(run, data, CacheSettings(cache_folder or "", int((cache_gb or 0) * 1e9)))
+    setup = read_setup(run, data, CacheSettings(cache_folder or "", round((cache_gb or 0) * 1e9)))
     config = setup.config
     chosen = chosen_views(views, config.data.test_clips, config.data.test_crops)
     streams = config.model.streams

@@ -59,6 +59,10 @@ def share_warnings(heard: Callable[[str], bool]) -> None:
     """Have this process warn of a store only where no other has: heard(store) says so, and is told of every trouble."""
     global _heard
     _heard = heard
+    with _lock:
+        fresh = [root for root, last in _trouble.items() if time.monotonic() - last < _QUIET_SECONDS]
+    for root in fresh:  # what this process has told of before it knew the others
+        heard(root)
 
 
 _tell: Callable[[str, str], None] = to_stderr
@@ -133,8 +137,10 @@ def warn_once(root: str, text: str) -> None:
     with _lock:
         told = now - _trouble.get(root, -_QUIET_SECONDS) < _QUIET_SECONDS
         _trouble[root] = now
-    if _heard is not None:
-        told = _heard(root) or told
+        if (
+            _heard is not None
+        ):  # within the lock: of two threads that meet it, the one that tells must be the first for both
+            told = _heard(root) or told
     if not told:
         _tell(root, text)
 

@@ -13,9 +13,10 @@ import resource
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.context import BaseContext
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -45,6 +46,7 @@ from tgtrain.reader import BadSampleError, Clip, ClipReader
 from tgtrain.signals import end_later, start_helpers
 from tgtrain.strong_plan import StrongPlan, StrongSettings, draw_strong_plans
 
+Item = TypeVar("Item")
 _NOTHING = np.empty((0, 0, 0, 3), np.uint8)
 _SUBSTITUTES = 16  # tried for a damaged sample before reading gives up
 
@@ -238,13 +240,37 @@ def step_loader(dataset: StepDataset, steps: Sequence[int], workers: int, pin: b
         collate_fn=_same,
         multiprocessing_context=worker_context() if workers else None,
     )
-    try:
+    with _plain_errors(workers):
         yield from loader
+
+
+def item_loader(dataset: Dataset[Item], order: Sequence[int], workers: int, pin: bool) -> Iterator[Item]:
+    """The items of any data set in this order, prepared ahead by `workers` processes (0: by this one)."""
+    loader: DataLoader[Item] = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=order,
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=start_worker if workers else None,
+        collate_fn=_same,
+        multiprocessing_context=worker_context() if workers else None,
+    )
+    with _plain_errors(workers):
+        yield from loader
+
+
+@contextmanager
+def _plain_errors(workers: int) -> Iterator[None]:
+    """Within, errors of loader processes are raised as the user needs them: without the traceback that torch puts in front."""
+    if not workers:
+        keep_pages()  # the frames are decoded here
+    try:
+        yield
     except InputError as error:
-        # A loader process hands its error over with its own traceback in front; the user needs the message.
         raise InputError(str(error).rsplit("InputError: ", 1)[-1].strip()) from None
     except UnreachableError as error:
-        # Likewise; what is left of it is its text alone, as Python prints an OSError.
+        # What is left of it is its text alone, as Python prints an OSError.
         found = re.search(r"\[Errno \d+\] (.*): '(.*)'\s*$", str(error))
         reason, place = found.groups() if found else (str(error), "the data set")
         raise UnreachableError(errno.EIO, reason, place) from None

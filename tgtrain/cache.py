@@ -1,8 +1,8 @@
 """A cache of remote shards on local disk, shared by all processes of a node and by all runs that name the same folder.
 
     {sha256}.tar                        a whole shard, its sha256 checked before it had this name
-    {sha256}-{offset}-{size}.sample     the frames of one sample of that shard
-    {sha256}.damaged                    a shard that the store holds with other bytes than the manifest says
+    {sha256}-{offset}-{size}.sample     the frames of one sample of that shard, its form checked (tgtrain.sample_form)
+    {sha256}[-{offset}-{size}].damaged  either of them, where the store holds other bytes than the manifest says
     *.part                              on its way; of full length from the start, so that it counts; locked by who fetches it
     room, slot-N, told-*                locked for a moment: bytes in all; downloads at a time; warnings given
 
@@ -45,6 +45,12 @@ class Piece:
     def name(self) -> str:
         """Its file in the cache."""
         return f"{self.digest}.tar" if self.is_whole else f"{self.digest}-{self.offset}-{self.size}.sample"
+
+
+def piece_name(file_name: str) -> str:
+    """The piece that a file of the cache serves, by name: what is damaged in the store stands for the piece itself."""
+    stem, _, kind = file_name.rpartition(".")
+    return f"{stem}.{'sample' if '-' in stem else 'tar'}" if kind == "damaged" else file_name
 
 
 def whole_shard(row: ShardRow) -> Piece:
@@ -90,7 +96,7 @@ class Cache:
 
     def open(self, piece: Piece) -> int | None:
         """A descriptor of the piece, whose use is noted; None where it is not there whole."""
-        for name in (piece.name, f"{piece.digest}.damaged") if piece.is_whole else (piece.name,):
+        for name in _files_of(piece):
             try:
                 file = os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
@@ -109,9 +115,17 @@ class Cache:
         """What is there, by file name."""
         return set(os.listdir(self.folder))  # noqa: PTH208 - names alone are needed, of many files
 
+    def pieces(self) -> set[str]:
+        """What need not be fetched, by names of pieces: damaged ones too, which are as good as the store has them."""
+        return set(map(piece_name, self.names()))
+
     def num_held(self) -> int:
         """Bytes of all pieces, those on their way included."""
         return sum(status.st_size for _, status in self._files())
+
+    def has(self, piece: Piece) -> bool:
+        """Whether it need not be fetched."""
+        return any((self.folder / name).exists() for name in _files_of(piece))
 
     @contextlib.contextmanager
     def claimed(self, piece: Piece) -> Iterator[Claim | None]:
@@ -124,7 +138,7 @@ class Cache:
                 yield None
                 return
             try:
-                yield None if (self.folder / piece.name).exists() else Claim(self, piece, path, file)
+                yield None if self.has(piece) else Claim(self, piece, path, file)
             finally:
                 if _is_at(file, path):
                     path.unlink()
@@ -132,7 +146,7 @@ class Cache:
             os.close(file)
 
     def make_room(self, size: int, keep: Collection[str], *, at_any_price: bool, reserve: Callable[[], None]) -> bool:
-        """Have `reserve` take `size` bytes; what was used longest ago is removed for them, but none of `keep`.
+        """Have `reserve` take `size` bytes; what was used longest ago is removed for them, but none of `keep` (pieces).
 
         at_any_price: even those, the ones used longest ago first. False where there is no room.
         """
@@ -196,7 +210,7 @@ class Cache:
             if path.suffix == ".part":
                 removed = _remove_dead(path)
             else:
-                removed = path.name not in keep
+                removed = piece_name(path.name) not in keep
                 if removed:
                     path.unlink(missing_ok=True)
             held -= status.st_size if removed else 0
@@ -240,7 +254,12 @@ class Claim:
     def publish(self, *, damaged: bool = False) -> None:
         """The piece is whole: give it its name."""
         os.fsync(self.file)
-        publish(self.path, self.cache.folder / (f"{self.piece.digest}.damaged" if damaged else self.piece.name))
+        publish(self.path, self.cache.folder / _files_of(self.piece)[damaged])
+
+
+def _files_of(piece: Piece) -> tuple[str, str]:
+    """Its file when it is what the manifest says, and when it is not."""
+    return piece.name, f"{piece.name.rpartition('.')[0]}.damaged"
 
 
 def _locked(file: int) -> bool:

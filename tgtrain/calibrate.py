@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice, takewhile
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from tgtrain.augment import network_input
+from tgtrain.batch import item_loader
 from tgtrain.clip import ClipPlan, plan_eval, plan_train
 from tgtrain.distributed import Ranks
 from tgtrain.model import Model
 from tgtrain.order import Choice, StreamOrder, sample_seed
 from tgtrain.places import VideoPlace
 from tgtrain.precise_bn import recompute_statistics
-from tgtrain.reader import BadSampleError
+from tgtrain.reader import BadSampleError, Clip
 from tgtrain.run import Setup
 from tgtrain.sequential import StreamedShards
 from tgtrain.sources import wanted_views
@@ -29,10 +32,11 @@ _STREAM = 2  # beside the labelled and the unlabelled stream, see tgtrain.order
 
 
 def measure_batch_norm(
-    model: Model, setup: Setup, ranks: Ranks, should_stop: Callable[[], bool] = lambda: False
+    model: Model, setup: Setup, ranks: Ranks, should_stop: Callable[[], bool] = lambda: False, workers: int = 0
 ) -> list[str]:
     """Replace the BatchNorm statistics of every network by those of centre clips of the train list, as the recipe asks.
 
+    The clips are read once for all networks, by `workers` processes (0: by this one).
     Gives, on every rank, what is wrong with each video that had to be left out. All ranks must call this.
     should_stop: asked before every batch; once it says so the statistics are of fewer batches, good for nothing.
     """
@@ -43,47 +47,92 @@ def measure_batch_norm(
     views = ("rgb",) if setup.config.model.streams == "joint" else wanted_views(setup.config)
     if "precise_bn_rgb_only" in setup.config.compat.quirks and "rgb" in views:
         views = ("rgb",)
-    bad: dict[str, None] = {}  # in order; a video that both views meet counts once where the same is wrong with it
-    for view in views:
-        batches = takewhile(lambda _: not should_stop(), _batches(setup, ranks, view, wanted, bad))
-        recompute_statistics(model.backbone(view), batches, wanted)  # type: ignore[arg-type]
+    bad: dict[str, None] = {}  # in order
+    # From a stream each view is read for itself.
+    for together in [(view,) for view in views] if isinstance(setup.reader.shards, StreamedShards) else [views]:
+        networks = _Together([model.backbone(view) for view in together])  # type: ignore[arg-type]
+        batches = _batches(setup, ranks, together, wanted, workers, bad)
+        recompute_statistics(networks, takewhile(lambda _: not should_stop(), batches), wanted)
     return list(dict.fromkeys(reason for part in ranks.gather(list(bad)) for reason in part))
 
 
-def _batches(setup: Setup, ranks: Ranks, view: str, wanted: int, bad: dict[str, None]) -> Iterator[Tensor]:
-    """Batches of clips of the train list (centre clips and crops, unless the recipe asks for others): those of this rank.
+class _Together(nn.Module):
+    """The networks of the views as one, called on the inputs of each."""
 
-    In all as many as the list gives, up to `wanted`; rank r takes every W-th of them whole, from the r-th on.
-    bad: gets what is wrong with videos that cannot be read.
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, inputs: Sequence[Tensor]) -> None:
+        """Inputs [B, 3, T, H, W], one a network; what comes out is of no interest."""
+        for network, clips in zip(self.networks, inputs, strict=True):
+            network(clips)
+
+
+class _Clips(NamedTuple):
+    """A batch as read: uint8[B, T, S, S, 3] of each view; None for one that is not measured, or of a batch without clips.
+
+    bad: what is wrong with the videos that had to be left out.
+    """
+
+    rgb: Tensor | None
+    tg: Tensor | None
+    bad: tuple[str, ...]
+
+
+class _TrainList(Dataset[_Clips]):
+    """Batch n of the train list: centre clips and crops, unless the recipe asks for others. Without those that cannot be read."""
+
+    def __init__(self, setup: Setup, views: Sequence[str], stride: int) -> None:
+        config = setup.config
+        self.reader, self.clip = setup.reader, replace(setup.clip, num_clips=1)
+        self.videos = setup.places("train")
+        self.rgb, self.tg = "rgb" in views, "tg" in views
+        self.seed, self.drawn_anew, self.stride = config.runtime.seed, config.precise_bn.clips == "training", stride
+        size = min(config.batch.labelled, len(self.videos))
+        self.order = StreamOrder(len(self.videos), size, self.seed, _STREAM)
+        self.num_batches = max(1, len(self.videos) // size)
+
+    def __getitem__(self, number: int) -> _Clips:
+        upcoming = range(number, number + _AHEAD * self.stride, self.stride)
+        self.reader.shards.expect(lambda: [self.videos[d.video] for n in upcoming for d in self.order.draws(n)])
+        clips: list[Clip] = []
+        bad = []
+        for draw in self.order.draws(number):
+            video = self.videos[draw.video]
+            place = self.reader.places[video]
+            if self.drawn_anew:
+                rng = sample_seed(self.seed, _STREAM, draw.pass_index, place.key, Choice.CLIP)
+                (plan,) = plan_train(place.num_frames, place.height, place.width, self.clip, rng)
+            else:
+                (plan,) = plan_eval(place.num_frames, place.height, place.width, self.clip)
+            try:
+                clips.append(self.reader.read(video, plan, rgb=self.rgb, tg=self.tg))
+            except BadSampleError as error:
+                bad.append(str(error))
+        rgb = torch.stack([torch.from_numpy(clip.rgb) for clip in clips]) if clips and self.rgb else None
+        tg = [torch.from_numpy(clip.tg) for clip in clips if clip.tg is not None]
+        return _Clips(rgb, torch.stack(tg) if tg else None, tuple(bad))
+
+
+def _batches(
+    setup: Setup, ranks: Ranks, views: Sequence[str], wanted: int, workers: int, bad: dict[str, None]
+) -> Iterator[list[Tensor]]:
+    """Network inputs of the views: in all as many batches as the train list gives, up to `wanted`; rank r takes every W-th of them
+    whole, from the r-th on. bad: gets what is wrong with videos that cannot be read.
     """
     if isinstance(setup.reader.shards, StreamedShards):
-        yield from _streamed_batches(setup, ranks, view, wanted, bad)
+        (view,) = views
+        yield from ([inputs] for inputs in _streamed_batches(setup, ranks, view, wanted, bad))
         return
-    config = setup.config
-    train_places = setup.places("train")
-    size = min(config.batch.labelled, len(train_places))
-    one_clip = replace(setup.clip, num_clips=1)
-    order = StreamOrder(len(train_places), size, config.runtime.seed, _STREAM)
-    for number in range(ranks.rank, min(wanted, max(1, len(train_places) // size)), ranks.world_size):
-        upcoming = range(number, number + _AHEAD * ranks.world_size, ranks.world_size)
-        setup.reader.shards.expect(lambda: [train_places[d.video] for n in upcoming for d in order.draws(n)])  # noqa: B023 - called while this batch is read
-        clips = []
-        for draw in order.draws(number):
-            video = train_places[draw.video]
-            place = setup.reader.places[video]
-            if config.precise_bn.clips == "training":
-                rng = sample_seed(config.runtime.seed, _STREAM, draw.pass_index, place.key, Choice.CLIP)
-                (plan,) = plan_train(place.num_frames, place.height, place.width, one_clip, rng)
-            else:
-                (plan,) = plan_eval(place.num_frames, place.height, place.width, setup.clip)
-            try:
-                clip = setup.reader.read(video, plan, rgb=view == "rgb", tg=view == "tg")
-            except BadSampleError as error:
-                bad[str(error)] = None
-                continue
-            clips.append(torch.from_numpy(clip.rgb if view == "rgb" else clip.tg))
-        if len(clips) > 1:
-            yield _network_input(setup, ranks, view, clips)
+    dataset = _TrainList(setup, views, ranks.world_size)
+    numbers = range(ranks.rank, min(wanted, dataset.num_batches), ranks.world_size)
+    for clips in item_loader(dataset, numbers, min(workers, len(numbers)), ranks.device.type == "cuda"):
+        bad.update(dict.fromkeys(clips.bad))
+        read = [clips.rgb if view == "rgb" else clips.tg for view in views]
+        kept = [part for part in read if part is not None and len(part) > 1]
+        if len(kept) == len(views):
+            yield [_network_input(setup, ranks, view, part) for view, part in zip(views, kept, strict=True)]
 
 
 def _streamed_batches(setup: Setup, ranks: Ranks, view: str, wanted: int, bad: dict[str, None]) -> Iterator[Tensor]:
@@ -118,11 +167,11 @@ def _streamed_batches(setup: Setup, ranks: Ranks, view: str, wanted: int, bad: d
                     continue
                 clips.append(torch.from_numpy(clip.rgb if view == "rgb" else clip.tg))
             if len(clips) > 1:
-                yield _network_input(setup, ranks, view, clips)
+                yield _network_input(setup, ranks, view, torch.stack(clips))
 
 
-def _network_input(setup: Setup, ranks: Ranks, view: str, clips: list[Tensor]) -> Tensor:
+def _network_input(setup: Setup, ranks: Ranks, view: str, clips: Tensor) -> Tensor:
     slow = view == "tg" and setup.config.data.gradient == "slow"
-    inputs = network_input(torch.stack(clips).to(ranks.device), slow)
+    inputs = network_input(clips.to(ranks.device, non_blocking=True), slow)
     assert inputs is not None
     return inputs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from manifests.store import atomic_write, json_bytes
 from tgtrain import metrics
-from tgtrain.batch import start_worker, worker_context
+from tgtrain.batch import item_loader
 from tgtrain.clip import ClipSettings, plan_eval
 from tgtrain.distributed import Ranks
 from tgtrain.model import Model
@@ -170,7 +170,7 @@ def evaluate(
     found: list[tuple[int, VideoScores]] = []
     try:
         for scored in score_videos(
-            model, _items(dataset, workers, ranks.device.type == "cuda"), ranks.device,
+            model, item_loader(dataset, range(len(dataset)), workers, ranks.device.type == "cuda"), ranks.device,
             average=average, slow=clip.gradient == "slow", batch_views=batch_views, features=features,
         ):  # fmt: skip
             found.append((own[scored.position], scored))
@@ -259,20 +259,3 @@ def write_result(path: Path, result: Result, facts: dict[str, Any]) -> None:
     """test-PROTOCOL.json: facts of the run, the metrics, per class, confusion."""
     with atomic_write(path) as file:
         file.write(json_bytes({**facts, **result.to_dict()}))
-
-
-def _items(dataset: _ViewDataset, workers: int, pin: bool) -> Iterator[VideoViews]:
-    loader: DataLoader[VideoViews] = DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=workers,
-        pin_memory=pin,
-        worker_init_fn=start_worker if workers else None,
-        collate_fn=_same,
-        multiprocessing_context=worker_context() if workers else None,
-    )
-    return iter(loader)
-
-
-def _same(item: Any) -> Any:
-    return item

@@ -6,7 +6,7 @@ Running averages lag behind the weights; before an evaluation the reference repl
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 import torch
@@ -18,14 +18,14 @@ from tgtrain.sync_bn import own_rows_only
 
 
 @torch.no_grad()
-def recompute_statistics(network: nn.Module, batches: Iterable[Tensor], num_batches: int) -> int:
+def recompute_statistics(network: nn.Module, batches: Iterable[Tensor | Sequence[Tensor]], num_batches: int) -> int:
     """Replace every running mean and variance of `network` by the plain average over batches of the batch statistics.
 
     Variances are the unbiased ones of each batch; the variance of the means is left out. The network is run on each
     batch with its BatchNorm layers in train mode and all else in eval mode; afterwards modes, momenta and counters are as they
     were. No more memory is needed than for a forward.
 
-    network: what is called on a batch [B, 3, T, H, W]: the backbone of a view (`model.backbone("rgb")`).
+    network: what is called on a batch [B, 3, T, H, W], the backbone of a view (`model.backbone("rgb")`); or several as one, on a batch of each.
     batches: read up to `num_batches`; fewer are fine, with none the statistics stay. Every batch must leave a layer
     more than one value per channel. Ranks each bring whole batches of their own, as many as they have (none, too): the
     result is the average over the batches of all of them, the same on every rank. All ranks must call this.

@@ -238,12 +238,13 @@ def open_reader(
     cache: where shards of a data set at a URL are kept. stream: where shards come from that are to be read from their beginning.
     """
     places = find_places(manifest, tuple(keys))
+    gop = video_gop(manifest.header)
     if stream is not None:
-        return ClipReader(places, StreamedShards(stream, places), video_gop(manifest.header))
+        return ClipReader(places, StreamedShards(stream, places), gop)
     shards: Shards = LocalShards(manifest.root)
     if is_url(manifest.root):
-        shards = RemoteShards(manifest.root, manifest.shards, places, (cache or CacheSettings()).open())
-    return ClipReader(places, shards, video_gop(manifest.header))
+        shards = RemoteShards(manifest.root, manifest.shards, places, (cache or CacheSettings()).open(), gop > 0)
+    return ClipReader(places, shards, gop)
 
 
 def cut_video(

@@ -2,7 +2,7 @@
 
 What will be needed is told by `expect`; a few threads of every process fetch it ahead, whole shards or single samples. What is not
 there when it is read is fetched at once, or waited for where another process is fetching it. Nothing is guessed: the same bytes
-are read as from a local copy, or an error is raised.
+are read as from a local copy, or an error is raised. A whole shard is checked by its sha256, a sample alone by its form.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from manifests.records import InputError, ShardRow
 from manifests.sample import BLOCK_BYTES
 from manifests.stores import call
 from tgtrain.cache import Cache, Claim, Piece, whole_shard
-from tgtrain.places import VideoPlaces
+from tgtrain.places import VideoPlace, VideoPlaces
+from tgtrain.sample_form import sample_fault
 from tgtrain.shards import Need, read_ranges
 
 _LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -36,17 +37,20 @@ _PLAN_SECONDS = 1.0
 
 
 class RemoteShards:
-    """Shards below a URL. rows: of the manifest. places: the videos that are read; needs name them by their number."""
+    """Shards below a URL. rows: of the manifest. places: the videos that are read; needs name them by their number.
 
-    def __init__(self, root: str, rows: Sequence[ShardRow], places: VideoPlaces, cache: Cache) -> None:
-        self.root, self.rows, self.places, self.cache = root, tuple(rows), places, cache
+    mp4: samples hold stored videos.
+    """
+
+    def __init__(self, root: str, rows: Sequence[ShardRow], places: VideoPlaces, cache: Cache, mp4: bool = False):
+        self.root, self.rows, self.places, self.cache, self.mp4 = root, tuple(rows), places, cache, mp4
         self.whole = {row.name: whole_shard(row) for row in rows}
         self.samples = _Samples(places)
         self.ahead = _Ahead(self)
         stores.share_warnings(cache.heard)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "rows": self.rows, "places": self.places, "cache": self.cache}
+        return {"root": self.root, "rows": self.rows, "places": self.places, "cache": self.cache, "mp4": self.mp4}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]  # threads are started anew in the process that reads
@@ -63,6 +67,7 @@ class RemoteShards:
                         return read_ranges(file, [(offset - piece.offset, size) for offset, size in ranges])
                     finally:
                         os.close(file)
+            self.ahead.catch_up()
             wanted = sample if sample.name in self.ahead.keep or whole.name not in self.ahead.keep else whole
             if not self.bring(wanted, self.ahead.keep, at_once=True):
                 time.sleep(_PAUSE_SECONDS)
@@ -107,28 +112,39 @@ class RemoteShards:
     def _fetch(self, claim: Claim) -> None:
         piece = claim.piece
         for _ in range(2):  # what was damaged on its way is not so a second time
-            digest, head = hashlib.sha256(), b""
+            digest = hashlib.sha256()
             for start in range(0, piece.size, _REQUEST_BYTES):
                 content = self._request(piece, start, min(_REQUEST_BYTES, piece.size - start))
                 _write(claim.file, content, start)
                 digest.update(content)
-                head = head or content[:BLOCK_BYTES]
-            if piece.is_whole and digest.hexdigest() == piece.digest:
+            fault = self._fault(claim, digest.hexdigest())
+            if not fault:
                 claim.publish()
                 return
-            if not piece.is_whole and _is_sample(head, self.places.key(self.samples.at(piece.shard, piece.offset))):
-                claim.publish()
-                return
-        if not piece.is_whole:
+        if not piece.is_whole and not _is_sample(os.pread(claim.file, BLOCK_BYTES, 0), self._place(piece).key):
             raise ValueError(f"the store holds something else at byte {piece.offset}")
-        # Most of its samples may be good: those that are not show when they are decoded, as with a local shard.
+        # Most of it may be good: what is not shows when it is decoded, as with a local shard.
         claim.publish(damaged=True)
         if not self.cache.heard(f"damaged {piece.digest}"):
             stores.tell(
                 self.root,
-                f"{piece.shard} of {self.root} is damaged: its sha256 is not that of shards.parquet. `tgprep check` finds the "
+                f"{piece.shard} of {self.root} is damaged: {fault}. `tgprep check` finds the "
                 "damaged samples, `tgprep check --repair` on a local copy mends them",
             )
+
+    def _fault(self, claim: Claim, digest: str) -> str:
+        """Why what was fetched is not what the manifest says; "" where it is, as far as it can be known."""
+        piece = claim.piece
+        if piece.is_whole:
+            return "" if digest == piece.digest else "its sha256 is not that of shards.parquet"
+        place = self._place(piece)
+        fault = sample_fault(
+            place, lambda offset, size: os.pread(claim.file, size, offset - piece.offset), mp4=self.mp4
+        )
+        return fault and f"in sample {place.key}, {fault}"
+
+    def _place(self, sample: Piece) -> VideoPlace:
+        return self.places[self.samples.at(sample.shard, sample.offset)]
 
     def _request(self, piece: Piece, start: int, size: int) -> bytes:
         return call(
@@ -175,6 +191,12 @@ class _Ahead:
                 threading.Thread(target=self._work, daemon=True).start()
             self.changed.notify_all()
 
+    def catch_up(self) -> None:
+        """Plan by what was expected last. A reader that must fetch and knows only an older plan would remove what comes next."""
+        with self.changed:
+            if self.upcoming is not None:
+                self._plan()
+
     def stop(self) -> None:
         with self.changed:
             self.stopped, self.todo, self.upcoming, self.keep = True, [], None, frozenset()
@@ -183,7 +205,7 @@ class _Ahead:
     def _plan(self) -> None:
         assert self.upcoming is not None
         pieces: dict[str, Piece] = {}
-        there = self.shards.cache.names()
+        there = self.shards.cache.pieces()
         room = self.shards.cache.num_bytes
         all_fits = sum(row.num_bytes for row in self.shards.rows) <= room
         for piece in map(self.shards.piece, self.upcoming()):
@@ -215,10 +237,18 @@ class _Ahead:
             try:
                 with self.shards.cache.slot(_SLOTS) as is_free:
                     if not is_free or not self.shards.bring(piece, self.keep, at_once=False):
-                        time.sleep(_PAUSE_SECONDS)
+                        self._try_again(piece)
             except Exception:
                 # Whoever reads the piece meets the same trouble, and tells of it.
-                time.sleep(_PLAN_SECONDS)
+                self._try_again(piece)
+
+    def _try_again(self, piece: Piece) -> None:
+        """Later, when others have had their turn: another process is at it, there is no room for it yet, or the store fails."""
+        with self.changed:
+            is_alone = not self.todo
+            if piece.name in self.keep and piece not in self.todo and not self.shards.cache.has(piece):
+                self.todo.insert(0, piece)
+        time.sleep(_PLAN_SECONDS if is_alone else _PAUSE_SECONDS)
 
 
 def _exact_range(files: Any, path: str, start: int, size: int) -> bytes:

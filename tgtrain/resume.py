@@ -12,7 +12,7 @@ from manifests.store import TEMPORARY_PREFIX
 from tgtrain import checkpoint as checkpoints
 from tgtrain.checkpoint import Checkpoint
 from tgtrain.config import Config, config_from_dict
-from tgtrain.run import CONFIG_NAME, METRICS_NAME, Setup, settings_changed
+from tgtrain.run import CONFIG_NAME, METRICS_NAME, Setup, decided_blocks, settings_changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +88,12 @@ def settings_in(config: Config) -> dict[str, Any]:
 
 def _refuse_another(found: Checkpoint, setup: Setup) -> None:
     different = found.identity.differences(setup.identity)
+    hint = ""
     if "settings" in found.extra:
         before = config_from_dict(found.extra["settings"], f"the checkpoint at step {found.step}")
         different += settings_changed(before, setup.config)
+        hint = decided_blocks(before, setup.config)
     if different:
-        raise InputError(f"The checkpoint at step {found.step} belongs to something else: {'; '.join(different)}.")
+        raise InputError(
+            f"The checkpoint at step {found.step} belongs to something else: {'; '.join(different)}.{hint}"
+        )

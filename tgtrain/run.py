@@ -206,7 +206,7 @@ def with_blocks(config: Config, root: str) -> Config:
 
 def cache_settings(config: Config) -> CacheSettings:
     """Where shards of a data set at a URL are kept."""
-    return CacheSettings(config.runtime.cache, int(config.runtime.cache_gb * 1e9))
+    return CacheSettings(config.runtime.cache, round(config.runtime.cache_gb * 1e9))
 
 
 def _missing_shards(manifest: Manifest) -> list[str]:
@@ -380,6 +380,17 @@ def settings_changed(before: Config, now: Config) -> list[str]:
     return [text for text in differences(before, now) if not text.startswith(_FREE)]
 
 
+def decided_blocks(before: Config, now: Config) -> str:
+    """What to add where a run that was begun on a URL goes on from a local copy, or the other way round; "" elsewhere."""
+    wanted = before.data.block_shards
+    if wanted == now.data.block_shards:
+        return ""
+    return (
+        " data.block_shards, the order of the unlabelled videos, is decided when a run begins: "
+        f"{_REMOTE_BLOCK_SHARDS} for a data set at a URL, 0 for a local folder. To go on wherever the data set lies: --set data.block_shards={wanted}."
+    )
+
+
 def _same_run(run: Path, setup: Setup) -> None:
     facts = read_facts(run)
     before = config_from_dict(facts["config"], str(run / CONFIG_NAME))
@@ -389,6 +400,7 @@ def _same_run(run: Path, setup: Setup) -> None:
     if different:
         raise InputError(
             f"{run} holds a run with other settings: {'; '.join(different)}. Name another folder with --out, or use the same settings."
+            f"{decided_blocks(before, setup.config)}"
         )
 
 

@@ -68,10 +68,10 @@ def _check_cache(setup: Setup, dataset: StepDataset) -> None:
         dataset.sources, setup.reader.places, {shard.name: shard.num_bytes for shard in setup.manifest.shards}
     )
     if cache.num_bytes < needed:
-        gigabytes = math.ceil(needed / 1e8) / 10
+        gigabytes = gigabytes_up(needed)
         raise InputError(
-            f"The cache {cache.folder} may hold {cache.num_bytes / 1e9:.1f} GB; two blocks of data.block_shards="
-            f"{setup.config.data.block_shards} shards and a labelled batch need {gigabytes:.1f} GB. Set runtime.cache_gb={gigabytes:.1f} "
+            f"The cache {cache.folder} may hold {cache.num_bytes / 1e9:.3g} GB; two blocks of data.block_shards="
+            f"{setup.config.data.block_shards} shards and a labelled batch need {gigabytes} GB. Set runtime.cache_gb={gigabytes} "
             "(--cache-gb), make room on its disk, name another folder with --cache, or lower data.block_shards."
         )
 
@@ -79,6 +79,12 @@ def _check_cache(setup: Setup, dataset: StepDataset) -> None:
 def training_workers(config: Config) -> int:
     """Loader processes that a training process starts here with this config."""
     return default_workers() if config.runtime.workers < 0 else config.runtime.workers
+
+
+def gigabytes_up(num_bytes: int) -> str:
+    """So many GB (10^9 bytes) as three digits say, never less: 0.0615, 12.4, 1340."""
+    digits = max(0, 2 - math.floor(math.log10(max(num_bytes, 1) / 1e9)))
+    return f"{math.ceil(num_bytes * 10**digits / 10**9) / 10**digits:.{digits}f}"
 
 
 def wanted_views(config: Config) -> tuple[str, ...]:

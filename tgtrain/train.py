@@ -371,7 +371,7 @@ class _Trainer:
         running = None
         if "running_statistics" in self.config.compat.quirks:
             running = {name: value.clone() for name, value in self.model.state_dict().items() if "running_" in name}
-        bad = measure_batch_norm(self.model, self.setup, self.ranks, should_stop)
+        bad = measure_batch_norm(self.model, self.setup, self.ranks, should_stop, self.workers)
         if self.ranks.any(should_stop()):
             return False
         if bad:

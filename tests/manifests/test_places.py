@@ -142,3 +142,31 @@ def test_a_refusal_names_what_must_be_allowed() -> None:
     refused = stores._explained("s3://b/x", PermissionError("Access Denied"))
     assert isinstance(refused, InputError)
     assert "the store refuses access (Access Denied)" in str(refused)
+
+
+def test_threads_that_meet_the_same_trouble_tell_of_it_once(
+    warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where processes share what was told: of the first two threads, the one that is first here waits before it looks there."""
+    monkeypatch.setattr(stores, "_trouble", {})
+    looked = threading.Event()
+    asked: list[str] = []
+
+    def heard(root: str) -> bool:
+        asked.append(root)
+        if len(asked) == 1:
+            looked.wait(0.2)  # the other thread would be here before this one says what it found
+        else:
+            looked.set()
+        found, told[:] = bool(told), [root]
+        return found
+
+    told: list[str] = []
+    monkeypatch.setattr(stores, "_heard", heard)
+    threads = [threading.Thread(target=stores.warn_once, args=("s3://b", "s3://b does not answer")) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert warnings == ["s3://b does not answer"]
+    assert len(asked) == 4

@@ -1,6 +1,6 @@
 """One rank of the test of sequences: reads batches with real loader workers and writes what the ranks together were given.
 
-python -m tests.train.sequence_worker DATA OUT FIRST_STEP LAST_STEP WORKERS KILLED_AT   (rank and world size as torchrun sets them)
+python -m tests.train.sequence_worker DATA OUT FIRST_STEP LAST_STEP WORKERS KILLED_AT [SETTING...]   (rank and world size as torchrun sets them)
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from manifests.splits import read_split
 from manifests.store import read_manifest
-from tgtrain.batch import ClipBatch, step_loader
+from tgtrain.batch import ClipBatch, SslBatch, step_loader
 from tgtrain.config import load_recipe
 from tgtrain.distributed import joined
 from tgtrain.run import prepare
@@ -25,25 +25,32 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def shown(batch: ClipBatch) -> list[list[str]]:
-    """Key and digest of the pixels of each clip."""
-    assert batch.rgb is not None
-    assert batch.tg is not None
+def shown(batch: SslBatch) -> tuple[list[list[str]], list[list[str]]]:
+    """Labelled and unlabelled: key of each clip, and a digest of its pixels and of what the strong view does to it."""
+    assert batch.unlabelled is not None
+    assert len(batch.strong_rgb) == len(batch.strong_tg) == len(batch.unlabelled.keys)
+    plans = [repr(pair) for pair in zip(batch.strong_rgb, batch.strong_tg, strict=True)]
+    return _digests(batch.labelled, [""] * len(batch.labelled.keys)), _digests(batch.unlabelled, plans)
+
+
+def _digests(clips: ClipBatch, plans: list[str]) -> list[list[str]]:
+    assert clips.rgb is not None
+    assert clips.tg is not None
     return [
-        [key, hashlib.sha256(rgb.numpy().tobytes() + tg.numpy().tobytes()).hexdigest()[:16]]
-        for key, rgb, tg in zip(batch.keys, batch.rgb, batch.tg, strict=True)
+        [key, hashlib.sha256(rgb.numpy().tobytes() + tg.numpy().tobytes() + plan.encode()).hexdigest()[:16]]
+        for key, rgb, tg, plan in zip(clips.keys, clips.rgb, clips.tg, plans, strict=True)
     ]
 
 
 def main() -> None:
-    root, out, first, last, workers, killed_at = sys.argv[1:]
+    root, out, first, last, workers, killed_at, *settings = sys.argv[1:]
     with joined("cpu") as ranks, Path(out).open("a", encoding="utf-8") as file:
-        setup = prepare(root, read_split(root), read_manifest(root), load_recipe("demo", SETTINGS, num_classes=3))
+        config = load_recipe("demo", (*SETTINGS, *settings), num_classes=3)
+        setup = prepare(root, read_split(root), read_manifest(root), config)
         for batch in step_loader(step_dataset(setup, ranks), range(int(first), int(last)), int(workers), pin=False):
             if batch.step == int(killed_at) and ranks.rank == ranks.world_size - 1:
                 os.kill(os.getpid(), signal.SIGKILL)
-            assert batch.unlabelled is not None
-            parts = ranks.gather((shown(batch.labelled), shown(batch.unlabelled)))
+            parts = ranks.gather(shown(batch))
             together = [[part[stream][i] for i in range(len(parts[0][stream])) for part in parts] for stream in (0, 1)]
             if ranks.is_main:
                 file.write(json.dumps([batch.step, *together]) + "\n")

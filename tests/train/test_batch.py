@@ -13,7 +13,7 @@ import torch
 from manifests.records import InputError
 from manifests.splits import read_split
 from manifests.store import read_manifest
-from tgtrain.batch import SslBatch, StepDataset, StreamSource, step_loader
+from tgtrain.batch import SslBatch, StepDataset, StreamSource, item_loader, step_loader
 from tgtrain.clip import ClipSettings, plan_train
 from tgtrain.order import Choice, Stream, StreamOrder, sample_seed
 from tgtrain.places import VideoPlace
@@ -255,3 +255,10 @@ def test_batches_come_pinned_for_a_gpu(data_set: Path) -> None:
     batch = next(step_loader(dataset_of(data_set), range(1), 0, pin=True))
     assert batch.labelled.rgb is not None
     assert batch.labelled.rgb.is_pinned()
+
+
+def test_a_process_that_decodes_itself_keeps_its_pages(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[str] = []
+    monkeypatch.setattr("tgtrain.batch.keep_pages", lambda: kept.append("pages"))
+    assert len(list(item_loader(range(3), [2, 0], 0, pin=False))) == 2  # type: ignore[arg-type]
+    assert kept == ["pages"]

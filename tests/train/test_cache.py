@@ -103,6 +103,29 @@ def test_what_must_stay_stays_unless_a_reader_waits(tmp_path: Path) -> None:
     assert not put(cache, piece(3, 251), at_any_price=True)
 
 
+def test_what_is_damaged_in_the_store_counts_as_there(tmp_path: Path) -> None:
+    """It is read, not fetched again, and kept like any other piece; looked for anew when the cache is opened again."""
+    cache = Cache(tmp_path, 250)
+    sample = Piece("shard-000001.tar", piece(1).digest, 512, 100, False)
+    for what in (piece(0), sample):
+        with cache.claimed(what) as claim:
+            assert claim is not None
+            assert claim.make_room(())
+            os.pwrite(claim.file, b"y" * what.size, 0)
+            claim.publish(damaged=True)
+    assert cache.names() == {"room", f"{piece(0).digest}.damaged", f"{piece(1).digest}-512-100.damaged"}
+    assert {piece(0).name, sample.name} <= cache.pieces()
+    for what in (piece(0), sample):
+        assert use(cache, what) == b"y" * 100
+        with cache.claimed(what) as again:
+            assert again is None
+    assert not put(cache, piece(2), keep=(piece(0).name, sample.name))
+    assert put(cache, piece(2), keep=(sample.name,))
+    assert cache.open(piece(0)) is None
+    assert use(cache, sample) == b"y" * 100
+    assert not CacheSettings(str(tmp_path), 1000).open().pieces() & {sample.name}
+
+
 def test_a_file_that_goes_while_it_is_read_stays_readable(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 150)
     put(cache, piece(0))

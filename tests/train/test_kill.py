@@ -55,7 +55,7 @@ PLACES = {
     "while the best is marked": ("tgtrain.checkpoint:_mark_best", 1),
     "before older ones are removed": ("tgtrain.checkpoint:_prune", 8),
     "during an evaluation": ("tgtrain.evaluate:__getitem__", 24),
-    "during precise BatchNorm": ("tgtrain.precise_bn:recompute_statistics", 8),
+    "during precise BatchNorm": ("tgtrain.precise_bn:recompute_statistics", 4),
     "in a step": ("tgtrain.train:_train_step", 12),
     "while the log is written": ("tgtrain.log:write", 16),
 }  # fmt: skip

@@ -150,6 +150,21 @@ def test_a_folder_that_another_process_filled_meanwhile_is_judged_again(
         say_into([], data_set, copy, "runtime.seed=3")
 
 
+def test_a_run_that_began_where_the_order_was_another_is_told_how_to_go_on(data_set: Path, copy: Path) -> None:
+    """As of a run on a URL that goes on from a local copy: by the folder, and by a checkpoint of it elsewhere."""
+    before = "data.block_shards: 0 there, 32 asked"
+    how = "To go on wherever the data set lies: --set data.block_shards=0."
+    with pytest.raises(InputError, match=f"holds a run with other settings: {before}.*{how}"):
+        say_into([], data_set, copy, "data.block_shards=32")
+    (copy / "config.json").unlink()
+    checkpoint = copy / "checkpoints" / "step-00000003.pt"
+    with pytest.raises(InputError, match=f"belongs to something else: {before}.*{how}"):
+        say_into([], data_set, copy.with_name("new"), "data.block_shards=32", resume=str(checkpoint))
+    with pytest.raises(InputError) as caught:
+        say_into([], data_set, copy.with_name("new"), "runtime.seed=3", resume=str(checkpoint))
+    assert "block_shards" not in str(caught.value)
+
+
 def test_ranks_that_see_different_checkpoints_are_refused(data_set: Path, copy: Path) -> None:
     class Others(Ranks):
         def gather(self, value: object) -> list[object]:

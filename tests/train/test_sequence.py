@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ STEPS = 9  # more than two passes over the labelled videos, and several over the
 ROOT = Path(__file__).parents[2]
 
 
-def start(data: Path, out: Path, first: int, world_size: int, workers: int, killed_at: int) -> tuple[list[int], str]:
+def start(
+    data: Path, out: Path, first: int, world_size: int, workers: int, killed_at: int, settings: tuple[str, ...]
+) -> tuple[list[int], str]:
     """Run the ranks to their end: exit codes, and what they said last."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = [str(data), str(out), str(first), str(STEPS), str(workers), str(killed_at)]
+    arguments = [str(data), str(out), str(first), str(STEPS), str(workers), str(killed_at), *settings]
     processes = []
     for rank in range(world_size):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
@@ -67,21 +70,17 @@ def left_over(sessions: set[int]) -> list[str]:
     return found
 
 
-def expected(data: Path) -> list[Any]:
+def expected(data: Path, settings: tuple[str, ...]) -> list[Any]:
     """What one process without loader workers is given."""
     import torch
 
-    setup = prepare(str(data), read_split(data), read_manifest(data), load_recipe("demo", SETTINGS, num_classes=3))
+    config = load_recipe("demo", (*SETTINGS, *settings), num_classes=3)
+    setup = prepare(str(data), read_split(data), read_manifest(data), config)
     dataset = step_dataset(setup, Ranks(0, 1, torch.device("cpu")))
-    lines = []
-    for step in range(STEPS):
-        batch = dataset[step]
-        assert batch.unlabelled is not None
-        lines.append([step, shown(batch.labelled), shown(batch.unlabelled)])
-    return lines
+    return [[step, *shown(dataset[step])] for step in range(STEPS)]
 
 
-def check(data: Path, folder: Path, plan: list[tuple[int, int]], seed: int) -> int:
+def check(data: Path, folder: Path, plan: list[tuple[int, int]], seed: int, settings: tuple[str, ...] = ()) -> int:
     """plan: (world size, workers) of each life of the run; every life but the last is killed at a random step.
 
     Gives the number of clips that were compared with those of one process.
@@ -92,13 +91,13 @@ def check(data: Path, folder: Path, plan: list[tuple[int, int]], seed: int) -> i
     for number, (world_size, workers) in enumerate(plan):
         last = number == len(plan) - 1
         killed_at = STEPS if last else int(random.integers(done + 1, STEPS - len(plan) + number + 2))
-        codes, said = start(data, out, done, world_size, workers, killed_at)
+        codes, said = start(data, out, done, world_size, workers, killed_at, settings)
         assert (codes == [0] * world_size) if last else (codes[-1] == -9 and 0 not in codes), (codes, said)
         lines = [json.loads(line) for line in out.read_text().splitlines()]
         # A batch that all ranks were given was written, unless the kill came between the two.
         assert len(lines) in ((STEPS,) if last else (killed_at, killed_at - 1))
         done = len(lines)
-    assert lines == expected(data)
+    assert lines == expected(data, settings)
     for stream, size in ((1, 4), (2, 8)):
         assert all(len(line[stream]) == size for line in lines)
     keys = [key for line in lines for key, _ in line[2]]
@@ -110,6 +109,15 @@ def check(data: Path, folder: Path, plan: list[tuple[int, int]], seed: int) -> i
 
 def test_a_killed_rank_and_a_resume_with_other_ranks_and_workers(data_set: Path, tmp_path: Path) -> None:
     check(data_set, tmp_path, [(2, 1), (1, 2)], seed=0)
+
+
+def test_blocks_of_shards_through_a_kill_of_four_ranks_and_a_resume_with_two(
+    make_data_set: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The order is another than that of a local data set, and as independent of who reads it."""
+    data, blocks = make_data_set(num_shards=6), ("data.block_shards=2",)
+    assert [line[2] for line in expected(data, blocks)] != [line[2] for line in expected(data, ())]
+    check(data, tmp_path, [(4, 1), (2, 0)], 4, blocks)
 
 
 @pytest.mark.long
