@@ -24,6 +24,7 @@ from typing import Any
 
 import imageio_ffmpeg
 
+from manifests.machine import processor_name
 from tgprep.decode import DecodeError, Planes, open_video
 
 WAYS = {
@@ -89,14 +90,6 @@ def one(way: str, path: Path, repeats: int) -> dict[str, Any]:
     }
 
 
-def cpu_name() -> str:
-    """The processor, as the system names it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("videos", type=Path)
@@ -140,7 +133,7 @@ def main() -> None:
     result = {
         "what": "decoders on real and odd files",
         "date": time.strftime("%Y-%m-%d"),
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": {"cpu": processor_name(), "cores": os.cpu_count(), "python": platform.python_version()},
         "versions": {name: version(name) for name in ("av", "opencv-python-headless", "decord", "imageio-ffmpeg")},
         "settings": {"repeats": arguments.repeats, "time_limit_seconds": LIMIT_SECONDS},
         "ways": rows,

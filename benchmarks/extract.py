@@ -25,6 +25,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from manifests.machine import processor_name
+
 CODECS = """
 import sys
 from pathlib import Path
@@ -210,7 +212,7 @@ def compare(videos: str, arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "what": "extraction, frames per core-second",
         "date": time.strftime("%Y-%m-%d"),
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "load": os.getloadavg()},
+        "machine": {"cpu": processor_name(), "cores": os.cpu_count(), "load": os.getloadavg()},
         "versions": {name: version(name) for name in ("av", "simplejpeg", "opencv-python-headless", "numpy", "numba")}
         | {"python": platform.python_version()},
         "settings": {
@@ -233,14 +235,6 @@ def compare(videos: str, arguments: argparse.Namespace) -> dict[str, Any]:
             "tgprep RGB path / two passes": ratio("tgprep, 1 worker, RGB path", "two passes, loose files"),
         },
     }
-
-
-def cpu_name() -> str:
-    """The processor, as the system names it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ from typing import Any
 
 import imageio_ffmpeg
 
+from manifests.machine import processor_name
+
 PARTS = 10
 
 
@@ -70,14 +72,6 @@ def extract(videos: Path) -> dict[str, Any]:
     }
 
 
-def cpu_name() -> str:
-    """The processor, as the system names it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("clip", type=Path)
@@ -107,7 +101,7 @@ def main() -> None:
         result = {
             "what": "resident memory of an extraction worker, MB",
             "date": time.strftime("%Y-%m-%d"),
-            "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()},
+            "machine": {"cpu": processor_name(), "cores": os.cpu_count(), "python": platform.python_version()},
             "versions": {name: version(name) for name in ("av", "numba", "simplejpeg", "numpy")},
             f"{arguments.videos} videos": extract(many),
             f"one video of {arguments.minutes:g} minutes, 1920x1080": extract(long),

@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from manifests.machine import processor_name
 from tgprep.decode import Planes, open_video
 from tgprep.encode import gradient_of
 from tgprep.jpeg import PlaneEncoder
@@ -183,7 +184,7 @@ def main() -> None:
     result = {
         "what": "JPEG files of decoded planes, processor microseconds a frame",
         "date": time.strftime("%Y-%m-%d"),
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "load": os.getloadavg()},
+        "machine": {"cpu": processor_name(), "cores": os.cpu_count(), "load": os.getloadavg()},
         "versions": {name: version(name) for name in ("numba", "simplejpeg", "opencv-python-headless", "av", "numpy")}
         | {"python": platform.python_version()},
         "settings": {
@@ -198,14 +199,6 @@ def main() -> None:
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
     for name, row in rows.items():
         print(f"{row['microseconds_per_frame']:8.1f} us  {name}  {row}")
-
-
-def cpu_name() -> str:
-    """The processor, as the system names it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from manifests.machine import processor_name
+
 STARTED = time.time()
 TICKS = os.sysconf("SC_CLK_TCK")
 PEERS = ("webdataset", "MosaicML MDS", "LitData", "decord, original videos", "loose files, at their best")
@@ -314,7 +316,7 @@ def compare(arguments: argparse.Namespace, store: Path) -> dict[str, Any]:
     return {
         "what": "training clips (8 RGB + 8 TG at 224) from the same JPEG files",
         "date": datetime.date.today().isoformat(),
-        "machine": {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "load at the end": os.getloadavg()[0]},
+        "machine": {"cpu": processor_name(), "cores": len(os.sched_getaffinity(0)), "load at the end": os.getloadavg()[0]},
         "versions": {"python": platform.python_version(), **versions()},
         "settings": {"data": Path(arguments.data).name, "seconds": arguments.seconds, "repeats": arguments.repeats, "skipped clips of a resume": SKIPPED},
         "left_out": left_out,
@@ -363,14 +365,6 @@ def jpeg_kb(data: str) -> float:
     for step in range(SKIPPED // BATCH):
         dataset[step]
     return sum(sizes) / SKIPPED / 1000
-
-
-def cpu_name() -> str:
-    """The processor's name."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def versions() -> dict[str, str]:

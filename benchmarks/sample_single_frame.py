@@ -28,6 +28,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from manifests.machine import processor_name
 from tgprep.motion import SampleSettings, render_sample, sample_videos
 
 CLIP_FRAMES = 8
@@ -108,13 +109,6 @@ def train_and_test(
     return float(np.mean(right[-max(1, num_steps // 10) :])), float((guesses == test[1]).float().mean())
 
 
-def cpu_model() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--classes", type=int, default=8)
@@ -176,7 +170,7 @@ def main() -> None:
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": {
-            "cpu": cpu_model(),
+            "cpu": processor_name(),
             "cores": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
             "load": load,

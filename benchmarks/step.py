@@ -35,6 +35,7 @@ from torch import Tensor, nn
 import tgtrain.accumulate
 import tgtrain.step
 import tgtrain.train
+from manifests.machine import processor_name
 from tgtrain.batch import ClipBatch, SslBatch
 from tgtrain.config import Config, load_recipe
 from tgtrain.distributed import Ranks
@@ -269,7 +270,7 @@ def main() -> None:
         "what": "one training step of the trainer, without the loading of data",
         "date": time.strftime("%Y-%m-%d"),
         "machine": {
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{cpu_name()}, 1 thread",
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor_name()}, 1 thread",
             "cores": os.cpu_count(),
         },
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
@@ -287,13 +288,6 @@ def main() -> None:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
-
-
-def cpu_name() -> str:
-    """The processor's name as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "cpu")
 
 
 if __name__ == "__main__":

@@ -59,9 +59,21 @@ def package(module: str, distribution: str, what: str, missing: Level) -> Findin
         return Finding(module, "ok", str(getattr(importlib.import_module(module), "__version__", "version unknown")))
 
 
+def processor_name() -> str:
+    """The processor, as the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
 def usable_cores() -> int:
     """Cores that this process may run on: those of the machine, or what taskset or a batch system leaves of them."""
-    return len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def cores() -> tuple[int, float, str]:

@@ -12,7 +12,7 @@ from manifests.places import Place, below, remove
 from manifests.records import FAILED, SKIPPED, WRITTEN, InputError, Manifest, ManifestHeader, VideoRow
 from manifests.store import write_manifest
 from tgprep.config import ExtractSettings
-from tgprep.decode import decoder_versions
+from tgprep.decode import PLANES_VERSION, decoder_versions
 from tgprep.jpeg_tables import ENCODER_VERSION
 from tgprep.plan import Plan
 from tgprep.supervise import ShardResult
@@ -62,6 +62,8 @@ def versions(settings: ExtractSettings) -> dict[str, str]:
         from tgprep.encode_h264 import x264_version
 
         decoder = {**decoder, **decoder_versions("pyav"), "x264": x264_version()}
+    if settings.space == "ycbcr420":
+        decoder["planes"] = str(PLANES_VERSION)
     if settings.encoder == "fused":
         decoder["fused_encoder"] = str(ENCODER_VERSION)
     return {name: importlib.metadata.version(name) for name in ("tgprep", "simplejpeg")} | {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -18,6 +18,9 @@ COMPAT: dict[str, dict[str, object]] = {
     "gradient_of_jpeg": {"gradient_source": "jpeg", "space": "rgb"},
     "flow_magnitude": {},
 }
+
+# What data sets had before a setting was there, where it is not today's default.
+EARLIER: dict[str, Any] = {"encoder": "libjpeg"}
 
 
 class ExtractSettings(BaseModel):
@@ -200,7 +203,7 @@ class RunSettings(BaseModel):
         ge=0,
         description="give up on a video that takes longer than this in all, such as one whose decoder never ends (0: no limit)",
     )
-    max_memory_mb: int = Field(4096, ge=256, description="give up on a video that takes a worker over this many MB")
+    max_memory_mb: int = Field(4096, ge=512, description="give up on a video that takes a worker over this many MB")
     max_failures: int = Field(-1, ge=-1, description="stop once more videos than this have failed (-1: never)")
     engine: Literal["local", "dask"] = Field("local", description="where shards are made: here, or on a Dask cluster")
     scheduler: str = Field("", description="address of the Dask scheduler, such as tcp://host:8786")

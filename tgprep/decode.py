@@ -16,6 +16,8 @@ import numpy as np
 
 from manifests.gradient import Frame
 
+PLANES_VERSION = 2  # of what decoders' planes become: 1 left chroma where the video has it
+
 
 class DecodeError(Exception):
     """The video cannot be decoded; the message is the reason shown to the user."""

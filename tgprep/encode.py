@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 import cv2
+import numpy as np
 import simplejpeg
 
 from manifests.gradient import Frame
@@ -27,6 +28,7 @@ from manifests.sample import (
 from tgprep.config import ExtractSettings
 from tgprep.decode import DecodedVideo, DecodeError, Picture, Planes, open_video
 from tgprep.flow import flow_estimator, flow_picture
+from tgprep.jpeg_tables import MAX_SIDE
 from tgprep.planes import in_range
 
 if TYPE_CHECKING:
@@ -85,6 +87,7 @@ def encode_video(
             shape = (picture.y if isinstance(picture, Planes) else picture).shape
             if not height:
                 height, width = shape[:2]
+                _refuse_large(height, width, settings)
             elif (height, width) != shape[:2]:
                 raise DecodeError(
                     f"the picture size changes from {width}x{height} to {shape[1]}x{shape[0]} at frame {writer.num_frames}"
@@ -119,6 +122,13 @@ def encode_video(
     return EncodedVideo(key=source.key, meta=meta, rgb=rgb, tg=tg, flow=flow.spool if flow else None), facts
 
 
+def _refuse_large(height: int, width: int, settings: ExtractSettings) -> None:
+    if settings.store == "frames" and max(height, width) > MAX_SIDE:
+        raise DecodeError(
+            f"its picture of {width}x{height} is larger than a JPEG file holds ({MAX_SIDE} a side); --short-side makes it fit"
+        )
+
+
 class _Writer(Protocol):
     """Takes one picture after the other. num_bytes: of the largest member so far."""
 
@@ -145,7 +155,25 @@ def _writer(settings: ExtractSettings, scratch: Path, stack: ExitStack, fps: flo
     return _FrameWriter(settings, FrameSpool(file), tg)
 
 
-class _FusedWriter:
+class _JpegWriter:
+    """The two spools of JPEG files, and what is told of them."""
+
+    rgb: FrameSpool
+    tg: FrameSpool | None
+
+    @property
+    def num_frames(self) -> int:
+        return self.rgb.num_frames
+
+    @property
+    def num_bytes(self) -> int:
+        return max(self.rgb.num_bytes, self.tg.num_bytes if self.tg else 0)
+
+    def finish(self) -> tuple[FrameSpool, FrameSpool | None]:
+        return self.rgb, self.tg
+
+
+class _FusedWriter(_JpegWriter):
     """Encodes planes and their gradients together."""
 
     def __init__(self, quality: int, rgb: FrameSpool, tg: FrameSpool | None) -> None:
@@ -171,19 +199,8 @@ class _FusedWriter:
         if self.tg is not None and gradient is not None:
             self.tg.append(gradient)
 
-    @property
-    def num_frames(self) -> int:
-        return self.rgb.num_frames
 
-    @property
-    def num_bytes(self) -> int:
-        return max(self.rgb.num_bytes, self.tg.num_bytes if self.tg else 0)
-
-    def finish(self) -> tuple[FrameSpool, FrameSpool | None]:
-        return self.rgb, self.tg
-
-
-class _FrameWriter:
+class _FrameWriter(_JpegWriter):
     """Encodes pictures as JPEG files by libjpeg-turbo; keeps the one before for the gradient."""
 
     def __init__(self, settings: ExtractSettings, rgb: FrameSpool, tg: FrameSpool | None) -> None:
@@ -205,17 +222,6 @@ class _FrameWriter:
         if self.previous is not None:
             self.tg.append(self._jpeg(gradient_of(self.previous, picture)))
         self.previous = picture
-
-    @property
-    def num_frames(self) -> int:
-        return self.rgb.num_frames
-
-    @property
-    def num_bytes(self) -> int:
-        return max(self.rgb.num_bytes, self.tg.num_bytes if self.tg else 0)
-
-    def finish(self) -> tuple[FrameSpool, FrameSpool | None]:
-        return self.rgb, self.tg
 
     def _jpeg(self, picture: Picture) -> bytes:
         if isinstance(picture, Planes):
@@ -242,7 +248,7 @@ class _FlowWriter:
 
     def add(self, picture: Picture) -> None:
         luma = (
-            in_range(picture, limited=False).y
+            np.ascontiguousarray(in_range(picture, limited=False).y)  # the decoder's own rows may lie apart
             if isinstance(picture, Planes)
             else cast(Frame, cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))
         )

@@ -11,7 +11,9 @@ import contextlib
 import fcntl
 import functools
 import os
+import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from tgprep.jpeg_kernels import LANES
 
 # What TG is on average where pictures differ: floor((a - b + 255) / 2) and, for chroma, floor((a - b + 256) / 2).
 _LUMA_ZERO, _CHROMA_ZERO = 127.25, 127.75
+_COMPILE_SECONDS = 60.0
 _BYTES_PER_BLOCK = 256  # 64 numbers of at most 26 bits, and the eight bytes written at once
 
 
@@ -47,7 +50,7 @@ LIMITED_CHROMA = Range(16, 240, 255 / 224, 128 - 128 * 255 / 224)
 class PlaneEncoder:
     """Encodes pictures of one size, quality and range, one after the other; keeps the transform of the one before.
 
-    height, width: 1 to 65,535 pixels. quality: 1 to 100. gradients: whether these are wanted at all. limited: luma 16..235 and chroma 16..240 stand for 0..255 (what lies outside is clipped); else
+    height, width: 1 to 65,500 pixels. quality: 1 to 100. gradients: whether these are wanted at all. limited: luma 16..235 and chroma 16..240 stand for 0..255 (what lies outside is clipped); else
     planes are full range, as JPEG has it.
     """
 
@@ -87,7 +90,7 @@ class PlaneEncoder:
         left: chroma is that of the left of two pixels, and is taken to their middle (`planes.centred`).
         """
         for number, (plane, shape) in enumerate(zip((y, cb, cr), self._shapes, strict=True)):
-            if plane.dtype != np.uint8 or plane.shape != shape or plane.strides[1] != 1:
+            if plane.dtype != np.uint8 or plane.shape != shape or (shape[1] > 1 and plane.strides[1] != 1):
                 raise ValueError(
                     f"expected rows of uint8{shape}, got {plane.dtype}{plane.shape}, strides {plane.strides}"
                 )
@@ -115,15 +118,39 @@ def plane_encoder(height: int, width: int, quality: int, *, limited: bool, gradi
 
 @functools.cache
 def prepare() -> None:
-    """Compile the kernels (seconds, once on a machine), or load them; of several processes one compiles, and the others wait for it."""
+    """Compile the kernels (seconds, once on a machine), or load them; of several processes one compiles, and the others wait for it.
+
+    Machine code that cannot be kept, or is damaged where it was kept, costs the time to compile, no more.
+    """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             place = Path(tempfile.gettempdir()) / f"tgprep-compile-{os.getuid()}.lock"
             lock = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             stack.callback(os.close, lock)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        grey = np.full((16, 16), 128, np.uint8)
-        PlaneEncoder(16, 16, 95, limited=False).encode(grey, grey[::2, :8], grey[::2, :8])
+            _hold(lock)
+        try:
+            _try_out()
+        except Exception as error:  # of numba's cache: a full disk, a torn file
+            print(f"compiled anew, as it cannot be kept or loaded ({type(error).__name__}: {error})", file=sys.stderr)
+            kernels.keep_nothing()
+            _try_out()
+
+
+def _try_out() -> None:
+    grey = np.full((16, 16), 128, np.uint8)
+    PlaneEncoder(16, 16, 95, limited=False).encode(grey, grey[::2, :8], grey[::2, :8])
+
+
+def _hold(lock: int) -> None:
+    """Wait for a process that compiles, but not for ever: it may hang."""
+    until = time.monotonic() + _COMPILE_SECONDS
+    while time.monotonic() < until:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+        else:
+            return
 
 
 def _sizes(shapes: Sequence[tuple[int, int]], rows: int, columns: int) -> tuple[npt.NDArray[np.int64], int]:

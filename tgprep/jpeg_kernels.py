@@ -365,7 +365,7 @@ def _difference(earlier: Any, place: int, later: Any, out: Any) -> None:
 @_inner
 def _flush(out: Any, at: int, bits: Any, count: Any) -> Any:
     """Write the whole bytes among the `count` lowest bits; gives where to go on and how many bits are left."""
-    _put_big_endian(out, at, bits << (_U(64) - count))
+    _put_big_endian(out, at, bits << ((_U(64) - count) & _U(63)))
     return at + np.int64(count >> _U(3)), count & _U(7)
 
 
@@ -500,3 +500,9 @@ def _stuff(raw: Any, start: int, end: int, out: Any, at: int) -> int:
     _put(out, at, np.uint8(0xFF))
     _put(out, at + 1, np.uint8(0xD9))
     return at + 2
+
+
+def keep_nothing() -> None:
+    """Compile `encode` anew at its next call, in memory alone."""
+    global encode
+    encode = njit(error_model="numpy")(encode.py_func)

@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 Table = npt.NDArray[np.int64]
 
+MAX_SIDE = 65500  # what libjpeg reads
+
 ENCODER_VERSION = 1  # of what `tgprep.jpeg` makes: goes up whenever the same pictures give other bytes
 
 
@@ -97,9 +99,9 @@ CHROMA_AC = HuffmanTable(
 
 
 def header(height: int, width: int, quality: int) -> bytes:
-    """Everything before the entropy-coded data of a JFIF picture in 4:2:0: SOI to SOS. Sizes: 1 to 65,535 pixels."""
-    if not (1 <= height <= 65535 and 1 <= width <= 65535):
-        raise ValueError(f"a JPEG picture has 1 to 65535 rows and columns, got {width}x{height}")
+    """Everything before the entropy-coded data of a JFIF picture in 4:2:0: SOI to SOS. Sizes: 1 to MAX_SIDE pixels."""
+    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
+        raise ValueError(f"a JPEG picture has 1 to {MAX_SIDE} rows and columns, got {width}x{height}")
     parts = [b"\xff\xd8", _segment(0xE0, b"JFIF\0", (1, 1, 0, 0, 1, 0, 1, 0, 0))]
     for number, chroma in enumerate((False, True)):
         parts.append(_segment(0xDB, [number], quantiser(quality, chroma=chroma)[ZIGZAG]))

@@ -61,13 +61,15 @@ def extract(
             return finished(asked)
         with owned(out) as check:
             asked = replace(asked, check=check)
-            if not exists(header):
-                resumes = exists(below(asked.work, "plan.json"))
-                outcome = _work(asked)
-                if not (update and resumes):
-                    return outcome
-                make_journal(asked.work)
-            return _update(asked, update)
+            if exists(header):
+                return _update(asked, update)
+            resumes = exists(below(asked.work, "plan.json"))
+            outcome = _work(asked)
+            if not (update and resumes):
+                return outcome
+        with owned(out) as check:  # the work folder went, and with it what held OUT
+            make_journal(asked.work)
+            return _update(replace(asked, check=check), update)
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
         raise ShardError(f"cannot write {out}: {error.strerror or error}{place}") from None

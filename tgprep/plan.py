@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from manifests.places import Place, atomic_write, below, read_bytes
 from manifests.records import InputError, SourceVideo
 from manifests.store import json_bytes, parquet_table
-from tgprep.config import ExtractSettings
+from tgprep.config import EARLIER, ExtractSettings
 from tgprep.scan import Scan
 from tgprep.supervise import ShardPlan
 
@@ -118,7 +118,7 @@ def load_plan(work: Place) -> Plan | None:
             **facts,
             "classes": tuple(facts["classes"]),
             "skipped": tuple((path, reason) for path, reason in facts["skipped"]),
-            "settings": ExtractSettings(**facts["settings"]),
+            "settings": ExtractSettings(**EARLIER | facts["settings"]),
             "videos": tuple(
                 SourceVideo(**{**record, "subsets": tuple(record["subsets"])})
                 for record in parquet_table(read_bytes(below(work, "plan.parquet"))).to_pylist()
@@ -129,9 +129,9 @@ def load_plan(work: Place) -> Plan | None:
 
 def refuse_difference(out: Place, state: str, before: dict[str, Any], now: dict[str, Any]) -> None:
     """InputError that names every setting of the data set at `out` that differs from what is asked."""
-    # A setting that was not there yet, when the data set was made, had the value that is the default since.
+    # A setting that was not there yet, when the data set was made, had the value that is the default since, or an older one.
     defaults = {name: field.default for name, field in ExtractSettings.model_fields.items()}
-    there = {**defaults, **before}
+    there = {**defaults, **EARLIER, **before}
     differences = [
         f"--{name.replace('_', '-')} is {there.get(name)} there, {value} asked"
         for name, value in now.items()

@@ -15,7 +15,7 @@ from manifests.records import InputError, Manifest, ManifestHeader, SourceVideo,
 from manifests.sample import flow_method
 from manifests.store import publish, read_manifest
 from tgprep.account import versions
-from tgprep.config import ExtractSettings, RunSettings
+from tgprep.config import EARLIER, ExtractSettings, RunSettings
 from tgprep.engine import run_local
 from tgprep.rawframes import write_shard
 from tgprep.supervise import Progress, ShardError, ShardPlan, ShardResult, StoppedError
@@ -104,7 +104,7 @@ def _from_frames(
 
 def _settings(root: Path, header: ManifestHeader) -> ExtractSettings:
     try:
-        return ExtractSettings(**header.settings)  # type: ignore[arg-type]  # checked by the model
+        return ExtractSettings(**EARLIER | header.settings)
     except ValidationError:
         raise InputError(
             f"{root} was not made by `tgprep extract` of this version (settings in dataset.json: {', '.join(header.settings)}): "

@@ -28,7 +28,7 @@ from tgprep.headers import HeaderJob
 from tgprep.worker import ShardJob, failed_row
 
 _POLL_SECONDS = 0.1
-_START_SECONDS = 120.0  # imports from a busy file system
+_START_SECONDS = 300.0  # imports from a busy file system, and compiling
 _END_SECONDS = 10.0
 _JOBS_PER_WORKER = 256  # decoders leak: a worker is replaced after so many shards
 _ATTEMPTS = 2  # at a video that crashes its decoder, makes it hang or eat memory
@@ -110,7 +110,7 @@ class WorkerLostError(Exception):
 class Worker:
     """A worker process and the lines it says."""
 
-    def __init__(self, run: RunSettings, stop: threading.Event) -> None:
+    def __init__(self, run: RunSettings, stop: threading.Event, encoder: str = "") -> None:
         self.run = run
         self.stop = stop
         self.num_jobs = 0
@@ -123,7 +123,7 @@ class Worker:
             "MALLOC_MMAP_THRESHOLD_": str(64 * 1024**2),
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tgprep.worker", str(os.getpid())],
+            [sys.executable, "-P", "-m", "tgprep.worker", str(os.getpid()), encoder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -303,7 +303,7 @@ class Supervisor:
             self.worker.close()
             self.worker = None
         if self.worker is None:
-            self.worker = Worker(self.run, self.stop)
+            self.worker = Worker(self.run, self.stop, job.settings.encoder)
         self.worker.send(job)
         yield from self.worker.events()
 

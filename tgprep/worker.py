@@ -111,11 +111,6 @@ class _HashingFile:
 def write_shard(job: ShardJob, emit: Emit) -> None:
     """Pack the job's videos behind the bytes that are already there, and close the tar."""
     temporary = Path(job.temporary)
-    if job.settings.encoder == "fused":
-        from tgprep.jpeg import prepare  # numba: what stores no planes does without
-
-        with _signs_of_life(emit, 0):
-            prepare()
     with ExitStack() as stack:
         brought = None
         if is_url(job.videos_root):
@@ -289,6 +284,10 @@ def main() -> None:
             answers.flush()
 
     stores.tell_with(lambda store, text: emit({"trouble": [store, text]}))
+    if "fused" in sys.argv[2:]:
+        from tgprep.jpeg import prepare  # numba: what stores no planes does without
+
+        prepare()
     emit({"ready": True})
     for line in jobs:
         try:

@@ -18,6 +18,7 @@ import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # of typing only from Python 3.12 on what pydantic takes
 
+from manifests.machine import processor_name
 from manifests.places import is_url, list_files
 from manifests.records import InputError, Manifest
 from manifests.sample import flow_method
@@ -364,7 +365,7 @@ def describe(setup: Setup) -> dict[str, Any]:
 
 def machine(device: str) -> dict[str, Any]:
     """Where a run is carried out; device: name of the GPU, "" without one."""
-    return {"host": platform.node(), "cpu": _cpu_name(), "cores": os.cpu_count() or 1, "device": device}
+    return {"host": platform.node(), "cpu": processor_name(), "cores": os.cpu_count() or 1, "device": device}
 
 
 def newest_run(folder: Path = Path("runs")) -> Path:
@@ -402,13 +403,3 @@ def _same_run(run: Path, setup: Setup) -> None:
             f"{run} holds a run with other settings: {'; '.join(different)}. Name another folder with --out, or use the same settings."
             f"{decided_blocks(before, setup.config)}"
         )
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -253,7 +253,7 @@ def test_a_bad_decoder_costs_one_video(tmp_path: Path, backends: str) -> None:
         decoder=backends,
         videos_per_shard=100,
         timeout_seconds=1.0,
-        max_memory_mb=256,
+        max_memory_mb=512,
     )
     found = reasons(outcome)
     assert found.keys() == BAD_DECODERS.keys()

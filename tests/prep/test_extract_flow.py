@@ -19,6 +19,7 @@ from manifests.records import InputError, Manifest, VideoRow
 from manifests.sample import decode_offsets
 from manifests.store import read_manifest
 from manifests.table import FLOW_VIDEO_SCHEMA, VIDEO_SCHEMA
+from tests.prep.conftest import moving_square, write_video
 from tgprep.config import ExtractSettings, RunSettings
 from tgprep.decode import open_video
 from tgprep.export import export_rawframes
@@ -175,3 +176,14 @@ def test_materialised_tars_keep_flow(videos: Path, tmp_path: Path) -> None:
             names.update(tar.getnames())
     assert sum(name.endswith(".flow.mjpeg") for name in names) == len(manifest.videos)
     assert read_manifest(tmp_path / "out").digest == manifest.digest
+
+
+@pytest.mark.parametrize("method", ["dis", "farneback"])
+def test_flow_of_full_range_planes_whose_rows_lie_apart(tmp_path: Path, method: FlowMethod) -> None:
+    """A width that is no multiple of what decoders align rows to, and levels that no pass over the pixels copies."""
+    root = tmp_path / "videos"
+    write_video(root / "c" / "v.avi", moving_square(6, width=100, height=48), "mjpeg", "yuvj420p")
+    manifest = make(root, tmp_path / "out", flow=method)
+    (row,) = manifest.videos
+    assert (row.status, row.error, row.pixel_format) == ("written", "", "yuvj420p")
+    assert len(stored(manifest, row, "flow")) == 5

@@ -20,6 +20,7 @@ from tgprep.pipeline import Hooks, Outcome, extract
 from tgprep.scan import scan
 from tgprep.supervise import StoppedError
 from tgprep.update import Update
+from tgprep.work import owned
 
 MakeFolder = Callable[..., Path]
 RETRY, ADD = Update(retry_failed=True), Update(add=True)
@@ -138,8 +139,17 @@ def test_an_unfinished_extraction_is_finished_and_added_to_in_one_run(video_fold
     with pytest.raises(StoppedError):
         run(videos, out, stop=stop)  # nothing but the plan is there
     write_video(videos / "class0" / "new.avi", moving_square(5))
-    account = run(videos, out, ADD).account
+    held: list[str] = []
+
+    def try_beside(progress: Any) -> None:
+        if progress.row is not None:  # of both parts: a second run is refused at any time
+            with pytest.raises(InputError, match="is in use by"), owned(out):
+                pass
+            held.append(progress.row.path)
+
+    account = run(videos, out, ADD, hooks=Hooks(progress=try_beside)).account
     assert (account.num_inputs, account.num_written, account.num_failed) == (7, 7, 0)
+    assert held[-1].endswith("new.avi")
 
 
 def test_a_stop_in_between_leaves_the_old_data_set(finished: tuple[Path, Path]) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import av
 import cv2
@@ -247,6 +251,15 @@ def test_the_same_bytes_on_every_machine() -> None:
     assert digest.hexdigest() == "90bc7f83e62e1b5cce2f3688db4880aa1e0dcb9820da358d1d0f0c380b8b18a7"
 
 
+def test_a_plane_of_one_column_may_have_any_stride() -> None:
+    column = np.arange(20, dtype=np.uint8).reshape(1, 20)
+    turned = np.rot90(column, 3)
+    assert turned.shape == (20, 1)
+    half = np.full((10, 1), 128, np.uint8)
+    encoder = PlaneEncoder(20, 1, 95, limited=False)
+    assert encoder.encode(turned, half, half)[0] == encoder.encode(np.array(turned.tolist(), np.uint8), half, half)[0]
+
+
 def test_what_cannot_be_encoded_is_refused() -> None:
     planes = picture(16, 16, 11)
     encoder = PlaneEncoder(16, 16, 95, limited=False)
@@ -258,5 +271,28 @@ def test_what_cannot_be_encoded_is_refused() -> None:
         encoder.encode(np.asfortranarray(planes.y), planes.cb, planes.cr)
     with pytest.raises(ValueError, match="quality: got 0"):
         PlaneEncoder(16, 16, 0, limited=False)
-    with pytest.raises(ValueError, match="1 to 65535 rows"):
-        PlaneEncoder(16, 65536, 95, limited=False)
+    with pytest.raises(ValueError, match="1 to 65500 rows"):
+        PlaneEncoder(16, 65501, 95, limited=False)
+
+
+def test_code_that_cannot_be_kept_is_compiled_all_the_same(tmp_path: Path) -> None:
+    """A cache of damaged files, as a torn write or a full disk leaves it: a message, and the same bytes."""
+    script = (
+        "import hashlib, numpy as np; from tgprep.jpeg import PlaneEncoder, prepare; prepare(); "
+        "y = np.arange(48 * 64, dtype=np.int64).reshape(48, 64).astype(np.uint8); "
+        "print(hashlib.sha256(PlaneEncoder(48, 64, 95, limited=True).encode(y, y[:24, :32], y[24:, 32:])[0]).hexdigest())"
+    )
+
+    def run() -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+        command = [sys.executable, "-c", script]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
+
+    first = run()
+    kept = [path for path in tmp_path.rglob("*.nb?") if path.is_file()]
+    assert kept
+    for path in kept:
+        path.write_bytes(path.read_bytes()[:40])
+    again = run()
+    assert again.stdout == first.stdout
+    assert "compiled anew" in again.stderr

@@ -310,7 +310,7 @@ def test_decoders_that_misbehave_cost_one_video(tmp_path: Path) -> None:
         path = tmp_path / "videos" / "class" / f"{name}.avi"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes([number + 1]) * 10)
-    limits = ("--timeout-seconds", "1", "--max-memory-mb", "256", "--threads", "1")
+    limits = ("--timeout-seconds", "1", "--max-memory-mb", "512", "--threads", "1")
     words = ("--store", "video", "--decoder", "fake_backends:open_video", "--dataset", "folder", *limits)
     done = call("extract", tmp_path / "videos", tmp_path / "out", *words, path=tmp_path)
     assert done.returncode == 1, done.stderr
