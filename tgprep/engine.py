@@ -54,10 +54,10 @@ def run_local(
     def write(plan: ShardPlan) -> ShardResult:
         nonlocal num_active
         with changed:
-            if stop.is_set():  # handed out meanwhile: its worker may be gone
+            changed.wait_for(lambda: idle or stop.is_set())
+            if stop.is_set():  # handed out meanwhile, or waiting: the workers may be gone
                 raise StoppedError
             num_active += 1
-            changed.wait_for(lambda: idle)
             supervisor = idle.pop()
         try:
             try:

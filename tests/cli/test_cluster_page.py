@@ -36,7 +36,8 @@ _SCONTROL = """#!/bin/bash
 
 
 def begin(folder: Path, code: int = 0) -> subprocess.Popen[bytes]:
-    (script,) = re.findall(r"```bash\n(#!/bin/bash.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    scripts = re.findall(r"```bash\n(#!/bin/bash.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    (script,) = (text for text in scripts if "tgtrain run" in text)
     tools = folder / "tools"
     tools.mkdir()
     for name, text in (
@@ -72,6 +73,7 @@ def test_a_run_that_ends_by_itself_is_not_requeued(tmp_path: Path, code: int) ->
 
 
 def test_the_script_asks_for_the_signal() -> None:
-    (script,) = re.findall(r"```bash\n(#!/bin/bash.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    scripts = re.findall(r"```bash\n(#!/bin/bash.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    (script,) = (text for text in scripts if "tgtrain run" in text)
     assert "--signal=B:USR1@300" in script
     assert "--requeue" in script

@@ -124,7 +124,7 @@ def test_fewer_videos_than_a_batch(data_set: Path, tmp_path: Path) -> None:
 
 
 def test_no_video_of_a_stream_is_refused(data_set: Path) -> None:
-    with pytest.raises(InputError, match="has no labelled video"):
+    with pytest.raises(InputError, match="no video is labelled"):
         with_split(data_set, labelled=[])
     with pytest.raises(InputError, match="has no unlabelled video, which method ltg needs"):
         with_split(data_set, unlabelled=[])

@@ -67,13 +67,13 @@ def call_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, number: i
     monkeypatch.setattr(owner, name, watched)
 
 
-# 6 test videos are evaluated a mark, in one go each; precise BN reads 2 batches for each of two networks.
+# 6 test videos are evaluated a mark, in one go each; precise BN reads 2 batches of 4, once for both networks.
 PLACES = {
     "first evaluation": (evaluate._ViewDataset, "__getitem__", 3, 3),
     "second evaluation": (evaluate._ViewDataset, "__getitem__", 8, 6),
     "last evaluation": (evaluate._ViewDataset, "__getitem__", 24, 12),
     "first precise BN": (calibrate, "plan_eval", 3, 3),
-    "last precise BN": (calibrate, "plan_eval", 60, 12),
+    "last precise BN": (calibrate, "plan_eval", 30, 12),
 }
 
 
