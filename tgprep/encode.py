@@ -30,6 +30,7 @@ from tgprep.decode import DecodedVideo, DecodeError, Picture, Planes, open_video
 from tgprep.flow import flow_estimator, flow_picture
 from tgprep.jpeg_tables import MAX_SIDE
 from tgprep.planes import in_range
+from tgprep.spool import BYTES_IN_MEMORY, Spool
 
 if TYPE_CHECKING:
     from tgprep.jpeg import PlaneEncoder
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 _GRADIENT_SHIFT = 127.25
 _CHROMA_SHIFT = 127.75
 
-SPOOL_BYTES_IN_MEMORY = 32 * 1024 * 1024
+SPOOL_BYTES_IN_MEMORY = BYTES_IN_MEMORY
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,17 +143,17 @@ class _Writer(Protocol):
 
 
 def _writer(settings: ExtractSettings, scratch: Path, stack: ExitStack, fps: float) -> _Writer:
-    file = _spool_file(scratch, stack)
     if settings.store == "video":
         from tgprep.encode_h264 import Mp4Writer  # PyAV: the extraction of frames by another decoder does without
 
-        mp4 = Mp4Writer(file, settings.crf, settings.gop, fps)
+        mp4 = Mp4Writer(_seekable_file(scratch, stack), settings.crf, settings.gop, fps)
         stack.callback(mp4.close)
         return mp4
+    rgb = FrameSpool(_spool_file(scratch, stack))
     tg = FrameSpool(_spool_file(scratch, stack)) if settings.gradient == "stored" else None
     if settings.encoder == "fused":
-        return _FusedWriter(settings.quality, FrameSpool(file), tg)
-    return _FrameWriter(settings, FrameSpool(file), tg)
+        return _FusedWriter(settings.quality, rgb, tg)
+    return _FrameWriter(settings, rgb, tg)
 
 
 class _JpegWriter:
@@ -278,6 +279,10 @@ def _half_difference(previous: Frame, following: Frame, shift: float) -> Frame:
 
 
 def _spool_file(scratch: Path, stack: ExitStack) -> BinaryIO:
+    return cast(BinaryIO, stack.enter_context(Spool(scratch, SPOOL_BYTES_IN_MEMORY)))
+
+
+def _seekable_file(scratch: Path, stack: ExitStack) -> BinaryIO:
     spool = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES_IN_MEMORY, dir=str(scratch))  # noqa: SIM115
     return cast(BinaryIO, stack.enter_context(spool))
 

@@ -28,6 +28,7 @@ from tgprep.jpeg_kernels import LANES
 
 # What TG is on average where pictures differ: floor((a - b + 255) / 2) and, for chroma, floor((a - b + 256) / 2).
 _LUMA_ZERO, _CHROMA_ZERO = 127.25, 127.75
+_UINT8 = np.dtype(np.uint8)
 _COMPILE_SECONDS = 60.0
 _BYTES_PER_BLOCK = 256  # 64 numbers of at most 26 bits, and the eight bytes written at once
 
@@ -90,11 +91,12 @@ class PlaneEncoder:
         left: chroma is that of the left of two pixels, and is taken to their middle (`planes.centred`).
         """
         for number, (plane, shape) in enumerate(zip((y, cb, cr), self._shapes, strict=True)):
-            if plane.dtype != np.uint8 or plane.shape != shape or (shape[1] > 1 and plane.strides[1] != 1):
+            if plane.dtype != _UINT8 or plane.shape != shape or (shape[1] > 1 and plane.strides[1] != 1):
                 raise ValueError(
                     f"expected rows of uint8{shape}, got {plane.dtype}{plane.shape}, strides {plane.strides}"
                 )
-            self._where[number] = plane.__array_interface__["data"][0], plane.strides[0]
+            self._where[number, 0] = plane.__array_interface__["data"][0]
+            self._where[number, 1] = plane.strides[0]
         gradient = self._gradients and self._num_pictures > 0
         self._num_pictures += 1
         end, gradient_end = kernels.encode(

@@ -174,7 +174,7 @@ def test_a_long_video_is_spooled_to_disk(tmp_path: Path, stack: ExitStack, monke
     path = write_video(tmp_path / "a.avi", moving_square(12), **{"q:v": "2"})
     encoded, _ = encode(path, ExtractSettings(), stack)
     assert encoded.rgb.num_bytes > 4096
-    assert encoded.rgb.file._rolled  # type: ignore[attr-defined]
+    assert encoded.rgb.file.file is not None  # type: ignore[attr-defined]
     assert len(frames_of(encoded.rgb)) == 12
 
 
