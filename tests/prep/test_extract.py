@@ -232,7 +232,7 @@ def test_a_missing_or_cut_shard_of_a_finished_data_set_is_named(video_folder: Ma
 BAD_DECODERS = {
     "segfault": "the decoder crashed (SIGSEGV)",
     "hang": "the decoder showed no frame for 1 s and was stopped",
-    "eat": "the decoder took over 256 MB of memory and was stopped",
+    "eat": "the decoder took over 512 MB of memory and was stopped",
     "leave": "the decoder ended its process (exit code 7)",
     "exit": "the decoder failed: SystemExit: 3",
     "interrupt": "the decoder failed: KeyboardInterrupt: ",
