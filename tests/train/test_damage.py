@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -121,6 +123,35 @@ def test_damage_that_another_process_meets_stops_both(make_data_set: Callable[..
     )  # of each process, after two steps
     assert "exitcode  : 1 " in done.stderr
     assert "Connection closed" not in done.stderr
+
+
+def test_damage_that_a_test_of_two_processes_meets_loses_no_result(
+    make_data_set: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The first process alone ends with the code of a failure, once all is written: another one would have it killed before."""
+    root = make_data_set()
+    train(setup_of(root), tmp_path / "run", ALONE, max_steps=1, tell=lambda text: None)
+    victim = min(key for key, flag in zip(read_split(root).key, read_split(root).test, strict=True) if flag)
+    ruin(root, {victim})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "cli.train", "test", str(tmp_path / "run"), "--views", "1x1", "--json"],
+            env={
+                **os.environ, "OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+            },
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    (out, said), (_, other) = (process.communicate(timeout=300) for process in processes)
+    assert [process.returncode for process in processes] == [1, 0], said + other
+    assert f"not counted, damaged: {victim} in " in said
+    assert sum(map(sum, json.loads(out)["confusion"])) == 5
+    assert (tmp_path / "run" / "test-1x1.json").exists()
 
 
 def test_damage_met_while_measuring_is_told(make_data_set: Callable[..., Path], tmp_path: Path) -> None:
