@@ -64,8 +64,9 @@ def bench(
     from manifests.records import InputError
     from manifests.splits import read_split
     from manifests.store import read_manifest
+    from tgtrain.slurm import started_with_others
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if started_with_others(os.environ):
         raise InputError("tgtrain bench measures one process with one device: start it without torchrun or srun.")
     manifest = read_manifest(out)
     split = read_split(out, split_name)
