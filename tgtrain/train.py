@@ -40,7 +40,7 @@ from tgtrain.log import (
 from tgtrain.model import Model, build_model, count_macs, share_dropout
 from tgtrain.order import steps_per_epoch
 from tgtrain.prefetch import batches_on
-from tgtrain.preflight import require_room, require_variance
+from tgtrain.preflight import require_room, require_shares, require_variance
 from tgtrain.resume import choose, settings_in, take_up
 from tgtrain.run import CONFIG_NAME, Setup, begin_folder, check_folder, machine, owned
 from tgtrain.schedule import LearningRateSettings, epoch_of, is_due, learning_rate
@@ -100,7 +100,7 @@ def train(
     config = setup.config
     num_steps, per_epoch = num_steps_of(setup)
     stop_at = num_steps if max_steps is None else min(num_steps, max_steps)
-    _check_ranks(config, ranks)
+    require_shares(config, ranks)
     check_folder(run, setup)
     ranks.barrier()  # nobody writes before everybody has looked: a folder half made would be taken for somebody else's
     trainer = _Trainer(setup, run, ranks, tell)
@@ -453,21 +453,6 @@ class _Trainer:
                 problem = _cannot_write(self.folder, self.step, error)
         if problems := [text for text in self.ranks.gather(problem) if text]:
             raise RunError(problems[0])
-
-
-def _check_ranks(config: Config, ranks: Ranks) -> None:
-    num_parts = config.runtime.accumulate
-    shares = ranks.world_size * num_parts
-    for name, size in (("labelled", config.batch.labelled), ("unlabelled", config.batch.unlabelled)):
-        if name == "unlabelled" and not config.method.uses_unlabelled:
-            continue
-        if size % shares:
-            parts = f", each in runtime.accumulate={num_parts} parts," if num_parts > 1 else ""
-            raise InputError(
-                f"batch.{name} is {size}, which {ranks.world_size} processes{parts} cannot share evenly. "
-                f"Set it to a multiple of {shares}, or use another number of processes"
-                f"{' or parts' if num_parts > 1 else ''}."
-            )
 
 
 def _cannot_write(run: Path, step: int, error: OSError) -> str:
