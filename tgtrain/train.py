@@ -234,6 +234,7 @@ class _Trainer:
         try:
             if self.evaluation_due and not interrupted:
                 interrupted = not self._evaluate_and_save(journal, should_stop)
+                interval.reset()
             while self.step < stop_at and not interrupted:
                 waited = time.perf_counter()
                 batch = next(batches)

@@ -130,6 +130,28 @@ def test_a_damaged_checkpoint_of_a_mark_falls_back_to_the_one_before_its_evaluat
     same_end(tmp_path / "run", whole)
 
 
+def test_an_evaluation_that_was_due_is_no_part_of_the_first_steps(
+    data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        seen: list[int] = []
+        call_at(patch, evaluate._ViewDataset, "__getitem__", 3, lambda: seen.append(signal.SIGUSR1))
+        run(data_set, tmp_path / "run", EVERY_EPOCH, should_stop=lambda: bool(seen))
+    now = [0.0]
+    monkeypatch.setattr("tgtrain.log.time.perf_counter", lambda: now[0])
+    measured = evaluate.evaluate
+
+    def an_hour(*args: object, **kwargs: object) -> object:
+        now[0] += 3600
+        return measured(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("tgtrain.train.evaluate", an_hour)
+    run(data_set, tmp_path / "run", EVERY_EPOCH, max_steps=5)
+    first = records(tmp_path / "run", "train")[-2]
+    assert now == [3600]
+    assert (first["step"], first["overall_seconds_per_step"]) == (4, 0)
+
+
 def test_a_signal_before_the_first_step_leaves_nothing_to_go_back_on(
     data_set: Path, tmp_path: Path, whole: Path
 ) -> None:
