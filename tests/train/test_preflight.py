@@ -80,7 +80,8 @@ def test_an_exploding_loss_may_be_let_go_on(data_set: Path, tmp_path: Path) -> N
         ([0.001] * 30 + [90] * 5, None),  # the usual loss is at least 1
         ([0.001] * 30 + [101] * 3, 32),
         ([5, 501, 1001, 2001], 3),  # what explodes does not become usual
-        ([200, 200, 200], 2),  # from the first line on
+        ([200, 200, 200], None),  # the first line is what the next are compared with
+        ([200, 20001, 20001, 20001], 3),
         ([9.0] * 3 + [1.5] * 25 + [151] * 3, 30),  # the usual loss is that of the last 25 lines
     ],
 )
@@ -88,6 +89,21 @@ def test_when_a_loss_explodes(losses: list[float], at: int | None) -> None:
     watch = LossWatch(100)
     told = [place for place, loss in enumerate(losses) if watch.explodes(float(loss))]
     assert told[:1] == ([] if at is None else [at])
+
+
+def test_a_loss_that_begins_high_is_the_usual_one() -> None:
+    """Several terms over many classes: far over 1 in a healthy run, and told with any factor."""
+    watch = LossWatch(5)
+    assert not any([watch.explodes(9.2) for _ in range(50)])
+    assert [watch.explodes(loss) for loss in (45.0, 47.0, 47.0, 47.0)] == [False, False, False, True]
+
+
+def test_a_loss_of_float16_that_is_no_number_is_passed_over() -> None:
+    watch = LossWatch(100)
+    losses = [math.nan, 5.0, math.inf, 501.0, 501.0, math.nan, 501.0, math.nan, 501.0]
+    told = [place for place, loss in enumerate(losses) if watch.explodes(loss)]
+    assert told == [6, 8]
+    assert watch.usual == 5
 
 
 def test_no_pseudo_label_is_trusted(data_set: Path, tmp_path: Path) -> None:
