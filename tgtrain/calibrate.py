@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice, takewhile
 from typing import NamedTuple
 
@@ -31,29 +31,43 @@ _AHEAD = 4  # batches that a cache of a remote data set fetches before they are 
 _STREAM = 2  # beside the labelled and the unlabelled stream, see tgtrain.order
 
 
+@dataclass(frozen=True, slots=True)
+class BatchNormMeasured:
+    """What BatchNorm statistics were measured over, the same on every rank.
+
+    num_batches: of all ranks together, for the network that had the fewest; 0: the statistics are what they were before.
+    bad: what is wrong with each video that had to be left out.
+    """
+
+    num_batches: int
+    bad: tuple[str, ...]
+
+
 def measure_batch_norm(
     model: Model, setup: Setup, ranks: Ranks, should_stop: Callable[[], bool] = lambda: False, workers: int = 0
-) -> list[str]:
+) -> BatchNormMeasured:
     """Replace the BatchNorm statistics of every network by those of centre clips of the train list, as the recipe asks.
 
-    The clips are read once for all networks, by `workers` processes (0: by this one).
-    Gives, on every rank, what is wrong with each video that had to be left out. All ranks must call this.
+    The clips are read once for all networks, by `workers` processes (0: by this one). All ranks must call this.
     should_stop: asked before every batch; once it says so the statistics are of fewer batches, good for nothing.
     """
     wanted = setup.config.precise_bn.batches
     if not wanted:
-        return []
+        return BatchNormMeasured(0, ())
     # A network that both views share keeps the statistics of what is tested: RGB.
     views = ("rgb",) if setup.config.model.streams == "joint" else wanted_views(setup.config)
     if "precise_bn_rgb_only" in setup.config.compat.quirks and "rgb" in views:
         views = ("rgb",)
     bad: dict[str, None] = {}  # in order
+    num_used = []
     # From a stream each view is read for itself.
     for together in [(view,) for view in views] if isinstance(setup.reader.shards, StreamedShards) else [views]:
         networks = _Together([model.backbone(view) for view in together])  # type: ignore[arg-type]
         batches = _batches(setup, ranks, together, wanted, workers, bad)
-        recompute_statistics(networks, takewhile(lambda _: not should_stop(), batches), wanted)
-    return list(dict.fromkeys(reason for part in ranks.gather(list(bad)) for reason in part))
+        num_used.append(recompute_statistics(networks, takewhile(lambda _: not should_stop(), batches), wanted))
+    everyone = ranks.gather((num_used, list(bad)))
+    num_batches = min(map(sum, zip(*(used for used, _ in everyone), strict=True)))
+    return BatchNormMeasured(num_batches, tuple(dict.fromkeys(reason for _, found in everyone for reason in found)))
 
 
 class _Together(nn.Module):

@@ -21,7 +21,6 @@ from tgtrain import checkpoint as checkpoints
 from tgtrain.accumulate import add_gradients, clip_gradients, lengthen_memory, split_batch
 from tgtrain.batch import SslBatch, default_workers, step_loader
 from tgtrain.calibrate import measure_batch_norm
-from tgtrain.config import Config
 from tgtrain.damage import Damage, TooMuchDamageError, left_out
 from tgtrain.distributed import Ranks, StopPoll
 from tgtrain.evaluate import Result, StoppedError, evaluate
@@ -372,11 +371,11 @@ class _Trainer:
         running = None
         if "running_statistics" in self.config.compat.quirks:
             running = {name: value.clone() for name, value in self.model.state_dict().items() if "running_" in name}
-        bad = measure_batch_norm(self.model, self.setup, self.ranks, should_stop, self.workers)
+        batch_norm = measure_batch_norm(self.model, self.setup, self.ranks, should_stop, self.workers)
         if self.ranks.any(should_stop()):
             return False
-        if bad:
-            self.tell(left_out("precise BatchNorm", bad))
+        if batch_norm.bad:
+            self.tell(left_out("precise BatchNorm", batch_norm.bad))
         self._check_finite()
         part = self.setup.evaluated_part
         places = self.setup.places(part)
@@ -400,7 +399,7 @@ class _Trainer:
             except StoppedError:
                 return False
             if result.bad:
-                self.tell(left_out(f"the evaluation of {len(places)} {part} videos", list(result.bad)))
+                self.tell(left_out(f"the evaluation of {len(places)} {part} videos", result.bad))
             if result.keys:
                 self.last, named = result, result.named()
                 if journal is not None:
@@ -413,7 +412,7 @@ class _Trainer:
             self.model.load_state_dict(running, strict=False)
         measured = checkpoints.Measured(f"top1@1x1 on {part}", named["top1@1x1"]) if named else None
         self.evaluation_due = False
-        self._save(bool(self.config.precise_bn.batches) and running is None, measured)
+        self._save(bool(batch_norm.num_batches) and running is None, measured)
         return True
 
     def _check_finite(self) -> None:

@@ -14,10 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
+from cli.train import main as tgtrain
 from manifests.splits import read_split
 from manifests.store import read_manifest
 from tests.train.test_train import ALONE, SMALL, records, setup_of
+from tgtrain import batch
 from tgtrain.damage import LEAST_CLIPS, Damage, TooMuchDamageError
 from tgtrain.distributed import Ranks
 from tgtrain.run import Setup
@@ -175,3 +178,31 @@ def test_damage_met_while_measuring_is_told(make_data_set: Callable[..., Path], 
     assert measured.startswith(f"precise BatchNorm left out 1 damaged video, the first: {min(trained)} in ")
     (record,) = records(tmp_path / "run", "evaluate")
     assert record["num_bad"] == 2
+
+
+def test_damage_met_by_a_test_that_measures_batch_norm_is_told(
+    make_data_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_data_set()
+    train(
+        setup_of(root, "runtime.workers=2", "precise_bn.batches=3"),
+        tmp_path / "run",
+        ALONE,
+        max_steps=1,
+        tell=lambda text: None,
+    )
+    victim = min(key for key, flag in zip(read_split(root).key, read_split(root).train, strict=True) if flag)
+    ruin(root, {victim})
+    workers: list[int] = []
+
+    def without(dataset: Any, order: Any, number: int, pin: bool) -> Any:
+        workers.append(number)
+        return batch.item_loader(dataset, order, 0, pin)
+
+    for module in ("calibrate", "evaluate"):
+        monkeypatch.setattr(f"tgtrain.{module}.item_loader", without)
+    words = ["test", str(tmp_path / "run"), "--views", "1x1", "--precise-bn"]
+    done = CliRunner().invoke(tgtrain, words)
+    assert done.exit_code == 0, done.output  # no video of the test is damaged
+    assert f"precise BatchNorm left out 1 damaged video, the first: {victim} in " in done.output
+    assert workers == [2, 2]  # for the statistics, and for the test
