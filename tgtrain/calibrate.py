@@ -21,7 +21,7 @@ from tgtrain.model import Model
 from tgtrain.order import Choice, StreamOrder, sample_seed
 from tgtrain.places import VideoPlace
 from tgtrain.precise_bn import recompute_statistics
-from tgtrain.reader import BadSampleError, Clip
+from tgtrain.reader import BadSampleError
 from tgtrain.run import Setup
 from tgtrain.sequential import StreamedShards
 from tgtrain.sources import wanted_views
@@ -83,19 +83,19 @@ class _Together(nn.Module):
             network(clips)
 
 
-class _Clips(NamedTuple):
-    """A batch as read: uint8[B, T, S, S, 3] of each view; None for one that is not measured, or of a batch without clips.
-
-    bad: what is wrong with the videos that had to be left out.
-    """
+class _Read(NamedTuple):
+    """A clip as read: uint8[T, S, S, 3] of each view; None for one that is not measured. bad: why there is none, "" where there is."""
 
     rgb: Tensor | None
     tg: Tensor | None
-    bad: tuple[str, ...]
+    bad: str
 
 
-class _TrainList(Dataset[_Clips]):
-    """Batch n of the train list: centre clips and crops, unless the recipe asks for others. Without those that cannot be read."""
+class _TrainList(Dataset[_Read]):
+    """Clip n of the train list: a centre clip and crop, unless the recipe asks for others; `batch` says which clips a batch has.
+
+    One by one, so that what processes have read ahead are a few clips each: a batch is that of all ranks.
+    """
 
     def __init__(self, setup: Setup, views: Sequence[str], stride: int) -> None:
         config = setup.config
@@ -103,30 +103,35 @@ class _TrainList(Dataset[_Clips]):
         self.videos = setup.places("train")
         self.rgb, self.tg = "rgb" in views, "tg" in views
         self.seed, self.drawn_anew, self.stride = config.runtime.seed, config.precise_bn.clips == "training", stride
-        size = min(config.batch.labelled, len(self.videos))
-        self.order = StreamOrder(len(self.videos), size, self.seed, _STREAM)
-        self.num_batches = max(1, len(self.videos) // size)
+        self.size = min(config.batch.labelled, len(self.videos))
+        self.order = StreamOrder(len(self.videos), self.size, self.seed, _STREAM)
+        self.num_batches = max(1, len(self.videos) // self.size)
+        self.expected = -1
 
-    def __getitem__(self, number: int) -> _Clips:
-        upcoming = range(number, number + _AHEAD * self.stride, self.stride)
-        self.reader.shards.expect(lambda: [self.videos[d.video] for n in upcoming for d in self.order.draws(n)])
-        clips: list[Clip] = []
-        bad = []
-        for draw in self.order.draws(number):
-            video = self.videos[draw.video]
-            place = self.reader.places[video]
-            if self.drawn_anew:
-                rng = sample_seed(self.seed, _STREAM, draw.pass_index, place.key, Choice.CLIP)
-                (plan,) = plan_train(place.num_frames, place.height, place.width, self.clip, rng)
-            else:
-                (plan,) = plan_eval(place.num_frames, place.height, place.width, self.clip)
-            try:
-                clips.append(self.reader.read(video, plan, rgb=self.rgb, tg=self.tg))
-            except BadSampleError as error:
-                bad.append(str(error))
-        rgb = torch.stack([torch.from_numpy(clip.rgb) for clip in clips]) if clips and self.rgb else None
-        tg = [torch.from_numpy(clip.tg) for clip in clips if clip.tg is not None]
-        return _Clips(rgb, torch.stack(tg) if tg else None, tuple(bad))
+    def batch(self, number: int) -> range:
+        """The clips of a batch."""
+        return range(number * self.size, (number + 1) * self.size)
+
+    def __getitem__(self, position: int) -> _Read:
+        number, row = divmod(position, self.size)
+        if number != self.expected:
+            self.expected = number
+            upcoming = range(number, number + _AHEAD * self.stride, self.stride)
+            self.reader.shards.expect(lambda: [self.videos[d.video] for n in upcoming for d in self.order.draws(n)])
+        draw = self.order.draws(number)[row]
+        video = self.videos[draw.video]
+        place = self.reader.places[video]
+        if self.drawn_anew:
+            rng = sample_seed(self.seed, _STREAM, draw.pass_index, place.key, Choice.CLIP)
+            (plan,) = plan_train(place.num_frames, place.height, place.width, self.clip, rng)
+        else:
+            (plan,) = plan_eval(place.num_frames, place.height, place.width, self.clip)
+        try:
+            clip = self.reader.read(video, plan, rgb=self.rgb, tg=self.tg)
+        except BadSampleError as error:
+            return _Read(None, None, str(error))
+        rgb = torch.from_numpy(clip.rgb) if self.rgb else None
+        return _Read(rgb, None if clip.tg is None else torch.from_numpy(clip.tg), "")
 
 
 def _batches(
@@ -141,12 +146,22 @@ def _batches(
         return
     dataset = _TrainList(setup, views, ranks.world_size)
     numbers = range(ranks.rank, min(wanted, dataset.num_batches), ranks.world_size)
-    for clips in item_loader(dataset, numbers, min(workers, len(numbers)), ranks.device.type == "cuda"):
-        bad.update(dict.fromkeys(clips.bad))
-        read = [clips.rgb if view == "rgb" else clips.tg for view in views]
-        kept = [part for part in read if part is not None and len(part) > 1]
-        if len(kept) == len(views):
-            yield [_network_input(setup, ranks, view, part) for view, part in zip(views, kept, strict=True)]
+    positions = [position for number in numbers for position in dataset.batch(number)]
+    read = item_loader(dataset, positions, min(workers, len(positions)), ranks.device.type == "cuda")
+    for _ in numbers:
+        clips: list[list[Tensor]] = []
+        for item in islice(read, dataset.size):
+            if item.bad:
+                bad[item.bad] = None
+                continue
+            # A copy of its own: the memory that it came in, and the file that stands for it, are free again.
+            found = [item.rgb if view == "rgb" else item.tg for view in views]
+            clips.append([part.to(ranks.device, non_blocking=True, copy=True) for part in found if part is not None])
+        if len(clips) > 1:
+            yield [
+                _network_input(setup, ranks, view, torch.stack(part))
+                for view, part in zip(views, zip(*clips, strict=True), strict=True)
+            ]
 
 
 def _streamed_batches(setup: Setup, ranks: Ranks, view: str, wanted: int, bad: dict[str, None]) -> Iterator[Tensor]:

@@ -16,6 +16,7 @@ from cli.train import main as tgtrain
 from manifests.splits import read_split
 from manifests.store import read_manifest
 from tgtrain.augment import network_input
+from tgtrain.batch import item_loader
 from tgtrain.calibrate import BatchNormMeasured, measure_batch_norm
 from tgtrain.checkpoint import list_checkpoints, load
 from tgtrain.clip import plan_eval
@@ -108,6 +109,21 @@ def test_every_video_is_read_once_for_both_views(data_set: Path, monkeypatch: py
     )
     measure_batch_norm(build_model(setup.config.model, seed=1), setup, ALONE)
     assert len(seen) == len(set(seen)) == 12
+
+
+def test_what_a_process_hands_over_is_one_clip(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch is that of all ranks: of 40 published clips 96 MB, and each process would hold several in shared memory."""
+    sizes: list[int] = []
+
+    def watched(*args: Any) -> Any:
+        for item in item_loader(*args):
+            sizes.append(sum(part.numel() for part in item if isinstance(part, torch.Tensor)))
+            yield item
+
+    monkeypatch.setattr("tgtrain.calibrate.item_loader", watched)
+    setup = setup_of(data_set)
+    assert measure_batch_norm(build_model(setup.config.model, seed=1), setup, ALONE).num_batches == 3
+    assert sizes == [2 * 4 * 32 * 32 * 3] * 12
 
 
 class Apart(Ranks):
