@@ -147,7 +147,8 @@ def _show(setup: Setup, ranks: Ranks, balance: Balance) -> None:
     click.echo(f"\n{config.name} on {setup.manifest.root}, split {setup.split.name}")
     click.echo(f"device: {_device(ranks)}")
     click.echo(f"clip: {frames} frames at {config.data.size} x {config.data.size}, cut and flipped as for training")
-    click.echo(f"batch: {config.batch.labelled} labelled{unlabelled} clips\n")
+    each = f", {config.method.clips_per_video} clips of each" if config.method.clips_per_video > 1 else ""
+    click.echo(f"batch: {config.batch.labelled} labelled{unlabelled} videos{each}\n")
     _show_table(balance)
     step = balance.step
     part = "" if step.num_clips == step.batch_clips else f", measured with {step.num_clips} of {step.batch_clips}"

@@ -89,6 +89,11 @@ class SslBatch:
     labelled_tg: tuple[StrongPlan, ...] = ()
     loader_mb: float = 0.0
 
+    @property
+    def num_clips(self) -> int:
+        """Clips of both streams."""
+        return sum(len(clips.labels) for clips in (self.labelled, self.unlabelled) if clips is not None)
+
     def pin_memory(self) -> SslBatch:
         """The same in pinned memory (called by the DataLoader, which knows tensors and containers by itself, not this)."""
         unlabelled = None if self.unlabelled is None else self.unlabelled.pin_memory()

@@ -155,7 +155,7 @@ def measure_loader(setup: Setup, ranks: Ranks, workers: int, seconds: float, fir
             if number < a_round:
                 started = now
                 continue
-            num_clips += num_clips_of(batch)
+            num_clips += batch.num_clips
             if (number + 1) % a_round == 0 and now - started >= seconds:
                 break
     finally:
@@ -175,7 +175,7 @@ def measure_step(setup: Setup, ranks: Ranks, seconds: float) -> StepFigure:
     step_dataset(setup, ranks)  # whatever settings of clips do not allow
     require_variance(config)
     labelled, unlabelled = _batch_sizes(config)
-    batch_clips = labelled + unlabelled
+    batch_clips = (labelled + unlabelled) * config.method.clips_per_video
     # Of both sizes whole parts are taken, each of which can be cut again into those of runtime.accumulate.
     parts = math.gcd(labelled, unlabelled) // config.runtime.accumulate
     least = next(part for part in range(1, parts + 1) if has_variance(_smaller(config, part, parts)))
@@ -192,7 +192,7 @@ def measure_step(setup: Setup, ranks: Ranks, seconds: float) -> StepFigure:
         batch = _batch_of(setup, ranks, least, parts)
         took = timed(batch)
         if took >= seconds:
-            return StepFigure(num_clips_of(batch), batch_clips, 1, took)
+            return StepFigure(batch.num_clips, batch_clips, 1, took)
         one = timed(batch) / least
         fitting = max(least, min(parts, int(seconds / 2 / one)))
         if fitting > least:
@@ -204,18 +204,14 @@ def measure_step(setup: Setup, ranks: Ranks, seconds: float) -> StepFigure:
             num_steps += 1
     except torch.OutOfMemoryError:
         raise InputError(
-            f"{ranks.device}: its memory does not hold a step on {labelled} labelled and {unlabelled} unlabelled clips. Lower "
+            f"{ranks.device}: its memory does not hold a step on {labelled} labelled and {unlabelled} unlabelled videos. Lower "
             "batch.labelled and batch.unlabelled (they are shared by all processes of a run), or set runtime.precision=bfloat16."
         ) from None
-    return StepFigure(num_clips_of(batch), batch_clips, num_steps, took)
-
-
-def num_clips_of(batch: SslBatch) -> int:
-    """Clips in a batch of this process."""
-    return len(batch.labelled.keys) + (len(batch.unlabelled.keys) if batch.unlabelled else 0)
+    return StepFigure(batch.num_clips, batch_clips, num_steps, took)
 
 
 def _batch_sizes(config: Config) -> tuple[int, int]:
+    """Videos of a batch: labelled and unlabelled."""
     return config.batch.labelled, config.batch.unlabelled if config.method.uses_unlabelled else 0
 
 

@@ -242,7 +242,7 @@ class _Trainer:
                 self._count_bad(batch)
                 self.loader_mb = max(self.loader_mb, batch.loader_mb)
                 values = self._train_step(batch)
-                interval.add(values, _num_clips(batch) * self.ranks.world_size, waited)
+                interval.add(values, batch.num_clips * self.ranks.world_size, waited)
                 self.step += 1
                 epoch, iteration = epoch_of(self.step - 1, self.per_epoch)
                 due = iteration == self.per_epoch - 1 and is_due(
@@ -462,10 +462,6 @@ def _cannot_write(run: Path, step: int, error: OSError) -> str:
         f"{error.filename or run}: {error.strerror or error} (at step {step}). {left[0].upper()}{left[1:]}; "
         f"make room or mend the disk, then the same command goes on from there."
     )
-
-
-def _num_clips(batch: SslBatch) -> int:
-    return len(batch.labelled.labels) + (len(batch.unlabelled.labels) if batch.unlabelled else 0)
 
 
 def _step_seed(seed: int, step: int, part: int) -> int:

@@ -114,6 +114,13 @@ def test_a_smaller_batch_is_measured_where_a_whole_one_takes_too_long(
     assert found == StepFigure(num_clips, 24, num_steps, seconds)
 
 
+def test_clips_are_counted_not_videos(data_set: Path, clock: None) -> None:
+    setup = setup_of(data_set, "method.clips_per_video=3")
+    assert measure_loader(setup, ALONE, 0, 1.0).num_clips == 3 * 6
+    found = measure_step(setup, ALONE, 8.0)
+    assert (found.num_clips, found.batch_clips) == (3 * 6, 3 * 6)
+
+
 def test_supervised_steps_have_no_unlabelled_clips(data_set: Path, clock: None) -> None:
     config = load_recipe("demo-supervised", [*SMALL, "batch.labelled=4"], num_classes=3)
     setup = prepare(str(data_set), read_split(data_set), read_manifest(data_set), config)
