@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from manifests.records import InputError
-from manifests.stores import UnreachableError
 from tgtrain import checkpoint as checkpoints
 from tgtrain.accumulate import add_gradients, clip_gradients, lengthen_memory, split_batch
 from tgtrain.batch import SslBatch, default_workers, step_loader
@@ -50,6 +51,7 @@ from tgtrain.views import views_of
 
 _LEAST_SCALE = 2.0**-10  # of 2^16 at the start, halved after every step whose gradients are not finite
 _LESS_RATE = "Lower optimiser.learning_rate, or use runtime.precision=float32. The last checkpoint is from before."
+_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)  # tensors of loader processes come as open files
 _PRECISION = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -131,18 +133,22 @@ def train(
                 require_room(run, config)
         if len(set(ranks.gather(start.step))) > 1:
             raise InputError(f"The processes see different checkpoints in {run}: it must be one folder, shared by all.")
-        try:
-            if ranks.is_main:
+        if ranks.is_main:
+            with _writing(run, start.step):
                 take_up(run, start, config.evaluate.keep, trainer.tell)
-            ranks.barrier()
-            trainer.take(start.checkpoint)
-            if trainer.step >= stop_at and not trainer.evaluation_due:
-                return Outcome(trainer.step, num_steps, False, True, None)
+        ranks.barrier()
+        trainer.take(start.checkpoint)
+        if trainer.step >= stop_at and not trainer.evaluation_due:
+            return Outcome(trainer.step, num_steps, False, True, None)
+        try:
             return trainer.run(stop_at, should_stop)
-        except UnreachableError:
-            raise
         except OSError as error:
-            raise RunError(_cannot_write(run, trainer.step, error)) from error
+            if error.errno not in _TOO_MANY_FILES:
+                raise
+            raise RunError(
+                f"{error.strerror} (at step {trainer.step}). {_last_whole(run)}; raise the limit (`ulimit -n`) or lower "
+                "runtime.workers, then the same command goes on from there."
+            ) from error
 
 
 def training_step(setup: Setup, ranks: Ranks) -> Callable[[SslBatch], object]:
@@ -216,7 +222,8 @@ class _Trainer:
         At every mark: a checkpoint, precise BatchNorm and evaluation, and the checkpoint again, of what was measured; then
         the first goes. A run that is stopped or killed in between begins with the evaluation that is due.
         """
-        journal = Journal(self.folder, self.step, self.evaluation_due) if self.ranks.is_main else None
+        with _writing(self.folder, self.step):
+            journal = Journal(self.folder, self.step, self.evaluation_due) if self.ranks.is_main else None
         interval = Interval(finite_only=self.scaler.is_enabled())
         device = self.ranks.device
         dataset = step_dataset(self.setup, self.ranks)
@@ -252,8 +259,8 @@ class _Trainer:
                 if self.step % self.config.runtime.log_every == 0 or self.step == stop_at or due or interrupted:
                     self._log(interval, journal, epoch)
                     interval.reset()
-                if iteration == self.per_epoch - 1 and journal is not None:
-                    journal.write("epoch", self.step, {"epoch": epoch, **dataset.coverage(self.step)})
+                if iteration == self.per_epoch - 1:
+                    self._note(journal, "epoch", {"epoch": epoch, **dataset.coverage(self.step)})
                 if due:
                     if coverage := dataset.coverage(self.step):
                         self.tell(f"epoch {epoch + 1}: {coverage_line(coverage)}")
@@ -264,7 +271,8 @@ class _Trainer:
                     interval.reset()
         finally:
             if journal is not None:
-                journal.close()
+                with _writing(self.folder, self.step):
+                    journal.close()
         if saved_at != self.step:
             self._save()
         return Outcome(self.step, self.num_steps, interrupted, False, self.last)
@@ -350,9 +358,14 @@ class _Trainer:
         values["memory_mb"] = memory_mb()
         values["loader_memory_mb"] = max(self.ranks.gather(self.loader_mb))  # of the largest process; 0 without any
         values["num_bad"] = self.damage.num_bad
-        if journal is not None:
-            journal.write("train", self.step, values)
+        self._note(journal, "train", values)
         self.tell(step_line(self.step, self.num_steps, epoch, values))
+
+    def _note(self, journal: Journal | None, kind: str, values: dict[str, Any]) -> None:
+        """Write a record, on the process that has the journal."""
+        if journal is not None:
+            with _writing(self.folder, self.step):
+                journal.write(kind, self.step, values)
 
     def _over_ranks(self, values: dict[str, float]) -> dict[str, float]:
         """Means over the ranks; counts are sums."""
@@ -402,10 +415,7 @@ class _Trainer:
                 self.tell(left_out(f"the evaluation of {len(places)} {part} videos", result.bad))
             if result.keys:
                 self.last, named = result, result.named()
-                if journal is not None:
-                    journal.write(
-                        "evaluate", self.step, {"epoch": epoch, "part": part, "num_bad": len(result.bad), **named}
-                    )
+                self._note(journal, "evaluate", {"epoch": epoch, "part": part, "num_bad": len(result.bad), **named})
                 shown = figures_line(named, len(self.setup.classes))
                 self.tell(f"epoch {epoch + 1}: {shown}  ({len(result.keys)} {part} videos)")
         if running is not None:
@@ -455,13 +465,26 @@ class _Trainer:
             raise RunError(problems[0])
 
 
+@contextmanager
+def _writing(run: Path, step: int) -> Iterator[None]:
+    """Within, files of the run are written: where that fails it is a RunError."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(_cannot_write(run, step, error)) from error
+
+
 def _cannot_write(run: Path, step: int, error: OSError) -> str:
-    there = checkpoints.every_checkpoint(run)
-    left = f"{there[-1].name} is the last whole checkpoint" if there else "no checkpoint was written yet"
     return (
-        f"{error.filename or run}: {error.strerror or error} (at step {step}). {left[0].upper()}{left[1:]}; "
+        f"{error.filename or run}: {error.strerror or error} (at step {step}). {_last_whole(run)}; "
         f"make room or mend the disk, then the same command goes on from there."
     )
+
+
+def _last_whole(run: Path) -> str:
+    there = checkpoints.every_checkpoint(run)
+    left = f"{there[-1].name} is the last whole checkpoint" if there else "no checkpoint was written yet"
+    return left[0].upper() + left[1:]
 
 
 def _step_seed(seed: int, step: int, part: int) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -200,6 +201,43 @@ def test_a_disk_without_room_for_two_checkpoints_is_refused_at_the_start(
     with pytest.raises(InputError, match=r"MB are free, and a checkpoint takes \d+. Make room for 6 of them"):
         train(setup, tmp_path / "run", ALONE, tell=lambda text: None)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), RunError, r"Too many open files \(at step 0\)\. .*`ulimit -n`"),
+        (
+            OSError(errno.EIO, "Input/output error", "shard-000000.tar"),
+            OSError,
+            "Input/output error: 'shard-000000.tar'",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_no_disk_to_make_room_on(
+    data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, kind: type[Exception], said: str
+) -> None:
+    def broken(*args: object, **kwargs: object) -> Iterator[object]:
+        raise error
+        yield
+
+    monkeypatch.setattr("tgtrain.train.step_loader", broken)
+    with pytest.raises(kind, match=said) as raised:
+        run(data_set, tmp_path / "run")
+    assert "make room" not in str(raised.value)
+
+
+def test_a_journal_that_cannot_be_written_stops_the_run(
+    data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tgtrain.log.Journal.write", full)
+    with pytest.raises(
+        RunError, match=r"run: No space left on device \(at step 2\)\. No checkpoint was written yet; make room"
+    ):
+        run(data_set, tmp_path / "run")
 
 
 def test_a_disk_that_fills_up_costs_no_checkpoint_that_was_there(data_set: Path, tmp_path: Path) -> None:
