@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from manifests.records import InputError
+from manifests.stores import UnreachableError, explained
 from tgtrain import checkpoint as checkpoints
 from tgtrain.accumulate import add_gradients, clip_gradients, lengthen_memory, split_batch
 from tgtrain.batch import SslBatch, default_workers, step_loader
@@ -52,6 +53,7 @@ from tgtrain.views import views_of
 _LEAST_SCALE = 2.0**-10  # of 2^16 at the start, halved after every step whose gradients are not finite
 _LESS_RATE = "Lower optimiser.learning_rate, or use runtime.precision=float32. The last checkpoint is from before."
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)  # tensors of loader processes come as open files
+_OF_A_LOADER = (OSError, RuntimeError, InputError)  # what its iterator raises: RuntimeError where a process has ended
 _PRECISION = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -239,11 +241,16 @@ class _Trainer:
         saved_at = self.step  # nothing at step 0, else what the run goes on from
         try:
             if self.evaluation_due and not interrupted:
-                interrupted = not self._evaluate_and_save(journal, should_stop)
+                interrupted = not self._evaluated(journal, should_stop)
                 interval.reset()
             while self.step < stop_at and not interrupted:
                 waited = time.perf_counter()
-                batch = next(batches)
+                try:
+                    batch = next(batches)
+                except _OF_A_LOADER as error:
+                    self._stopped_waiting(error, should_stop, saved_at)
+                    interrupted = True
+                    break
                 waited = time.perf_counter() - waited
                 assert batch.step == self.step, (batch.step, self.step)
                 self._count_bad(batch)
@@ -267,7 +274,7 @@ class _Trainer:
                     self.evaluation_due = True
                     self._save()
                     saved_at = self.step
-                    interrupted = interrupted or not self._evaluate_and_save(journal, should_stop)
+                    interrupted = interrupted or not self._evaluated(journal, should_stop)
                     interval.reset()
         finally:
             if journal is not None:
@@ -276,6 +283,25 @@ class _Trainer:
         if saved_at != self.step:
             self._save()
         return Outcome(self.step, self.num_steps, interrupted, False, self.last)
+
+    def _stopped_waiting(self, error: Exception, should_stop: Callable[[], bool], saved_at: int) -> None:
+        """Take an error of the loader for the stop that a signal has asked for; where none has, it is raised.
+
+        Loader processes end soon after the signal, and wait for no store (see tgtrain.signals): what comes of a clip that cannot
+        be read is an error, and no step is lost for it. Of several processes this one alone knows, while the others may be
+        in a step: they cannot stop in order, and end with its message.
+        """
+        if not should_stop():
+            raise error
+        if self.ranks.world_size == 1:
+            return
+        if self.ranks.is_main and saved_at != self.step:
+            self._write(False, None)
+        reason = explained(error) if isinstance(error, UnreachableError) else str(error).partition("\n")[0]
+        raise RunError(
+            f"asked to stop while process {self.ranks.rank} waited for clips (at step {self.step}: {reason}). "
+            f"{_last_whole(self.folder)}; the same command goes on from there."
+        ) from error
 
     def _train_step(self, batch: SslBatch) -> list[tuple[str, Tensor]]:
         """One update of the weights from a batch on the device; gives scalars there, and waits for nothing."""
@@ -375,6 +401,15 @@ class _Trainer:
         joined = {name: sum(each[name] for each in everyone) for name in values}
         return {name: total if name in COUNTS else total / len(everyone) for name, total in joined.items()}
 
+    def _evaluated(self, journal: Journal | None, should_stop: Callable[[], bool]) -> bool:
+        """`_evaluate_and_save`, which ends as soon where its loader fails once this process was asked to stop."""
+        try:
+            return self._evaluate_and_save(journal, should_stop)
+        except _OF_A_LOADER:
+            if self.ranks.world_size > 1 or not should_stop():
+                raise
+            return False
+
     def _evaluate_and_save(self, journal: Journal | None, should_stop: Callable[[], bool]) -> bool:
         """Precise BatchNorm, accuracy at one centre view, checkpoint: in this order, so that what is saved is what was measured.
 
@@ -437,8 +472,13 @@ class _Trainer:
 
     def _save(self, precise: bool = False, measured: checkpoints.Measured | None = None) -> None:
         """Write a checkpoint; RunError on every rank where that fails on the one that writes."""
+        problem = self._write(precise, measured)
+        if problems := [text for text in self.ranks.gather(problem) if text]:
+            raise RunError(problems[0])
+
+    def _write(self, precise: bool, measured: checkpoints.Measured | None) -> str:
+        """Write a checkpoint where this is the process that writes; gives what kept it from that, "" for nothing."""
         self._check_finite()
-        problem = ""
         if self.ranks.is_main:
             state = checkpoints.Checkpoint(
                 step=self.step,
@@ -460,9 +500,8 @@ class _Trainer:
             try:
                 checkpoints.save(self.folder, state, self.config.evaluate.keep)
             except OSError as error:
-                problem = _cannot_write(self.folder, self.step, error)
-        if problems := [text for text in self.ranks.gather(problem) if text]:
-            raise RunError(problems[0])
+                return _cannot_write(self.folder, self.step, error)
+        return ""
 
 
 @contextmanager
