@@ -21,7 +21,7 @@ from manifests.records import InputError
 from manifests.stores import UnreachableError, explained
 from tgtrain import checkpoint as checkpoints
 from tgtrain.accumulate import add_gradients, clip_gradients, lengthen_memory, split_batch
-from tgtrain.batch import SslBatch, default_workers, step_loader
+from tgtrain.batch import SslBatch, step_loader
 from tgtrain.calibrate import measure_batch_norm
 from tgtrain.damage import Damage, TooMuchDamageError, left_out
 from tgtrain.distributed import Ranks, StopPoll
@@ -45,7 +45,7 @@ from tgtrain.preflight import require_room, require_shares, require_variance
 from tgtrain.resume import choose, settings_in, take_up
 from tgtrain.run import CONFIG_NAME, Setup, begin_folder, check_folder, machine, owned
 from tgtrain.schedule import LearningRateSettings, epoch_of, is_due, learning_rate
-from tgtrain.sources import step_dataset
+from tgtrain.sources import step_dataset, training_workers
 from tgtrain.step import COUNTS, Views
 from tgtrain.sync_bn import synchronised
 from tgtrain.views import views_of
@@ -168,7 +168,7 @@ class _Trainer:
         self.setup, self.config, self.folder, self.ranks = setup, config, folder, ranks
         self.tell = tell if ranks.is_main else _silent
         self.num_steps, self.per_epoch = num_steps_of(setup)
-        self.workers = default_workers() if config.runtime.workers < 0 else config.runtime.workers
+        self.workers = training_workers(config)
         model = build_model(config.model, seed=config.runtime.seed)
         if ranks.world_size > 1:
             model = synchronised(model, ranks.device)
