@@ -64,8 +64,9 @@ def bench(
     from manifests.records import InputError
     from manifests.splits import read_split
     from manifests.store import read_manifest
+    from tgtrain.slurm import started_with_others
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if started_with_others(os.environ):
         raise InputError("tgtrain bench measures one process with one device: start it without torchrun or srun.")
     manifest = read_manifest(out)
     split = read_split(out, split_name)
@@ -146,7 +147,8 @@ def _show(setup: Setup, ranks: Ranks, balance: Balance) -> None:
     click.echo(f"\n{config.name} on {setup.manifest.root}, split {setup.split.name}")
     click.echo(f"device: {_device(ranks)}")
     click.echo(f"clip: {frames} frames at {config.data.size} x {config.data.size}, cut and flipped as for training")
-    click.echo(f"batch: {config.batch.labelled} labelled{unlabelled} clips\n")
+    each = f", {config.method.clips_per_video} clips of each" if config.method.clips_per_video > 1 else ""
+    click.echo(f"batch: {config.batch.labelled} labelled{unlabelled} videos{each}\n")
     _show_table(balance)
     step = balance.step
     part = "" if step.num_clips == step.batch_clips else f", measured with {step.num_clips} of {step.batch_clips}"

@@ -89,7 +89,7 @@ def handled(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         from manifests.records import InputError
-        from manifests.stores import UnreachableError
+        from manifests.stores import UnreachableError, explained
 
         try:
             return function(*args, **kwargs)
@@ -97,7 +97,7 @@ def handled(function: Callable[P, R]) -> Callable[P, R]:
             say(f"Error: {error}")
             sys.exit(EXIT_USAGE)
         except UnreachableError as error:
-            say(f"Error: {error.filename}: {error.strerror}. Run the same command again once it answers.")
+            say(f"Error: {explained(error)}")
             sys.exit(EXIT_FAILURES)
         except KeyboardInterrupt:
             say("Interrupted.")
@@ -110,7 +110,7 @@ def handled(function: Callable[P, R]) -> Callable[P, R]:
             if error.filename is None:
                 raise
             # A path that cannot be used as it was asked for: too long, a folder for a file, no permission, a full disk.
-            say(f"Error: {error.filename}: {error.strerror}. Check the path, its permissions and its disk.")
+            say(f"Error: {explained(error)}")
             sys.exit(EXIT_USAGE)
 
     return wrapper

@@ -38,7 +38,7 @@ def launched(devices: str | None, seen: list[int] | None = None) -> None:
     """Start the command that is being called in as many processes, wait for them and exit as they did; return in each of them.
 
     Returns, too, where one process is enough. To be called first in a command: the launcher needs no torch.
-    seen: signals that came before, and where those that come go to. InputError for a number that is none, and under torchrun.
+    seen: signals that came before, and where those that come go to. InputError for a number that is none, and under torchrun or srun.
     """
     if _PIPE in os.environ:
         _end_with_launcher()
@@ -46,9 +46,11 @@ def launched(devices: str | None, seen: list[int] | None = None) -> None:
         return
     if devices is None:
         return
-    if "RANK" in os.environ or int(os.environ.get("WORLD_SIZE") or 1) > 1:
+    from tgtrain.slurm import started_with_others
+
+    if "RANK" in os.environ or started_with_others(os.environ):
         raise InputError(
-            "--devices starts processes, and this one was itself started as one of several (RANK is set: torchrun?). Drop --devices."
+            "--devices starts processes, and this one was itself started as one of several (by torchrun, or srun). Drop --devices."
         )
     number = _number_of(devices)
     if number > 1:

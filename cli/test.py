@@ -90,13 +90,14 @@ def test(
     launched(devices)
     quiet_threads()
     from manifests.records import InputError
-    from tgtrain.batch import default_workers
     from tgtrain.cache import CacheSettings
     from tgtrain.calibrate import measure_batch_norm
+    from tgtrain.damage import left_out
     from tgtrain.distributed import LostError, joined
     from tgtrain.evaluate import Views, evaluate, write_features, write_predictions, write_result
     from tgtrain.run import newest_run, read_setup
     from tgtrain.score import BATCH_VIEWS
+    from tgtrain.sources import training_workers
     from tgtrain.trained import read_trained
 
     if run is None:
@@ -128,7 +129,13 @@ def test(
             is_main = ranks.is_main
             trained.model.to(ranks.device)
             if precise_bn:
-                measure_batch_norm(trained.model, setup, ranks)
+                batch_norm = measure_batch_norm(trained.model, setup, ranks, workers=training_workers(config))
+                if batch_norm.bad and is_main:
+                    say(left_out("precise BatchNorm", batch_norm.bad))
+                if not batch_norm.num_batches:
+                    raise InputError(
+                        "--precise-bn: no two training videos of a batch can be read, so there is nothing to measure."
+                    )
             elif is_main and not trained.precise_bn:
                 say("this checkpoint holds running averages of BatchNorm statistics (--precise-bn measures them first)")
             result = evaluate(
@@ -142,7 +149,7 @@ def test(
                 ranks,
                 modality=asked,
                 average=cast("Average", average),
-                workers=default_workers() if config.runtime.workers < 0 else config.runtime.workers,
+                workers=training_workers(config),
                 batch_views=batch_views or BATCH_VIEWS,
                 features=features is not None,
                 tell=_progress(is_main),
@@ -150,10 +157,10 @@ def test(
     except LostError as error:
         say(f"Error: {error}")
         sys.exit(EXIT_FAILURES)
+    if not is_main:
+        return  # with 0: torchrun and srun end the first process, which still writes, once another one ends with anything else
     if not result.keys:
         raise InputError(f"None of the {len(places)} {part} videos could be read: {result.bad[0]}.")
-    if not is_main:
-        sys.exit(1 if result.bad else 0)
     name = (
         f"test-{result.views.protocol}"
         + ("" if asked == "rgb" else f"-{asked}")

@@ -39,6 +39,14 @@ class UnreachableError(OSError):
     """An object store did not answer for so long that waiting was given up; nothing is lost, the same command goes on."""
 
 
+def explained(error: OSError) -> str:
+    """What to tell the user of a store that does not answer, or of a path that cannot be used as it was asked for."""
+    what_to_do = "Check the path, its permissions and its disk."
+    if isinstance(error, UnreachableError):
+        what_to_do = "Run the same command again once it answers."
+    return f"{error.filename}: {error.strerror}. {what_to_do}"
+
+
 def to_stderr(root: str, text: str) -> None:
     """How warnings about a store (scheme and bucket) are told unless `tell_with` names another way."""
     print(f"note: {text}", file=sys.stderr, flush=True)

@@ -89,6 +89,11 @@ class SslBatch:
     labelled_tg: tuple[StrongPlan, ...] = ()
     loader_mb: float = 0.0
 
+    @property
+    def num_clips(self) -> int:
+        """Clips of both streams."""
+        return sum(len(clips.labels) for clips in (self.labelled, self.unlabelled) if clips is not None)
+
     def pin_memory(self) -> SslBatch:
         """The same in pinned memory (called by the DataLoader, which knows tensors and containers by itself, not this)."""
         unlabelled = None if self.unlabelled is None else self.unlabelled.pin_memory()
@@ -269,11 +274,16 @@ def _plain_errors(workers: int) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(str(error).rsplit("InputError: ", 1)[-1].strip()) from None
-    except UnreachableError as error:
-        # What is left of it is its text alone, as Python prints an OSError.
-        found = re.search(r"\[Errno \d+\] (.*): '(.*)'\s*$", str(error))
-        reason, place = found.groups() if found else (str(error), "the data set")
-        raise UnreachableError(errno.EIO, reason, place) from None
+    except OSError as error:  # an UnreachableError, too
+        if error.errno is not None:
+            raise
+        # What is left of one of a loader process is its text alone, as Python prints an OSError.
+        found = re.search(r"\[Errno (\d+)\] ([^\n]*?)(?:: '([^\n]*)')?\s*$", str(error))
+        if found:
+            raise type(error)(int(found[1]), found[2], found[3]) from None
+        if isinstance(error, UnreachableError):
+            raise UnreachableError(errno.EIO, str(error), "the data set") from None
+        raise
 
 
 def worker_context() -> BaseContext:

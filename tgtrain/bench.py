@@ -21,6 +21,7 @@ from tgtrain.batch import SslBatch, step_loader
 from tgtrain.config import BatchSettings, Config
 from tgtrain.distributed import Ranks
 from tgtrain.prefetch import batches_on
+from tgtrain.preflight import has_variance, require_shares, require_variance
 from tgtrain.run import Setup
 from tgtrain.sources import step_dataset, training_workers
 from tgtrain.train import training_step
@@ -154,7 +155,7 @@ def measure_loader(setup: Setup, ranks: Ranks, workers: int, seconds: float, fir
             if number < a_round:
                 started = now
                 continue
-            num_clips += num_clips_of(batch)
+            num_clips += batch.num_clips
             if (number + 1) % a_round == 0 and now - started >= seconds:
                 break
     finally:
@@ -169,10 +170,15 @@ def measure_step(setup: Setup, ranks: Ranks, seconds: float) -> StepFigure:
     Where a step on a whole batch takes longer than that, a smaller batch of the same shares is measured. The recipe's last epoch
     is the one that is trained, in which no term of the loss is switched off any more. No file is written.
     """
-    labelled, unlabelled = _batch_sizes(setup.config)
-    batch_clips = labelled + unlabelled
-    parts = math.gcd(labelled, unlabelled)
-    least = min(parts, 1 if unlabelled else 2)  # BatchNorm wants more than one value
+    config = setup.config
+    require_shares(config, ranks)
+    step_dataset(setup, ranks)  # whatever settings of clips do not allow
+    require_variance(config)
+    labelled, unlabelled = _batch_sizes(config)
+    batch_clips = (labelled + unlabelled) * config.method.clips_per_video
+    # Of both sizes whole parts are taken, each of which can be cut again into those of runtime.accumulate.
+    parts = math.gcd(labelled, unlabelled) // config.runtime.accumulate
+    least = next(part for part in range(1, parts + 1) if has_variance(_smaller(config, part, parts)))
     step = training_step(setup, ranks)
 
     def timed(batch: SslBatch) -> float:
@@ -186,7 +192,7 @@ def measure_step(setup: Setup, ranks: Ranks, seconds: float) -> StepFigure:
         batch = _batch_of(setup, ranks, least, parts)
         took = timed(batch)
         if took >= seconds:
-            return StepFigure(num_clips_of(batch), batch_clips, 1, took)
+            return StepFigure(batch.num_clips, batch_clips, 1, took)
         one = timed(batch) / least
         fitting = max(least, min(parts, int(seconds / 2 / one)))
         if fitting > least:
@@ -198,25 +204,26 @@ def measure_step(setup: Setup, ranks: Ranks, seconds: float) -> StepFigure:
             num_steps += 1
     except torch.OutOfMemoryError:
         raise InputError(
-            f"{ranks.device}: its memory does not hold a step on {labelled} labelled and {unlabelled} unlabelled clips. Lower "
+            f"{ranks.device}: its memory does not hold a step on {labelled} labelled and {unlabelled} unlabelled videos. Lower "
             "batch.labelled and batch.unlabelled (they are shared by all processes of a run), or set runtime.precision=bfloat16."
         ) from None
-    return StepFigure(num_clips_of(batch), batch_clips, num_steps, took)
-
-
-def num_clips_of(batch: SslBatch) -> int:
-    """Clips in a batch of this process."""
-    return len(batch.labelled.keys) + (len(batch.unlabelled.keys) if batch.unlabelled else 0)
+    return StepFigure(batch.num_clips, batch_clips, num_steps, took)
 
 
 def _batch_sizes(config: Config) -> tuple[int, int]:
+    """Videos of a batch: labelled and unlabelled."""
     return config.batch.labelled, config.batch.unlabelled if config.method.uses_unlabelled else 0
+
+
+def _smaller(config: Config, part: int, parts: int) -> Config:
+    """The config with part / parts of its batch."""
+    labelled, unlabelled = (size * part // parts for size in _batch_sizes(config))
+    return replace(config, batch=BatchSettings(labelled, max(1, unlabelled)))
 
 
 def _batch_of(setup: Setup, ranks: Ranks, part: int, parts: int) -> SslBatch:
     """A batch of part / parts of the recipe's size, on the device."""
-    labelled, unlabelled = (size * part // parts for size in _batch_sizes(setup.config))
-    config = replace(setup.config, batch=BatchSettings(labelled, max(1, unlabelled)))
+    smaller = replace(setup, config=_smaller(setup.config, part, parts))
     pin = ranks.device.type == "cuda"
-    read = step_loader(step_dataset(replace(setup, config=config), ranks), range(1), 0, pin=pin)
+    read = step_loader(step_dataset(smaller, ranks), range(1), 0, pin=pin)
     return next(batches_on(ranks.device, read))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice, takewhile
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from tgtrain.model import Model
 from tgtrain.order import Choice, StreamOrder, sample_seed
 from tgtrain.places import VideoPlace
 from tgtrain.precise_bn import recompute_statistics
-from tgtrain.reader import BadSampleError, Clip
+from tgtrain.reader import BadSampleError
 from tgtrain.run import Setup
 from tgtrain.sequential import StreamedShards
 from tgtrain.sources import wanted_views
@@ -31,29 +31,43 @@ _AHEAD = 4  # batches that a cache of a remote data set fetches before they are 
 _STREAM = 2  # beside the labelled and the unlabelled stream, see tgtrain.order
 
 
+@dataclass(frozen=True, slots=True)
+class BatchNormMeasured:
+    """What BatchNorm statistics were measured over, the same on every rank.
+
+    num_batches: of all ranks together, for the network that had the fewest; 0: the statistics are what they were before.
+    bad: what is wrong with each video that had to be left out.
+    """
+
+    num_batches: int
+    bad: tuple[str, ...]
+
+
 def measure_batch_norm(
     model: Model, setup: Setup, ranks: Ranks, should_stop: Callable[[], bool] = lambda: False, workers: int = 0
-) -> list[str]:
+) -> BatchNormMeasured:
     """Replace the BatchNorm statistics of every network by those of centre clips of the train list, as the recipe asks.
 
-    The clips are read once for all networks, by `workers` processes (0: by this one).
-    Gives, on every rank, what is wrong with each video that had to be left out. All ranks must call this.
+    The clips are read once for all networks, by `workers` processes (0: by this one). All ranks must call this.
     should_stop: asked before every batch; once it says so the statistics are of fewer batches, good for nothing.
     """
     wanted = setup.config.precise_bn.batches
     if not wanted:
-        return []
+        return BatchNormMeasured(0, ())
     # A network that both views share keeps the statistics of what is tested: RGB.
     views = ("rgb",) if setup.config.model.streams == "joint" else wanted_views(setup.config)
     if "precise_bn_rgb_only" in setup.config.compat.quirks and "rgb" in views:
         views = ("rgb",)
     bad: dict[str, None] = {}  # in order
+    num_used = []
     # From a stream each view is read for itself.
     for together in [(view,) for view in views] if isinstance(setup.reader.shards, StreamedShards) else [views]:
         networks = _Together([model.backbone(view) for view in together])  # type: ignore[arg-type]
         batches = _batches(setup, ranks, together, wanted, workers, bad)
-        recompute_statistics(networks, takewhile(lambda _: not should_stop(), batches), wanted)
-    return list(dict.fromkeys(reason for part in ranks.gather(list(bad)) for reason in part))
+        num_used.append(recompute_statistics(networks, takewhile(lambda _: not should_stop(), batches), wanted))
+    everyone = ranks.gather((num_used, list(bad)))
+    num_batches = min(map(sum, zip(*(used for used, _ in everyone), strict=True)))
+    return BatchNormMeasured(num_batches, tuple(dict.fromkeys(reason for _, found in everyone for reason in found)))
 
 
 class _Together(nn.Module):
@@ -69,19 +83,19 @@ class _Together(nn.Module):
             network(clips)
 
 
-class _Clips(NamedTuple):
-    """A batch as read: uint8[B, T, S, S, 3] of each view; None for one that is not measured, or of a batch without clips.
-
-    bad: what is wrong with the videos that had to be left out.
-    """
+class _Read(NamedTuple):
+    """A clip as read: uint8[T, S, S, 3] of each view; None for one that is not measured. bad: why there is none, "" where there is."""
 
     rgb: Tensor | None
     tg: Tensor | None
-    bad: tuple[str, ...]
+    bad: str
 
 
-class _TrainList(Dataset[_Clips]):
-    """Batch n of the train list: centre clips and crops, unless the recipe asks for others. Without those that cannot be read."""
+class _TrainList(Dataset[_Read]):
+    """Clip n of the train list: a centre clip and crop, unless the recipe asks for others; `batch` says which clips a batch has.
+
+    One by one, so that what processes have read ahead are a few clips each: a batch is that of all ranks.
+    """
 
     def __init__(self, setup: Setup, views: Sequence[str], stride: int) -> None:
         config = setup.config
@@ -89,30 +103,35 @@ class _TrainList(Dataset[_Clips]):
         self.videos = setup.places("train")
         self.rgb, self.tg = "rgb" in views, "tg" in views
         self.seed, self.drawn_anew, self.stride = config.runtime.seed, config.precise_bn.clips == "training", stride
-        size = min(config.batch.labelled, len(self.videos))
-        self.order = StreamOrder(len(self.videos), size, self.seed, _STREAM)
-        self.num_batches = max(1, len(self.videos) // size)
+        self.size = min(config.batch.labelled, len(self.videos))
+        self.order = StreamOrder(len(self.videos), self.size, self.seed, _STREAM)
+        self.num_batches = max(1, len(self.videos) // self.size)
+        self.expected = -1
 
-    def __getitem__(self, number: int) -> _Clips:
-        upcoming = range(number, number + _AHEAD * self.stride, self.stride)
-        self.reader.shards.expect(lambda: [self.videos[d.video] for n in upcoming for d in self.order.draws(n)])
-        clips: list[Clip] = []
-        bad = []
-        for draw in self.order.draws(number):
-            video = self.videos[draw.video]
-            place = self.reader.places[video]
-            if self.drawn_anew:
-                rng = sample_seed(self.seed, _STREAM, draw.pass_index, place.key, Choice.CLIP)
-                (plan,) = plan_train(place.num_frames, place.height, place.width, self.clip, rng)
-            else:
-                (plan,) = plan_eval(place.num_frames, place.height, place.width, self.clip)
-            try:
-                clips.append(self.reader.read(video, plan, rgb=self.rgb, tg=self.tg))
-            except BadSampleError as error:
-                bad.append(str(error))
-        rgb = torch.stack([torch.from_numpy(clip.rgb) for clip in clips]) if clips and self.rgb else None
-        tg = [torch.from_numpy(clip.tg) for clip in clips if clip.tg is not None]
-        return _Clips(rgb, torch.stack(tg) if tg else None, tuple(bad))
+    def batch(self, number: int) -> range:
+        """The clips of a batch."""
+        return range(number * self.size, (number + 1) * self.size)
+
+    def __getitem__(self, position: int) -> _Read:
+        number, row = divmod(position, self.size)
+        if number != self.expected:
+            self.expected = number
+            upcoming = range(number, number + _AHEAD * self.stride, self.stride)
+            self.reader.shards.expect(lambda: [self.videos[d.video] for n in upcoming for d in self.order.draws(n)])
+        draw = self.order.draws(number)[row]
+        video = self.videos[draw.video]
+        place = self.reader.places[video]
+        if self.drawn_anew:
+            rng = sample_seed(self.seed, _STREAM, draw.pass_index, place.key, Choice.CLIP)
+            (plan,) = plan_train(place.num_frames, place.height, place.width, self.clip, rng)
+        else:
+            (plan,) = plan_eval(place.num_frames, place.height, place.width, self.clip)
+        try:
+            clip = self.reader.read(video, plan, rgb=self.rgb, tg=self.tg)
+        except BadSampleError as error:
+            return _Read(None, None, str(error))
+        rgb = torch.from_numpy(clip.rgb) if self.rgb else None
+        return _Read(rgb, None if clip.tg is None else torch.from_numpy(clip.tg), "")
 
 
 def _batches(
@@ -127,12 +146,22 @@ def _batches(
         return
     dataset = _TrainList(setup, views, ranks.world_size)
     numbers = range(ranks.rank, min(wanted, dataset.num_batches), ranks.world_size)
-    for clips in item_loader(dataset, numbers, min(workers, len(numbers)), ranks.device.type == "cuda"):
-        bad.update(dict.fromkeys(clips.bad))
-        read = [clips.rgb if view == "rgb" else clips.tg for view in views]
-        kept = [part for part in read if part is not None and len(part) > 1]
-        if len(kept) == len(views):
-            yield [_network_input(setup, ranks, view, part) for view, part in zip(views, kept, strict=True)]
+    positions = [position for number in numbers for position in dataset.batch(number)]
+    read = item_loader(dataset, positions, min(workers, len(positions)), ranks.device.type == "cuda")
+    for _ in numbers:
+        clips: list[list[Tensor]] = []
+        for item in islice(read, dataset.size):
+            if item.bad:
+                bad[item.bad] = None
+                continue
+            # A copy of its own: the memory that it came in, and the file that stands for it, are free again.
+            found = [item.rgb if view == "rgb" else item.tg for view in views]
+            clips.append([part.to(ranks.device, non_blocking=True, copy=True) for part in found if part is not None])
+        if len(clips) > 1:
+            yield [
+                _network_input(setup, ranks, view, torch.stack(part))
+                for view, part in zip(views, zip(*clips, strict=True), strict=True)
+            ]
 
 
 def _streamed_batches(setup: Setup, ranks: Ranks, view: str, wanted: int, bad: dict[str, None]) -> Iterator[Tensor]:

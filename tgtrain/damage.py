@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from tgtrain.distributed import Ranks
 
@@ -52,6 +52,6 @@ class Damage:
             )
 
 
-def left_out(what: str, bad: list[str]) -> str:
+def left_out(what: str, bad: Sequence[str]) -> str:
     """A line about damaged videos that a measurement went on without."""
     return f"{what} left out {len(bad)} damaged video{'s' * (len(bad) != 1)}, the first: {bad[0]}"

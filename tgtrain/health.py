@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from statistics import median
 
@@ -14,7 +15,8 @@ class LossWatch:
     """Tells when the loss of a run explodes.
 
     It does when it is over `factor` times the usual one on 3 lines of the log in a row; usual is the median of the last
-    25 lines that were not so, and at least 1. factor: 0 for never.
+    25 lines that were not so, and at least 1. Nothing is told of the first line, which the next ones are compared with.
+    A loss that is no finite number is passed over, as float16 may have. factor: 0 for never.
     """
 
     def __init__(self, factor: float) -> None:
@@ -29,9 +31,9 @@ class LossWatch:
 
     def explodes(self, loss: float) -> bool:
         """Take in the mean loss of one line of the log."""
-        if not self.factor:
+        if not self.factor or not math.isfinite(loss):
             return False
-        if loss > self.factor * self.usual:
+        if self.lines and loss > self.factor * self.usual:
             self.num_high += 1
         else:
             self.num_high = 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from manifests.records import InputError
 from tgtrain.config import Config
+from tgtrain.distributed import Ranks
 from tgtrain.model import build_model, count_parameters, last_shape
 from tgtrain.run import Setup
 from tgtrain.sources import training_workers
@@ -55,8 +56,24 @@ def notes(setup: Setup) -> list[str]:
     return told
 
 
-def require_variance(config: Config) -> None:
-    """Refuse a batch that leaves BatchNorm one value per channel: a single row whose last features are a single position."""
+def require_shares(config: Config, ranks: Ranks) -> None:
+    """Refuse a batch that processes, and the parts in which each takes its share, cannot share evenly."""
+    num_parts = config.runtime.accumulate
+    shares = ranks.world_size * num_parts
+    for name, size in (("labelled", config.batch.labelled), ("unlabelled", config.batch.unlabelled)):
+        if name == "unlabelled" and not config.method.uses_unlabelled:
+            continue
+        if size % shares:
+            parts = f", each in runtime.accumulate={num_parts} parts," if num_parts > 1 else ""
+            raise InputError(
+                f"batch.{name} is {size}, which {ranks.world_size} processes{parts} cannot share evenly. "
+                f"Set it to a multiple of {shares}, or use another number of processes"
+                f"{' or parts' if num_parts > 1 else ''}."
+            )
+
+
+def has_variance(config: Config) -> bool:
+    """Whether a batch leaves BatchNorm more than one value per channel: not a single row whose last features are a single position."""
     clips, parts = config.method.clips_per_video, config.runtime.accumulate
     labelled, unlabelled = (size * clips // parts for size in (config.batch.labelled, config.batch.unlabelled))
     # The rows of every forward pass, of all ranks together.
@@ -67,12 +84,19 @@ def require_variance(config: Config) -> None:
         forwards = [unlabelled, labelled + unlabelled]
     if config.model.streams == "joint":
         forwards = [2 * rows for rows in forwards]
-    if min(forwards) > 1:
+    return min(forwards) > 1 or (config.model.projection == "none" and math.prod(_last_features(config)) > 1)
+
+
+def _last_features(config: Config) -> tuple[int, ...]:
+    return last_shape(config.model, config.data.clip_frames, config.data.size, config.data.size)
+
+
+def require_variance(config: Config) -> None:
+    """Refuse a batch without it, see `has_variance`."""
+    if has_variance(config):
         return
-    frames, size = config.data.clip_frames, config.data.size
-    shape = last_shape(config.model, frames, size, size)
-    if config.model.projection == "none" and math.prod(shape) > 1:
-        return
+    parts, frames, size = config.runtime.accumulate, config.data.clip_frames, config.data.size
+    shape = _last_features(config)
     name = "unlabelled" if config.method.uses_unlabelled else "labelled"
     part = f" in {parts} parts" if parts > 1 else ""
     raise InputError(

@@ -41,6 +41,7 @@ _FREE = (
     "runtime.workers",
     "runtime.device",
     "runtime.log_every",
+    "runtime.max_bad_fraction",
     "runtime.max_loss_factor",
     "runtime.cache",
     "data.shards",

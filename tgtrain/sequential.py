@@ -17,6 +17,7 @@ from typing import Any
 
 from manifests.places import Place, below, is_url
 from manifests.records import InputError
+from manifests.sample import frame_members
 from manifests.stores import UnreachableError, call
 from tgtrain.places import VideoPlace, VideoPlaces
 from tgtrain.shards import Need
@@ -24,7 +25,7 @@ from tgtrain.shards import Need
 TRIES = 3  # of a stream that breaks: what was cut on its way is not so again and again
 _NAME = "{shard}"
 _LAST_SECONDS = 1.0  # that a command has to end after its output has
-_MEMBERS = {"rgb": "rgb.mjpeg", "tg": "tg.mjpeg", "flow": "flow.mjpeg"}
+_KINDS = ("rgb", "tg", "flow")
 Members = Mapping[str, bytes]  # of one sample, by what follows its key and a dot
 
 
@@ -164,7 +165,7 @@ class StreamedShards:
             self.numbers = {
                 (place.shard, place.members.place(kind)[0]): number
                 for number, place in enumerate(self.places)
-                for kind in _MEMBERS
+                for kind in _KINDS
             }
         return self.places[self.numbers[name, offset]]
 
@@ -191,13 +192,11 @@ class StreamedShards:
 def held_sample(place: VideoPlace, members: Members) -> HeldSample:
     """The members of a sample that are read, where they lie in its shard. ValueError where they are not those of the manifest."""
     pieces = []
-    for kind, name in _MEMBERS.items():
+    for kind in _KINDS:
         index_offset, index_size, offset, size = place.members.place(kind)
         if offset < 0:
             continue
-        if kind == "rgb" and "mp4" in members:
-            name = "mp4"
-        index_name = f"{name.partition('.')[0]}.offsets.npy"
+        index_name, name = frame_members(kind, kind == "rgb" and "mp4" in members)
         for member, start, expected in ((index_name, index_offset, index_size), (name, offset, size)):
             content = members.get(member)
             if content is None or len(content) != expected:

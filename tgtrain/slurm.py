@@ -1,4 +1,4 @@
-"""Which process this is in a Slurm job step, from the environment that `srun` gives each task: pure functions."""
+"""Which process this is in a Slurm job step, from the environment that `srun` gives each task: pure functions, no torch."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ def in_step(environment: Mapping[str, str]) -> bool:
     if step:
         return not step.isdecimal() or int(step) < _LAST_STEP
     return environment.get("ENVIRONMENT") != "BATCH"
+
+
+def started_with_others(environment: Mapping[str, str]) -> bool:
+    """Whether this process is one of several that torchrun or `srun` has started; see `distributed.place_in`, which needs torch."""
+    if "RANK" in environment or "WORLD_SIZE" in environment:
+        return number(environment, "WORLD_SIZE", 1) > 1
+    return in_step(environment)
 
 
 def alone_in_job(environment: Mapping[str, str]) -> str:

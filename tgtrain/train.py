@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from manifests.records import InputError
-from manifests.stores import UnreachableError
+from manifests.stores import UnreachableError, explained
 from tgtrain import checkpoint as checkpoints
 from tgtrain.accumulate import add_gradients, clip_gradients, lengthen_memory, split_batch
-from tgtrain.batch import SslBatch, default_workers, step_loader
+from tgtrain.batch import SslBatch, step_loader
 from tgtrain.calibrate import measure_batch_norm
-from tgtrain.config import Config
 from tgtrain.damage import Damage, TooMuchDamageError, left_out
 from tgtrain.distributed import Ranks, StopPoll
 from tgtrain.evaluate import Result, StoppedError, evaluate
@@ -40,17 +41,19 @@ from tgtrain.log import (
 from tgtrain.model import Model, build_model, count_macs, share_dropout
 from tgtrain.order import steps_per_epoch
 from tgtrain.prefetch import batches_on
-from tgtrain.preflight import require_room, require_variance
+from tgtrain.preflight import require_room, require_shares, require_variance
 from tgtrain.resume import choose, settings_in, take_up
 from tgtrain.run import CONFIG_NAME, Setup, begin_folder, check_folder, machine, owned
 from tgtrain.schedule import LearningRateSettings, epoch_of, is_due, learning_rate
-from tgtrain.sources import step_dataset
+from tgtrain.sources import step_dataset, training_workers
 from tgtrain.step import COUNTS, Views
 from tgtrain.sync_bn import synchronised
 from tgtrain.views import views_of
 
 _LEAST_SCALE = 2.0**-10  # of 2^16 at the start, halved after every step whose gradients are not finite
 _LESS_RATE = "Lower optimiser.learning_rate, or use runtime.precision=float32. The last checkpoint is from before."
+_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)  # tensors of loader processes come as open files
+_OF_A_LOADER = (OSError, RuntimeError, InputError)  # what its iterator raises: RuntimeError where a process has ended
 _PRECISION = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -100,7 +103,7 @@ def train(
     config = setup.config
     num_steps, per_epoch = num_steps_of(setup)
     stop_at = num_steps if max_steps is None else min(num_steps, max_steps)
-    _check_ranks(config, ranks)
+    require_shares(config, ranks)
     check_folder(run, setup)
     ranks.barrier()  # nobody writes before everybody has looked: a folder half made would be taken for somebody else's
     trainer = _Trainer(setup, run, ranks, tell)
@@ -132,18 +135,22 @@ def train(
                 require_room(run, config)
         if len(set(ranks.gather(start.step))) > 1:
             raise InputError(f"The processes see different checkpoints in {run}: it must be one folder, shared by all.")
-        try:
-            if ranks.is_main:
+        if ranks.is_main:
+            with _writing(run, start.step):
                 take_up(run, start, config.evaluate.keep, trainer.tell)
-            ranks.barrier()
-            trainer.take(start.checkpoint)
-            if trainer.step >= stop_at and not trainer.evaluation_due:
-                return Outcome(trainer.step, num_steps, False, True, None)
+        ranks.barrier()
+        trainer.take(start.checkpoint)
+        if trainer.step >= stop_at and not trainer.evaluation_due:
+            return Outcome(trainer.step, num_steps, False, True, None)
+        try:
             return trainer.run(stop_at, should_stop)
-        except UnreachableError:
-            raise
         except OSError as error:
-            raise RunError(_cannot_write(run, trainer.step, error)) from error
+            if error.errno not in _TOO_MANY_FILES:
+                raise
+            raise RunError(
+                f"{error.strerror} (at step {trainer.step}). {_last_whole(run)}; raise the limit (`ulimit -n`) or lower "
+                "runtime.workers, then the same command goes on from there."
+            ) from error
 
 
 def training_step(setup: Setup, ranks: Ranks) -> Callable[[SslBatch], object]:
@@ -161,7 +168,7 @@ class _Trainer:
         self.setup, self.config, self.folder, self.ranks = setup, config, folder, ranks
         self.tell = tell if ranks.is_main else _silent
         self.num_steps, self.per_epoch = num_steps_of(setup)
-        self.workers = default_workers() if config.runtime.workers < 0 else config.runtime.workers
+        self.workers = training_workers(config)
         model = build_model(config.model, seed=config.runtime.seed)
         if ranks.world_size > 1:
             model = synchronised(model, ranks.device)
@@ -217,7 +224,8 @@ class _Trainer:
         At every mark: a checkpoint, precise BatchNorm and evaluation, and the checkpoint again, of what was measured; then
         the first goes. A run that is stopped or killed in between begins with the evaluation that is due.
         """
-        journal = Journal(self.folder, self.step, self.evaluation_due) if self.ranks.is_main else None
+        with _writing(self.folder, self.step):
+            journal = Journal(self.folder, self.step, self.evaluation_due) if self.ranks.is_main else None
         interval = Interval(finite_only=self.scaler.is_enabled())
         device = self.ranks.device
         dataset = step_dataset(self.setup, self.ranks)
@@ -233,16 +241,22 @@ class _Trainer:
         saved_at = self.step  # nothing at step 0, else what the run goes on from
         try:
             if self.evaluation_due and not interrupted:
-                interrupted = not self._evaluate_and_save(journal, should_stop)
+                interrupted = not self._evaluated(journal, should_stop)
+                interval.reset()
             while self.step < stop_at and not interrupted:
                 waited = time.perf_counter()
-                batch = next(batches)
+                try:
+                    batch = next(batches)
+                except _OF_A_LOADER as error:
+                    self._stopped_waiting(error, should_stop, saved_at)
+                    interrupted = True
+                    break
                 waited = time.perf_counter() - waited
                 assert batch.step == self.step, (batch.step, self.step)
                 self._count_bad(batch)
                 self.loader_mb = max(self.loader_mb, batch.loader_mb)
                 values = self._train_step(batch)
-                interval.add(values, _num_clips(batch) * self.ranks.world_size, waited)
+                interval.add(values, batch.num_clips * self.ranks.world_size, waited)
                 self.step += 1
                 epoch, iteration = epoch_of(self.step - 1, self.per_epoch)
                 due = iteration == self.per_epoch - 1 and is_due(
@@ -252,22 +266,42 @@ class _Trainer:
                 if self.step % self.config.runtime.log_every == 0 or self.step == stop_at or due or interrupted:
                     self._log(interval, journal, epoch)
                     interval.reset()
-                if iteration == self.per_epoch - 1 and journal is not None:
-                    journal.write("epoch", self.step, {"epoch": epoch, **dataset.coverage(self.step)})
+                if iteration == self.per_epoch - 1:
+                    self._note(journal, "epoch", {"epoch": epoch, **dataset.coverage(self.step)})
                 if due:
                     if coverage := dataset.coverage(self.step):
                         self.tell(f"epoch {epoch + 1}: {coverage_line(coverage)}")
                     self.evaluation_due = True
                     self._save()
                     saved_at = self.step
-                    interrupted = interrupted or not self._evaluate_and_save(journal, should_stop)
+                    interrupted = interrupted or not self._evaluated(journal, should_stop)
                     interval.reset()
         finally:
             if journal is not None:
-                journal.close()
+                with _writing(self.folder, self.step):
+                    journal.close()
         if saved_at != self.step:
             self._save()
         return Outcome(self.step, self.num_steps, interrupted, False, self.last)
+
+    def _stopped_waiting(self, error: Exception, should_stop: Callable[[], bool], saved_at: int) -> None:
+        """Take an error of the loader for the stop that a signal has asked for; where none has, it is raised.
+
+        Loader processes end soon after the signal, and wait for no store (see tgtrain.signals): what comes of a clip that cannot
+        be read is an error, and no step is lost for it. Of several processes this one alone knows, while the others may be
+        in a step: they cannot stop in order, and end with its message.
+        """
+        if not should_stop():
+            raise error
+        if self.ranks.world_size == 1:
+            return
+        if self.ranks.is_main and saved_at != self.step:
+            self._write(False, None)
+        reason = explained(error) if isinstance(error, UnreachableError) else str(error).partition("\n")[0]
+        raise RunError(
+            f"asked to stop while process {self.ranks.rank} waited for clips (at step {self.step}: {reason}). "
+            f"{_last_whole(self.folder)}; the same command goes on from there."
+        ) from error
 
     def _train_step(self, batch: SslBatch) -> list[tuple[str, Tensor]]:
         """One update of the weights from a batch on the device; gives scalars there, and waits for nothing."""
@@ -350,9 +384,14 @@ class _Trainer:
         values["memory_mb"] = memory_mb()
         values["loader_memory_mb"] = max(self.ranks.gather(self.loader_mb))  # of the largest process; 0 without any
         values["num_bad"] = self.damage.num_bad
-        if journal is not None:
-            journal.write("train", self.step, values)
+        self._note(journal, "train", values)
         self.tell(step_line(self.step, self.num_steps, epoch, values))
+
+    def _note(self, journal: Journal | None, kind: str, values: dict[str, Any]) -> None:
+        """Write a record, on the process that has the journal."""
+        if journal is not None:
+            with _writing(self.folder, self.step):
+                journal.write(kind, self.step, values)
 
     def _over_ranks(self, values: dict[str, float]) -> dict[str, float]:
         """Means over the ranks; counts are sums."""
@@ -361,6 +400,15 @@ class _Trainer:
         everyone = self.ranks.gather(values)
         joined = {name: sum(each[name] for each in everyone) for name in values}
         return {name: total if name in COUNTS else total / len(everyone) for name, total in joined.items()}
+
+    def _evaluated(self, journal: Journal | None, should_stop: Callable[[], bool]) -> bool:
+        """`_evaluate_and_save`, which ends as soon where its loader fails once this process was asked to stop."""
+        try:
+            return self._evaluate_and_save(journal, should_stop)
+        except _OF_A_LOADER:
+            if self.ranks.world_size > 1 or not should_stop():
+                raise
+            return False
 
     def _evaluate_and_save(self, journal: Journal | None, should_stop: Callable[[], bool]) -> bool:
         """Precise BatchNorm, accuracy at one centre view, checkpoint: in this order, so that what is saved is what was measured.
@@ -371,11 +419,11 @@ class _Trainer:
         running = None
         if "running_statistics" in self.config.compat.quirks:
             running = {name: value.clone() for name, value in self.model.state_dict().items() if "running_" in name}
-        bad = measure_batch_norm(self.model, self.setup, self.ranks, should_stop, self.workers)
+        batch_norm = measure_batch_norm(self.model, self.setup, self.ranks, should_stop, self.workers)
         if self.ranks.any(should_stop()):
             return False
-        if bad:
-            self.tell(left_out("precise BatchNorm", bad))
+        if batch_norm.bad:
+            self.tell(left_out("precise BatchNorm", batch_norm.bad))
         self._check_finite()
         part = self.setup.evaluated_part
         places = self.setup.places(part)
@@ -399,20 +447,17 @@ class _Trainer:
             except StoppedError:
                 return False
             if result.bad:
-                self.tell(left_out(f"the evaluation of {len(places)} {part} videos", list(result.bad)))
+                self.tell(left_out(f"the evaluation of {len(places)} {part} videos", result.bad))
             if result.keys:
                 self.last, named = result, result.named()
-                if journal is not None:
-                    journal.write(
-                        "evaluate", self.step, {"epoch": epoch, "part": part, "num_bad": len(result.bad), **named}
-                    )
+                self._note(journal, "evaluate", {"epoch": epoch, "part": part, "num_bad": len(result.bad), **named})
                 shown = figures_line(named, len(self.setup.classes))
                 self.tell(f"epoch {epoch + 1}: {shown}  ({len(result.keys)} {part} videos)")
         if running is not None:
             self.model.load_state_dict(running, strict=False)
         measured = checkpoints.Measured(f"top1@1x1 on {part}", named["top1@1x1"]) if named else None
         self.evaluation_due = False
-        self._save(bool(self.config.precise_bn.batches) and running is None, measured)
+        self._save(bool(batch_norm.num_batches) and running is None, measured)
         return True
 
     def _check_finite(self) -> None:
@@ -427,8 +472,13 @@ class _Trainer:
 
     def _save(self, precise: bool = False, measured: checkpoints.Measured | None = None) -> None:
         """Write a checkpoint; RunError on every rank where that fails on the one that writes."""
+        problem = self._write(precise, measured)
+        if problems := [text for text in self.ranks.gather(problem) if text]:
+            raise RunError(problems[0])
+
+    def _write(self, precise: bool, measured: checkpoints.Measured | None) -> str:
+        """Write a checkpoint where this is the process that writes; gives what kept it from that, "" for nothing."""
         self._check_finite()
-        problem = ""
         if self.ranks.is_main:
             state = checkpoints.Checkpoint(
                 step=self.step,
@@ -450,37 +500,30 @@ class _Trainer:
             try:
                 checkpoints.save(self.folder, state, self.config.evaluate.keep)
             except OSError as error:
-                problem = _cannot_write(self.folder, self.step, error)
-        if problems := [text for text in self.ranks.gather(problem) if text]:
-            raise RunError(problems[0])
+                return _cannot_write(self.folder, self.step, error)
+        return ""
 
 
-def _check_ranks(config: Config, ranks: Ranks) -> None:
-    num_parts = config.runtime.accumulate
-    shares = ranks.world_size * num_parts
-    for name, size in (("labelled", config.batch.labelled), ("unlabelled", config.batch.unlabelled)):
-        if name == "unlabelled" and not config.method.uses_unlabelled:
-            continue
-        if size % shares:
-            parts = f", each in runtime.accumulate={num_parts} parts," if num_parts > 1 else ""
-            raise InputError(
-                f"batch.{name} is {size}, which {ranks.world_size} processes{parts} cannot share evenly. "
-                f"Set it to a multiple of {shares}, or use another number of processes"
-                f"{' or parts' if num_parts > 1 else ''}."
-            )
+@contextmanager
+def _writing(run: Path, step: int) -> Iterator[None]:
+    """Within, files of the run are written: where that fails it is a RunError."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(_cannot_write(run, step, error)) from error
 
 
 def _cannot_write(run: Path, step: int, error: OSError) -> str:
-    there = checkpoints.every_checkpoint(run)
-    left = f"{there[-1].name} is the last whole checkpoint" if there else "no checkpoint was written yet"
     return (
-        f"{error.filename or run}: {error.strerror or error} (at step {step}). {left[0].upper()}{left[1:]}; "
+        f"{error.filename or run}: {error.strerror or error} (at step {step}). {_last_whole(run)}; "
         f"make room or mend the disk, then the same command goes on from there."
     )
 
 
-def _num_clips(batch: SslBatch) -> int:
-    return len(batch.labelled.labels) + (len(batch.unlabelled.labels) if batch.unlabelled else 0)
+def _last_whole(run: Path) -> str:
+    there = checkpoints.every_checkpoint(run)
+    left = f"{there[-1].name} is the last whole checkpoint" if there else "no checkpoint was written yet"
+    return left[0].upper() + left[1:]
 
 
 def _step_seed(seed: int, step: int, part: int) -> int:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from manifests.records import InputError
+from manifests.stores import UnreachableError, explained
 
 _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 2.0  # for this process to fail by itself, with its own message
@@ -61,8 +62,7 @@ class Watch:
         Returns the failure of another process that came before this one, where there was one.
         """
         self.failing = True
-        code = 2 if isinstance(error, InputError) else 130 if isinstance(error, KeyboardInterrupt) else 1
-        text = str(error) if isinstance(error, InputError) or type(error).__name__ == "RunError" else repr(error)
+        text, code = _told(error)
         try:
             mine = json.dumps({"rank": self.rank, "text": text, "code": code})
             first = Failure(**json.loads(self.store.compare_set(_FAILED, "", mine)))
@@ -117,3 +117,14 @@ class Watch:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(failure.code)
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    """What a process that ends with this error says, and its exit code: those of the command line."""
+    if isinstance(error, InputError):
+        return str(error), 2
+    if isinstance(error, OSError) and error.filename is not None:
+        return explained(error), 1 if isinstance(error, UnreachableError) else 2
+    if type(error).__name__ == "RunError":
+        return str(error), 1
+    return repr(error), 130 if isinstance(error, KeyboardInterrupt) else 1

@@ -111,6 +111,11 @@ def test_what_cannot_be_meant_is_refused(root: Path, tmp_path: Path, monkeypatch
     assert "-1 is not in the range" in bench(root, "--workers", "-1", expected=2).output
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "start it without torchrun" in bench(root, expected=2).output
+    monkeypatch.delenv("WORLD_SIZE")
+    task = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
+    for name, value in task.items():
+        monkeypatch.setenv(name, value)
+    assert "start it without torchrun or srun" in bench(root, expected=2).output
 
 
 def test_a_data_set_without_a_split_says_how_to_make_one(tmp_path: Path) -> None:

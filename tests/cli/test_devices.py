@@ -270,10 +270,14 @@ def test_a_number_that_is_none_is_refused(devices: str) -> None:
     assert f"--devices {devices}: expected a whole number from 1 to 1024, or auto." in done.stderr
 
 
-def test_processes_are_not_started_by_one_of_several() -> None:
+TASK_OF_TWO = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
+
+
+@pytest.mark.parametrize("started", [{"RANK": "0", "WORLD_SIZE": "2"}, {"RANK": "0", "WORLD_SIZE": "1"}, TASK_OF_TWO])
+def test_processes_are_not_started_by_one_of_several(started: dict[str, str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "cli.train", "run", "--devices", "2"],
-        env={**ENVIRONMENT, "RANK": "0", "WORLD_SIZE": "2"}, capture_output=True, text=True, check=False,
+        env={**ENVIRONMENT, **started}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
     assert "Drop --devices." in done.stderr

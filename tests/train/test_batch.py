@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import Dataset
 
 from manifests.records import InputError
 from manifests.splits import read_split
 from manifests.store import read_manifest
+from manifests.stores import UnreachableError
 from tgtrain.batch import SslBatch, StepDataset, StreamSource, item_loader, step_loader
 from tgtrain.clip import ClipSettings, plan_train
 from tgtrain.order import Choice, Stream, StreamOrder, sample_seed
@@ -255,6 +258,33 @@ def test_batches_come_pinned_for_a_gpu(data_set: Path) -> None:
     batch = next(step_loader(dataset_of(data_set), range(1), 0, pin=True))
     assert batch.labelled.rgb is not None
     assert batch.labelled.rgb.is_pinned()
+
+
+class Failing(Dataset[int]):
+    """Items that cannot be read; only `error` says why."""
+
+    def __init__(self, error: OSError) -> None:
+        self.error = error
+
+    def __getitem__(self, place: int) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EMFILE, "Too many open files"),
+        PermissionError(errno.EACCES, "Permission denied", "/set/shard.tar"),
+        UnreachableError(errno.EIO, "the store did not answer", "s3://bucket/shard.tar"),
+    ],
+)
+def test_errors_of_the_system_keep_their_number_and_their_file(error: OSError) -> None:
+    for workers in (0, 1):
+        with pytest.raises(type(error)) as raised:
+            next(item_loader(Failing(error), [0], workers, pin=False))
+        found = raised.value
+        assert type(found) is type(error)
+        assert (found.errno, found.strerror, found.filename) == (error.errno, error.strerror, error.filename)
 
 
 def test_a_process_that_decodes_itself_keeps_its_pages(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from manifests.records import InputError
 from manifests.splits import read_split
 from manifests.store import read_manifest
 from tgtrain import bench
@@ -113,7 +114,40 @@ def test_a_smaller_batch_is_measured_where_a_whole_one_takes_too_long(
     assert found == StepFigure(num_clips, 24, num_steps, seconds)
 
 
+def test_clips_are_counted_not_videos(data_set: Path, clock: None) -> None:
+    setup = setup_of(data_set, "method.clips_per_video=3")
+    assert measure_loader(setup, ALONE, 0, 1.0).num_clips == 3 * 6
+    found = measure_step(setup, ALONE, 8.0)
+    assert (found.num_clips, found.batch_clips) == (3 * 6, 3 * 6)
+
+
 def test_supervised_steps_have_no_unlabelled_clips(data_set: Path, clock: None) -> None:
     config = load_recipe("demo-supervised", [*SMALL, "batch.labelled=4"], num_classes=3)
     setup = prepare(str(data_set), read_split(data_set), read_manifest(data_set), config)
     assert measure_step(setup, ALONE, 1.0) == StepFigure(2, 4, 1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "num_clips"),
+    [(1, 6), (4, 12), (8, 24)],  # a quarter is the least that makes two equal parts; 2 of 4 fit twice; all of them do
+)
+def test_every_batch_that_is_measured_makes_the_parts_of_the_step(
+    data_set: Path, seconds: float, num_clips: int, clock: None
+) -> None:
+    in_parts = ("batch.labelled=8", "batch.unlabelled=16", "runtime.accumulate=2")
+    assert measure_step(setup_of(data_set, *in_parts), ALONE, seconds).num_clips == num_clips
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("batch.labelled=3", "runtime.accumulate=2"), "batch.labelled is 3, which 1 processes, each in runtime.accumulate=2"),
+        (("batch.unlabelled=1", "method.weak_forward=apart", "method.align_stages=[]", "method.contrast=[]"),
+         "batch.unlabelled=1 leaves one clip"),
+    ],
+)  # fmt: skip
+def test_a_step_that_a_run_refuses_is_refused(data_set: Path, overrides: tuple[str, ...], said: str) -> None:
+    config = load_recipe("demo-fixmatch", [*SMALL, *overrides], num_classes=3)
+    setup = prepare(str(data_set), read_split(data_set), read_manifest(data_set), config)
+    with pytest.raises(InputError, match=said):
+        measure_step(setup, ALONE, 1.0)

@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor
 
+from cli.train import main as tgtrain
 from manifests.splits import read_split
 from manifests.store import read_manifest
 from tgtrain.augment import network_input
-from tgtrain.calibrate import measure_batch_norm
+from tgtrain.batch import item_loader
+from tgtrain.calibrate import BatchNormMeasured, measure_batch_norm
+from tgtrain.checkpoint import list_checkpoints, load
 from tgtrain.clip import plan_eval
 from tgtrain.config import load_recipe
 from tgtrain.distributed import Ranks
@@ -23,6 +27,7 @@ from tgtrain.order import StreamOrder
 from tgtrain.precise_bn import recompute_statistics
 from tgtrain.reader import ClipReader
 from tgtrain.run import Setup, prepare
+from tgtrain.train import train
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 SETTINGS = (
@@ -106,6 +111,21 @@ def test_every_video_is_read_once_for_both_views(data_set: Path, monkeypatch: py
     assert len(seen) == len(set(seen)) == 12
 
 
+def test_what_a_process_hands_over_is_one_clip(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch is that of all ranks: of 40 published clips 96 MB, and each process would hold several in shared memory."""
+    sizes: list[int] = []
+
+    def watched(*args: Any) -> Any:
+        for item in item_loader(*args):
+            sizes.append(sum(part.numel() for part in item if isinstance(part, torch.Tensor)))
+            yield item
+
+    monkeypatch.setattr("tgtrain.calibrate.item_loader", watched)
+    setup = setup_of(data_set)
+    assert measure_batch_norm(build_model(setup.config.model, seed=1), setup, ALONE).num_batches == 3
+    assert sizes == [2 * 4 * 32 * 32 * 3] * 12
+
+
 class Apart(Ranks):
     """A rank that hears of no other."""
 
@@ -121,9 +141,11 @@ def test_ranks_take_whole_batches_in_turn(data_set: Path, monkeypatch: pytest.Mo
     for rank, numbers in ((0, (0, 2)), (1, (1,))):
         taken: list[list[Tensor]] = []
         monkeypatch.setattr(
-            "tgtrain.calibrate.recompute_statistics", lambda network, batches, num, taken=taken: taken.extend(batches)
+            "tgtrain.calibrate.recompute_statistics",
+            lambda network, batches, num, taken=taken: taken.extend(batches) or len(taken),
         )
-        measure_batch_norm(model, setup, Apart(rank, 2, torch.device("cpu")))
+        measured = measure_batch_norm(model, setup, Apart(rank, 2, torch.device("cpu")))
+        assert measured == BatchNormMeasured(len(numbers), ())
         assert len(taken) == len(numbers)
         for (rgb, tg), number in zip(taken, numbers, strict=True):
             assert torch.equal(rgb, wanted[0][number])
@@ -140,5 +162,35 @@ def test_a_damaged_video_is_left_out(make_data_set: Callable[..., Path]) -> None
     with (root / row.shard).open("r+b") as file:
         file.seek(row.members.tg_offset)
         file.write(bytes(row.members.tg_bytes))
-    measure_batch_norm(model, setup, ALONE)
+    measured = measure_batch_norm(model, setup, ALONE)
     assert same(model, wanted)
+    assert measured.num_batches == 3
+    (reason,) = measured.bad
+    assert row.key in reason
+
+
+class WithAnother(Ranks):
+    """A rank beside another one, which has measured two batches and met a damaged video."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, ([2], ["of the other"])]
+
+
+def test_what_another_rank_has_measured_counts(data_set: Path) -> None:
+    setup = setup_of(data_set, "batch.labelled=1", "batch.unlabelled=1")  # batches of one video: none can be measured
+    model = build_model(setup.config.model, seed=1)
+    before = copy.deepcopy(model)
+    assert measure_batch_norm(model, setup, ALONE) == BatchNormMeasured(0, ())
+    assert same(model, before)
+    with_another = measure_batch_norm(model, setup, WithAnother(0, 2, torch.device("cpu")))
+    assert with_another == BatchNormMeasured(2, ("of the other",))
+
+
+def test_statistics_that_were_not_measured_are_not_saved_as_such(data_set: Path, tmp_path: Path) -> None:
+    setup = setup_of(data_set, "batch.labelled=1", "batch.unlabelled=1", "optimiser.epochs=1", "runtime.workers=0")
+    train(setup, tmp_path / "run", ALONE, tell=lambda text: None)
+    assert load(list_checkpoints(tmp_path / "run")[-1]).extra["precise_bn"] is False
+    done = CliRunner().invoke(tgtrain, ["test", str(tmp_path / "run"), "--views", "1x1", "--precise-bn"])
+    assert done.exit_code == 2
+    assert "there is nothing to measure" in done.output
+    assert not list((tmp_path / "run").glob("test-*"))

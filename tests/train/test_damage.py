@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,10 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
+from cli.train import main as tgtrain
 from manifests.splits import read_split
 from manifests.store import read_manifest
 from tests.train.test_train import ALONE, SMALL, records, setup_of
+from tgtrain import batch
 from tgtrain.damage import LEAST_CLIPS, Damage, TooMuchDamageError
 from tgtrain.distributed import Ranks
 from tgtrain.run import Setup
@@ -123,6 +128,35 @@ def test_damage_that_another_process_meets_stops_both(make_data_set: Callable[..
     assert "Connection closed" not in done.stderr
 
 
+def test_damage_that_a_test_of_two_processes_meets_loses_no_result(
+    make_data_set: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The first process alone ends with the code of a failure, once all is written: another one would have it killed before."""
+    root = make_data_set()
+    train(setup_of(root), tmp_path / "run", ALONE, max_steps=1, tell=lambda text: None)
+    victim = min(key for key, flag in zip(read_split(root).key, read_split(root).test, strict=True) if flag)
+    ruin(root, {victim})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "cli.train", "test", str(tmp_path / "run"), "--views", "1x1", "--json"],
+            env={
+                **os.environ, "OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+            },
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    (out, said), (_, other) = (process.communicate(timeout=300) for process in processes)
+    assert [process.returncode for process in processes] == [1, 0], said + other
+    assert f"not counted, damaged: {victim} in " in said
+    assert sum(map(sum, json.loads(out)["confusion"])) == 5
+    assert (tmp_path / "run" / "test-1x1.json").exists()
+
+
 def test_damage_met_while_measuring_is_told(make_data_set: Callable[..., Path], tmp_path: Path) -> None:
     root = make_data_set(groups=12)
     split = read_split(root)
@@ -144,3 +178,31 @@ def test_damage_met_while_measuring_is_told(make_data_set: Callable[..., Path], 
     assert measured.startswith(f"precise BatchNorm left out 1 damaged video, the first: {min(trained)} in ")
     (record,) = records(tmp_path / "run", "evaluate")
     assert record["num_bad"] == 2
+
+
+def test_damage_met_by_a_test_that_measures_batch_norm_is_told(
+    make_data_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_data_set()
+    train(
+        setup_of(root, "runtime.workers=2", "precise_bn.batches=3"),
+        tmp_path / "run",
+        ALONE,
+        max_steps=1,
+        tell=lambda text: None,
+    )
+    victim = min(key for key, flag in zip(read_split(root).key, read_split(root).train, strict=True) if flag)
+    ruin(root, {victim})
+    workers: list[int] = []
+
+    def without(dataset: Any, order: Any, number: int, pin: bool) -> Any:
+        workers.append(number)
+        return batch.item_loader(dataset, order, 0, pin)
+
+    for module in ("calibrate", "evaluate"):
+        monkeypatch.setattr(f"tgtrain.{module}.item_loader", without)
+    words = ["test", str(tmp_path / "run"), "--views", "1x1", "--precise-bn"]
+    done = CliRunner().invoke(tgtrain, words)
+    assert done.exit_code == 0, done.output  # no video of the test is damaged
+    assert f"precise BatchNorm left out 1 damaged video, the first: {victim} in " in done.output
+    assert workers == [2, 2]  # for the statistics, and for the test

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 _WORKER = """
 import os, signal, sys, torch, torch.distributed as dist
 from manifests.records import InputError
+from manifests.stores import UnreachableError
 from tgtrain.distributed import LostError, joined
 from tgtrain.train import RunError
 failing, what = sys.argv[1:]
@@ -25,6 +26,8 @@ try:
         if ranks.rank == int(failing):
             if what == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if what == "store":
+                raise UnreachableError(5, "the store did not answer for 9 s", "s3://bucket/shard")
             raise {"run": RunError, "input": InputError, "bug": KeyError}[what]("the disk of this one is on fire")
         dist.all_reduce(torch.ones(1))
 except (RunError, InputError, LostError) as error:
@@ -56,6 +59,13 @@ def test_the_others_end_with_the_reason(failing: int, what: str, code: int) -> N
     assert "the disk of this one is on fire" in said[failing]
     assert f"process {failing} of 2" in said[1 - failing]
     assert "the disk of this one is on fire" in said[1 - failing]
+
+
+def test_a_store_that_does_not_answer_one_of_them_is_told_as_by_that_one() -> None:
+    codes, said = both(1, "store")
+    assert codes == [1, 1]
+    wanted = "process 1 of 2: s3://bucket/shard: the store did not answer for 9 s. Run the same command again once it answers."
+    assert wanted in said[0]
 
 
 def test_a_process_that_is_killed_is_missed() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,7 +81,8 @@ def test_an_exploding_loss_may_be_let_go_on(data_set: Path, tmp_path: Path) -> N
         ([0.001] * 30 + [90] * 5, None),  # the usual loss is at least 1
         ([0.001] * 30 + [101] * 3, 32),
         ([5, 501, 1001, 2001], 3),  # what explodes does not become usual
-        ([200, 200, 200], 2),  # from the first line on
+        ([200, 200, 200], None),  # the first line is what the next are compared with
+        ([200, 20001, 20001, 20001], 3),
         ([9.0] * 3 + [1.5] * 25 + [151] * 3, 30),  # the usual loss is that of the last 25 lines
     ],
 )
@@ -88,6 +90,21 @@ def test_when_a_loss_explodes(losses: list[float], at: int | None) -> None:
     watch = LossWatch(100)
     told = [place for place, loss in enumerate(losses) if watch.explodes(float(loss))]
     assert told[:1] == ([] if at is None else [at])
+
+
+def test_a_loss_that_begins_high_is_the_usual_one() -> None:
+    """Several terms over many classes: far over 1 in a healthy run, and told with any factor."""
+    watch = LossWatch(5)
+    assert [watch.explodes(9.2) for _ in range(50)] == [False] * 50
+    assert [watch.explodes(loss) for loss in (45.0, 47.0, 47.0, 47.0)] == [False, False, False, True]
+
+
+def test_a_loss_of_float16_that_is_no_number_is_passed_over() -> None:
+    watch = LossWatch(100)
+    losses = [math.nan, 5.0, math.inf, 501.0, 501.0, math.nan, 501.0, math.nan, 501.0]
+    told = [place for place, loss in enumerate(losses) if watch.explodes(loss)]
+    assert told == [6, 8]
+    assert watch.usual == 5
 
 
 def test_no_pseudo_label_is_trusted(data_set: Path, tmp_path: Path) -> None:
@@ -184,6 +201,43 @@ def test_a_disk_without_room_for_two_checkpoints_is_refused_at_the_start(
     with pytest.raises(InputError, match=r"MB are free, and a checkpoint takes \d+. Make room for 6 of them"):
         train(setup, tmp_path / "run", ALONE, tell=lambda text: None)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), RunError, r"Too many open files \(at step 0\)\. .*`ulimit -n`"),
+        (
+            OSError(errno.EIO, "Input/output error", "shard-000000.tar"),
+            OSError,
+            "Input/output error: 'shard-000000.tar'",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_no_disk_to_make_room_on(
+    data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, kind: type[Exception], said: str
+) -> None:
+    def broken(*args: object, **kwargs: object) -> Iterator[object]:
+        raise error
+        yield
+
+    monkeypatch.setattr("tgtrain.train.step_loader", broken)
+    with pytest.raises(kind, match=said) as raised:
+        run(data_set, tmp_path / "run")
+    assert "make room" not in str(raised.value)
+
+
+def test_a_journal_that_cannot_be_written_stops_the_run(
+    data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tgtrain.log.Journal.write", full)
+    with pytest.raises(
+        RunError, match=r"run: No space left on device \(at step 2\)\. No checkpoint was written yet; make room"
+    ):
+        run(data_set, tmp_path / "run")
 
 
 def test_a_disk_that_fills_up_costs_no_checkpoint_that_was_there(data_set: Path, tmp_path: Path) -> None:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import Dataset
 
+from manifests import stores
+from manifests.stores import UnreachableError
 from tests.train.test_train import ALONE, SMALL, equal, records, run, setup_of, weights
 from tgtrain import calibrate, evaluate
+from tgtrain.batch import SslBatch, StepDataset, item_loader
 from tgtrain.checkpoint import every_checkpoint, list_checkpoints, load
 from tgtrain.distributed import Ranks
-from tgtrain.signals import end_later
-from tgtrain.train import train
+from tgtrain.signals import end_later, wait_no_longer
+from tgtrain.train import RunError, _Trainer, train
 
 LONG = (
     "evaluate.every_epochs=3",
@@ -128,6 +134,136 @@ def test_a_damaged_checkpoint_of_a_mark_falls_back_to_the_one_before_its_evaluat
     newest.write_bytes(newest.read_bytes()[:-9])
     run(data_set, tmp_path / "run", EVERY_EPOCH)
     same_end(tmp_path / "run", whole)
+
+
+def test_an_evaluation_that_was_due_is_no_part_of_the_first_steps(
+    data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        seen: list[int] = []
+        call_at(patch, evaluate._ViewDataset, "__getitem__", 3, lambda: seen.append(signal.SIGUSR1))
+        run(data_set, tmp_path / "run", EVERY_EPOCH, should_stop=lambda: bool(seen))
+    now = [0.0]
+    monkeypatch.setattr("tgtrain.log.time.perf_counter", lambda: now[0])
+    measured = evaluate.evaluate
+
+    def an_hour(*args: object, **kwargs: object) -> object:
+        now[0] += 3600
+        return measured(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("tgtrain.train.evaluate", an_hour)
+    run(data_set, tmp_path / "run", EVERY_EPOCH, max_steps=5)
+    first = records(tmp_path / "run", "train")[-2]
+    assert now == [3600]
+    assert (first["step"], first["overall_seconds_per_step"]) == (4, 0)
+
+
+STALLED = {
+    "a loader process has ended": RuntimeError("DataLoader worker (pid(s) 4711) exited unexpectedly"),
+    "the store does not answer": UnreachableError(errno.EIO, "the store did not answer for 31 s", "s3://bucket/shard"),
+}
+
+
+def stalling(monkeypatch: pytest.MonkeyPatch, at: int, error: Exception, act: Callable[[], None]) -> None:
+    """The loader gives `at` batches; then something happens while the next one is waited for, which ends with an error."""
+
+    def loader(dataset: StepDataset, steps: range, workers: int, pin: bool) -> Iterator[SslBatch]:
+        yield from map(dataset.__getitem__, steps[:at])
+        act()
+        raise error
+
+    monkeypatch.setattr("tgtrain.train.step_loader", loader)
+
+
+@pytest.mark.parametrize("error", STALLED.values(), ids=STALLED)
+def test_a_signal_while_a_batch_is_waited_for_in_vain(
+    data_set: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    seen: list[int] = []
+    with monkeypatch.context() as patch:
+        stalling(patch, 5, error, lambda: seen.append(signal.SIGTERM))
+        stopped = run(data_set, tmp_path / "run", EVERY_EPOCH, should_stop=lambda: bool(seen))
+    assert (stopped.interrupted, stopped.step) == (True, 5)
+    assert load(every_checkpoint(tmp_path / "run")[-1]).step == 5
+    run(data_set, tmp_path / "run", EVERY_EPOCH)
+    assert equal(weights(tmp_path / "run"), weights(whole))
+
+
+@pytest.mark.parametrize("error", STALLED.values(), ids=STALLED)
+def test_a_loader_that_fails_unasked_is_an_error(
+    data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    stalling(monkeypatch, 2, error, lambda: None)
+    with pytest.raises(type(error)) as raised:
+        run(data_set, tmp_path / "run", EVERY_EPOCH)
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_of_several_that_waits_in_vain_saves_where_it_can_and_says_so(
+    data_set: Path, tmp_path: Path, rank: int
+) -> None:
+    trainer = _Trainer(setup_of(data_set), tmp_path, ALONE, lambda text: None)
+    trainer.step, trainer.ranks = 2, Ranks(rank, 2, torch.device("cpu"))
+    last = r"Step-00000002\.pt is the last whole checkpoint" if rank == 0 else "No checkpoint was written yet"
+    with pytest.raises(
+        RunError, match=rf"while process {rank} waited for clips \(at step 2: s3://bucket/shard.*{last}"
+    ):
+        trainer._stopped_waiting(STALLED["the store does not answer"], lambda: True, 0)
+
+
+def test_a_store_that_does_not_answer_while_it_is_measured_keeps_no_signal_waiting(
+    data_set: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def gone() -> None:
+        seen.append(signal.SIGTERM)
+        raise STALLED["the store does not answer"]
+
+    with monkeypatch.context() as patch:
+        call_at(patch, evaluate._ViewDataset, "__getitem__", 8, gone)
+        stopped = run(data_set, tmp_path / "run", EVERY_EPOCH, should_stop=lambda: bool(seen))
+    assert (stopped.interrupted, stopped.step) == (True, 6)
+    run(data_set, tmp_path / "run", EVERY_EPOCH)
+    same_end(tmp_path / "run", whole)
+
+
+class OutOfReach(Dataset[int]):
+    """Items of a store that has answered once and does so no more. waiting: a file that is made then."""
+
+    def __init__(self, waiting: Path) -> None:
+        self.waiting = waiting
+
+    def __getitem__(self, place: int) -> int:
+        stores.call("memory://bucket/shard", lambda files, path: 0)
+        self.waiting.touch()
+        return stores.call("memory://bucket/shard", self.fail)
+
+    @staticmethod
+    def fail(files: object, path: str) -> int:
+        raise TimeoutError("no answer")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_who_was_asked_to_stop_waits_for_no_store(workers: int, tmp_path: Path) -> None:
+    """Neither the process itself nor its loader processes: those it would wait for up to ten minutes."""
+    waiting = tmp_path / "waiting"
+
+    def stop() -> None:
+        while not waiting.exists():
+            time.sleep(0.02)
+        wait_no_longer()
+
+    asker = threading.Thread(target=stop)
+    asker.start()
+    try:
+        with pytest.raises(UnreachableError, match="the store did not answer for [0-9] s"):
+            next(item_loader(OutOfReach(waiting), [0], workers, pin=False))
+    finally:
+        waiting.touch()
+        asker.join()
+        stores.giving_up.clear()
 
 
 def test_a_signal_before_the_first_step_leaves_nothing_to_go_back_on(
@@ -254,6 +390,8 @@ def test_a_loader_process_serves_on_for_a_while() -> None:
         while not left and time.monotonic() < until:
             time.sleep(0.02)
         assert left == [1]
+        assert stores.giving_up.is_set()
     finally:
+        stores.giving_up.clear()
         signal.signal(signal.SIGTERM, before)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -11,7 +11,7 @@ import pytest
 
 from manifests.records import InputError
 from tgtrain.distributed import Place, choose_device, gpu_of, joined, place_in, steps_between_polls
-from tgtrain.slurm import alone_in_job, hosts, in_step, meeting_place
+from tgtrain.slurm import alone_in_job, hosts, in_step, meeting_place, started_with_others
 
 # What srun gives each task of a job of two nodes with two tasks each; a batch script's own variables are seen in it, too.
 TASK = {
@@ -73,6 +73,7 @@ def test_what_is_no_node_list_is_named(nodes: str) -> None:
 )  # fmt: skip
 def test_the_place_of_a_process(environment: dict[str, str], expected: Place) -> None:
     assert place_in(environment) == expected
+    assert started_with_others(environment) == (expected.world_size > 1)
 
 
 @pytest.mark.parametrize(

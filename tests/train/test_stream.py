@@ -29,7 +29,7 @@ from tests.train.conftest import write_data_set
 from tests.train.test_gop import made, videos  # noqa: F401 - a fixture
 from tests.train.test_train import ALONE, SMALL, records, setup_of
 from tgtrain.batch import ClipBatch, SslBatch, step_loader
-from tgtrain.calibrate import measure_batch_norm
+from tgtrain.calibrate import BatchNormMeasured, measure_batch_norm
 from tgtrain.clip import ClipSettings, plan_train
 from tgtrain.config import load_recipe
 from tgtrain.distributed import Ranks
@@ -438,7 +438,7 @@ def test_precise_statistics_come_from_streams(root: Path) -> None:
     whole = ("batch.labelled=12", "precise_bn.batches=1")
     for setup in (setup_of(root, *whole), streamed(root, "", *whole, "data.shuffle_clips=1")):
         model = build_model(setup.config.model, seed=0)
-        assert measure_batch_norm(model, setup, ALONE) == []
+        assert measure_batch_norm(model, setup, ALONE) == BatchNormMeasured(1, ())
         found.append({name: value for name, value in model.state_dict().items() if "running_" in name})
     for name, value in found[0].items():
         torch.testing.assert_close(found[1][name], value, rtol=5e-3, atol=1e-4)

@@ -254,6 +254,8 @@ def test_too_much_damage_stops_the_run(make_data_set: Callable[..., Path], tmp_p
                 shard.write(b"\0" * row.members.rgb_bytes)
     with pytest.raises(RunError, match="runtime.max_bad_fraction allows 0.01"):
         run(root, tmp_path / "run")
+    # What it stops at may be raised afterwards, as that of the loss.
+    assert run(root, tmp_path / "run", "runtime.max_bad_fraction=1.0").step == 12
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(data_set: Path, tmp_path: Path) -> None:
