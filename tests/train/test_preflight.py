@@ -1,4 +1,4 @@
-"""What happens when: the rows of the table in docs/using.md, each in a real run."""
+"""What happens when: the rows of the table in docs/training.md, each in a real run."""
 
 from __future__ import annotations
 
