@@ -50,7 +50,7 @@ def misbehave(name):
     if "eat" in name:
         kept = []
         while True:
-            kept.append(np.ones((4, 1024, 1024), np.uint8))
+            kept.append(np.ones((16, 1024, 1024), np.uint8))
             time.sleep(0.004)
     if "leave" in name:
         os._exit(7)
