@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from manifests.records import GradientCoding
 
-# Chosen by benchmarks/store_video.py, see docs/benchmarks.md.
+# benchmarks/store_video.py compares distances, qualities and kinds of coding.
 VIDEO_CRF = 19
 VIDEO_GOP = 8
 DECODERS = ("pyav", "opencv", "decord")

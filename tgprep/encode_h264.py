@@ -6,7 +6,7 @@ they save bytes and cost as many decoded pictures as they skip. CAVLC and no loo
 tenth of the bytes. Planes are those of the JPEG store, 4:2:0 in full range BT.601, so both stores mean the same colours.
 
 x264 runs in this process, through PyAV: the same bytes as the ffmpeg program gives from the same frames, without a pipe
-and a process a video (docs/benchmarks.md), and under the deadline and the memory guard of the worker.
+and a process a video (benchmarks/store_video.py), and under the deadline and the memory guard of the worker.
 """
 
 from __future__ import annotations
