@@ -76,7 +76,7 @@ class PlaneEncoder:
         self._work = np.zeros((2, 64 * LANES), np.float32)
         self._coefficients = np.zeros(64 * rows * row_blocks * gradients, np.float32)
         self._gradients = gradients
-        self._levels, self._marks = np.zeros((2, 64 * row_blocks), np.int16), np.zeros((2, 2 * row_blocks), np.uint32)
+        self._levels, self._marks = np.zeros((2, 64 * row_blocks), np.int16), np.zeros((2, 4 * row_blocks), np.uint16)
         self._where = np.zeros((3, 2), np.int64)
         self._num_pictures = 0
 
@@ -100,8 +100,8 @@ class PlaneEncoder:
         gradient = self._gradients and self._num_pictures > 0
         self._num_pictures += 1
         end, gradient_end = kernels.encode(
-            self._where, self._rows, self._size, self._clip, self._shifts, self._scales, _BITS, self._padded, self._work, self._coefficients,
-            self._levels, self._marks, self._order, _CODES, _QUICK, _PLACES, self._raw, self._out, self._start, gradient, left,
+            self._where, self._rows, self._size, self._clip, self._shifts, self._scales, _PLACES, self._padded, self._work, self._coefficients,
+            self._levels, self._marks, self._order, _CODES, _QUICK, self._raw, self._out, self._start, gradient, left,
         )  # fmt: skip
         return self._out[0, :end].tobytes(), self._out[1, :gradient_end].tobytes() if gradient else None
 
@@ -174,7 +174,7 @@ def _order(size: npt.NDArray[np.int64], columns: int) -> npt.NDArray[np.int64]:
         chunks = -(-int(size[plane, 3]) // LANES)
         chunk, lane = block_row * chunks + block_column // LANES, block_column % LANES
         base = size[plane, 4] + chunk * 64 * LANES
-        found[:, place] = np.stack([base + lane, np.full_like(lane, plane), base // 32 + lane], axis=1)
+        found[:, place] = np.stack([base + lane, np.full_like(lane, plane), base // 16 + lane], axis=1)
     return found.reshape(-1, 3)
 
 
@@ -216,14 +216,6 @@ def _quick(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     return found
 
 
-def _bits() -> npt.NDArray[np.uint32]:
-    found = np.zeros((2, 64), np.uint32)
-    for position, natural in enumerate(tables.ZIGZAG):
-        found[position // 32, natural % 8 * 8 + natural // 8] = 1 << position % 32
-    return found
-
-
 _CODES = _codes().reshape(-1)
 _QUICK = _quick(_codes()).reshape(-1)
-_BITS = _bits()
 _PLACES = (tables.ZIGZAG % 8 * 8 + tables.ZIGZAG // 8) * LANES

@@ -5,7 +5,7 @@ A plane is cut into blocks of 8x8 pixels. LANES neighbouring blocks of a row of 
 All results are integers or single IEEE operations in a fixed order: the same bytes on every machine.
 
 Legend of array arguments: coefficients float32[64 * LANES * chunks], scaled as the transform of Arai, Agui and Nakajima leaves them;
-levels int16, the quantised numbers; marks uint32[2 * LANES * chunks], per block the zigzag positions of levels that are not 0.
+levels int16, the quantised numbers; marks uint16[4 * LANES * chunks], per block the zigzag positions of levels that are not 0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-LANES = 40
+LANES = 48
 
 _F = np.float32
 _U = np.uint64
@@ -30,7 +30,7 @@ _ROUNDING = _F(12582912.0)
 _ROUNDING_BITS = np.int32(0x4B400000)
 
 
-_inner = njit(error_model="numpy")
+_inner = njit(error_model="numpy", forceinline=True)
 
 
 def _entry(function: Any) -> Any:
@@ -231,96 +231,63 @@ def _level(coefficient: Any, scale: Any) -> Any:
 
 
 @_inner
-def _mark(level: Any, bit: Any) -> Any:
-    return bit if level != 0 else np.uint32(0)
-
-
-@_inner
-def _quantise(chunk: Any, lanes: int, shift: Any, scale: Any, bits: Any, levels: Any, base: int, marks: Any) -> None:
-    """Levels and marks of one chunk, to levels[base:]."""
-    first, second = base // 32, base // 32 + LANES
-    for lane in range(2 * LANES):
-        _put(marks, first + lane, np.uint32(0))
-    for u in range(8):
-        n = 8 * u
-        s0, s1, s2, s3, s4, s5, s6, s7 = (
-            scale[n],
-            scale[n + 1],
-            scale[n + 2],
-            scale[n + 3],
-            scale[n + 4],
-            scale[n + 5],
-            scale[n + 6],
-            scale[n + 7],
-        )
-        a0, a1, a2, a3, a4, a5, a6, a7 = (
-            bits[0, n],
-            bits[0, n + 1],
-            bits[0, n + 2],
-            bits[0, n + 3],
-            bits[0, n + 4],
-            bits[0, n + 5],
-            bits[0, n + 6],
-            bits[0, n + 7],
-        )
-        b0, b1, b2, b3, b4, b5, b6, b7 = (
-            bits[1, n],
-            bits[1, n + 1],
-            bits[1, n + 2],
-            bits[1, n + 3],
-            bits[1, n + 4],
-            bits[1, n + 5],
-            bits[1, n + 6],
-            bits[1, n + 7],
-        )
+def _quantise(chunk: Any, lanes: int, shift: Any, scale: Any, levels: Any, base: int) -> None:
+    """Levels of one chunk, to levels[base:]."""
+    for number in range(64):
+        factor, at = scale[number], number * LANES
         for lane in range(lanes):
-            at = n * LANES + lane
-            l0 = _level(_get(chunk, at), s0)
-            l1 = _level(_get(chunk, at + LANES), s1)
-            l2 = _level(_get(chunk, at + 2 * LANES), s2)
-            l3 = _level(_get(chunk, at + 3 * LANES), s3)
-            l4 = _level(_get(chunk, at + 4 * LANES), s4)
-            l5 = _level(_get(chunk, at + 5 * LANES), s5)
-            l6 = _level(_get(chunk, at + 6 * LANES), s6)
-            l7 = _level(_get(chunk, at + 7 * LANES), s7)
-            at += base
-            _put(levels, at, np.int16(l0))
-            _put(levels, at + LANES, np.int16(l1))
-            _put(levels, at + 2 * LANES, np.int16(l2))
-            _put(levels, at + 3 * LANES, np.int16(l3))
-            _put(levels, at + 4 * LANES, np.int16(l4))
-            _put(levels, at + 5 * LANES, np.int16(l5))
-            _put(levels, at + 6 * LANES, np.int16(l6))
-            _put(levels, at + 7 * LANES, np.int16(l7))
-            low = (
-                _mark(l0, a0)
-                | _mark(l1, a1)
-                | _mark(l2, a2)
-                | _mark(l3, a3)
-                | _mark(l4, a4)
-                | _mark(l5, a5)
-                | _mark(l6, a6)
-                | _mark(l7, a7)
-            )
-            high = (
-                _mark(l0, b0)
-                | _mark(l1, b1)
-                | _mark(l2, b2)
-                | _mark(l3, b3)
-                | _mark(l4, b4)
-                | _mark(l5, b5)
-                | _mark(l6, b6)
-                | _mark(l7, b7)
-            )
-            _put(marks, first + lane, _get(marks, first + lane) | low)
-            _put(marks, second + lane, _get(marks, second + lane) | high)
+            _put(levels, base + at + lane, np.int16(_level(_get(chunk, at + lane), factor)))
     for lane in range(lanes):
         _put(levels, base + lane, np.int16(_level(_get(chunk, lane) + shift, scale[0])))
 
 
 @_inner
+def _quantise_gradient(
+    chunk: Any, lanes: int, earlier: Any, place: int, shift: Any, scale: Any, levels: Any, base: int
+) -> None:
+    """Levels of earlier[place:] less a chunk, which takes its place."""
+    for lane in range(lanes):
+        difference = _get(earlier, place + lane) - _get(chunk, lane)
+        _put(levels, base + lane, np.int16(_level(difference + shift, scale[0])))
+        _put(earlier, place + lane, _get(chunk, lane))
+    for number in range(1, 64):
+        factor, at = scale[number], number * LANES
+        for lane in range(lanes):
+            later = _get(chunk, at + lane)
+            _put(levels, base + at + lane, np.int16(_level(_get(earlier, place + at + lane) - later, factor)))
+            _put(earlier, place + at + lane, later)
+
+
+@_inner
+def _bit(levels: Any, at: int, bit: Any) -> Any:
+    return bit if _get(levels, at) != 0 else np.uint16(0)
+
+
+@_inner
+def _mark(levels: Any, base: int, lanes: int, places: Any, marks: Any) -> None:
+    """Which levels of one chunk are not 0: four words of 16 zigzag positions a lane."""
+    lanes = (lanes + 15) // 16 * 16
+    for word in range(4):
+        to = base // 16 + word * LANES
+        for lane in range(lanes):
+            _put(marks, to + lane, np.uint16(0))
+        for first in range(0, 16, 4):
+            a, b = base + places[16 * word + first], base + places[16 * word + first + 1]
+            c, d = base + places[16 * word + first + 2], base + places[16 * word + first + 3]
+            bit = np.uint16(1 << first)
+            for lane in range(lanes):
+                found = (
+                    _bit(levels, a + lane, bit)
+                    | _bit(levels, b + lane, np.uint16(bit << 1))
+                    | _bit(levels, c + lane, np.uint16(bit << 2))
+                    | _bit(levels, d + lane, np.uint16(bit << 3))
+                )
+                _put(marks, to + lane, _get(marks, to + lane) | found)
+
+
+@_inner
 def _analyse(
-    where: Any, row: int, size: Any, clip: Any, shifts: Any, scales: Any, bits: Any, padded: Any, work: Any, coefficients: Any,
+    where: Any, row: int, size: Any, clip: Any, shifts: Any, scales: Any, places: Any, padded: Any, work: Any, coefficients: Any,
     levels: Any, marks: Any, with_gradient: bool, centre: bool,
 ) -> None:  # fmt: skip
     """One plane of a row of squares, and of the gradient from the picture before it."""
@@ -342,24 +309,19 @@ def _analyse(
     base, kept = first, place + row * rows * -(-columns // LANES) * 64 * LANES
     for block_row in range(rows):
         for column in range(0, columns, LANES):
-            lanes = min(LANES, columns - column)
+            lanes = min(LANES, columns - column) // 8 * 8
             _horizontal(words, block_row * 16 * columns + 2 * column, 2 * columns, lanes, work[0])
             _vertical(work[0], lanes, work[1], 0)
-            _quantise(work[1], lanes, shifts[0], scales[0], bits, levels[0], base, marks[0])
+            _quantise(work[1], lanes, shifts[0], scales[0], levels[0], base)
+            _mark(levels[0], base, lanes, places, marks[0])
             if with_gradient:
-                _difference(coefficients, kept, work[1], work[0])
-                _quantise(work[0], lanes, shifts[1], scales[1], bits, levels[1], base, marks[1])
-            if coefficients.shape[0]:
+                _quantise_gradient(work[1], lanes, coefficients, kept, shifts[1], scales[1], levels[1], base)
+                _mark(levels[1], base, lanes, places, marks[1])
+            elif coefficients.shape[0]:
                 for number in range(64 * LANES):
                     _put(coefficients, kept + number, _get(work[1], number))
             base += 64 * LANES
             kept += 64 * LANES
-
-
-@_inner
-def _difference(earlier: Any, place: int, later: Any, out: Any) -> None:
-    for number in range(64 * LANES):
-        _put(out, number, _get(earlier, place + number) - _get(later, number))
 
 
 @_inner
@@ -384,6 +346,17 @@ def _with_value(codes: Any, first: int, level: int) -> Any:
 
 
 @_inner
+def _write_run(raw: Any, end: int, bits: Any, count: Any, run: Any, codes: Any, kind: int) -> Any:
+    """Write what waits and the code for 16 zeros as often as it fits into a run; gives what is left of it."""
+    end, count = _flush(raw, end, bits, count)
+    while run > _U(15):
+        bits, count = _append(bits, count, _U(_get(codes, 512 * kind + 0xF0)))
+        end, count = _flush(raw, end, bits, count)
+        run -= _U(16)
+    return end, bits, count, run
+
+
+@_inner
 def _write(levels: Any, marks: Any, order: Any, codes: Any, quick: Any, places: Any, raw: Any, state: Any) -> None:
     """Entropy-code a row of squares to raw. state: int64[6], where to go on, bits left over and their count, the last DC level of each plane."""
     end, bits, count = state[0], _U(state[1]), _U(state[2])
@@ -401,9 +374,12 @@ def _write(levels: Any, marks: Any, order: Any, codes: Any, quick: Any, places: 
             last_cr = direct
         bits, count = _append(bits, count, _with_value(codes, 512 * kind + 256, step))
         end, count = _flush(raw, end, bits, count)
-        left = (_U(_get(marks, mark)) | (_U(_get(marks, mark + LANES)) << _U(32))) & ~_U(1)
+        left = _U(_get(marks, mark)) | (_U(_get(marks, mark + LANES)) << _U(16))
+        left |= (_U(_get(marks, mark + 2 * LANES)) << _U(32)) | (_U(_get(marks, mark + 3 * LANES)) << _U(48))
+        left &= ~_U(1)
         last = _U(0)
         while left:
+            # Two at a time: the bits of both wait for one store (7 + 2 * 26 at most).
             position = _trailing_zeros(left)
             left &= left - _U(1)
             run = position - last - _U(1)
@@ -412,12 +388,21 @@ def _write(levels: Any, marks: Any, order: Any, codes: Any, quick: Any, places: 
             if run < _U(16) and _U(level + 32) < _U(64):
                 code = _U(_get(quick, 1024 * kind + np.int64(run << _U(6)) + level + 32))
             else:
-                while run > _U(15):
-                    bits, count = _append(bits, count, _U(_get(codes, 512 * kind + 0xF0)))
-                    end, count = _flush(raw, end, bits, count)
-                    run -= _U(16)
+                end, bits, count, run = _write_run(raw, end, bits, count, run, codes, kind)
                 code = _with_value(codes, 512 * kind + np.int64(run << _U(4)), level)
             bits, count = _append(bits, count, code)
+            if left:
+                position = _trailing_zeros(left)
+                left &= left - _U(1)
+                run = position - last - _U(1)
+                last = position
+                level = np.int64(_get(levels, base + _get(places, np.int64(position))))
+                if run < _U(16) and _U(level + 32) < _U(64):
+                    code = _U(_get(quick, 1024 * kind + np.int64(run << _U(6)) + level + 32))
+                else:
+                    end, bits, count, run = _write_run(raw, end, bits, count, run, codes, kind)
+                    code = _with_value(codes, 512 * kind + np.int64(run << _U(4)), level)
+                bits, count = _append(bits, count, code)
             end, count = _flush(raw, end, bits, count)
         if last != _U(63):
             bits, count = _append(bits, count, _U(_get(codes, 512 * kind)))
@@ -444,8 +429,8 @@ def _close(raw: Any, state: Any, out: Any, at: int) -> Any:
 
 @_entry
 def encode(
-    where: Any, rows: int, size: Any, clip: Any, shifts: Any, scales: Any, bits: Any, padded: Any, work: Any, coefficients: Any,
-    levels: Any, marks: Any, order: Any, codes: Any, quick: Any, places: Any, raw: Any, out: Any, at: int, with_gradient: bool, left: bool,
+    where: Any, rows: int, size: Any, clip: Any, shifts: Any, scales: Any, places: Any, padded: Any, work: Any, coefficients: Any,
+    levels: Any, marks: Any, order: Any, codes: Any, quick: Any, raw: Any, out: Any, at: int, with_gradient: bool, left: bool,
 ) -> Any:  # fmt: skip
     """A picture, and where wanted the gradient from the one before, to out[0, at:] and out[1, at:]; gives where both end, EOI included.
 
@@ -454,18 +439,18 @@ def encode(
     where: int64[3, 2], address of a plane's bytes and the distance of its rows. rows: of squares. size: int64[3, 6], height, width, rows of blocks in a row of squares,
     columns of blocks (a multiple of 8), place of the first number in levels, and in coefficients. clip: uint8[3, 2], the levels of black and
     white. scales: float32[3, 2, 64]: level = coefficient * scale, to the nearest integer. shifts: float32[3, 2], added to the coefficient of frequency 0 before.
-    left: chroma is that of the left of two pixels. bits: uint32[2, 64], the bit of each number in the first and in the second word of marks, 0 in the other. padded uint8, work float32[2, 64 * LANES], levels, marks and
+    left: chroma is that of the left of two pixels. places: int64[64], zigzag position -> place in a chunk. padded uint8, work float32[2, 64 * LANES], levels, marks and
     raw uint8[2, ...]: scratch. coefficients: of the picture before, replaced by this one's; none where no
     gradient is ever wanted.
     order: int64[blocks, 3], blocks of a row of squares in the order of the file: their place in levels, plane, place in marks.
     codes: uint32[2 * 512], code * 32 + bits, of AC symbols at 0..255, of DC sizes from 256; codes lie above room for the bits of their value, which
-    are counted. quick: uint32[2 * 1024], the same with the value, of AC levels -32..31 behind 0..15 zeros. places: int64[64], zigzag position -> place in a chunk.
+    are counted. quick: uint32[2 * 1024], the same with the value, of AC levels -32..31 behind 0..15 zeros.
     """
     states = np.zeros((2, 6), np.int64)
     for row in range(rows):
         for plane in range(3):
             _analyse(
-                where[plane], row, size[plane], clip[plane], shifts[plane], scales[plane], bits, padded, work, coefficients,
+                where[plane], row, size[plane], clip[plane], shifts[plane], scales[plane], places, padded, work, coefficients,
                 levels, marks, with_gradient, left and plane > 0,
             )  # fmt: skip
         _write(levels[0], marks[0], order, codes, quick, places, raw[0], states[0])
