@@ -64,8 +64,12 @@ class PlaneEncoder:
         self._rows, (self._size, row_blocks) = rows, _sizes(self._shapes, rows, columns)
         self._clip = np.array([[levels.low, levels.high] for levels in ranges], np.uint8)
         zeros = (_LUMA_ZERO, _CHROMA_ZERO, _CHROMA_ZERO)
-        self._shifts = np.array([_shifts(levels, zero) for levels, zero in zip(ranges, zeros, strict=True)], np.float32)
-        self._scales = np.array([_scales(levels, quality, chroma=n > 0) for n, levels in enumerate(ranges)], np.float32)
+        self._shifts = np.array(
+            [_shifts(levels, zero) for levels, zero in zip(ranges, zeros, strict=True)], np.float32
+        ).reshape(3, 16)
+        self._scales = np.array(
+            [_scales(levels, quality, chroma=n > 0) for n, levels in enumerate(ranges)], np.float32
+        ).reshape(3, 128)
         self._order = _order(self._size, columns)
         room = 6 * rows * columns * _BYTES_PER_BLOCK + 64
         # Twice the room: every byte could be 0xFF, and have a zero put behind it. What is not written to takes no memory.
@@ -73,7 +77,7 @@ class PlaneEncoder:
         self._out[:, : len(start)] = np.frombuffer(start, np.uint8)
         self._raw = np.empty((2, room), np.uint8)
         self._padded = np.empty(64 * int((self._size[:, 2] * self._size[:, 3]).max()), np.uint8)
-        self._work = np.zeros((2, 64 * LANES), np.float32)
+        self._work = np.zeros(64 * LANES, np.float32)
         self._coefficients = np.zeros(64 * rows * row_blocks * gradients, np.float32)
         self._gradients = gradients
         self._levels, self._marks = np.zeros((2, 64 * row_blocks), np.int16), np.zeros((2, 4 * row_blocks), np.uint16)
@@ -100,7 +104,7 @@ class PlaneEncoder:
         gradient = self._gradients and self._num_pictures > 0
         self._num_pictures += 1
         end, gradient_end = kernels.encode(
-            self._where, self._rows, self._size, self._clip, self._shifts, self._scales, _PLACES, self._padded, self._work, self._coefficients,
+            self._where, self._rows, self._size, self._clip, self._shifts, self._scales, kernels.PLACES, self._padded, self._work, self._coefficients,
             self._levels, self._marks, self._order, _CODES, _QUICK, self._raw, self._out, self._start, gradient, left,
         )  # fmt: skip
         return self._out[0, :end].tobytes(), self._out[1, :gradient_end].tobytes() if gradient else None
@@ -178,8 +182,11 @@ def _order(size: npt.NDArray[np.int64], columns: int) -> npt.NDArray[np.int64]:
     return found.reshape(-1, 3)
 
 
-def _shifts(levels: Range, zero: float) -> tuple[float, float]:
-    return 64 * (levels.shift - 128) / levels.scale, 128 * (zero - 128) / levels.scale
+def _shifts(levels: Range, zero: float) -> npt.NDArray[np.float64]:
+    """What is added to the numbers of vertical frequency 0: nothing but to that of both frequencies 0."""
+    found = np.zeros((2, 8))
+    found[:, 0] = 64 * (levels.shift - 128) / levels.scale, 128 * (zero - 128) / levels.scale
+    return found
 
 
 def _scales(levels: Range, quality: int, *, chroma: bool) -> npt.NDArray[np.float64]:
@@ -218,4 +225,3 @@ def _quick(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
 
 _CODES = _codes().reshape(-1)
 _QUICK = _quick(_codes()).reshape(-1)
-_PLACES = (tables.ZIGZAG % 8 * 8 + tables.ZIGZAG // 8) * LANES

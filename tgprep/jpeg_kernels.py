@@ -10,6 +10,7 @@ levels int16, the quantised numbers; marks uint16[4 * LANES * chunks], per block
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,17 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-LANES = 48
+from tgprep.jpeg_tables import ZIGZAG
 
-_F = np.float32
+LANES = 48
+PLACES = (ZIGZAG % 8 * 8 + ZIGZAG // 8) * LANES  # zigzag position -> place in a chunk
+
 _U = np.uint64
-_C2 = _F(0.541196100)  # sqrt(2) * (cos(pi / 8) - cos(3 pi / 8)) / sqrt(2), and so on: the constants of that transform
-_C4 = _F(0.707106781)
-_C6 = _F(0.382683433)
-_C8 = _F(1.306562965)
-# Adding 1.5 * 2^23 leaves a float's nearest integer in its lowest bits.
-_ROUNDING = _F(12582912.0)
-_ROUNDING_BITS = np.int32(0x4B400000)
+_C2 = 0.541196100  # sqrt(2) * (cos(pi / 8) - cos(3 pi / 8)) / sqrt(2), and so on: the constants of that transform
+_C4 = 0.707106781
+_C6 = 0.382683433
+_C8 = 1.306562965
+_FLOATS = ir.VectorType(ir.FloatType(), 8)
 
 
 _inner = njit(error_model="numpy", forceinline=True)
@@ -106,6 +107,180 @@ def _byte(typing_context: Any, address: Any, index: Any) -> Any:
     return types.uint8(types.int64, types.int64), code
 
 
+def _lanes(builder: Any, context: Any, kind: Any, array: Any, index: Any, count: int) -> Any:
+    """Where `count` neighbours of an array lie, as one vector."""
+    made = context.make_array(kind)(context, builder, array)
+    element = context.get_data_type(kind.dtype)
+    return builder.bitcast(builder.gep(made.data, [index]), ir.VectorType(element, count).as_pointer())
+
+
+def _further(builder: Any, index: Any, step: int) -> Any:
+    return builder.add(index, ir.Constant(ir.IntType(64), step))
+
+
+class _Eight:
+    """Eight floats side by side in code that is being made: arithmetic on them makes instructions."""
+
+    def __init__(self, builder: Any, value: Any) -> None:
+        self.builder = builder
+        self.value = value
+
+    @classmethod
+    def loaded(cls, context: Any, builder: Any, kind: Any, array: Any, index: Any) -> _Eight:
+        return cls(builder, builder.load(_lanes(builder, context, kind, array, index, 8), align=4))
+
+    @classmethod
+    def same(cls, context: Any, builder: Any, kind: Any, array: Any, index: Any) -> _Eight:
+        """One number of an array eight times."""
+        made = context.make_array(kind)(context, builder, array)
+        number = builder.load(builder.gep(made.data, [index]))
+        one = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
+        return cls(builder, builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), 8), [0] * 8)))
+
+    def __add__(self, other: _Eight) -> _Eight:
+        return _Eight(self.builder, self.builder.fadd(self.value, other.value))
+
+    def __sub__(self, other: _Eight) -> _Eight:
+        return _Eight(self.builder, self.builder.fsub(self.value, other.value))
+
+    def __mul__(self, other: _Eight | float) -> _Eight:
+        factor = other.value if isinstance(other, _Eight) else ir.Constant(_FLOATS, [float(np.float32(other))] * 8)
+        return _Eight(self.builder, self.builder.fmul(self.value, factor))
+
+    def store(self, context: Any, kind: Any, array: Any, index: Any) -> None:
+        self.builder.store(self.value, _lanes(self.builder, context, kind, array, index, 8), align=4)
+
+    def store_nearest(self, context: Any, kind: Any, array: Any, index: Any) -> None:
+        """The nearest integers, of 16 bits: adding 1.5 * 2^23 leaves them in the lowest bits of a float."""
+        moved = self.builder.fadd(self.value, ir.Constant(_FLOATS, [12582912.0] * 8))
+        bits = self.builder.bitcast(moved, ir.VectorType(ir.IntType(32), 8))
+        nearest = self.builder.trunc(bits, ir.VectorType(ir.IntType(16), 8))  # 1.5 * 2^23 itself has zeros there
+        self.builder.store(nearest, _lanes(self.builder, context, kind, array, index, 8), align=2)
+
+
+def _transform(numbers: Sequence[_Eight]) -> tuple[_Eight, ...]:
+    """Eight numbers to eight frequencies: 29 additions, 5 products (Arai, Agui and Nakajima, 1988)."""
+    a, b, c, d, e, f, g, h = numbers
+    ah, bg, cf, de = a + h, b + g, c + f, d + e
+    h, g, f, e = a - h, b - g, c - f, d - e
+    even0, even1, even2, even3 = ah + de, bg + cf, bg - cf, ah - de
+    turned = (even2 + even3) * _C4
+    odd0, odd1, odd2 = e + f, f + g, g + h
+    shared = (odd0 - odd2) * _C6
+    low, high, middle = odd0 * _C2 + shared, odd2 * _C8 + shared, odd1 * _C4
+    plus, minus = h + middle, h - middle
+    return (
+        even0 + even1,
+        plus + high,
+        even3 + turned,
+        minus - low,
+        even0 - even1,
+        minus + low,
+        even3 - turned,
+        plus - high,
+    )
+
+
+@intrinsic
+def _eight_rows(typing_context: Any, words: Any, at: Any, work: Any, to: Any) -> Any:
+    """One row of eight blocks, 16 words of four pixels -> work[8 * u * LANES + to:], its frequencies u."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        whole = ir.VectorType(ir.IntType(32), 8)
+        row = builder.load(_lanes(builder, context, signature.args[0], arguments[0], arguments[1], 16), align=1)
+        pixels = []
+        for half in (0, 1):
+            every_second = ir.Constant(whole, list(range(half, 16, 2)))
+            four = builder.shuffle_vector(row, row, every_second)
+            for bits in (0, 8, 16, 24):
+                moved = builder.lshr(four, ir.Constant(whole, [bits] * 8))
+                pixels.append(builder.sitofp(builder.and_(moved, ir.Constant(whole, [255] * 8)), _FLOATS))
+        for u, frequency in enumerate(_transform([_Eight(builder, pixel) for pixel in pixels])):
+            frequency.store(context, signature.args[2], arguments[2], _further(builder, arguments[3], 8 * u * LANES))
+        return context.get_dummy_value()
+
+    return types.void(words, types.int64, work, types.int64), code
+
+
+def _columns(context: Any, builder: Any, kind: Any, work: Any, at: Any) -> tuple[_Eight, ...]:
+    rows = (_Eight.loaded(context, builder, kind, work, _further(builder, at, y * LANES)) for y in range(8))
+    return _transform(tuple(rows))
+
+
+def _put_levels(
+    context: Any, builder: Any, frequencies: Sequence[_Eight], kinds: Any, values: Any, u: Any, to: Any
+) -> None:
+    """kinds, values: shift, scale, levels. The frequencies 8 * u to 8 * u + 7 of eight blocks -> levels[to:], the nearest integers."""
+    for v, frequency in enumerate(frequencies):
+        if v == 0:
+            frequency += _Eight.same(context, builder, kinds[0], values[0], u)
+        index = builder.add(builder.mul(u, ir.Constant(ir.IntType(64), 8)), ir.Constant(ir.IntType(64), v))
+        level = frequency * _Eight.same(context, builder, kinds[1], values[1], index)
+        level.store_nearest(context, kinds[2], values[2], _further(builder, to, v * LANES))
+
+
+@intrinsic
+def _eight_columns(
+    typing_context: Any, work: Any, at: Any, u: Any, shift: Any, scale: Any, levels: Any, to: Any
+) -> Any:  # fmt: skip
+    """Eight rows of work[at:] -> levels[to:], of the frequencies 8 * u to 8 * u + 7."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        frequencies = _columns(context, builder, signature.args[0], *arguments[:2])
+        _put_levels(context, builder, frequencies, signature.args[3:6], arguments[3:6], arguments[2], arguments[6])
+        return context.get_dummy_value()
+
+    return types.void(work, types.int64, types.int64, shift, scale, levels, types.int64), code
+
+
+@intrinsic
+def _eight_columns_of_two(
+    typing_context: Any, work: Any, at: Any, u: Any, shifts: Any, scales: Any, levels: Any, other_levels: Any, to: Any, earlier: Any,
+    place: Any,
+) -> Any:  # fmt: skip
+    """The same, and of what earlier[place:] is less these frequencies -> other_levels[to:]; they take its place.
+
+    shifts: [2 * 8], scales: [2 * 64], for both.
+    """
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        frequencies = _columns(context, builder, signature.args[0], *arguments[:2])
+        kinds, u, to = signature.args, arguments[2], arguments[7]
+        kept = [_further(builder, arguments[9], v * LANES) for v in range(8)]
+        before = [_Eight.loaded(context, builder, kinds[8], arguments[8], index) for index in kept]
+        for index, frequency in zip(kept, frequencies, strict=True):
+            frequency.store(context, kinds[8], arguments[8], index)
+        differences = [earlier - later for earlier, later in zip(before, frequencies, strict=True)]
+        _put_levels(context, builder, frequencies, kinds[3:6], arguments[3:6], u, to)
+        others = ((*kinds[3:5], kinds[6]), (*arguments[3:5], arguments[6]))
+        _put_levels(context, builder, differences, *others, _further(builder, u, 8), to)
+        return context.get_dummy_value()
+
+    int64 = types.int64
+    return types.void(work, int64, int64, shifts, scales, levels, other_levels, int64, earlier, int64), code
+
+
+@intrinsic
+def _eight_marks(typing_context: Any, levels: Any, base: Any, marks: Any, to: Any) -> Any:
+    """marks[to:], of eight lanes, and the same LANES behind: one word for every 16 zigzag positions, of levels[base:] that are not 0."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.VectorType(ir.IntType(16), 8)
+        nothing = ir.Constant(kind, [0] * 8)
+        for word in range(4):
+            found = nothing
+            for bit, place in enumerate(PLACES[16 * word : 16 * word + 16]):
+                index = builder.add(arguments[1], ir.Constant(ir.IntType(64), int(place)))
+                level = builder.load(_lanes(builder, context, signature.args[0], arguments[0], index, 8), align=2)
+                there = builder.icmp_signed("!=", level, nothing)
+                found = builder.or_(found, builder.select(there, ir.Constant(kind, [1 << bit] * 8), nothing))
+            index = builder.add(arguments[3], ir.Constant(ir.IntType(64), word * LANES))
+            builder.store(found, _lanes(builder, context, signature.args[2], arguments[2], index, 8), align=2)
+        return context.get_dummy_value()
+
+    return types.void(levels, types.int64, marks, types.int64), code
+
+
 def _zeros(leading: bool) -> Any:
     def typed(typing_context: Any, value: Any) -> Any:
         def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -122,26 +297,9 @@ _trailing_zeros = _zeros(False)
 
 
 @_inner
-def _transform(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any) -> Any:
-    """Eight numbers to eight frequencies: 29 additions, 5 products (Arai, Agui and Nakajima, 1988)."""
-    ah, bg, cf, de = a + h, b + g, c + f, d + e
-    h, g, f, e = a - h, b - g, c - f, d - e
-    even0, even1, even2, even3 = ah + de, bg + cf, bg - cf, ah - de
-    turned = (even2 + even3) * _C4
-    odd0, odd1, odd2 = e + f, f + g, g + h
-    shared = (odd0 - odd2) * _C6
-    low, high, middle = _C2 * odd0 + shared, _C8 * odd2 + shared, odd1 * _C4
-    plus, minus = h + middle, h - middle
-    return (
-        even0 + even1,
-        plus + high,
-        even3 + turned,
-        minus - low,
-        even0 - even1,
-        minus + low,
-        even3 - turned,
-        plus - high,
-    )
+def _centred(source: int, x: int, low: Any, high: Any) -> Any:
+    moved = (np.int32(3) * np.int32(_byte(source, x)) + np.int32(_byte(source, x + 1)) + np.int32(2)) >> np.int32(2)
+    return min(max(np.uint8(moved), low), high)
 
 
 @_inner
@@ -155,13 +313,18 @@ def _pad(
     for y in range(height):
         source, target = address + y * stride, y * columns
         if centre:
-            for x in range(width - 1):
-                moved = (
-                    np.int32(3) * np.int32(_byte(source, x)) + np.int32(_byte(source, x + 1)) + np.int32(2)
-                ) >> np.int32(2)
-                _put(padded, target + x, min(max(np.uint8(moved), low), high))
+            # The end of a row once more, so that all of it goes in vectors; a short row one by one.
+            whole = (width - 1) // 32 * 32
+            for x in range(whole):
+                _put(padded, target + x, _centred(source, x, low, high))
+            if whole:
+                for x in range(32):
+                    _put(padded, target + width - 33 + x, _centred(source, width - 33 + x, low, high))
+            else:
+                for x in range(width - 1):
+                    _put(padded, target + x, _centred(source, x, low, high))
         else:
-            for x in range(width - 1):
+            for x in range(width):
                 _put(padded, target + x, min(max(_byte(source, x), low), high))
         last = min(max(_byte(source, width - 1), low), high)
         for x in range(width - 1, columns):
@@ -172,122 +335,8 @@ def _pad(
 
 
 @_inner
-def _horizontal(words: Any, at: int, stride: int, lanes: int, work: Any) -> None:
-    """Eight rows of `lanes` blocks, two words of four pixels each -> work[(8 * u + y) * LANES + lane]."""
-    for y in range(8):
-        row = at + y * stride
-        for lane in range(lanes):
-            left, right = _get(words, row + 2 * lane), _get(words, row + 2 * lane + 1)
-            f0, f1, f2, f3, f4, f5, f6, f7 = _transform(
-                _F(np.int32(left & 255)),
-                _F(np.int32((left >> 8) & 255)),
-                _F(np.int32((left >> 16) & 255)),
-                _F(np.int32(left >> 24)),
-                _F(np.int32(right & 255)),
-                _F(np.int32((right >> 8) & 255)),
-                _F(np.int32((right >> 16) & 255)),
-                _F(np.int32(right >> 24)),
-            )
-            to = y * LANES + lane
-            _put(work, to, f0)
-            _put(work, to + 8 * LANES, f1)
-            _put(work, to + 16 * LANES, f2)
-            _put(work, to + 24 * LANES, f3)
-            _put(work, to + 32 * LANES, f4)
-            _put(work, to + 40 * LANES, f5)
-            _put(work, to + 48 * LANES, f6)
-            _put(work, to + 56 * LANES, f7)
-
-
-@_inner
-def _vertical(work: Any, lanes: int, coefficients: Any, base: int) -> None:
-    for u in range(8):
-        for lane in range(lanes):
-            at = u * 8 * LANES + lane
-            f0, f1, f2, f3, f4, f5, f6, f7 = _transform(
-                _get(work, at),
-                _get(work, at + LANES),
-                _get(work, at + 2 * LANES),
-                _get(work, at + 3 * LANES),
-                _get(work, at + 4 * LANES),
-                _get(work, at + 5 * LANES),
-                _get(work, at + 6 * LANES),
-                _get(work, at + 7 * LANES),
-            )
-            to = base + at
-            _put(coefficients, to, f0)
-            _put(coefficients, to + LANES, f1)
-            _put(coefficients, to + 2 * LANES, f2)
-            _put(coefficients, to + 3 * LANES, f3)
-            _put(coefficients, to + 4 * LANES, f4)
-            _put(coefficients, to + 5 * LANES, f5)
-            _put(coefficients, to + 6 * LANES, f6)
-            _put(coefficients, to + 7 * LANES, f7)
-
-
-@_inner
-def _level(coefficient: Any, scale: Any) -> Any:
-    return np.float32(coefficient * scale + _ROUNDING).view(np.int32) - _ROUNDING_BITS
-
-
-@_inner
-def _quantise(chunk: Any, lanes: int, shift: Any, scale: Any, levels: Any, base: int) -> None:
-    """Levels of one chunk, to levels[base:]."""
-    for number in range(64):
-        factor, at = scale[number], number * LANES
-        for lane in range(lanes):
-            _put(levels, base + at + lane, np.int16(_level(_get(chunk, at + lane), factor)))
-    for lane in range(lanes):
-        _put(levels, base + lane, np.int16(_level(_get(chunk, lane) + shift, scale[0])))
-
-
-@_inner
-def _quantise_gradient(
-    chunk: Any, lanes: int, earlier: Any, place: int, shift: Any, scale: Any, levels: Any, base: int
-) -> None:
-    """Levels of earlier[place:] less a chunk, which takes its place."""
-    for lane in range(lanes):
-        difference = _get(earlier, place + lane) - _get(chunk, lane)
-        _put(levels, base + lane, np.int16(_level(difference + shift, scale[0])))
-        _put(earlier, place + lane, _get(chunk, lane))
-    for number in range(1, 64):
-        factor, at = scale[number], number * LANES
-        for lane in range(lanes):
-            later = _get(chunk, at + lane)
-            _put(levels, base + at + lane, np.int16(_level(_get(earlier, place + at + lane) - later, factor)))
-            _put(earlier, place + at + lane, later)
-
-
-@_inner
-def _bit(levels: Any, at: int, bit: Any) -> Any:
-    return bit if _get(levels, at) != 0 else np.uint16(0)
-
-
-@_inner
-def _mark(levels: Any, base: int, lanes: int, places: Any, marks: Any) -> None:
-    """Which levels of one chunk are not 0: four words of 16 zigzag positions a lane."""
-    lanes = (lanes + 15) // 16 * 16
-    for word in range(4):
-        to = base // 16 + word * LANES
-        for lane in range(lanes):
-            _put(marks, to + lane, np.uint16(0))
-        for first in range(0, 16, 4):
-            a, b = base + places[16 * word + first], base + places[16 * word + first + 1]
-            c, d = base + places[16 * word + first + 2], base + places[16 * word + first + 3]
-            bit = np.uint16(1 << first)
-            for lane in range(lanes):
-                found = (
-                    _bit(levels, a + lane, bit)
-                    | _bit(levels, b + lane, np.uint16(bit << 1))
-                    | _bit(levels, c + lane, np.uint16(bit << 2))
-                    | _bit(levels, d + lane, np.uint16(bit << 3))
-                )
-                _put(marks, to + lane, _get(marks, to + lane) | found)
-
-
-@_inner
 def _analyse(
-    where: Any, row: int, size: Any, clip: Any, shifts: Any, scales: Any, places: Any, padded: Any, work: Any, coefficients: Any,
+    where: Any, row: int, size: Any, clip: Any, shifts: Any, scales: Any, padded: Any, work: Any, coefficients: Any,
     levels: Any, marks: Any, with_gradient: bool, centre: bool,
 ) -> None:  # fmt: skip
     """One plane of a row of squares, and of the gradient from the picture before it."""
@@ -309,17 +358,23 @@ def _analyse(
     base, kept = first, place + row * rows * -(-columns // LANES) * 64 * LANES
     for block_row in range(rows):
         for column in range(0, columns, LANES):
-            lanes = min(LANES, columns - column) // 8 * 8
-            _horizontal(words, block_row * 16 * columns + 2 * column, 2 * columns, lanes, work[0])
-            _vertical(work[0], lanes, work[1], 0)
-            _quantise(work[1], lanes, shifts[0], scales[0], levels[0], base)
-            _mark(levels[0], base, lanes, places, marks[0])
-            if with_gradient:
-                _quantise_gradient(work[1], lanes, coefficients, kept, shifts[1], scales[1], levels[1], base)
-                _mark(levels[1], base, lanes, places, marks[1])
-            elif coefficients.shape[0]:
-                for number in range(64 * LANES):
-                    _put(coefficients, kept + number, _get(work[1], number))
+            lanes = min(LANES, columns - column)
+            for y in range(8):
+                for lane in range(0, lanes, 8):
+                    at = (8 * block_row + y) * 2 * columns + 2 * (column + lane)
+                    _eight_rows(words, at, work, y * LANES + lane)
+            for lane in range(0, lanes, 8):
+                for u in range(8):
+                    at = 8 * u * LANES + lane
+                    if coefficients.shape[0]:
+                        _eight_columns_of_two(
+                            work, at, u, shifts, scales, levels[0], levels[1], base + at, coefficients, kept + at
+                        )
+                    else:
+                        _eight_columns(work, at, u, shifts, scales, levels[0], base + at)
+                _eight_marks(levels[0], base + lane, marks[0], base // 16 + lane)
+                if with_gradient:
+                    _eight_marks(levels[1], base + lane, marks[1], base // 16 + lane)
             base += 64 * LANES
             kept += 64 * LANES
 
@@ -438,7 +493,7 @@ def encode(
     An axis of length 3 is Y, Cb, Cr; one of length 2 picture and gradient, or luma and chroma tables.
     where: int64[3, 2], address of a plane's bytes and the distance of its rows. rows: of squares. size: int64[3, 6], height, width, rows of blocks in a row of squares,
     columns of blocks (a multiple of 8), place of the first number in levels, and in coefficients. clip: uint8[3, 2], the levels of black and
-    white. scales: float32[3, 2, 64]: level = coefficient * scale, to the nearest integer. shifts: float32[3, 2], added to the coefficient of frequency 0 before.
+    white. scales: float32[3, 2 * 64]: level = coefficient * scale, to the nearest integer. shifts: float32[3, 2 * 8], added before to coefficients of vertical frequency 0.
     left: chroma is that of the left of two pixels. places: int64[64], zigzag position -> place in a chunk. padded uint8, work float32[2, 64 * LANES], levels, marks and
     raw uint8[2, ...]: scratch. coefficients: of the picture before, replaced by this one's; none where no
     gradient is ever wanted.
@@ -450,7 +505,7 @@ def encode(
     for row in range(rows):
         for plane in range(3):
             _analyse(
-                where[plane], row, size[plane], clip[plane], shifts[plane], scales[plane], places, padded, work, coefficients,
+                where[plane], row, size[plane], clip[plane], shifts[plane], scales[plane], padded, work, coefficients,
                 levels, marks, with_gradient, left and plane > 0,
             )  # fmt: skip
         _write(levels[0], marks[0], order, codes, quick, places, raw[0], states[0])
