@@ -24,7 +24,7 @@ import numpy.typing as npt
 from manifests.gradient import Frame
 from tgprep import jpeg_kernels as kernels
 from tgprep import jpeg_tables as tables
-from tgprep.jpeg_kernels import LANES
+from tgprep.jpeg_kernels import LANES, QUICK
 
 # What TG is on average where pictures differ: floor((a - b + 255) / 2) and, for chroma, floor((a - b + 256) / 2).
 _LUMA_ZERO, _CHROMA_ZERO = 127.25, 127.75
@@ -213,13 +213,13 @@ def _codes() -> npt.NDArray[np.uint32]:
 
 
 def _quick(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    found = np.zeros((2, 1024), np.uint32)
+    found = np.zeros((2, 16, 2 * QUICK), np.uint32)
     for row in range(2):
         for run in range(16):
-            for level in range(-32, 32):
+            for level in range(-QUICK, QUICK):
                 size = abs(level).bit_length()
                 value = level if level > 0 else level + (1 << size) - 1
-                found[row, 64 * run + level + 32] = codes[row, 16 * run + size] | value << 5
+                found[row, run, level + QUICK] = codes[row, 16 * run + size] | value << 5
     return found
 
 

@@ -21,6 +21,7 @@ from numba.extending import intrinsic
 from tgprep.jpeg_tables import ZIGZAG
 
 LANES = 48
+QUICK = 128  # levels from -QUICK to QUICK - 1 have their code and bits in one table
 PLACES = (ZIGZAG % 8 * 8 + ZIGZAG // 8) * LANES  # zigzag position -> place in a chunk
 
 _U = np.uint64
@@ -440,8 +441,8 @@ def _write(levels: Any, marks: Any, order: Any, codes: Any, quick: Any, places: 
             run = position - last - _U(1)
             last = position
             level = np.int64(_get(levels, base + _get(places, np.int64(position))))
-            if run < _U(16) and _U(level + 32) < _U(64):
-                code = _U(_get(quick, 1024 * kind + np.int64(run << _U(6)) + level + 32))
+            if run < _U(16) and _U(level + QUICK) < _U(2 * QUICK):
+                code = _U(_get(quick, 32 * QUICK * kind + np.int64(run) * (2 * QUICK) + level + QUICK))
             else:
                 end, bits, count, run = _write_run(raw, end, bits, count, run, codes, kind)
                 code = _with_value(codes, 512 * kind + np.int64(run << _U(4)), level)
@@ -452,8 +453,8 @@ def _write(levels: Any, marks: Any, order: Any, codes: Any, quick: Any, places: 
                 run = position - last - _U(1)
                 last = position
                 level = np.int64(_get(levels, base + _get(places, np.int64(position))))
-                if run < _U(16) and _U(level + 32) < _U(64):
-                    code = _U(_get(quick, 1024 * kind + np.int64(run << _U(6)) + level + 32))
+                if run < _U(16) and _U(level + QUICK) < _U(2 * QUICK):
+                    code = _U(_get(quick, 32 * QUICK * kind + np.int64(run) * (2 * QUICK) + level + QUICK))
                 else:
                     end, bits, count, run = _write_run(raw, end, bits, count, run, codes, kind)
                     code = _with_value(codes, 512 * kind + np.int64(run << _U(4)), level)
@@ -499,7 +500,7 @@ def encode(
     gradient is ever wanted.
     order: int64[blocks, 3], blocks of a row of squares in the order of the file: their place in levels, plane, place in marks.
     codes: uint32[2 * 512], code * 32 + bits, of AC symbols at 0..255, of DC sizes from 256; codes lie above room for the bits of their value, which
-    are counted. quick: uint32[2 * 1024], the same with the value, of AC levels -32..31 behind 0..15 zeros.
+    are counted. quick: uint32[2 * 16 * 2 * QUICK], the same with the value, of AC levels behind 0..15 zeros.
     """
     states = np.zeros((2, 6), np.int64)
     for row in range(rows):
