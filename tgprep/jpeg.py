@@ -24,7 +24,7 @@ import numpy.typing as npt
 from manifests.gradient import Frame
 from tgprep import jpeg_kernels as kernels
 from tgprep import jpeg_tables as tables
-from tgprep.jpeg_kernels import LANES, QUICK
+from tgprep.jpeg_kernels import LANES, QUICK, STEPS
 
 # What TG is on average where pictures differ: floor((a - b + 255) / 2) and, for chroma, floor((a - b + 256) / 2).
 _LUMA_ZERO, _CHROMA_ZERO = 127.25, 127.75
@@ -105,7 +105,7 @@ class PlaneEncoder:
         self._num_pictures += 1
         end, gradient_end = kernels.encode(
             self._where, self._rows, self._size, self._clip, self._shifts, self._scales, kernels.PLACES, self._padded, self._work, self._coefficients,
-            self._levels, self._marks, self._order, _CODES, _QUICK, self._raw, self._out, self._start, gradient, left,
+            self._levels, self._marks, self._order, _CODES, _STEPS, _QUICK, self._raw, self._out, self._start, gradient, left,
         )  # fmt: skip
         return self._out[0, :end].tobytes(), self._out[1, :gradient_end].tobytes() if gradient else None
 
@@ -202,26 +202,23 @@ def _factors(steps: tables.Table, scale: float) -> npt.NDArray[np.float64]:
     return np.asarray(natural.T.reshape(64))
 
 
-def _codes() -> npt.NDArray[np.uint32]:
-    found = np.zeros((2, 512), np.uint32)
-    for row, ac, dc in ((0, tables.LUMA_AC, tables.LUMA_DC), (1, tables.CHROMA_AC, tables.CHROMA_DC)):
-        for offset, table in ((0, ac), (256, dc)):
-            for symbol, (code, bits) in table.codes().items():
-                size = symbol & 15 if offset == 0 else symbol
-                found[row, offset + symbol] = (code << size) << 5 | (bits + size)
+def _codes(ac: bool) -> npt.NDArray[np.uint32]:
+    found = np.zeros((2, 256), np.uint32)
+    chosen = (tables.LUMA_AC, tables.CHROMA_AC) if ac else (tables.LUMA_DC, tables.CHROMA_DC)
+    for row, table in enumerate(chosen):
+        for symbol, (code, bits) in table.codes().items():
+            size = symbol & 15  # of the value behind it
+            found[row, symbol] = (code << size) << 5 | (bits + size)
     return found
 
 
-def _quick(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    found = np.zeros((2, 16, 2 * QUICK), np.uint32)
-    for row in range(2):
-        for run in range(16):
-            for level in range(-QUICK, QUICK):
-                size = abs(level).bit_length()
-                value = level if level > 0 else level + (1 << size) - 1
-                found[row, run, level + QUICK] = codes[row, 16 * run + size] | value << 5
-    return found
+def _with_values(codes: npt.NDArray[np.uint32], levels: range) -> npt.NDArray[np.uint32]:
+    """Codes by the size of a level [..., 16] -> codes with the level's bits [..., levels]."""
+    sizes = np.array([abs(level).bit_length() for level in levels])
+    values = np.array([level if level > 0 else level + (1 << abs(level).bit_length()) - 1 for level in levels])
+    return codes[..., sizes] | np.asarray(values << 5, np.uint32)
 
 
-_CODES = _codes().reshape(-1)
-_QUICK = _quick(_codes()).reshape(-1)
+_CODES = _codes(ac=True).reshape(-1)
+_STEPS = _with_values(_codes(ac=False), range(-STEPS, STEPS)).reshape(-1)
+_QUICK = _with_values(_codes(ac=True).reshape(2, 16, 16), range(-QUICK, QUICK)).reshape(-1)

@@ -21,6 +21,7 @@ from numba.extending import intrinsic
 from tgprep.jpeg_tables import ZIGZAG
 
 LANES = 48
+STEPS = 2048  # no step between two DC levels is larger
 QUICK = 128  # levels from -QUICK to QUICK - 1 have their code and bits in one table
 PLACES = (ZIGZAG % 8 * 8 + ZIGZAG // 8) * LANES  # zigzag position -> place in a chunk
 
@@ -406,29 +407,25 @@ def _write_run(raw: Any, end: int, bits: Any, count: Any, run: Any, codes: Any, 
     """Write what waits and the code for 16 zeros as often as it fits into a run; gives what is left of it."""
     end, count = _flush(raw, end, bits, count)
     while run > _U(15):
-        bits, count = _append(bits, count, _U(_get(codes, 512 * kind + 0xF0)))
+        bits, count = _append(bits, count, _U(_get(codes, 256 * kind + 0xF0)))
         end, count = _flush(raw, end, bits, count)
         run -= _U(16)
     return end, bits, count, run
 
 
 @_inner
-def _write(levels: Any, marks: Any, order: Any, codes: Any, quick: Any, places: Any, raw: Any, state: Any) -> None:
+def _write(
+    levels: Any, marks: Any, order: Any, codes: Any, steps: Any, quick: Any, places: Any, raw: Any, state: Any
+) -> None:
     """Entropy-code a row of squares to raw. state: int64[6], where to go on, bits left over and their count, the last DC level of each plane."""
     end, bits, count = state[0], _U(state[1]), _U(state[2])
-    last_y, last_cb, last_cr = state[3], state[4], state[5]
     for number in range(order.shape[0]):
         base, part, mark = order[number, 0], order[number, 1], order[number, 2]
         kind = np.int64(part > 0)
         direct = np.int64(_get(levels, base))
-        step = direct - (last_y if part == 0 else last_cb if part == 1 else last_cr)
-        if part == 0:
-            last_y = direct
-        elif part == 1:
-            last_cb = direct
-        else:
-            last_cr = direct
-        bits, count = _append(bits, count, _with_value(codes, 512 * kind + 256, step))
+        step = direct - _get(state, 3 + part)
+        _put(state, 3 + part, direct)
+        bits, count = _append(bits, count, _U(_get(steps, 2 * STEPS * kind + step + STEPS)))
         end, count = _flush(raw, end, bits, count)
         left = _U(_get(marks, mark)) | (_U(_get(marks, mark + LANES)) << _U(16))
         left |= (_U(_get(marks, mark + 2 * LANES)) << _U(32)) | (_U(_get(marks, mark + 3 * LANES)) << _U(48))
@@ -445,7 +442,7 @@ def _write(levels: Any, marks: Any, order: Any, codes: Any, quick: Any, places: 
                 code = _U(_get(quick, 32 * QUICK * kind + np.int64(run) * (2 * QUICK) + level + QUICK))
             else:
                 end, bits, count, run = _write_run(raw, end, bits, count, run, codes, kind)
-                code = _with_value(codes, 512 * kind + np.int64(run << _U(4)), level)
+                code = _with_value(codes, 256 * kind + np.int64(run << _U(4)), level)
             bits, count = _append(bits, count, code)
             if left:
                 position = _trailing_zeros(left)
@@ -457,20 +454,13 @@ def _write(levels: Any, marks: Any, order: Any, codes: Any, quick: Any, places: 
                     code = _U(_get(quick, 32 * QUICK * kind + np.int64(run) * (2 * QUICK) + level + QUICK))
                 else:
                     end, bits, count, run = _write_run(raw, end, bits, count, run, codes, kind)
-                    code = _with_value(codes, 512 * kind + np.int64(run << _U(4)), level)
+                    code = _with_value(codes, 256 * kind + np.int64(run << _U(4)), level)
                 bits, count = _append(bits, count, code)
             end, count = _flush(raw, end, bits, count)
         if last != _U(63):
-            bits, count = _append(bits, count, _U(_get(codes, 512 * kind)))
+            bits, count = _append(bits, count, _U(_get(codes, 256 * kind)))
     end, count = _flush(raw, end, bits, count)
-    state[0], state[1], state[2], state[3], state[4], state[5] = (
-        end,
-        np.int64(bits),
-        np.int64(count),
-        last_y,
-        last_cb,
-        last_cr,
-    )
+    state[0], state[1], state[2] = end, np.int64(bits), np.int64(count)
 
 
 @_inner
@@ -486,7 +476,7 @@ def _close(raw: Any, state: Any, out: Any, at: int) -> Any:
 @_entry
 def encode(
     where: Any, rows: int, size: Any, clip: Any, shifts: Any, scales: Any, places: Any, padded: Any, work: Any, coefficients: Any,
-    levels: Any, marks: Any, order: Any, codes: Any, quick: Any, raw: Any, out: Any, at: int, with_gradient: bool, left: bool,
+    levels: Any, marks: Any, order: Any, codes: Any, steps: Any, quick: Any, raw: Any, out: Any, at: int, with_gradient: bool, left: bool,
 ) -> Any:  # fmt: skip
     """A picture, and where wanted the gradient from the one before, to out[0, at:] and out[1, at:]; gives where both end, EOI included.
 
@@ -499,8 +489,8 @@ def encode(
     raw uint8[2, ...]: scratch. coefficients: of the picture before, replaced by this one's; none where no
     gradient is ever wanted.
     order: int64[blocks, 3], blocks of a row of squares in the order of the file: their place in levels, plane, place in marks.
-    codes: uint32[2 * 512], code * 32 + bits, of AC symbols at 0..255, of DC sizes from 256; codes lie above room for the bits of their value, which
-    are counted. quick: uint32[2 * 16 * 2 * QUICK], the same with the value, of AC levels behind 0..15 zeros.
+    codes: uint32[2 * 256], code * 32 + bits, of AC symbols; codes lie above room for the bits of their value, which are counted.
+    steps: uint32[2 * 2 * STEPS], the same with the value, of the step from one DC level to the next, from -STEPS on. quick: uint32[2 * 16 * 2 * QUICK], the same with the value, of AC levels behind 0..15 zeros.
     """
     states = np.zeros((2, 6), np.int64)
     for row in range(rows):
@@ -509,9 +499,9 @@ def encode(
                 where[plane], row, size[plane], clip[plane], shifts[plane], scales[plane], padded, work, coefficients,
                 levels, marks, with_gradient, left and plane > 0,
             )  # fmt: skip
-        _write(levels[0], marks[0], order, codes, quick, places, raw[0], states[0])
+        _write(levels[0], marks[0], order, codes, steps, quick, places, raw[0], states[0])
         if with_gradient:
-            _write(levels[1], marks[1], order, codes, quick, places, raw[1], states[1])
+            _write(levels[1], marks[1], order, codes, steps, quick, places, raw[1], states[1])
     end = _close(raw[0], states[0], out[0], at)
     return end, _close(raw[1], states[1], out[1], at) if with_gradient else at
 
