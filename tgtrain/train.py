@@ -39,6 +39,7 @@ from tgtrain.log import (
     with_precision,
 )
 from tgtrain.model import Model, build_model, count_macs, share_dropout
+from tgtrain.optimiser import make_optimiser, restore
 from tgtrain.order import steps_per_epoch
 from tgtrain.prefetch import batches_on
 from tgtrain.preflight import require_room, require_shares, require_variance
@@ -183,13 +184,8 @@ class _Trainer:
                 self.network = DistributedDataParallel(self.model, device_ids=devices, broadcast_buffers=False)
         if config.runtime.compile:
             self.network = torch.compile(self.network, backend=config.runtime.compile_backend)  # type: ignore[assignment]
-        self.optimiser = torch.optim.SGD(
-            self.model.parameters(),
-            lr=config.optimiser.learning_rate,
-            momentum=config.optimiser.momentum,
-            weight_decay=config.optimiser.weight_decay,
-            fused=True if ranks.device.type == "cuda" else None,
-        )
+        on_gpu = ranks.device.type == "cuda"
+        self.optimiser = make_optimiser(self.model.parameters(), config.optimiser, fused=on_gpu)
         self.dtype = _PRECISION[config.runtime.precision]
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.dtype is torch.float16)
         self.may_ask = ranks.device.type == "cpu"  # a GPU would have to be waited for
@@ -206,7 +202,7 @@ class _Trainer:
         if found is None:
             return
         self.model.load_state_dict(found.model)
-        self.optimiser.load_state_dict(found.optimiser)
+        restore(self.optimiser, found.optimiser)
         if found.extra.get("scaler"):
             self.scaler.load_state_dict(found.extra["scaler"])
         if self.ranks.device.type == "cpu" and found.extra.get("num_threads"):

@@ -239,6 +239,14 @@ def test_a_run_of_a_gpu_goes_on_on_a_cpu(data_set: Path, tmp_path: Path) -> None
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
 
 
+def test_a_float16_run_of_a_cpu_goes_on_on_a_gpu(data_set: Path, tmp_path: Path) -> None:
+    settings = (*QUICK, "runtime.precision=float16")
+    train(setup_of(data_set, *settings), tmp_path / "run", ALONE, max_steps=3, tell=lambda text: None)
+    on_gpu(data_set, tmp_path / "run", "runtime.precision=float16", max_steps=8)
+    assert load(list_checkpoints(tmp_path / "run")[-1]).step == 8
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
+
+
 @PAIR
 @pytest.mark.parametrize("way", [(), ("runtime.accumulate=2", *TWO_CLIPS), ("runtime.precision=bfloat16",)])
 def test_two_gpus_train_as_one(data_set: Path, tmp_path: Path, way: tuple[str, ...]) -> None:
