@@ -21,7 +21,7 @@ from tgtrain.batch import SslBatch, step_loader
 from tgtrain.config import BatchSettings, Config
 from tgtrain.distributed import Ranks
 from tgtrain.prefetch import batches_on
-from tgtrain.preflight import has_variance, require_shares, require_variance
+from tgtrain.preflight import has_variance, require_compilable, require_shares, require_variance
 from tgtrain.run import Setup
 from tgtrain.sources import step_dataset, training_workers
 from tgtrain.train import training_step
@@ -174,6 +174,7 @@ def measure_step(setup: Setup, ranks: Ranks, seconds: float) -> StepFigure:
     require_shares(config, ranks)
     step_dataset(setup, ranks)  # whatever settings of clips do not allow
     require_variance(config)
+    require_compilable(config, ranks.device)
     labelled, unlabelled = _batch_sizes(config)
     batch_clips = (labelled + unlabelled) * config.method.clips_per_video
     # Of both sizes whole parts are taken, each of which can be cut again into those of runtime.accumulate.

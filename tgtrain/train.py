@@ -42,7 +42,7 @@ from tgtrain.model import Model, build_model, count_macs, share_dropout
 from tgtrain.optimiser import make_optimiser, restore
 from tgtrain.order import steps_per_epoch
 from tgtrain.prefetch import batches_on
-from tgtrain.preflight import require_room, require_shares, require_variance
+from tgtrain.preflight import require_compilable, require_room, require_shares, require_variance
 from tgtrain.resume import choose, settings_in, take_up
 from tgtrain.run import CONFIG_NAME, Setup, begin_folder, check_folder, machine, owned
 from tgtrain.schedule import LearningRateSettings, epoch_of, is_due, learning_rate
@@ -111,6 +111,7 @@ def train(
     # Whatever the settings do not allow shows here, before anything is written: clips, operations, shapes.
     step_dataset(setup, ranks)
     require_variance(config)
+    require_compilable(config, ranks.device)
     count_macs(config.model, config.data.clip_frames, config.data.size, config.data.size)
     # Of a new run everything is judged before its folder is made; of an old one only with the folder held.
     start = None if (run / CONFIG_NAME).exists() else choose(run, resume, setup, trainer.tell)

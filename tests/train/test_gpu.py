@@ -188,7 +188,7 @@ def test_the_optimiser_is_fused_and_convolutions_get_channels_last(data_set: Pat
 
 
 def test_compiled_networks_train_as_plain_ones(data_set: Path, tmp_path: Path) -> None:
-    common = ("model.dropout=0", "evaluate.every_epochs=0")
+    common = ("model.dropout=0", "evaluate.every_epochs=0", "data.size=64")
     on_gpu(data_set, tmp_path / "plain", *common, max_steps=2)
     on_gpu(data_set, tmp_path / "compiled", *common, "runtime.compile=true", max_steps=2)
     for one, other in zip(*(records(tmp_path / name, "train") for name in ("plain", "compiled")), strict=True):
