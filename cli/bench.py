@@ -195,7 +195,7 @@ def _verdict(setup: Setup, ranks: Ranks, balance: Balance) -> list[str]:
     else:
         lines = [f"Bottleneck: the loader. {with_own} the step waits {waiting:.0f} % of the time."]
     lines.append(f"About {_processes(needed)} feed{'s' * (needed == 1)} this device: --set runtime.workers={needed}")
-    if needed > cores:
+    if needed > cores and balance.bottleneck == "loader":
         lines.append(f"This process may use {cores} cores: more of them, or smaller clips, are what it lacks.")
     if ranks.device.type == "cpu":
         lines.append("Both were measured alone; on a CPU they share the cores, so each is slower in training.")

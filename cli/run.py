@@ -81,7 +81,8 @@ def run(
         from tgtrain.config import load_recipe
         from tgtrain.distributed import LostError, joined, place_in
         from tgtrain.run import prepare
-        from tgtrain.train import RunError, train
+        from tgtrain.run_error import RunError
+        from tgtrain.train import train
     except ModuleNotFoundError as error:
         from manifests.records import InputError
 

@@ -21,11 +21,14 @@ from tgtrain.batch import SslBatch, step_loader
 from tgtrain.config import BatchSettings, Config
 from tgtrain.distributed import Ranks
 from tgtrain.prefetch import batches_on
-from tgtrain.preflight import has_variance, require_shares, require_variance
+from tgtrain.preflight import has_variance, require_compilable, require_shares, require_variance
 from tgtrain.run import Setup
 from tgtrain.sources import step_dataset, training_workers
 from tgtrain.train import training_step
 
+_HEADROOM = (
+    1.2  # a loader hardly faster than the step feeds it on an idle machine, and not while both work and clips differ
+)
 _APART_STEPS = 10_000  # from the first step of one measurement to that of the next: none reads what another has read
 
 
@@ -92,10 +95,10 @@ class Balance:
 
     @property
     def workers_needed(self) -> int:
-        """About how many processes give what the step takes, at least 1: told from the fewest that were seen to give it, else from
-        the largest share of one process.
+        """About how many processes give what the step takes with `_HEADROOM` to spare, at least 1: told from the fewest that were seen
+        to give it, else from the largest share of one process.
         """
-        wanted = self.step.clips_per_second
+        wanted = _HEADROOM * self.step.clips_per_second
         enough = [figure for figure in self.loaders if figure.workers and figure.clips_per_second >= wanted]
         share = enough[0].per_process if enough else max(figure.per_process for figure in self.loaders)
         return max(1, math.ceil(wanted / share))
@@ -174,6 +177,7 @@ def measure_step(setup: Setup, ranks: Ranks, seconds: float) -> StepFigure:
     require_shares(config, ranks)
     step_dataset(setup, ranks)  # whatever settings of clips do not allow
     require_variance(config)
+    require_compilable(config, ranks.device)
     labelled, unlabelled = _batch_sizes(config)
     batch_clips = (labelled + unlabelled) * config.method.clips_per_video
     # Of both sizes whole parts are taken, each of which can be cut again into those of runtime.accumulate.

@@ -6,6 +6,8 @@ import math
 import shutil
 from pathlib import Path
 
+import torch
+
 from manifests.records import InputError
 from tgtrain.config import Config
 from tgtrain.distributed import Ranks
@@ -105,6 +107,22 @@ def require_variance(config: Config) -> None:
         f"{', averaged before the projection' if config.model.projection != 'none' else ''}: BatchNorm has a single value per channel, and no "
         f"variance. Set batch.{name} to {2 * parts} or more{', or data.size higher' if config.model.projection == 'none' else ''}."
     )
+
+
+def require_compilable(config: Config, device: torch.device) -> None:
+    """Refuse to compile for a GPU a network whose last features are a single position.
+
+    The strides of such maps fit two memory layouts: torch.compile takes gradients of the weights for one, cuDNN gives the other,
+    and the first step stops with an error that names neither.
+    """
+    runtime, frames, size = config.runtime, config.data.clip_frames, config.data.size
+    if not runtime.compile or runtime.compile_backend != "inductor" or device.type != "cuda":
+        return
+    if math.prod(_last_features(config)) == 1:
+        raise InputError(
+            f"runtime.compile is on, and the last features of clips of {frames} frames of {size}x{size} are 1x1x1 (T x H x W): "
+            "torch.compile makes no code for a GPU that trains on such. Set data.size above 32, or runtime.compile=false."
+        )
 
 
 def require_room(run: Path, config: Config) -> None:

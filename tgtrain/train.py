@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -27,7 +26,7 @@ from tgtrain.damage import Damage, TooMuchDamageError, left_out
 from tgtrain.distributed import Ranks, StopPoll
 from tgtrain.evaluate import Result, StoppedError, evaluate
 from tgtrain.evaluate import Views as EvalViews
-from tgtrain.health import LossWatch
+from tgtrain.health import LossWatch, require_finite, require_health
 from tgtrain.log import (
     Interval,
     Journal,
@@ -39,26 +38,22 @@ from tgtrain.log import (
     with_precision,
 )
 from tgtrain.model import Model, build_model, count_macs, share_dropout
+from tgtrain.optimiser import make_optimiser, restore
 from tgtrain.order import steps_per_epoch
 from tgtrain.prefetch import batches_on
-from tgtrain.preflight import require_room, require_shares, require_variance
+from tgtrain.preflight import require_compilable, require_room, require_shares, require_variance
 from tgtrain.resume import choose, settings_in, take_up
 from tgtrain.run import CONFIG_NAME, Setup, begin_folder, check_folder, machine, owned
+from tgtrain.run_error import RunError, cannot_write, last_whole, writing
 from tgtrain.schedule import LearningRateSettings, epoch_of, is_due, learning_rate
 from tgtrain.sources import step_dataset, training_workers
 from tgtrain.step import COUNTS, Views
 from tgtrain.sync_bn import synchronised
 from tgtrain.views import views_of
 
-_LEAST_SCALE = 2.0**-10  # of 2^16 at the start, halved after every step whose gradients are not finite
-_LESS_RATE = "Lower optimiser.learning_rate, or use runtime.precision=float32. The last checkpoint is from before."
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)  # tensors of loader processes come as open files
 _OF_A_LOADER = (OSError, RuntimeError, InputError)  # what its iterator raises: RuntimeError where a process has ended
 _PRECISION = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class RunError(Exception):
-    """The run cannot go on (the loss is no number, too many damaged videos); checkpoints stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +105,7 @@ def train(
     # Whatever the settings do not allow shows here, before anything is written: clips, operations, shapes.
     step_dataset(setup, ranks)
     require_variance(config)
+    require_compilable(config, ranks.device)
     count_macs(config.model, config.data.clip_frames, config.data.size, config.data.size)
     # Of a new run everything is judged before its folder is made; of an old one only with the folder held.
     start = None if (run / CONFIG_NAME).exists() else choose(run, resume, setup, trainer.tell)
@@ -136,7 +132,7 @@ def train(
         if len(set(ranks.gather(start.step))) > 1:
             raise InputError(f"The processes see different checkpoints in {run}: it must be one folder, shared by all.")
         if ranks.is_main:
-            with _writing(run, start.step):
+            with writing(run, start.step):
                 take_up(run, start, config.evaluate.keep, trainer.tell)
         ranks.barrier()
         trainer.take(start.checkpoint)
@@ -148,7 +144,7 @@ def train(
             if error.errno not in _TOO_MANY_FILES:
                 raise
             raise RunError(
-                f"{error.strerror} (at step {trainer.step}). {_last_whole(run)}; raise the limit (`ulimit -n`) or lower "
+                f"{error.strerror} (at step {trainer.step}). {last_whole(run)}; raise the limit (`ulimit -n`) or lower "
                 "runtime.workers, then the same command goes on from there."
             ) from error
 
@@ -183,13 +179,8 @@ class _Trainer:
                 self.network = DistributedDataParallel(self.model, device_ids=devices, broadcast_buffers=False)
         if config.runtime.compile:
             self.network = torch.compile(self.network, backend=config.runtime.compile_backend)  # type: ignore[assignment]
-        self.optimiser = torch.optim.SGD(
-            self.model.parameters(),
-            lr=config.optimiser.learning_rate,
-            momentum=config.optimiser.momentum,
-            weight_decay=config.optimiser.weight_decay,
-            fused=True if ranks.device.type == "cuda" else None,
-        )
+        on_gpu = ranks.device.type == "cuda"
+        self.optimiser = make_optimiser(self.model.parameters(), config.optimiser, fused=on_gpu)
         self.dtype = _PRECISION[config.runtime.precision]
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.dtype is torch.float16)
         self.may_ask = ranks.device.type == "cpu"  # a GPU would have to be waited for
@@ -206,7 +197,7 @@ class _Trainer:
         if found is None:
             return
         self.model.load_state_dict(found.model)
-        self.optimiser.load_state_dict(found.optimiser)
+        restore(self.optimiser, found.optimiser)
         if found.extra.get("scaler"):
             self.scaler.load_state_dict(found.extra["scaler"])
         if self.ranks.device.type == "cpu" and found.extra.get("num_threads"):
@@ -224,7 +215,7 @@ class _Trainer:
         At every mark: a checkpoint, precise BatchNorm and evaluation, and the checkpoint again, of what was measured; then
         the first goes. A run that is stopped or killed in between begins with the evaluation that is due.
         """
-        with _writing(self.folder, self.step):
+        with writing(self.folder, self.step):
             journal = Journal(self.folder, self.step, self.evaluation_due) if self.ranks.is_main else None
         interval = Interval(finite_only=self.scaler.is_enabled())
         device = self.ranks.device
@@ -278,7 +269,7 @@ class _Trainer:
                     interval.reset()
         finally:
             if journal is not None:
-                with _writing(self.folder, self.step):
+                with writing(self.folder, self.step):
                     journal.close()
         if saved_at != self.step:
             self._save()
@@ -300,7 +291,7 @@ class _Trainer:
         reason = explained(error) if isinstance(error, UnreachableError) else str(error).partition("\n")[0]
         raise RunError(
             f"asked to stop while process {self.ranks.rank} waited for clips (at step {self.step}: {reason}). "
-            f"{_last_whole(self.folder)}; the same command goes on from there."
+            f"{last_whole(self.folder)}; the same command goes on from there."
         ) from error
 
     def _train_step(self, batch: SslBatch) -> list[tuple[str, Tensor]]:
@@ -362,21 +353,8 @@ class _Trainer:
         if self.scaler.is_enabled():
             self.num_skipped += round(values.pop("train/skipped") * interval.num_steps)
             values["num_skipped"] = self.num_skipped
-        if not all(map(math.isfinite, (values["loss/total"], values["grad_norm"]))) and not self.scaler.is_enabled():
-            raise RunError(
-                f"the loss or its gradient is no finite number any more (around step {self.step}: loss {values['loss/total']}, "
-                f"gradient norm {values['grad_norm']}). {_LESS_RATE}"
-            )
-        if self.loss.explodes(values["loss/total"]):
-            raise RunError(
-                f"the loss explodes: at step {self.step} it is {values['loss/total']:.4g}, for the third line of the log in a row "
-                f"over {self.loss.factor:g} times the usual {self.loss.usual:.4g} (runtime.max_loss_factor). Lower "
-                f"optimiser.learning_rate, or raise optimiser.warmup_epochs."
-            )
-        if self.scaler.is_enabled() and self.scaler.get_scale() < _LEAST_SCALE:
-            raise RunError(
-                f"float16 finds no scale at which gradients are finite (around step {self.step}). {_LESS_RATE}"
-            )
+        scale = self.scaler.get_scale() if self.scaler.is_enabled() else None
+        require_health(values["loss/total"], values["grad_norm"], self.loss, scale, self.step)
         schedule = self._schedule()
         values["learning_rate"] = learning_rate(schedule, *epoch_of(self.step - 1, self.per_epoch))
         values["epoch"] = epoch
@@ -390,7 +368,7 @@ class _Trainer:
     def _note(self, journal: Journal | None, kind: str, values: dict[str, Any]) -> None:
         """Write a record, on the process that has the journal."""
         if journal is not None:
-            with _writing(self.folder, self.step):
+            with writing(self.folder, self.step):
                 journal.write(kind, self.step, values)
 
     def _over_ranks(self, values: dict[str, float]) -> dict[str, float]:
@@ -424,7 +402,7 @@ class _Trainer:
             return False
         if batch_norm.bad:
             self.tell(left_out("precise BatchNorm", batch_norm.bad))
-        self._check_finite()
+        require_finite(self.model, self.step)
         part = self.setup.evaluated_part
         places = self.setup.places(part)
         named: dict[str, float] = {}
@@ -460,16 +438,6 @@ class _Trainer:
         self._save(bool(batch_norm.num_batches) and running is None, measured)
         return True
 
-    def _check_finite(self) -> None:
-        """Nothing is measured or saved with weights or statistics that are no numbers: the checkpoints before stay the last."""
-        state = self.model.state_dict().items()
-        broken = [name for name, value in state if value.is_floating_point() and not value.isfinite().all()]
-        if broken:
-            raise RunError(
-                f"{len(broken)} of the weights and statistics are no finite numbers any more at step {self.step} (first {broken[0]}). "
-                f"{_LESS_RATE}"
-            )
-
     def _save(self, precise: bool = False, measured: checkpoints.Measured | None = None) -> None:
         """Write a checkpoint; RunError on every rank where that fails on the one that writes."""
         problem = self._write(precise, measured)
@@ -478,7 +446,7 @@ class _Trainer:
 
     def _write(self, precise: bool, measured: checkpoints.Measured | None) -> str:
         """Write a checkpoint where this is the process that writes; gives what kept it from that, "" for nothing."""
-        self._check_finite()
+        require_finite(self.model, self.step)
         if self.ranks.is_main:
             state = checkpoints.Checkpoint(
                 step=self.step,
@@ -500,30 +468,8 @@ class _Trainer:
             try:
                 checkpoints.save(self.folder, state, self.config.evaluate.keep)
             except OSError as error:
-                return _cannot_write(self.folder, self.step, error)
+                return cannot_write(self.folder, self.step, error)
         return ""
-
-
-@contextmanager
-def _writing(run: Path, step: int) -> Iterator[None]:
-    """Within, files of the run are written: where that fails it is a RunError."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(_cannot_write(run, step, error)) from error
-
-
-def _cannot_write(run: Path, step: int, error: OSError) -> str:
-    return (
-        f"{error.filename or run}: {error.strerror or error} (at step {step}). {_last_whole(run)}; "
-        f"make room or mend the disk, then the same command goes on from there."
-    )
-
-
-def _last_whole(run: Path) -> str:
-    there = checkpoints.every_checkpoint(run)
-    left = f"{there[-1].name} is the last whole checkpoint" if there else "no checkpoint was written yet"
-    return left[0].upper() + left[1:]
 
 
 def _step_seed(seed: int, step: int, part: int) -> int:

@@ -37,18 +37,22 @@ def figure(workers: int, clips_per_second: float) -> LoaderFigure:
     return LoaderFigure(workers, round(10 * clips_per_second), 10.0, 0.5)
 
 
-STEP = StepFigure(num_clips=80, batch_clips=80, num_steps=5, seconds=4.0)  # 100 clips a second
+STEP = StepFigure(
+    num_clips=80, batch_clips=80, num_steps=5, seconds=4.0
+)  # 100 clips a second: 120 are asked of the loader
 
 
 @pytest.mark.parametrize(
     ("rates", "workers", "bottleneck", "needed", "waits"),
     [
-        ({0: 40, 1: 40, 2: 80, 4: 160}, 4, "step", 3, 0.0),  # 100 at 40 a process
+        ({0: 40, 1: 40, 2: 80, 4: 160}, 4, "step", 3, 0.0),  # 120 at 40 a process
         ({0: 40, 1: 40, 2: 80, 4: 160}, 2, "loader", 3, 0.2),  # 80 of 100
-        ({1: 40, 2: 50}, 2, "loader", 3, 0.5),  # 100 at the 40 of the best process
+        ({1: 40, 2: 50}, 2, "loader", 3, 0.5),  # 120 at the 40 of the best process
+        ({0: 57, 1: 57, 2: 107, 4: 220}, 4, "step", 3, 0.0),  # 2 give 100, with too little to spare
+        ({1: 60, 2: 130}, 2, "step", 2, 0.0),
         ({1: 250}, 1, "step", 1, 0.0),
-        ({8: 400}, 8, "step", 2, 0.0),
-        ({0: 50}, 0, "loader", 2, 2 / 3),  # in turn: 2 parts of reading to 1 of training
+        ({8: 400}, 8, "step", 3, 0.0),
+        ({0: 50}, 0, "loader", 3, 2 / 3),  # in turn: 2 parts of reading to 1 of training
         ({0: 300}, 0, "step", 1, 0.25),
     ],
 )

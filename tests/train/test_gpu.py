@@ -188,7 +188,7 @@ def test_the_optimiser_is_fused_and_convolutions_get_channels_last(data_set: Pat
 
 
 def test_compiled_networks_train_as_plain_ones(data_set: Path, tmp_path: Path) -> None:
-    common = ("model.dropout=0", "evaluate.every_epochs=0")
+    common = ("model.dropout=0", "evaluate.every_epochs=0", "data.size=64")
     on_gpu(data_set, tmp_path / "plain", *common, max_steps=2)
     on_gpu(data_set, tmp_path / "compiled", *common, "runtime.compile=true", max_steps=2)
     for one, other in zip(*(records(tmp_path / name, "train") for name in ("plain", "compiled")), strict=True):
@@ -236,6 +236,14 @@ def test_a_run_of_a_gpu_goes_on_on_a_cpu(data_set: Path, tmp_path: Path) -> None
     on_gpu(data_set, tmp_path / "run", max_steps=3)
     train(setup_of(data_set, *QUICK), tmp_path / "run", ALONE, max_steps=4, tell=lambda text: None)
     assert load(list_checkpoints(tmp_path / "run")[-1]).step == 4
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
+
+
+def test_a_float16_run_of_a_cpu_goes_on_on_a_gpu(data_set: Path, tmp_path: Path) -> None:
+    settings = (*QUICK, "runtime.precision=float16")
+    train(setup_of(data_set, *settings), tmp_path / "run", ALONE, max_steps=3, tell=lambda text: None)
+    on_gpu(data_set, tmp_path / "run", "runtime.precision=float16", max_steps=8)
+    assert load(list_checkpoints(tmp_path / "run")[-1]).step == 8
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
 
 

@@ -109,7 +109,7 @@ def test_half_precision_is_close_to_float32_and_compiling_changes_nothing(
 def test_float16_that_finds_no_scale_stops_the_run(
     data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tgtrain.train._LEAST_SCALE", 2.0**10)  # six steps in place of 26
+    monkeypatch.setattr("tgtrain.health._LEAST_SCALE", 2.0**10)  # six steps in place of 26
     with pytest.raises(RunError, match=r"float16 finds no scale .*Lower optimiser.learning_rate"):
         run(
             data_set, tmp_path / "run", "model.width=2", "runtime.precision=float16", "optimiser.learning_rate=1e30",

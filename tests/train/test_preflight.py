@@ -11,15 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from manifests.records import InputError
 from manifests.splits import read_split
 from manifests.store import read_manifest
 from tests.train.test_train import ALONE, SMALL, equal, records, run, setup_of, weights
+from tgtrain.bench import measure_step
 from tgtrain.checkpoint import every_checkpoint, list_checkpoints
 from tgtrain.config import load_recipe
+from tgtrain.distributed import Ranks
 from tgtrain.health import LossWatch
-from tgtrain.preflight import notes, require_room
+from tgtrain.preflight import notes, require_compilable, require_room
 from tgtrain.run import Setup, prepare
 from tgtrain.train import RunError, train
 
@@ -186,6 +189,40 @@ def test_nothing_is_noted_of_a_run_that_fits(data_set: Path) -> None:
 def test_warm_ups_that_never_end_are_noted(data_set: Path, override: str, said: str) -> None:
     (note,) = notes(setup_of(data_set, override))
     assert said in note
+
+
+GPU = Ranks(0, 1, torch.device("cuda", 0))
+COMPILED = ("runtime.compile=true", "data.size=32", "data.clip_frames=4")
+
+
+def test_clips_too_small_to_compile_for_a_gpu_are_refused_at_the_start(
+    data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = setup_of(data_set, *COMPILED)
+    said = r"4 frames of 32x32 are 1x1x1 \(T x H x W\).* Set data.size above 32, or runtime.compile=false"
+    with pytest.raises(InputError, match=said):
+        measure_step(setup, GPU, 1.0)
+    monkeypatch.setattr("tgtrain.train._Trainer", lambda *args: namedtuple("trainer", "tell")(print))
+    with pytest.raises(InputError, match=said):
+        train(setup, tmp_path / "run", GPU, tell=lambda text: None)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "device"),
+    [
+        ("data.size=33", GPU.device),
+        ("data.clip_frames=32", GPU.device),
+        ("runtime.compile_backend=aot_eager", GPU.device),
+        ("runtime.compile=false", GPU.device),
+        ("data.size=32", ALONE.device),
+    ],
+)
+@pytest.mark.parametrize("network", [("r3d", 10), ("slowonly", 50)])
+def test_what_compiles_is_let_through(override: str, device: torch.device, network: tuple[str, int]) -> None:
+    backbone, depth = network
+    settings = (*COMPILED, f"model.backbone={backbone}", f"model.depth={depth}", override)
+    require_compilable(load_recipe("demo", settings, num_classes=3), device)
 
 
 def test_a_disk_without_room_for_two_checkpoints_is_refused_at_the_start(
