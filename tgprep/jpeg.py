@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import hashlib
 import os
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -129,17 +131,29 @@ def prepare() -> None:
     Machine code that cannot be kept, or is damaged where it was kept, costs the time to compile, no more.
     """
     with contextlib.ExitStack() as stack:
+        lock = None
         with contextlib.suppress(OSError):
-            place = Path(tempfile.gettempdir()) / f"tgprep-compile-{os.getuid()}.lock"
+            place = Path(tempfile.gettempdir()) / f"tgprep-compile-{os.getuid()}-{_version()}.lock"
             lock = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             stack.callback(os.close, lock)
-            _hold(lock)
+            if not os.fstat(lock).st_size:  # nobody has compiled this yet: loading needs no turns
+                _hold(lock)
         try:
             _try_out()
         except Exception as error:  # of numba's cache: a full disk, a torn file
             print(f"compiled anew, as it cannot be kept or loaded ({type(error).__name__}: {error})", file=sys.stderr)
             kernels.keep_nothing()
             _try_out()
+        if lock is not None:
+            with contextlib.suppress(OSError):
+                os.pwrite(lock, b"done", 0)
+
+
+def _version() -> str:
+    """What the kept machine code depends on, in short."""
+    own = hashlib.sha256(Path(kernels.__file__).read_bytes())
+    own.update(f"{sys.version} {numba.__version__} {os.environ.get('NUMBA_CACHE_DIR')} {kernels.__file__}".encode())
+    return own.hexdigest()[:12]
 
 
 def _try_out() -> None:

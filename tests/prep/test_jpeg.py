@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import os
@@ -296,3 +297,17 @@ def test_code_that_cannot_be_kept_is_compiled_all_the_same(tmp_path: Path) -> No
     again = run()
     assert again.stdout == first.stdout
     assert "compiled anew" in again.stderr
+
+
+def test_what_is_compiled_is_loaded_without_waiting_for_others(tmp_path: Path) -> None:
+    """A held lock, as sixteen workers that start at once would queue at: it is not asked for once the code is kept."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "kept"), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", "from tgprep.jpeg import prepare; prepare()"]
+    subprocess.run(command, env=environment, check=True, timeout=300)
+    (lock,) = tmp_path.glob("tgprep-compile-*.lock")
+    with lock.open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        subprocess.run(command, env=environment, check=True, timeout=40)  # less than it would wait
+        held.truncate(0)
+        with pytest.raises(subprocess.TimeoutExpired):
+            subprocess.run(command, env=environment, check=True, timeout=5)
