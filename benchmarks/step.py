@@ -266,7 +266,17 @@ def main() -> None:
             words += ["--rows", str(arguments.rows), "--size", str(arguments.size), "--steps", str(arguments.steps)]
             runs[name].append(json.loads(subprocess.run(words, stdout=subprocess.PIPE, check=True, text=True).stdout))
             print(f"{name}: {runs[name][-1]['seconds']:.3f} s", file=sys.stderr)
-    result = {
+            text = json.dumps(result_of(runs, reasons, device, arguments), indent=2)
+            arguments.output.parent.mkdir(parents=True, exist_ok=True)
+            arguments.output.write_text(text + "\n")  # whatever ends the run, what it has measured is there
+    print(text)
+
+
+def result_of(
+    runs: dict[str, list[dict[str, Any]]], reasons: dict[str, str], device: torch.device, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """What the ways measured so far came to."""
+    return {
         "what": "one training step of the trainer, without the loading of data",
         "date": time.strftime("%Y-%m-%d"),
         "machine": {
@@ -281,13 +291,12 @@ def main() -> None:
             "rounds": arguments.rounds,
         },
         "ways": {
-            name: {**asdict(WAYS[name]), **row_of(found, runs[WAYS[name].against])} for name, found in runs.items()
+            name: {**asdict(WAYS[name]), **row_of(found, runs[WAYS[name].against])}
+            for name, found in runs.items()
+            if found
         },
         "left out": {name: reason for name, reason in reasons.items() if reason},
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":
