@@ -178,7 +178,7 @@ def _is_full_range(frame: Any) -> bool:
 
 
 def _plane(plane: Any) -> Frame:
-    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+    return np.ndarray((plane.height, plane.width), np.uint8, plane, 0, (plane.line_size, 1))
 
 
 def _reason(error: BaseException) -> str:

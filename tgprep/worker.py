@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
+import gc
 import hashlib
 import json
 import os
@@ -288,6 +289,8 @@ def main() -> None:
         from tgprep.jpeg import prepare  # numba: what stores no planes does without
 
         prepare()
+    gc.collect()
+    gc.freeze()  # what stays for ever need not be looked through again and again
     emit({"ready": True})
     for line in jobs:
         try:
