@@ -1,7 +1,10 @@
 """The inner loops of `tgprep.jpeg`, compiled by numba: planes -> cosine transform -> quantised numbers -> entropy-coded bits.
 
 A plane is cut into blocks of 8x8 pixels. LANES neighbouring blocks of a row of blocks make a chunk, which is stored number by number:
-`chunk[(8 * u + v) * LANES + lane]`, u and v the horizontal and vertical frequency. Every loop over lanes is then one of vector instructions.
+`chunk[(8 * u + v) * LANES + lane]`, u and v the horizontal and vertical frequency. Eight lanes at a time are one vector; what works on them is
+made instruction by instruction (`_Eight`), as no compiler's vectoriser is to be trusted with short rows. All of it is in this file, by which
+numba tells whether the machine code that it kept is still right.
+
 All results are integers or single IEEE operations in a fixed order: the same bytes on every machine.
 
 Legend of array arguments: coefficients float32[64 * LANES * chunks], scaled as the transform of Arai, Agui and Nakajima leaves them;
@@ -299,9 +302,28 @@ _trailing_zeros = _zeros(False)
 
 
 @_inner
+def _clipped(source: int, x: int, low: Any, high: Any) -> Any:
+    return min(max(_byte(source, x), low), high)
+
+
+@_inner
 def _centred(source: int, x: int, low: Any, high: Any) -> Any:
     moved = (np.int32(3) * np.int32(_byte(source, x)) + np.int32(_byte(source, x + 1)) + np.int32(2)) >> np.int32(2)
     return min(max(np.uint8(moved), low), high)
+
+
+@_inner
+def _copy(level: Any, source: int, count: int, low: Any, high: Any, padded: Any, to: int) -> None:
+    """`count` samples of a row. The last 32 once more, so that all go in vectors; a short row one by one."""
+    whole = count // 32 * 32
+    for x in range(whole):
+        _put(padded, to + x, level(source, x, low, high))
+    if whole:
+        for x in range(32):
+            _put(padded, to + count - 32 + x, level(source, count - 32 + x, low, high))
+    else:
+        for x in range(count):
+            _put(padded, to + x, level(source, x, low, high))
 
 
 @_inner
@@ -315,20 +337,10 @@ def _pad(
     for y in range(height):
         source, target = address + y * stride, y * columns
         if centre:
-            # The end of a row once more, so that all of it goes in vectors; a short row one by one.
-            whole = (width - 1) // 32 * 32
-            for x in range(whole):
-                _put(padded, target + x, _centred(source, x, low, high))
-            if whole:
-                for x in range(32):
-                    _put(padded, target + width - 33 + x, _centred(source, width - 33 + x, low, high))
-            else:
-                for x in range(width - 1):
-                    _put(padded, target + x, _centred(source, x, low, high))
+            _copy(_centred, source, width - 1, low, high, padded, target)
         else:
-            for x in range(width):
-                _put(padded, target + x, min(max(_byte(source, x), low), high))
-        last = min(max(_byte(source, width - 1), low), high)
+            _copy(_clipped, source, width - 1, low, high, padded, target)
+        last = _clipped(source, width - 1, low, high)
         for x in range(width - 1, columns):
             _put(padded, target + x, last)
     for y in range(height, rows):
