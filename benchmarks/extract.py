@@ -68,6 +68,26 @@ with open(sys.argv[3], "wb") as out:
             previous = p
 """
 
+# One pass with the usual libraries: what is written first by everyone who does not want the loose files.
+ONE_PASS = """
+import sys, cv2, numpy as np, simplejpeg
+from pathlib import Path
+cv2.setNumThreads(1)
+with open(sys.argv[2], "wb") as out:
+    for path in sorted(p for p in Path(sys.argv[1]).rglob("*") if p.is_file()):
+        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+        previous = None
+        while True:
+            ok, frame = capture.read()
+            if not ok:
+                break
+            out.write(simplejpeg.encode_jpeg(frame, 95, "BGR", "420"))
+            if previous is not None:
+                gradient = cv2.addWeighted(previous, 0.5, frame, -0.5, 127.25)
+                out.write(simplejpeg.encode_jpeg(gradient, 95, "BGR", "420"))
+            previous = frame
+"""
+
 TWO_PASS = """
 import sys, cv2, numpy as np
 from pathlib import Path
@@ -83,7 +103,7 @@ for path in sorted(p for p in source.rglob("*") if p.is_file()):
             break
         number += 1
         cv2.imwrite(str(folder / f"img_{number:05d}.jpg"), frame)
-for folder in sorted({p.parent for p in out.rglob("img_*.jpg")}):
+for folder in sorted(p for p in out.glob("*/*") if p.is_dir()):
     images = sorted(folder.glob("img_*.jpg"))
     for number, (first, second) in enumerate(zip(images, images[1:]), 1):
         one, two = (cv2.imread(str(p)).astype(np.float32) for p in (first, second))
@@ -182,6 +202,7 @@ def compare(videos: str, arguments: argparse.Namespace) -> dict[str, Any]:
         many: lambda out: tgprep(out, threads=arguments.workers),
         "tgprep, 1 worker, derived": lambda out: tgprep(out, "--gradient", "derived"),
         "tgprep, 1 worker, RGB path": lambda out: tgprep(out, "--space", "rgb"),
+        "one pass, OpenCV and simplejpeg": lambda out: [sys.executable, "-c", ONE_PASS, videos, str(out)],
         "two passes, loose files": lambda out: [sys.executable, "-c", TWO_PASS, videos, str(out)],
         "two passes, buffers kept": lambda out: [sys.executable, "-c", TWO_PASS, videos, str(out)],
     }
@@ -243,6 +264,7 @@ def compare(videos: str, arguments: argparse.Namespace) -> dict[str, Any]:
             "fused / libjpeg-turbo, RGB only": ratio("bare codecs, RGB only", "libjpeg-turbo on planes, RGB only"),
             f"{many} / 1 worker, wall": ratio(many, "tgprep, 1 worker", "frames_per_second"),
             f"{many_bare} / 1 process, wall": ratio(many_bare, "bare codecs, RGB + TG", "frames_per_second"),
+            "tgprep / one pass, OpenCV and simplejpeg": ratio("tgprep, 1 worker", "one pass, OpenCV and simplejpeg"),
             "tgprep / two passes": ratio("tgprep, 1 worker", "two passes, loose files"),
             "tgprep derived / two passes": ratio("tgprep, 1 worker, derived", "two passes, loose files"),
             "tgprep / two passes, buffers kept": ratio("tgprep, 1 worker", "two passes, buffers kept"),

@@ -19,7 +19,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results" / "reliability.json"
 PAGE = REPOSITORY / "docs" / "reliability.md"
-_PACKAGES = ("av", "simplejpeg", "numpy", "pyarrow", "joblib", "fsspec", "s3fs", "distributed", "torch")
+_PACKAGES = ("av", "simplejpeg", "numba", "numpy", "pyarrow", "joblib", "fsspec", "s3fs", "distributed", "torch")
 _HEAD = """# Reliability
 
 What was done to the programs to break them, and what came of it. This page is written by `make check-long` from what the
