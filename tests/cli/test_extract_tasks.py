@@ -70,7 +70,7 @@ def test_killed_tasks_are_run_again_and_joined(
     draw = random.Random(3)
     share = [("--num-tasks", "2", "--task-id", str(task)) for task in range(2)]
     for _ in range(2):
-        tasks = [start("extract", videos, out, *HOW, *mine, path=modules, FAKE_SECONDS="0.02") for mine in share]
+        tasks = [start("extract", videos, out, *HOW, *mine, path=modules, FAKE_SECONDS="0.2") for mine in share]
         time.sleep(draw.uniform(1.0, 2.5))
         workers = [worker for task in tasks for worker in children(task.pid)]
         for task in tasks:
