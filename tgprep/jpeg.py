@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
-import hashlib
 import os
 import sys
 import tempfile
@@ -19,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -128,32 +126,25 @@ def plane_encoder(height: int, width: int, quality: int, *, limited: bool, gradi
 def prepare() -> None:
     """Compile the kernels (seconds, once on a machine), or load them; of several processes one compiles, and the others wait for it.
 
-    Machine code that cannot be kept, or is damaged where it was kept, costs the time to compile, no more.
+    Machine code that cannot be kept costs every process the time to compile; what is damaged where it was kept is made anew.
     """
     with contextlib.ExitStack() as stack:
-        lock = None
-        with contextlib.suppress(OSError):
-            place = Path(tempfile.gettempdir()) / f"tgprep-compile-{os.getuid()}-{_version()}.lock"
-            lock = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-            stack.callback(os.close, lock)
-            if not os.fstat(lock).st_size:  # nobody has compiled this yet: loading needs no turns
+        if not kernels.is_kept():  # else loading needs no turns
+            with contextlib.suppress(OSError):
+                place = Path(tempfile.gettempdir()) / f"tgprep-compile-{os.getuid()}.lock"
+                lock = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+                stack.callback(os.close, lock)
                 _hold(lock)
         try:
             _try_out()
         except Exception as error:  # of numba's cache: a full disk, a torn file
             print(f"compiled anew, as it cannot be kept or loaded ({type(error).__name__}: {error})", file=sys.stderr)
-            kernels.keep_nothing()
-            _try_out()
-        if lock is not None:
-            with contextlib.suppress(OSError):
-                os.pwrite(lock, b"done", 0)
-
-
-def _version() -> str:
-    """What the kept machine code depends on, in short."""
-    own = hashlib.sha256(Path(kernels.__file__).read_bytes())
-    own.update(f"{sys.version} {numba.__version__} {os.environ.get('NUMBA_CACHE_DIR')} {kernels.__file__}".encode())
-    return own.hexdigest()[:12]
+            kernels.forget()
+            try:
+                _try_out()
+            except Exception:  # nor can it be kept now
+                kernels.keep_nothing()
+                _try_out()
 
 
 def _try_out() -> None:
@@ -162,7 +153,7 @@ def _try_out() -> None:
 
 
 def _hold(lock: int) -> None:
-    """Wait for a process that compiles, but not for ever: it may hang."""
+    """Wait for a process that compiles, until it is done, but not for ever: it may hang."""
     until = time.monotonic() + _COMPILE_SECONDS
     while time.monotonic() < until:
         try:
@@ -170,6 +161,8 @@ def _hold(lock: int) -> None:
         except BlockingIOError:
             time.sleep(0.05)
         else:
+            return
+        if kernels.is_kept():
             return
 
 

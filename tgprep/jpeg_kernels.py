@@ -13,7 +13,9 @@ levels int16, the quantised numbers; marks uint16[4 * LANES * chunks], per block
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -545,7 +547,31 @@ def _stuff(raw: Any, start: int, end: int, out: Any, at: int) -> int:
     return at + 2
 
 
+def _kept() -> list[Path]:
+    """The files of numba's cache that hold, or would hold, machine code of `encode`: none where it has no place."""
+    cache = getattr(encode, "_cache", None)
+    place, name = getattr(cache, "_cache_path", None), getattr(getattr(cache, "_cache_file", None), "_index_name", "")
+    return sorted(Path(place).glob(f"{Path(name).stem}.*")) if place and name else []
+
+
+def is_kept() -> bool:
+    """Whether numba keeps machine code of this very file; it may turn out to be of another processor, or damaged."""
+    cache_file = getattr(getattr(encode, "_cache", None), "_cache_file", None)
+    with contextlib.suppress(Exception):  # no such methods in a later numba, a damaged index
+        return bool(cache_file._load_index())  # type: ignore[union-attr]
+    return False
+
+
+def forget() -> None:
+    """Remove machine code that lies on the disk; `encode` is compiled anew, and kept, at its next call."""
+    global encode
+    for path in _kept():
+        with contextlib.suppress(OSError):
+            path.unlink()
+    encode = _entry(getattr(encode, "py_func", encode))
+
+
 def keep_nothing() -> None:
     """Compile `encode` anew at its next call, in memory alone."""
     global encode
-    encode = njit(error_model="numpy")(encode.py_func)
+    encode = njit(error_model="numpy")(getattr(encode, "py_func", encode))

@@ -308,6 +308,3 @@ def test_what_is_compiled_is_loaded_without_waiting_for_others(tmp_path: Path) -
     with lock.open("r+") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         subprocess.run(command, env=environment, check=True, timeout=40)  # less than it would wait
-        held.truncate(0)
-        with pytest.raises(subprocess.TimeoutExpired):
-            subprocess.run(command, env=environment, check=True, timeout=5)
