@@ -6,8 +6,8 @@ VIDEOS: class folders of videos. Every figure is frames per core-second: frames 
 processes of the command, which a busy machine disturbs less than wall time. --copies: take every video so many times, for a corpus that outweighs the start of a process. Ratios are within the run; the ways take turns, medians are reported.
 Everything is written below TMPDIR: /dev/shm leaves out what a disk and its file system cost, which is most for loose files.
 
-The two-pass way runs as its users run it. The plain loops keep frame-sized buffers by the settings of malloc that the workers of tgprep have;
-what these settings do for the two-pass way is a way of its own.
+The plain loops keep frame-sized buffers by the settings of malloc that the workers of tgprep have. The two-pass way runs without these, as its
+users run it, and once more with them: what it takes without depends on what else its process has on its heap.
 """
 
 from __future__ import annotations
@@ -88,8 +88,9 @@ with open(sys.argv[2], "wb") as out:
             previous = frame
 """
 
-TWO_PASS = """
-import sys, cv2, numpy as np
+# The two scripts of the reference, one command each: frames as JPEG files; then, read back one by one, the gradient of each and the one before.
+FIRST_PASS = """
+import sys, cv2
 from pathlib import Path
 cv2.setNumThreads(1)
 source, out = Path(sys.argv[1]), Path(sys.argv[2])
@@ -103,11 +104,22 @@ for path in sorted(p for p in source.rglob("*") if p.is_file()):
             break
         number += 1
         cv2.imwrite(str(folder / f"img_{number:05d}.jpg"), frame)
-for folder in sorted(p for p in out.glob("*/*") if p.is_dir()):
-    images = sorted(folder.glob("img_*.jpg"))
-    for number, (first, second) in enumerate(zip(images, images[1:]), 1):
-        one, two = (cv2.imread(str(p)).astype(np.float32) for p in (first, second))
-        cv2.imwrite(str(folder / f"tempgrad_{number:05d}.jpg"), ((one - two + 255) / 2).astype(np.uint8))
+"""
+
+SECOND_PASS = """
+import sys, cv2, numpy as np
+from pathlib import Path
+cv2.setNumThreads(1)
+for folder in sorted(p for p in Path(sys.argv[1]).glob("*/*") if p.is_dir()):
+    previous = None
+    for number, path in enumerate(sorted(folder.glob("img_*.jpg"))):
+        current = cv2.imread(str(path)).astype(np.float32)
+        if previous is not None:
+            difference = previous - current
+            difference += 255
+            difference /= 2
+            cv2.imwrite(str(folder / f"tempgrad_{number:05d}.jpg"), difference.astype(np.uint8))
+        previous = current
 """
 
 
@@ -190,6 +202,10 @@ def compare(videos: str, arguments: argparse.Namespace) -> dict[str, Any]:
         waits = " && ".join(f"wait $p{n}" for n in range(len(commands)))
         return ["sh", "-c", " ".join(f"{command} & p{n}=$!;" for n, command in enumerate(commands)) + f" {waits}"]
 
+    def two_passes(out: Path) -> list[str]:
+        passes = ((FIRST_PASS, videos, str(out)), (SECOND_PASS, str(out)))
+        return ["sh", "-c", " && ".join(shlex.join([sys.executable, "-c", *words]) for words in passes)]
+
     many = f"tgprep, {arguments.workers} workers"
     many_bare = f"bare codecs, {arguments.workers} processes"
     ways: dict[str, Callable[[Path], list[str]]] = {
@@ -203,14 +219,18 @@ def compare(videos: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "tgprep, 1 worker, derived": lambda out: tgprep(out, "--gradient", "derived"),
         "tgprep, 1 worker, RGB path": lambda out: tgprep(out, "--space", "rgb"),
         "one pass, OpenCV and simplejpeg": lambda out: [sys.executable, "-c", ONE_PASS, videos, str(out)],
-        "two passes, loose files": lambda out: [sys.executable, "-c", TWO_PASS, videos, str(out)],
-        "two passes, buffers kept": lambda out: [sys.executable, "-c", TWO_PASS, videos, str(out)],
+        "two passes, loose files": two_passes,
+        "two passes, buffers kept": two_passes,
     }
     seconds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
     sizes: dict[str, dict[str, int]] = {}
     num_frames = 0
-    for _ in range(arguments.repeats):
-        for name, way in ways.items():
+    for number in range(arguments.repeats):
+        first = (
+            number * len(ways) // arguments.repeats
+        )  # another order each time: what one way leaves to be written burdens the next
+        for name, way in [*ways.items()][first:] + [*ways.items()][:first]:
+            os.sync()
             with tempfile.TemporaryDirectory() as folder:
                 out = Path(folder) / "out"
                 seconds[name].append(measure(way(out), keep_buffers=name != "two passes, loose files"))
