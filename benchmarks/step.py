@@ -1,10 +1,11 @@
 """One training step: what each lever gives against the plainest correct implementation, and where the time of the trainer's own step goes.
 
-    python benchmarks/step.py [--device cpu] [--rows 2] [--size 112] [--steps 2] [--rounds 3] [--only NAME ...] [--output benchmarks/results/step.json]
+    python benchmarks/step.py [--device cpu] [--rows 2] [--size 112] [--steps 2] [--rounds 3] [--only NAME ... --output FILE]
 
 What is timed is `_train_step` of the trainer and the sums for its log, over clips of random bytes, with the networks of the recipe: all
 of a step but the loading of data. --rows: labelled and unlabelled videos each (published: 40). Every way runs in a process of its own,
-whose peak memory counts; ways take turns, medians are reported. Processor time of one thread on a CPU, wall time on a GPU.
+whose peak memory counts; ways take turns, medians are reported. Processor time of one thread on a CPU, wall time on a GPU. Until all are
+measured, what there is lies beside the output, as FILE.partial.
 
 Parts are timed in steps of their own, from inside: forward (with the losses), backward, optimiser; views (strong operations and
 normalisation, on the device), clip (norm of the gradients), log (sums of the values), and other: what is left of the step. On a GPU these steps
@@ -44,6 +45,7 @@ from tgtrain.step import Clips, Views
 from tgtrain.strong_plan import StrongSettings, draw_strong_plans
 
 MAIN, ONE_VIEW = "ucf101-20", "ucf101-20-fixmatch"
+OUTPUT = Path("benchmarks/results/step.json")
 CORE = ("forward", "backward", "optimiser")
 
 
@@ -236,15 +238,22 @@ def row_of(found: list[dict[str, Any]], reference: list[dict[str, Any]]) -> dict
     }  # fmt: skip
 
 
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"got {number}, expected 1 or more")
+    return number
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--rows", type=int, default=2)
-    parser.add_argument("--size", type=int, default=112)
-    parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=positive, default=2)
+    parser.add_argument("--size", type=positive, default=112)
+    parser.add_argument("--steps", type=positive, default=2)
+    parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--only", nargs="*", choices=tuple(WAYS), help="these ways and what they are compared with")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/step.json"))
+    parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--way", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
@@ -254,6 +263,10 @@ def main() -> None:
         way = WAYS[arguments.way]
         print(json.dumps(run_way(way, device, arguments.rows, arguments.size, arguments.steps)))
         return
+    if arguments.only and arguments.output == OUTPUT:
+        parser.error(f"{OUTPUT} holds all ways: name another --output for those of --only")
+    partial = arguments.output.with_name(arguments.output.name + ".partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
     asked = {name for wanted in arguments.only or WAYS for name in (wanted, WAYS[wanted].against)}
     reasons = {name: left_out(WAYS[name], device, name in (arguments.only or ())) for name in WAYS if name in asked}
     names = [name for name, reason in reasons.items() if not reason]
@@ -267,8 +280,8 @@ def main() -> None:
             runs[name].append(json.loads(subprocess.run(words, stdout=subprocess.PIPE, check=True, text=True).stdout))
             print(f"{name}: {runs[name][-1]['seconds']:.3f} s", file=sys.stderr)
             text = json.dumps(result_of(runs, reasons, device, arguments), indent=2)
-            arguments.output.parent.mkdir(parents=True, exist_ok=True)
-            arguments.output.write_text(text + "\n")  # whatever ends the run, what it has measured is there
+            partial.write_text(text + "\n")  # whatever ends the run, what it has measured is there
+    partial.replace(arguments.output)
     print(text)
 
 

@@ -188,15 +188,12 @@ def _verdict(setup: Setup, ranks: Ranks, balance: Balance) -> list[str]:
     from tgtrain.remote import RemoteShards
 
     waiting = 100 * balance.waiting_share(balance.loader)
-    needed, cores = balance.workers_needed, len(os.sched_getaffinity(0))
     with_own = f"With {_processes(balance.workers)}, as training takes here,"
     if balance.bottleneck == "step":
         lines = [f"Bottleneck: the training step. {with_own} it waits {waiting:.0f} % of the time."]
     else:
         lines = [f"Bottleneck: the loader. {with_own} the step waits {waiting:.0f} % of the time."]
-    lines.append(f"About {_processes(needed)} feed{'s' * (needed == 1)} this device: --set runtime.workers={needed}")
-    if needed > cores and balance.bottleneck == "loader":
-        lines.append(f"This process may use {cores} cores: more of them, or smaller clips, are what it lacks.")
+    lines.append(_advice(balance, len(os.sched_getaffinity(0))))
     if ranks.device.type == "cpu":
         lines.append("Both were measured alone; on a CPU they share the cores, so each is slower in training.")
     if isinstance(setup.reader.shards, RemoteShards):
@@ -204,6 +201,23 @@ def _verdict(setup: Setup, ranks: Ranks, balance: Balance) -> list[str]:
         held = human_bytes(cache.num_held())
         lines.append(f"Shards came through the cache {cache.folder}, which holds {held} now: a second call is faster.")
     return lines
+
+
+def _advice(balance: Balance, cores: int) -> str:
+    """How many loader processes to take, never more than this process has cores."""
+    needed, own = balance.workers_needed, balance.workers
+    step_waits = balance.bottleneck == "loader"
+    if needed == own:
+        return "That leaves a fifth to spare."
+    about = f"About {_processes(needed)}"
+    if needed <= cores:
+        does = f"feed{'s' * (needed == 1)} this device" if step_waits else "would leave a fifth to spare"
+        return f"{about} {does}: --set runtime.workers={needed}"
+    lacks = f"{about} would {'feed this device' if step_waits else 'leave a fifth to spare'}"
+    lacks += f", but this process may use {cores} core{'s' * (cores != 1)}"
+    if step_waits:
+        lacks += ": more of them, or smaller clips, are what it lacks"
+    return f"{lacks}. As many as cores: --set runtime.workers={cores}" if own < cores else f"{lacks}."
 
 
 def _processes(count: int) -> str:

@@ -116,7 +116,10 @@ def _encoder_of(height: int, width: int, quality: int, limited: bool, gradients:
 
 
 def plane_encoder(height: int, width: int, quality: int, *, limited: bool, gradients: bool = True) -> PlaneEncoder:
-    """An encoder for a video, the last one again where it fits: most videos of a data set have one size."""
+    """An encoder for a video, the last one again where it fits: most videos of a data set have one size.
+
+    One video at a time: of two of one size, encoded by turns, each would get the other's picture in its gradients.
+    """
     encoder = _encoder_of(height, width, quality, limited, gradients)
     encoder.restart()
     return encoder

@@ -5,7 +5,8 @@ A plane is cut into blocks of 8x8 pixels. LANES neighbouring blocks of a row of 
 made instruction by instruction (`_Eight`), as no compiler's vectoriser is to be trusted with short rows. All of it is in this file, by which
 numba tells whether the machine code that it kept is still right.
 
-All results are integers or single IEEE operations in a fixed order: the same bytes on every machine.
+All results are integers or single IEEE operations in a fixed order: the same bytes on every machine. The machine is taken to be
+little-endian: four pixels are read as one word, the first in its lowest bits, and eight bytes of code are turned around as they are written.
 
 Legend of array arguments: coefficients float32[64 * LANES * chunks], scaled as the transform of Arai, Agui and Nakajima leaves them;
 levels int16, the quantised numbers; marks uint16[4 * LANES * chunks], per block the zigzag positions of levels that are not 0.
@@ -499,8 +500,8 @@ def encode(
     where: int64[3, 2], address of a plane's bytes and the distance of its rows. rows: of squares. size: int64[3, 6], height, width, rows of blocks in a row of squares,
     columns of blocks (a multiple of 8), place of the first number in levels, and in coefficients. clip: uint8[3, 2], the levels of black and
     white. scales: float32[3, 2 * 64]: level = coefficient * scale, to the nearest integer. shifts: float32[3, 2 * 8], added before to coefficients of vertical frequency 0.
-    left: chroma is that of the left of two pixels. places: int64[64], zigzag position -> place in a chunk. padded uint8, work float32[2, 64 * LANES], levels, marks and
-    raw uint8[2, ...]: scratch. coefficients: of the picture before, replaced by this one's; none where no
+    left: chroma is that of the left of two pixels. places: int64[64], zigzag position -> place in a chunk. padded uint8[pixels of a row of
+    squares], work float32[64 * LANES], levels int16[2, ...], marks uint16[2, ...], raw uint8[2, ...]: scratch. out: uint8[2, ...]. coefficients: of the picture before, replaced by this one's; none where no
     gradient is ever wanted.
     order: int64[blocks, 3], blocks of a row of squares in the order of the file: their place in levels, plane, place in marks.
     codes: uint32[2 * 256], code * 32 + bits, of AC symbols; codes lie above room for the bits of their value, which are counted.

@@ -96,12 +96,13 @@ class Balance:
     @property
     def workers_needed(self) -> int:
         """About how many processes give what the step takes with `_HEADROOM` to spare, at least 1: told from the fewest that were seen
-        to give it, else from the largest share of one process.
+        to give it, else from the largest share of one process; more than any smaller number that was seen not to.
         """
         wanted = _HEADROOM * self.step.clips_per_second
         enough = [figure for figure in self.loaders if figure.workers and figure.clips_per_second >= wanted]
         share = enough[0].per_process if enough else max(figure.per_process for figure in self.loaders)
-        return max(1, math.ceil(wanted / share))
+        too_few = [figure.workers for figure in self.loaders if not enough or figure.workers < enough[0].workers]
+        return max(1, math.ceil(wanted / share), *(workers + 1 for workers in too_few))
 
     def waiting_share(self, figure: LoaderFigure) -> float:
         """Share of the time that the step would wait for a loader of this speed, 0..1; without processes they take turns."""

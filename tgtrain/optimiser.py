@@ -25,11 +25,18 @@ def make_optimiser(parameters: Iterable[nn.Parameter], settings: OptimiserSettin
 
 
 def restore(optimiser: torch.optim.SGD, state: dict[str, Any]) -> None:
-    """Go on from the state of a checkpoint, which may be of another device: how steps are carried out stays as it is here."""
+    """Go on from the state of a checkpoint, which may be of another device: how steps are carried out, and how
+    momentum lies in memory, stays as it is here.
+    """
     ways = [group["fused"] for group in optimiser.param_groups]
     optimiser.load_state_dict(state)
     for group, fused in zip(optimiser.param_groups, ways, strict=True):
         group["fused"] = fused
+        for parameter in group["params"]:
+            buffer = optimiser.state.get(parameter, {}).get("momentum_buffer")
+            if buffer is not None and buffer.stride() != parameter.stride():
+                # The fused kernel goes through both as they lie in memory, and does not ask whether that is one order.
+                optimiser.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
     _fill_momentum(optimiser)
 
 

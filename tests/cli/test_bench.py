@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from cli.bench import _advice
 from cli.prep import main as tgprep
 from cli.train import main as tgtrain
 from tests.object_store import ObjectStore
 from tests.train.conftest import write_data_set
+from tgtrain.bench import Balance, LoaderFigure, StepFigure
 
 SMALL = (
     "data.clip_frames=4", "data.interval=2", "data.size=32", "batch.labelled=2", "batch.unlabelled=2", "model.depth=10",
@@ -65,7 +67,29 @@ def test_one_screen_of_80_columns(root: Path, monkeypatch: pytest.MonkeyPatch) -
     assert max(map(len, shown)) <= 80, max(shown, key=len)
     assert "clip: 4 RGB + 4 TG frames at 32 x 32" in done.stdout
     assert "Bottleneck: the " in done.stdout
-    assert "feed" in done.stdout
+    assert "fifth to spare" in done.stdout or "this device" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("rates", "workers", "cores", "said"),
+    [
+        ({1: 110, 2: 105}, 1, 2, "About 3 loader processes would leave a fifth to spare, but this process may use 2 cores. As many as cores: --set runtime.workers=2"),
+        ({1: 105, 2: 110}, 2, 2, "About 3 loader processes would leave a fifth to spare, but this process may use 2 cores."),
+        ({1: 105}, 1, 1, "About 2 loader processes would leave a fifth to spare, but this process may use 1 core."),
+        ({1: 110, 2: 200}, 1, 2, "About 2 loader processes would leave a fifth to spare: --set runtime.workers=2"),
+        ({1: 40, 2: 80, 4: 160, 8: 320}, 8, 8, "About 3 loader processes would leave a fifth to spare: --set runtime.workers=3"),
+        ({0: 300}, 0, 2, "About 1 loader process would leave a fifth to spare: --set runtime.workers=1"),
+        ({1: 110, 2: 130}, 2, 2, "That leaves a fifth to spare."),
+        ({8: 400}, 8, 2, "About 3 loader processes would leave a fifth to spare, but this process may use 2 cores."),
+        ({0: 50}, 0, 4, "About 3 loader processes feed this device: --set runtime.workers=3"),
+        ({0: 90, 1: 130}, 0, 4, "About 1 loader process feeds this device: --set runtime.workers=1"),
+        ({1: 40, 2: 50}, 2, 2, "About 3 loader processes would feed this device, but this process may use 2 cores: more of them, or smaller clips, are what it lacks."),
+    ],
+)  # fmt: skip
+def test_no_more_processes_than_cores_are_advised(rates: dict[int, int], workers: int, cores: int, said: str) -> None:
+    """Beside a step of 100 clips a second."""
+    loaders = tuple(LoaderFigure(count, clips, 1.0, 0.1) for count, clips in rates.items())
+    assert _advice(Balance(loaders, StepFigure(80, 80, 5, 4.0), workers), cores) == said
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from tgprep.jpeg import PlaneEncoder, plane_encoder
 from tgprep.planes import centred, full_range, in_range
 
 Floats = npt.NDArray[np.float64]
+Levels = npt.NDArray[np.int64]
 SIZES = [(240, 320), (256, 340), (16, 16), (1, 1), (9, 3), (17, 33), (239, 321), (48, 1000)]
 
 
@@ -61,16 +62,67 @@ def ideal(plane: Floats, quality: int, *, chroma: bool) -> tuple[Floats, npt.NDA
     It is not in a block with a number half-way between two levels: both are right.
     """
     height, width = plane.shape
+    numbers, steps = quotients(plane, quality, chroma=chroma)
+    certain = np.abs(numbers - np.floor(numbers) - 0.5).min(axis=(2, 3)) > 0.001
+    back = idctn(np.round(numbers) * steps, axes=(2, 3), norm="ortho") + 128
+    joined = back.transpose(0, 2, 1, 3).reshape(8 * back.shape[0], 8 * back.shape[1])
+    pixels = np.clip(joined[:height, :width], 0, 255)
+    return pixels, np.repeat(np.repeat(certain, 8, axis=0), 8, axis=1)[:height, :width]
+
+
+def quotients(plane: Floats, quality: int, *, chroma: bool) -> tuple[Floats, Levels]:
+    """What levels are the nearest integers of [rows, columns, 8, 8], by scipy; and the quantiser's steps [8, 8]."""
+    height, width = plane.shape
     block = 8 if chroma else 16  # what a square of 16x16 pixels is in this plane
     padded = np.pad(plane, ((0, -height % block), (0, -width % block)), mode="edge")
     rows, columns = padded.shape[0] // 8, padded.shape[1] // 8
     blocks = padded.reshape(rows, 8, columns, 8).transpose(0, 2, 1, 3) - 128
     steps = jpeg_tables.quantiser(quality, chroma=chroma).reshape(8, 8)
-    numbers = dctn(blocks, axes=(2, 3), norm="ortho") / steps
-    certain = np.abs(numbers - np.floor(numbers) - 0.5).min(axis=(2, 3)) > 0.001
-    back = idctn(np.round(numbers) * steps, axes=(2, 3), norm="ortho") + 128
-    pixels = np.clip(back.transpose(0, 2, 1, 3).reshape(padded.shape)[:height, :width], 0, 255)
-    return pixels, np.repeat(np.repeat(certain, 8, axis=0), 8, axis=1)[:height, :width]
+    return dctn(blocks, axes=(2, 3), norm="ortho") / steps, steps
+
+
+def levels_of(jpeg: bytes, height: int, width: int) -> list[Levels]:
+    """The levels [rows, columns, 8, 8] of every plane, bit by bit; between the last of them and EOI there are ones, fewer than eight."""
+    start = len(jpeg_tables.header(height, width, 95))
+    coded, end = jpeg[start:-2], jpeg[-2:]
+    assert end == b"\xff\xd9"
+    assert coded.count(b"\xff") == coded.count(b"\xff\x00")
+    bits = "".join(f"{byte:08b}" for byte in coded.replace(b"\xff\x00", b"\xff"))
+    at = 0
+
+    def symbol(table: jpeg_tables.HuffmanTable) -> int:
+        nonlocal at
+        found = words[id(table)]
+        length = next(length for length in range(1, 17) if bits[at : at + length] in found)
+        at += length
+        return found[bits[at - length : at]]
+
+    def value(size: int) -> int:
+        nonlocal at
+        at += size
+        read = int(bits[at - size : at] or "0", 2)
+        return read if not size or read >> size - 1 else read - (1 << size) + 1
+
+    luma = (jpeg_tables.LUMA_DC, jpeg_tables.LUMA_AC)
+    chroma = (jpeg_tables.CHROMA_DC, jpeg_tables.CHROMA_AC)
+    words = {id(t): {f"{code:0{size}b}": each for each, (code, size) in t.codes().items()} for t in (*luma, *chroma)}
+    rows, columns = -(-height // 16), -(-width // 16)
+    levels = [np.zeros((rows * n, columns * n, 64), np.int64) for n in (2, 1, 1)]
+    direct = [0, 0, 0]
+    for row, column in np.ndindex(rows, columns):
+        parts = [(0, 2 * row + y, 2 * column + x) for y in (0, 1) for x in (0, 1)]
+        for plane, *place in (*parts, (1, row, column), (2, row, column)):
+            dc, ac = chroma if plane else luma
+            direct[plane] += value(symbol(dc))
+            block = levels[plane][*place]
+            block[0], position = direct[plane], 1
+            while position < 64 and (found := symbol(ac)):
+                position += found >> 4
+                block[jpeg_tables.ZIGZAG[position]] = value(found & 15)
+                position += 1
+    assert len(bits) - at < 8
+    assert "0" not in bits[at:]
+    return [found.reshape(*found.shape[:2], 8, 8) for found in levels]
 
 
 def assert_is(jpeg: bytes, expected: list[Floats], quality: int) -> None:
@@ -161,6 +213,32 @@ def test_noise_and_edges_between_black_and_white(quality: int) -> None:
         _, gradient = encoder.encode(255 - y, half, half)
         assert gradient is not None
         assert len(planes_of(gradient)) == 3
+
+
+@pytest.mark.parametrize("limited", [False, True])
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (9, 3), (17, 33), (33, 500)])
+@pytest.mark.parametrize("quality", [1, 95, 100])
+def test_every_level_is_the_nearest_one(quality: int, height: int, width: int, limited: bool) -> None:
+    """Of two pictures of noise, of two of black and white alone, and of their gradients."""
+    generator = np.random.default_rng(14)
+    ranges = ((16, 235), (16, 240), (16, 240)) if limited else ((0, 255),) * 3
+    factors = (255 / 219, 255 / 224, 255 / 224) if limited else (1.0, 1.0, 1.0)
+    half = (-(-height // 2), -(-width // 2))
+    for choices in (np.arange(256, dtype=np.uint8), np.array([0, 255], np.uint8)):
+        pictures = [[generator.choice(choices, shape) for shape in ((height, width), half, half)] for _ in range(2)]
+        encoder = PlaneEncoder(height, width, quality, limited=limited)
+        encoder.encode(*pictures[0])
+        jpeg, gradient = encoder.encode(*pictures[1])
+        assert gradient is not None
+        found = zip(levels_of(jpeg, height, width), levels_of(gradient, height, width), strict=True)
+        for number, (levels, of_gradient) in enumerate(found):
+            low, high = ranges[number]
+            before, after = (np.clip(picture[number], low, high).astype(np.float64) for picture in pictures)
+            neutral = 128 if number else low  # stays where it is as the range is spread, black as 0
+            full = (after - neutral) * factors[number] + (128 if number else 0)
+            moved = (before - after) * factors[number] / 2 + (127.75 if number else 127.25)
+            for each, plane in ((levels, full), (of_gradient, moved)):
+                assert np.abs(each - quotients(plane, quality, chroma=number > 0)[0]).max() < 0.501, f"plane {number}"
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -285,7 +363,7 @@ def test_code_that_cannot_be_kept_is_compiled_all_the_same(tmp_path: Path) -> No
     )
 
     def run() -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "TMPDIR": str(tmp_path)}
         command = [sys.executable, "-c", script]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
 

@@ -54,6 +54,8 @@ STEP = StepFigure(
         ({8: 400}, 8, "step", 3, 0.0),
         ({0: 50}, 0, "loader", 3, 2 / 3),  # in turn: 2 parts of reading to 1 of training
         ({0: 300}, 0, "step", 1, 0.25),
+        ({1: 65, 2: 110}, 2, "step", 3, 0.0),  # two of 65 would do, but were seen not to
+        ({1: 130, 2: 100}, 2, "step", 1, 0.0),
     ],
 )
 def test_who_waits_for_whom(rates: dict[int, float], workers: int, bottleneck: str, needed: int, waits: float) -> None:

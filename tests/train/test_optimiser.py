@@ -71,6 +71,28 @@ def test_a_weight_whose_first_gradient_comes_later_is_stepped() -> None:
     torch.testing.assert_close(other.detach(), torch.full((3,), 1 - 0.1 * (1 + 0.01)))
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_momentum_that_lies_otherwise_in_memory_is_that_of_the_same_weights(fused: bool) -> None:
+    """As in a checkpoint whose weights were not channels last."""
+    convolution = nn.Conv3d(3, 4, (1, 2, 3))
+    gradient = torch.randn_like(convolution.weight)
+
+    def after_two_steps(other: torch.memory_format) -> torch.Tensor:
+        weight = nn.Parameter(convolution.weight.detach().clone())
+        optimiser = make_optimiser([weight], SETTINGS, fused=fused)
+        weight.grad = gradient.clone()
+        optimiser.step()
+        state = optimiser.state_dict()
+        weight = nn.Parameter(weight.detach().contiguous(memory_format=other))
+        optimiser = make_optimiser([weight], SETTINGS, fused=fused)
+        restore(optimiser, state)
+        weight.grad = 2 * gradient.contiguous(memory_format=other)
+        optimiser.step()
+        return weight.detach()
+
+    torch.testing.assert_close(after_two_steps(torch.channels_last_3d), after_two_steps(torch.contiguous_format))
+
+
 def test_a_float16_run_of_the_fused_kernel_is_that_of_the_plain_one(
     data_set: Path, tmp_path: Path, no_values: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
