@@ -375,6 +375,7 @@ def test_code_that_cannot_be_kept_is_compiled_all_the_same(tmp_path: Path) -> No
     again = run()
     assert again.stdout == first.stdout
     assert "compiled anew" in again.stderr
+    assert "compiled anew" not in run().stderr  # what was damaged is whole again
 
 
 def test_what_is_compiled_is_loaded_without_waiting_for_others(tmp_path: Path) -> None:
