@@ -113,6 +113,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"best": json.loads((folder / "checkpoints" / "best.json").read_bytes())}
     for path in list_checkpoints(folder):
         found = load(path)
+        found.extra["settings"]["runtime"].pop("workers")  # the same run with any number of them
         facts[path.name] = (found.step, found.measured, found.extra)
         tensors |= {f"{path.name}.{name}": value for name, value in found.model.items()}
         for number, state in found.optimiser["state"].items():
