@@ -117,7 +117,7 @@ class Process:
         assert self.process.returncode == 0, said
         found = outcome(self.folder)
         for _, _, extra in (value for name, value in found["facts"].items() if name.endswith(".pt")):
-            for name in ("cache", "cache_gb", "workers"):
+            for name in ("cache", "cache_gb"):
                 del extra["settings"]["runtime"][name]
         replaced = {line for line in said.splitlines() if line.startswith("damaged sample replaced")}
         return Course(found, self.keys(), replaced), said
