@@ -448,29 +448,19 @@ def _write(
         last = _U(0)
         while left:
             # Two at a time: the bits of both wait for one store (7 + 2 * 26 at most).
-            position = _trailing_zeros(left)
-            left &= left - _U(1)
-            run = position - last - _U(1)
-            last = position
-            level = np.int64(_get(levels, base + _get(places, np.int64(position))))
-            if run < _U(16) and _U(level + QUICK) < _U(2 * QUICK):
-                code = _U(_get(quick, 32 * QUICK * kind + np.int64(run) * (2 * QUICK) + level + QUICK))
-            else:
-                end, bits, count, run = _write_run(raw, end, bits, count, run, codes, kind)
-                code = _with_value(codes, 256 * kind + np.int64(run << _U(4)), level)
-            bits, count = _append(bits, count, code)
-            if left:
-                position = _trailing_zeros(left)
-                left &= left - _U(1)
-                run = position - last - _U(1)
-                last = position
-                level = np.int64(_get(levels, base + _get(places, np.int64(position))))
-                if run < _U(16) and _U(level + QUICK) < _U(2 * QUICK):
-                    code = _U(_get(quick, 32 * QUICK * kind + np.int64(run) * (2 * QUICK) + level + QUICK))
-                else:
-                    end, bits, count, run = _write_run(raw, end, bits, count, run, codes, kind)
-                    code = _with_value(codes, 256 * kind + np.int64(run << _U(4)), level)
-                bits, count = _append(bits, count, code)
+            for _ in range(2):
+                if left:
+                    position = _trailing_zeros(left)
+                    left &= left - _U(1)
+                    run = position - last - _U(1)
+                    last = position
+                    level = np.int64(_get(levels, base + _get(places, np.int64(position))))
+                    if run < _U(16) and _U(level + QUICK) < _U(2 * QUICK):
+                        code = _U(_get(quick, 32 * QUICK * kind + np.int64(run) * (2 * QUICK) + level + QUICK))
+                    else:
+                        end, bits, count, run = _write_run(raw, end, bits, count, run, codes, kind)
+                        code = _with_value(codes, 256 * kind + np.int64(run << _U(4)), level)
+                    bits, count = _append(bits, count, code)
             end, count = _flush(raw, end, bits, count)
         if last != _U(63):
             bits, count = _append(bits, count, _U(_get(codes, 256 * kind)))

@@ -26,9 +26,8 @@ from tgtrain.run import Setup
 from tgtrain.sources import step_dataset, training_workers
 from tgtrain.train import training_step
 
-_HEADROOM = (
-    1.2  # a loader hardly faster than the step feeds it on an idle machine, and not while both work and clips differ
-)
+# A loader hardly faster than the step feeds it on an idle machine, and not while both work and clips differ.
+_HEADROOM = 1.2
 _APART_STEPS = 10_000  # from the first step of one measurement to that of the next: none reads what another has read
 
 
