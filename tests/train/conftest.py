@@ -17,6 +17,7 @@ from manifests.sample import EncodedVideo, FrameSpool, write_end, write_sample
 from manifests.split_settings import SplitSettings
 from manifests.splits import LabelSplit, make_split, write_split
 from manifests.store import file_sha256, write_manifest
+from tests.train.report_pages import write_run, write_test
 
 HEIGHT, WIDTH = 48, 64
 
@@ -96,3 +97,11 @@ def make_data_set(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return make
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a tested run, made up."""
+    folder = write_run(tmp_path / "runs" / "first")
+    write_test(folder, [[3, 1], [2, 4]])
+    return folder
