@@ -26,7 +26,8 @@ from typing import Any
 import imageio_ffmpeg
 
 from manifests.machine import processor_name
-from tgprep.decode import DecodeError, Planes, open_video
+from tgprep.decode.frames import DecodeError, Planes
+from tgprep.decode.open import open_video
 
 WAYS = {
     "pyav, planes as coded": ("pyav", "ycbcr420"),  # what the fused encoder takes

@@ -136,7 +136,7 @@ def measure(command: list[str], keep_buffers: bool) -> tuple[float, float, float
         while not stop.wait(0.1):
             for entry in Path("/proc").glob("[0-9]*"):
                 try:
-                    if b"tgprep.worker" in (entry / "cmdline").read_bytes():
+                    if b"tgprep.extract.workers.worker" in (entry / "cmdline").read_bytes():
                         status = (entry / "status").read_text()
                         peak[0] = max(peak[0], int(status.split("VmHWM:")[1].split()[0]) / 1024)
                 except (OSError, IndexError):

@@ -26,10 +26,11 @@ import numpy as np
 import simplejpeg
 
 from manifests.machine import processor_name
-from tgprep.decode import Planes, open_video
-from tgprep.encode import gradient_of
-from tgprep.jpeg import PlaneEncoder
-from tgprep.planes import as_jpeg
+from tgprep.decode.frames import Planes
+from tgprep.decode.open import open_video
+from tgprep.decode.planes import as_jpeg
+from tgprep.encode.encode import gradient_of
+from tgprep.encode.fused import PlaneEncoder
 
 QUALITY = 95
 Jpegs = list[bytes]

@@ -79,7 +79,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from benchmarks.loader_ways import BATCH, WAYS
-    from tgtrain.batch import start_worker
+    from tgtrain.data.loader import start_worker
 
     start_worker(0)
     torch.manual_seed(0)
@@ -132,7 +132,7 @@ def cold(arguments: argparse.Namespace) -> dict[str, Any]:
 def soak(arguments: argparse.Namespace) -> dict[str, Any]:
     """Memory of all processes over many clips of our loader with two workers, at twenty points."""
     from benchmarks.loader_ways import BATCH, WAYS
-    from tgtrain.batch import start_worker
+    from tgtrain.data.loader import start_worker
 
     start_worker(0)
     batches = WAYS["ours"][0](arguments.data, arguments.store, arguments.videos).open(2, 0)
@@ -155,9 +155,7 @@ def many_videos(data: str, folder: Path) -> str:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from manifests.split_settings import SplitSettings
-    from manifests.splits import make_split, write_split
-    from manifests.store import (
+    from manifests.manifest_io import (
         HEADER_NAME,
         SHARDS_NAME,
         VIDEOS_NAME,
@@ -166,6 +164,8 @@ def many_videos(data: str, folder: Path) -> str:
         read_manifest,
         table_bytes,
     )
+    from manifests.splits.label_split import make_split, write_split
+    from manifests.splits.settings import SplitSettings
 
     if (folder / HEADER_NAME).exists():
         return str(folder)
@@ -349,8 +349,8 @@ def jpeg_kb(data: str) -> float:
     import torch
 
     from benchmarks.loader_ways import BATCH, our_setup
-    from tgtrain.distributed import Ranks
-    from tgtrain.sources import step_dataset
+    from tgtrain.data.build import step_dataset
+    from tgtrain.ranks.distributed import Ranks
 
     sizes: list[int] = []
     dataset = step_dataset(our_setup(data), Ranks(0, 1, torch.device("cpu")))

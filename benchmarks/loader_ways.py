@@ -27,18 +27,18 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
 from manifests.gradient import temporal_gradient
+from manifests.manifest_io import read_manifest
 from manifests.sample import decode_offsets
-from manifests.splits import read_split
-from manifests.store import read_manifest
-from tgtrain.batch import start_worker, step_loader
-from tgtrain.clip import ClipPlan, ClipSettings, plan_train
+from manifests.splits.label_split import read_split
 from tgtrain.config import load_recipe
-from tgtrain.distributed import Ranks
-from tgtrain.order import Choice, sample_seed
-from tgtrain.reader import ClipReader, open_reader
-from tgtrain.run import Setup, prepare
-from tgtrain.shards import LocalShards
-from tgtrain.sources import step_dataset
+from tgtrain.data.build import step_dataset
+from tgtrain.data.clip import ClipPlan, ClipSettings, plan_train
+from tgtrain.data.loader import start_worker, step_loader
+from tgtrain.data.reader import ClipReader, open_reader
+from tgtrain.data.setup import Setup, prepare
+from tgtrain.data.stores.local import LocalShards
+from tgtrain.randomness import Choice, sample_seed
+from tgtrain.ranks.distributed import Ranks
 
 BATCH = 8
 SIDE = 224

@@ -27,16 +27,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from manifests.manifest_io import file_sha256, read_manifest, write_manifest
 from manifests.records import ShardRow, VideoRow
 from manifests.sample import EncodedVideo, FrameSpool, row_facts, write_end, write_sample
-from manifests.split_settings import SplitSettings
-from manifests.splits import make_split, write_split
-from manifests.store import file_sha256, read_manifest, write_manifest
+from manifests.splits.label_split import make_split, write_split
+from manifests.splits.settings import SplitSettings
 from tgprep.config import ExtractSettings, RunSettings
-from tgprep.export import read_jpegs
-from tgprep.motion import SampleSettings, render_sample
-from tgprep.pipeline import extract
-from tgprep.scan import scan
+from tgprep.convert.export_rawframes import read_jpegs
+from tgprep.extract.pipeline import extract
+from tgprep.obtain.sample import SampleSettings, render_sample
+from tgprep.scan.scan import scan
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 SWITCHES = (

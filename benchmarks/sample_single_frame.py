@@ -29,7 +29,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from manifests.machine import processor_name
-from tgprep.motion import SampleSettings, render_sample, sample_videos
+from tgprep.obtain.sample import SampleSettings, render_sample, sample_videos
 
 CLIP_FRAMES = 8
 SIDE_PIXELS = 64

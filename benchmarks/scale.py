@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 
+from manifests.manifest_io import write_manifest
 from manifests.records import WRITTEN, GradientCoding, ManifestHeader, ShardRow, VideoRow
 from manifests.sample import EncodedVideo, FrameSpool, row_facts, write_end, write_sample
-from manifests.store import write_manifest
 
 CLASSES = tuple(f"made_up_class_{number:03}" for number in range(700))
 FRAMES = 250

@@ -33,16 +33,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import tgtrain.accumulate
-import tgtrain.step
-import tgtrain.train
+import tgtrain.method.accumulate
+import tgtrain.method.step
+import tgtrain.train.trainer
 from manifests.machine import processor_name
-from tgtrain.batch import ClipBatch, SslBatch
 from tgtrain.config import Config, load_recipe
-from tgtrain.distributed import Ranks
-from tgtrain.log import Interval
-from tgtrain.step import Clips, Views
-from tgtrain.strong_plan import StrongSettings, draw_strong_plans
+from tgtrain.data.batch import ClipBatch, SslBatch
+from tgtrain.method.augment.plan import StrongSettings, draw_strong_plans
+from tgtrain.method.step import Clips, Views
+from tgtrain.ranks.distributed import Ranks
+from tgtrain.run.journal import Interval
 
 MAIN, ONE_VIEW = "ucf101-20", "ucf101-20-fixmatch"
 OUTPUT = Path("benchmarks/results/step.json")
@@ -120,13 +120,13 @@ def trainer_of(way: Way, config: Config, device: torch.device) -> Any:
     """The trainer of `tgtrain run`, changed where the way is not the trainer's own."""
     videos = np.ones(9537, bool)
     setup: Any = SimpleNamespace(config=config, split=SimpleNamespace(unlabelled=videos, labelled=videos))
-    trainer: Any = tgtrain.train._Trainer(setup, Path(), Ranks(0, 1, device), lambda text: None)
+    trainer: Any = tgtrain.train.trainer._Trainer(setup, Path(), Ranks(0, 1, device), lambda text: None)
     if not way.channels_last:
         trainer.model.to(memory_format=torch.contiguous_format)
         own_parts = trainer._parts
         trainer._parts = lambda batch: map(contiguous, own_parts(batch))
     if not way.joined:
-        tgtrain.step.forward_views = separate_forwards
+        tgtrain.method.step.forward_views = separate_forwards
     if way.fused is not None:
         groups = [{**group, "fused": way.fused} for group in trainer.optimiser.param_groups]
         trainer.optimiser = torch.optim.SGD(groups, fused=way.fused)
@@ -212,9 +212,9 @@ def watch_parts(trainer: Any, interval: Any, parts: dict[str, float], now: Calla
             yield found
 
     trainer._parts = views
-    tgtrain.accumulate.step_terms = timed("forward", tgtrain.accumulate.step_terms)
+    tgtrain.method.accumulate.step_terms = timed("forward", tgtrain.method.accumulate.step_terms)
     torch.Tensor.backward = timed("backward", torch.Tensor.backward)  # type: ignore[method-assign]
-    tgtrain.train.clip_gradients = timed("clip", tgtrain.train.clip_gradients)
+    tgtrain.train.trainer.clip_gradients = timed("clip", tgtrain.train.trainer.clip_gradients)
     trainer.optimiser.step = timed("optimiser", trainer.optimiser.step)
     interval.add = timed("log", interval.add)
 

@@ -4,7 +4,7 @@
 
 VIDEOS: any folder of videos, such as short-side-256 clips of Kinetics. Every figure is by processor time of one thread, which a busy machine disturbs less than
 wall time; the ways take turns and medians are reported: trust the ratios. A clip is the main recipe's: 8 RGB frames 8 apart
-with their TG, a random crop resized to 224, read through `tgtrain.reader` as in training. The grid tries distances of
+with their TG, a random crop resized to 224, read through `tgtrain.data.reader` as in training. The grid tries distances of
 self-contained pictures, qualities and kinds of coding on decoded frames; then the whole commands are compared.
 """
 
@@ -33,16 +33,17 @@ import numpy as np
 import simplejpeg
 
 from manifests.gradient import temporal_gradient
-from manifests.store import read_manifest
-from tgprep import encode_h264
+from manifests.manifest_io import read_manifest
 from tgprep.config import VIDEO_CRF, VIDEO_GOP
-from tgprep.decode import Planes, open_video
-from tgprep.encode_h264 import Mp4Writer, picture_offsets
-from tgprep.stored_video import rgb_of
-from tgtrain.clip import ClipSettings, plan_train
-from tgtrain.gop import GopDecoder, runs_of
-from tgtrain.order import sample_seed
-from tgtrain.reader import open_reader
+from tgprep.decode.frames import Planes
+from tgprep.decode.open import open_video
+from tgprep.decode.stored import rgb_of
+from tgprep.encode import h264 as encode_h264
+from tgprep.encode.h264 import Mp4Writer, picture_offsets
+from tgtrain.data.clip import ClipSettings, plan_train
+from tgtrain.data.reader import open_reader
+from tgtrain.data.video_frames import GopDecoder, runs_of
+from tgtrain.randomness import sample_seed
 
 SPAN = 65  # frames that a clip of 8, 8 apart, and its TG lie in
 CODING = encode_h264._X264

@@ -14,16 +14,24 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args, get_origin
 
 import click
 
+from manifests.machine import Finding
+
+_MARKS = {"ok": "ok", "note": "-", "warning": "!", "error": "WRONG"}
+
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+
 EXIT_FAILURES = 1
 EXIT_USAGE = 2
+
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,7 +46,7 @@ class PlaceType(click.ParamType):  # type: ignore[type-arg]  # generic in new ve
         self.text = text
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from manifests.places import parse_place
+        from manifests.files import parse_place
 
         if isinstance(value, str) and value.startswith("memory://"):
             self.fail(f"{value} is gone when this program ends; name a folder or a store.", param, ctx)
@@ -88,8 +96,8 @@ def handled(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        from manifests.object_store import UnreachableError, explained
         from manifests.records import InputError
-        from manifests.stores import UnreachableError, explained
 
         try:
             return function(*args, **kwargs)
@@ -241,3 +249,24 @@ def human_seconds(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def tell(findings: Iterator[Finding], can: str, as_json: bool) -> None:
+    """Print findings as they come and end the program: exit code 1 where one stops the work. can: `train` or the like."""
+    found = []
+    for finding in findings:
+        found.append(finding)
+        if not as_json:
+            click.echo(f"{_MARKS[finding.level]:<5}  {finding.name:<13}  {finding.text}")
+            if finding.advice:
+                click.echo(f"{'':<22}-> {finding.advice}")
+    wrong = [finding for finding in found if finding.level == "error"]
+    warned = [finding for finding in found if finding.level == "warning"]
+    if as_json:
+        print_json({"ok": not wrong, "findings": [asdict(finding) for finding in found]})
+    elif wrong:
+        click.echo(f"\nWrong: {', '.join(finding.name for finding in wrong)}.")
+    else:
+        better = f" Could be better: {', '.join(finding.name for finding in warned)}." if warned else ""
+        click.echo(f"\nThis machine can {can}.{better}")
+    sys.exit(EXIT_FAILURES if wrong else 0)

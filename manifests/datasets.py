@@ -19,6 +19,7 @@ OFFICIAL = ("ucf101", "hmdb51", *KINETICS)  # data sets with published split lis
 DATASETS = (*OFFICIAL, "folder", "csv")
 SUBSETS = ("train", "val", "test", "unused", "")
 
+
 UCF_NAME = re.compile(r"^v_(?P<class>[A-Za-z]+)_g\d{2,}_c\d{2,}$")
 HMDB_ENDING = re.compile(
     r"_[a-z]_[cn]m_np\d+_[a-z]{2}_[a-z]{3}_\d+$"
@@ -31,6 +32,8 @@ LIST_FOLDERS = frozenset(
     part for path in (*_UCF_FOLDERS, *_HMDB_FOLDERS, *KINETICS, "kinetics") for part in path.split("/")
 )
 _SUBSET_NAMES = {"train": "train", "training": "train", "val": "val", "validate": "val", "valid": "val"}
+
+
 _SUBSET_NAMES |= {"validation": "val", "test": "test", "testing": "test"}
 
 

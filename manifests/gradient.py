@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 Frame = npt.NDArray[np.uint8]
 
+
 ZERO_LEVEL = 127
 
 

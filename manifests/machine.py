@@ -143,3 +143,9 @@ def disk(folder: Path, wanted_bytes: float, why: str, command: str) -> Iterator[
         f"writes {written / 1e6:.0f} MB/s, reads {read / 1e6:.0f} MB/s in {place}",
         "Keep the data set on a local disk." if slow else "",
     )
+
+
+def peak_memory_mb() -> float:
+    """Peak memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024**2 if sys.platform == "darwin" else 1024)

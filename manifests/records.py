@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from manifests.table import VideoTable
+    pass
+
 
 FORMAT_VERSION = 1
+
 
 WRITTEN = "written"
 FAILED = "failed"
@@ -156,21 +157,3 @@ class ManifestHeader:
     shards_sha256: str = ""
     header_sha256: str = ""
     format_version: int = FORMAT_VERSION
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """A finished data set: header, one row per source video (sorted by key), one row per shard.
-
-    root: local path or fsspec URL of the data set folder.
-    """
-
-    root: str
-    header: ManifestHeader
-    videos: VideoTable
-    shards: tuple[ShardRow, ...]
-
-    @property
-    def digest(self) -> str:
-        """Names the exact bytes of the data set: sha256 of the two tables' digests."""
-        return hashlib.sha256((self.header.videos_sha256 + self.header.shards_sha256).encode()).hexdigest()

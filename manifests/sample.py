@@ -38,6 +38,7 @@ BLOCK_BYTES = 512
 RECORD_BYTES = 10240
 MAX_MEMBER_BYTES = 8 * 1024**3 - 1  # ustar writes sizes as 11 octal digits
 
+
 Meta = dict[str, str | int | float]
 
 

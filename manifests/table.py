@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from manifests.records import InputError, Members, ShardRow, VideoRow
+from manifests.records import InputError, ManifestHeader, Members, ShardRow, VideoRow
 
 _FLOW_FIELDS = ("flow_index_offset", "flow_index_bytes", "flow_offset", "flow_bytes")
 _MEMBER_FIELDS = tuple(field.name for field in dataclasses.fields(Members) if field.name not in _FLOW_FIELDS)
 _ROW_FIELDS = tuple(field.name for field in dataclasses.fields(VideoRow) if field.name != "members")
+
 
 VIDEO_SCHEMA = pa.schema(
     [
@@ -123,3 +126,21 @@ def shard_table(rows: Iterable[ShardRow]) -> pa.Table:
 def shard_rows(table: pa.Table) -> tuple[ShardRow, ...]:
     """The rows of shards.parquet."""
     return tuple(ShardRow(**record) for record in table.to_pylist())
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A finished data set: header, one row per source video (sorted by key), one row per shard.
+
+    root: local path or fsspec URL of the data set folder.
+    """
+
+    root: str
+    header: ManifestHeader
+    videos: VideoTable
+    shards: tuple[ShardRow, ...]
+
+    @property
+    def digest(self) -> str:
+        """Names the exact bytes of the data set: sha256 of the two tables' digests."""
+        return hashlib.sha256((self.header.videos_sha256 + self.header.shards_sha256).encode()).hexdigest()

@@ -19,17 +19,16 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from manifests.records import Manifest
-from manifests.split_settings import SplitSettings
-from manifests.splits import SPLIT_SCHEMA, make_split, write_split
-from manifests.store import HEADER_NAME, read_manifest
-from manifests.table import FLOW_VIDEO_SCHEMA, SHARD_SCHEMA, VIDEO_SCHEMA
+from manifests.manifest_io import HEADER_NAME, read_manifest
+from manifests.splits.label_split import SPLIT_SCHEMA, make_split, write_split
+from manifests.splits.settings import SplitSettings
+from manifests.table import FLOW_VIDEO_SCHEMA, SHARD_SCHEMA, VIDEO_SCHEMA, Manifest
 from tgprep.config import ExtractSettings, RunSettings
-from tgprep.materialise import materialise
-from tgprep.motion import SampleSettings, render_sample
-from tgprep.pipeline import extract
-from tgprep.scan import scan
-from tgprep.stored_video import stored_frames
+from tgprep.convert.materialise import materialise
+from tgprep.decode.stored import stored_frames
+from tgprep.extract.pipeline import extract
+from tgprep.obtain.sample import SampleSettings, render_sample
+from tgprep.scan.scan import scan
 
 PAGE = Path(__file__).parent.parent / "docs" / "format.md"
 TEXT = PAGE.read_text("utf-8")

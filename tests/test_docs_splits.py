@@ -13,15 +13,15 @@ import pytest
 from click.testing import CliRunner
 
 from cli.prep import main
-from manifests import split_check
-from manifests.lists import read_list
+from manifests.manifest_io import read_manifest, write_manifest
 from manifests.records import GradientCoding, ManifestHeader, VideoRow
-from manifests.splits import list_splits, read_split
-from manifests.store import read_manifest, write_manifest
+from manifests.splits import check as split_check
+from manifests.splits.label_split import list_splits, read_split
+from manifests.splits.lists import read_list
 from tgprep.config import ExtractSettings, RunSettings
-from tgprep.motion import SampleSettings, render_sample, write_annotations
-from tgprep.pipeline import extract
-from tgprep.scan import scan
+from tgprep.extract.pipeline import extract
+from tgprep.obtain.sample import SampleSettings, render_sample, write_annotations
+from tgprep.scan.scan import scan
 
 PAGE = Path(__file__).parents[1] / "docs" / "splits.md"
 TEXT = PAGE.read_text("utf-8")

@@ -19,6 +19,7 @@ COMPAT: dict[str, dict[str, object]] = {
     "flow_magnitude": {},
 }
 
+
 # What data sets had before a setting was there, where it is not today's default.
 EARLIER: dict[str, Any] = {"encoder": "libjpeg"}
 

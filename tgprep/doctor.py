@@ -31,7 +31,7 @@ DECODER_SECONDS = 60
 OPEN_FILES = 1024
 SLOW_JPEG_PER_SECOND = 150.0
 SMALL_MEMORY_BYTES = 2e9
-CLIP = Path(__file__).parent / "templates" / "clip.mp4"  # H.264, 64x48; a bright bar 6 pixels wide, at 3k in frame k
+CLIP = Path(__file__).parent / "doctor_clip.mp4"  # H.264, 64x48; a bright bar 6 pixels wide, at 3k in frame k
 CLIP_FRAMES = 20
 CLIP_SIZE = (64, 48)
 CLIP_LEVELS = 4.0  # two ways to convert to RGB are about 2 levels apart on it, a frame and the next one 12
@@ -114,7 +114,8 @@ def _tried(decoder: str) -> tuple[bool, str]:
 
 def decode_clip(decoder: str) -> str:
     """Decode the enclosed clip and look whether all frames come, in order; gives what decoded, or raises."""
-    from tgprep.decode import Picture, decoder_versions, open_video
+    from tgprep.decode.frames import Picture
+    from tgprep.decode.open import decoder_versions, open_video
 
     frames: Iterator[Picture] = _packed_frames() if decoder == "ffmpeg" else iter(())
     if decoder != "ffmpeg":
@@ -149,7 +150,7 @@ def _compared() -> str:
     """What the program is, and that the default decoder shows what it shows; ValueError where it does not."""
     import imageio_ffmpeg
 
-    from tgprep.decode import open_video
+    from tgprep.decode.open import open_video
 
     ours = open_video(CLIP, decoder="pyav", space="rgb", short_side=0).frames
     apart = max(float(np.abs(np.asarray(a, np.int16) - b).mean()) for a, b in zip(ours, _packed_frames(), strict=True))

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import Field, TypeAdapter, ValidationError
 
 from manifests.records import InputError
-from tgtrain.method import MethodSettings, check_method
-from tgtrain.model import ModelSettings
+from tgtrain.method.networks.model import ModelSettings
+from tgtrain.method.settings import MethodSettings, check_method
 
 # Upper ends are far beyond use: they turn a slip of the finger into a message instead of a machine without memory.
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -53,10 +53,10 @@ class DataSettings:
     test_clips x test_crops: views of a test video. test_size: side of each of three crops; 0: 256 for size 224 and in
     proportion. A small network on small pictures needs its training size.
     reader: how shards are read: what a clip needs and no more ("indexed"), or from their beginning, for pipes and web servers that give
-    no parts of files ("stream", see tgtrain.stream: weaker promises). shards: where "stream" finds them: a path, a URL or
+    no parts of files ("stream", see tgtrain.data.sequential_batches: weaker promises). shards: where "stream" finds them: a path, a URL or
     `pipe:COMMAND` in which {shard} stands for the name; "": with the tables. shuffle_clips: clips that wait in a loader process of "stream"
     to be shuffled.
-    block_shards: the unlabelled videos come block after block of so many shards (tgtrain.block_order); 0: shuffled as a whole;
+    block_shards: the unlabelled videos come block after block of so many shards (tgtrain.data.order); 0: shuffled as a whole;
     -1: 0 on local disk, 32 for a data set at a URL.
     """
 
@@ -149,11 +149,11 @@ class RuntimeSettings:
 
     precision: of the forward pass (autocast). log_every: steps between two lines of the log.
     accumulate: parts in which each process takes its share of the batch, one after the other, before the weights change; for
-    a batch that does not fit (tgtrain.accumulate says what stays the same). accumulate_contrast: whether the contrast loss
+    a batch that does not fit (tgtrain.method.accumulate says what stays the same). accumulate_contrast: whether the contrast loss
     compares rows of the whole batch (an extra forward pass without gradient), or of one part alone.
     compile: the networks by torch.compile, with compile_backend ("inductor" makes code for the device; "aot_eager" and "eager" only trace,
     to look for what goes wrong). max_bad_fraction: stop once more of the clips read were damaged than this share, of 1,000 clips where
-    fewer were read; 0: at the first. max_loss_factor: stop once the loss is over this many times the usual one (see tgtrain.health); 0: never.
+    fewer were read; 0: at the first. max_loss_factor: stop once the loss is over this many times the usual one (see tgtrain.train.health); 0: never.
     cache: folder for shards of a data set at a URL; "": ~/.cache/tgtrain. cache_gb: what it may hold in GB (10^9 bytes); 0: 80 %
     of what its disk has free.
     """

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from manifests import machine
 from manifests.machine import Finding
-from tgtrain.batch import default_workers
+from tgtrain.data.loader import default_workers
 
 PACKAGES = {  # what training imports; the second ones are for a part of it
     "torch": "", "numpy": "", "pyarrow": "", "cv2": "opencv-python-headless", "simplejpeg": "", "pydantic": "",

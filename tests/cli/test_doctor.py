@@ -38,7 +38,7 @@ def test_the_clip_is_what_ffprobe_counts() -> None:
 
 def test_the_ffmpeg_program_and_the_decoder_are_held_against_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another build shows the same picture; where one of them does not, it is told, and nothing else stops."""
-    from tgprep import decode
+    from tgprep.decode import open as decode
 
     assert re.fullmatch(r"shows what PyAV shows; ffmpeg n?\d+\.[\w.+-]+", decode_clip("ffmpeg"))
     frames = [np.asarray(frame) for frame in decode.open_video(CLIP, decoder="pyav", space="rgb", short_side=0).frames]
@@ -78,7 +78,7 @@ def test_what_is_broken_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_frames_that_are_lost_or_swapped_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tgprep import decode
+    from tgprep.decode import open as decode
 
     whole = decode.open_video(CLIP, decoder="pyav", space="rgb", short_side=0)
     frames = list(whole.frames)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from manifests import datasets
-from manifests.records import GradientCoding, Manifest, ManifestHeader, VideoRow
-from manifests.table import VideoTable
+from manifests.records import GradientCoding, ManifestHeader, VideoRow
+from manifests.table import Manifest, VideoTable
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,13 @@ import pytest
 import simplejpeg
 
 from manifests.gradient import temporal_gradient
-from manifests.records import WRITTEN, GradientCoding, Manifest, ManifestHeader, ShardRow, VideoRow
+from manifests.manifest_io import file_sha256, write_manifest
+from manifests.records import WRITTEN, GradientCoding, ManifestHeader, ShardRow, VideoRow
 from manifests.sample import EncodedVideo, FrameSpool, write_end, write_sample
-from manifests.split_settings import SplitSettings
-from manifests.splits import LabelSplit, make_split, write_split
-from manifests.store import file_sha256, write_manifest
-from tests.train.report_pages import write_run, write_test
+from manifests.splits.label_split import LabelSplit, make_split, write_split
+from manifests.splits.settings import SplitSettings
+from manifests.table import Manifest
+from tests.train.report.pages import write_run, write_test
 
 HEIGHT, WIDTH = 48, 64
 

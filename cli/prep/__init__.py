@@ -1,0 +1,43 @@
+"""`tgprep`: videos in, data set out."""
+
+from __future__ import annotations
+
+import click
+
+from cli.common import LazyGroup
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "sample": ("cli.prep.sample:sample", "Render a small action data set as real video files."),
+        "extract": (
+            "cli.prep.extract:extract",
+            "Videos -> shards of RGB and temporal-gradient frames, and a manifest.",
+        ),
+        "plan": ("cli.prep.extract:plan", "What an extraction would take: frames, bytes, time, files."),
+        "finalize": ("cli.prep.finalize:finalize", "Join the shards of array jobs to one data set."),
+        "split": ("cli.prep.split:split", "Choose, import, show and compare the labelled videos."),
+        "info": ("cli.prep.info:info", "What is in a data set."),
+        "check": ("cli.prep.check:check", "Verify a data set, and repair damaged shards."),
+        "preview": ("cli.prep.preview:preview", "One self-contained page to look at a data set."),
+        "export": ("cli.prep.export:export", "Write a data set as a rawframes tree with lists."),
+        "import-rawframes": (
+            "cli.prep.import_rawframes:import_rawframes",
+            "Existing rawframes -> a data set, bytes unchanged.",
+        ),
+        "download": ("cli.prep.download:download", "Fetch a public data set or its lists."),
+        "doctor": ("cli.prep.doctor:doctor", "Whether this machine can extract, and what to do where it cannot."),
+    },
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="tgprep", prog_name="tgprep")
+def main() -> None:
+    """Action videos -> WebDataset shards of RGB and temporal-gradient frames, a manifest and label splits.
+
+    \b
+    In a folder that holds videos/ :
+      tgprep extract --threads 8
+      tgprep split --percent 20
+      tgtrain run
+    """

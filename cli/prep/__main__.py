@@ -1,0 +1,5 @@
+"""`python -m cli.prep` is `tgprep`."""
+
+from cli.prep import main
+
+main()

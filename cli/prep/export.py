@@ -1,0 +1,69 @@
+"""`tgprep export`: a data set in the form that other people's tools read."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from cli.common import handled, interruptible, print_json, say
+
+
+@click.command()
+@click.argument("out")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--format", "form", type=click.Choice(["rawframes"]), default="rawframes", show_default=True, help="What to write."
+)
+@click.option("--tg/--no-tg", default=True, help="Write the TG frames too.  [default: tg]")
+@click.option("--keys", metavar="KEY,...", default="", help="These videos only (no lists are written then).")
+@click.option("--threads", type=click.IntRange(0), default=0, help="Threads (0: one per core).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@handled
+def export(out: str, folder: Path, form: str, tg: bool, keys: str, threads: int, as_json: bool) -> None:
+    """Write the data set at OUT into DIR as the reference code and mmaction read it.
+
+    rawframes: DIR/Class/video/img_00001.jpg and tempgrad_00001.jpg, counted from 1, the stored JPEG bytes unchanged (of a data
+    set made with --store video: encoded with quality 95); beside them classInd.txt and lists `Class/video num_frames label` of the official folds and of every split,
+    also under the reference's names (videossl_splits/ucf101_train_20_percent_labeled_split_1_rawframes.txt). Folders have the names of the keys: letters, digits, _ and -.
+    """
+    from tgprep.convert.export_rawframes import export_rawframes
+
+    chosen = tuple(key.strip() for key in keys.split(",") if key.strip())
+    with interruptible() as (stop, signals):
+        try:
+            outcome = export_rawframes(
+                out, folder, tg=tg, keys=chosen, threads=threads, stop=stop, tell=now_and_then("videos")
+            )
+        except KeyboardInterrupt:
+            say("Interrupted. Whole videos are kept; run the same command again to go on.")
+            sys.exit(128 + (signals[0] if signals else 2))
+    if as_json:
+        print_json(
+            {
+                "path": str(folder),
+                "num_videos": outcome.num_videos,
+                "num_kept": outcome.num_kept,
+                "num_files": outcome.num_files,
+                "lists": list(outcome.lists),
+            }
+        )
+        return
+    kept = f" ({outcome.num_kept} were there)" if outcome.num_kept else ""
+    say(f"{outcome.num_videos} videos{kept}, {outcome.num_files} files, {len(outcome.lists)} lists: {folder}")
+
+
+def now_and_then(what: str) -> Callable[[int, int], None]:
+    """A line of progress every ten seconds."""
+    said = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said > 10:
+            said = time.monotonic()
+            say(f"{done} of {total} {what}")
+
+    return tell

@@ -1,0 +1,81 @@
+"""`tgprep import-rawframes`: frames that were extracted elsewhere become a data set, unchanged."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from cli.common import EXIT_FAILURES, handled, interruptible, print_json, say
+from cli.prep.export import now_and_then
+
+
+@click.command("import-rawframes")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path), default="dataset")
+@click.option(
+    "--dataset",
+    type=click.Choice(["auto", "ucf101", "hmdb51", "kinetics400", "kinetics600", "kinetics700", "folder"]),
+    default="auto",
+    show_default=True,
+    help="How class, label, group and official split are told from names and lists.",
+)
+@click.option("--annotations", type=click.Path(path_type=Path), help="Folder of the official lists.")
+@click.option(
+    "--tg/--no-tg", default=True, help="Bring the tempgrad files in, or derive TG while reading.  [default: tg]"
+)
+@click.option("--flow/--no-flow", default=True, help="Bring the flow_xym files in, or leave them out.  [default: flow]")
+@click.option("--threads", type=click.IntRange(0), default=0, help="Threads (0: one per core).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@handled
+def import_rawframes(
+    folder: Path, out: Path, dataset: str, annotations: Path | None, tg: bool, flow: bool, threads: int, as_json: bool
+) -> None:
+    """Make the data set OUT [default: ./dataset] from DIR/Class/video/img_00001.jpg, tempgrad_00001.jpg, ...
+
+    No frame is decoded: the JPEG bytes go into the shards as they are. Videos with missing frames fail with the reason.
+
+    \b
+    Exit codes: 0 all well, 1 some videos failed, 2 wrong usage or input, 130/143 interrupted.
+    """
+    from manifests.sample import flow_method
+    from tgprep.convert.import_rawframes import import_rawframes as run
+
+    with interruptible() as (stop, signals):
+        try:
+            outcome = run(
+                folder,
+                out,
+                dataset=dataset,
+                annotations=annotations,
+                tg=tg,
+                flow=flow,
+                threads=threads,
+                stop=stop,
+                tell=now_and_then("shards"),
+            )
+        except KeyboardInterrupt:
+            say("Interrupted. Finished shards are kept; run the same command again to go on.")
+            sys.exit(128 + (signals[0] if signals else 2))
+    for note in outcome.notes:
+        say(note)
+    header = outcome.manifest.header
+    failed = [row for row in outcome.manifest.videos if row.status == "failed"] if header.num_failed else []
+    if as_json:
+        print_json(
+            {
+                "out": str(out),
+                "num_videos": len(outcome.manifest.videos),
+                "num_written": header.num_written,
+                "num_failed": header.num_failed,
+                "tg": header.gradient.stored,
+                "flow": bool(flow_method(header.settings)),
+                "failed": [{"path": row.path, "error": row.error} for row in failed],
+            }
+        )
+    else:
+        for row in failed[:10]:
+            say(f"  failed: {row.path}: {row.error}")
+        say(f"{len(outcome.manifest.videos)} inputs = {header.num_written} written + {header.num_failed} failed: {out}")
+    sys.exit(EXIT_FAILURES if header.num_failed else 0)

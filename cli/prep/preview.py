@@ -1,0 +1,91 @@
+"""`tgprep preview`: a page to look at a data set."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from cli.common import EXIT_FAILURES, PlaceType, handled, human_bytes, print_json, say
+
+_MAX_VIDEOS = 300
+
+
+@click.command()
+@click.argument("out", type=PlaceType(text=True), default="dataset")
+@click.option(
+    "--output", type=click.Path(path_type=Path), default="preview.html", show_default=True, help="The page to write."
+)
+@click.option("--split", metavar="NAME", help="Show the parts of this split.  [default: the newest]")
+@click.option(
+    "--keys", metavar="KEY,...", multiple=True, help="Show these videos; @FILE names a list with one key a line."
+)
+@click.option(
+    "--max-videos",
+    type=click.IntRange(1, 5000),
+    default=_MAX_VIDEOS,
+    show_default=True,
+    help="Videos to show, spread evenly over classes and parts.",
+)
+@click.option("--threads", type=click.IntRange(0), default=0, help="Threads (0: one per core).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@handled
+def preview(
+    out: str, output: Path, split: str | None, keys: tuple[str, ...], max_videos: int, threads: int, as_json: bool
+) -> None:
+    """Write one self-contained page to look at the data set at OUT [default: ./dataset].
+
+    Classes, film strips of RGB over TG, short moving clips, charts of class balance and length, the videos that failed and
+    why; to be filtered by class, part of the split, group and text. Works offline.
+    """
+    from tgprep.view.preview import write_preview
+
+    said = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said > 10:
+            said = time.monotonic()
+            say(f"{done} of {total} videos")
+
+    outcome = write_preview(
+        out, output, split=split, keys=_keys(keys), max_videos=max_videos, threads=threads, tell=tell
+    )
+    for key, reason in outcome.damaged:
+        say(f"damaged: {key}: {reason}")
+    if outcome.damaged:
+        say(f"{len(outcome.damaged)} videos cannot be read: `tgprep check {out} --deep` tells what is wrong.")
+    if as_json:
+        print_json(
+            {
+                "path": str(outcome.path),
+                "num_shown": outcome.num_shown,
+                "num_videos": outcome.num_videos,
+                "num_bytes": outcome.num_bytes,
+                "split": outcome.split,
+                "damaged": [{"key": key, "reason": reason} for key, reason in outcome.damaged],
+            }
+        )
+    else:
+        say(f"{outcome.num_shown} of {outcome.num_videos} videos, {human_bytes(outcome.num_bytes)}: {outcome.path}")
+    sys.exit(EXIT_FAILURES if outcome.damaged else 0)
+
+
+def _keys(given: tuple[str, ...]) -> tuple[str, ...]:
+    """The keys of all --keys options: lists with commas, and files."""
+    from manifests.records import InputError
+
+    keys: list[str] = []
+    for text in given:
+        if text.startswith("@"):
+            try:
+                keys += Path(text[1:]).read_text("utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise InputError(f"--keys {text}: the list cannot be read ({error}).") from None
+        else:
+            keys += text.split(",")
+    if given and not any(key.strip() for key in keys):
+        raise InputError(f"--keys {' '.join(given)}: names no video.")
+    return tuple(key.strip() for key in keys if key.strip())

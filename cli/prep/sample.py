@@ -1,0 +1,84 @@
+"""`tgprep sample`: a small data set made here, as real video files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cli.common import handled, say
+from manifests.machine import usable_cores
+
+
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path), default="videos")
+@click.option("--num-classes", type=int, default=None, help="classes, 2 to 8  [default: 8]")
+@click.option("--num-groups", type=int, default=None, help="actors of each class  [default: 10]")
+@click.option("--clips-per-group", type=int, default=None, help="videos of each actor  [default: 2]")
+@click.option("--videos-per-class", type=int, default=None, help="instead of the two above: they are chosen to fit")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--width", type=int, default=None, help="pixels  [default: 160]")
+@click.option("--height", type=int, default=None, help="pixels  [default: 120]")
+@click.option(
+    "--container",
+    type=click.Choice(["mixed", "avi", "mp4"]),
+    default=None,
+    help="MPEG-4 in .avi, H.264 in .mp4, or both in turn  [default: mixed]",
+)
+@click.option(
+    "--annotations",
+    type=click.Path(path_type=Path),
+    help="write lists in UCF101's form here  [default: annotations/ beside OUT]",
+)
+@click.option("--threads", type=int, default=0, help="processes (0: one per core)")
+@handled
+def sample(
+    out: Path,
+    num_classes: int | None,
+    num_groups: int | None,
+    clips_per_group: int | None,
+    videos_per_class: int | None,
+    seed: int,
+    width: int | None,
+    height: int | None,
+    container: str | None,
+    annotations: Path | None,
+    threads: int,
+) -> None:
+    """Render a small action data set into OUT [default: ./videos]: classes that differ in motion alone.
+
+    The same seed gives the same bytes. No single frame tells the class, and every class survives a mirror, as the method
+    needs. Named as UCF101 names its files, with train and test lists of whole groups.
+    """
+    from manifests.records import InputError
+    from tgprep.obtain.sample import SampleSettings, groups_and_clips, render_sample, write_annotations
+
+    if videos_per_class is not None:
+        if num_groups is not None or clips_per_group is not None:
+            raise InputError(
+                "--videos-per-class chooses --num-groups and --clips-per-group itself: give one or the others."
+            )
+        num_groups, clips_per_group = groups_and_clips(videos_per_class)
+    given = {
+        "num_classes": num_classes,
+        "num_groups": num_groups,
+        "clips_per_group": clips_per_group,
+        "width": width,
+        "height": height,
+        "container": container,
+    }
+    settings = SampleSettings(seed=seed, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    lists = annotations or out.resolve().parent / "annotations"
+    if (lists / "classInd.txt").exists() and (lists / "classInd.txt").read_text().split()[1::2] != list(
+        settings.class_names
+    ):
+        raise InputError(f"{lists} holds the lists of another data set. Name another folder with --annotations.")
+    written = render_sample(out, settings, num_workers=threads or usable_cores())
+    if settings.num_groups > 1:
+        write_annotations(lists, settings)
+        say(f"{len(written)} videos of {settings.num_classes} classes in {out}, lists in {lists}")
+    else:
+        say(
+            f"{len(written)} videos of {settings.num_classes} classes in {out}; one group cannot be train and test: no lists"
+        )
+    say("Next: tgprep extract" + ("" if str(out) == "videos" else f" {out} OUT"))

@@ -1,0 +1,177 @@
+"""What `tgprep split` says about a split: one JSON-able object, and the same as a page of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from manifests.splits.label_split import LabelSplit
+    from manifests.splits.list_import import ImportReport
+    from manifests.table import Manifest
+
+
+MAX_CLASS_ROWS = 30
+_BAR = 40
+_PARTS = ("labelled", "unlabelled", "validation", "test")
+
+
+def describe(split: LabelSplit, manifest: Manifest) -> dict[str, Any]:
+    """The facts of a split: sizes, videos per class, problems, provenance."""
+    import dataclasses
+
+    from manifests.splits.check import check_split, class_counts, count_parts
+
+    names = manifest.header.classes
+    per_class = {part: class_counts(split, part, len(names)).tolist() for part in _PARTS}
+    return {
+        "name": split.name,
+        "dataset": manifest.header.dataset,
+        "num_classes": len(names),
+        "parts": {
+            count.part: {name: value for name, value in dataclasses.asdict(count).items() if name != "part"}
+            for count in count_parts(split, manifest)
+        },
+        "classes": [
+            {"class_name": name, "label": label, **{part: per_class[part][label] for part in _PARTS}}
+            for label, name in enumerate(names)
+        ],
+        "problems": [dataclasses.asdict(problem) for problem in check_split(split, manifest)],
+        "provenance": split.provenance,
+    }
+
+
+def describe_import(report: ImportReport) -> dict[str, Any]:
+    """The facts of an import: lists, lines without a video, differences."""
+    import dataclasses
+
+    return {
+        "lists": [dataclasses.asdict(entry) for entry in report.lists],
+        "num_unmatched": len(report.unmatched),
+        "unmatched": [dataclasses.asdict(entry) for entry in report.unmatched],
+        "num_label_differences": report.count("label"),
+        "num_frame_differences": report.count("num_frames"),
+        "differences": [dataclasses.asdict(entry) for entry in report.differences],
+        "notes": list(report.notes),
+    }
+
+
+def page(facts: dict[str, Any]) -> str:
+    """The facts of `describe` as text."""
+    lines = [f"split {facts['name']}  ({_how(facts['provenance'])})", ""]
+    header = f"{'part':<12}{'videos':>9}{'classes':>9}{'groups':>9}   videos per class: min  mean   max"
+    lines += [header]
+    for part, count in facts["parts"].items():
+        lines.append(
+            f"{part:<12}{count['num_videos']:>9,}{count['num_classes']:>9}{count['num_groups']:>9}"
+            f"{count['per_class_min']:>24}{count['per_class_mean']:>6.1f}{count['per_class_max']:>6}"
+        )
+    lines += ["", *_classes(facts["classes"])]
+    if facts["problems"]:
+        lines.append("")
+    for problem in facts["problems"]:
+        examples = ", ".join(problem["examples"][:3]) + (", ..." if problem["count"] > 3 else "")
+        lines += _wrapped(f"{problem['level']}: {problem['message']} ({examples})", "  ")
+    return "\n".join(lines)
+
+
+def import_page(facts: dict[str, Any]) -> str:
+    """The facts of `describe_import` as text."""
+    lines = []
+    for entry in facts["lists"]:
+        known = f"known list {entry['published']}" if entry["published"] else "not a known published list"
+        lines.append(
+            f"{entry['part']:<12}{entry['name']}: {entry['num_matched']} of {entry['num_lines']} lines matched ({known})"
+        )
+    for note in facts["notes"]:
+        lines += _wrapped(f"note: {note}", "  ")
+    for entry in facts["unmatched"][:5]:
+        lines += _wrapped(f"{entry['file']} line {entry['line']}: {entry['reason']}: {entry['text'][:100]}", "  ")
+    if facts["num_unmatched"] > 5:
+        lines.append(
+            f"  ... {facts['num_unmatched'] - 5} more lines without a video (--report FILE or --json lists them)"
+        )
+    kept = facts["labels"]
+    labels = [entry for entry in facts["differences"] if entry["what"] == "label"]
+    if labels:
+        lines += _wrapped(
+            f"labels: {len(labels)} differ from the class folder ({kept} kept; --labels chooses), "
+            f"such as {labels[0]['key']}: {labels[0]['theirs']} in the list, {labels[0]['ours']} by folder",
+            "  ",
+        )
+    frames = [entry for entry in facts["differences"] if entry["what"] == "num_frames"]
+    if frames:
+        lines += _wrapped(
+            f"frames: {len(frames)} counts differ from what was extracted (ours are used), "
+            f"such as {frames[0]['key']}: {frames[0]['theirs']} in the list, {frames[0]['ours']} extracted",
+            "  ",
+        )
+    return "\n".join(lines)
+
+
+def import_table(report: ImportReport) -> str:
+    """Everything that an import could not take as it is, as CSV: lines without a video, then differing labels and frame counts."""
+    import csv
+    import io
+
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["what", "key", "ours", "theirs", "file", "line", "reason", "text"])
+    for entry in report.unmatched:
+        rows.writerow(["unmatched", "", "", "", entry.file, entry.line, entry.reason, entry.text])
+    for other in report.differences:
+        rows.writerow([other.what, other.key, other.ours, other.theirs, "", "", "", ""])
+    return text.getvalue()
+
+
+def overlap_page(first: str, second: str, overlaps: Sequence[dict[str, Any]]) -> str:
+    """Two splits side by side."""
+    width = max(len(first), len(second), 8) + 2
+    lines = [f"{'part':<12}{first:>{width}}{second:>{width}}{'shared':>10}{'of first':>10}"]
+    for row in overlaps:
+        share = f"{100 * row['num_shared'] / row['num_first']:.1f} %" if row["num_first"] else "-"
+        lines.append(
+            f"{row['part']:<12}{row['num_first']:>{width},}{row['num_second']:>{width},}{row['num_shared']:>10,}{share:>10}"
+        )
+    return "\n".join(lines)
+
+
+def _how(provenance: dict[str, str]) -> str:
+    if provenance.get("made") == "imported":
+        return f"imported, fold {provenance.get('fold')}, labels {provenance.get('labels')}"
+    amount = f"{provenance['percent']} %" if "percent" in provenance else f"{provenance.get('per_class')} of each class"
+    return f"{amount}, {provenance.get('strategy')}, seed {provenance.get('seed')}, fold {provenance.get('fold')}"
+
+
+def _classes(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    present = [row for row in rows if any(row[part] for part in _PARTS)]
+    if len(present) <= MAX_CLASS_ROWS:
+        num_empty = len(rows) - len(present)
+        rows = present
+        width = min(max(len(row["class_name"]) for row in rows), 32) + 2
+        yield f"{'class':<{width}}" + "".join(f"{part:>11}" for part in _PARTS)
+        for row in rows:
+            yield f"{row['class_name'][: width - 2]:<{width}}" + "".join(f"{row[part]:>11}" for part in _PARTS)
+        if num_empty:
+            yield f"({num_empty} of {num_empty + len(rows)} classes have no video)"
+        return
+    counts = [row["labelled"] for row in rows]
+    low, high = min(counts), max(counts)
+    step = max(1, -(-(high - low + 1) // 10))
+    bins = [(start, sum(start <= count < start + step for count in counts)) for start in range(low, high + 1, step)]
+    most = max(number for _, number in bins)
+    yield f"labelled videos per class ({len(rows)} classes)"
+    for start, number in bins:
+        name = str(start) if step == 1 else f"{start}-{start + step - 1}"
+        yield f"{name:>10}  {'#' * -(-number * _BAR // most):<{_BAR}} {number}"
+    ordered = sorted(rows, key=lambda row: (row["labelled"], row["class_name"]))
+    for name, some in (("fewest", ordered[:4]), ("most", ordered[:-5:-1])):
+        yield from _wrapped(f"{name}: " + ", ".join(f"{row['class_name']} {row['labelled']}" for row in some), "  ")
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(
+        text, 79, initial_indent=indent, subsequent_indent=indent + "  ", break_long_words=False, break_on_hyphens=False
+    )

@@ -1,0 +1,5 @@
+"""`python -m cli.train` is `tgtrain`."""
+
+from cli.train import main
+
+main()

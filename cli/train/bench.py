@@ -1,0 +1,243 @@
+"""`tgtrain bench`: whether the loader feeds the device, and how many processes it takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.common import PlaceType, cache_options, handled, human_bytes, print_json, quiet_threads, say
+
+if TYPE_CHECKING:
+    from manifests.splits.label_split import LabelSplit
+    from manifests.table import Manifest
+    from tgtrain.data.setup import Setup
+    from tgtrain.ranks.distributed import Ranks
+    from tgtrain.train.bench import Balance
+
+
+_MAIN_RECIPE = "ucf101-20"
+
+
+@click.command()
+@click.argument("out", default="dataset", type=PlaceType(text=True))
+@click.option("--recipe", help="name or path of a recipe  [default: the published one of this data set]")
+@click.option("--split", "split_name", help="name of the split  [default: the newest]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="change a setting, as in `tgtrain run`")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0, max=512),
+    help="measure this number of loader processes alone  [default: 0, 1, 2, 4 ... up to the cores]",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.1, max=3600),
+    default=5.0,
+    show_default=True,
+    help="time for each figure; one batch is measured however long it takes",
+)
+@cache_options
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
+@handled
+def bench(
+    out: str,
+    recipe: str | None,
+    split_name: str | None,
+    overrides: tuple[str, ...],
+    workers: int | None,
+    seconds: float,
+    cache_folder: str | None,
+    cache_gb: float | None,
+    as_json: bool,
+) -> None:
+    """Measure how many clips a second the loader reads from OUT [default: ./dataset] and the training step takes here.
+
+    Tells which of the two is the bottleneck, and how many loader processes feed this device. It is the loader and the step of
+    `tgtrain run`; no file is written. A clip of the published recipes is 8 RGB and 8 TG frames at 224 x 224, cut and flipped as
+    for training.
+    """
+    quiet_threads()
+    from manifests.manifest_io import read_manifest
+    from manifests.records import InputError
+    from manifests.splits.label_split import read_split
+    from tgtrain.ranks.slurm import started_with_others
+
+    if started_with_others(os.environ):
+        raise InputError("tgtrain bench measures one process with one device: start it without torchrun or srun.")
+    manifest = read_manifest(out)
+    split = read_split(out, split_name)
+    recipe = recipe or _published(manifest, split)
+    try:
+        from tgtrain.config import load_recipe
+        from tgtrain.data.setup import prepare
+        from tgtrain.ranks.distributed import joined
+        from tgtrain.train.bench import measure, workers_to_try
+    except ModuleNotFoundError as error:
+        raise InputError(f"Training needs {error.name}: pip install 'tgprep[train]'.") from None
+    if cache_folder is not None:
+        overrides += (f"runtime.cache={json.dumps(cache_folder)}",)
+    if cache_gb is not None:
+        overrides += (f"runtime.cache_gb={cache_gb}",)
+    if workers is not None:
+        overrides += (f"runtime.workers={workers}",)
+    config = load_recipe(recipe, overrides, num_classes=len(manifest.header.classes))
+    setup = prepare(out, split, manifest, config)
+    with joined(config.runtime.device) as ranks:
+        tried = workers_to_try(config) if workers is None else (workers,)
+        balance = measure(setup, ranks, tried, seconds, say)
+        if as_json:
+            print_json(_facts(setup, ranks, balance))
+        else:
+            _show(setup, ranks, balance)
+
+
+def _published(manifest: Manifest, split: LabelSplit) -> str:
+    """The main recipe of this data set and percentage, of the data set at another one, or that of UCF101: one unit for all."""
+    from tgtrain.config import load_recipe, recipe_names
+
+    percent = split.provenance.get("percent", "")
+    fitting = [
+        (f"{config.data.percent:g}" != percent, len(name), name)
+        for name, config in ((name, load_recipe(name)) for name in recipe_names())
+        if config.method.method == "ltg" and config.data.dataset == manifest.header.dataset
+    ]
+    name = min(fitting)[2] if fitting else _MAIN_RECIPE
+    say(f"recipe {name}: the published settings; --recipe chooses others")
+    return name
+
+
+def _facts(setup: Setup, ranks: Ranks, balance: Balance) -> dict[str, Any]:
+    """The JSON object. All rates are clips a second."""
+    data, step = setup.config.data, balance.step
+    return {
+        "loader_clips_per_second": balance.loader.clips_per_second,
+        "step_clips_per_second": step.clips_per_second,
+        "workers": balance.workers,
+        "bottleneck": balance.bottleneck,
+        "waiting_share": balance.waiting_share(balance.loader),
+        "workers_needed": balance.workers_needed,
+        "recipe": setup.config.name,
+        "split": setup.split.name,
+        "device": _device(ranks),
+        "cores": len(os.sched_getaffinity(0)),
+        "clip": {"frames": data.clip_frames, "size": data.size, "views": list(_views(setup))},
+        "step_clips": step.num_clips,
+        "batch_clips": step.batch_clips,
+        "loaders": [
+            {
+                "workers": figure.workers,
+                "clips_per_second": figure.clips_per_second,
+                "first_batch_seconds": figure.first_batch_seconds,
+                "waiting_share": balance.waiting_share(figure),
+            }
+            for figure in balance.loaders
+        ],
+    }
+
+
+def _show(setup: Setup, ranks: Ranks, balance: Balance) -> None:
+    """One screen, as wide as the terminal."""
+    config = setup.config
+    frames = " + ".join(f"{config.data.clip_frames} {view.upper()}" for view in _views(setup))
+    unlabelled = f" + {config.batch.unlabelled} unlabelled" if config.method.uses_unlabelled else ""
+    click.echo(f"\n{config.name} on {setup.manifest.root}, split {setup.split.name}")
+    click.echo(f"device: {_device(ranks)}")
+    click.echo(f"clip: {frames} frames at {config.data.size} x {config.data.size}, cut and flipped as for training")
+    each = f", {config.method.clips_per_video} clips of each" if config.method.clips_per_video > 1 else ""
+    click.echo(f"batch: {config.batch.labelled} labelled{unlabelled} videos{each}\n")
+    _show_table(balance)
+    step = balance.step
+    part = "" if step.num_clips == step.batch_clips else f", measured with {step.num_clips} of {step.batch_clips}"
+    click.echo(f"\ntraining step on {ranks.device.type}: {_rate(step.clips_per_second)} clips/s{part}\n")
+    width = shutil.get_terminal_size().columns
+    for line in _verdict(setup, ranks, balance):
+        click.echo(textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False))
+
+
+def _show_table(balance: Balance) -> None:
+    names = ("loader processes", "clips/s", "first batch after", "the step waits")
+    rows = [
+        (
+            f"{figure.workers} (in turn)" if not figure.workers else str(figure.workers),
+            _rate(figure.clips_per_second),
+            f"{figure.first_batch_seconds:.1f} s",
+            f"{100 * balance.waiting_share(figure):.0f} %",
+        )
+        for figure in balance.loaders
+    ]
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table()
+        for name in names:
+            table.add_column(name, justify="right")
+        for figure, row in zip(balance.loaders, rows, strict=True):
+            table.add_row(*row, style="bold" if figure.workers == balance.workers else None)
+        Console().print(table)
+        return
+    for row in (names, *rows):
+        click.echo("  ".join(f"{text:>{len(name)}}" for text, name in zip(row, names, strict=True)))
+
+
+def _verdict(setup: Setup, ranks: Ranks, balance: Balance) -> list[str]:
+    from tgtrain.data.stores.remote import RemoteShards
+
+    waiting = 100 * balance.waiting_share(balance.loader)
+    with_own = f"With {_processes(balance.workers)}, as training takes here,"
+    if balance.bottleneck == "step":
+        lines = [f"Bottleneck: the training step. {with_own} it waits {waiting:.0f} % of the time."]
+    else:
+        lines = [f"Bottleneck: the loader. {with_own} the step waits {waiting:.0f} % of the time."]
+    lines.append(_advice(balance, len(os.sched_getaffinity(0))))
+    if ranks.device.type == "cpu":
+        lines.append("Both were measured alone; on a CPU they share the cores, so each is slower in training.")
+    if isinstance(setup.reader.shards, RemoteShards):
+        cache = setup.reader.shards.cache
+        held = human_bytes(cache.num_held())
+        lines.append(f"Shards came through the cache {cache.folder}, which holds {held} now: a second call is faster.")
+    return lines
+
+
+def _advice(balance: Balance, cores: int) -> str:
+    """How many loader processes to take, never more than this process has cores."""
+    needed, own = balance.workers_needed, balance.workers
+    step_waits = balance.bottleneck == "loader"
+    if needed == own:
+        return "That leaves a fifth to spare."
+    about = f"About {_processes(needed)}"
+    if needed <= cores:
+        does = f"feed{'s' * (needed == 1)} this device" if step_waits else "would leave a fifth to spare"
+        return f"{about} {does}: --set runtime.workers={needed}"
+    lacks = f"{about} would {'feed this device' if step_waits else 'leave a fifth to spare'}"
+    lacks += f", but this process may use {cores} core{'s' * (cores != 1)}"
+    if step_waits:
+        lacks += ": more of them, or smaller clips, are what it lacks"
+    return f"{lacks}. As many as cores: --set runtime.workers={cores}" if own < cores else f"{lacks}."
+
+
+def _processes(count: int) -> str:
+    return "1 loader process" if count == 1 else f"{count or 'no'} loader processes"
+
+
+def _rate(clips_per_second: float) -> str:
+    return f"{clips_per_second:.2f}" if clips_per_second < 10 else f"{clips_per_second:.0f}"
+
+
+def _views(setup: Setup) -> tuple[str, ...]:
+    from tgtrain.data.build import wanted_views
+
+    return wanted_views(setup.config)
+
+
+def _device(ranks: Ranks) -> str:
+    import torch
+
+    if ranks.device.type == "cuda":
+        return torch.cuda.get_device_name(ranks.device)
+    return f"CPU with {torch.get_num_threads()} threads"

@@ -1,0 +1,194 @@
+"""Raw videos -> views, each decoded in a child process that can be killed: a decoder that crashes or hangs costs one video."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from manifests.gradient import Frame
+    from tgprep.encode.flow import FlowMethod
+    from tgtrain.data.clip import ClipSettings
+    from tgtrain.data.reader import Clip, OfPair
+    from tgtrain.evaluate.predict import OpenedVideo
+
+
+_START_SECONDS = 120.0  # imports on a busy machine
+
+
+@dataclass(frozen=True, slots=True)
+class ViewJob:
+    """What to read of a video. short_side: of the stored frames of the data set that was trained on, 0 as they are.
+
+    flow, flow_compat: how that data set computed flow, where the clip settings ask for it.
+    """
+
+    path: Path
+    clip: ClipSettings
+    num_clips: int
+    num_crops: int
+    rgb: bool
+    tg: bool
+    short_side: int
+    decoder: str
+    flow: str = ""
+    flow_compat: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ViewReply:
+    """The views of a video, or why there are none."""
+
+    clips: list[Clip]
+    num_frames: int = 0
+    bad: str = ""
+
+
+def read_all(template: ViewJob, paths: Sequence[Path], children: int, deadline_seconds: float) -> Iterator[ViewReply]:
+    """Views of each video, in order, read ahead by `children` processes; memory holds a few videos' views at a time."""
+    readers: list[_Child] = []
+    stopping, local = threading.Event(), threading.local()
+
+    def read(path: Path) -> ViewReply:
+        if not hasattr(local, "child"):
+            local.child = _Child(stopping)
+            readers.append(local.child)
+        child: _Child = local.child
+        return child.ask(replace(template, path=path), deadline_seconds)
+
+    pool = ThreadPoolExecutor(children)
+    waiting: deque[Future[ViewReply]] = deque()
+    try:
+        for path in paths:
+            waiting.append(pool.submit(read, path))
+            if len(waiting) > children:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        # The threads own their processes: a kill wakes the one that waits for an answer, and it cleans up itself.
+        stopping.set()
+        for child in readers:
+            child.kill()
+        pool.shutdown(wait=True, cancel_futures=True)
+        for child in readers:
+            child.close()
+
+
+class _Child:
+    """One decoding process, started when it is needed and anew after it was lost."""
+
+    def __init__(self, stopping: threading.Event) -> None:
+        self.stopping = stopping
+        self.process: multiprocessing.process.BaseProcess | None = None
+        self.connection: Connection | None = None
+
+    def ask(self, job: ViewJob, deadline_seconds: float) -> ViewReply:
+        """The reply to a job; a process that dies or takes too long is given up, and so is the video."""
+        try:
+            if self.connection is None:
+                self._start()
+            assert self.connection is not None
+            if self.stopping.is_set():
+                return ViewReply([], bad="stopped")
+            self.connection.send(job)
+            if self.connection.poll(deadline_seconds):
+                reply: ViewReply = self.connection.recv()
+                return reply
+            reason = f"decoding took longer than {deadline_seconds:g} s"
+        except (EOFError, OSError):
+            reason = "the decoder crashed"
+        self.close()
+        return ViewReply([], bad=reason)
+
+    def kill(self) -> None:
+        """End the process from another thread; nothing else is touched."""
+        process = self.process
+        if process is not None:
+            with contextlib.suppress(ValueError):  # its own thread has closed it
+                process.kill()
+
+    def close(self) -> None:
+        """End the process and forget it."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+            self.process.close()
+        if self.connection is not None:
+            self.connection.close()
+        self.process = self.connection = None
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        process.start()
+        self.process = process
+        theirs.close()
+        if not self.connection.poll(_START_SECONDS):
+            raise OSError("it does not start")
+        self.connection.recv()
+
+
+def _serve(connection: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    from tgtrain.evaluate import predict  # noqa: F401  (before the clock of the first video runs)
+
+    with contextlib.suppress(EOFError, OSError):
+        connection.send(True)
+        while True:
+            connection.send(_read(connection.recv()))
+
+
+def _of_pair(job: ViewJob) -> OfPair:
+    """What stands for TG of two frames: TG, or the flow that the network was trained on."""
+    from manifests.gradient import temporal_gradient
+
+    if job.clip.gradient != "flow":
+        return temporal_gradient
+    import cv2
+
+    from tgprep.encode.flow import flow_estimator, flow_picture
+
+    estimate = flow_estimator(cast("FlowMethod", job.flow))
+
+    def flow(previous: Frame, following: Frame) -> Frame:
+        luma = (cast("Frame", cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)) for frame in (previous, following))
+        return flow_picture(estimate(*luma), uncentred="flow_magnitude" in job.flow_compat.split(","))
+
+    return flow
+
+
+def _read(job: ViewJob) -> ViewReply:
+    from tgprep.decode.frames import DecodeError
+    from tgprep.decode.open import open_video
+    from tgtrain.evaluate.predict import OpenedVideo, UnreadableError, read_views
+
+    opened = []
+
+    def open_frames() -> OpenedVideo:
+        video = open_video(job.path, decoder=job.decoder, space="rgb", short_side=job.short_side)
+        opened.append(video)
+        return OpenedVideo(cast("Iterator[Frame]", video.frames), video.num_frames_header)
+
+    try:
+        clips, num_frames = read_views(
+            open_frames, job.clip, job.num_clips, job.num_crops, rgb=job.rgb, tg=job.tg, of_pair=_of_pair(job)
+        )
+    except (DecodeError, UnreadableError) as error:
+        return ViewReply([], bad=str(error))
+    except (OSError, ValueError, MemoryError) as error:
+        return ViewReply([], bad=f"{type(error).__name__}: {error}")
+    finally:
+        for video in opened:
+            video.close()
+    return ViewReply(clips, num_frames)

@@ -1,0 +1,168 @@
+"""`tgtrain recipes`: which there are, and what one says."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.common import handled, print_json
+from tgtrain.config import Config, flat_settings, load_recipe, parent_of, recipe_names
+
+_SPOKEN = ("name", "description", "reproduces", "published", "data.dataset", "data.percent")
+
+
+if TYPE_CHECKING:
+    pass
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="change a setting, as in `tgtrain run`")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
+@handled
+def recipes(name: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """List the recipes with what each changes, or print all settings of one (NAME, or the path of a .toml file).
+
+    With NAME also: which of the authors' configurations it stands for, and the published figure with its source, where
+    there is one.
+    """
+    from tgtrain.config import load_recipe, recipe_names
+
+    pass
+
+    if name is None:
+        if as_json:
+            print_json({each: load_recipe(each).to_dict() for each in recipe_names()})
+            return
+        # A pipe gets one line a recipe, so that grep finds it whole.
+        click.echo("\n".join(_table(recipe_rows(), shutil.get_terminal_size().columns if sys.stdout.isatty() else 0)))
+        return
+    config = load_recipe(name, overrides)
+    plain = config.to_dict()
+    if as_json:
+        print_json(plain)
+        return
+    row = recipe_row(name)
+    facts = {
+        "": f"{plain.pop('name')}: {plain.pop('description')}",
+        "extends": f"{row.parent}, changes: {', '.join(row.changes) or 'data set or name alone'}" if row.parent else "",
+        "reproduces": plain.pop("reproduces") or "none of the authors' configurations",
+        "published": plain.pop("published") or "no figure whose source is known",
+    }
+    width = shutil.get_terminal_size().columns
+    for label, text in facts.items():
+        if text:
+            start = f"# {label}: " if label else "# "
+            click.echo(
+                textwrap.fill(text, width, initial_indent=start, subsequent_indent="#   ", break_on_hyphens=False)
+            )
+    for section, values in plain.items():
+        click.echo(f"\n[{section}]")
+        for key, value in values.items():
+            note = "  # from the data set, unless set" if (section, key) == ("model", "num_classes") else ""
+            click.echo(f"{key} = {_toml(value)}{note}")
+
+
+def _table(rows: tuple[RecipeRow, ...], width: int) -> list[str]:
+    """name, data set, percent, and `parent: changes`; the last column is wrapped to the width (0: never)."""
+    pass
+
+    first = max(len(row.name) for row in rows)
+    second = max(len(row.dataset or "any") for row in rows)
+    before = first + second + 10
+    lines = [f"{'recipe':<{first}}  {'data':<{second}}    %  extends: changes"]
+    for row in rows:
+        percent = f"{row.percent:g}" if row.percent else "any"
+        lead = f"{row.name:<{first}}  {row.dataset or 'any':<{second}}  {percent:>3}"
+        what = " ".join(told(row)) or ("another name" if row.parent and _renamed(row) else "")
+        text = f"{row.parent}: {what}".removesuffix(": ") if row.parent else "the defaults"
+        parts = textwrap.wrap(text, max(24, width - before), break_on_hyphens=False) if width else [text]
+        lines.append(f"{lead}  {parts[0]}")
+        lines += [" " * (before - 1) + part for part in parts[1:]]
+    return lines
+
+
+def _renamed(row: RecipeRow) -> bool:
+    from tgtrain.config import load_recipe
+
+    parent = load_recipe(row.parent).data
+    return (parent.dataset, parent.percent) == (row.dataset, row.percent)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return repr(value)
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeRow:
+    """One recipe. dataset "" and percent 0: made for any. parent: "" for a first one.
+
+    changes: `section.key=value` wherever the resolved settings differ from the parent's (from the defaults without one),
+    data set and percentage aside; () for a recipe that only bears another name.
+    """
+
+    name: str
+    dataset: str
+    percent: float
+    parent: str
+    changes: tuple[str, ...]
+    description: str
+
+
+def recipe_rows() -> tuple[RecipeRow, ...]:
+    """All shipped recipes, by name, percentages in order of size."""
+    return tuple(sorted((recipe_row(name) for name in recipe_names()), key=lambda row: _natural(row.name)))
+
+
+def recipe_row(name: str) -> RecipeRow:
+    """The row of one recipe, shipped or by path."""
+    config, parent = load_recipe(name), parent_of(name)
+    before = load_recipe(parent) if parent else Config()
+    return RecipeRow(
+        name=config.name,
+        dataset=config.data.dataset,
+        percent=config.data.percent,
+        parent=parent,
+        changes=changes(before, config),
+        description=config.description,
+    )
+
+
+def changes(before: Config, now: Config) -> tuple[str, ...]:
+    """`section.key=value` for every setting in which `now` differs."""
+    old, new = flat_settings(before), flat_settings(now)
+    return tuple(f"{key}={_short(value)}" for key, value in new.items() if key not in _SPOKEN and old[key] != value)
+
+
+def told(row: RecipeRow) -> tuple[str, ...]:
+    """The changes of a row without those that follow from others: a network of RGB alone has no alignment or contrast
+    and gives each term its whole weight, and without contrast there is no projection head."""
+    follow: set[str] = set()
+    if "method.contrast=none" in row.changes:
+        follow.add("model.projection=none")
+    if "model.streams=rgb" in row.changes:
+        follow |= {"method.align_stages=none", "method.contrast=none"}
+        follow |= {"method.labelled_weight=1", "method.unlabelled_weight=1"}
+    return tuple(change for change in row.changes if change not in follow)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, list):
+        return "[" + ",".join(map(str, value)) + "]" if value else "none"
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _natural(name: str) -> list[tuple[int, float, str]]:
+    """ucf101-5 before ucf101-10: parts of the name that are numbers are compared as numbers."""
+    return [(0, float(part), "") if part.replace(".", "", 1).isdigit() else (1, 0.0, part) for part in name.split("-")]

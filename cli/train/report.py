@@ -1,0 +1,32 @@
+"""`tgtrain report`: one HTML page about a run, or several compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cli.common import handled, say
+
+
+@click.command()
+@click.argument("runs", nargs=-1, metavar="[RUN]...", type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="file to write  [default: report.html in RUN; with several runs ./report.html]",
+)
+@handled
+def report(runs: tuple[Path, ...], output: Path | None) -> None:
+    """Write one self-contained HTML page about RUN [default: the newest run below ./runs], or compare several runs.
+
+    Accuracy, curves, confusions, example clips, data and settings; it opens anywhere, without a network. Prints its path.
+    """
+    from tgtrain.report.page import write_report
+
+    if not runs:
+        from tgtrain.run.folder import newest_run
+
+        runs = (newest_run(),)
+        say(f"newest run: {runs[0]}")
+    click.echo(write_report(runs, output))

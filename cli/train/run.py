@@ -1,0 +1,195 @@
+"""`tgtrain run`: train."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.common import EXIT_FAILURES, PlaceType, cache_options, handled, human_bytes, print_json, quiet_threads, say
+from cli.train.launch import devices_option, launched
+
+if TYPE_CHECKING:
+    from manifests.splits.label_split import LabelSplit
+    from manifests.table import Manifest
+    from tgtrain.data.setup import Setup
+    from tgtrain.ranks.distributed import Ranks
+
+
+@click.command()
+@click.argument("out", default="dataset", type=PlaceType(text=True))
+@click.option("--recipe", help="name or path of a recipe  [default: told from data set, split and machine]")
+@click.option(
+    "--out", "run_folder", type=click.Path(path_type=Path), help="folder of the run  [default: ./runs/RECIPE-SPLIT]"
+)
+@click.option("--split", "split_name", help="name of the split  [default: the newest]")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="change a setting: --set optimiser.epochs=90"
+)
+@click.option(
+    "--resume",
+    default="auto",
+    show_default=True,
+    metavar="auto|never|PATH",
+    help="go on from the newest whole checkpoint, refuse to, or go back to a named one (later ones are set aside)",
+)
+@devices_option
+@click.option("--max-steps", type=click.IntRange(min=1), help="stop after so many steps in all; the schedule stays")
+@cache_options
+@click.option("--json", "as_json", is_flag=True, help="print the outcome as one JSON object on stdout")
+@handled
+def run(
+    out: str,
+    recipe: str | None,
+    run_folder: Path | None,
+    split_name: str | None,
+    overrides: tuple[str, ...],
+    resume: str,
+    devices: str | None,
+    max_steps: int | None,
+    cache_folder: str | None,
+    cache_gb: float | None,
+    as_json: bool,
+) -> None:
+    """Train on the data set at OUT [default: ./dataset], a folder or a URL of an object store (s3://bucket/dataset).
+
+    Interrupted or killed: run the same command again, it goes on from the newest checkpoint, to the same weights bit for
+    bit on CPU. SIGUSR1 (as Slurm sends before a requeue) saves and exits 0. Several processes: --devices N, torchrun, or the
+    tasks of a Slurm step (srun); the same run whatever their number.
+
+    \b
+    Exit codes: 0 all well, 1 the training failed, 2 wrong usage or input, 130/143 interrupted (after saving).
+    """
+    from tgtrain.ranks.signals import EXIT_CODES, note_signals
+
+    seen: list[int] = []
+    note_signals(seen)  # before anything that takes time: a signal while the run is prepared counts, too
+    launched(devices, seen)
+    from manifests.manifest_io import read_manifest
+    from manifests.splits.label_split import read_split
+
+    quiet_threads()
+    manifest = read_manifest(out)
+    split = read_split(out, split_name)
+    try:
+        from tgtrain.config import load_recipe
+        from tgtrain.data.setup import prepare
+        from tgtrain.errors import RunError
+        from tgtrain.ranks.distributed import LostError, joined, place_in
+        from tgtrain.train.trainer import train
+    except ModuleNotFoundError as error:
+        from manifests.records import InputError
+
+        raise InputError(f"Training needs {error.name}: pip install 'tgprep[train]'.") from None
+
+    recipe = recipe or _fitting_recipe(manifest, split, say if place_in(os.environ).rank == 0 else _silent)
+    if cache_folder is not None:
+        overrides += (f"runtime.cache={json.dumps(cache_folder)}",)
+    if cache_gb is not None:
+        overrides += (f"runtime.cache_gb={cache_gb}",)
+    config = load_recipe(recipe, overrides, num_classes=len(manifest.header.classes))
+    setup = prepare(out, split, manifest, config)
+    folder = run_folder or Path("runs") / f"{config.name}-{split.name}"
+    is_main = place_in(os.environ).rank == 0
+    try:
+        with joined(config.runtime.device, lambda: bool(seen)) as ranks:
+            if is_main:
+                _announce(setup, ranks, folder)
+            outcome = train(
+                setup, folder, ranks, resume=resume, max_steps=max_steps, should_stop=ranks.asked_to_stop, tell=say
+            )
+    except (RunError, LostError) as error:
+        say(f"Error: {error}")
+        sys.exit(EXIT_FAILURES)
+    code = EXIT_CODES[signal.Signals(seen[0])] if outcome.interrupted and seen else 0
+    if not is_main:
+        sys.exit(code)
+    if as_json:
+        print_json(
+            {
+                "run": str(folder),
+                "step": outcome.step,
+                "num_steps": outcome.num_steps,
+                "interrupted": outcome.interrupted,
+                "already_finished": outcome.already_finished,
+                **(outcome.last.named() if outcome.last else {}),
+            }
+        )
+    if outcome.interrupted:
+        if outcome.step:
+            say(f"Saved at step {outcome.step} of {outcome.num_steps}; the same command goes on from there.")
+        else:
+            say("Stopped before the first step; the same command begins.")
+        sys.exit(code)
+    if outcome.already_finished:
+        say(f"{folder} has done {outcome.step} of {outcome.num_steps} steps already: nothing to do.")
+    say(f"Next: tgtrain test {folder}; tgtrain report {folder}")
+
+
+def _announce(setup: Setup, ranks: Ranks, folder: Path) -> None:
+    """What is about to be trained, and what is worth knowing of it."""
+    from tgtrain.data.stores.remote import RemoteShards
+    from tgtrain.ranks.slurm import alone_in_job
+    from tgtrain.train.preflight import notes
+    from tgtrain.train.trainer import num_steps_of
+
+    config, split = setup.config, setup.split
+    num_steps, per_epoch = num_steps_of(setup)
+    say(
+        f"{config.name} on {setup.manifest.header.dataset}, split {split.name}: {int(split.labelled.sum())} labelled, "
+        f"{int(split.unlabelled.sum())} unlabelled, {int(split.test.sum())} test videos"
+    )
+    on = ranks.device.type if ranks.world_size == 1 else f"{ranks.world_size} processes, {ranks.device.type}"
+    say(f"{num_steps} steps ({config.optimiser.epochs} epochs of {per_epoch}) on {on}, run folder {folder}")
+    if isinstance(setup.reader.shards, RemoteShards):
+        cache = setup.reader.shards.cache
+        say(
+            f"shards come through the cache {cache.folder}: {human_bytes(cache.num_held())} of at most "
+            f"{human_bytes(cache.num_bytes)} held; {config.data.block_shards} shards are shuffled together"
+        )
+    if not split.validation.any() and split.test.any():
+        say("accuracy is followed on the test part (no validation part: choosing by it would be test selection)")
+    for warning in setup.warnings:
+        say(f"warning: split {split.name}: {warning}")
+    alone = alone_in_job(os.environ) if ranks.world_size == 1 else ""
+    for note in (*notes(setup), *filter(None, (alone,))):
+        say(f"note: {note}")
+
+
+def _fitting_recipe(manifest: Manifest, split: LabelSplit, tell: Callable[[str], None]) -> str:
+    """The published recipe of this data set and percentage where a GPU is there and the split fills a batch, else demo."""
+    from tgtrain.config import load_recipe, recipe_names
+
+    dataset = manifest.header.dataset
+    percent = split.provenance.get("percent", "")
+    for name in sorted(recipe_names(), key=len):  # the plain recipe before its ablations
+        config = load_recipe(name)
+        if config.method.method != "ltg" or config.data.dataset != dataset or f"{config.data.percent:g}" != percent:
+            continue
+        small = int(split.unlabelled.sum()) < config.batch.unlabelled
+        if _has_gpu() and not small:
+            tell(f"recipe {name}: told from data set and split (--recipe chooses another)")
+            return name
+        reason = f"the split has fewer than {config.batch.unlabelled} unlabelled videos" if small else "no GPU here"
+        tell(f"recipe demo: {reason}, so the small settings; --recipe {name} takes the published ones all the same")
+        return "demo"
+    tell(
+        f"recipe demo: none is made for {dataset} at {percent or 'this'} % (--recipe chooses, `tgtrain recipes` lists)"
+    )
+    return "demo"
+
+
+def _silent(text: str) -> None:
+    return None
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

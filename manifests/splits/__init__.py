@@ -1,0 +1,1 @@
+"""Label splits: drawn, imported, checked and stored beside a data set."""

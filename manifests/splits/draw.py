@@ -1,0 +1,118 @@
+"""Which videos a split draws: pure functions of names, classes and a seed; the same on every machine and version.
+
+Order: names are sorted by the sha256 of `seed:purpose:name` (hexadecimal, UTF-8). No random generator is involved, so a draw
+does not depend on other videos: one more or fewer video in the folder moves only the border of the draw.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from fractions import Fraction
+
+from manifests.splits.settings import share
+
+
+def stable_order(names: Sequence[str], seed: int, purpose: str) -> list[int]:
+    """Places of the names in hashed order. names: unique."""
+    start = f"{seed}:{purpose}:"
+    digests = [hashlib.sha256((start + name).encode()).digest() for name in names]
+    return sorted(range(len(names)), key=digests.__getitem__)
+
+
+def draw_random(names: Sequence[str], percent: float, seed: int, purpose: str) -> list[int]:
+    """floor(percent * n) of n names: every larger percentage contains the smaller ones."""
+    return stable_order(names, seed, purpose)[: share(percent, len(names))]
+
+
+def draw_stratified(
+    names: Sequence[str], classes: Sequence[Hashable], percent: float, seed: int, purpose: str
+) -> list[int]:
+    """floor(percent * n) names in proportion to the classes, at least one of each class.
+
+    Places are given one by one (each class's first, then by the Webster / Sainte-Lague rule: the class with the least
+    (taken + 1/2) / size), so every larger percentage contains the smaller ones; largest remainders do not have that.
+    """
+    order = stable_order(names, seed, purpose)
+    sizes: defaultdict[Hashable, int] = defaultdict(int)
+    for name_class in classes:
+        sizes[name_class] += 1
+    taken: defaultdict[Hashable, int] = defaultdict(int)
+    turns: list[tuple[float, int, int]] = []
+    for rank, place in enumerate(order):
+        name_class = classes[place]
+        before = taken[name_class]
+        turns.append(((2 * before + 1) / (2 * sizes[name_class]) if before else 0.0, rank, place))
+        taken[name_class] += 1
+    turns.sort()
+    return [place for _, _, place in turns[: max(share(percent, len(names)), len(sizes))]]
+
+
+def draw_per_class(names: Sequence[str], classes: Sequence[Hashable], count: int, seed: int, purpose: str) -> list[int]:
+    """`count` names of every class, all of a class that has fewer: every larger count contains the smaller ones."""
+    taken: defaultdict[Hashable, int] = defaultdict(int)
+    drawn = []
+    for place in stable_order(names, seed, purpose):
+        if taken[classes[place]] < count:
+            taken[classes[place]] += 1
+            drawn.append(place)
+    return drawn
+
+
+def draw_groups(units: Sequence[str], percent: float, seed: int, purpose: str, *, nested: bool = True) -> list[int]:
+    """Places of whole units in hashed order while they fit into floor(percent * n) videos. units: one name a video.
+
+    nested: end at the first unit that does not fit, so that every larger percentage contains the smaller ones. Otherwise
+    such a unit is passed over and smaller ones behind it are taken, which comes nearer to the percentage.
+    """
+    members = _members(units)
+    names = list(members)
+    drawn: list[int] = []
+    target = share(percent, len(units))
+    for place in stable_order(names, seed, purpose):
+        if len(drawn) + len(members[names[place]]) > target:
+            if nested:
+                break
+            continue
+        drawn.extend(members[names[place]])
+    return drawn
+
+
+def draw_groups_stratified(
+    units: Sequence[str],
+    classes: Sequence[Hashable],
+    percent: float,
+    seed: int,
+    purpose: str,
+    *,
+    leave_one: bool = False,
+) -> list[int]:
+    """Places of whole units, in each class those that come nearest to its share; at least one unit of each class.
+
+    leave_one: never take a class's last unit, so a class of one unit gives nothing. A unit must lie in one class.
+    """
+    by_class: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for place, name_class in enumerate(classes):
+        by_class[name_class].append(place)
+    drawn: list[int] = []
+    for places in by_class.values():
+        members = _members([units[place] for place in places])
+        names = list(members)
+        order = stable_order(names, seed, purpose)[: len(names) - leave_one]
+        target = Fraction(str(percent)) * len(places) / 100
+        count = 0
+        for turn, unit in enumerate(order):
+            added = [places[member] for member in members[names[unit]]]
+            if turn and abs(count + len(added) - target) >= abs(count - target):
+                break
+            count += len(added)
+            drawn.extend(added)
+    return drawn
+
+
+def _members(units: Iterable[str]) -> dict[str, list[int]]:
+    members: defaultdict[str, list[int]] = defaultdict(list)
+    for place, unit in enumerate(units):
+        members[unit].append(place)
+    return dict(members)

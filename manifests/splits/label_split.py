@@ -1,0 +1,299 @@
+"""Label splits: which videos train with labels, which without, which validate and test; made from a Manifest, on disk as Parquet."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from manifests.datasets import groups_span_classes
+from manifests.manifest_io import (
+    SPLITS_FOLDER,
+    atomic_write,
+    is_url,
+    join,
+    parquet_table,
+    read_bytes,
+    seal_holds,
+    sealed_table_bytes,
+    table_bytes,
+)
+from manifests.object_store import call
+from manifests.records import InputError
+from manifests.splits import draw
+from manifests.splits.pool import Flags, Pool, official_pool
+from manifests.splits.settings import NAME_RULE, PARTS, SplitSettings, is_split_name
+from manifests.table import Manifest
+
+SPLIT_SCHEMA = pa.schema([("key", pa.string()), ("label", pa.int32()), *((part, pa.bool_()) for part in PARTS)])
+_PROVENANCE = b"tgprep.provenance"
+_SUFFIX = ".parquet"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelSplit:
+    """A split: one entry a video that takes part, sorted by key.
+
+    label: int32[N], as trained with. labelled, unlabelled, validation, test: bool[N]; `unlabelled` holds the labelled videos
+    too unless the split was made with `--unlabelled rest`. provenance: how it was made, text by text.
+    """
+
+    name: str
+    key: tuple[str, ...]
+    label: npt.NDArray[np.int32]
+    labelled: Flags
+    unlabelled: Flags
+    validation: Flags
+    test: Flags
+    provenance: dict[str, str]
+
+    def __post_init__(self) -> None:
+        sizes = {name: len(getattr(self, name)) for name in ("key", "label", *PARTS)}
+        if len(set(sizes.values())) != 1:
+            raise ValueError(f"columns of a split differ in length: {sizes}")
+        if any(not before < after for before, after in zip(self.key, self.key[1:], strict=False)):
+            raise ValueError("keys of a split must be unique and sorted")
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    @property
+    def train(self) -> Flags:
+        """bool[N]: labelled or unlabelled."""
+        return np.logical_or(self.labelled, self.unlabelled)
+
+    def part(self, name: str) -> Flags:
+        """bool[N] of one of PARTS."""
+        flags: Flags = getattr(self, name)
+        return flags
+
+    def keys_of(self, part: str) -> list[str]:
+        """Keys of one of PARTS, sorted."""
+        return [self.key[place] for place in np.flatnonzero(self.part(part))]
+
+
+def make_split(manifest: Manifest, settings: SplitSettings) -> LabelSplit:
+    """Draw a split. The same manifest keys, labels and settings give the same split on every machine (see manifests.splits.draw).
+
+    Only videos with status `written` take part. InputError where a part would be empty or the fold does not exist.
+    """
+    pool = official_pool(manifest, settings.fold, settings.pool)
+    train, validation, test = pool.train.copy(), pool.validation.copy(), pool.test.copy()
+    spans = groups_span_classes(manifest.header.dataset)
+    if settings.test_percent:
+        if test.any():
+            raise InputError(
+                f"--test-percent {settings.test_percent:g}: the data set already has a test part of {int(test.sum())} videos "
+                f"(fold {settings.fold}). Leave the option out, or use --hold-out for a validation part."
+            )
+        _set_aside(pool, settings.test_percent, settings.seed, "test", spans, train, test)
+    if settings.hold_out_percent:
+        _set_aside(pool, settings.hold_out_percent, settings.seed, "validation", spans, train, validation)
+    places = np.flatnonzero(train)
+    if not len(places):
+        raise InputError(f"{manifest.root}: no train videos in fold {settings.fold}; `tgprep info` lists the subsets.")
+    labelled = np.zeros(len(pool.key), bool)
+    labelled[places[_draw_labelled(pool, places, settings, spans)]] = True
+    if not labelled.any():
+        raise InputError(
+            f"--percent {settings.percent:g} of {len(places)} train videos {'in whole groups ' * settings.by_group}is less than one. "
+            f"Give a larger --percent, or --strategy stratified, which labels at least one of each class{', or --redrawn' * settings.by_group}."
+        )
+    unlabelled = train if settings.unlabelled == "all" else train & ~labelled
+    chosen = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    provenance = {name: _text(value) for name, value in chosen.items() if value is not None and name != "name"}
+    return assemble(
+        manifest, pool, settings.split_name, (labelled, unlabelled, validation, test), {"made": "drawn", **provenance}
+    )
+
+
+def assemble(
+    manifest: Manifest,
+    pool: Pool,
+    name: str,
+    parts: Sequence[Flags],
+    provenance: dict[str, str],
+    label: npt.NDArray[np.int32] | None = None,
+) -> LabelSplit:
+    """A LabelSplit of the pool's videos that are in any of the four parts (order of PARTS)."""
+    kept = np.flatnonzero(np.logical_or.reduce(list(parts)))
+    labels = pool.label if label is None else label
+    facts = {"dataset": manifest.header.dataset, "dataset_digest": manifest.digest, "order": "sha256-1"}
+    return LabelSplit(
+        name,
+        tuple(pool.key[place] for place in kept),
+        labels[kept],
+        parts[0][kept],
+        parts[1][kept],
+        parts[2][kept],
+        parts[3][kept],
+        dict(sorted({**facts, **provenance}.items())),
+    )
+
+
+def split_table(split: LabelSplit) -> pa.Table:
+    """The split as Arrow, its provenance in the schema's metadata."""
+    columns = [pa.array(split.key, pa.string()), pa.array(split.label, pa.int32())]
+    columns += [pa.array(split.part(part), pa.bool_()) for part in PARTS]
+    text = json.dumps(split.provenance, sort_keys=True, ensure_ascii=False)
+    return pa.table(columns, schema=SPLIT_SCHEMA.with_metadata({_PROVENANCE: text.encode()}))
+
+
+def split_digest(split: LabelSplit) -> str:
+    """Names the content of a split: sha256 of its table, without name and provenance."""
+    return hashlib.sha256(table_bytes(split_table(split).replace_schema_metadata(None))).hexdigest()
+
+
+def split_place(root: str | Path, name: str) -> str:
+    """Where the split of that name lies."""
+    if not is_split_name(name):
+        raise InputError(f"Split name {name!r}: {NAME_RULE}.")
+    return join(root, SPLITS_FOLDER, name + _SUFFIX)
+
+
+def write_split(root: str | Path, split: LabelSplit, *, overwrite: bool = False) -> bool:
+    """Write splits/NAME.parquet; False where the same split is there already.
+
+    InputError where another split has the name, unless `overwrite`.
+    """
+    place = split_place(root, split.name)
+    table = split_table(split)
+    sealed = None
+    try:
+        content = read_bytes(place)
+        sealed = seal_holds(content)
+        before = parquet_table(content)
+    except (FileNotFoundError, pa.ArrowInvalid):
+        before = None
+    if before is not None:
+        same = before.equals(table, check_metadata=True)
+        if same and sealed:
+            return False
+        if not same and not overwrite:
+            raise InputError(
+                f"{place} holds another split of that name ({_difference(before, table)}). "
+                "Give another --name, or replace it with --overwrite."
+            )
+    if not is_url(root):
+        Path(place).parent.mkdir(exist_ok=True)
+    with atomic_write(place) as file:
+        file.write(sealed_table_bytes(table))
+    return True
+
+
+def list_splits(root: str | Path) -> tuple[str, ...]:
+    """Names of the splits of a data set: newest (time of last change) first, names decide between equal times."""
+    folder = join(root, SPLITS_FOLDER)
+    found: list[tuple[float, str]] = []
+    if is_url(folder):
+        for entry in call(folder, _listing):
+            changed = entry.get("mtime") or entry.get("LastModified") or entry.get("created") or 0.0
+            seconds = changed.timestamp() if hasattr(changed, "timestamp") else float(changed)
+            found.append((seconds, str(entry["name"]).rsplit("/", 1)[-1]))
+    elif Path(folder).is_dir():
+        found = [(file.stat().st_mtime, file.name) for file in Path(folder).iterdir()]
+    names = [(-seconds, name.removesuffix(_SUFFIX)) for seconds, name in found if name.endswith(_SUFFIX)]
+    return tuple(name for _, name in sorted(names) if is_split_name(name))
+
+
+def _listing(files: Any, path: str) -> list[dict[str, Any]]:
+    try:
+        entries: list[dict[str, Any]] = files.ls(path, detail=True)
+    except FileNotFoundError:
+        return []
+    return entries
+
+
+def read_split(root: str | Path, name: str | None = None) -> LabelSplit:
+    """The split of that name, or the newest; InputError where there is none, or the file is not a split."""
+    if name is None:
+        names = list_splits(root)
+        if not names:
+            raise InputError(f"{root} has no split yet. Make one with `tgprep split {root} --percent 20`.")
+        name = names[0]
+    place = split_place(root, name)
+    try:
+        content = read_bytes(place)
+        table = parquet_table(content)
+    except FileNotFoundError:
+        names = list_splits(root)
+        there = f"there are: {', '.join(names[:10])}" if names else "there is none"
+        raise InputError(f"No split {name} in {root}; {there}. `tgprep split` makes one.") from None
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{place} is damaged ({str(error)[:200]}). Make the split again with --overwrite.") from None
+    if seal_holds(content) is False:
+        raise InputError(
+            f"{place} is damaged (its sha256 is not the one it carries). Make the split again with --overwrite."
+        )
+    if not table.schema.equals(SPLIT_SCHEMA, check_metadata=False):
+        raise InputError(
+            f"{place}: columns {', '.join(table.column_names)}; expected {', '.join(SPLIT_SCHEMA.names)}. Make the split again with --overwrite."
+        )
+    provenance = json.loads((table.schema.metadata or {}).get(_PROVENANCE, b"{}"))
+    flags = {part: table.column(part).to_numpy() for part in PARTS}
+    try:
+        return LabelSplit(
+            name,
+            tuple(table.column("key").to_pylist()),
+            table.column("label").to_numpy(),
+            **flags,
+            provenance=provenance,
+        )
+    except ValueError as error:
+        raise InputError(f"{place}: {error}. Make the split again with --overwrite.") from None
+
+
+def _set_aside(pool: Pool, percent: float, seed: int, purpose: str, spans: bool, train: Flags, part: Flags) -> None:
+    """Move whole units of about `percent` of the train videos from `train` to `part`: of each class, where units allow it."""
+    places = np.flatnonzero(train)
+    units = [pool.unit[place] for place in places]
+    classes = [0] * len(places) if spans else pool.label[places].tolist()
+    moved = places[draw.draw_groups_stratified(units, classes, percent, seed, purpose, leave_one=True)]
+    if not len(moved):
+        raise InputError(
+            f"No {purpose} part of {percent:g} % can be set aside: {len(set(units))} groups in {len(places)} train videos, "
+            "and a group stays whole and at least one of each class must remain. Add videos or groups."
+        )
+    train[moved] = False
+    part[moved] = True
+
+
+def _draw_labelled(pool: Pool, places: npt.NDArray[np.int64], settings: SplitSettings, spans: bool) -> list[int]:
+    names = [pool.key[place] for place in places]
+    classes = pool.label[places].tolist()
+    amount = settings.percent if settings.percent is not None else settings.per_class
+    assert amount is not None
+    purpose = "label" if settings.nested else f"label {amount:g}"
+    if settings.by_group:
+        units = [pool.unit[place] for place in places]
+        if settings.strategy == "random":
+            return draw.draw_groups(units, amount, settings.seed, purpose, nested=settings.nested)
+        if spans:
+            raise InputError(
+                "--by-group with --strategy stratified: groups of this data set run through several classes, so classes cannot be given shares of whole groups. Use --strategy random."
+            )
+        return draw.draw_groups_stratified(units, classes, amount, settings.seed, purpose)
+    if settings.strategy == "random":
+        return draw.draw_random(names, amount, settings.seed, purpose)
+    if settings.strategy == "stratified":
+        return draw.draw_stratified(names, classes, amount, settings.seed, purpose)
+    return draw.draw_per_class(names, classes, int(amount), settings.seed, purpose)
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _difference(before: pa.Table, after: pa.Table) -> str:
+    old, new = (json.loads((table.schema.metadata or {}).get(_PROVENANCE, b"{}")) for table in (before, after))
+    names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    told = [f"{name} {old.get(name, '-')[:20]} there, {new.get(name, '-')[:20]} now" for name in names]
+    return "; ".join(told[:4]) or "other videos or labels"

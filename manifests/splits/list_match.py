@@ -1,0 +1,127 @@
+"""Lines of a list -> videos of the data set, whatever the case, the extension and the folders above."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from manifests.datasets import KINETICS, KINETICS_NAME, clean_class
+from manifests.records import WRITTEN, InputError
+from manifests.splits.lists import ListEntry, ListFile, Reading
+from manifests.table import Manifest
+
+_VIDEO_SUFFIXES = frozenset(
+    ".avi .mp4 .mkv .webm .mov .mpg .mpeg .mpe .m4v .wmv .flv .ts .m2ts .mts .3gp .ogv .gif .y4m .mxf .asf .vob .rm .divx".split()  # noqa: SIM905
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Unmatched:
+    """A line that became no video of the split, and why."""
+
+    file: str
+    line: int
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A line that names a video. row: its place in the manifest; reading: how the line was understood."""
+
+    row: int
+    reading: Reading
+
+
+def match_lists(manifest: Manifest, read: dict[str, ListFile]) -> tuple[dict[str, list[Match]], tuple[Unmatched, ...]]:
+    """Every line's video. Ways of naming are tried one after the other for what is still open; tables are made as needed."""
+    status = manifest.videos.column("status")
+    errors = manifest.videos.arrow.column("error")
+    open_entries: dict[tuple[str, int], ListEntry] = {
+        (part, place): entry for part, file in read.items() for place, entry in enumerate(file.entries)
+    }
+    found: dict[tuple[str, int], Match] = {}
+    ambiguous: set[tuple[str, int]] = set()
+    for names_of_videos, names_of_reading in _ways(manifest):
+        if not open_entries:
+            break
+        table: dict[str, int] = {}
+        for row, name in names_of_videos():
+            table[name] = row if table.setdefault(name, row) == row else -1
+        for entry_id, entry in list(open_entries.items()):
+            for reading in entry.readings:
+                rows = [table[name] for name in names_of_reading(reading.path) if name in table]
+                if rows and rows[0] >= 0:
+                    found[entry_id] = Match(rows[0], reading)
+                    del open_entries[entry_id]
+                    break
+                if rows:
+                    ambiguous.add(entry_id)
+    matches: dict[str, list[Match]] = {part: [] for part in read}
+    unmatched = []
+    for part, file in read.items():
+        taken: set[int] = set()
+        for place, entry in enumerate(file.entries):
+            match = found.get((part, place))
+            if match is None:
+                reason = "several videos fit" if (part, place) in ambiguous else "no such video in the data set"
+            elif status[match.row] != WRITTEN:
+                reason = f"{status[match.row]}: {errors[match.row].as_py() or 'no reason given'}"
+            elif match.row in taken:
+                reason = "listed before"
+            else:
+                taken.add(match.row)
+                matches[part].append(match)
+                continue
+            unmatched.append(Unmatched(file.name, entry.line, entry.text, reason))
+        if not matches[part]:
+            raise InputError(
+                f"List {file.name}: none of its {len(file.entries)} lines names a video of {manifest.root}. First line: {file.entries[0].text[:120]!r}; "
+                f"the data set holds videos such as {next(iter(manifest.videos.column('key')), '')!r}."
+            )
+    return matches, tuple(unmatched)
+
+
+_Way = tuple[Callable[[], Iterator[tuple[int, str]]], Callable[[str], Iterator[str]]]
+
+
+def _ways(manifest: Manifest) -> Iterator[_Way]:
+    columns = manifest.videos.arrow.select(["key", "path", "class_name"]).to_pydict()
+    keys, paths, classes = columns["key"], columns["path"], columns["class_name"]
+    stems = [_stem_of(path) for path in paths]
+
+    def parts(path: str) -> tuple[str, list[str]]:
+        """Folder name and the file names to try: as written, and without a video extension."""
+        folder, _, name = path.replace("\\", "/").rstrip("/").rpartition("/")
+        head, dot, suffix = name.rpartition(".")
+        return folder.rpartition("/")[2], [head, name] if dot and f".{suffix.lower()}" in _VIDEO_SUFFIXES else [name]
+
+    def by_class(path: str) -> Iterator[str]:
+        folder, names = parts(path)
+        for name in names:
+            yield f"{clean_class(folder)}/{name}".lower()
+
+    yield lambda: ((row, key.lower()) for row, key in enumerate(keys) if key), lambda path: iter([path.lower()])
+    yield (
+        lambda: (
+            (row, f"{clean_class(name)}/{stem}".lower())
+            for row, (name, stem) in enumerate(zip(classes, stems, strict=True))
+            if name
+        ),
+        by_class,
+    )
+    yield lambda: ((row, path.lower()) for row, path in enumerate(paths)), lambda path: iter([path.lower()])
+    if manifest.header.dataset in KINETICS:
+        yield (
+            lambda: ((row, match["id"]) for row, stem in enumerate(stems) if (match := KINETICS_NAME.match(stem))),
+            lambda path: (match["id"] for name in parts(path)[1] if (match := KINETICS_NAME.match(name))),
+        )
+    yield (
+        lambda: ((row, stem.lower()) for row, stem in enumerate(stems)),
+        lambda path: (name.lower() for name in parts(path)[1]),
+    )
+
+
+def _stem_of(path: str) -> str:
+    name = path.rpartition("/")[2]
+    return name.rpartition(".")[0] or name

@@ -1,0 +1,231 @@
+"""List files in and out: mmaction rawframes and videos lists, plain keys, CSV, JSON; the published lists by their digest."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from manifests.datasets import HMDB_FILE
+from manifests.records import InputError
+from manifests.splits.label_split import LabelSplit
+from manifests.splits.settings import EXPORT_FORMS, PARTS
+from manifests.table import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A published list: data set, short name, what it is, and the number of its lines."""
+
+    dataset: str
+    name: str
+    part: str
+    num_videos: int
+
+
+# sha256 (first 16 digits) of the lists that the paper's recipes use: https://github.com/lambert-x/video-semisup, data/**,
+# for UCF101 and HMDB51 the VideoSSL lists (Jing et al., WACV 2021) converted by https://github.com/vt-vl-lab/video-data-aug.
+PUBLISHED = {
+    "4a94bf449120106f": Published("ucf101", "ucf101-train-f1", "train list, split 1", 9537),
+    "03b0a611bb5d1d32": Published("ucf101", "ucf101-test-f1", "test list, split 1", 3783),
+    "3f8223e0e78098cd": Published("ucf101", "videossl-ucf101-5", "labelled", 476),
+    "c3a65a4a9a9fe76f": Published("ucf101", "videossl-ucf101-5-unlabelled", "the rest", 9061),
+    "9f937369faffa109": Published("ucf101", "videossl-ucf101-10", "labelled", 953),
+    "fae1be9a9ceadc5b": Published("ucf101", "videossl-ucf101-10-unlabelled", "the rest", 8584),
+    "92a85dad9d9ecfa6": Published("ucf101", "videossl-ucf101-20", "labelled", 1907),
+    "871624d9ce46837b": Published("ucf101", "videossl-ucf101-20-unlabelled", "the rest", 7630),
+    "eb605473db82a76d": Published("ucf101", "videossl-ucf101-50", "labelled", 4768),
+    "a66677be14d07685": Published("ucf101", "videossl-ucf101-50-unlabelled", "the rest", 4769),
+    "34af6054810b925b": Published("hmdb51", "hmdb51-test-f1", "test list, split 1", 1530),
+    "b872f39240a24d6a": Published("hmdb51", "videossl-hmdb51-100", "train list: all outside test split 1", 5236),
+    "4824314f097165c1": Published("hmdb51", "videossl-hmdb51-40", "labelled", 2094),
+    "016027f6dc4605b0": Published("hmdb51", "videossl-hmdb51-50", "labelled", 2618),
+    "cc91278ffdeebd7e": Published("hmdb51", "videossl-hmdb51-60", "labelled", 3141),
+    "ad6147123f89fc59": Published("kinetics400", "ltg-kinetics400-1", "labelled", 2400),
+    "002e1055585f3c51": Published("kinetics400", "ltg-kinetics400-1", "labelled", 2400),
+    "8981339a122b21b5": Published("kinetics400", "ltg-kinetics400-10", "labelled", 24000),
+    "389283c900548251": Published("kinetics400", "ltg-kinetics400-10", "labelled", 24000),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One way to read a line. label: as written, "" where the line has none; num_frames: -1 where it has none."""
+
+    path: str
+    label: str = ""
+    num_frames: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ListEntry:
+    """A line of a list (counted from 1) and the ways to read it, likeliest first."""
+
+    line: int
+    text: str
+    readings: tuple[Reading, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ListFile:
+    """A list as read. sha256: of the file's bytes. published: which known list it is, byte for byte, None: another."""
+
+    name: str
+    sha256: str
+    published: Published | None
+    entries: tuple[ListEntry, ...]
+
+
+_PATH_COLUMNS = ("key", "path", "video_path", "video", "filename", "file", "frame_dir", "name")
+_LABEL_COLUMNS = ("label", "class_name", "class", "category")
+_FRAMES_COLUMNS = ("num_frames", "total_frames", "frames")
+_NUMBERS_AT_END = re.compile(r"^(?P<path>.*?\S)(?P<numbers>(?:[ \t]+\d+){1,3})$")
+
+
+def read_list(file: Path) -> ListFile:
+    """Read a list in any known form, told from its content; blank lines are passed over.
+
+    Forms: `Class/video num_frames label`, `Class/file.ext label` (a space or comma between), `path offset num_frames label`,
+    one path or key a line, CSV with a header that names the path (also Kinetics' `label,youtube_id,time_start,time_end`),
+    a JSON list of objects with `frame_dir` or `filename`, `total_frames`, `label`.
+    """
+    try:
+        content = file.read_bytes()
+        text = content.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"List {file}: no such file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"List {file} cannot be read as UTF-8 text ({error}).") from None
+    if HMDB_FILE.match(file.name):
+        raise InputError(
+            f"List {file}: an official HMDB51 list, whose numbers are flags (1 train, 2 test). These are read when the data set is made: "
+            "`tgprep extract --annotations FOLDER`; then `tgprep split --percent P --fold N`."
+        )
+    digest = hashlib.sha256(content).hexdigest()
+    try:
+        entries = tuple(_entries(text))
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"List {file}: {error}.") from None
+    if not entries:
+        raise InputError(f"List {file} is empty: expected one video a line, such as `Class/video 120 5`.")
+    return ListFile(file.name, digest, PUBLISHED.get(digest[:16]), entries)
+
+
+def _entries(text: str) -> Iterator[ListEntry]:
+    first = text.lstrip()[:1]
+    if first in ("[", "{") and (records := _json_records(text)) is not None:
+        for number, record in enumerate(records, 1):
+            yield ListEntry(number, json.dumps(record)[:200], tuple(_from_columns(record)))
+        return
+    lines = text.splitlines()
+    header = next((line for line in lines if line.strip()), "")
+    columns = [name.strip().lower() for name in header.split(",")]
+    if len(columns) > 1 and any(name in columns for name in (*_PATH_COLUMNS, "youtube_id")):
+        rows = csv.DictReader(io.StringIO(text, newline=""), fieldnames=None)
+        rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
+        for row in rows:
+            yield ListEntry(
+                rows.line_num, ",".join(str(value) for value in row.values())[:200], tuple(_from_columns(row))
+            )
+        return
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield ListEntry(number, line.strip(), tuple(_readings(line.strip())))
+
+
+def _json_records(text: str) -> list[dict[str, Any]] | None:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None  # a video's name may begin with a bracket
+    if not isinstance(value, list) or not all(isinstance(record, dict) for record in value):
+        raise ValueError("JSON, but not a list of objects")
+    return value
+
+
+def _from_columns(row: Mapping[str, Any]) -> Iterator[Reading]:
+    def values(names: Iterable[str]) -> list[str]:
+        given = (row.get(name) for name in names)
+        firsts = (value[0] if isinstance(value, list) and value else value for value in given)
+        return [str(value).strip() for value in firsts if value not in (None, "")]
+
+    label, frames = next(iter(values(_LABEL_COLUMNS)), ""), next(iter(values(_FRAMES_COLUMNS)), "")
+    if row.get("youtube_id"):
+        stem = str(row["youtube_id"]).strip()
+        if row.get("time_start") and row.get("time_end"):
+            stem += f"_{round(float(row['time_start'])):06d}_{round(float(row['time_end'])):06d}"
+        yield Reading(f"{label}/{stem}", label)
+    for path in values(_PATH_COLUMNS):
+        yield Reading(path, label, int(frames) if frames.isdigit() else -1)
+
+
+def _readings(line: str) -> Iterator[Reading]:
+    spaced = line
+    if (match := re.search(r"^(.*[^,\s])\s*,\s*(\d+)$", line)) is not None:
+        spaced = f"{match[1]} {match[2]}"
+    match = _NUMBERS_AT_END.match(spaced)
+    numbers = match["numbers"].split() if match else []
+    path = match["path"] if match else spaced
+    words = [path, *numbers]
+    if len(numbers) >= 2:
+        yield Reading(_join(spaced, words, 2), numbers[-1], int(numbers[-2]))
+    if numbers:
+        yield Reading(_join(spaced, words, 1), numbers[-1])
+    yield Reading(spaced)
+    if len(numbers) >= 3:
+        yield Reading(path, numbers[-1], int(numbers[-2]))
+
+
+def _join(line: str, words: list[str], num_numbers: int) -> str:
+    """The line without its last numbers, its own spaces kept."""
+    for word in words[: -num_numbers - 1 : -1]:
+        line = line[: line.rindex(word)].rstrip()
+    return line
+
+
+def export_list(split: LabelSplit, manifest: Manifest, form: str, part: str = "labelled") -> str:
+    """One part of a split as the text of a list file, sorted by key; reading it back gives the same part.
+
+    mmaction-rawframes: `key num_frames label`. mmaction-videos: `path label`, path relative to VIDEOS.
+    csv: key,path,label,class_name,num_frames. keys: one key a line.
+    InputError where a path holds a space and the form has no place for it.
+    """
+    if form not in EXPORT_FORMS:
+        raise InputError(f"--export {form}: expected one of {', '.join(EXPORT_FORMS)}.")
+    if part not in PARTS:
+        raise InputError(f"--part {part}: expected one of {', '.join(PARTS)}.")
+    wanted = split.keys_of(part)
+    if not wanted:
+        raise InputError(f"Split {split.name} has no {part} videos: nothing to export.")
+    labels = dict(zip(split.key, split.label.tolist(), strict=True))
+    table = manifest.videos.arrow.select(["key", "path", "class_name", "num_frames"])
+    place = {key: row for row, key in enumerate(table.column("key").to_pylist())}
+    if strange := [key for key in wanted if key not in place]:
+        raise InputError(
+            f"Split {split.name} names {len(strange)} videos that {manifest.root} does not hold, such as {strange[0]}."
+        )
+    taken = table.take(pa.array([place[key] for key in wanted])).to_pydict()
+    rows = list(zip(wanted, taken["path"], taken["class_name"], taken["num_frames"], strict=True))
+    if form == "keys":
+        return "".join(f"{key}\n" for key in wanted)
+    if form == "mmaction-rawframes":
+        return "".join(f"{key} {frames} {labels[key]}\n" for key, _, _, frames in rows)
+    if form == "mmaction-videos":
+        if spaced := [path for _, path, _, _ in rows if re.search(r"\s", path)]:
+            raise InputError(
+                f"--export mmaction-videos: {len(spaced)} paths hold spaces, which that form cannot carry, such as {spaced[0]!r}. Use --export csv."
+            )
+        return "".join(f"{path} {labels[key]}\n" for key, path, _, _ in rows)
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["key", "path", "label", "class_name", "num_frames"])
+    writer.writerows((key, path, labels[key], name, frames) for key, path, name, frames in rows)
+    return buffer.getvalue()

@@ -1,0 +1,121 @@
+"""What is shown while an extraction runs: at any width, without a terminal, and as JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+
+import pytest
+from rich.console import Console
+
+from cli.prep import progress as module
+from cli.prep.progress import ExtractProgress
+from manifests.records import VideoRow
+from tgprep.extract.request import Workload
+from tgprep.extract.workers.shards import Progress
+
+
+def row(name: str, *, error: str = "", num_frames: int = 100, num_source_bytes: int = 0) -> VideoRow:
+    status = "failed" if error else "written"
+    return VideoRow(
+        key=f"class/{name}", path=f"class/{name}.avi", class_name="class", label=0, group="", subsets=(), status=status,
+        error=error, num_frames=0 if error else num_frames, num_source_bytes=num_source_bytes,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_panel_fits_and_does_not_jump(clock: list[float], width: int) -> None:
+    progress = ExtractProgress()
+    progress.planned(Workload(200, 0, num_kept=20))
+    shapes = []
+    for step in range(6):
+        clock[0] += 2
+        for worker in range(3):
+            progress(Progress(worker, f"class{worker}/{'long' * step}_{step}", 7**step))
+        progress(Progress(0, "", 0, row(f"v{step}", error="broken" if step == 3 else "")))
+        console = Console(width=width, record=True, file=io.StringIO(), force_terminal=True)
+        console.print(progress)
+        lines = console.export_text().rstrip("\n").split("\n")
+        assert len(lines) == 4
+        assert max(map(len, lines)) <= width
+        assert lines[2].rstrip().endswith(f"{7**step} frames")
+        shapes.append(len(lines[2].rstrip()))
+        assert "of 200 videos" in lines[0] or width == 40
+    assert len(set(shapes)) == 1
+    progress.close()
+
+
+def test_the_line_counts_rates_and_settles(clock: list[float]) -> None:
+    progress = ExtractProgress()
+    progress.planned(Workload(100, 0, num_kept=40))
+    assert progress.seconds_left() == -1
+    for number in range(30):
+        clock[0] += 2
+        progress(Progress(0, "", 0, row(f"v{number}", error="broken" if number < 3 else "")))
+    assert progress.line() == "70 of 100 videos, 45 frames/s, 3 failed, 1 min 0 s left"
+    assert progress.state() == {
+        "num_videos": 100, "num_done": 70, "num_failed": 3, "frames_per_second": 45.0, "seconds_left": 60.0,
+    }  # fmt: skip
+    progress.close()
+
+
+@pytest.mark.parametrize("log_json", [False, True])
+def test_without_a_terminal_there_is_one_line_every_thirty_seconds(
+    clock: list[float], capsys: pytest.CaptureFixture[str], log_json: bool
+) -> None:
+    progress = ExtractProgress(log_json)
+    progress.planned(Workload(1000, 0))
+    for second in range(120):
+        clock[0] += 1
+        progress(Progress(0, "class/long", 25 * second))  # one long video: it is told all the same
+    lines = capsys.readouterr().err.splitlines()
+    if log_json:
+        assert [json.loads(line)["event"] for line in lines] == ["planned", *["progress"] * 4]
+        assert json.loads(lines[-1])["num_videos"] == 1000
+    else:
+        assert lines[0] == "1000 videos to extract"
+        assert len(lines) == 5
+        assert lines[-1] == "0 of 1000 videos, 25 frames/s"
+    progress.close()
+
+
+def test_the_line_comes_though_no_worker_says_anything(
+    clock: list[float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_TICK_SECONDS", 0.01)
+    progress = ExtractProgress()
+    progress.planned(Workload(7, 0))
+    told = ""
+    for count in (1, 2, 3):
+        clock[0] += 31
+
+        for _ in range(3000):
+            told += capsys.readouterr().err
+            if told.count("0 of 7 videos, 0 frames/s\n") >= count:
+                break
+            time.sleep(0.01)
+        assert told.count("0 of 7 videos") == count
+    progress.close()
+    clock[0] += 31
+    time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_time_left_settles_though_few_videos_are_much_longer(clock: list[float]) -> None:
+    """40 short clips and two that are as much work as 200 of them: by the bytes the rest is known from the first video on."""
+    progress = ExtractProgress()
+    sizes = [1000] * 20 + [200_000] + [1000] * 20 + [200_000]
+    progress.planned(Workload(len(sizes) + 3, sum(sizes) + 9000, num_kept=3, num_kept_source_bytes=9000))
+    for number, size in enumerate(sizes):
+        clock[0] += size / 1000
+        progress(Progress(0, "", 0, row(f"v{number}", num_source_bytes=size)))
+        assert progress.seconds_left() == pytest.approx(sum(sizes[number + 1 :]) / 1000)
+    progress.close()

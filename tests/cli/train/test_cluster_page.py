@@ -1,0 +1,79 @@
+"""The job script of docs/cluster.md: the signal reaches the run, what it saves is waited for, and the job is requeued."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parents[3] / "docs" / "cluster.md"
+# Stand-ins: srun hands signals on to its task, as it is documented to; the run notes them, takes its time, and saves.
+_SRUN = """#!/bin/bash
+while [[ "$1" == --* ]]; do shift; done
+exec "$@"
+"""
+_RUN = """#!{python}
+import pathlib, signal, sys, time
+folder = pathlib.Path({folder!r})
+seen = []
+signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
+(folder / "begun").write_text(" ".join(sys.argv[1:]))
+while not seen and not (folder / "end").exists():
+    time.sleep(0.02)
+time.sleep(0.5)
+(folder / "saved").touch()
+sys.exit({code} if not seen else 0)
+"""
+_SCONTROL = """#!/bin/bash
+[ -e {folder}/saved ] && echo "$@" > {folder}/requeued
+"""
+
+
+def begin(folder: Path, code: int = 0) -> subprocess.Popen[bytes]:
+    scripts = re.findall(r"```bash\n(#!/bin/bash.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    (script,) = (text for text in scripts if "tgtrain run" in text)
+    tools = folder / "tools"
+    tools.mkdir()
+    for name, text in (
+        ("srun", _SRUN),
+        ("tgtrain", _RUN.format(python=sys.executable, folder=str(folder), code=code)),
+        ("scontrol", _SCONTROL.format(folder=folder)),
+    ):
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    (folder / "job.sh").write_text(script)
+    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "4711"}
+    job = subprocess.Popen(["bash", str(folder / "job.sh")], env=environment)
+    until = time.monotonic() + 60
+    while not (folder / "begun").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    return job
+
+
+def test_the_signal_before_the_end_saves_and_requeues(tmp_path: Path) -> None:
+    job = begin(tmp_path)
+    job.send_signal(signal.SIGUSR1)  # to the batch shell alone: --signal=B:
+    assert job.wait(timeout=60) == 0
+    assert (tmp_path / "requeued").read_text().split() == ["requeue", "4711"]
+    assert (tmp_path / "begun").read_text().startswith("run dataset --recipe ucf101-20")
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_run_that_ends_by_itself_is_not_requeued(tmp_path: Path, code: int) -> None:
+    job = begin(tmp_path, code)
+    (tmp_path / "end").touch()
+    assert job.wait(timeout=60) == code
+    assert not (tmp_path / "requeued").exists()
+
+
+def test_the_script_asks_for_the_signal() -> None:
+    scripts = re.findall(r"```bash\n(#!/bin/bash.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    (script,) = (text for text in scripts if "tgtrain run" in text)
+    assert "--signal=B:USR1@300" in script
+    assert "--requeue" in script

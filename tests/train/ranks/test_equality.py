@@ -1,0 +1,248 @@
+"""Ranks (gloo processes) with a share of the batch each are one process with the joined batch, up to rounding.
+
+Every number of ranks is started once, computes all there is to compare and leaves it in files; the tests compare it with
+plain PyTorch in this process: BatchNorm layers of torch, one forward over the joined batch, no collectives.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tgtrain.data.loader import worker_context
+from tgtrain.method.networks.model import Model, ModelSettings, build_model, share_dropout
+from tgtrain.method.networks.precise_bn import recompute_statistics
+from tgtrain.method.networks.sync_bn import JoinedBatchNorm, synchronised
+from tgtrain.method.settings import MethodSettings
+from tgtrain.method.step import Clips, Views, named_values, step_terms
+
+CPU = torch.device("cpu")
+SMALL = ModelSettings(5, depth=10, width=4, dropout=0.5)
+LTG = MethodSettings(warmup_epochs=0, threshold=0.285)
+ONE_VIEW = replace(SMALL, streams="rgb", projection="none")
+CASES: dict[str, tuple[MethodSettings, ModelSettings]] = {
+    "ltg": (LTG, SMALL),
+    "ltg, each view labels itself, stop none": (
+        replace(LTG, pseudo_label_metric="individual", stop_gradient="none"),
+        SMALL,
+    ),
+    "shared head, both within-view contrasts": (
+        replace(LTG, contrast=("rgb", "tg", "crossview"), clips_per_video=2),
+        replace(SMALL, projection="shared"),
+    ),
+    "fixmatch": (
+        MethodSettings("fixmatch", 1.0, 1.0, threshold=0.285, align_stages=(), contrast=(), warmup_epochs=0),
+        ONE_VIEW,
+    ),
+    "uda": (MethodSettings("uda", 1.0, 1.0, threshold=0.285, align_stages=(), contrast=(), warmup_epochs=0), ONE_VIEW),
+    "mvpl": (
+        MethodSettings("mvpl", contrast=(), align_stages=(), threshold=0.285, warmup_epochs=0),
+        replace(SMALL, streams="joint", projection="none"),
+    ),
+}
+SHAPES = [(12, 6), (12, 6, 2, 3, 5), (8, 1)]
+
+
+def randn(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def whole_batch(model: ModelSettings) -> Views:
+    def clips(seed: int) -> Clips:
+        rgb, tg = (randn(8, 3, 4, 32, 32, seed=seed + i) for i in (0, 10))
+        return Clips(rgb, tg) if model.streams != "rgb" else Clips(rgb, None)
+
+    return Views(clips(1), torch.arange(8) % 5, clips(2), clips(3), torch.arange(8) % 3)
+
+
+def share_of(views: Views, rank: int, num_ranks: int) -> Views:
+    def own(part: Clips | None) -> Clips:
+        assert part is not None
+        return Clips(*(None if view is None else view[rank::num_ranks] for view in (part.rgb, part.tg)))
+
+    assert views.true_labels_U is not None
+    return Views(
+        own(views.labelled),
+        views.labels_B[rank::num_ranks],
+        own(views.weak),
+        own(views.strong),
+        views.true_labels_U[rank::num_ranks],
+    )
+
+
+def made_model(settings: ModelSettings) -> Model:
+    model = build_model(settings, seed=4).train()
+    with torch.no_grad():  # beyond the threshold for some rows, not for all
+        for name, parameter in model.named_parameters():
+            if name.startswith("head_"):
+                parameter.mul_(6)
+    return model
+
+
+def statistics(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items() if "running_" in name}
+
+
+def step_of(network: nn.Module, model: Model, views: Views, method: MethodSettings) -> dict[str, Any]:
+    torch.manual_seed(11)  # what dropout draws from
+    terms = step_terms(network, views, method, epoch=0)
+    terms.total.backward()
+    return {
+        "values": dict(named_values(terms, method)),
+        "gradients": {name: parameter.grad for name, parameter in model.named_parameters()},
+        "statistics": statistics(model),
+    }
+
+
+def norm_inputs(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Values far from 0, where a variance from plain sums of squares would be wrong, and the gradient of the output."""
+    return randn(*shape, seed=5) * torch.linspace(0.1, 30, shape[1]).view(-1, *[1] * (len(shape) - 2)) + 100, randn(
+        *shape, seed=6
+    )
+
+
+def uneven(num_rows: int, rank: int, num_ranks: int) -> slice:
+    """Every rank one row but the last, which has the rest."""
+    return slice(rank, rank + 1 if rank < num_ranks - 1 else num_rows)
+
+
+def norm_step(layer: nn.Module, rows: Tensor, grad: Tensor) -> dict[str, Any]:
+    rows = rows.clone().requires_grad_()
+    for _ in range(2):  # running statistics of more than one step
+        output = layer(rows)
+    output.backward(grad)
+    gradients = {name: parameter.grad for name, parameter in layer.named_parameters()}
+    return {"output": output.detach(), "input": rows.grad, "gradients": gradients, "statistics": statistics(layer)}
+
+
+def precise_batches(place: int) -> Tensor:
+    return 3 * randn(3, 3, 4, 32, 32, seed=place) + place
+
+
+def on_one_rank(rank: int, num_ranks: int, folder: str) -> None:
+    warnings.simplefilter("ignore", FutureWarning)
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=num_ranks)
+    found: dict[str, Any] = {}
+    for name, (method, settings) in CASES.items():
+        model = synchronised(made_model(settings), CPU)
+        share_dropout(model, rank, num_ranks)
+        network = DistributedDataParallel(model, broadcast_buffers=False)
+        found[name] = step_of(network, model, share_of(whole_batch(settings), rank, num_ranks), method)
+    for number, shape in enumerate(SHAPES):
+        for affine, momentum in ((True, 0.1), (False, None)):
+            layer = JoinedBatchNorm(shape[1], eps=1e-3, momentum=momentum, affine=affine).train()
+            rows, grad = (part[uneven(shape[0], rank, num_ranks)] for part in norm_inputs(shape))
+            found[f"norm {number} {affine}"] = norm_step(layer, rows, grad)
+    network = synchronised(made_model(ONE_VIEW), CPU).backbone("rgb")
+    mine = [precise_batches(place) for place in range(rank, 3, num_ranks)]  # of four ranks the last has none
+    used = recompute_statistics(network, mine, 3)
+    found["precise"] = {"statistics": statistics(network), "used": used}
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of 2 and of 4 ranks found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    worker_context()  # a server that has imported torch once makes all processes
+    mp.start_processes(on_one_rank, args=(request.param, str(folder)), nprocs=request.param, start_method="forkserver")
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(request.param)]
+
+
+def close(got: Tensor, expected: Tensor, what: str, rtol: float = 1e-3, atol: float = 1e-5) -> None:
+    torch.testing.assert_close(got, expected, rtol=rtol, atol=atol, msg=lambda m: f"{what}: {m}")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_of_several_ranks_is_that_of_the_joined_batch(ranks: list[dict[str, Any]], case: str) -> None:
+    method, settings = CASES[case]
+    model = made_model(settings)
+    expected = step_of(model, model, whole_batch(settings), method)
+    found = [rank[case] for rank in ranks]
+    selected = float(expected["values"]["train/num_selected"])
+    assert 0 < selected < 8, "the threshold must trust some rows and not all"
+    for name, value in expected["values"].items():
+        over_ranks = torch.stack([each["values"][name] for each in found])
+        together = over_ranks.sum() if name in ("train/num_selected", "train/num_correct") else over_ranks.mean()
+        close(together, value, name, rtol=1e-4)
+    for name, gradient in expected["gradients"].items():
+        scale = float(gradient.abs().max())
+        for each in found:
+            assert torch.equal(each["gradients"][name], found[0]["gradients"][name]), name
+        close(found[0]["gradients"][name], gradient, name, atol=1e-4 * scale)
+    for name, value in expected["statistics"].items():
+        for each in found:
+            assert torch.equal(each["statistics"][name], found[0]["statistics"][name]), name
+        close(found[0]["statistics"][name], value, name, rtol=1e-4)
+
+
+@pytest.mark.parametrize("number", range(len(SHAPES)))
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm_over_uneven_ranks_is_that_of_all_rows(
+    ranks: list[dict[str, Any]], number: int, affine: bool
+) -> None:
+    shape = SHAPES[number]
+    kind = nn.BatchNorm3d if len(shape) == 5 else nn.BatchNorm1d
+    layer = kind(shape[1], eps=1e-3, momentum=0.1 if affine else None, affine=affine).double().train()
+    rows, grad = norm_inputs(shape)
+    expected = norm_step(layer, rows.double(), grad.double())
+    found = [rank[f"norm {number} {affine}"] for rank in ranks]
+    for name in ("output", "input"):
+        got = torch.cat([each[name] for each in found])
+        close(got.double(), expected[name], name, atol=1e-3)
+    for name, gradient in expected["gradients"].items():
+        got = torch.stack([each["gradients"][name] for each in found]).sum(0)
+        close(got.double(), gradient, name, atol=2e-3)
+    for name, value in expected["statistics"].items():
+        assert all(torch.equal(each["statistics"][name], found[0]["statistics"][name]) for each in found)
+        close(found[0]["statistics"][name].double(), value, name, rtol=1e-5)
+
+
+def test_precise_statistics_of_uneven_ranks_are_those_of_all_batches(ranks: list[dict[str, Any]]) -> None:
+    network = made_model(ONE_VIEW).backbone("rgb")
+    assert recompute_statistics(network, map(precise_batches, range(3)), 3) == 3
+    assert sum(rank["precise"]["used"] for rank in ranks) == 3
+    for name, value in statistics(network).items():
+        assert all(
+            torch.equal(rank["precise"]["statistics"][name], ranks[0]["precise"]["statistics"][name]) for rank in ranks
+        )
+        close(ranks[0]["precise"]["statistics"][name], value, name, rtol=1e-4)
+
+
+def test_without_other_ranks_the_joined_layer_is_plain_batch_norm() -> None:
+    model = made_model(ONE_VIEW)
+    joined = synchronised(copy.deepcopy(model), CPU)
+    assert list(joined.state_dict()) == list(model.state_dict())
+    layers = [m for m in joined.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert layers
+    assert all(isinstance(layer, JoinedBatchNorm) for layer in layers)
+    method, settings = CASES["fixmatch"]
+    one, other = (step_of(each, each, whole_batch(settings), method) for each in (model, joined))
+    for part in ("values", "gradients", "statistics"):
+        assert all(torch.equal(one[part][name], other[part][name]) for name in one[part])
+
+
+def test_dropout_of_a_share_is_that_of_the_joined_rows() -> None:
+    model = build_model(SMALL).train()
+    plain, rows = nn.Dropout(0.5), randn(12, 7, seed=1)
+    torch.manual_seed(2)
+    expected = plain(rows)
+    for stride in (1, 2, 3, 4):
+        for first in range(stride):
+            share_dropout(model, first, stride)
+            torch.manual_seed(2)
+            assert torch.equal(model.head_rgb.dropout(rows[first::stride]), expected[first::stride])
+    model.eval()
+    assert torch.equal(model.head_rgb.dropout(rows), rows)

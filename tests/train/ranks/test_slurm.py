@@ -1,0 +1,164 @@
+"""Which process a task is: tables of environments as srun, sbatch, salloc and torchrun make them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from manifests.records import InputError
+from tgtrain.ranks.distributed import Place, choose_device, gpu_of, joined, place_in, steps_between_polls
+from tgtrain.ranks.slurm import alone_in_job, hosts, in_step, meeting_place, started_with_others
+
+# What srun gives each task of a job of two nodes with two tasks each; a batch script's own variables are seen in it, too.
+TASK = {
+    "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1", "SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "node[07-08]", "SLURM_STEP_NODELIST": "node[07-08]",
+    "ENVIRONMENT": "BATCH",
+}  # fmt: skip
+BATCH_SHELL = {
+    "SLURM_JOB_ID": "4711", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_NODELIST": "node[07-08]",
+    "ENVIRONMENT": "BATCH",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        ("alone", ["alone"]),
+        ("a,b", ["a", "b"]),
+        ("node[01-03,07]", ["node01", "node02", "node03", "node07"]),
+        ("node[9-11]", ["node9", "node10", "node11"]),
+        ("node[098-101]", ["node098", "node099", "node100", "node101"]),
+        ("gpu[1-2]-ib,login", ["gpu1-ib", "gpu2-ib", "login"]),
+        ("rack[1-2]n[08-09]", ["rack1n08", "rack1n09", "rack2n08", "rack2n09"]),
+        ("a[1,3],b[2]", ["a1", "a3", "b2"]),
+        ("h.example.org, i", ["h.example.org", "i"]),
+        ("", []),
+    ],
+)
+def test_node_lists(nodes: str, expected: list[str]) -> None:
+    assert list(hosts(nodes)) == expected
+
+
+@pytest.mark.parametrize("nodes", ["node[1-3", "node1-3]", "node[[1]]", "node[3-1]", "node[a-b]", "node[]"])
+def test_what_is_no_node_list_is_named(nodes: str) -> None:
+    with pytest.raises(InputError, match="MASTER_ADDR"):
+        list(hosts(nodes))
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, Place()),
+        (TASK, Place(3, 4, 1, "node07", 20_000 + 7 * 4711 % 12_000, by_slurm=True)),
+        # The step may lie on other nodes of the job, and hold fewer tasks.
+        (TASK | {"SLURM_STEP_NODELIST": "node08", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"},
+         Place(1, 2, 1, "node08", 20_000 + 7 * 4711 % 12_000, by_slurm=True)),
+        (TASK | {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "99"}, Place(3, 4, 1, "10.0.0.1", 99, by_slurm=True)),
+        # No step told: as in wrappers that pass a few variables on.
+        ({n: v for n, v in TASK.items() if "STEP" not in n and n != "ENVIRONMENT"},
+         Place(3, 4, 1, "node07", 20_000 + 7 * 4711 % 12_000, by_slurm=True)),
+        (BATCH_SHELL, Place()),
+        (BATCH_SHELL | {"SLURM_STEP_ID": "4294967291"}, Place()),
+        (TASK | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, Place()),  # `srun --ntasks=1`, `srun --pty bash`
+        ({"SLURM_JOB_ID": "4711", "SLURM_NTASKS": "4", "SLURM_JOB_NODELIST": "node07"}, Place()),  # a shell of salloc
+        # torchrun inside of a task says more than Slurm does.
+        (TASK | {"RANK": "5", "LOCAL_RANK": "2", "WORLD_SIZE": "8", "MASTER_ADDR": "x", "MASTER_PORT": "1"}, Place(5, 8, 2)),
+        (TASK | {"RANK": "0", "WORLD_SIZE": "1"}, Place(0, 1, 0)),
+    ],
+)  # fmt: skip
+def test_the_place_of_a_process(environment: dict[str, str], expected: Place) -> None:
+    assert place_in(environment) == expected
+    assert started_with_others(environment) == (expected.world_size > 1)
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR, MASTER_PORT not set"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
+        ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}, "rank 2 of 2 processes"),
+        (TASK | {"SLURM_STEP_NODELIST": "", "SLURM_JOB_NODELIST": ""}, "SLURM_JOB_NODELIST names no node"),
+    ],
+)
+def test_half_a_description_is_refused(environment: dict[str, str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        place_in(environment)
+
+
+def test_one_gpu_is_none_for_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="device cuda:1 is one GPU, and there are 2 processes"), joined("cuda:1"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [(TASK, False), (BATCH_SHELL, True), ({}, False), ({"SLURM_NTASKS": "1"}, False), ({"SLURM_NTASKS": "8"}, True)],
+)
+def test_a_process_beside_the_tasks_of_its_job_is_told(environment: dict[str, str], told: bool) -> None:
+    assert ("none of them" in alone_in_job(environment)) is told
+
+
+def test_jobs_and_steps_meet_at_ports_of_their_own() -> None:
+    assert in_step(TASK)
+    ports = {
+        meeting_place(TASK | {"SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)})[1]
+        for job in (4711, 4712, 4713)
+        for step in range(5)
+    }
+    assert len(ports) == 15
+    assert all(20_000 <= port < 32_000 for port in ports)
+
+
+@pytest.mark.parametrize(
+    ("by_slurm", "num_visible", "expected"),
+    [
+        (True, 1, 0),  # --gpus-per-task=1: each task sees its own
+        (True, 8, 3),  # --gres=gpu:8: each sees all of the node
+        (False, 8, 3),
+        (False, 1, 3),  # torchrun on a machine with fewer GPUs than processes: refused, not shared
+    ],
+)
+def test_the_gpu_of_a_process(by_slurm: bool, num_visible: int, expected: int) -> None:
+    assert gpu_of(Place(11, 16, 3, by_slurm=by_slurm), num_visible) == expected
+    assert choose_device("cpu", local_rank=3).type == "cpu"
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.0, 10), (0.1, 10), (0.5, 10), (1.0, 5), (4.9, 1), (90.0, 1)])
+def test_slow_steps_are_asked_after_more_often(seconds: float, expected: int) -> None:
+    assert steps_between_polls(seconds) == expected
+
+
+_SUM = """
+import torch, torch.distributed as dist
+from tgtrain.distributed import joined
+with joined("cpu") as ranks:
+    total = torch.tensor([10.0 ** ranks.rank])
+    dist.all_reduce(total)
+    print(ranks.rank, ranks.world_size, int(total))
+"""
+
+
+def test_two_tasks_of_a_step_meet() -> None:
+    job = str(os.getpid())
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _SUM],
+            env={
+                **{n: v for n, v in os.environ.items() if n not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")},
+                "SLURM_JOB_ID": job, "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2",
+                "SLURM_PROCID": str(task), "SLURM_LOCALID": str(task), "SLURM_JOB_NODELIST": "localhost",
+                "SLURM_STEP_NODELIST": "localhost",
+            },
+            stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3],
+        )
+        for task in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=300)[0].split() for process in processes]
+    assert said == [["0", "2", "11"], ["1", "2", "11"]]

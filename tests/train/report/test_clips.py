@@ -1,0 +1,176 @@
+"""The pictures of the report page, from a real data set."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from manifests.manifest_io import read_manifest
+from manifests.splits.label_split import make_split, read_split, write_split
+from manifests.splits.settings import SplitSettings
+from tests.train.report.pages import Parsed, parse, write_run, write_test
+from tgprep.config import ExtractSettings, RunSettings
+from tgprep.extract.pipeline import extract
+from tgprep.scan.scan import scan
+from tgtrain.report.page import write_report
+
+
+def moving_frames() -> Iterator[np.ndarray]:
+    for index in range(40):
+        frame = np.full((48, 64, 3), 60, np.uint8)
+        frame[16:32, index : index + 16] = (240, 240, 240)
+        yield frame
+
+
+def still_frames() -> Iterator[np.ndarray]:
+    frame = np.zeros((48, 64, 3), np.uint8)
+    frame[:, :32] = (220, 30, 30)
+    frame[:, 32:] = (30, 30, 220)
+    for _ in range(40):
+        yield frame
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real data set, extracted from real video files: 2 classes with 3 train and 2 test videos each."""
+    base = tmp_path_factory.mktemp("data")
+    for class_name, frames in (("Moving", moving_frames), ("Still", still_frames)):
+        for subset, count in (("train", 3), ("test", 2)):
+            for number in range(count):
+                path = base / "videos" / subset / class_name / f"{subset}{number}.avi"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with av.open(str(path), "w") as container:
+                    stream = container.add_stream("mpeg4", rate=Fraction(25), options={"q:v": "2"})
+                    stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+                    stream.codec_context.thread_count = 1
+                    for frame in frames():
+                        container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+                    container.mux(stream.encode())
+    videos, out = base / "videos", base / "dataset"
+    extract(videos, out, scan(videos), ExtractSettings(), RunSettings(threads=1))
+    write_split(out, make_split(read_manifest(out), SplitSettings(percent=50, name="half")))
+    return out
+
+
+@pytest.fixture
+def real_run(tmp_path: Path, data: Path) -> Path:
+    """A run on the real data set, tested: one of the two Still videos is taken for Moving."""
+    keys = read_split(data, "half").keys_of("test")
+    assert [key.split("/")[0] for key in keys] == ["Moving", "Moving", "Still", "Still"]
+    digest = read_manifest(data).digest
+    folder = write_run(tmp_path / "run", root=str(data), digest=digest, split="half")
+    write_test(folder, [[2, 0], [1, 1]], keys=keys)
+    return folder
+
+
+def pixels(image: dict[str, str]) -> np.ndarray:
+    kind, _, content = image["src"].partition(",")
+    assert kind == "data:image/jpeg;base64"
+    decoded = cv2.imdecode(np.frombuffer(base64.b64decode(content), np.uint8), cv2.IMREAD_COLOR)
+    return np.asarray(decoded[..., ::-1], np.float64)
+
+
+def strips(page: Parsed) -> list[list[dict[str, str]]]:
+    """The pictures of each film strip: 8 RGB, then 8 TG."""
+    frames = [image for image in page.images if "frame " in image["alt"] or "gradient at" in image["alt"]]
+    frames = [image for image in frames if " of " not in image["alt"]]
+    return [frames[start : start + 16] for start in range(0, len(frames), 16)]
+
+
+def test_example_clips_show_the_videos(real_run: Path) -> None:
+    page = parse(write_report([real_run]))
+    assert all(image["alt"] for image in page.images)
+    clips = strips(page)
+    assert len(clips) == 4  # all test videos: fewer than the page has room for
+    moving, still = clips[0], clips[2]
+    # The demo's centre clip: 8 frames 8 apart span 64, more than the 40 there are, so they wrap around.
+    assert [image["alt"] for image in moving[:8]] == [f"RGB frame {8 * k % 40}" for k in range(8)]
+    assert [image["alt"] for image in moving[8:]] == [f"Temporal gradient at frame {8 * k % 40}" for k in range(8)]
+    for image in still[:8]:
+        frame = pixels(image)
+        assert frame.shape == (112, 112, 3)
+        np.testing.assert_allclose(frame[56, 20], (220, 30, 30), atol=14)
+        np.testing.assert_allclose(frame[56, 92], (30, 30, 220), atol=14)
+    for image in still[8:]:
+        np.testing.assert_allclose(pixels(image), 127, atol=4)  # nothing moves
+    first = pixels(moving[8])
+    # Frame 0 to 1: the square moves right. Its old left edge was brighter (TG above 127), its new right edge is darker.
+    # The 64-pixel wide picture is cut to the middle 48 columns and shown 112 / (48 * 112 / 128) times as large.
+    assert first.max() > 180 or pixels(moving[11]).max() > 180
+    brighter = np.argwhere(pixels(moving[11])[56, :, 0] > 160).mean()
+    darker = np.argwhere(pixels(moving[11])[56, :, 0] < 95).mean()
+    assert brighter < darker
+
+
+def test_predictions_and_confusions_come_with_pictures(real_run: Path, data: Path) -> None:
+    page = parse(write_report([real_run]))
+    keys = read_split(data, "half").keys_of("test")
+    for key in keys:
+        assert key in page.words
+    assert page.words.count("✓ right") == 3
+    assert page.words.count("✗ taken for Moving") == 1
+    # The order of the confusion matrix: the wrongly taken one is the first of the two Still videos.
+    confusion = [image for image in page.images if " a video of " in image["alt"]]
+    assert [image["alt"] for image in confusion] == [f"RGB frame of {keys[2]}, a video of Still"]
+    assert "Still taken for Moving 1 of 2 videos" in page.words
+    np.testing.assert_allclose(pixels(confusion[0])[56, 20], (220, 30, 30), atol=14)
+
+
+def test_compared_runs_show_each_ones_prediction(real_run: Path, data: Path, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "other", root=str(data), digest=read_manifest(data).digest, split="half")
+    write_test(other, [[0, 2], [0, 2]], keys=read_split(data, "half").keys_of("test"))
+    words = parse(write_report([real_run, other], tmp_path / "page.html")).words
+    assert words.count("other: ✗ taken for Still") == 2
+    assert words.count("run: ✓ right") == 3
+
+
+def test_data_set_that_is_gone_is_told_not_fatal(run: Path) -> None:
+    page = parse(write_report([run]))
+    assert "There are no pictures, because the run’s data set cannot be read where it was." in page.words
+    assert "/nowhere/data" in page.words
+    assert not page.images
+
+
+def test_data_set_that_has_changed_is_not_shown(data: Path, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", root=str(data), digest="0" * 64, split="half")
+    page = parse(write_report([folder]))
+    assert "is not the one of the run any more" in page.words
+    assert not page.images
+
+
+def test_damaged_video_is_left_out_and_said(real_run: Path, data: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    row = next(row for row in read_manifest(copy).videos if row.key.startswith("Moving/test0"))
+    with (copy / row.shard).open("r+b") as shard:
+        shard.seek(row.members.rgb_offset)
+        shard.write(b"\0" * row.members.rgb_bytes)
+    facts = json.loads((real_run / "config.json").read_text())
+    facts["data"]["root"] = str(copy)
+    (real_run / "config.json").write_text(json.dumps(facts))
+    page = parse(write_report([real_run]))
+    assert len(strips(page)) == 3
+    assert f"1 clips could not be read: {row.key}" in page.words
+
+
+def test_without_its_split_the_tested_videos_are_shown(real_run: Path, data: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    (copy / "splits" / "half.parquet").unlink()
+    facts = json.loads((real_run / "config.json").read_text())
+    facts["data"]["root"] = str(copy)
+    (real_run / "config.json").write_text(json.dumps(facts))
+    assert len(strips(parse(write_report([real_run])))) == 4
+    (real_run / "test-10x3.parquet").unlink()
+    page = parse(write_report([real_run]))
+    assert "No split half" in page.words
+    assert not page.images

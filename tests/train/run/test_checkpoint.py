@@ -1,0 +1,239 @@
+"""Checkpoints: whole or not there, at least two, damaged ones passed over, never code."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from manifests.records import InputError
+from tgtrain.data.setup import Identity
+from tgtrain.run.checkpoint import (
+    Checkpoint,
+    DamagedError,
+    Measured,
+    best,
+    find,
+    list_checkpoints,
+    load,
+    load_newest,
+    save,
+    set_aside,
+    settle,
+)
+
+IDENTITY = Identity("d" * 64, "s" * 64, "model")
+
+
+def state(step: int, value: float | None = None) -> Checkpoint:
+    return Checkpoint(
+        step, IDENTITY, {"w": torch.full((3,), float(step))}, {"state": {}, "param_groups": []}, {"scaler": {}},
+        None if value is None else Measured("top1@1x1", value),
+    )  # fmt: skip
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = save(tmp_path, state(7), keep=3)
+    found = load(path)
+    assert (found.step, found.identity) == (7, IDENTITY)
+    assert torch.equal(found.model["w"], torch.full((3,), 7.0))
+    assert {file.name for file in path.parent.iterdir()} == {"step-00000007.pt", "step-00000007.pt.sha256"}
+
+
+def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
+    for step in range(1, 8):
+        save(tmp_path, state(step, 0.5 if step in (3, 5) else 0.1), keep=2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == [f"step-{step:08d}.pt" for step in (3, 6, 7)]
+    found = best(tmp_path)
+    assert found is not None
+    assert (found[0].name, found[1]) == ("step-00000003.pt", 0.5)
+    assert find(tmp_path, "best").name == "step-00000003.pt"
+    assert find(tmp_path, "last").name == "step-00000007.pt"
+    assert find(tmp_path, "step-00000006.pt").name == "step-00000006.pt"
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "no digest", "other digest"])
+def test_a_damaged_newest_one_falls_back_and_says_so(tmp_path: Path, damage: str) -> None:
+    save(tmp_path, state(1), keep=3)
+    path = save(tmp_path, state(2), keep=3)
+    content = path.read_bytes()
+    sidecar = path.with_suffix(".pt.sha256")
+    if damage == "flip":
+        path.write_bytes(content[:99] + bytes([content[99] ^ 1]) + content[100:])
+    elif damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "no digest":
+        sidecar.unlink()
+    else:
+        sidecar.write_text("0" * 64)
+    said: list[str] = []
+    found = load_newest(tmp_path, said.append)
+    assert found is not None
+    assert found.step == 1
+    assert "step-00000002.pt" in said[0]
+    assert "Trying the one before" in said[0]
+
+
+def test_a_run_without_checkpoints(tmp_path: Path) -> None:
+    assert load_newest(tmp_path, print) is None
+    for which in ("last", "best", "step-00000001.pt"):
+        with pytest.raises(InputError, match="checkpoint"):
+            find(tmp_path, which)
+
+
+def test_a_kill_before_the_rename_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, state(1), keep=3)
+
+    def killed(temporary: Path, path: Path) -> None:
+        if path.suffix == ".pt":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("manifests.files.publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path, state(2), keep=3)
+    found = load_newest(tmp_path, print)
+    assert found is not None
+    assert found.step == 1
+    assert load(save(tmp_path, state(2), keep=3)).step == 2
+
+
+def test_loading_never_runs_code(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (exec, (f"open({str(tmp_path / 'ran')!r}, 'w').close()",))
+
+    path = save(tmp_path, state(1), keep=3)
+    torch.save({"version": 1, "evil": Evil()}, path)
+    path.with_suffix(".pt.sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(DamagedError, match="no checkpoint of this program"):
+        load(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_differences_of_identity_are_named() -> None:
+    assert IDENTITY.differences(IDENTITY) == []
+    other = replace(IDENTITY, data_digest="x" * 64)
+    assert IDENTITY.differences(other) == ["data set dddddddddddd there, xxxxxxxxxxxx now"]
+
+
+def names(run: Path) -> list[str]:
+    return [path.name for path in list_checkpoints(run)]
+
+
+def test_a_kill_between_saving_and_marking_the_best_is_made_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, state(1, 0.2), keep=2)
+
+    def killed(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tgtrain.run.checkpoint._mark_best", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path, state(2, 0.9), keep=2)
+    assert best(tmp_path) == (tmp_path / "checkpoints" / "step-00000001.pt", 0.2)
+    found = load_newest(tmp_path, print)
+    assert found is not None
+    settle(tmp_path, found, keep=2)
+    assert best(tmp_path) == (tmp_path / "checkpoints" / "step-00000002.pt", 0.9)
+
+
+def test_no_whole_checkpoint_is_refused_with_all_names(tmp_path: Path) -> None:
+    for step in (1, 2):
+        path = save(tmp_path, state(step), keep=2)
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"step-00000002\.pt is damaged.*step-00000001\.pt is damaged.*Restore one"):
+        load_newest(tmp_path, print)
+
+
+def test_checkpoints_that_are_gone_are_missed(tmp_path: Path) -> None:
+    path = save(tmp_path, state(1, 0.5), keep=2)
+    path.unlink()
+    with pytest.raises(InputError, match="names a best checkpoint and holds none"):
+        load_newest(tmp_path, print)
+
+
+def test_a_newer_format_is_refused_and_never_passed_over(tmp_path: Path) -> None:
+    save(tmp_path, state(1), keep=2)
+    path = save(tmp_path, state(2), keep=2)
+    raw = torch.load(path, weights_only=True)
+    torch.save({**raw, "version": 2}, path)
+    path.with_suffix(".pt.sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
+    for read in (lambda: load_newest(tmp_path, print), lambda: load(path)):
+        with pytest.raises(InputError, match="format version 2, this program reads 1") as caught:
+            read()
+        assert not isinstance(caught.value, DamagedError)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"   "])
+def test_a_digest_that_is_none_is_damage(tmp_path: Path, content: bytes) -> None:
+    path = save(tmp_path, state(1), keep=2)
+    path.with_suffix(".pt.sha256").write_bytes(content)
+    with pytest.raises(DamagedError, match="no sha256 beside it"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"checkpoint": 3, "value": 1}', b'{"checkpoint": "x", "value": []}']
+)
+def test_a_damaged_mark_of_the_best_is_none(tmp_path: Path, content: bytes) -> None:
+    save(tmp_path, state(1, 0.5), keep=2)
+    (tmp_path / "checkpoints" / "best.json").write_bytes(content)
+    assert best(tmp_path) is None
+
+
+def test_content_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    path = save(tmp_path, state(1), keep=2)
+    for content in (b"text", b"", *(pickled(value) for value in ([], {"version": 1}, {"version": 1, "step": "x"}, 3))):
+        path.write_bytes(content)
+        path.with_suffix(".pt.sha256").write_text(hashlib.sha256(content).hexdigest())
+        with pytest.raises(DamagedError, match="no checkpoint of this program"):
+            load(path)
+
+
+def pickled(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def test_later_checkpoints_are_set_aside_with_their_metrics_and_the_best_is_told_anew(tmp_path: Path) -> None:
+    for step, value in ((1, 0.3), (2, 0.2), (3, 0.9), (4, 0.1)):
+        save(tmp_path, state(step, value), keep=9)
+    (tmp_path / "metrics.jsonl").write_text("all\n")
+    aside = set_aside(tmp_path, 2)
+    assert aside is not None
+    assert names(tmp_path) == ["step-00000001.pt", "step-00000002.pt"]
+    assert best(tmp_path) == (tmp_path / "checkpoints" / "step-00000001.pt", 0.3)
+    assert load(aside / "step-00000003.pt").step == 3
+    assert (aside / "metrics.jsonl").read_text() == "all\n"
+    assert set_aside(tmp_path, 2) is None
+    save(tmp_path, state(3, 0.4), keep=9)
+    assert set_aside(tmp_path, 0) not in (None, aside)
+    assert best(tmp_path) is None
+    assert not (tmp_path / "checkpoints" / "best.json").exists()
+
+
+def test_a_disk_that_is_full_leaves_the_older_ones(tmp_path: Path) -> None:
+    """In a process of its own: the limit of file sizes stays."""
+    save(tmp_path, state(1, 0.5), keep=2)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()}
+    code = (
+        "import resource, sys; from pathlib import Path; from dataclasses import replace; import torch\n"
+        "from tgtrain.run.checkpoint import load, save\n"
+        "found = load(Path(sys.argv[1]) / 'checkpoints' / 'step-00000001.pt')\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))\n"
+        "try:\n    save(Path(sys.argv[1]), replace(found, step=2, model={'w': torch.zeros(99_999)}), 2)\n"
+        "except OSError as error:\n    print(error.strerror)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "File too large\n"
+    assert {path.name: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()} == before

@@ -1,0 +1,84 @@
+"""Batches on the device: the same ones in order, asked for one by one; on a GPU copied beside the computation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train.data.test_batch import dataset_of, same
+from tgtrain.data.batch import SslBatch
+from tgtrain.data.loader import step_loader
+from tgtrain.train.device import batches_on, on_device, tensors_of
+
+CPU = torch.device("cpu")
+
+
+def test_batches_come_in_order_and_none_is_asked_for_ahead(data_set: Path) -> None:
+    dataset = dataset_of(data_set)
+    asked: list[int] = []
+
+    def batches() -> Iterator[SslBatch]:
+        for step in range(3):
+            asked.append(step)
+            yield dataset[step]
+
+    coming = batches_on(CPU, batches())
+    for step in range(3):
+        same(next(coming), dataset[step])
+        assert asked == list(range(step + 1))
+    with pytest.raises(StopIteration):
+        next(coming)
+
+
+def test_what_is_no_tensor_stays_with_the_batch(data_set: Path) -> None:
+    batch = dataset_of(data_set)[0]
+    there = on_device(batch, CPU)
+    same(there, batch)
+    assert there.labelled.bad == batch.labelled.bad
+    assert len(tensors_of(there)) == 6
+
+
+@pytest.mark.gpu
+def test_a_copy_goes_on_beside_the_computation_and_holds_the_right_bytes(data_set: Path) -> None:
+    """While a long computation is queued the next batch arrives: its copy is done before the computation is."""
+    device = torch.device("cuda")
+    dataset = dataset_of(data_set)
+    matrix = torch.randn(4096, 4096, device=device)
+    for expected, got in zip(
+        (dataset[step] for step in range(8)),
+        batches_on(device, step_loader(dataset, range(8), 0, pin=True)),
+        strict=True,
+    ):
+        sums = [tensor.sum() for tensor in tensors_of(got)]  # queued behind the copy
+        for _ in range(20):  # memory of earlier batches is used again while this runs
+            matrix = (matrix @ matrix).clamp(-1, 1)
+        assert [int(value) for value in sums] == [int(tensor.sum()) for tensor in tensors_of(expected)]
+        same(on_device(got, CPU), expected)
+
+
+@pytest.mark.gpu
+def test_the_copy_does_not_wait_for_queued_work() -> None:
+    from tgtrain.data.batch import ClipBatch
+
+    device = torch.device("cuda")
+    clips = torch.randint(0, 256, (8, 8, 112, 112, 3), dtype=torch.uint8).pin_memory()
+    batch = SslBatch(0, ClipBatch(clips, None, torch.zeros(8, dtype=torch.int64).pin_memory(), tuple("abcdefgh")), None)
+    coming = batches_on(device, [batch, batch])
+    next(coming)
+    torch.cuda.synchronize()
+    matrix = torch.randn(8192, 8192, device=device)
+    for _ in range(30):
+        matrix = (matrix @ matrix).clamp(-1, 1)
+    busy = torch.cuda.Event()
+    busy.record()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        got = next(coming)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert not busy.query(), "the batch was asked for and copied while the queued work was still running"
+    assert got.labelled.rgb is not None
+    assert torch.equal(got.labelled.rgb.cpu(), clips)

@@ -1,0 +1,297 @@
+"""What happens when: the rows of the table in docs/training.md, each in a real run."""
+
+from __future__ import annotations
+
+import errno
+import math
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from manifests.manifest_io import read_manifest
+from manifests.records import InputError
+from manifests.splits.label_split import read_split
+from tests.train.train.test_trainer import ALONE, SMALL, equal, records, run, setup_of, weights
+from tgtrain.config import load_recipe
+from tgtrain.data.setup import Setup, prepare
+from tgtrain.ranks.distributed import Ranks
+from tgtrain.run.checkpoint import every_checkpoint, list_checkpoints
+from tgtrain.train.bench import measure_step
+from tgtrain.train.health import LossWatch
+from tgtrain.train.preflight import notes, require_compilable, require_room
+from tgtrain.train.trainer import RunError, train
+
+NO_CLIPPING = ("optimiser.clip_norm=0", "optimiser.warmup_epochs=0", "runtime.log_every=1")
+
+
+def with_split(root: Path, *overrides: str, **flags: list[int]) -> Setup:
+    """A setup whose split has these places labelled, unlabelled, validation or test, and no others."""
+    split = read_split(root)
+
+    def flagged(places: list[int]) -> np.ndarray:
+        return np.isin(np.arange(len(split)), places)
+
+    split = replace(split, **{name: flagged(places) for name, places in flags.items()})
+    return prepare(str(root), split, read_manifest(root), load_recipe("demo", [*SMALL, *overrides], num_classes=3))
+
+
+def of_class(root: Path, label: int, part: str) -> list[int]:
+    split = read_split(root)
+    return [int(place) for place in np.flatnonzero(split.part(part) & (split.label == label))]
+
+
+def test_a_loss_that_is_no_number(data_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no finite number any more .*Lower optimiser.learning_rate"):
+        run(data_set, tmp_path / "run", "optimiser.learning_rate=1e30", *NO_CLIPPING)
+    assert every_checkpoint(tmp_path / "run") == []
+
+
+def test_a_loss_that_explodes_stops_on_the_third_line(data_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        RunError, match=r"the loss explodes: at step \d+ .*over 100 times the usual .*optimiser.learning_rate"
+    ):
+        run(data_set, tmp_path / "run", "optimiser.learning_rate=300", *NO_CLIPPING)
+    losses = [record["loss/total"] for record in records(tmp_path / "run", "train")]
+    assert all(map(math.isfinite, losses))
+    assert losses[0] < 100  # before the first update
+    assert min(losses[-2:]) > 100  # the third is told and not written
+
+
+def test_an_exploding_loss_may_be_let_go_on(data_set: Path, tmp_path: Path) -> None:
+    run(
+        data_set,
+        tmp_path / "run",
+        "optimiser.learning_rate=300",
+        "runtime.max_loss_factor=0",
+        *NO_CLIPPING,
+        max_steps=5,
+    )
+    assert records(tmp_path / "run", "train")[-1]["loss/total"] > 100
+
+
+@pytest.mark.parametrize(
+    ("losses", "at"),
+    [
+        ([5.0] * 50, None),
+        ([5, 5, 5, 501, 501, 501], 5),
+        ([5, 5, 5, 499, 499, 499], None),  # 99.8 times as much
+        ([5, 501, 501, 5, 501, 501, 5], None),  # never three in a row
+        ([0.001] * 30 + [90] * 5, None),  # the usual loss is at least 1
+        ([0.001] * 30 + [101] * 3, 32),
+        ([5, 501, 1001, 2001], 3),  # what explodes does not become usual
+        ([200, 200, 200], None),  # the first line is what the next are compared with
+        ([200, 20001, 20001, 20001], 3),
+        ([9.0] * 3 + [1.5] * 25 + [151] * 3, 30),  # the usual loss is that of the last 25 lines
+    ],
+)
+def test_when_a_loss_explodes(losses: list[float], at: int | None) -> None:
+    watch = LossWatch(100)
+    told = [place for place, loss in enumerate(losses) if watch.explodes(float(loss))]
+    assert told[:1] == ([] if at is None else [at])
+
+
+def test_a_loss_that_begins_high_is_the_usual_one() -> None:
+    """Several terms over many classes: far over 1 in a healthy run, and told with any factor."""
+    watch = LossWatch(5)
+    assert [watch.explodes(9.2) for _ in range(50)] == [False] * 50
+    assert [watch.explodes(loss) for loss in (45.0, 47.0, 47.0, 47.0)] == [False, False, False, True]
+
+
+def test_a_loss_of_float16_that_is_no_number_is_passed_over() -> None:
+    watch = LossWatch(100)
+    losses = [math.nan, 5.0, math.inf, 501.0, 501.0, math.nan, 501.0, math.nan, 501.0]
+    told = [place for place, loss in enumerate(losses) if watch.explodes(loss)]
+    assert told == [6, 8]
+    assert watch.usual == 5
+
+
+def test_no_pseudo_label_is_trusted(data_set: Path, tmp_path: Path) -> None:
+    run(data_set, tmp_path / "run", "method.threshold=1.0", "method.warmup_epochs=0")
+    for record in records(tmp_path / "run", "train"):
+        assert record["train/num_selected"] == record["train/mask_fraction"] == 0
+        assert record["loss/pseudo_rgb"] == record["loss/pseudo_tg"] == 0
+        assert "train/pseudo_precision" not in record  # of none no share is right
+        assert math.isfinite(record["loss/total"])
+    assert records(tmp_path / "run", "evaluate")[-1]["step"] == 12
+
+
+def test_a_class_without_a_label_is_named_and_counts_in_the_accuracy(data_set: Path, tmp_path: Path) -> None:
+    some = of_class(data_set, 0, "labelled") + of_class(data_set, 1, "labelled")
+    setup = with_split(data_set, labelled=some)
+    assert any("no labelled video of 1 classes: class2; they cannot be learnt" in note for note in notes(setup))
+    outcome = train(setup, tmp_path / "run", ALONE, tell=lambda text: None)
+    assert outcome.last is not None
+    assert sorted({setup.classes[label] for label in outcome.last.labels}) == ["class0", "class1", "class2"]
+
+
+def test_fewer_videos_than_a_batch(data_set: Path, tmp_path: Path) -> None:
+    labelled, unlabelled = of_class(data_set, 0, "labelled")[:1], of_class(data_set, 1, "unlabelled")[:2]
+    setup = with_split(data_set, "evaluate.every_epochs=4", labelled=labelled, unlabelled=unlabelled)
+    told = notes(setup)
+    assert any(
+        "1 labelled videos are fewer than batch.labelled 4: videos come more than once in a step" in t for t in told
+    )
+    assert any(
+        "2 unlabelled videos are fewer than batch.unlabelled 4" in t and "an epoch is one step" in t for t in told
+    )
+    outcome = train(setup, tmp_path / "run", ALONE, tell=lambda text: None)
+    assert (outcome.step, outcome.num_steps) == (4, 4)
+
+
+def test_no_video_of_a_stream_is_refused(data_set: Path) -> None:
+    with pytest.raises(InputError, match="no video is labelled"):
+        with_split(data_set, labelled=[])
+    with pytest.raises(InputError, match="has no unlabelled video, which method ltg needs"):
+        with_split(data_set, unlabelled=[])
+
+
+def test_no_part_to_measure_on(data_set: Path, tmp_path: Path) -> None:
+    setup = with_split(data_set, validation=[], test=[])
+    assert "the split has no validation or test part: no accuracy is measured" in notes(setup)
+    outcome = train(setup, tmp_path / "run", ALONE, tell=lambda text: None)
+    assert outcome.last is None
+    assert list_checkpoints(tmp_path / "run")[-1].name == "step-00000012.pt"
+
+
+def test_everything_is_damaged(make_data_set: Callable[..., Path], tmp_path: Path) -> None:
+    root = make_data_set()
+    for row in read_manifest(root).videos:
+        with (root / row.shard).open("r+b") as shard:
+            shard.seek(row.members.rgb_offset)
+            shard.write(b"\0" * row.members.rgb_bytes)
+    with pytest.raises((InputError, RunError), match="cannot be read|damaged"):
+        run(root, tmp_path / "run")
+    assert every_checkpoint(tmp_path / "run") == []
+
+
+def test_nothing_is_noted_of_a_run_that_fits(data_set: Path) -> None:
+    assert notes(setup_of(data_set)) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "optimiser.warmup_epochs=4",
+            "optimiser.warmup_epochs 4 are not fewer than the 4 epochs: the rate never reaches",
+        ),
+        (
+            "method.warmup_epochs=9",
+            "method.warmup_epochs 9 are not fewer than the 4 epochs: nothing is learnt from pseudo-labels",
+        ),
+    ],
+)
+def test_warm_ups_that_never_end_are_noted(data_set: Path, override: str, said: str) -> None:
+    (note,) = notes(setup_of(data_set, override))
+    assert said in note
+
+
+GPU = Ranks(0, 1, torch.device("cuda", 0))
+COMPILED = ("runtime.compile=true", "data.size=32", "data.clip_frames=4")
+
+
+def test_clips_too_small_to_compile_for_a_gpu_are_refused_at_the_start(
+    data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = setup_of(data_set, *COMPILED)
+    said = r"4 frames of 32x32 are 1x1x1 \(T x H x W\).* Set data.size above 32, or runtime.compile=false"
+    with pytest.raises(InputError, match=said):
+        measure_step(setup, GPU, 1.0)
+    monkeypatch.setattr("tgtrain.train.trainer._Trainer", lambda *args: namedtuple("trainer", "tell")(print))
+    with pytest.raises(InputError, match=said):
+        train(setup, tmp_path / "run", GPU, tell=lambda text: None)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "device"),
+    [
+        ("data.size=33", GPU.device),
+        ("data.clip_frames=32", GPU.device),
+        ("runtime.compile_backend=aot_eager", GPU.device),
+        ("runtime.compile=false", GPU.device),
+        ("data.size=32", ALONE.device),
+    ],
+)
+@pytest.mark.parametrize("network", [("r3d", 10), ("slowonly", 50)])
+def test_what_compiles_is_let_through(override: str, device: torch.device, network: tuple[str, int]) -> None:
+    backbone, depth = network
+    settings = (*COMPILED, f"model.backbone={backbone}", f"model.depth={depth}", override)
+    require_compilable(load_recipe("demo", settings, num_classes=3), device)
+
+
+def test_a_disk_without_room_for_two_checkpoints_is_refused_at_the_start(
+    data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = setup_of(data_set, "evaluate.every_epochs=4")
+    run(data_set, tmp_path / "roomy", "evaluate.every_epochs=4", max_steps=1)
+    size = list_checkpoints(tmp_path / "roomy")[-1].stat().st_size
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10 * size, 0, 3 * size))
+    require_room(tmp_path / "run", setup.config)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10 * size, 0, size))
+    with pytest.raises(InputError, match=r"MB are free, and a checkpoint takes \d+. Make room for 6 of them"):
+        train(setup, tmp_path / "run", ALONE, tell=lambda text: None)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), RunError, r"Too many open files \(at step 0\)\. .*`ulimit -n`"),
+        (
+            OSError(errno.EIO, "Input/output error", "shard-000000.tar"),
+            OSError,
+            "Input/output error: 'shard-000000.tar'",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_no_disk_to_make_room_on(
+    data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, kind: type[Exception], said: str
+) -> None:
+    def broken(*args: object, **kwargs: object) -> Iterator[object]:
+        raise error
+        yield
+
+    monkeypatch.setattr("tgtrain.train.trainer.step_loader", broken)
+    with pytest.raises(kind, match=said) as raised:
+        run(data_set, tmp_path / "run")
+    assert "make room" not in str(raised.value)
+
+
+def test_a_journal_that_cannot_be_written_stops_the_run(
+    data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tgtrain.run.journal.Journal.write", full)
+    with pytest.raises(
+        RunError, match=r"run: No space left on device \(at step 2\)\. No checkpoint was written yet; make room"
+    ):
+        run(data_set, tmp_path / "run")
+
+
+def test_a_disk_that_fills_up_costs_no_checkpoint_that_was_there(data_set: Path, tmp_path: Path) -> None:
+    """A limit of the size of files stands for the disk: what is written stops in the middle of the second checkpoint."""
+    import resource
+
+    run(data_set, tmp_path / "whole")
+    run(data_set, tmp_path / "run", max_steps=6)
+    size = list_checkpoints(tmp_path / "run")[-1].stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, before[1]))
+    try:
+        with pytest.raises(RunError, match="File too large .*Step-00000006.pt is the last whole checkpoint; make room"):
+            run(data_set, tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in every_checkpoint(tmp_path / "run")] == ["step-00000006.pt"]
+    assert list((tmp_path / "run").rglob(".tmp-*")) == []
+    run(data_set, tmp_path / "run")
+    assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))

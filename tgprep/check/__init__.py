@@ -1,0 +1,1 @@
+"""Verify every promise of the format, and repair damaged shards."""

@@ -1,0 +1,286 @@
+"""Is a data set what its tables say: every promise of docs/format.md checked, each breach named with its place and its remedy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from manifests.files import list_files
+from manifests.machine import usable_cores
+from manifests.manifest_io import (
+    HEADER_NAME,
+    TEMPORARY_PREFIX,
+    file_sha256,
+    is_url,
+    join,
+    json_bytes,
+    read_bytes,
+    read_header,
+    read_manifest,
+    seal_holds,
+)
+from manifests.records import FORMAT_VERSION, WRITTEN, InputError
+from manifests.splits.check import ERROR, check_split
+from manifests.splits.label_split import list_splits, read_split, split_place
+from manifests.table import Manifest
+from tgprep.check.shard import Finding, ShardReport, check_shard
+from tgprep.check.tables import ShardRows, check_tables, rows_by_shard
+from tgprep.convert.frame_tree import FramesError, frames_digest
+
+_COPY = "restore it from a copy, or extract into a new folder: the same videos and settings give the same bytes"
+_EXTRACT = "extract into a new folder, and report this: the data set was not written as the format says"
+_SPLIT = "make the split again with `tgprep split ... --name {name} --overwrite`"
+Tell = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What a check looked at and found. damaged_shards: names of shards whose bytes are not those that were written.
+
+    notes: to be known, but no breach. num_frames: JPEG files decoded; num_sources: source files compared.
+    """
+
+    root: str
+    deep: bool
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+    damaged_shards: tuple[str, ...]
+    num_videos: int = 0
+    num_shards: int = 0
+    num_bytes: int = 0
+    num_frames: int = 0
+    num_sources: int = 0
+    num_splits: int = 0
+    quick: bool = False
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.findings
+
+
+def check(
+    root: str,
+    *,
+    deep: bool = False,
+    quick: bool = False,
+    against: Path | None = None,
+    threads: int = 0,
+    stop: threading.Event | None = None,
+    tell: Tell = lambda done, total: None,
+) -> CheckReport:
+    """Check the data set at `root` (local path or fsspec URL).
+
+    deep: decode every frame and recompute TG. quick: of the shards, look at their sizes only. against: folder of the source videos, compared with the recorded digests.
+    threads: 0: one per core. tell: called with shards done and all shards. stop: set it to end early (KeyboardInterrupt).
+    InputError where there is no data set, or one of another format version.
+    """
+    stop = stop or threading.Event()
+    workers = threads or usable_cores()
+    findings = list(_check_header(root))
+    if findings:
+        return CheckReport(root, deep, tuple(findings), (), ())
+    try:
+        manifest = read_manifest(root)
+    except InputError as error:
+        place, _, message = str(error).partition(": ")
+        finding = Finding(place if message else root, "table", message or str(error), _COPY)
+        return CheckReport(root, deep, (finding,), (), ())
+    shard_rows = rows_by_shard(manifest)
+    for problem in check_tables(manifest, shard_rows):
+        examples = f" (such as {', '.join(problem.examples)})" if problem.examples else ""
+        findings.append(Finding(problem.table, problem.kind, f"{problem.message}: {problem.count}{examples}", _EXTRACT))
+    if quick:
+        reports = list(_check_sizes(manifest))
+    else:
+        reports = list(_check_shards(manifest, shard_rows, deep, workers, stop, tell))
+    findings.extend(finding for report in reports for finding in report.findings)
+    num_sources = 0
+    if against is not None:
+        num_sources, wrong = _check_sources(manifest, against, workers, stop)
+        findings.extend(wrong)
+    names = list_splits(root)
+    notes: list[str] = []
+    for name in names:
+        findings.extend(_check_split(manifest, name, notes))
+    findings.extend(_check_strangers(manifest, notes))
+    return CheckReport(
+        root,
+        deep,
+        tuple(findings),
+        tuple(notes),
+        tuple(report.name for report in reports if report.damaged),
+        num_videos=len(manifest.videos),
+        num_shards=len(reports),
+        num_bytes=sum(report.num_bytes for report in reports),
+        num_frames=sum(report.num_frames for report in reports),
+        num_sources=num_sources,
+        num_splits=len(names),
+        quick=quick,
+    )
+
+
+def _check_header(root: str) -> Iterator[Finding]:
+    place = join(root, HEADER_NAME)
+    try:
+        content = read_bytes(place)
+    except (FileNotFoundError, NotADirectoryError):
+        read_header(root)  # says what is there instead
+        raise
+    try:
+        raw = json.loads(content)
+        digest = raw.get("header_sha256", "")
+        blank = json_bytes({**raw, "header_sha256": ""})
+    except (ValueError, AttributeError, TypeError) as error:
+        yield Finding(place, "header", f"it is not valid JSON ({error})", _COPY)
+        return
+    if (digest and hashlib.sha256(blank).hexdigest() != digest) or json_bytes(raw) != content:
+        yield Finding(place, "header", "its sha256 is not the one that it carries: it was changed or damaged", _COPY)
+        return
+    try:
+        read_header(root)
+    except InputError as error:
+        if raw.get("format_version") != FORMAT_VERSION:
+            raise
+        yield Finding(place, "header", str(error).removeprefix(f"{place}: ").partition(". ")[0], _COPY)
+
+
+def _check_shards(
+    manifest: Manifest, shard_rows: ShardRows, deep: bool, workers: int, stop: threading.Event, tell: Tell
+) -> Iterator[ShardReport]:
+    mend = _mend_shard(manifest)
+    total = len(manifest.shards)
+
+    def one(index: int) -> ShardReport:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        shard = manifest.shards[index]
+        return check_shard(manifest.root, manifest.header, shard, shard_rows.rows(shard.name), deep=deep, mend=mend)
+
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for done, report in enumerate(pool.map(one, range(total)), 1):
+                tell(done, total)
+                yield report
+        except BaseException:
+            stop.set()
+            raise
+
+
+def _check_sizes(manifest: Manifest) -> Iterator[ShardReport]:
+    """Every shard is there and as large as the tables say."""
+    there = list_files(manifest.root)
+    for shard in manifest.shards:
+        found = there.get(shard.name, -1)
+        findings: tuple[Finding, ...] = ()
+        if found != shard.num_bytes:
+            kind = "shard-missing" if found < 0 else "shard-size"
+            message = "the file is missing" if found < 0 else f"{found} bytes"
+            message += f", expected {shard.num_bytes} bytes (shards.parquet)"
+            findings = (Finding(shard.name, kind, message, _mend_shard(manifest)),)
+        yield ShardReport(shard.name, findings, bool(findings), max(found, 0))
+
+
+def _mend_shard(manifest: Manifest) -> str:
+    root = manifest.root
+    if is_url(root):
+        return (
+            "make this shard alone again: copy the data set to a disk, `tgprep check COPY --against VIDEOS --repair`, and upload "
+            "the shard"
+        )
+    if manifest.header.settings.get("imported") == "rawframes":
+        return (
+            f"make this shard alone again from the frames that were imported: `tgprep check {root} --against DIR --repair`, DIR the "
+            "folder of `tgprep import-rawframes`"
+        )
+    return f"re-extract this shard alone: `tgprep check {root} --against VIDEOS --repair`"
+
+
+def _check_sources(
+    manifest: Manifest, against: Path, workers: int, stop: threading.Event
+) -> tuple[int, Sequence[Finding]]:
+    """Every source file still has its recorded size and, where a sample was made from it, sha256."""
+    if not against.is_dir():
+        raise InputError(f"--against {against}: no such folder. Name the folder that the videos were extracted from.")
+    table = manifest.videos.arrow.select(["path", "num_source_bytes", "source_sha256", "status"])
+    table = table.filter(pc.equal(table.column("status"), WRITTEN))
+    rows = zip(*(table.column(name).to_pylist() for name in table.column_names[:3]), strict=True)
+
+    digest = frames_digest if manifest.header.settings.get("imported") == "rawframes" else _file_digest
+
+    def one(row: tuple[str, int, str]) -> Finding | None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        path, num_bytes, sha256 = row
+        file = against / path
+        try:
+            found_bytes, found = digest(file)
+        except (OSError, FramesError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            return Finding(str(file), "source", f"cannot be read: {reason}", _SOURCE)
+        if found_bytes != num_bytes:
+            return Finding(str(file), "source", f"{found_bytes} bytes, expected {num_bytes} (videos.parquet)", _SOURCE)
+        if found != sha256:
+            message = f"sha256 {found[:16]}…, expected {sha256[:16]}… (videos.parquet)"
+            return Finding(str(file), "source", message, _SOURCE)
+        return None
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = [finding for finding in pool.map(one, rows) if finding is not None]
+    return table.num_rows, found
+
+
+def _file_digest(file: Path) -> tuple[int, str]:
+    return file.stat().st_size, file_sha256(file)
+
+
+_SOURCE = "the video is not the one that was extracted: restore it, or extract into a new folder to have the new one"
+
+
+def _check_split(manifest: Manifest, name: str, notes: list[str]) -> Iterator[Finding]:
+    place, mend = split_place(manifest.root, name), _SPLIT.format(name=name)
+    content = read_bytes(place)
+    if seal_holds(content) is False:
+        yield Finding(
+            place, "split-digest", "its sha256 is not the one that it carries: it was changed or damaged", mend
+        )
+        return
+    try:
+        split = read_split(manifest.root, name)
+    except (InputError, pa.ArrowException, OSError, ValueError) as error:
+        yield Finding(place, "split", str(error).removeprefix(place).lstrip(": "), mend)
+        return
+    if seal_holds(content) is None:
+        yield Finding(place, "split-digest", "it carries no sha256: damage to it could not be told", mend)
+    for problem in check_split(split, manifest):
+        if problem.level == ERROR:
+            yield Finding(
+                place, f"split-{problem.kind}", f"{problem.message} ({', '.join(problem.examples[:3])})", mend
+            )
+        else:
+            notes.append(f"split {name}: {problem.message}")
+
+
+def _check_strangers(manifest: Manifest, notes: list[str]) -> Iterator[Finding]:
+    """Files in the folder that the tables do not know: a tar that a pattern like shard-*.tar would read is a breach."""
+    if is_url(manifest.root):
+        return
+    known = {shard.name for shard in manifest.shards}
+    for file in sorted(Path(manifest.root).iterdir()):
+        if file.name.startswith(TEMPORARY_PREFIX):
+            notes.append(f"{file}: left over from an interrupted run; it may be deleted")
+        elif file.name.startswith("shard-") and file.suffix == ".tar" and file.name not in known:
+            yield Finding(
+                str(file),
+                "stranger",
+                "no table knows this shard, yet readers of shard-*.tar take it",
+                "move it elsewhere",
+            )

@@ -1,0 +1,131 @@
+"""Damaged shards made anew from their videos: the bytes must be those that the tables name, else nothing is replaced."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from manifests.manifest_io import publish, read_manifest
+from manifests.records import InputError, ManifestHeader, SourceVideo, VideoRow
+from manifests.sample import flow_method
+from manifests.table import Manifest
+from tgprep.check.tables import rows_by_shard
+from tgprep.config import EARLIER, ExtractSettings, RunSettings
+from tgprep.convert.import_rawframes import write_shard
+from tgprep.extract.account import versions
+from tgprep.extract.workers.local import run_local
+from tgprep.extract.workers.shards import Progress, ShardError, ShardPlan, ShardResult, StoppedError
+
+WORK_FOLDER = ".tgprep"
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """Which shards were replaced, and which were not, with the reason."""
+
+    repaired: tuple[str, ...]
+    failed: tuple[tuple[str, str], ...]
+
+
+def repair(
+    root: Path,
+    videos: Path,
+    damaged: Sequence[str],
+    *,
+    run: RunSettings | None = None,
+    stop: threading.Event | None = None,
+    tell: Callable[[Progress], None] = lambda progress: None,
+) -> RepairReport:
+    """Extract the damaged shards of the data set at `root` again from `videos`, and put them in place where they have the sha256
+    of shards.parquet. The tables and all other shards stay as they are.
+
+    InputError where the data set was made in a way that cannot be repeated, or its tables are damaged.
+    """
+    if not videos.is_dir():
+        raise InputError(f"{videos}: no such folder. Name the folder that the videos were extracted from.")
+    manifest = read_manifest(root)
+    imported = manifest.header.settings.get("imported") == "rawframes"
+    settings = None if imported else _settings(root, manifest.header)
+    by_name = {shard.name: shard for shard in manifest.shards}
+    rows = rows_by_shard(manifest)
+    plans = [ShardPlan(name, tuple(_source(row) for row in rows.rows(name))) for name in damaged]
+    work = root / WORK_FOLDER / f"repair-{uuid.uuid4().hex}"
+    had_work = work.parent.exists()
+    (work / "scratch").mkdir(parents=True)
+    repaired: list[str] = []
+    failed: list[tuple[str, str]] = []
+    try:
+        stop = stop or threading.Event()
+        if settings is None:
+            results = _from_frames(plans, videos, work, manifest.header, stop)
+        else:
+            results = run_local(
+                plans,
+                videos=videos,
+                out=work,
+                scratch=work / "scratch",
+                settings=settings,
+                run=run or RunSettings(),  # type: ignore[call-arg]  # every field has its default
+                stop=stop,
+                tell=tell,
+            )
+        for result in results:
+            name = result.shard.name
+            lost = [row for row in result.videos if row.error]
+            if result.shard == by_name[name]:
+                publish(work / name, root / name)
+                repaired.append(name)
+            elif lost:
+                failed.append((name, f"{len(lost)} of its videos cannot be extracted: {lost[0].path}: {lost[0].error}"))
+            else:
+                failed.append((name, f"extracting it again gives other bytes{_why(manifest, settings, result.videos)}"))
+    except ShardError as error:
+        ended = {*repaired, *(name for name, _ in failed)}
+        failed += [(name, str(error)) for name in damaged if name not in ended]
+    finally:
+        shutil.rmtree(work if had_work else work.parent, ignore_errors=True)
+    return RepairReport(tuple(sorted(repaired)), tuple(sorted(failed)))
+
+
+def _from_frames(
+    plans: Sequence[ShardPlan], folder: Path, out: Path, header: ManifestHeader, stop: threading.Event
+) -> Iterator[ShardResult]:
+    """The shards of a data set that `import-rawframes` made, from its tree of frames."""
+    for plan in plans:
+        if stop.is_set():
+            raise StoppedError
+        yield write_shard(plan, folder, out, header.gradient, flow_method(header.settings))
+
+
+def _settings(root: Path, header: ManifestHeader) -> ExtractSettings:
+    try:
+        return ExtractSettings(**EARLIER | header.settings)
+    except ValidationError:
+        raise InputError(
+            f"{root} was not made by `tgprep extract` of this version (settings in dataset.json: {', '.join(header.settings)}): "
+            "--repair cannot make its shards again. Make the data set again from where it came."
+        ) from None
+
+
+def _source(row: VideoRow) -> SourceVideo:
+    return SourceVideo(row.key, row.path, row.class_name, row.label, row.group, row.subsets, row.num_source_bytes)
+
+
+def _why(manifest: Manifest, settings: ExtractSettings | None, made: Sequence[VideoRow]) -> str:
+    """The likeliest reasons for other bytes, as words to be put behind a statement."""
+    before = {row.path: row.source_sha256 for row in rows_by_shard(manifest).rows(made[0].shard)} if made else {}
+    changed = [row.path for row in made if before.get(row.path) != row.source_sha256]
+    if changed:
+        return f": {len(changed)} of its videos are not those that were extracted, such as {changed[0]}"
+    if settings is None:
+        return ""
+    now = versions(settings)
+    other = [f"{name} {manifest.header.versions.get(name)} then, {now[name]} now" for name in now]
+    differing = [text for text, name in zip(other, now, strict=True) if manifest.header.versions.get(name) != now[name]]
+    return f": {'; '.join(differing)}. Install the versions of dataset.json" if differing else ""

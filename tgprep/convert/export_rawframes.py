@@ -1,0 +1,202 @@
+"""A data set as a rawframes tree: one JPEG file a frame in folders `Class/video`, as mmaction and the reference code read them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import simplejpeg
+
+from manifests.files import open_place
+from manifests.gradient import temporal_gradient
+from manifests.machine import usable_cores
+from manifests.manifest_io import TEMPORARY_PREFIX, atomic_write, join, json_bytes, read_manifest
+from manifests.records import WRITTEN, GradientCoding, InputError, VideoRow
+from manifests.sample import decode_offsets, flow_method, video_gop
+from manifests.table import Manifest
+from tgprep.convert.frame_tree import MARKER
+from tgprep.convert.rawframes_lists import list_texts
+from tgprep.decode.stored import stored_planes
+
+RGB_NAME = "img_{:05d}.jpg"
+TG_NAME = "tempgrad_{:05d}.jpg"
+FLOW_NAME = "flow_xym_{:05d}.jpg"
+_KEY = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9_-]+")
+_REFERENCE_QUALITY = 95
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOutcome:
+    """What was written: videos (some kept from an earlier run), frame files of this run, list files."""
+
+    num_videos: int
+    num_kept: int
+    num_files: int
+    lists: tuple[str, ...]
+
+
+def export_rawframes(
+    root: str,
+    folder: Path,
+    *,
+    tg: bool = True,
+    keys: Sequence[str] = (),
+    threads: int = 0,
+    stop: threading.Event | None = None,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> ExportOutcome:
+    """Write every written video as `folder/Class/video/img_00001.jpg`, `tempgrad_00001.jpg` (counted from 1), and lists.
+
+    The stored JPEG files are copied byte for byte; where the data set stores no TG, it is computed from the decoded JPEGs, as
+    the reference does. Frames of stored videos become JPEG files of quality 95. Stored flow becomes flow_xym_00000.jpg (counted
+    from 0, as the reference does). Folders are named by the keys. Lists: see `list_texts`. A video's folder appears once it is whole; an interrupted export goes on where it was.
+    InputError where `folder` holds something else, a key is unknown, or a shard is damaged.
+    """
+    manifest = read_manifest(root)
+    stop = stop or threading.Event()
+    table = manifest.videos.arrow.select(["key", "status"]).to_pydict()
+    places = [place for place, status in enumerate(table["status"]) if status == WRITTEN]
+    if keys:
+        place_of = {table["key"][place].lower(): place for place in places}
+        if unknown := [key for key in keys if key.lower() not in place_of]:
+            raise InputError(f"--keys: {len(unknown)} name no written video of {root}, such as {unknown[0]!r}.")
+        places = sorted({place_of[key.lower()] for key in keys})
+    _claim(folder, manifest, tg)
+
+    def one(place: int) -> int:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        return _export_video(manifest, manifest.videos[place], folder, tg)
+
+    num_files = num_kept = 0
+    with ThreadPoolExecutor(threads or usable_cores()) as pool:
+        try:
+            for done, count in enumerate(pool.map(one, places), 1):
+                num_files += count
+                num_kept += count == 0
+                tell(done, len(places))
+        except BaseException:
+            stop.set()
+            raise
+    lists = [] if keys else list(_write_lists(manifest, folder))
+    return ExportOutcome(len(places), num_kept, num_files, tuple(lists))
+
+
+def _claim(folder: Path, manifest: Manifest, tg: bool) -> None:
+    """Mark the folder as this data set's export; InputError where it is something else."""
+    coding = manifest.header.gradient if manifest.header.gradient.stored else GradientCoding(source="jpeg", space="rgb")
+    claim = {"dataset_digest": manifest.digest, "tg": tg, "gradient": dataclasses.asdict(coding)}
+    if method := flow_method(manifest.header.settings):
+        claim["flow"] = method
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        present = sorted(path.name for path in folder.iterdir() if not path.name.startswith(TEMPORARY_PREFIX))
+        if MARKER in present:
+            if json.loads((folder / MARKER).read_bytes()) != claim:
+                raise InputError(
+                    f"{folder} holds the export of another data set or with other options. Name another folder."
+                )
+        elif present:
+            raise InputError(f"{folder} is not empty ({', '.join(present[:3])}). Name a new or empty folder.")
+        with atomic_write(folder / MARKER) as file:
+            file.write(json_bytes(claim))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: cannot be used as a folder for the export ({error}).") from None
+
+
+def read_jpegs(manifest: Manifest, row: VideoRow, kind: str) -> Iterator[bytes]:
+    """The JPEG files of a video in order; kind: "rgb", "tg" or "flow". InputError where the shard is damaged.
+
+    As stored; the frames of a stored video are encoded here, from the planes that are decoded.
+    """
+    try:
+        with open_place(join(manifest.root, row.shard)) as shard:
+            if kind == "rgb" and video_gop(manifest.header):
+                yield from _jpegs_of_video(shard, row)
+                return
+            index_offset, index_bytes, offset, _ = row.members.place(kind)
+            shard.seek(index_offset)
+            bounds = decode_offsets(shard.read(index_bytes)).astype(np.int64).tolist()
+            shard.seek(offset)
+            for first, last in zip(bounds, bounds[1:], strict=False):
+                jpeg = shard.read(last - first)
+                if not (len(jpeg) == last - first and jpeg.startswith(b"\xff\xd8") and jpeg.endswith(b"\xff\xd9")):
+                    raise ValueError("a frame is not a whole JPEG file")
+                yield jpeg
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{row.shard}, {row.key}: {error}. `tgprep check {manifest.root}` tells what is damaged and how to mend it."
+        ) from None
+
+
+def _jpegs_of_video(shard: BinaryIO, row: VideoRow) -> Iterator[bytes]:
+    count = 0
+    for planes in stored_planes(shard, row):
+        count += 1
+        yield simplejpeg.encode_jpeg_yuv_planes(planes.y, planes.cb, planes.cr, _REFERENCE_QUALITY)
+    if count != row.num_frames:
+        raise ValueError(f"{count} frames decode, expected {row.num_frames}")
+
+
+def _export_video(manifest: Manifest, row: VideoRow, folder: Path, tg: bool) -> int:
+    """Write the folder of one video and give the number of its files; 0 where it is there already."""
+    if not _KEY.fullmatch(row.key):
+        raise InputError(
+            f"videos.parquet: the key {row.key!r} cannot be a folder. `tgprep check {manifest.root}` tells more."
+        )
+    target = folder / row.key
+    if target.is_dir():  # whole: it was renamed once all its files were there
+        return 0
+    temporary = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    try:
+        temporary.mkdir()
+        count = 0
+        for number, jpeg in enumerate(read_jpegs(manifest, row, "rgb"), 1):
+            (temporary / RGB_NAME.format(number)).write_bytes(jpeg)
+            count += 1
+        for number, jpeg in enumerate(_gradients(manifest, row) if tg else (), 1):
+            (temporary / TG_NAME.format(number)).write_bytes(jpeg)
+            count += 1
+        has_flow = flow_method(manifest.header.settings)
+        for number, jpeg in enumerate(read_jpegs(manifest, row, "flow") if has_flow else ()):
+            (temporary / FLOW_NAME.format(number)).write_bytes(jpeg)
+            count += 1
+        target.parent.mkdir(exist_ok=True)
+        temporary.rename(target)
+        return count
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror or error}). Run the same command again to go on."
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _gradients(manifest: Manifest, row: VideoRow) -> Iterator[bytes]:
+    if manifest.header.gradient.stored:
+        yield from read_jpegs(manifest, row, "tg")
+        return
+    previous = None
+    for jpeg in read_jpegs(manifest, row, "rgb"):
+        frame = simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
+        if previous is not None:
+            yield simplejpeg.encode_jpeg(temporal_gradient(previous, frame), _REFERENCE_QUALITY, "RGB", "420")
+        previous = frame
+
+
+def _write_lists(manifest: Manifest, folder: Path) -> Iterator[str]:
+    for name, text in list_texts(manifest).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        with atomic_write(folder / name) as file:
+            file.write(text.encode())
+        yield name

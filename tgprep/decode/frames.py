@@ -1,0 +1,59 @@
+"""What a decoder gives: frames as planes or RGB, and the facts of their video."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from manifests.gradient import Frame
+
+PLANES_VERSION = 2  # of what decoders' planes become: 1 left chroma where the video has it
+
+
+class DecodeError(Exception):
+    """The video cannot be decoded; the message is the reason shown to the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planes:
+    """A 4:2:0 picture in BT.601: y uint8[H, W], cb and cr uint8[ceil(H/2), ceil(W/2)], rows possibly apart.
+
+    limited: levels 16..235 (chroma 16..240) stand for 0..255, as most videos are coded; else full range, as JPEG has it.
+    left: chroma is that of the left of two pixels, as most videos are coded; else of their middle, as JPEG has it.
+    """
+
+    y: Frame
+    cb: Frame
+    cr: Frame
+    limited: bool = False
+    left: bool = False
+
+
+Picture = Planes | Frame
+
+
+@dataclass(slots=True)
+class DecodedVideo:
+    """A video opened for one sequential pass.
+
+    frames: the stream; `num_damaged_packets` and `notes` are complete once it has ended.
+    num_frames_header: what the container claims, -1 unknown. fps: frames per second as the container says, 0.0 unknown.
+    """
+
+    frames: Iterator[Picture]
+    num_frames_header: int = -1
+    fps: float = 0.0
+    codec: str = ""
+    pixel_format: str = ""
+    rotation_degrees: int = 0
+    num_damaged_packets: int = 0
+    notes: list[str] = field(default_factory=list)
+    close: Callable[[], None] = lambda: None
+
+
+def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """Width and height after scaling the shorter side down to `short_side` (0, or already smaller: unchanged)."""
+    short = min(width, height)
+    if not short_side or short <= short_side:
+        return width, height
+    return (short_side, height * short_side // short) if width <= height else (width * short_side // short, short_side)

@@ -1,0 +1,186 @@
+"""Decoding with PyAV (FFmpeg inside the wheel): the default. Gives the decoder's own planes, or RGB by exact swscale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+
+from manifests.gradient import Frame
+from tgprep.decode.frames import DecodedVideo, DecodeError, Picture, Planes, scaled_size
+from tgprep.decode.planes import centred, full_range, planes_of_rgb, turned
+
+# Exact and the same on every CPU: swscale's default takes shortcuts that darken RGB by about one level.
+_EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
+# AVColorSpace numbers -> matrices; anything unnamed is BT.601, as every player of these data sets assumes.
+_MATRICES = {
+    1: Colorspace.ITU709,
+    4: Colorspace.FCC,
+    7: Colorspace.SMPTE240M,
+    9: Colorspace.BT2020,
+    10: Colorspace.BT2020,
+}
+_BT601 = (2, 5, 6)
+# Decoders whose chroma is that of the left one of two pixels, and stays so when swscale makes 4:2:0 of it; hevc says so of
+# 4:2:0 only. FFmpeg knows it of every frame (chroma_location), PyAV does not show it. All others have it in the middle.
+_LEFT_SITED = frozenset(("h264", "mpeg2video", "mpeg4"))
+
+
+def open_pyav(path: Path, *, space: str, short_side: int, as_coded: bool = False) -> DecodedVideo:
+    """Open a file's default video stream; space "ycbcr420" streams Planes, "rgb" streams uint8[H, W, 3].
+
+    as_coded: planes stay as they are, without a pass over every pixel; the picture says what they are, see `Planes`.
+    """
+    try:
+        container = av.open(str(path), mode="r", metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise DecodeError(f"cannot be opened as a video: {_reason(error)}") from None
+    try:
+        stream = _video_stream(container)
+        context = stream.codec_context
+        context.thread_count = 1
+        video = DecodedVideo(
+            frames=iter(()),
+            num_frames_header=stream.frames or -1,
+            fps=float(stream.average_rate or stream.guessed_rate or 0.0),
+            codec=context.codec.name,
+            pixel_format=context.pix_fmt or "",
+            close=container.close,
+        )
+        ratio = stream.sample_aspect_ratio
+        if ratio and ratio != 1:
+            video.notes.append(f"pixels are not square ({ratio.numerator}:{ratio.denominator}); stored as coded")
+    except BaseException:
+        container.close()
+        raise
+    video.frames = _frames(container, stream, video, _Converter(video, space, short_side, as_coded))
+    return video
+
+
+def _video_stream(container: Any) -> Any:
+    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if not streams:
+        kinds = sorted({s.type for s in container.streams})
+        raise DecodeError(f"holds no video stream (only: {', '.join(kinds) or 'nothing'})")
+    best = container.streams.best("video")
+    stream = best if best in streams else streams[0]
+    if stream.codec_context is None:
+        raise DecodeError("no decoder for its video codec")
+    return stream
+
+
+def _frames(container: Any, stream: Any, video: DecodedVideo, convert: _Converter) -> Iterator[Picture]:
+    try:
+        for packet_frames in _decoded_packets(container, stream, video):
+            for frame in packet_frames:
+                if frame.is_corrupt:
+                    convert.num_concealed += 1
+                yield convert(frame)
+    except av.FFmpegError as error:
+        # The container itself breaks off here: what was decoded stands, and the reader of the stream decides.
+        video.num_damaged_packets += 1
+        video.notes.append(f"the file breaks off: {_reason(error)}")
+    finally:
+        container.close()
+    if convert.num_concealed:
+        video.notes.append(f"{convert.num_concealed} frames concealed by the decoder")
+    if convert.num_resized:
+        video.notes.append(
+            f"the picture size changes within the video; {convert.num_resized} frames scaled to the first"
+        )
+
+
+def _decoded_packets(container: Any, stream: Any, video: DecodedVideo) -> Iterator[list[Any]]:
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except (av.error.InvalidDataError, av.error.UndefinedError, av.error.ExternalError):
+            video.num_damaged_packets += 1
+            continue
+        yield frames
+
+
+class _Converter:
+    """Turns FFmpeg frames into pictures of one form and one size; keeps its tables and scaler between frames."""
+
+    def __init__(self, video: DecodedVideo, space: str, short_side: int, as_coded: bool) -> None:
+        self.video = video
+        self.as_coded = as_coded
+        self.planes_wanted = space == "ycbcr420"
+        self.short_side = short_side
+        self.scaler = VideoReformatter()
+        self.size: tuple[int, int] | None = None
+        self.source_size: tuple[int, int] | None = None
+        self.num_resized = 0
+        self.num_concealed = 0
+
+    def __call__(self, frame: Any) -> Picture:
+        if self.size is None:
+            self.source_size = (frame.width, frame.height)
+            self.size = scaled_size(frame.width, frame.height, self.short_side)
+            self.video.rotation_degrees = int(frame.rotation)
+            self.video.pixel_format = self.video.pixel_format or frame.format.name
+            if self.video.rotation_degrees % 90:
+                self.video.notes.append(f"rotation of {self.video.rotation_degrees} degrees is not applied")
+        if (frame.width, frame.height) != self.source_size:
+            self.num_resized += 1
+        turns = self.video.rotation_degrees // 90 % 4 if self.video.rotation_degrees % 90 == 0 else 0
+        if not self.planes_wanted:
+            return np.ascontiguousarray(np.rot90(self._rgb(frame), turns))
+        planes = self._planes(frame)
+        return turned(planes, turns) if turns else planes
+
+    def _planes(self, frame: Any) -> Planes:
+        assert self.size is not None
+        name = frame.format.name
+        if frame.colorspace not in _BT601 or not name.startswith("yuv"):
+            # swscale's conversions between matrices round down; by way of exact RGB nothing is lost but time.
+            return planes_of_rgb(self._rgb(frame))
+        full = _is_full_range(frame)
+        codec = self.video.codec
+        left = codec in _LEFT_SITED or (codec == "hevc" and name.startswith(("yuv420p", "yuvj420p")))
+        if (frame.width, frame.height) != self.size or name not in ("yuv420p", "yuvj420p"):
+            levels = ColorRange.JPEG if full else ColorRange.MPEG
+            frame = self._scaled(frame, "yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=levels)
+        y, cb, cr = (_plane(plane) for plane in frame.planes[:3])
+        if self.as_coded and not self.video.rotation_degrees:
+            return Planes(y, cb, cr, limited=not full, left=left)
+        if left:
+            cb, cr = centred(cb), centred(cr)
+        if self.as_coded:
+            return Planes(y, cb, cr, limited=not full)
+        if full:
+            return Planes(np.ascontiguousarray(y), np.ascontiguousarray(cb), np.ascontiguousarray(cr))
+        return full_range(y, cb, cr)
+
+    def _rgb(self, frame: Any) -> Frame:
+        scaled = self._scaled(frame, "rgb24")
+        packed = np.frombuffer(scaled.planes[0], np.uint8).reshape(scaled.height, scaled.planes[0].line_size)
+        return packed[:, : scaled.width * 3].reshape(scaled.height, scaled.width, 3)
+
+    def _scaled(self, frame: Any, pixel_format: str, **target: Any) -> Any:
+        assert self.size is not None
+        source: dict[str, Any] = {"src_colorspace": _MATRICES.get(frame.colorspace, Colorspace.ITU601)}
+        if not (frame.format.is_rgb or frame.format.has_palette):
+            source["src_color_range"] = ColorRange.JPEG if _is_full_range(frame) else ColorRange.MPEG
+        width, height = self.size
+        return self.scaler.reformat(
+            frame, width, height, pixel_format, interpolation=_EXACT, threads=1, **source, **target
+        )
+
+
+def _is_full_range(frame: Any) -> bool:
+    return bool(frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj"))
+
+
+def _plane(plane: Any) -> Frame:
+    return np.ndarray((plane.height, plane.width), np.uint8, plane, 0, (plane.line_size, 1))
+
+
+def _reason(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(text)

@@ -1,0 +1,98 @@
+"""The frames of an .mp4 member again: for checking, looking and converting. Training has a decoder of its own (tgtrain.data.video_frames)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
+
+import av
+import cv2
+import numpy as np
+
+from manifests.gradient import Frame
+from manifests.records import VideoRow
+from tgprep.decode.frames import Planes
+
+# A damaged picture is an error, not a guess from its neighbours.
+STRICT = {"err_detect": "explode", "ec": "0"}
+
+
+class MemberFile(io.RawIOBase):
+    """The bytes start:start + num_bytes of a file as a file of their own, read when asked for."""
+
+    def __init__(self, file: BinaryIO, start: int, num_bytes: int) -> None:
+        self.file, self.start, self.num_bytes = file, start, num_bytes
+        self.place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.num_bytes}[whence]
+        self.place = max(0, base + offset)
+        return self.place
+
+    def tell(self) -> int:
+        return self.place
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self.num_bytes - self.place)
+        self.file.seek(self.start + self.place)
+        content = self.file.read(left if size < 0 else min(size, left))
+        self.place += len(content)
+        return content
+
+
+def stored_planes(shard: BinaryIO, row: VideoRow) -> Iterator[Planes]:
+    """All frames of a video in order, as planes of the size in its row. ValueError where the member is damaged."""
+    member: Any = MemberFile(shard, row.members.rgb_offset, row.members.rgb_bytes)
+    try:
+        with av.open(member, "r", format="mp4") as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            stream.codec_context.options = STRICT
+            for number, frame in enumerate(container.decode(stream)):
+                yield _planes(frame, row, number)
+    except (av.FFmpegError, IndexError) as error:
+        raise ValueError(f"the video does not decode ({error})") from None
+
+
+def _planes(frame: Any, row: VideoRow, number: int) -> Planes:
+    wanted = (row.height + row.height % 2, row.width + row.width % 2)
+    if frame.format.name != "yuvj420p" or (frame.height, frame.width) != wanted or frame.is_corrupt:
+        what = "damaged" if frame.is_corrupt else f"{frame.width}x{frame.height} {frame.format.name}"
+        raise ValueError(f"frame {number} is {what}, expected {wanted[1]}x{wanted[0]} yuvj420p")
+    y, cb, cr = (np.frombuffer(p, np.uint8).reshape(-1, p.line_size)[: p.height, : p.width] for p in frame.planes)
+    half = slice((row.height + 1) // 2), slice((row.width + 1) // 2)
+    return Planes(
+        np.ascontiguousarray(y[: row.height, : row.width]),
+        np.ascontiguousarray(cb[half]),
+        np.ascontiguousarray(cr[half]),
+    )
+
+
+def stored_frames(shard: BinaryIO, row: VideoRow, wanted: Iterable[int]) -> Iterator[tuple[int, Frame]]:
+    """The frames with these numbers as uint8[H, W, 3] RGB, by rising number. ValueError as above, or where one is missing."""
+    left = set(wanted)
+    for number, planes in enumerate(stored_planes(shard, row)):
+        if number in left:
+            left.remove(number)
+            yield number, rgb_of(planes)
+        if not left:
+            return
+    if left:
+        raise ValueError(f"frame {min(left)} is missing")
+
+
+def rgb_of(planes: Planes) -> Frame:
+    """RGB of planes in full range BT.601, chroma interpolated between its centres as JPEG decoders do."""
+    height, width = planes.y.shape
+    even = (width + width % 2, height + height % 2)
+    cb, cr = (
+        cv2.resize(plane, even, interpolation=cv2.INTER_LINEAR)[:height, :width] for plane in (planes.cb, planes.cr)
+    )
+    return np.asarray(cv2.cvtColor(cv2.merge((planes.y, cr, cb)), cv2.COLOR_YCrCb2RGB), np.uint8)

@@ -1,0 +1,234 @@
+"""Planes -> JPEG files of a picture and of its gradient, from one cosine transform.
+
+The gradient (manifests.gradient) is affine, and so are the step from limited to full range and the cosine transform: the
+transform of TG is half the difference of the transforms of two pictures, and the range is a factor in the quantiser. Neither full-range
+planes nor gradient planes are ever made. What comes out are baseline JPEG files in 4:2:0 with libjpeg's tables for the quality.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from manifests.gradient import Frame
+from tgprep.encode import fused_kernels as kernels
+from tgprep.encode import jpeg_tables as tables
+from tgprep.encode.fused_kernels import LANES, QUICK, STEPS
+
+# What TG is on average where pictures differ: floor((a - b + 255) / 2) and, for chroma, floor((a - b + 256) / 2).
+_LUMA_ZERO, _CHROMA_ZERO = 127.25, 127.75
+_UINT8 = np.dtype(np.uint8)
+_COMPILE_SECONDS = 60.0
+_BYTES_PER_BLOCK = 256  # 64 numbers of at most 26 bits, and the eight bytes written at once
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Levels of black and white in a plane. scale, shift: full = level * scale + shift."""
+
+    low: int
+    high: int
+    scale: float
+    shift: float
+
+
+FULL = Range(0, 255, 1.0, 0.0)
+LIMITED_LUMA = Range(16, 235, 255 / 219, -16 * 255 / 219)
+LIMITED_CHROMA = Range(16, 240, 255 / 224, 128 - 128 * 255 / 224)
+
+
+class PlaneEncoder:
+    """Encodes pictures of one size, quality and range, one after the other; keeps the transform of the one before.
+
+    height, width: 1 to 65,500 pixels. quality: 1 to 100. gradients: whether these are wanted at all. limited: luma 16..235 and chroma 16..240 stand for 0..255 (what lies outside is clipped); else
+    planes are full range, as JPEG has it.
+    """
+
+    def __init__(self, height: int, width: int, quality: int, *, limited: bool, gradients: bool = True) -> None:
+        start = tables.header(height, width, quality)
+        rows, columns = -(-height // 16), -(-width // 16)
+        half = (-(-height // 2), -(-width // 2))
+        self._shapes = ((height, width), half, half)
+        ranges = (LIMITED_LUMA, LIMITED_CHROMA, LIMITED_CHROMA) if limited else (FULL, FULL, FULL)
+        self._rows, (self._size, row_blocks) = rows, _sizes(self._shapes, rows, columns)
+        self._clip = np.array([[levels.low, levels.high] for levels in ranges], np.uint8)
+        zeros = (_LUMA_ZERO, _CHROMA_ZERO, _CHROMA_ZERO)
+        self._shifts = np.array(
+            [_shifts(levels, zero) for levels, zero in zip(ranges, zeros, strict=True)], np.float32
+        ).reshape(3, 16)
+        self._scales = np.array(
+            [_scales(levels, quality, chroma=n > 0) for n, levels in enumerate(ranges)], np.float32
+        ).reshape(3, 128)
+        self._order = _order(self._size, columns)
+        room = 6 * rows * columns * _BYTES_PER_BLOCK + 64
+        # Twice the room: every byte could be 0xFF, and have a zero put behind it. What is not written to takes no memory.
+        self._start, self._out = len(start), np.empty((2, len(start) + 2 * room), np.uint8)
+        self._out[:, : len(start)] = np.frombuffer(start, np.uint8)
+        self._raw = np.empty((2, room), np.uint8)
+        self._padded = np.empty(64 * int((self._size[:, 2] * self._size[:, 3]).max()), np.uint8)
+        self._work = np.zeros(64 * LANES, np.float32)
+        self._coefficients = np.zeros(64 * rows * row_blocks * gradients, np.float32)
+        self._gradients = gradients
+        self._levels, self._marks = np.zeros((2, 64 * row_blocks), np.int16), np.zeros((2, 4 * row_blocks), np.uint16)
+        self._where = np.zeros((3, 2), np.int64)
+        self._num_pictures = 0
+
+    def restart(self) -> None:
+        """Forget the picture before: the next one begins a video."""
+        self._num_pictures = 0
+
+    def encode(self, y: Frame, cb: Frame, cr: Frame, *, left: bool = False) -> tuple[bytes, bytes | None]:
+        """The JPEG files of a picture and of TG from the picture before to this one (None for the first, or where none is wanted).
+
+        y uint8[height, width], cb and cr half the size, rounded up; rows may lie apart, pixels of a row may not.
+        left: chroma is that of the left of two pixels, and is taken to their middle (`planes.centred`).
+        """
+        for number, (plane, shape) in enumerate(zip((y, cb, cr), self._shapes, strict=True)):
+            if plane.dtype != _UINT8 or plane.shape != shape or (shape[1] > 1 and plane.strides[1] != 1):
+                raise ValueError(
+                    f"expected rows of uint8{shape}, got {plane.dtype}{plane.shape}, strides {plane.strides}"
+                )
+            self._where[number, 0] = plane.__array_interface__["data"][0]
+            self._where[number, 1] = plane.strides[0]
+        gradient = self._gradients and self._num_pictures > 0
+        self._num_pictures += 1
+        end, gradient_end = kernels.encode(
+            self._where, self._rows, self._size, self._clip, self._shifts, self._scales, kernels.PLACES, self._padded, self._work, self._coefficients,
+            self._levels, self._marks, self._order, _CODES, _STEPS, _QUICK, self._raw, self._out, self._start, gradient, left,
+        )  # fmt: skip
+        return self._out[0, :end].tobytes(), self._out[1, :gradient_end].tobytes() if gradient else None
+
+
+@functools.lru_cache(maxsize=1)
+def _encoder_of(height: int, width: int, quality: int, limited: bool, gradients: bool) -> PlaneEncoder:
+    return PlaneEncoder(height, width, quality, limited=limited, gradients=gradients)
+
+
+def plane_encoder(height: int, width: int, quality: int, *, limited: bool, gradients: bool = True) -> PlaneEncoder:
+    """An encoder for a video, the last one again where it fits: most videos of a data set have one size.
+
+    One video at a time: of two of one size, encoded by turns, each would get the other's picture in its gradients.
+    """
+    encoder = _encoder_of(height, width, quality, limited, gradients)
+    encoder.restart()
+    return encoder
+
+
+@functools.cache
+def prepare() -> None:
+    """Compile the kernels (seconds, once on a machine), or load them; of several processes one compiles, and the others wait for it.
+
+    Machine code that cannot be kept costs every process the time to compile; what is damaged where it was kept is made anew.
+    """
+    with contextlib.ExitStack() as stack:
+        if not kernels.is_kept():  # else loading needs no turns
+            with contextlib.suppress(OSError):
+                place = Path(tempfile.gettempdir()) / f"tgprep-compile-{os.getuid()}.lock"
+                lock = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+                stack.callback(os.close, lock)
+                _hold(lock)
+        try:
+            _try_out()
+        except Exception as error:  # of numba's cache: a full disk, a torn file
+            print(f"compiled anew, as it cannot be kept or loaded ({type(error).__name__}: {error})", file=sys.stderr)
+            kernels.forget()
+            try:
+                _try_out()
+            except Exception:  # nor can it be kept now
+                kernels.keep_nothing()
+                _try_out()
+
+
+def _try_out() -> None:
+    grey = np.full((16, 16), 128, np.uint8)
+    PlaneEncoder(16, 16, 95, limited=False).encode(grey, grey[::2, :8], grey[::2, :8])
+
+
+def _hold(lock: int) -> None:
+    """Wait for a process that compiles, until it is done, but not for ever: it may hang."""
+    until = time.monotonic() + _COMPILE_SECONDS
+    while time.monotonic() < until:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+        else:
+            return
+        if kernels.is_kept():
+            return
+
+
+def _sizes(shapes: Sequence[tuple[int, int]], rows: int, columns: int) -> tuple[npt.NDArray[np.int64], int]:
+    """`size` of the kernels for rows x columns squares of 16x16 pixels; blocks of a row of squares, with what fills up chunks."""
+    found, row_blocks = [], 0
+    for (height, width), factor in zip(shapes, (2, 1, 1), strict=True):
+        wide = -(-factor * columns // 8) * 8
+        found.append((height, width, factor, wide, 64 * row_blocks, 64 * rows * row_blocks))
+        row_blocks += factor * -(-wide // LANES) * LANES
+    return np.array(found), row_blocks
+
+
+def _order(size: npt.NDArray[np.int64], columns: int) -> npt.NDArray[np.int64]:
+    """Four blocks of Y, one of Cb, one of Cr, square by square."""
+    column = np.arange(columns)
+    found = np.empty((columns, 6, 3), np.int64)
+    parts = [(0, down, 2 * column + right) for down in (0, 1) for right in (0, 1)]
+    for place, (plane, block_row, block_column) in enumerate([*parts, (1, 0, column), (2, 0, column)]):
+        chunks = -(-int(size[plane, 3]) // LANES)
+        chunk, lane = block_row * chunks + block_column // LANES, block_column % LANES
+        base = size[plane, 4] + chunk * 64 * LANES
+        found[:, place] = np.stack([base + lane, np.full_like(lane, plane), base // 16 + lane], axis=1)
+    return found.reshape(-1, 3)
+
+
+def _shifts(levels: Range, zero: float) -> npt.NDArray[np.float64]:
+    """What is added to the numbers of vertical frequency 0: nothing but to that of both frequencies 0."""
+    found = np.zeros((2, 8))
+    found[:, 0] = 64 * (levels.shift - 128) / levels.scale, 128 * (zero - 128) / levels.scale
+    return found
+
+
+def _scales(levels: Range, quality: int, *, chroma: bool) -> npt.NDArray[np.float64]:
+    steps = tables.quantiser(quality, chroma=chroma)
+    return np.stack([_factors(steps, levels.scale), _factors(steps, levels.scale / 2)])
+
+
+def _factors(steps: tables.Table, scale: float) -> npt.NDArray[np.float64]:
+    """What makes levels of coefficients, in a chunk's order: 8 * u + v."""
+    angles = np.arange(8) * np.pi / 16
+    own = np.where(np.arange(8) == 0, 1.0, np.sqrt(2) * np.cos(angles))  # the factors that the transform leaves out
+    natural = scale / (8 * steps.reshape(8, 8) * own[:, None] * own[None, :])
+    return np.asarray(natural.T.reshape(64))
+
+
+def _codes(ac: bool) -> npt.NDArray[np.uint32]:
+    found = np.zeros((2, 256), np.uint32)
+    chosen = (tables.LUMA_AC, tables.CHROMA_AC) if ac else (tables.LUMA_DC, tables.CHROMA_DC)
+    for row, table in enumerate(chosen):
+        for symbol, (code, bits) in table.codes().items():
+            size = symbol & 15  # of the value behind it
+            found[row, symbol] = (code << size) << 5 | (bits + size)
+    return found
+
+
+def _with_values(codes: npt.NDArray[np.uint32], levels: range) -> npt.NDArray[np.uint32]:
+    """Codes by the size of a level [..., 16] -> codes with the level's bits [..., levels]."""
+    sizes = np.array([abs(level).bit_length() for level in levels])
+    values = np.array([level if level > 0 else level + (1 << abs(level).bit_length()) - 1 for level in levels])
+    return codes[..., sizes] | np.asarray(values << 5, np.uint32)
+
+
+_CODES = _codes(ac=True).reshape(-1)
+_STEPS = _with_values(_codes(ac=False), range(-STEPS, STEPS)).reshape(-1)
+_QUICK = _with_values(_codes(ac=True).reshape(2, 16, 16), range(-QUICK, QUICK)).reshape(-1)

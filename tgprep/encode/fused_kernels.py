@@ -1,0 +1,569 @@
+"""The inner loops of `tgprep.encode.fused`, compiled by numba: planes -> cosine transform -> quantised numbers -> entropy-coded bits.
+
+A plane is cut into blocks of 8x8 pixels. LANES neighbouring blocks of a row of blocks make a chunk, which is stored number by number:
+`chunk[(8 * u + v) * LANES + lane]`, u and v the horizontal and vertical frequency. Eight lanes at a time are one vector; what works on them is
+made instruction by instruction (`_Eight`), as no compiler's vectoriser is to be trusted with short rows. All of it is in this file, by which
+numba tells whether the machine code that it kept is still right.
+
+All results are integers or single IEEE operations in a fixed order: the same bytes on every machine. The machine is taken to be
+little-endian: four pixels are read as one word, the first in its lowest bits, and eight bytes of code are turned around as they are written.
+
+Legend of array arguments: coefficients float32[64 * LANES * chunks], scaled as the transform of Arai, Agui and Nakajima leaves them;
+levels int16, the quantised numbers; marks uint16[4 * LANES * chunks], per block the zigzag positions of levels that are not 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from tgprep.encode.jpeg_tables import ZIGZAG
+
+LANES = 48
+STEPS = 2048  # no step between two DC levels is larger
+QUICK = 128  # levels from -QUICK to QUICK - 1 have their code and bits in one table
+PLACES = (ZIGZAG % 8 * 8 + ZIGZAG // 8) * LANES  # zigzag position -> place in a chunk
+
+
+_U = np.uint64
+_C2 = 0.541196100  # sqrt(2) * (cos(pi / 8) - cos(3 pi / 8)) / sqrt(2), and so on: the constants of that transform
+_C4 = 0.707106781
+_C6 = 0.382683433
+_C8 = 1.306562965
+_FLOATS = ir.VectorType(ir.FloatType(), 8)
+
+
+_inner = njit(error_model="numpy", forceinline=True)
+
+
+def _entry(function: Any) -> Any:
+    """Compile on the first call, keeping the machine code on disk where there is a place for it."""
+    try:
+        return njit(cache=True, error_model="numpy")(function)
+    except RuntimeError:  # neither beside this file nor in the user's folder
+        return njit(error_model="numpy")(function)
+
+
+# Plain loads and stores: numba's own would look for negative indices, which keeps loops from becoming vector instructions.
+@intrinsic
+def _get(typing_context: Any, array: Any, index: Any) -> Any:
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.load(builder.gep(data, [arguments[1]], inbounds=True))
+
+    return array.dtype(array, types.int64), code
+
+
+@intrinsic
+def _put(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        builder.store(arguments[2], builder.gep(data, [arguments[1]], inbounds=True))
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, array.dtype), code
+
+
+@intrinsic
+def _put_big_endian(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
+    """Eight bytes from `index` on, the highest first."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(64).as_pointer())
+        builder.store(builder.bswap(arguments[2]), place, align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.uint64), code
+
+
+@intrinsic
+def _eight_bytes(typing_context: Any, array: Any, index: Any) -> Any:
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(64).as_pointer())
+        return builder.load(place, align=1)
+
+    return types.uint64(array, types.int64), code
+
+
+@intrinsic
+def _put_eight_bytes(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(64).as_pointer())
+        builder.store(arguments[2], place, align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.uint64), code
+
+
+@intrinsic
+def _byte(typing_context: Any, address: Any, index: Any) -> Any:
+    """The byte at a place in memory, `index` bytes behind `address`."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        start = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+        return builder.load(builder.gep(start, [arguments[1]], inbounds=True))
+
+    return types.uint8(types.int64, types.int64), code
+
+
+def _lanes(builder: Any, context: Any, kind: Any, array: Any, index: Any, count: int) -> Any:
+    """Where `count` neighbours of an array lie, as one vector."""
+    made = context.make_array(kind)(context, builder, array)
+    element = context.get_data_type(kind.dtype)
+    return builder.bitcast(builder.gep(made.data, [index]), ir.VectorType(element, count).as_pointer())
+
+
+def _further(builder: Any, index: Any, step: int) -> Any:
+    return builder.add(index, ir.Constant(ir.IntType(64), step))
+
+
+class _Eight:
+    """Eight floats side by side in code that is being made: arithmetic on them makes instructions."""
+
+    def __init__(self, builder: Any, value: Any) -> None:
+        self.builder = builder
+        self.value = value
+
+    @classmethod
+    def loaded(cls, context: Any, builder: Any, kind: Any, array: Any, index: Any) -> _Eight:
+        return cls(builder, builder.load(_lanes(builder, context, kind, array, index, 8), align=4))
+
+    @classmethod
+    def same(cls, context: Any, builder: Any, kind: Any, array: Any, index: Any) -> _Eight:
+        """One number of an array eight times."""
+        made = context.make_array(kind)(context, builder, array)
+        number = builder.load(builder.gep(made.data, [index]))
+        one = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
+        return cls(builder, builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), 8), [0] * 8)))
+
+    def __add__(self, other: _Eight) -> _Eight:
+        return _Eight(self.builder, self.builder.fadd(self.value, other.value))
+
+    def __sub__(self, other: _Eight) -> _Eight:
+        return _Eight(self.builder, self.builder.fsub(self.value, other.value))
+
+    def __mul__(self, other: _Eight | float) -> _Eight:
+        factor = other.value if isinstance(other, _Eight) else ir.Constant(_FLOATS, [float(np.float32(other))] * 8)
+        return _Eight(self.builder, self.builder.fmul(self.value, factor))
+
+    def store(self, context: Any, kind: Any, array: Any, index: Any) -> None:
+        self.builder.store(self.value, _lanes(self.builder, context, kind, array, index, 8), align=4)
+
+    def store_nearest(self, context: Any, kind: Any, array: Any, index: Any) -> None:
+        """The nearest integers, of 16 bits: adding 1.5 * 2^23 leaves them in the lowest bits of a float."""
+        moved = self.builder.fadd(self.value, ir.Constant(_FLOATS, [12582912.0] * 8))
+        bits = self.builder.bitcast(moved, ir.VectorType(ir.IntType(32), 8))
+        nearest = self.builder.trunc(bits, ir.VectorType(ir.IntType(16), 8))  # 1.5 * 2^23 itself has zeros there
+        self.builder.store(nearest, _lanes(self.builder, context, kind, array, index, 8), align=2)
+
+
+def _transform(numbers: Sequence[_Eight]) -> tuple[_Eight, ...]:
+    """Eight numbers to eight frequencies: 29 additions, 5 products (Arai, Agui and Nakajima, 1988)."""
+    a, b, c, d, e, f, g, h = numbers
+    ah, bg, cf, de = a + h, b + g, c + f, d + e
+    h, g, f, e = a - h, b - g, c - f, d - e
+    even0, even1, even2, even3 = ah + de, bg + cf, bg - cf, ah - de
+    turned = (even2 + even3) * _C4
+    odd0, odd1, odd2 = e + f, f + g, g + h
+    shared = (odd0 - odd2) * _C6
+    low, high, middle = odd0 * _C2 + shared, odd2 * _C8 + shared, odd1 * _C4
+    plus, minus = h + middle, h - middle
+    return (
+        even0 + even1,
+        plus + high,
+        even3 + turned,
+        minus - low,
+        even0 - even1,
+        minus + low,
+        even3 - turned,
+        plus - high,
+    )
+
+
+@intrinsic
+def _eight_rows(typing_context: Any, words: Any, at: Any, work: Any, to: Any) -> Any:
+    """One row of eight blocks, 16 words of four pixels -> work[8 * u * LANES + to:], its frequencies u."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        whole = ir.VectorType(ir.IntType(32), 8)
+        row = builder.load(_lanes(builder, context, signature.args[0], arguments[0], arguments[1], 16), align=1)
+        pixels = []
+        for half in (0, 1):
+            every_second = ir.Constant(whole, list(range(half, 16, 2)))
+            four = builder.shuffle_vector(row, row, every_second)
+            for bits in (0, 8, 16, 24):
+                moved = builder.lshr(four, ir.Constant(whole, [bits] * 8))
+                pixels.append(builder.sitofp(builder.and_(moved, ir.Constant(whole, [255] * 8)), _FLOATS))
+        for u, frequency in enumerate(_transform([_Eight(builder, pixel) for pixel in pixels])):
+            frequency.store(context, signature.args[2], arguments[2], _further(builder, arguments[3], 8 * u * LANES))
+        return context.get_dummy_value()
+
+    return types.void(words, types.int64, work, types.int64), code
+
+
+def _columns(context: Any, builder: Any, kind: Any, work: Any, at: Any) -> tuple[_Eight, ...]:
+    rows = (_Eight.loaded(context, builder, kind, work, _further(builder, at, y * LANES)) for y in range(8))
+    return _transform(tuple(rows))
+
+
+def _put_levels(
+    context: Any, builder: Any, frequencies: Sequence[_Eight], kinds: Any, values: Any, u: Any, to: Any
+) -> None:
+    """kinds, values: shift, scale, levels. The frequencies 8 * u to 8 * u + 7 of eight blocks -> levels[to:], the nearest integers."""
+    for v, frequency in enumerate(frequencies):
+        if v == 0:
+            frequency += _Eight.same(context, builder, kinds[0], values[0], u)
+        index = builder.add(builder.mul(u, ir.Constant(ir.IntType(64), 8)), ir.Constant(ir.IntType(64), v))
+        level = frequency * _Eight.same(context, builder, kinds[1], values[1], index)
+        level.store_nearest(context, kinds[2], values[2], _further(builder, to, v * LANES))
+
+
+@intrinsic
+def _eight_columns(
+    typing_context: Any, work: Any, at: Any, u: Any, shift: Any, scale: Any, levels: Any, to: Any
+) -> Any:  # fmt: skip
+    """Eight rows of work[at:] -> levels[to:], of the frequencies 8 * u to 8 * u + 7."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        frequencies = _columns(context, builder, signature.args[0], *arguments[:2])
+        _put_levels(context, builder, frequencies, signature.args[3:6], arguments[3:6], arguments[2], arguments[6])
+        return context.get_dummy_value()
+
+    return types.void(work, types.int64, types.int64, shift, scale, levels, types.int64), code
+
+
+@intrinsic
+def _eight_columns_of_two(
+    typing_context: Any, work: Any, at: Any, u: Any, shifts: Any, scales: Any, levels: Any, other_levels: Any, to: Any, earlier: Any,
+    place: Any,
+) -> Any:  # fmt: skip
+    """The same, and of what earlier[place:] is less these frequencies -> other_levels[to:]; they take its place.
+
+    shifts: [2 * 8], scales: [2 * 64], for both.
+    """
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        frequencies = _columns(context, builder, signature.args[0], *arguments[:2])
+        kinds, u, to = signature.args, arguments[2], arguments[7]
+        kept = [_further(builder, arguments[9], v * LANES) for v in range(8)]
+        before = [_Eight.loaded(context, builder, kinds[8], arguments[8], index) for index in kept]
+        for index, frequency in zip(kept, frequencies, strict=True):
+            frequency.store(context, kinds[8], arguments[8], index)
+        differences = [earlier - later for earlier, later in zip(before, frequencies, strict=True)]
+        _put_levels(context, builder, frequencies, kinds[3:6], arguments[3:6], u, to)
+        others = ((*kinds[3:5], kinds[6]), (*arguments[3:5], arguments[6]))
+        _put_levels(context, builder, differences, *others, _further(builder, u, 8), to)
+        return context.get_dummy_value()
+
+    int64 = types.int64
+    return types.void(work, int64, int64, shifts, scales, levels, other_levels, int64, earlier, int64), code
+
+
+@intrinsic
+def _eight_marks(typing_context: Any, levels: Any, base: Any, marks: Any, to: Any) -> Any:
+    """marks[to:], of eight lanes, and the same LANES behind: one word for every 16 zigzag positions, of levels[base:] that are not 0."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.VectorType(ir.IntType(16), 8)
+        nothing = ir.Constant(kind, [0] * 8)
+        for word in range(4):
+            found = nothing
+            for bit, place in enumerate(PLACES[16 * word : 16 * word + 16]):
+                index = builder.add(arguments[1], ir.Constant(ir.IntType(64), int(place)))
+                level = builder.load(_lanes(builder, context, signature.args[0], arguments[0], index, 8), align=2)
+                there = builder.icmp_signed("!=", level, nothing)
+                found = builder.or_(found, builder.select(there, ir.Constant(kind, [1 << bit] * 8), nothing))
+            index = builder.add(arguments[3], ir.Constant(ir.IntType(64), word * LANES))
+            builder.store(found, _lanes(builder, context, signature.args[2], arguments[2], index, 8), align=2)
+        return context.get_dummy_value()
+
+    return types.void(levels, types.int64, marks, types.int64), code
+
+
+def _zeros(leading: bool) -> Any:
+    def typed(typing_context: Any, value: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            count = builder.ctlz if leading else builder.cttz
+            return count(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+        return types.uint64(types.uint64), code
+
+    return intrinsic(typed)
+
+
+_leading_zeros = _zeros(True)
+_trailing_zeros = _zeros(False)
+
+
+@_inner
+def _clipped(source: int, x: int, low: Any, high: Any) -> Any:
+    return min(max(_byte(source, x), low), high)
+
+
+@_inner
+def _centred(source: int, x: int, low: Any, high: Any) -> Any:
+    moved = (np.int32(3) * np.int32(_byte(source, x)) + np.int32(_byte(source, x + 1)) + np.int32(2)) >> np.int32(2)
+    return min(max(np.uint8(moved), low), high)
+
+
+@_inner
+def _copy(level: Any, source: int, count: int, low: Any, high: Any, padded: Any, to: int) -> None:
+    """`count` samples of a row. The last 32 once more, so that all go in vectors; a short row one by one."""
+    whole = count // 32 * 32
+    for x in range(whole):
+        _put(padded, to + x, level(source, x, low, high))
+    if whole:
+        for x in range(32):
+            _put(padded, to + count - 32 + x, level(source, count - 32 + x, low, high))
+    else:
+        for x in range(count):
+            _put(padded, to + x, level(source, x, low, high))
+
+
+@_inner
+def _pad(
+    address: int, stride: int, height: int, width: int, low: Any, high: Any, centre: bool, padded: Any, rows: int, columns: int
+) -> None:  # fmt: skip
+    """Copy a plane of bytes into whole blocks, its last row and column repeated, levels clipped to low..high.
+
+    centre: each sample goes a quarter of the way to the next one of its row.
+    """
+    for y in range(height):
+        source, target = address + y * stride, y * columns
+        if centre:
+            _copy(_centred, source, width - 1, low, high, padded, target)
+        else:
+            _copy(_clipped, source, width - 1, low, high, padded, target)
+        last = _clipped(source, width - 1, low, high)
+        for x in range(width - 1, columns):
+            _put(padded, target + x, last)
+    for y in range(height, rows):
+        for x in range(columns):
+            _put(padded, y * columns + x, _get(padded, (height - 1) * columns + x))
+
+
+@_inner
+def _analyse(
+    where: Any, row: int, size: Any, clip: Any, shifts: Any, scales: Any, padded: Any, work: Any, coefficients: Any,
+    levels: Any, marks: Any, with_gradient: bool, centre: bool,
+) -> None:  # fmt: skip
+    """One plane of a row of squares, and of the gradient from the picture before it."""
+    height, width, rows, columns, first, place = size[0], size[1], size[2], size[3], size[4], size[5]
+    top = 8 * rows * row
+    _pad(
+        where[0] + top * where[1],
+        where[1],
+        min(height - top, 8 * rows),
+        width,
+        clip[0],
+        clip[1],
+        centre,
+        padded,
+        8 * rows,
+        8 * columns,
+    )
+    words = padded.view(np.uint32)
+    base, kept = first, place + row * rows * -(-columns // LANES) * 64 * LANES
+    for block_row in range(rows):
+        for column in range(0, columns, LANES):
+            lanes = min(LANES, columns - column)
+            for y in range(8):
+                for lane in range(0, lanes, 8):
+                    at = (8 * block_row + y) * 2 * columns + 2 * (column + lane)
+                    _eight_rows(words, at, work, y * LANES + lane)
+            for lane in range(0, lanes, 8):
+                for u in range(8):
+                    at = 8 * u * LANES + lane
+                    if coefficients.shape[0]:
+                        _eight_columns_of_two(
+                            work, at, u, shifts, scales, levels[0], levels[1], base + at, coefficients, kept + at
+                        )
+                    else:
+                        _eight_columns(work, at, u, shifts, scales, levels[0], base + at)
+                _eight_marks(levels[0], base + lane, marks[0], base // 16 + lane)
+                if with_gradient:
+                    _eight_marks(levels[1], base + lane, marks[1], base // 16 + lane)
+            base += 64 * LANES
+            kept += 64 * LANES
+
+
+@_inner
+def _flush(out: Any, at: int, bits: Any, count: Any) -> Any:
+    """Write the whole bytes among the `count` lowest bits; gives where to go on and how many bits are left."""
+    _put_big_endian(out, at, bits << ((_U(64) - count) & _U(63)))
+    return at + np.int64(count >> _U(3)), count & _U(7)
+
+
+@_inner
+def _append(bits: Any, count: Any, code: Any) -> Any:
+    length = code & _U(31)
+    return (bits << length) | (code >> _U(5)), count + length
+
+
+@_inner
+def _with_value(codes: Any, first: int, level: int) -> Any:
+    """The code of a level's size, counted from codes[first], with the level behind it."""
+    sign = level >> 63
+    size = _U(64) - _leading_zeros(_U((level ^ sign) - sign))
+    return _U(_get(codes, first + np.int64(size))) | ((_U(level + sign) & ((_U(1) << size) - _U(1))) << _U(5))
+
+
+@_inner
+def _write_run(raw: Any, end: int, bits: Any, count: Any, run: Any, codes: Any, kind: int) -> Any:
+    """Write what waits and the code for 16 zeros as often as it fits into a run; gives what is left of it."""
+    end, count = _flush(raw, end, bits, count)
+    while run > _U(15):
+        bits, count = _append(bits, count, _U(_get(codes, 256 * kind + 0xF0)))
+        end, count = _flush(raw, end, bits, count)
+        run -= _U(16)
+    return end, bits, count, run
+
+
+@_inner
+def _write(
+    levels: Any, marks: Any, order: Any, codes: Any, steps: Any, quick: Any, places: Any, raw: Any, state: Any
+) -> None:
+    """Entropy-code a row of squares to raw. state: int64[6], where to go on, bits left over and their count, the last DC level of each plane."""
+    end, bits, count = state[0], _U(state[1]), _U(state[2])
+    for number in range(order.shape[0]):
+        base, part, mark = order[number, 0], order[number, 1], order[number, 2]
+        kind = np.int64(part > 0)
+        direct = np.int64(_get(levels, base))
+        step = direct - _get(state, 3 + part)
+        _put(state, 3 + part, direct)
+        bits, count = _append(bits, count, _U(_get(steps, 2 * STEPS * kind + step + STEPS)))
+        end, count = _flush(raw, end, bits, count)
+        left = _U(_get(marks, mark)) | (_U(_get(marks, mark + LANES)) << _U(16))
+        left |= (_U(_get(marks, mark + 2 * LANES)) << _U(32)) | (_U(_get(marks, mark + 3 * LANES)) << _U(48))
+        left &= ~_U(1)
+        last = _U(0)
+        while left:
+            # Two at a time: the bits of both wait for one store (7 + 2 * 26 at most).
+            for _ in range(2):
+                if left:
+                    position = _trailing_zeros(left)
+                    left &= left - _U(1)
+                    run = position - last - _U(1)
+                    last = position
+                    level = np.int64(_get(levels, base + _get(places, np.int64(position))))
+                    if run < _U(16) and _U(level + QUICK) < _U(2 * QUICK):
+                        code = _U(_get(quick, 32 * QUICK * kind + np.int64(run) * (2 * QUICK) + level + QUICK))
+                    else:
+                        end, bits, count, run = _write_run(raw, end, bits, count, run, codes, kind)
+                        code = _with_value(codes, 256 * kind + np.int64(run << _U(4)), level)
+                    bits, count = _append(bits, count, code)
+            end, count = _flush(raw, end, bits, count)
+        if last != _U(63):
+            bits, count = _append(bits, count, _U(_get(codes, 256 * kind)))
+    end, count = _flush(raw, end, bits, count)
+    state[0], state[1], state[2] = end, np.int64(bits), np.int64(count)
+
+
+@_inner
+def _close(raw: Any, state: Any, out: Any, at: int) -> Any:
+    """Fill up the last byte with ones; everything to out[at:]."""
+    end, bits, count = state[0], _U(state[1]), _U(state[2])
+    if count:
+        _put(raw, end, np.uint8((bits << (_U(8) - count)) | ((_U(1) << (_U(8) - count)) - _U(1))))
+        end += 1
+    return _stuff(raw, 0, end, out, at)
+
+
+@_entry
+def encode(
+    where: Any, rows: int, size: Any, clip: Any, shifts: Any, scales: Any, places: Any, padded: Any, work: Any, coefficients: Any,
+    levels: Any, marks: Any, order: Any, codes: Any, steps: Any, quick: Any, raw: Any, out: Any, at: int, with_gradient: bool, left: bool,
+) -> Any:  # fmt: skip
+    """A picture, and where wanted the gradient from the one before, to out[0, at:] and out[1, at:]; gives where both end, EOI included.
+
+    Row by row of squares of 16x16 pixels, so that what passes between the steps stays in the processor's nearest memory.
+    An axis of length 3 is Y, Cb, Cr; one of length 2 picture and gradient, or luma and chroma tables.
+    where: int64[3, 2], address of a plane's bytes and the distance of its rows. rows: of squares. size: int64[3, 6], height, width, rows of blocks in a row of squares,
+    columns of blocks (a multiple of 8), place of the first number in levels, and in coefficients. clip: uint8[3, 2], the levels of black and
+    white. scales: float32[3, 2 * 64]: level = coefficient * scale, to the nearest integer. shifts: float32[3, 2 * 8], added before to coefficients of vertical frequency 0.
+    left: chroma is that of the left of two pixels. places: int64[64], zigzag position -> place in a chunk. padded uint8[pixels of a row of
+    squares], work float32[64 * LANES], levels int16[2, ...], marks uint16[2, ...], raw uint8[2, ...]: scratch. out: uint8[2, ...]. coefficients: of the picture before, replaced by this one's; none where no
+    gradient is ever wanted.
+    order: int64[blocks, 3], blocks of a row of squares in the order of the file: their place in levels, plane, place in marks.
+    codes: uint32[2 * 256], code * 32 + bits, of AC symbols; codes lie above room for the bits of their value, which are counted.
+    steps: uint32[2 * 2 * STEPS], the same with the value, of the step from one DC level to the next, from -STEPS on. quick: uint32[2 * 16 * 2 * QUICK], the same with the value, of AC levels behind 0..15 zeros.
+    """
+    states = np.zeros((2, 6), np.int64)
+    for row in range(rows):
+        for plane in range(3):
+            _analyse(
+                where[plane], row, size[plane], clip[plane], shifts[plane], scales[plane], padded, work, coefficients,
+                levels, marks, with_gradient, left and plane > 0,
+            )  # fmt: skip
+        _write(levels[0], marks[0], order, codes, steps, quick, places, raw[0], states[0])
+        if with_gradient:
+            _write(levels[1], marks[1], order, codes, steps, quick, places, raw[1], states[1])
+    end = _close(raw[0], states[0], out[0], at)
+    return end, _close(raw[1], states[1], out[1], at) if with_gradient else at
+
+
+@_inner
+def _stuff(raw: Any, start: int, end: int, out: Any, at: int) -> int:
+    """Copy bytes, a zero behind each 0xFF, then the marker EOI."""
+    position = start
+    while position < end:
+        eight = _eight_bytes(raw, position)
+        # The highest bit of a byte is set in both only where the byte is 0xFF.
+        if position + 8 <= end and not (
+            eight & ((eight & _U(0x7F7F7F7F7F7F7F7F)) + _U(0x0101010101010101)) & _U(0x8080808080808080)
+        ):
+            _put_eight_bytes(out, at, eight)
+            position += 8
+            at += 8
+            continue
+        for position in range(position, min(position + 8, end)):  # noqa: B020
+            byte = _get(raw, position)
+            _put(out, at, byte)
+            at += 1
+            if byte == 0xFF:
+                _put(out, at, np.uint8(0))
+                at += 1
+        position += 1
+    _put(out, at, np.uint8(0xFF))
+    _put(out, at + 1, np.uint8(0xD9))
+    return at + 2
+
+
+def _kept() -> list[Path]:
+    """The files of numba's cache that hold, or would hold, machine code of `encode`: none where it has no place."""
+    cache = getattr(encode, "_cache", None)
+    place, name = getattr(cache, "_cache_path", None), getattr(getattr(cache, "_cache_file", None), "_index_name", "")
+    return sorted(Path(place).glob(f"{Path(name).stem}.*")) if place and name else []
+
+
+def is_kept() -> bool:
+    """Whether numba keeps machine code of this very file; it may turn out to be of another processor, or damaged."""
+    cache_file = getattr(getattr(encode, "_cache", None), "_cache_file", None)
+    with contextlib.suppress(Exception):  # no such methods in a later numba, a damaged index
+        return bool(cache_file._load_index())  # type: ignore[union-attr]
+    return False
+
+
+def forget() -> None:
+    """Remove machine code that lies on the disk; `encode` is compiled anew, and kept, at its next call."""
+    global encode
+    for path in _kept():
+        with contextlib.suppress(OSError):
+            path.unlink()
+    encode = _entry(getattr(encode, "py_func", encode))
+
+
+def keep_nothing() -> None:
+    """Compile `encode` anew at its next call, in memory alone."""
+    global encode
+    encode = njit(error_model="numpy")(getattr(encode, "py_func", encode))

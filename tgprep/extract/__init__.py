@@ -1,0 +1,1 @@
+"""Videos to a finished data set: plan, journal, workers, tables."""

@@ -1,0 +1,166 @@
+"""What an extraction is going to do, kept in the work folder so that a resumed run does the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.files import Place, atomic_write, below, read_bytes
+from manifests.manifest_io import json_bytes, parquet_table
+from manifests.records import InputError, SourceVideo
+from tgprep.config import EARLIER, ExtractSettings
+from tgprep.extract.workers.shards import ShardPlan
+from tgprep.scan.scan import Scan
+
+_VIDEOS_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("path", pa.string()),
+        ("class_name", pa.string()),
+        ("label", pa.int32()),
+        ("group", pa.string()),
+        ("subsets", pa.list_(pa.string())),
+        ("num_source_bytes", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The videos to extract and what the header will say of them.
+
+    skipped: (path, reason). versions: of what decodes and encodes, when the work began.
+    update: what changes a finished data set ("--add", "--retry-failed", or both), "" for a new one.
+    base: digest of the data set that is changed. first_shard: number of the first shard, behind those of that data set.
+    """
+
+    dataset: str
+    classes: tuple[str, ...]
+    num_folds: int
+    videos: tuple[SourceVideo, ...]
+    skipped: tuple[tuple[str, str], ...]
+    settings: ExtractSettings
+    versions: dict[str, str]
+    update: str = ""
+    base: str = ""
+    first_shard: int = 0
+
+    @property
+    def shards(self) -> tuple[ShardPlan, ...]:
+        """The shards to write."""
+        return plan_shards(self.videos, self.settings.videos_per_shard, self.first_shard)
+
+
+def new_plan(scan: Scan, settings: ExtractSettings, versions: dict[str, str]) -> Plan:
+    """The plan of a data set that holds all that the scan found."""
+    return Plan(
+        dataset=scan.dataset,
+        classes=scan.classes,
+        num_folds=scan.num_folds,
+        videos=scan.videos,
+        skipped=tuple((item.path, item.reason) for item in scan.skipped),
+        settings=settings,
+        versions=versions,
+    )
+
+
+def plan_shards(videos: Sequence[SourceVideo], videos_per_shard: int, first_shard: int = 0) -> tuple[ShardPlan, ...]:
+    """Cut the scan into shards: an even mix of all classes, the same for the same keys whatever the machine.
+
+    videos_per_shard 0: 8 to 64, so that a small data set still has shards for several workers.
+    """
+    size = shard_size(len(videos), videos_per_shard)
+    mixed = sorted(videos, key=lambda video: mixed_place(video.key))
+    return tuple(
+        ShardPlan(f"shard-{number:06d}.tar", tuple(mixed[start : start + size]))
+        for number, start in enumerate(range(0, len(mixed), size), first_shard)
+    )
+
+
+def shard_size(num_videos: int, videos_per_shard: int) -> int:
+    """Videos in one shard of a set of `num_videos`."""
+    return videos_per_shard or min(64, max(8, math.ceil(num_videos / 32)))
+
+
+def mixed_place(key: str) -> tuple[bytes, str]:
+    """Sorting by this mixes classes evenly, the same everywhere."""
+    return blake2b(key.encode(), digest_size=8).digest(), key
+
+
+def save_plan(work: Place, plan: Plan) -> None:
+    """Keep the plan in the work folder; it counts once plan.json is there."""
+    records = [{**dataclasses.asdict(video), "subsets": list(video.subsets)} for video in plan.videos]
+    with atomic_write(below(work, "plan.parquet")) as file:
+        pq.write_table(pa.Table.from_pylist(records, schema=_VIDEOS_SCHEMA), file)
+    facts = {
+        field.name: getattr(plan, field.name) for field in dataclasses.fields(plan) if field.name not in ("videos",)
+    }
+    with atomic_write(below(work, "plan.json")) as file:
+        file.write(json_bytes({**facts, "settings": plan.settings.model_dump()}))
+
+
+def load_plan(work: Place) -> Plan | None:
+    """The plan of the interrupted run; None where there is none."""
+    try:
+        facts = json.loads(read_bytes(below(work, "plan.json")))
+    except FileNotFoundError:
+        return None
+    return Plan(
+        **{
+            **facts,
+            "classes": tuple(facts["classes"]),
+            "skipped": tuple((path, reason) for path, reason in facts["skipped"]),
+            "settings": ExtractSettings(**EARLIER | facts["settings"]),
+            "videos": tuple(
+                SourceVideo(**{**record, "subsets": tuple(record["subsets"])})
+                for record in parquet_table(read_bytes(below(work, "plan.parquet"))).to_pylist()
+            ),
+        }
+    )
+
+
+def refuse_difference(out: Place, state: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """InputError that names every setting of the data set at `out` that differs from what is asked."""
+    # A setting that was not there yet, when the data set was made, had the value that is the default since, or an older one.
+    defaults = {name: field.default for name, field in ExtractSettings.model_fields.items()}
+    there = {**defaults, **EARLIER, **before}
+    differences = [
+        f"--{name.replace('_', '-')} is {there.get(name)} there, {value} asked"
+        for name, value in now.items()
+        if there.get(name) != value
+    ]
+    if differences:
+        raise InputError(
+            f"{out} holds {state} data set with other settings: {'; '.join(differences)}. "
+            f"Use the same settings to go on, or name another folder."
+        )
+
+
+def changes_since(plan: Plan, scan: Scan, versions: dict[str, str]) -> list[str]:
+    """What has changed since the interrupted run made its plan, for the user."""
+    notes = []
+    before = {video.path: video.num_source_bytes for video in plan.videos}
+    now = {video.path: video.num_source_bytes for video in scan.videos}
+    num_new, num_gone = len(now.keys() - before.keys()), len(before.keys() - now.keys())
+    num_other = sum(now[path] != before[path] for path in now.keys() & before.keys())
+    if not plan.update and (num_new or num_gone or num_other):
+        notes.append(
+            f"VIDEOS has changed since this extraction began ({num_new} new, {num_gone} gone, {num_other} of another size): "
+            f"the work goes on with the list of the beginning"
+        )
+    other = [
+        f"{name} {plan.versions.get(name)} then, {now}"
+        for name, now in versions.items()
+        if plan.versions.get(name) != now
+    ]
+    if other:
+        notes.append(f"other versions than when this extraction began ({'; '.join(other)}): its bytes may differ")
+    return notes

@@ -1,0 +1,223 @@
+"""OUT/.tgprep, the work folder of an unfinished extraction: who owns it, which shards are done, what to clean up."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+from manifests.files import (
+    Place,
+    atomic_write,
+    below,
+    exists,
+    is_url,
+    list_files,
+    list_folder,
+    read_bytes,
+    read_many,
+    remove,
+)
+from manifests.locks import hold
+from manifests.manifest_io import HEADER_NAME, SHARDS_NAME, TEMPORARY_PREFIX, read_header, settle_tables
+from manifests.records import InputError, Members, ShardRow, VideoRow
+from tgprep.extract.lease import claimed, is_alive, read_claim
+from tgprep.extract.workers.shards import ShardResult
+
+WORK_FOLDER = ".tgprep"
+
+
+def refuse_strange(out: Place) -> None:
+    """InputError where OUT cannot be a data set's folder, or holds something that is none of ours; writes nothing."""
+    if isinstance(out, Path) and not out.is_dir():
+        parent = next(place for place in (out, *out.absolute().parents) if place.exists())
+        if not parent.is_dir():
+            raise InputError(
+                f"{out} is not a folder{f' ({parent} is a file)' * (parent != out)}. Name a folder for the data set."
+            )
+        if not os.access(parent, os.W_OK | os.X_OK):
+            read_only = os.statvfs(parent).f_flag & os.ST_RDONLY
+            why = os.strerror(errno.EROFS) if read_only else "is not writable"
+            raise InputError(f"Cannot make the folder {out}: {parent}: {why}. Name another folder.")
+    try:
+        there = list_folder(out)
+    except OSError as error:
+        raise InputError(f"Cannot read the folder {out}: {error.strerror or error}.") from None
+    if there and not there.keys() & {HEADER_NAME, WORK_FOLDER, SHARDS_NAME}:
+        raise InputError(
+            f"{out} is not empty ({', '.join(list(there)[:3])}{', …' if len(there) > 3 else ''}) and holds no data set. "
+            f"Name a new or empty folder for OUT."
+        )
+
+
+def make_folder(out: Place) -> None:
+    """Make OUT where it is absent; InputError where it cannot be, or holds something that is no data set of ours."""
+    refuse_strange(out)
+    if isinstance(out, Path):
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"Cannot make the folder {out}: {error.strerror}. Name another folder.") from None
+
+
+Check = Callable[[], None]
+
+
+@contextlib.contextmanager
+def owned(out: Place) -> Iterator[Check]:
+    """Hold OUT for this run alone; the lock vanishes with the process, however it ends.
+
+    Gives a check that raises ShardError where another machine took OUT over (object stores, and file systems without locks).
+    """
+    if isinstance(out, Path):
+        with _opened(out, "lock") as lock:
+            if hold(lock, out):
+                yield lambda: None
+                return
+    with claimed(_claim(out, "lock"), str(out)) as claim:
+        _refuse_others(out, "lock-task")
+        yield claim.check
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Joined:
+    """A share in OUT. check: as `owned` gives. last: whether OUT is now ours alone, to join the shards."""
+
+    check: Check
+    last: Callable[[], contextlib.AbstractContextManager[bool]]
+
+
+@contextlib.contextmanager
+def joined(out: Place, name: str) -> Iterator[Joined]:
+    """Work on OUT beside others. InputError where a run holds OUT alone, or another process works under the same name."""
+    if isinstance(out, Path):
+        with _opened(out, "lock") as lock, _opened(out, f"lock-{name}") as own:
+            if hold(own, out, f"{name} of {out}") and hold(lock, out, shared=True):
+                yield Joined(lambda: None, lambda: _held(lock, out))
+                return
+    with claimed(_claim(out, f"lock-{name.replace(' ', '-')}"), f"{name} of {out}") as claim:
+        _refuse_others(out, "lock", whole=True)
+        yield Joined(claim.check, lambda: _claimed_alone(out))
+
+
+@contextlib.contextmanager
+def _held(lock: TextIO, out: Path) -> Iterator[bool]:
+    try:
+        hold(lock, out)
+    except InputError:
+        yield False  # others are still at work: the last of them joins
+    else:
+        yield True
+
+
+@contextlib.contextmanager
+def _claimed_alone(out: Place) -> Iterator[bool]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(claimed(_claim(out, "lock"), str(out)))
+        except InputError:
+            yield False
+            return
+        yield True
+
+
+def _refuse_others(out: Place, name: str, *, whole: bool = False) -> None:
+    claim = _claim(out, name)
+    for other in list_files(below(out, WORK_FOLDER)):
+        url = str(below(out, WORK_FOLDER, other))
+        if url == claim if whole else url.startswith(claim):
+            there = read_claim(url)
+            if there and is_alive(url, there):
+                raise InputError(
+                    f"{out} is in use by {there.get('owner', 'another run')}. Wait for it, or end it and run this command again."
+                )
+            remove(url)
+
+
+def _claim(out: Place, name: str) -> str:
+    """What stands for a lock where there is none: an object of a store, or a file beside the lock that could not be had."""
+    return str(below(out, WORK_FOLDER, name if is_url(out) else f"claim-{name}"))
+
+
+@contextlib.contextmanager
+def alone(out: Place, name: str) -> Iterator[None]:
+    """Wait until no other process is at the same point; for moments only."""
+    if isinstance(out, Path):
+        with _opened(out, f"lock-{name}") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                locked = True
+            except OSError:
+                locked = False
+            if locked:
+                yield
+                return
+    with claimed(_claim(out, f"lock-{name}"), f"{name} of {out}", wait=True):
+        yield
+
+
+def _opened(out: Path, name: str) -> TextIO:
+    try:
+        (out / WORK_FOLDER / "done").mkdir(parents=True, exist_ok=True)
+        return (out / WORK_FOLDER / name).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"Cannot write to {out}: {error.strerror}. Make it writable, or name another folder."
+        ) from None
+
+
+def make_journal(work: Place) -> None:
+    """The folder of the journal; a store needs none."""
+    if isinstance(work, Path):
+        (work / "done").mkdir(parents=True, exist_ok=True)
+
+
+def clear(work: Place) -> None:
+    """Forget the plan and the journal of work that is finished or void; the lock stays."""
+    remove(below(work, "plan.json"))  # first: without it the rest means nothing
+    remove(below(work, "plan.parquet"))
+    for name in list_files(below(work, "done")):
+        remove(below(work, "done", name))
+
+
+def remove_leftovers(out: Place, work: Place) -> None:
+    """Remove what killed runs left behind: unfinished files and spools. Only while no other process works on OUT."""
+    if exists(below(out, HEADER_NAME)):
+        settle_tables(out, read_header(out))
+    if not isinstance(out, Path) or not isinstance(work, Path):
+        return  # a store shows whole objects only
+    for folder in (out, work, work / "done"):
+        for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
+            leftover.unlink(missing_ok=True)
+    for scratch in work.glob("scratch*"):
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def save_done(work: Place, result: ShardResult) -> None:
+    """Note that a shard is finished, with the rows of its videos."""
+    with atomic_write(below(work, "done", f"{result.shard.name}.json")) as file:
+        file.write(json.dumps(dataclasses.asdict(result)).encode())
+
+
+def load_done(out: Place, work: Place) -> dict[str, ShardResult]:
+    """The shards that earlier runs finished: an entry of the journal, and a file of the right size."""
+    done = {}
+    sizes = list_files(out)
+    entries = [below(work, "done", name) for name in list_files(below(work, "done")) if name.endswith(".json")]
+    for content in read_many(map(str, entries)) if is_url(work) else map(read_bytes, entries):
+        raw = json.loads(content)
+        shard = ShardRow(**raw["shard"])
+        rows = tuple(
+            VideoRow(**{**row, "members": Members(**row["members"]), "subsets": tuple(row["subsets"])})
+            for row in raw["videos"]
+        )
+        if sizes.get(shard.name) == shard.num_bytes:
+            done[shard.name] = ShardResult(shard, rows)
+    return done

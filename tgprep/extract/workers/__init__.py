@@ -1,0 +1,1 @@
+"""Worker processes that decode and pack, and the processes that watch them."""

@@ -1,0 +1,73 @@
+"""Local folders for unfinished work: spools, videos brought from a store, shards before they are uploaded."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+from manifests.files import Place, is_url
+from manifests.records import InputError
+from tgprep.extract.workers.shards import ShardPlan
+
+_YOUNG_SECONDS = 3600.0  # a folder without a lock may just have been made
+
+
+@contextlib.contextmanager
+def scratch_folder(asked: str, out: Place) -> Iterator[Path]:
+    """A new folder in `asked` (the system's temporary folder where empty), removed at the end.
+
+    Folders of this OUT whose process was killed are removed first. InputError where none can be made.
+    """
+    root = Path(asked or tempfile.gettempdir())
+    prefix = f"tgprep-{blake2b(str(out).encode(), digest_size=6).hexdigest()}-"
+    try:
+        for old in root.glob(f"{prefix}*"):
+            _remove_if_dead(old)
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
+    except OSError as error:
+        raise InputError(
+            f"--scratch {root}: no folder for unfinished work can be made there ({error.strerror}). Name a local folder that "
+            f"is there and writable."
+        ) from None
+    with (folder / "lock").open("w") as lock:
+        with contextlib.suppress(OSError):  # a file system without locks: what a kill leaves there stays
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_small(folder: Path, plans: Sequence[ShardPlan], num_workers: int, *, videos: Place, out: Place) -> None:
+    """InputError where the disk of `folder` is sure to be too small: a shard is larger than its videos."""
+    sizes = [[video.num_source_bytes for video in plan.videos] for plan in plans]
+    needed = 0
+    if is_url(videos):
+        needed += 2 * num_workers * max((size for plan in sizes for size in plan), default=0)
+    if is_url(out):
+        needed += num_workers * max((sum(plan) for plan in sizes), default=0)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"--scratch {folder.parent}: {free / 1e9:.2f} GB are free, and {num_workers} workers need at least {needed / 1e9:.2f} "
+            f"GB there for videos and unfinished shards. Name another folder, or use fewer --threads or --videos-per-shard."
+        )
+
+
+def _remove_if_dead(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        try:
+            lock = (folder / "lock").open("r+")
+        except FileNotFoundError:
+            if time.time() - folder.stat().st_mtime > _YOUNG_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+            return
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)

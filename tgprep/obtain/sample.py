@@ -1,0 +1,288 @@
+"""The sample data set: a folder of small real video files whose classes differ only in how things move.
+
+`render_sample` writes `OUT/Class/v_Class_g01_c01.avi` in UCF101's naming, as MPEG-4 in .avi and H.264 in .mp4, for demos and tests of
+the whole walk from video files to a trained network. What the classes are is in `motion_paths`, how they look in `motion_render`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+
+from manifests.manifest_io import TEMPORARY_PREFIX, atomic_write, json_bytes
+from manifests.records import InputError
+from tgprep.obtain.sample_paths import MOTIONS
+from tgprep.obtain.sample_render import AVI, MP4, Frame, encode_video, make_scene, one_opencv_thread, render_frames
+
+# Says which settings made a folder. The dot keeps it out of a scan for videos.
+SETTINGS_NAME = ".tgprep-sample.json"
+# Counts up whenever the same settings would draw other pictures, so that an unfinished folder is never finished in another style.
+GENERATOR_VERSION = 1
+
+
+MIXED = "mixed"
+CONTAINERS = (MIXED, AVI, MP4)
+
+
+NUM_FOLDS = 3
+# UCF101 tests on 7 of its 25 groups in every fold.
+TEST_GROUP_SHARE = 7 / 25
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSettings:
+    """What to render; checks itself.
+
+    num_classes: 2..8, the first of MOTIONS. num_groups, clips_per_group: at least 1, per class.
+    seed: 0 or greater. width, height: pixels, even, at least 32. fps: frames per second (motion is set per frame).
+    min_frames, max_frames: the length of every clip is drawn from this range, both ends included.
+    container: "avi" (MPEG-4), "mp4" (H.264) or "mixed" (turn by turn, the same for every class).
+    """
+
+    num_classes: int = 8
+    num_groups: int = 10
+    clips_per_group: int = 2
+    seed: int = 0
+    width: int = 160
+    height: int = 120
+    fps: int = 25
+    min_frames: int = 64
+    max_frames: int = 90
+    container: str = MIXED
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} = {value!r}: expected {expected}"
+            for name, value, good, expected in (
+                ("num_classes", self.num_classes, 2 <= self.num_classes <= len(MOTIONS), f"2 to {len(MOTIONS)}"),
+                ("num_groups", self.num_groups, self.num_groups >= 1, "1 or more"),
+                ("clips_per_group", self.clips_per_group, self.clips_per_group >= 1, "1 or more"),
+                ("seed", self.seed, self.seed >= 0, "0 or greater"),
+                (
+                    "width",
+                    self.width,
+                    self.width >= 32 and self.width % 2 == 0,
+                    "an even number of pixels, at least 32",
+                ),
+                (
+                    "height",
+                    self.height,
+                    self.height >= 32 and self.height % 2 == 0,
+                    "an even number of pixels, at least 32",
+                ),
+                ("fps", self.fps, 1 <= self.fps <= 240, "1 to 240 frames per second"),
+                ("min_frames", self.min_frames, self.min_frames >= 2, "2 or more"),
+                (
+                    "max_frames",
+                    self.max_frames,
+                    self.max_frames >= self.min_frames,
+                    f"min_frames ({self.min_frames}) or more",
+                ),
+                ("container", self.container, self.container in CONTAINERS, " or ".join(CONTAINERS)),
+            )
+            if not good
+        ]
+        if problems:
+            raise InputError("settings of the sample data set: " + "; ".join(problems))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes in the order of their labels: sorted, as UCF101's are."""
+        return tuple(sorted(MOTIONS[: self.num_classes]))
+
+
+@dataclass(frozen=True, slots=True)
+class SampleVideo:
+    """One video of the sample: class, group and clip (both from 1), and suffix with its dot."""
+
+    class_name: str
+    group: int
+    clip: int
+    suffix: str
+
+    @property
+    def name(self) -> str:
+        """Path below OUT, as UCF101's lists write it: `MoveUp/v_MoveUp_g01_c01.avi`."""
+        return f"{self.class_name}/v_{self.class_name}_g{self.group:02d}_c{self.clip:02d}{self.suffix}"
+
+
+def groups_and_clips(videos_per_class: int) -> tuple[int, int]:
+    """(num_groups, clips_per_group) whose product is `videos_per_class`: two clips a group where that leaves at least 4 groups.
+
+    Many groups matter more than many clips: splits set whole groups aside. Raises InputError below 1.
+    """
+    if videos_per_class < 1:
+        raise InputError(f"videos per class: got {videos_per_class}, expected 1 or more")
+    if videos_per_class % 2 == 0 and videos_per_class >= 8:
+        return videos_per_class // 2, 2
+    return videos_per_class, 1
+
+
+def sample_videos(settings: SampleSettings) -> tuple[SampleVideo, ...]:
+    """Every video of the sample, in the order of UCF101's lists: class, group, clip."""
+
+    def suffix(group: int, clip: int) -> str:
+        if settings.container == MIXED:
+            return ".avi" if (group + clip) % 2 == 0 else ".mp4"
+        return f".{settings.container}"
+
+    return tuple(
+        SampleVideo(class_name, group, clip, suffix(group, clip))
+        for class_name in settings.class_names
+        for group in range(1, settings.num_groups + 1)
+        for clip in range(1, settings.clips_per_group + 1)
+    )
+
+
+def video_frames(video: SampleVideo, settings: SampleSettings) -> Iterator[Frame]:
+    """The frames of one video before encoding, uint8[height, width, 3] RGB: a function of the seed and the video's own numbers.
+
+    Scene and actors are drawn per class and group, motion, drift and noise per clip. A class keeps its videos whatever
+    num_classes, num_groups and clips_per_group are: a larger sample contains the smaller one.
+    """
+    numbers = (settings.seed, MOTIONS.index(video.class_name), video.group)
+    # Clips count from 1: 0 is free for what all clips of a group share.
+    scene = make_scene(np.random.default_rng(np.random.SeedSequence((*numbers, 0))), settings.height, settings.width)
+    generator = np.random.default_rng(np.random.SeedSequence((*numbers, video.clip)))
+    num_frames = int(generator.integers(settings.min_frames, settings.max_frames + 1))
+    return render_frames(video.class_name, scene, num_frames, generator)
+
+
+def render_sample(
+    out: Path, settings: SampleSettings, num_workers: int = 1, on_video: Callable[[Path], None] | None = None
+) -> list[Path]:
+    """Write the sample's videos below `out` and return their paths, in the order of `sample_videos`.
+
+    The same settings and library versions give the same bytes for any `num_workers` (processes). A video appears under its name only when it is
+    whole, so the same call again finishes an interrupted one and does nothing where all is done.
+    on_video: called here, in order, with every video that this call wrote.
+
+    Raises InputError where `out` is no folder, or holds other things or a sample of other settings.
+    """
+    if num_workers < 1:
+        raise InputError(f"number of workers: got {num_workers}, expected 1 or more")
+    videos = sample_videos(settings)
+    _claim(out, settings, videos)
+    paths = [out / video.name for video in videos]
+    missing = [(video, path) for video, path in zip(videos, paths, strict=True) if not path.exists()]
+    for folder in (out, *sorted({path.parent for _, path in missing})):
+        folder.mkdir(exist_ok=True)
+        for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
+            leftover.unlink()
+    done = joblib.Parallel(n_jobs=min(num_workers, len(missing) or 1), return_as="generator")(
+        # Absolute: the processes may be older than a change of the working directory.
+        joblib.delayed(_render_video)(path.absolute(), video, settings)
+        for video, path in missing
+    )
+    for _, path in zip(done, (path for _, path in missing), strict=True):
+        if on_video is not None:
+            on_video(path)
+    return paths
+
+
+def write_annotations(folder: Path, settings: SampleSettings) -> None:
+    """Write classInd.txt, trainlist01..03.txt and testlist01..03.txt into `folder`, in UCF101's own form.
+
+    Class ids from 1, no ids in the test lists, lines end with CR LF as in the published files. Fold 1 tests the first 28 % of the groups
+    (at least one), folds 2 and 3 the next ones, counting round where groups run out. Raises InputError where there is
+    only one group, which cannot be on both sides.
+    """
+    if settings.num_groups < 2:
+        raise InputError(
+            "annotations of the sample data set: got 1 group, expected 2 or more: train and test share no group"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    class_ids = {name: number for number, name in enumerate(settings.class_names, start=1)}
+    _write_lines(folder / "classInd.txt", (f"{number} {name}" for name, number in class_ids.items()))
+    videos = sample_videos(settings)
+    for fold in range(1, NUM_FOLDS + 1):
+        tested = groups_tested(settings.num_groups, fold)
+        train = (f"{video.name} {class_ids[video.class_name]}" for video in videos if video.group not in tested)
+        _write_lines(folder / f"trainlist{fold:02d}.txt", train)
+        _write_lines(folder / f"testlist{fold:02d}.txt", (video.name for video in videos if video.group in tested))
+
+
+def groups_tested(num_groups: int, fold: int) -> frozenset[int]:
+    """The groups (from 1) that `fold` (1..3) tests: 28 % of them, rounded, at least one."""
+    num_tested = max(1, round(TEST_GROUP_SHARE * num_groups))
+    first = (fold - 1) * num_tested
+    return frozenset((first + k) % num_groups + 1 for k in range(num_tested))
+
+
+def _render_video(path: Path, video: SampleVideo, settings: SampleSettings) -> None:
+    with one_opencv_thread(), atomic_write(path) as file:
+        container = video.suffix.removeprefix(".")
+        encode_video(video_frames(video, settings), file, container, settings.fps, settings.width, settings.height)
+
+
+def _claim(out: Path, settings: SampleSettings, videos: tuple[SampleVideo, ...]) -> None:
+    """Make `out`, or see that it holds this very sample and nothing else, and leave the settings in it."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: expected a folder for the sample data set, got a file; name another place")
+    wanted = {"generator_version": GENERATOR_VERSION, **dataclasses.asdict(settings)}
+    record = out / SETTINGS_NAME
+    foreign: list[str] = []
+    if record.is_file():
+        foreign = _foreign(out, videos)
+        found = _read_settings(record)
+        changed = [
+            f"{name} = {found.get(name)!r} there, {wanted.get(name)!r} asked"
+            for name in sorted(wanted.keys() | found.keys())
+            if found.get(name) != wanted.get(name)
+        ]
+        if changed:
+            raise InputError(
+                f"{out}: holds a sample data set of other settings ({'; '.join(changed)}); "
+                "ask for the same settings, or name a new or empty folder"
+            )
+    elif out.is_dir():
+        foreign = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith("."))
+    if foreign:
+        shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
+        raise InputError(
+            f"{out}: expected a new or empty folder for the sample data set, or an unfinished one, found {shown}; "
+            "name another folder, or move these away"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    if not record.exists():
+        with atomic_write(record) as file:
+            file.write(json_bytes(wanted))
+
+
+def _foreign(out: Path, videos: tuple[SampleVideo, ...]) -> list[str]:
+    """What lies in `out` that is not of this sample, hidden things aside: paths below `out`, sorted."""
+    names = {video.name for video in videos}
+    classes = {video.class_name for video in videos}
+    found: list[str] = []
+    for entry in out.iterdir():
+        if entry.name in classes and entry.is_dir():
+            found += [
+                f"{entry.name}/{inner.name}" for inner in entry.iterdir() if f"{entry.name}/{inner.name}" not in names
+            ]
+        else:
+            found.append(entry.name)
+    return sorted(name for name in found if not name.rsplit("/", 1)[-1].startswith("."))
+
+
+def _read_settings(record: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(record.read_bytes())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(
+            f"{record}: expected the settings of a sample data set (JSON), found something else; name another folder"
+        )
+    return found
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    with atomic_write(path) as file:
+        file.write("".join(f"{line}\r\n" for line in lines).encode("ascii"))

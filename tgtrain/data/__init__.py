@@ -1,0 +1,1 @@
+"""Clips from shards: order, clip geometry, reading, batches."""

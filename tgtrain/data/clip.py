@@ -1,0 +1,269 @@
+"""Which frames and which part of them make a clip: pure arithmetic, no pixels.
+
+Frame indices count from 0. A clip of `clip_len` frames at `interval` spans S = clip_len * interval frames of n usable
+ones; a start is any of 0 .. n - S, and a video shorter than S is read round and round (index modulo n):
+
+    n = 70, S = 64     start 0 |o.......o.......o.......o.......o.......o.......o.......o.......|......
+                       start 6 ......|o.......o.......o.......o.......o.......o.......o.......o.......|
+
+TG_k belongs to frames k and k + 1, so a video of N frames has n = N - 1 usable ones where the clip needs "fast" TG.
+Training geometry is drawn on the frame as resized to a short side of 256 (for input 224; in proportion for others) and
+carried back to the stored frame, so pixels are interpolated once. All numbers follow the reference pipeline
+(MMAction2 0.16: SampleFrames, Resize, RandomResizedCrop, Flip, CenterCrop, ThreeCrop); what is drawn comes from
+`.random()` doubles alone (see tgtrain.randomness.sample_seed).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from manifests.records import InputError
+from tgtrain.data.crop import (
+    REFERENCE_INPUT_SIZE,
+    CropBox,
+    Size,
+    carried_back,
+    centre_crop,
+    random_resized_crop,
+    random_square,
+    reference_pixels,
+    short_side_size,
+    three_crops,
+)
+from tgtrain.randomness import below
+
+REFERENCE_SHORT_SIDE = 256
+REFERENCE_JITTER = (256, 320)
+_OF_PAIRS = ("fast", "flow")  # the last frame of a video has none
+
+
+Gradient = Literal["fast", "slow", "flow", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClipSettings:
+    """How clips are cut out of videos; the defaults are the main recipe.
+
+    clip_len: frames of a clip. interval: frames from one to the next.
+    num_clips: training clips a video. clip_spread: "segments" (one from each of num_clips equal parts of the starts) or
+        "uniform" (each from all starts).
+    gradient: "fast" (TG_k of each frame k of the clip), "slow" (differences of clip_len + 1 frames spread over the
+        clip: the plan names the raw frames), "flow" (the stored flow picture of each frame in place of TG) or "none" (RGB
+        alone, which may use the last frame too).
+    input_size: side in pixels of the square that the network sees in training.
+    test_size: side of the squares of a test with three crops; 0: 256 for an input of 224 (published), in proportion for others.
+    crop: "resized" (random area and aspect) or "jitter" (random short side, then a random square: MvPL).
+    area_range: part of the resized frame that a "resized" crop covers. aspect_range: its width / height.
+    share_geometry: whether crop and flip are the same for RGB and TG (MvPL draws them independently).
+    flow_flip_keeps_x: whether flow of a mirrored clip keeps the direction of its horizontal motion, as in the reference's slip.
+    """
+
+    clip_len: int = 8
+    interval: int = 8
+    num_clips: int = 1
+    clip_spread: Literal["segments", "uniform"] = "segments"
+    gradient: Gradient = "fast"
+    input_size: int = REFERENCE_INPUT_SIZE
+    test_size: int = 0
+    crop: Literal["resized", "jitter"] = "resized"
+    area_range: tuple[float, float] = (0.08, 1.0)
+    aspect_range: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_probability: float = 0.5
+    share_geometry: bool = True
+    flow_flip_keeps_x: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("clip_len", "interval", "num_clips", "input_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"setting {name}: got {getattr(self, name)}, expected a whole number >= 1")
+        if not 0 < self.area_range[0] <= self.area_range[1] <= 1:
+            raise InputError(f"setting area_range: got {self.area_range}, expected 0 < smallest <= largest <= 1")
+        if not 0 < self.aspect_range[0] <= self.aspect_range[1]:
+            raise InputError(f"setting aspect_range: got {self.aspect_range}, expected 0 < smallest <= largest")
+        if not 0 <= self.flip_probability <= 1:
+            raise InputError(f"setting flip_probability: got {self.flip_probability}, expected 0 to 1")
+
+
+@dataclass(frozen=True, slots=True)
+class ClipPlan:
+    """What to read and cut for one clip: everything a reader needs, nothing left to chance.
+
+    frames: indices of the RGB frames, in clip order.
+    tg_frames: for gradient "fast" and "flow" the k of each TG_k or flow picture k; for "slow" the clip_len + 1 RGB frames to subtract; else ().
+    resized: None: boxes are cut from the frame as stored and each cut is resized to output_size (training).
+        Otherwise the whole frame is resized to this and boxes are cut from that, already output_size (evaluation:
+        exactly the reference's pixels, and one resize serves all three crops).
+    boxes, flip: one box a view (one in training), then whether to mirror left to right. TG is mirrored, never negated; of
+        mirrored flow the horizontal motion turns around, unless flow_keeps_x.
+    tg_boxes, tg_flip: the same for TG.
+    output_size: side of the square output, pixels.
+    """
+
+    frames: tuple[int, ...]
+    tg_frames: tuple[int, ...]
+    gradient: Gradient
+    resized: Size | None
+    boxes: tuple[CropBox, ...]
+    flip: bool
+    tg_boxes: tuple[CropBox, ...]
+    tg_flip: bool
+    output_size: int
+    flow_keeps_x: bool = False
+
+
+def plan_train(
+    num_frames: int, height: int, width: int, settings: ClipSettings, rng: np.random.Generator
+) -> tuple[ClipPlan, ...]:
+    """`num_clips` training clips of a video, each with its own crop and flip.
+
+    num_frames, height, width: of the video as stored. rng: of this video in this pass, for Choice.CLIP.
+    Raises InputError for a video with too few frames to have a clip.
+    """
+    num_usable = _num_usable_frames(num_frames, settings.gradient)
+    frame = Size(height, width)
+    plans = []
+    for start in train_starts(num_usable, settings, rng):
+        box, flip = _draw_geometry(frame, settings, rng)
+        tg_box, tg_flip = (box, flip) if settings.share_geometry else _draw_geometry(frame, settings, rng)
+        plan = ClipPlan(
+            frames=clip_indices(start, num_usable, settings),
+            tg_frames=(),
+            gradient=settings.gradient,
+            resized=None,
+            boxes=(box,),
+            flip=flip,
+            tg_boxes=(tg_box,),
+            tg_flip=tg_flip,
+            output_size=settings.input_size,
+            flow_keeps_x=settings.flow_flip_keeps_x,
+        )
+        plans.append(replace(plan, tg_frames=_gradient_indices(start, plan.frames, num_frames, settings)))
+    return tuple(plans)
+
+
+def plan_eval(
+    num_frames: int, height: int, width: int, settings: ClipSettings, num_clips: int = 1, num_crops: int = 1
+) -> tuple[ClipPlan, ...]:
+    """The `num_clips` x `num_crops` views of a video for a test, clip-major; nothing is random.
+
+    num_crops 1: centre square of input_size from a short side of 256 (for input 224); 3: squares of that short side at
+    the start, end and middle of the long side. RGB uses all frames, so its score does not depend on whether TG is asked
+    for; TG_k of the last frame, which does not exist, is replaced by the one before.
+    Raises InputError for another number of crops, and for a video with too few frames.
+    """
+    if num_clips < 1 or num_crops not in (1, 3):
+        raise InputError(f"views: got {num_clips} clips x {num_crops} crops, expected at least 1 clip and 1 or 3 crops")
+    _num_usable_frames(num_frames, settings.gradient)
+    short_side = reference_pixels(REFERENCE_SHORT_SIDE, settings.input_size)
+    if num_crops == 3 and settings.test_size:
+        short_side = settings.test_size
+    resized = short_side_size(height, width, short_side)
+    boxes = (centre_crop(resized, settings.input_size),) if num_crops == 1 else three_crops(resized, short_side)
+    plans = []
+    for start in eval_starts(num_frames, settings, num_clips):
+        frames = clip_indices(start, num_frames, settings)
+        plans.append(
+            ClipPlan(
+                frames=frames,
+                tg_frames=_gradient_indices(start, frames, num_frames, settings),
+                gradient=settings.gradient,
+                resized=resized,
+                boxes=boxes,
+                flip=False,
+                tg_boxes=boxes,
+                tg_flip=False,
+                output_size=boxes[0].height,
+            )
+        )
+    return tuple(plans)
+
+
+def train_indices(
+    num_frames_usable: int, settings: ClipSettings, rng: np.random.Generator
+) -> tuple[tuple[int, ...], ...]:
+    """Frame indices of `num_clips` random clips of a video with this many usable frames (>= 1)."""
+    return tuple(
+        clip_indices(start, num_frames_usable, settings) for start in train_starts(num_frames_usable, settings, rng)
+    )
+
+
+def eval_indices(num_frames: int, settings: ClipSettings, num_clips: int) -> tuple[tuple[int, ...], ...]:
+    """Frame indices of `num_clips` evenly spread clips, each at the middle of its part of the starts."""
+    return tuple(clip_indices(start, num_frames, settings) for start in eval_starts(num_frames, settings, num_clips))
+
+
+def centre_indices(num_frames: int, settings: ClipSettings) -> tuple[int, ...]:
+    """Frame indices of the one clip in the middle of the video (validation, precise BN)."""
+    return eval_indices(num_frames, settings, 1)[0]
+
+
+def clip_indices(start: int, num_frames: int, settings: ClipSettings) -> tuple[int, ...]:
+    """clip_len indices from `start` on, `interval` apart, modulo the number of frames."""
+    return tuple((start + settings.interval * place) % num_frames for place in range(settings.clip_len))
+
+
+def slow_indices(start: int, num_frames: int, settings: ClipSettings) -> tuple[int, ...]:
+    """clip_len + 1 indices evenly from the first to the last frame of the clip (8 frames at 8: 9 frames at 7).
+
+    Their clip_len differences are the slow TG. They wrap like the clip, after they are spread over it.
+    """
+    last = start + settings.interval * (settings.clip_len - 1)
+    spread = np.linspace(start, last, settings.clip_len + 1).round().astype(int)
+    return tuple(int(index) % num_frames for index in spread)
+
+
+def train_starts(num_frames_usable: int, settings: ClipSettings, rng: np.random.Generator) -> tuple[int, ...]:
+    """First frames of `num_clips` random clips; 0 for each where the video is no longer than a clip's span."""
+    num_starts = num_frames_usable - settings.clip_len * settings.interval + 1
+    if num_starts < 1:
+        return (0,) * settings.num_clips
+    if settings.clip_spread == "uniform":
+        return tuple(below(rng, num_starts) for _ in range(settings.num_clips))
+    part = num_starts // settings.num_clips
+    if part == 0:  # fewer starts than clips: any of them, in order of time
+        return tuple(sorted(below(rng, num_starts) for _ in range(settings.num_clips)))
+    return tuple(place * part + below(rng, part) for place in range(settings.num_clips))
+
+
+def eval_starts(num_frames: int, settings: ClipSettings, num_clips: int) -> tuple[int, ...]:
+    """First frames of `num_clips` evenly spread clips; 0 for each where the video is shorter than a clip's span."""
+    num_starts = num_frames - settings.clip_len * settings.interval + 1
+    if num_starts < 1:
+        return (0,) * num_clips
+    part = num_starts / num_clips
+    return tuple(int(place * part + part / 2) for place in range(num_clips))
+
+
+def _draw_geometry(stored: Size, settings: ClipSettings, rng: np.random.Generator) -> tuple[CropBox, bool]:
+    """Crop in pixels of the stored frame, and flip, of one training clip."""
+    if settings.crop == "jitter":
+        low, high = (reference_pixels(side, settings.input_size) for side in REFERENCE_JITTER)
+        resized = short_side_size(stored.height, stored.width, low + below(rng, high - low + 1))
+        box = random_square(resized, settings.input_size, rng)
+    else:
+        short_side = reference_pixels(REFERENCE_SHORT_SIDE, settings.input_size)
+        resized = short_side_size(stored.height, stored.width, short_side)
+        box = random_resized_crop(resized, rng, settings.area_range, settings.aspect_range)
+    return carried_back(box, resized, stored), rng.random() < settings.flip_probability
+
+
+def _gradient_indices(start: int, frames: tuple[int, ...], num_frames: int, settings: ClipSettings) -> tuple[int, ...]:
+    if settings.gradient == "slow":
+        return slow_indices(start, num_frames, settings)
+    if settings.gradient in _OF_PAIRS:
+        return tuple(min(frame, num_frames - 2) for frame in frames)
+    return ()
+
+
+def _num_usable_frames(num_frames: int, gradient: Gradient) -> int:
+    """Frames that a training clip may start at or hold: all but the last where each must have a TG."""
+    fewest = 2 if gradient in _OF_PAIRS else 1
+    if num_frames < fewest:
+        raise InputError(
+            f"video has {num_frames} frames, a clip with gradient '{gradient}' needs at least {fewest}: "
+            "leave the video out of the split (`tgprep check` names such videos)"
+        )
+    return num_frames - 1 if gradient in _OF_PAIRS else num_frames

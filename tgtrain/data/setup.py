@@ -1,0 +1,182 @@
+"""A run's data: the data set, the split and the config, checked against each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from manifests.files import is_url, list_files
+from manifests.records import InputError
+from manifests.sample import flow_method
+from manifests.splits.check import ERROR, WARNING, check_split
+from manifests.splits.label_split import LabelSplit, split_digest
+from manifests.table import Manifest
+from tgtrain.config import Config
+from tgtrain.data.clip import ClipSettings
+from tgtrain.data.reader import ClipReader, open_reader
+from tgtrain.data.stores.cache import CacheSettings
+from tgtrain.data.stores.sequential import ShardSource
+
+_REMOTE_BLOCK_SHARDS = 32  # about 2,000 videos are shuffled together
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a checkpoint belongs to; loading it for anything else is refused with the difference."""
+
+    data_digest: str
+    split_digest: str
+    model: str
+
+    def differences(self, other: Identity) -> list[str]:
+        """What differs, in words."""
+        named = (
+            ("data set", self.data_digest[:12], other.data_digest[:12]),
+            ("split", self.split_digest[:12], other.split_digest[:12]),
+            ("model", self.model, other.model),
+        )
+        return [f"{name} {before} there, {now} now" for name, before, now in named if before != now]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Everything a run is made from.
+
+    reader: numbers the videos of the split in its order, so that places in the split are numbers in the reader.
+    warnings: what is doubtful in the split.
+    """
+
+    config: Config
+    manifest: Manifest
+    split: LabelSplit
+    reader: ClipReader
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; padded where the model has more outputs than the data set has classes."""
+        return padded_classes(self.manifest.header.classes, self.config.model.num_classes)
+
+    @property
+    def identity(self) -> Identity:
+        """What checkpoints of this run belong to."""
+        return Identity(self.manifest.digest, split_digest(self.split), str(self.config.model))
+
+    @property
+    def clip(self) -> ClipSettings:
+        """How clips are cut."""
+        return clip_settings(self.config)
+
+    def places(self, part: str) -> list[int]:
+        """Numbers of the videos of a part of the split: labelled, unlabelled, validation, test or train."""
+        flags = self.split.train if part == "train" else self.split.part(part)
+        return [int(place) for place in np.flatnonzero(flags)]
+
+    def labels(self, places: list[int]) -> list[int]:
+        """Labels of these videos, as trained with."""
+        return [int(self.split.label[place]) for place in places]
+
+    @property
+    def evaluated_part(self) -> str:
+        """What accuracy is measured on while training: the validation part where there is one, else the test part."""
+        return "validation" if self.split.validation.any() else "test"
+
+
+def clip_settings(config: Config) -> ClipSettings:
+    """How clips of a recipe are cut."""
+    data = config.data
+    return ClipSettings(
+        clip_len=data.clip_frames,
+        interval=data.interval,
+        num_clips=config.method.clips_per_video,
+        clip_spread=data.clip_spread,
+        # A network of RGB alone may use the last frame, which has no TG.
+        gradient="none" if config.model.streams == "rgb" else data.gradient,
+        input_size=data.size,
+        test_size=data.test_size,
+        crop=data.crop,
+        area_range=data.area,
+        share_geometry=data.shared_crop,
+        flow_flip_keeps_x="flow_flip_keeps_x" in config.compat.quirks,
+    )
+
+
+def padded_classes(known: tuple[str, ...], num_outputs: int) -> tuple[str, ...]:
+    """Class names for every output of a model that has more of them than the data set has classes."""
+    return known + tuple(f"unused-{place}" for place in range(len(known), num_outputs))
+
+
+def prepare(root: str, split: LabelSplit, manifest: Manifest, config: Config) -> Setup:
+    """Bring data, split and settings together; InputError where they do not fit, before any time is spent."""
+    digest = split.provenance.get("dataset_digest", "")
+    problems = []
+    if digest != manifest.digest:
+        problems.append(
+            f"split {split.name} was made for another state of the data set (digest {digest[:12] or 'none'}, now {manifest.digest[:12]}): "
+            f"make it again with `tgprep split {root} ... --overwrite`"
+        )
+    checked = check_split(split, manifest)
+    problems += [
+        f"split {split.name}: {problem.message} ({', '.join(problem.examples[:3])})"
+        for problem in checked
+        if problem.level == ERROR and problem.kind != "other-data-set"
+    ]
+    if config.method.uses_unlabelled and not split.unlabelled.any():
+        problems.append(f"split {split.name} has no unlabelled video, which method {config.method.method} needs")
+    highest = int(split.label.max()) if len(split) else 0
+    if highest >= config.model.num_classes:
+        problems.append(f"model.num_classes is {config.model.num_classes}, but the split holds label {highest}")
+    if clip_settings(config).gradient == "flow" and not flow_method(manifest.header.settings):
+        problems.append(
+            f"data.gradient is flow, and {root} holds none: extract it anew with `--flow dis` into another folder"
+        )
+    stream = ShardSource(manifest.root, config.data.shards) if config.data.reader == "stream" else None
+    if config.data.block_shards > 0 and stream is not None:
+        problems.append(
+            "data.block_shards is set, which data.reader=stream does not read: data.shuffle_clips is its like"
+        )
+    if config.data.shards and stream is None:
+        problems.append("data.shards is set, which data.reader=stream alone reads")
+    if stream is None or not (stream.template or is_url(manifest.root)):
+        problems += _missing_shards(manifest)
+    if problems:
+        raise InputError("This run cannot start: " + "; ".join(problems) + ".")
+    reader = open_reader(manifest, split.key, cache_settings(config), stream)
+    doubts = tuple(problem.message for problem in checked if problem.level == WARNING)
+    return Setup(with_blocks(config, manifest.root), manifest, split, reader, doubts)
+
+
+def with_blocks(config: Config, root: str) -> Config:
+    """The config with its order of shards decided: as a whole on local disk, in blocks for a data set at a URL."""
+    if config.data.block_shards >= 0:
+        return config
+    in_blocks = is_url(root) and config.data.reader == "indexed"
+    return replace(config, data=replace(config.data, block_shards=_REMOTE_BLOCK_SHARDS if in_blocks else 0))
+
+
+def cache_settings(config: Config) -> CacheSettings:
+    """Where shards of a data set at a URL are kept."""
+    return CacheSettings(config.runtime.cache, round(config.runtime.cache_gb * 1e9))
+
+
+def _missing_shards(manifest: Manifest) -> list[str]:
+    """Shards that are not there, or not of the size that the manifest says."""
+    there = list_files(manifest.root)
+    if is_url(manifest.root) and not there:
+        return []  # a web server without listings: what is missing shows when it is read
+    if is_url(manifest.root) and not any(there.values()):
+        there = {row.name: row.num_bytes for row in manifest.shards if row.name in there}  # a listing without sizes
+    wrong = []
+    for shard in manifest.shards:
+        found = there.get(shard.name, -1)
+        if found != shard.num_bytes:
+            wrong.append(
+                f"{shard.name} ({'missing' if found < 0 else f'{found} bytes'}, expected {shard.num_bytes} bytes)"
+            )
+    if not wrong:
+        return []
+    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    return [
+        f"shards of {manifest.root} are damaged: {', '.join(wrong[:3])}{more}; `tgprep check {manifest.root}` tells how to mend them"
+    ]

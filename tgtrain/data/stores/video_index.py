@@ -1,0 +1,132 @@
+"""Where the stored videos lie, as columns: 650,000 of them cost milliseconds to look up and nothing to hand to loader workers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from manifests.records import WRITTEN, InputError, Members
+from manifests.sample import BLOCK_BYTES
+from manifests.table import Manifest
+
+# Members of flow come last, and only some data sets have them.
+_NUMBERS = ("num_frames", "height", "width", *(field.name for field in dataclasses.fields(Members)))
+_COLUMNS = ("numbers", "shard", "text", "ends")
+
+
+@dataclass(frozen=True, slots=True)
+class VideoPlace:
+    """What reading needs to know of a stored video."""
+
+    key: str
+    shard: str
+    num_frames: int
+    height: int
+    width: int
+    members: Members
+
+
+class VideoPlaces(Sequence[VideoPlace]):
+    """Stored videos, numbered from 0; a row is made when asked for.
+
+    shards: names of the tar files. numbers: int64[N, C], columns num_frames, height, width, then the fields of Members.
+    shard: int64[N], places in `shards`. text: uint8, all keys one after the other; ends: int64[N + 1], key i is
+    text[ends[i]:ends[i + 1]].
+    """
+
+    def __init__(
+        self,
+        shards: tuple[str, ...],
+        numbers: npt.NDArray[np.int64],
+        shard: npt.NDArray[np.int64],
+        text: npt.NDArray[np.uint8],
+        ends: npt.NDArray[np.int64],
+    ) -> None:
+        self.shards, self.numbers, self.shard, self.text, self.ends = shards, numbers, shard, text, ends
+        self._shared: dict[str, torch.Tensor] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tensors travel to loader processes as shared memory: one copy for all of them.
+        if not self._shared:
+            self._shared = {name: torch.from_numpy(getattr(self, name)) for name in _COLUMNS}
+        return {"shards": self.shards, **self._shared}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["shards"], *(state[name].numpy() for name in _COLUMNS))  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def key(self, number: int) -> str:
+        """The key of one video."""
+        return bytes(self.text[self.ends[number] : self.ends[number + 1]]).decode()
+
+    def sizes(self) -> dict[tuple[int, int], int]:
+        """How many videos have each (height, width)."""
+        if not len(self):
+            return {}
+        pairs, counts = np.unique(self.numbers[:, 1:3], axis=0, return_counts=True)
+        return {(height, width): count for (height, width), count in zip(pairs.tolist(), counts.tolist(), strict=True)}
+
+    def extents(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Where the members that are read lie, the tar header of the first included: starts and sizes in bytes, int64[N]."""
+        held = _NUMBERS[: self.numbers.shape[1]]
+        starts = self.numbers[:, [place for place, name in enumerate(held) if name.endswith("_offset")]]
+        sizes = self.numbers[:, [place for place, name in enumerate(held) if name.endswith("_bytes")]]
+        ends = np.where(starts >= 0, starts + sizes, 0).max(axis=1, initial=0)
+        first = np.where(starts >= 0, starts, np.iinfo(np.int64).max).min(axis=1, initial=np.iinfo(np.int64).max)
+        return first - BLOCK_BYTES, ends - first + BLOCK_BYTES
+
+    @overload
+    def __getitem__(self, index: int) -> VideoPlace: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[VideoPlace]: ...
+    def __getitem__(self, index: int | slice) -> VideoPlace | list[VideoPlace]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        num_frames, height, width, *members = self.numbers[index].tolist()
+        shard = self.shards[self.shard[index]]
+        return VideoPlace(self.key(index), shard, num_frames, height, width, Members(*members))
+
+    def __iter__(self) -> Iterator[VideoPlace]:
+        return (self[number] for number in range(len(self)))
+
+
+def find_places(manifest: Manifest, keys: Sequence[str]) -> VideoPlaces:
+    """The places of the videos with these keys, in their order. InputError where one has no sample."""
+    table = manifest.videos.arrow
+    rows = pc.index_in(pa.array(keys, pa.string()), value_set=table["key"].combine_chunks())
+    if rows.null_count:
+        first = keys[rows.is_null().index(True).as_py()]
+        raise InputError(f"{rows.null_count} videos of the split are not in the data set (the first: {first}).")
+    numbers = [name for name in _NUMBERS if name in table.column_names]
+    found = table.select(["key", "shard", "status", "error", *numbers]).take(rows).combine_chunks()
+    failed = pc.not_equal(found["status"], WRITTEN).index(True).as_py()
+    if failed >= 0:
+        error = found["error"][failed].as_py()
+        raise InputError(f"{keys[failed]} of the split has no sample: {error}. Make the split anew.")
+    shards = _whole(found["shard"].dictionary_encode())
+    text = _whole(found["key"].cast(pa.large_string()))
+    _, ends, content = text.buffers()
+    return VideoPlaces(
+        shards=tuple(shards.dictionary.to_pylist()),
+        numbers=np.stack([found[name].to_numpy().astype(np.int64) for name in numbers], axis=1),
+        shard=shards.indices.to_numpy().astype(np.int64),
+        text=np.frombuffer(content or b"", np.uint8).copy(),
+        ends=np.frombuffer(ends, np.int64, len(keys) + 1).copy() if keys else np.zeros(1, np.int64),
+    )
+
+
+def _whole(column: pa.ChunkedArray) -> Any:
+    combined = column.combine_chunks()
+    return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined

@@ -1,0 +1,120 @@
+"""Single frames out of stored videos (`--store video`, docs/format.md): just the coded pictures that lead to them are decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+
+from manifests.gradient import Frame
+from tgtrain.data.crop import CropBox
+
+# What the header of an .mp4 would tell the decoder, where parameter sets come with the pictures: units have lengths of four bytes.
+_LENGTHS = bytes([1, 66, 0, 30, 255, 224, 0])
+# A damaged picture is an error, not a guess from its neighbours.
+_STRICT = {"err_detect": "explode", "ec": "0"}
+_PIXEL_FORMAT = "yuvj420p"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Pictures first .. last (both included) to decode one after the other; `first` is self-contained."""
+
+    first: int
+    last: int
+
+
+def runs_of(frames: Sequence[int], gop: int) -> list[Run]:
+    """The fewest runs of pictures that lead to these frames (rising), where every `gop`-th picture is self-contained.
+
+    gop = 8, frames 3, 7, 8, 26:   runs 0 .. 8 and 24 .. 26
+    """
+    runs: list[Run] = []
+    for frame in frames:
+        first = frame // gop * gop
+        if runs and first <= runs[-1].last + 1:
+            runs[-1] = Run(runs[-1].first, frame)
+        else:
+            runs.append(Run(first, frame))
+    return runs
+
+
+class GopDecoder:
+    """Decodes coded pictures; keeps its decoder and its buffers from video to video. Not for use by two threads."""
+
+    def __init__(self) -> None:
+        self.context: Any = None
+        self.pictures: list[Frame] = []
+        self.packed = self.chroma = np.empty((0, 0, 3), np.uint8)
+
+    def decode(
+        self,
+        coded: Iterable[tuple[int, bytes]],
+        wanted: Iterable[int],
+        height: int,
+        width: int,
+        part: CropBox | None = None,
+    ) -> Iterator[tuple[int, Frame]]:
+        """The wanted frames as uint8[H, W, 3] RGB, by rising number; each is good until the next but one.
+
+        coded: numbers and bytes of the pictures of whole runs, in order. height, width: of the video, as in the tables.
+        part: what will be looked at; outside of it the pixels are anything. None: the whole frame.
+        ValueError where a picture is damaged, missing or of another size.
+        """
+        left = sorted(set(wanted), reverse=True)
+        slot, shown = 0, _chroma_box(part or CropBox(0, 0, height, width), height, width)
+        try:
+            for frame in self._frames(coded):
+                if left and frame.pts == left[-1]:
+                    slot = 1 - slot
+                    yield left.pop(), self._rgb(frame, height, width, shown, slot)
+        except av.FFmpegError as error:
+            raise ValueError(f"frame {left[-1] if left else ''} does not decode ({error})") from None
+        finally:
+            if left:  # damaged, or given up: the next video begins with a clean decoder
+                self.context = None
+        if left:
+            raise ValueError(f"frame {left[-1]} does not decode")
+
+    def _frames(self, coded: Iterable[tuple[int, bytes]]) -> Iterator[Any]:
+        if self.context is None:
+            self.context = av.CodecContext.create("h264", "r")
+            self.context.thread_count = 1
+            self.context.extradata = _LENGTHS
+            self.context.options = _STRICT
+        for number, content in coded:
+            packet = av.Packet(content)
+            packet.pts = number
+            yield from self.context.decode(packet)
+
+    def _rgb(self, frame: Any, height: int, width: int, shown: CropBox, slot: int) -> Frame:
+        even = (height + height % 2, width + width % 2)
+        if frame.is_corrupt or frame.format.name != _PIXEL_FORMAT or (frame.height, frame.width) != even:
+            what = "damaged" if frame.is_corrupt else f"{frame.width}x{frame.height} {frame.format.name}"
+            raise ValueError(f"frame {frame.pts} is {what}, expected {even[1]}x{even[0]} {_PIXEL_FORMAT}")
+        if self.packed.shape[:2] != even:
+            self.pictures = [np.empty((*even, 3), np.uint8) for _ in range(2)]
+            self.packed, self.chroma = np.empty((*even, 3), np.uint8), np.empty((2, *even), np.uint8)
+        y, cb, cr = (np.frombuffer(p, np.uint8).reshape(-1, p.line_size) for p in frame.planes)
+        half = np.s_[shown.top : shown.top + shown.height, shown.left : shown.left + shown.width]
+        full = np.s_[half[0].start * 2 : half[0].stop * 2, half[1].start * 2 : half[1].stop * 2]
+        size = (shown.width * 2, shown.height * 2)
+        blue, red, packed, picture = (buffer[full] for buffer in (*self.chroma, self.packed, self.pictures[slot]))
+        cv2.resize(cb[half], size, dst=blue, interpolation=cv2.INTER_LINEAR)
+        cv2.resize(cr[half], size, dst=red, interpolation=cv2.INTER_LINEAR)
+        # OpenCV's name for it has Cr before Cb; its conversion is of full range BT.601, as the planes are.
+        cv2.merge((y[full], red, blue), dst=packed)
+        cv2.cvtColor(packed, cv2.COLOR_YCrCb2RGB, dst=picture)
+        return self.pictures[slot][:height, :width]
+
+
+def _chroma_box(part: CropBox, height: int, width: int) -> CropBox:
+    """The chroma samples that the colours of a part of the picture come from: one more on each side, for interpolation."""
+    top, left = max(0, part.top // 2 - 1), max(0, part.left // 2 - 1)
+    bottom = min((height + 1) // 2, (part.top + part.height + 1) // 2 + 1)
+    right = min((width + 1) // 2, (part.left + part.width + 1) // 2 + 1)
+    return CropBox(top, left, bottom - top, right - left)

@@ -1,0 +1,1 @@
+"""Accuracy, predictions, features and exported networks of a trained run."""

@@ -1,0 +1,255 @@
+"""The test results in a run's folder: test-PROTOCOL.json, and beside each the predictions as Parquet."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.manifest_io import atomic_write, json_bytes
+from tgtrain.evaluate import metrics
+from tgtrain.evaluate.score import Floats, Modality
+
+_MODALITIES = ("rgb", "both", "tg")  # what is published comes first
+_METRICS = ("top1", "top5", "mean_class")
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScore:
+    """Accuracy of one class, 0..1, over its test videos."""
+
+    label: int
+    name: str
+    num_videos: int
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a test said about one video."""
+
+    key: str
+    label: int
+    prediction: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TestResult:
+    """One test-*.json. metrics: name with protocol -> fraction 0..1. confusion int64[K, K], row = truth; None if absent.
+
+    num_videos: counted; num_bad: besides them, could not be read. average: what of the views was averaged, "" unknown.
+    """
+
+    protocol: str
+    modality: str
+    part: str
+    checkpoint: str
+    step: int
+    num_videos: int
+    num_bad: int
+    average: str
+    metrics: Mapping[str, float]
+    classes: tuple[ClassScore, ...]
+    confusion: npt.NDArray[np.int64] | None
+    predictions: tuple[Prediction, ...]
+
+    @property
+    def num_views(self) -> int:
+        """Clips times crops of a video."""
+        clips, _, crops = self.protocol.partition("x")
+        return int(clips) * int(crops) if clips.isdigit() and crops.isdigit() else 0
+
+    def metric(self, name: str) -> float | None:
+        """top1, top5 or mean_class under this protocol; None where the file has no number."""
+        return self.metrics.get(f"{name}@{self.protocol}")
+
+
+def read_results(folder: Path, problems: list[str]) -> tuple[TestResult, ...]:
+    """The test results of a run, best protocol first; what cannot be read is left out and named in `problems`."""
+    results = []
+    for path in sorted(folder.glob("test-*.json")):
+        try:
+            results.append(_result(path))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+            problems.append(
+                f"{path.name} could not be read and is left out ({error}). `tgtrain test {folder}` writes it anew."
+            )
+    return tuple(
+        sorted(results, key=lambda r: (r.part != "test", -r.num_views, _rank(r.modality), -r.step, r.checkpoint))
+    )
+
+
+def _rank(modality: str) -> int:
+    return _MODALITIES.index(modality) if modality in _MODALITIES else len(_MODALITIES)
+
+
+def _result(path: Path) -> TestResult:
+    raw = json.loads(path.read_bytes())
+    protocol = str(raw["protocol"])
+    confusion = np.array(raw.get("confusion") or [], np.int64)
+    found = {name: _number(raw.get(name)) for name in (f"{metric}@{protocol}" for metric in _METRICS)}
+    top1, num_videos = found[f"top1@{protocol}"], int(raw["num_videos"])
+    if not 0 <= top1 <= 1 or num_videos < 1:
+        raise ValueError(
+            f"top1@{protocol} is {top1} over {num_videos} videos, expected a fraction of at least one video"
+        )
+    return TestResult(
+        protocol=protocol,
+        modality=str(raw.get("modality", "rgb")),
+        part=str(raw.get("part", "test")),
+        checkpoint=str(raw.get("checkpoint", "")),
+        step=int(raw.get("step", 0)),
+        num_videos=num_videos,
+        num_bad=int(raw.get("num_bad", 0)),
+        average=str(raw.get("average", "")),
+        metrics={
+            name: value
+            for name, value in found.items()
+            if math.isfinite(value) and not (name.startswith("top5@") and 0 < len(confusion) <= 5)  # 100 % by nature
+        },
+        classes=tuple(
+            ClassScore(int(row["label"]), str(row["class_name"]), int(row["videos"]), _number(row["accuracy"]))
+            for row in raw.get("per_class", [])
+        ),
+        confusion=confusion if confusion.ndim == 2 and confusion.shape[0] == confusion.shape[1] > 0 else None,
+        predictions=_predictions(path.with_suffix(".parquet")),
+    )
+
+
+def _predictions(path: Path) -> tuple[Prediction, ...]:
+    if not path.is_file():
+        return ()
+    table = pq.read_table(path, columns=["key", "label", "prediction"])
+    columns = (table.column(name).to_pylist() for name in ("key", "label", "prediction"))
+    return tuple(Prediction(str(key), int(label), int(guess)) for key, label, guess in zip(*columns, strict=True))
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """clips x crops of every video; the name that metric names carry."""
+
+    num_clips: int
+    num_crops: int
+
+    @property
+    def protocol(self) -> str:
+        """`10x3`."""
+        return f"{self.num_clips}x{self.num_crops}"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Scores of the videos that could be read, and what follows from them.
+
+    keys, labels int64[N], scores float32[N, K]: mean over the views (and streams). bad: videos that could not be read.
+    rgb_features, tg_features float32[N, C]: pooled output of the last stage, mean over the views; None where not asked for.
+    """
+
+    views: Views
+    modality: Modality
+    classes: tuple[str, ...]
+    keys: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32]
+    bad: tuple[str, ...]
+    rgb_features: Floats | None = None
+    tg_features: Floats | None = None
+
+    def named(self) -> dict[str, float]:
+        """Metric names carry the protocol: top1@10x3 and so on, fractions 0..1. With 5 classes or fewer top5 is 1 by nature."""
+        protocol = self.views.protocol
+        return {
+            f"top1@{protocol}": metrics.top_k_accuracy(self.scores, self.labels, 1),
+            f"top5@{protocol}": metrics.top_k_accuracy(self.scores, self.labels, 5),
+            f"mean_class@{protocol}": metrics.mean_class_accuracy(self.confusion()),
+        }
+
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """Counts [K, K], row = truth, column = prediction."""
+        return metrics.confusion_matrix(metrics.predicted_classes(self.scores), self.labels, len(self.classes))
+
+    def top_confusions(self, most: int) -> list[tuple[str, str, int, int]]:
+        """(class, class it is taken for, how often, videos of the class), most often first; equal counts by label."""
+        confusion = self.confusion()
+        wrong = confusion - np.diag(np.diag(confusion))
+        pairs = sorted(((-int(wrong[t, p]), int(t), int(p)) for t, p in np.argwhere(wrong)))[:most]
+        return [(self.classes[t], self.classes[p], -count, int(confusion[t].sum())) for count, t, p in pairs]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of test-PROTOCOL.json besides what the caller knows."""
+        confusion = self.confusion()
+        accuracy = metrics.per_class_accuracy(confusion)
+        return {
+            "protocol": self.views.protocol,
+            "modality": self.modality,
+            "num_videos": len(self.keys),
+            "num_bad": len(self.bad),
+            **self.named(),
+            "per_class": [
+                {
+                    "label": label,
+                    "class_name": name,
+                    "videos": int(confusion[label].sum()),
+                    "accuracy": float(accuracy[label]),
+                }
+                for label, name in enumerate(self.classes)
+                if confusion[label].sum()
+            ],
+            "confusion": confusion.tolist(),
+        }
+
+
+def write_predictions(path: Path, result: Result, facts: dict[str, Any] | None = None) -> None:
+    """One row a video: key, label, class_name, prediction, predicted_class, scores (float32[K]).
+
+    The schema's metadata say what the scores are: protocol, modality, classes, and the facts.
+    """
+    predicted = metrics.predicted_classes(result.scores)
+    columns = {
+        "prediction": pa.array(predicted, pa.int32()),
+        "predicted_class": pa.array([result.classes[label] for label in predicted], pa.string()),
+        "scores": pa.array(list(result.scores), pa.list_(pa.float32())),
+    }
+    _write_videos(path, result, columns, facts or {})
+
+
+def write_features(path: Path, result: Result, facts: dict[str, Any] | None = None) -> None:
+    """One row a video: key, label, class_name, and rgb_features, tg_features (float32[C]) of the networks asked for."""
+    columns = {
+        name: pa.array(list(rows), pa.list_(pa.float32()))
+        for name, rows in (("rgb_features", result.rgb_features), ("tg_features", result.tg_features))
+        if rows is not None
+    }
+    _write_videos(path, result, columns, facts or {})
+
+
+def _write_videos(path: Path, result: Result, columns: dict[str, Any], facts: dict[str, Any]) -> None:
+    table = pa.table(
+        {
+            "key": pa.array(result.keys, pa.string()),
+            "label": pa.array(result.labels, pa.int32()),
+            "class_name": pa.array([result.classes[label] for label in result.labels], pa.string()),
+            **columns,
+        }
+    )
+    told = {"protocol": result.views.protocol, "modality": result.modality, "classes": result.classes, **facts}
+    with atomic_write(path) as file:
+        pq.write_table(table.replace_schema_metadata({"tgtrain": json.dumps(told)}), file)
+
+
+def write_result(path: Path, result: Result, facts: dict[str, Any]) -> None:
+    """test-PROTOCOL.json: facts of the run, the metrics, per class, confusion."""
+    with atomic_write(path) as file:
+        file.write(json_bytes({**facts, **result.to_dict()}))

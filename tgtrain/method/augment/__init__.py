@@ -1,0 +1,1 @@
+"""Strong augmentation: drawn on the host, applied on the device."""

@@ -1,0 +1,169 @@
+"""Which strong operations a clip gets, and with what numbers: drawn on the host, applied by tgtrain.method.augment.apply.
+
+The main recipe is imgaug's RandAugment-like list as MMAction2 0.16 sets it up: exactly two of fifteen operations, without
+replacement, in the order of the list. The reference draws the signs of the geometric ones once when a run starts and
+lets all loader workers replay one sequence; here every clip draws its own signs and operations from its own generator
+(tgtrain.randomness.sample_seed), and `fixed_signs` brings the first of the two back for comparisons.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import numpy as np
+
+from manifests.records import InputError
+from tgtrain.randomness import below
+
+
+class StrongOp(IntEnum):
+    """The operations in the order in which they are applied; see tgtrain.method.augment.operations for each."""
+
+    SHEAR_X = 0
+    SHEAR_Y = 1
+    TRANSLATE_X = 2
+    TRANSLATE_Y = 3
+    ROTATE = 4
+    POSTERIZE = 5
+    SOLARIZE = 6
+    COLOR = 7
+    CONTRAST = 8
+    BRIGHTNESS = 9
+    SHARPNESS = 10
+    AUTOCONTRAST = 11
+    EQUALIZE = 12
+    INVERT = 13
+    CUTOUT = 14
+
+
+SIGNED_OPS = (StrongOp.SHEAR_X, StrongOp.SHEAR_Y, StrongOp.TRANSLATE_X, StrongOp.TRANSLATE_Y, StrongOp.ROTATE)
+GEOMETRIC_OPS = (*SIGNED_OPS, StrongOp.CUTOUT)  # what moves or hides parts of the image
+
+
+@dataclass(frozen=True, slots=True)
+class StrongStep:
+    """One operation on one clip, the same for all its frames.
+
+    amount: degrees (shear, rotate; clockwise positive), part of the width or height (translate; right and down
+        positive), bits kept (posterize), first inverted level (solarize), factor (color, contrast, brightness,
+        sharpness), part of the shorter side (cutout); 0.0 where the operation takes none.
+    centre_y, centre_x: a point as parts of height and width: the middle of the cutout's square, or what shear and
+        rotation leave in place.
+    fill: grey level that cutout paints and that geometric operations bring in from outside.
+    """
+
+    op: StrongOp
+    amount: float = 0.0
+    centre_y: float = 0.5
+    centre_x: float = 0.5
+    fill: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StrongPlan:
+    """The operations of one clip, in the order of application; images between them are uint8."""
+
+    steps: tuple[StrongStep, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StrongSettings:
+    """How strong views of the main recipe are drawn.
+
+    num_ops: operations a clip. level: strength, 0 to 1. cutout_fill: grey level.
+    share_geometry: whether TG is moved and hidden where RGB is (the reference draws the two independently).
+    fixed_signs, fixed_signs_tg: None, or the signs of SIGNED_OPS for a whole run, of RGB (or a view on its own) and of
+        TG (compatibility, see `draw_run_signs`).
+    """
+
+    num_ops: int = 2
+    level: float = 0.9
+    cutout_fill: int = 128
+    share_geometry: bool = False
+    fixed_signs: tuple[int, ...] | None = None
+    fixed_signs_tg: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.num_ops <= len(StrongOp):
+            raise InputError(f"setting num_ops: got {self.num_ops}, expected 0 to {len(StrongOp)}")
+        if not 0 <= self.level <= 1:
+            raise InputError(f"setting level: got {self.level}, expected 0 to 1")
+        if not 0 <= self.cutout_fill <= 255:
+            raise InputError(f"setting cutout_fill: got {self.cutout_fill}, expected 0 to 255")
+        for name in ("fixed_signs", "fixed_signs_tg"):
+            signs = getattr(self, name)
+            if signs is not None and (len(signs) != len(SIGNED_OPS) or not set(signs) <= {-1, 1}):
+                raise InputError(f"setting {name}: got {signs}, expected {len(SIGNED_OPS)} numbers 1 or -1")
+
+
+def amount_at(op: StrongOp, level: float) -> float:
+    """The amount of an operation, without sign, at a level from 0 to 1 (the recipe's list: 0.9)."""
+    if op in (StrongOp.SHEAR_X, StrongOp.SHEAR_Y):
+        return 17.19 * level
+    if op in (StrongOp.TRANSLATE_X, StrongOp.TRANSLATE_Y, StrongOp.CUTOUT):
+        return 0.2 * level
+    if op is StrongOp.ROTATE:
+        return 30 * level
+    if op is StrongOp.POSTERIZE:
+        return max(1, int(4 * level))
+    if op is StrongOp.SOLARIZE:
+        return int(256 * level)
+    if op in (StrongOp.COLOR, StrongOp.CONTRAST, StrongOp.BRIGHTNESS, StrongOp.SHARPNESS):
+        return 1.8 * level + 0.1
+    return 0.0
+
+
+def draw_strong_plan(rng: np.random.Generator, settings: StrongSettings) -> StrongPlan:
+    """A plan for one clip of one view."""
+    return _plan(_choose(rng, tuple(StrongOp), settings.num_ops), rng, settings)
+
+
+def draw_strong_plans(
+    rng_rgb: np.random.Generator, rng_tg: np.random.Generator, settings: StrongSettings
+) -> tuple[StrongPlan, StrongPlan]:
+    """Plans for the RGB and the TG view of one clip: independent, or moved and hidden alike (`share_geometry`)."""
+    rgb = draw_strong_plan(rng_rgb, settings)
+    if settings.share_geometry:
+        return rgb, with_geometry_of(rgb, rng_tg, settings)
+    return rgb, draw_strong_plan(rng_tg, replace(settings, fixed_signs=settings.fixed_signs_tg))
+
+
+def with_geometry_of(plan: StrongPlan, rng: np.random.Generator, settings: StrongSettings) -> StrongPlan:
+    """Another plan with the geometric steps of `plan` (cutout too) and as many others, drawn anew.
+
+    Seen alone it is distributed as a plan of `draw_strong_plan`: the operations left over are equally likely.
+    """
+    shared = tuple(step for step in plan.steps if step.op in GEOMETRIC_OPS)
+    others = tuple(op for op in StrongOp if op not in GEOMETRIC_OPS)
+    drawn = _plan(_choose(rng, others, len(plan.steps) - len(shared)), rng, settings)
+    return StrongPlan(tuple(sorted((*shared, *drawn.steps), key=lambda step: step.op)))
+
+
+def draw_run_signs(rng: np.random.Generator) -> tuple[int, ...]:
+    """Signs of SIGNED_OPS for a whole run and one view, for `fixed_signs`."""
+    return tuple(_sign(rng) for _ in SIGNED_OPS)
+
+
+def _plan(ops: tuple[StrongOp, ...], rng: np.random.Generator, settings: StrongSettings) -> StrongPlan:
+    steps = []
+    for op in ops:
+        amount = amount_at(op, settings.level)
+        if op in SIGNED_OPS:
+            fixed = settings.fixed_signs
+            steps.append(StrongStep(op, amount * (fixed[SIGNED_OPS.index(op)] if fixed else _sign(rng))))
+        elif op is StrongOp.CUTOUT:
+            steps.append(StrongStep(op, amount, rng.random(), rng.random(), settings.cutout_fill))
+        else:
+            steps.append(StrongStep(op, amount))
+    return StrongPlan(tuple(steps))
+
+
+def _choose(rng: np.random.Generator, ops: tuple[StrongOp, ...], count: int) -> tuple[StrongOp, ...]:
+    """`count` different ones of `ops`, each set equally likely, in the order of the list."""
+    left = list(ops)
+    return tuple(sorted(left.pop(below(rng, len(left))) for _ in range(count)))
+
+
+def _sign(rng: np.random.Generator) -> int:
+    return 1 if rng.random() < 0.5 else -1

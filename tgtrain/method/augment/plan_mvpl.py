@@ -1,0 +1,84 @@
+"""Strong views of the MvPL recipes: RandAugment as pytorchvideo draws it, then one large cutout.
+
+Two of fourteen operations, without replacement and in random order, each then left out half the time; a whole level of 1
+to 10 each, evenly; half of all signs negative. Images between operations are uint8 here, floats there: at most a grey
+level apart.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from manifests.records import InputError
+from tgtrain.method.augment.plan import StrongOp, StrongPlan, StrongStep
+from tgtrain.randomness import below
+
+MAX_LEVEL = 10
+MVPL_OPS = tuple(op for op in StrongOp if op is not StrongOp.CUTOUT)
+GREY_FILL = 128  # half of the range 0..255, brought in from outside by geometric operations
+
+
+@dataclass(frozen=True, slots=True)
+class MvplSettings:
+    """How strong views of MvPL are drawn.
+
+    num_ops: operations chosen a clip. probability: of applying each of them. magnitude: highest level, 1 to 10.
+    cutout_part: side of the cutout as a part of the shorter side; 0 for none. cutout_fill: grey level.
+    """
+
+    num_ops: int = 2
+    probability: float = 0.5
+    magnitude: int = 10
+    cutout_part: float = 4 / 7
+    cutout_fill: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.num_ops <= len(MVPL_OPS):
+            raise InputError(f"setting num_ops: got {self.num_ops}, expected 0 to {len(MVPL_OPS)}")
+        if not 0 <= self.probability <= 1:
+            raise InputError(f"setting probability: got {self.probability}, expected 0 to 1")
+        if not 1 <= self.magnitude <= MAX_LEVEL:
+            raise InputError(f"setting magnitude: got {self.magnitude}, expected a whole number from 1 to {MAX_LEVEL}")
+        if not 0 <= self.cutout_part <= 1:
+            raise InputError(f"setting cutout_part: got {self.cutout_part}, expected 0 to 1")
+        if not 0 <= self.cutout_fill <= 255:
+            raise InputError(f"setting cutout_fill: got {self.cutout_fill}, expected 0 to 255")
+
+
+def draw_mvpl_plan(rng: np.random.Generator, settings: MvplSettings) -> StrongPlan:
+    """A plan for one clip of one view: 0 to num_ops operations, then the cutout, its middle anywhere in the image."""
+    left = list(MVPL_OPS)
+    chosen = [left.pop(below(rng, len(left))) for _ in range(settings.num_ops)]
+    steps = []
+    for op in chosen:
+        if rng.random() < settings.probability:
+            level = 1 + below(rng, settings.magnitude)
+            steps.append(mvpl_step(op, level, 1 if rng.random() < 0.5 else -1))
+    if settings.cutout_part:
+        steps.append(
+            StrongStep(StrongOp.CUTOUT, settings.cutout_part, rng.random(), rng.random(), settings.cutout_fill)
+        )
+    return StrongPlan(tuple(steps))
+
+
+def mvpl_step(op: StrongOp, level: int, sign: int) -> StrongStep:
+    """An operation at a level of 1 to 10; `sign` turns geometric ones round and colour factors from 1 + x to 1 - x."""
+    part = level / MAX_LEVEL
+    if op in (StrongOp.SHEAR_X, StrongOp.SHEAR_Y):
+        # pytorchvideo shears about the upper or left edge.
+        centre_y, centre_x = (0.0, 0.5) if op is StrongOp.SHEAR_X else (0.5, 0.0)
+        return StrongStep(op, sign * math.degrees(math.atan(0.3 * part)), centre_y, centre_x, GREY_FILL)
+    if op in (StrongOp.TRANSLATE_X, StrongOp.TRANSLATE_Y):
+        return StrongStep(op, sign * 0.45 * part, fill=GREY_FILL)
+    if op is StrongOp.ROTATE:
+        return StrongStep(op, sign * 30 * part, fill=GREY_FILL)
+    if op is StrongOp.POSTERIZE:
+        return StrongStep(op, 4 - 4 * level // MAX_LEVEL)
+    if op is StrongOp.SOLARIZE:
+        return StrongStep(op, -(-255 * (MAX_LEVEL - level) // MAX_LEVEL))  # the first value of at least 255 (1 - part)
+    if op in (StrongOp.COLOR, StrongOp.CONTRAST, StrongOp.BRIGHTNESS, StrongOp.SHARPNESS):
+        return StrongStep(op, 1 + sign * 0.9 * part)
+    return StrongStep(op)

@@ -1,0 +1,317 @@
+"""The networks that are trained: one backbone, classifier and projection per view of a video.
+
+Names in the state dict are stable (checkpoints rely on them): `rgb.*`, `tg.*` backbones (`net.*` where both views
+share one), `head_rgb.fc.*`, `head_tg.fc.*` classifiers, `project_rgb.*`, `project_tg.*`, `project_shared.*`.
+
+Shape letters: B clips, K classes, D embedding, C channels, T frames, H height, W width (pixels).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from manifests.records import InputError
+from tgtrain.method.networks.r3d import R3D
+from tgtrain.method.networks.slowonly import Bottleneck, SlowOnly
+
+View = Literal["rgb", "tg"]
+Streams = Literal["two", "rgb", "tg", "joint"]
+BackboneName = Literal["r3d", "slowonly"]
+ProjectionKind = Literal["separate", "shared", "none"]
+
+
+_DEPTHS = {"r3d": tuple(R3D.BLOCKS_PER_STAGE), "slowonly": tuple(SlowOnly.BLOCKS_PER_STAGE)}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """Which network is built. The defaults are the published model of Learning from Temporal Gradient.
+
+    streams: "two" (RGB and TG, separate weights), "rgb" or "tg" (one network), "joint" (both views, one network: MvPL).
+    backbone: "r3d" (depth 10 or 18) or "slowonly" (depth 50). width: channels of the stem, 64 published.
+    dropout: probability before the classifier, in [0, 1).
+    projection: heads for the contrast loss: "separate" (one per view), "shared" (one for both), "none".
+    Raises InputError naming every setting that does not fit.
+    """
+
+    num_classes: int
+    streams: Streams = "two"
+    backbone: BackboneName = "r3d"
+    depth: int = 18
+    width: int = 64
+    dropout: float = 0.5
+    projection: ProjectionKind = "separate"
+
+    def __post_init__(self) -> None:
+        wrong = []
+        if not 1 <= self.num_classes <= 100_000:
+            wrong.append(f"num_classes: got {self.num_classes}, expected 1 to 100000")
+        if self.streams not in get_args(Streams):
+            wrong.append(f"streams: got {self.streams!r}, expected one of {', '.join(get_args(Streams))}")
+        if self.backbone not in _DEPTHS:
+            wrong.append(f"backbone: got {self.backbone!r}, expected one of {', '.join(_DEPTHS)}")
+        elif self.depth not in _DEPTHS[self.backbone]:
+            depths = " or ".join(map(str, _DEPTHS[self.backbone]))
+            wrong.append(f"depth: got {self.depth}, expected {depths} for the backbone {self.backbone}")
+        if not 1 <= self.width <= 512:
+            wrong.append(f"width: got {self.width}, expected 1 to 512")
+        if not 0 <= self.dropout < 1:
+            wrong.append(f"dropout: got {self.dropout}, expected 0 <= dropout < 1")
+        if self.projection not in get_args(ProjectionKind):
+            wrong.append(f"projection: got {self.projection!r}, expected one of {', '.join(get_args(ProjectionKind))}")
+        if wrong:
+            raise InputError("The model cannot be built:\n  " + "\n  ".join(wrong))
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOutput:
+    """What one network says about B clips of one view.
+
+    logits_BK: class scores before softmax. features: the four stage outputs [B, C, T, H, W], stage 1 first.
+    embedding_BD: for the contrast loss, not normalised; None in eval mode and where the model has no projection.
+    """
+
+    logits_BK: Tensor
+    features: tuple[Tensor, ...]
+    embedding_BD: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutput:
+    """The outputs of the views that were given to the model; None for the other one."""
+
+    rgb: StreamOutput | None
+    tg: StreamOutput | None
+
+
+class SharedDropout(nn.Module):
+    """Dropout of rows [B, C] whose mask is drawn for the joined batch, of which these rows are every `stride`-th, from `first` on.
+
+    So ranks (and parts of a batch) that begin from the same state of the generator drop what one process with the whole
+    batch drops. With first 0 and stride 1, as made, it is `nn.Dropout`, on CPU to the bit.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+        self.first, self.stride = 0, 1
+
+    def forward(self, rows_BC: Tensor) -> Tensor:
+        if not self.training or not self.probability:
+            return rows_BC
+        kept = 1 - self.probability
+        joined = rows_BC.new_empty((rows_BC.shape[0] * self.stride, rows_BC.shape[1])).bernoulli_(kept)
+        return rows_BC * joined.div_(kept)[self.first :: self.stride]
+
+
+def share_dropout(model: nn.Module, first: int, stride: int) -> None:
+    """Tell every dropout of the model which rows of the joined batch come next, see `SharedDropout`."""
+    for module in model.modules():
+        if isinstance(module, SharedDropout):
+            module.first, module.stride = first, stride
+
+
+class Classifier(nn.Module):
+    """Dropout and a linear layer on pooled features [B, C] -> [B, K]."""
+
+    def __init__(self, in_channels: int, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = SharedDropout(dropout)
+        self.fc = nn.Linear(in_channels, num_classes)
+
+    def forward(self, pooled_BC: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.dropout(pooled_BC))
+        return logits
+
+
+class Projection(nn.Module):
+    """Three-layer MLP of the contrast loss, pooled features [B, C] -> [B, D]; no biases, the last BatchNorm is bare."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(in_channels, out_channels, bias=False)
+        self.bn1 = nn.BatchNorm1d(out_channels)
+        self.fc2 = nn.Linear(out_channels, out_channels, bias=False)
+        self.bn2 = nn.BatchNorm1d(out_channels)
+        self.fc3 = nn.Linear(out_channels, out_channels, bias=False)
+        self.bn3 = nn.BatchNorm1d(out_channels, affine=False)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, pooled_BC: Tensor) -> Tensor:
+        hidden = self.relu(self.bn1(self.fc1(pooled_BC)))
+        hidden = self.relu(self.bn2(self.fc2(hidden)))
+        embedding: Tensor = self.bn3(self.fc3(hidden))
+        return embedding
+
+
+class TwoStream(nn.Module):
+    """Separate networks for RGB and TG. At inference `model(rgb=clips)` runs the RGB network alone."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        self.rgb = _backbone(settings)
+        self.head_rgb = _classifier(settings, self.rgb)
+        self.tg = _backbone(settings)
+        self.head_tg = _classifier(settings, self.tg)
+        separate, shared = settings.projection == "separate", settings.projection == "shared"
+        self.project_rgb = _projection(settings, self.rgb) if separate else None
+        self.project_tg = _projection(settings, self.tg) if separate else None
+        self.project_shared = _projection(settings, self.rgb) if shared else None
+
+    def forward(self, rgb: Tensor | None = None, tg: Tensor | None = None) -> ModelOutput:
+        """rgb, tg: normalised clips [B, 3, T, H, W], either or both. Raises InputError where the clips do not fit."""
+        return ModelOutput(
+            None if rgb is None else _run(self.rgb, self.head_rgb, self.project_rgb or self.project_shared, rgb),
+            None if tg is None else _run(self.tg, self.head_tg, self.project_tg or self.project_shared, tg),
+        )
+
+    def backbone(self, view: View) -> R3D | SlowOnly:
+        """The network that the clips of a view go through."""
+        return self.rgb if view == "rgb" else self.tg
+
+
+class SingleStream(nn.Module):
+    """One network for one view (FixMatch, UDA, supervised training): named after its view, `rgb` or `tg`."""
+
+    def __init__(self, settings: ModelSettings, view: View) -> None:
+        super().__init__()
+        self.view = view
+        backbone = _backbone(settings)
+        self.add_module(view, backbone)
+        self.add_module(f"head_{view}", _classifier(settings, backbone))
+        if settings.projection != "none":
+            self.add_module(f"project_{view}", _projection(settings, backbone))
+
+    def forward(self, rgb: Tensor | None = None, tg: Tensor | None = None) -> ModelOutput:
+        """rgb or tg: normalised clips [B, 3, T, H, W] of this network's view; the other one must be None."""
+        clips, other = (rgb, tg) if self.view == "rgb" else (tg, rgb)
+        if clips is None or other is not None:
+            raise InputError(f"This model has a {self.view} network only: give it {self.view} clips and no others.")
+        head, project = self.get_submodule(f"head_{self.view}"), getattr(self, f"project_{self.view}", None)
+        output = _run(self.backbone(self.view), head, project, clips)
+        return ModelOutput(output, None) if self.view == "rgb" else ModelOutput(None, output)
+
+    def backbone(self, view: View) -> R3D | SlowOnly:
+        """The network that the clips of a view go through. Raises InputError for the view that it does not have."""
+        if view != self.view:
+            raise InputError(f"This model has a {self.view} network only; got a request for {view}.")
+        network = self.get_submodule(view)
+        assert isinstance(network, R3D | SlowOnly)
+        return network
+
+
+class JointStream(nn.Module):
+    """One network and one classifier for both views (MvPL): both go through it in one batch, RGB rows first."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        self.net = _backbone(settings)
+        self.head_rgb = _classifier(settings, self.net)
+        self.project_shared = None if settings.projection == "none" else _projection(settings, self.net)
+
+    def forward(self, rgb: Tensor | None = None, tg: Tensor | None = None) -> ModelOutput:
+        """rgb, tg: normalised clips [B, 3, T, H, W], either or both, of one size.
+
+        Raises InputError where the clips do not fit.
+        """
+        given = [clips for clips in (rgb, tg) if clips is not None]
+        joined = _run(self.net, self.head_rgb, self.project_shared, torch.cat(given))
+        num_rgb = 0 if rgb is None else rgb.shape[0]
+        return ModelOutput(
+            None if rgb is None else _rows(joined, slice(0, num_rgb)),
+            None if tg is None else _rows(joined, slice(num_rgb, None)),
+        )
+
+    def backbone(self, view: View) -> R3D | SlowOnly:
+        """The network that the clips of a view go through: the same one for both."""
+        return self.net
+
+
+Model = TwoStream | SingleStream | JointStream
+
+
+def build_model(settings: ModelSettings, seed: int = 0) -> Model:
+    """A model with fresh weights, a function of settings and seed alone (the global generators play no part).
+
+    Convolutions: Kaiming normal, fan out. BatchNorm: weight 1, bias 0 (weight 0 for the last of every SlowOnly block).
+    Linear layers: normal with deviation 0.01, bias 0.
+    """
+    with torch.random.fork_rng(devices=[]):
+        model = _construct(settings)
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, Bottleneck):
+            # A block that starts as the identity; BatchNorm's own defaults are right everywhere else.
+            nn.init.zeros_(module.bn3.weight)
+    return model
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of weights that training changes."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def count_macs(settings: ModelSettings, num_frames: int = 8, height: int = 224, width: int = 224) -> int:
+    """Multiply-accumulates of one clip at inference (one view; backbone and classifier), from shapes alone."""
+    view: View = "tg" if settings.streams == "tg" else "rgb"
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model = _construct(settings).eval()
+        model(**{view: torch.empty(1, 3, num_frames, height, width)})
+    return int(counter.get_total_flops()) // 2
+
+
+def last_shape(settings: ModelSettings, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+    """T, H, W of the last stage's features of such clips, from shapes alone."""
+    view: View = "tg" if settings.streams == "tg" else "rgb"
+    with torch.device("meta"), torch.no_grad():
+        output = _construct(settings).eval()(**{view: torch.empty(1, 3, num_frames, height, width)})
+    t, h, w = getattr(output, view).features[-1].shape[2:]
+    return t, h, w
+
+
+def _construct(settings: ModelSettings) -> Model:
+    match settings.streams:
+        case "two":
+            return TwoStream(settings)
+        case "joint":
+            return JointStream(settings)
+        case view:
+            return SingleStream(settings, view)
+
+
+def _backbone(settings: ModelSettings) -> R3D | SlowOnly:
+    if settings.backbone == "slowonly":
+        return SlowOnly(settings.depth, settings.width)
+    return R3D(settings.depth, settings.width)
+
+
+def _classifier(settings: ModelSettings, backbone: R3D | SlowOnly) -> Classifier:
+    return Classifier(backbone.out_channels, settings.num_classes, settings.dropout)
+
+
+def _projection(settings: ModelSettings, backbone: R3D | SlowOnly) -> Projection:
+    return Projection(backbone.out_channels, 8 * settings.width)
+
+
+def _run(backbone: nn.Module, head: nn.Module, project: nn.Module | None, clips_BCTHW: Tensor) -> StreamOutput:
+    """Backbone, pooling, classifier and, in training, the projection."""
+    features = backbone(clips_BCTHW)
+    pooled_BC = features[-1].mean(dim=(2, 3, 4))
+    embedding_BD = project(pooled_BC) if project is not None and project.training else None
+    return StreamOutput(head(pooled_BC), features, embedding_BD)
+
+
+def _rows(output: StreamOutput, rows: slice) -> StreamOutput:
+    embedding_BD = None if output.embedding_BD is None else output.embedding_BD[rows]
+    return StreamOutput(output.logits_BK[rows], tuple(f[rows] for f in output.features), embedding_BD)

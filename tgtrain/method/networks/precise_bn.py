@@ -1,0 +1,72 @@
+"""Precise BatchNorm: statistics for evaluation from many batches with the weights of one moment.
+
+Running averages lag behind the weights; before an evaluation the reference replaces them (Wu and Johnson, Rethinking
+"Batch" in BatchNorm, 2021, section 3; there the variance of the means is added, here and in the reference it is not).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tgtrain.method.networks.sync_bn import own_rows_only
+
+
+@torch.no_grad()
+def recompute_statistics(network: nn.Module, batches: Iterable[Tensor | Sequence[Tensor]], num_batches: int) -> int:
+    """Replace every running mean and variance of `network` by the plain average over batches of the batch statistics.
+
+    Variances are the unbiased ones of each batch; the variance of the means is left out. The network is run on each
+    batch with its BatchNorm layers in train mode and all else in eval mode; afterwards modes, momenta and counters are as they
+    were. No more memory is needed than for a forward.
+
+    network: what is called on a batch [B, 3, T, H, W], the backbone of a view (`model.backbone("rgb")`); or several as one, on a batch of each.
+    batches: read up to `num_batches`; fewer are fine, with none the statistics stay. Every batch must leave a layer
+    more than one value per channel. Ranks each bring whole batches of their own, as many as they have (none, too): the
+    result is the average over the batches of all of them, the same on every rank. All ranks must call this.
+    Returns the number of batches that this rank used.
+    """
+    layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    modes = {module: module.training for module in network.modules()}
+    momenta = [layer.momentum for layer in layers]
+    counters = [None if layer.num_batches_tracked is None else layer.num_batches_tracked.clone() for layer in layers]
+    used = 0
+    try:
+        network.eval()
+        for layer in layers:
+            layer.train()
+        for used, batch in enumerate(islice(batches, num_batches), start=1):
+            for layer in layers:
+                # mean_n = mean_{n-1} + (x_n - mean_{n-1}) / n: the running average is the plain one; n = 1 drops the old.
+                layer.momentum = 1 / used
+            with own_rows_only(layers):
+                network(batch)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for layer, momentum, counter in zip(layers, momenta, counters, strict=True):
+            layer.momentum = momentum
+            if counter is not None and layer.num_batches_tracked is not None:
+                layer.num_batches_tracked.copy_(counter)
+    _join_over_ranks(layers, used)
+    return used
+
+
+def _join_over_ranks(layers: list[_BatchNorm], used: int) -> None:
+    """Average the statistics over the ranks, each weighted with its number of batches; with none at all they stay."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return
+    statistics = [s for layer in layers for s in (layer.running_mean, layer.running_var) if s is not None]
+    if not statistics:
+        return
+    sums = torch.cat([s.double() * used for s in statistics] + [statistics[0].new_full((1,), used).double()])
+    dist.all_reduce(sums)
+    if int(sums[-1]):
+        means = torch.split(sums[:-1] / sums[-1], [len(s) for s in statistics])
+        for statistic, mean in zip(statistics, means, strict=True):
+            statistic.copy_(mean)

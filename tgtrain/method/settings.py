@@ -1,0 +1,130 @@
+"""Which loss terms a method adds up, with which weights, and whether a model can serve it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from manifests.records import InputError
+from tgtrain.method.losses import AlignKind, ContrastVariant, PseudoLabelMetric, StopGradient
+from tgtrain.method.networks.model import ModelSettings
+
+WeakForward = Literal["joined", "apart"]
+Method = Literal["ltg", "fixmatch", "uda", "mvpl", "supervised"]
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSettings:
+    """Which terms make up the loss, and their weights. The defaults are the main recipe of LTG (CVPR 2022).
+
+    method: "ltg", "fixmatch" and "mvpl" share one formula and differ in the model and in the terms that are switched on;
+    "uda" has soft targets; "supervised" forwards the labelled clips alone.
+    labelled_weight, unlabelled_weight: per view (0.5 with two views, 1 with one).
+    threshold: least probability of a trusted pseudo-label, 0..1. warmup_epochs: epochs without pseudo-label loss.
+    align_stages: stages (0 to 3) whose features are aligned, () for none; align_weight: per stage.
+    contrast: variants of the contrast loss, () for none; contrast_warmup_epochs: epochs in which it is only reported.
+    temperature: of the contrast loss, above 0. clips_per_video: clips of each video in a part of the batch.
+    uda_detach: see `losses.uda_loss`. weak_forward: weak views go through the networks with all others ("joined"), or before
+    them, without gradient and with BatchNorm statistics of their own ("apart": less time and memory, another result).
+    Raises InputError naming every setting that does not fit.
+    """
+
+    method: Method = "ltg"
+    labelled_weight: float = 0.5
+    unlabelled_weight: float = 0.5
+    threshold: float = 0.3
+    pseudo_label_metric: PseudoLabelMetric = "avg"
+    warmup_epochs: int = 30
+    align_stages: tuple[int, ...] = (0, 1, 2, 3)
+    align_loss: AlignKind = "cosine"
+    align_weight: float = 1.0
+    stop_gradient: StopGradient = "tg"
+    contrast: tuple[ContrastVariant, ...] = ("crossview_sameclip",)
+    contrast_weight: float = 1.0
+    contrast_warmup_epochs: int = 0
+    temperature: float = 0.5
+    clips_per_video: int = 1
+    uda_detach: bool = True
+    weak_forward: WeakForward = "joined"
+
+    def __post_init__(self) -> None:
+        wrong = [
+            *_not_among("method", self.method, Method),
+            *_not_among("pseudo_label_metric", self.pseudo_label_metric, PseudoLabelMetric),
+            *_not_among("align_loss", self.align_loss, AlignKind),
+            *_not_among("stop_gradient", self.stop_gradient, StopGradient),
+            *_not_among("weak_forward", self.weak_forward, WeakForward),
+        ]
+        for variant in self.contrast:
+            wrong += _not_among("contrast", variant, ContrastVariant)
+        if not 0 <= self.threshold <= 1:
+            wrong.append(f"threshold: got {self.threshold}, expected a probability, 0 to 1")
+        if not set(self.align_stages) <= {0, 1, 2, 3} or len(set(self.align_stages)) < len(self.align_stages):
+            wrong.append(f"align_stages: got {self.align_stages}, expected different stages, each 0, 1, 2 or 3")
+        if len(set(self.contrast)) < len(self.contrast):
+            wrong.append(f"contrast: got {self.contrast}, expected each variant once")
+        if not 0 < self.temperature < math.inf:
+            wrong.append(f"temperature: got {self.temperature}, expected more than 0")
+        for name in ("labelled_weight", "unlabelled_weight", "align_weight", "contrast_weight"):
+            if not 0 <= (weight := getattr(self, name)) < math.inf:
+                wrong.append(f"{name}: got {weight}, expected 0 or more")
+        for name in ("warmup_epochs", "contrast_warmup_epochs"):
+            if (epochs := getattr(self, name)) < 0:
+                wrong.append(f"{name}: got {epochs}, expected 0 or more")
+        if not 1 <= self.clips_per_video <= 64:
+            wrong.append(f"clips_per_video: got {self.clips_per_video}, expected 1 to 64")
+        between_clips = [variant for variant in self.contrast if variant != "crossview_sameclip"]
+        if between_clips and self.clips_per_video != 2:
+            wrong.append(f"clips_per_video: got {self.clips_per_video}, contrast {', '.join(between_clips)} expects 2")
+        if self.weak_forward == "apart":
+            wrong += [
+                f"weak_forward: got apart, but {name} learns from the weak views: it needs joined"
+                for name, learns in (
+                    ("align_stages", bool(self.align_stages)),
+                    ("contrast", bool(self.contrast)),
+                    ("uda_detach false", self.method == "uda" and not self.uda_detach),
+                )
+                if learns
+            ]
+        if wrong:
+            raise InputError("The method cannot be run:\n  " + "\n  ".join(wrong))
+
+    @property
+    def uses_unlabelled(self) -> bool:
+        """Whether a step needs weak and strong views of unlabelled clips."""
+        return self.method != "supervised"
+
+
+def check_method(method: MethodSettings, model: ModelSettings) -> None:
+    """Refuse a method that the model cannot serve, and a model with parts that the method would leave untrained.
+
+    Raises InputError with everything that does not fit.
+    """
+    streams, variants = model.streams, set(method.contrast)
+    wrong = []
+    if method.method == "mvpl" and streams != "joint":
+        wrong.append(f"method mvpl: got streams {streams}, expected joint (one network for both views)")
+    if streams in ("rgb", "tg"):
+        if method.align_stages:
+            wrong.append(f"align_stages: got streams {streams}, alignment expects two views; set align_stages to none")
+        if variants - {streams}:
+            others = ", ".join(sorted(variants - {streams}))
+            wrong.append(f"contrast {others}: got streams {streams}, which lack the other view; drop it")
+        if method.pseudo_label_metric in {"rgb", "tg"} - {streams}:
+            wrong.append(f"pseudo_label_metric: got {method.pseudo_label_metric}, expected avg or {streams}")
+    if variants and model.projection == "none":
+        wrong.append("projection: got none, contrast expects separate or shared")
+    if not variants and model.projection != "none":
+        wrong.append(f"projection: got {model.projection}, expected none: without contrast it is never trained")
+    if streams == "two" and model.projection == "separate" and variants in ({"rgb"}, {"tg"}):
+        wrong.append(
+            f"projection: got separate, expected shared: contrast {variants.pop()} leaves the other one untrained"
+        )
+    if wrong:
+        raise InputError("Model and method do not fit:\n  " + "\n  ".join(wrong))
+
+
+def _not_among(name: str, got: str, kind: Any) -> list[str]:
+    choices = get_args(kind)
+    return [] if got in choices else [f"{name}: got {got!r}, expected one of {', '.join(choices)}"]

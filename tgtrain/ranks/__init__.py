@@ -1,0 +1,1 @@
+"""Processes of one run: start, addresses, failures, signals."""

@@ -1,0 +1,227 @@
+"""Which process this is among those of a run, and on which device it works."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from manifests.records import InputError
+from tgtrain.ranks import slurm
+from tgtrain.ranks.failure_watch import Watch
+
+_POLL_SECONDS, _POLL_STEPS = 5.0, 10
+_TIMEOUT = timedelta(minutes=30)  # of a collective: the longest that one process may keep the others waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which process this is, 0 <= rank < world_size, local_rank on its machine, and where they meet ("", 0: as MASTER_... says).
+
+    by_slurm: told from the tasks of a Slurm step, not from the variables of torchrun.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    host: str = ""
+    port: int = 0
+    by_slurm: bool = False
+
+
+def place_in(environment: Mapping[str, str]) -> Place:
+    """The place that torchrun (or `--devices`), else Slurm, describes; alone where nothing does. InputError for half a description."""
+    if "RANK" in environment or "WORLD_SIZE" in environment:
+        world_size = slurm.number(environment, "WORLD_SIZE", 1)
+        rank = slurm.number(environment, "RANK", 0)
+        if world_size > 1 and (
+            missing := [n for n in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not environment.get(n)]
+        ):
+            raise InputError(
+                f"WORLD_SIZE is {world_size} and {', '.join(missing)} not set: several processes are started by "
+                "`tgtrain run --devices N`, torchrun or srun."
+            )
+        place = Place(rank, world_size, slurm.number(environment, "LOCAL_RANK", 0))
+    elif slurm.in_step(environment):
+        host, port = slurm.meeting_place(environment)
+        place = Place(
+            slurm.number(environment, "SLURM_PROCID", 0),
+            slurm.num_tasks(environment),
+            slurm.number(environment, "SLURM_LOCALID", 0),
+            environment.get("MASTER_ADDR") or host,
+            slurm.number(environment, "MASTER_PORT", port),
+            by_slurm=True,
+        )
+    else:
+        return Place()
+    if place.rank >= place.world_size:
+        raise InputError(f"rank {place.rank} of {place.world_size} processes: expected 0 to {place.world_size - 1}.")
+    return place
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process: rank 0 <= rank < world_size, and its device.
+
+    asked_to_stop: whether some process was asked to stop, as far as is known here; within a second it is known to all.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+    asked_to_stop: Callable[[], bool] = lambda: False
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in order of rank, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
+        return flag if self.world_size == 1 else any(self.gather(flag))
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.world_size > 1:
+            dist.barrier()
+
+
+class LostError(Exception):
+    """Another process of the run has ended, or cannot be reached any more."""
+
+
+def _of_a_collective(error: BaseException) -> bool:
+    """Whether a collective failed, as it does when a process has ended; gloo has no class of its own for that."""
+    return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
+
+
+class StopPoll:
+    """Asks all ranks whether one of them was asked to stop, always after the same step on all.
+
+    Asking makes them wait for each other, so it is done every 10 steps, and sooner where steps are slow: every 5 seconds
+    by the slowest rank's own figure, which all of them hear.
+    """
+
+    def __init__(self, ranks: Ranks, should_stop: Callable[[], bool]) -> None:
+        self.ranks, self.should_stop = ranks, should_stop
+        self.every_steps = 1
+        self._begin()
+
+    def _begin(self) -> None:
+        self.num_steps = 0
+        self.began = time.monotonic()
+
+    def after_step(self) -> bool:
+        """Whether to stop now. All ranks must call this after every step."""
+        if self.ranks.world_size == 1:
+            return self.should_stop()
+        self.num_steps += 1
+        if self.num_steps < self.every_steps:
+            return False
+        answers = self.ranks.gather((self.should_stop(), (time.monotonic() - self.began) / self.num_steps))
+        self.every_steps = steps_between_polls(max(seconds for _, seconds in answers))
+        self._begin()
+        return any(asked for asked, _ in answers)
+
+
+def steps_between_polls(seconds_per_step: float) -> int:
+    """How many steps go by between two questions: 5 seconds of them, at least 1, at most 10."""
+    return max(1, min(_POLL_STEPS, int(_POLL_SECONDS / max(1e-9, seconds_per_step))))
+
+
+def gpu_of(place: Place, num_visible: int) -> int:
+    """Number of this process's GPU among those that it sees. A Slurm task may see its own alone, under torchrun each sees all."""
+    return 0 if place.by_slurm and num_visible == 1 else place.local_rank
+
+
+@contextmanager
+def joined(device: str, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Ranks]:
+    """Join the process group that torchrun, `--devices` or Slurm has described in the environment; alone without one.
+
+    device: auto, cpu, cuda, cuda:1. should_stop: whether this process was asked to stop, see `Ranks.asked_to_stop`.
+    Leaves the group at the end. A process that leaves by an exception tells the others: they end too, with its message.
+    """
+    place = place_in(os.environ)
+    if place.world_size > 1 and device.startswith("cuda:"):
+        raise InputError(
+            f"device {device} is one GPU, and there are {place.world_size} processes: use cuda, one for each."
+        )
+    chosen = choose_device(device, gpu_of(place, torch.cuda.device_count()))
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if place.world_size == 1:
+        yield Ranks(0, 1, chosen, should_stop)
+        return
+    if place.by_slurm:  # libraries below look at these, too
+        os.environ |= {
+            "RANK": str(place.rank), "WORLD_SIZE": str(place.world_size), "LOCAL_RANK": str(place.local_rank),
+            "MASTER_ADDR": place.host, "MASTER_PORT": str(place.port),
+        }  # fmt: skip
+    try:
+        store, _, _ = next(rendezvous("env://", place.rank, place.world_size, timeout=_TIMEOUT))
+    except (RuntimeError, ValueError) as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        first = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"process {place.rank} of {place.world_size} cannot meet the others at {where} ({first}). Set MASTER_ADDR to the "
+            "machine of process 0, as the others reach it, and MASTER_PORT to a port that is free there."
+        ) from None
+    watch = Watch(store, place.rank, place.world_size, should_stop)
+    try:
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world_size, timeout=_TIMEOUT)
+        ranks = Ranks(place.rank, place.world_size, chosen, watch.asked_to_stop)
+        yield ranks
+        watch.ending = True  # the process that runs the store may be gone when this one looks for the last time
+        ranks.barrier()
+    except BaseException as error:
+        # The group stays: to leave it in order may mean to wait for others who wait for this process.
+        other = watch.fail(error)
+        watch.close()
+        if not _of_a_collective(error):
+            raise
+        if other is None:
+            reason = str(error).strip().partition("\n")[0]
+            raise LostError(
+                f"the processes of the run have lost each other: another one has ended ({reason})."
+            ) from error
+        kind = InputError if other.code == 2 else LostError
+        raise kind(f"process {other.rank} of {place.world_size}: {other.text}") from error
+    watch.close()
+    dist.destroy_process_group()
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device of a setting: `auto` is the GPU of this local rank where there is one. InputError where it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device {name!r}: expected auto, cpu, cuda or cuda:N.")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise InputError("device cuda: this machine shows no CUDA device. Use auto or cpu.")
+        index = local_rank if device.index is None else device.index
+        if index >= torch.cuda.device_count():
+            raise InputError(f"device cuda:{index}: this machine has {torch.cuda.device_count()} CUDA devices.")
+        device = torch.device("cuda", index)
+    return device

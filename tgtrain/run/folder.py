@@ -1,0 +1,256 @@
+"""A run's folder and what it was made from: data, split, settings. Shared by training, testing and reports."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, NotRequired
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # of typing only from Python 3.12 on what pydantic takes
+
+from manifests.machine import processor_name
+from manifests.manifest_io import TEMPORARY_PREFIX, atomic_write, json_bytes, read_manifest
+from manifests.records import InputError
+from manifests.splits.label_split import split_digest
+from tgtrain.config import Config, config_from_dict, differences
+from tgtrain.data.setup import _REMOTE_BLOCK_SHARDS, Identity, Setup, prepare
+from tgtrain.data.stores.cache import CacheSettings
+
+CONFIG_NAME = "config.json"
+METRICS_NAME = "metrics.jsonl"
+_LOCK = ".lock"
+# Settings that change how a run is carried out, never what it computes: a resumed run may change them.
+_FREE = (
+    "runtime.workers",
+    "runtime.device",
+    "runtime.log_every",
+    "runtime.max_bad_fraction",
+    "runtime.max_loss_factor",
+    "runtime.cache",
+    "data.shards",
+    "evaluate.keep",
+    "evaluate.average",
+    "description",
+    "reproduces",
+    "published",
+)
+
+
+class _DataFacts(TypedDict):
+    root: str
+    dataset: str
+    digest: str
+    num_videos: int
+    classes: list[str]
+    extraction: NotRequired[dict[str, Any]]
+    num_frames: NotRequired[int]
+    pictures: NotRequired[dict[str, int]]
+
+
+class _SplitFacts(TypedDict):
+    name: str
+    digest: str
+    labelled: int
+    unlabelled: int
+    validation: int
+    test: int
+    provenance: dict[str, str]
+
+
+class _Facts(TypedDict):
+    """What commands rely on in config.json."""
+
+    config: dict[str, Any]
+    data: _DataFacts
+    split: _SplitFacts
+    num_steps: Annotated[int, Field(ge=1)]
+    steps_per_epoch: Annotated[int, Field(ge=1)]
+    world_size: NotRequired[Annotated[int, Field(ge=1)]]
+    machine: NotRequired[dict[str, Any]]
+    versions: NotRequired[dict[str, str]]
+
+
+_FACTS = TypeAdapter(_Facts)
+
+
+def check_folder(run: Path, setup: Setup) -> None:
+    """Refuse a folder that holds something else or a run with other settings; writes nothing."""
+    try:
+        if (run / CONFIG_NAME).exists():
+            _same_run(run, setup)
+        elif run.exists() and (others := sorted(entry.name for entry in run.iterdir() if not _left_over(entry.name))):
+            raise InputError(
+                f"{run} is not empty ({', '.join(others[:3])}) and holds no run. Name another folder with --out."
+            )
+    except OSError as error:
+        raise InputError(f"{run} cannot be the folder of a run: {error.strerror}. Name another with --out.") from None
+
+
+def _left_over(name: str) -> bool:
+    """Whether a file is what a start that was killed before it wrote config.json leaves."""
+    return name == _LOCK or name.startswith(TEMPORARY_PREFIX)
+
+
+def begin_folder(run: Path, setup: Setup, facts: dict[str, Any]) -> None:
+    """Make the folder of a new run, with its config.json; an existing one stays as it is."""
+    if (run / CONFIG_NAME).exists():
+        return
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        with atomic_write(run / CONFIG_NAME) as file:
+            file.write(json_bytes({**describe(setup), **facts}))
+    except OSError as error:
+        raise InputError(f"Cannot write to {run}: {error.strerror}. Name another folder with --out.") from None
+
+
+@contextmanager
+def owned(run: Path) -> Iterator[None]:
+    """Hold the folder of a run (made where it is not there), so that no other process trains in it; the lock vanishes with the process."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = (run / _LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"Cannot write to {run}: {error.strerror}. Name another folder with --out.") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            raise InputError(f"{run} is in use by {owner}. Wait for it, or name another folder with --out.") from None
+        except OSError:
+            pass  # a file system without locks: nothing tells of a second run
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()}")
+        lock.flush()
+        yield
+
+
+def read_facts(run: Path) -> dict[str, Any]:
+    """config.json of a run; InputError where the folder is no run."""
+    try:
+        facts: dict[str, Any] = json.loads((run / CONFIG_NAME).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{run} is no run (no {CONFIG_NAME}). `tgtrain run` makes one below ./runs.") from None
+    except ValueError as error:
+        raise InputError(f"{run / CONFIG_NAME} is damaged ({error}).") from None
+    try:
+        _FACTS.validate_python(facts, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise InputError(
+            f"{run / CONFIG_NAME} is not what this version writes ({where}: {first['msg']}). "
+            "Use the version of tgtrain that made the run, restore the file from a copy, or train anew."
+        ) from None
+    return facts
+
+
+def read_setup(run: Path, data: str | None = None, cache: CacheSettings | None = None) -> Setup:
+    """The setup of an existing run, with its data set at `data` or where the run found it.
+
+    cache: where shards of a URL are kept, in place of the run's settings; what it leaves open stays as the run has it.
+    """
+    facts = read_facts(run)
+    config = config_from_dict(facts["config"], str(run / CONFIG_NAME))
+    if cache is not None:
+        folder = cache.folder or config.runtime.cache
+        gigabytes = cache.num_bytes / 1e9 or config.runtime.cache_gb
+        config = replace(config, runtime=replace(config.runtime, cache=folder, cache_gb=gigabytes))
+    if data is not None:  # shards are read there, whatever the run read them with
+        config = replace(config, data=replace(config.data, shards=""))
+    root = data or facts["data"]["root"]
+    from manifests.splits.label_split import read_split
+
+    try:
+        manifest = read_manifest(root)
+    except InputError as error:
+        raise InputError(f"{error} The run names this place; `--data` names another.") from None
+    setup = prepare(root, read_split(root, facts["split"]["name"]), manifest, config)
+    wanted = Identity(facts["data"]["digest"], facts["split"]["digest"], str(config.model))
+    different = wanted.differences(setup.identity)
+    if different:
+        raise InputError(
+            f"{run} was trained on other data: {'; '.join(different)}. Restore it, or name it with --data."
+        )
+    return setup
+
+
+def describe(setup: Setup) -> dict[str, Any]:
+    """The facts of a run as config.json holds them."""
+    header = setup.manifest.header
+    written = setup.manifest.videos.arrow
+    sizes = {f"{width}x{height}": count for (height, width), count in setup.reader.places.sizes().items()}
+    root = setup.manifest.root
+    return {
+        "config": setup.config.to_dict(),
+        "data": {
+            "root": root if "://" in root else str(Path(root).resolve()),
+            "dataset": header.dataset,
+            "digest": setup.manifest.digest,
+            "num_videos": header.num_written,
+            "extraction": dict(header.settings),
+            "num_frames": int(pc.sum(written["num_frames"]).as_py() or 0),
+            "classes": list(header.classes),
+            "pictures": dict(sorted(sizes.items(), key=lambda item: -item[1])[:8]),
+        },
+        "split": {
+            "name": setup.split.name,
+            "digest": split_digest(setup.split),
+            **{part: int(setup.split.part(part).sum()) for part in ("labelled", "unlabelled", "validation", "test")},
+            "provenance": dict(setup.split.provenance),
+        },
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+    }
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Where a run is carried out; device: name of the GPU, "" without one."""
+    return {"host": platform.node(), "cpu": processor_name(), "cores": os.cpu_count() or 1, "device": device}
+
+
+def newest_run(folder: Path = Path("runs")) -> Path:
+    """The run below `folder` that was begun last. InputError where there is none."""
+    found = sorted((path.stat().st_mtime, path.parent) for path in folder.glob(f"**/{CONFIG_NAME}"))
+    if not found:
+        raise InputError(f"No run below {folder}/. `tgtrain run` makes one, or name its folder.")
+    return found[-1][1]
+
+
+def settings_changed(before: Config, now: Config) -> list[str]:
+    """`section.key: value there, value asked` for every setting that changes what a run computes."""
+    return [text for text in differences(before, now) if not text.startswith(_FREE)]
+
+
+def decided_blocks(before: Config, now: Config) -> str:
+    """What to add where a run that was begun on a URL goes on from a local copy, or the other way round; "" elsewhere."""
+    wanted = before.data.block_shards
+    if wanted == now.data.block_shards:
+        return ""
+    return (
+        " data.block_shards, the order of the unlabelled videos, is decided when a run begins: "
+        f"{_REMOTE_BLOCK_SHARDS} for a data set at a URL, 0 for a local folder. To go on wherever the data set lies: --set data.block_shards={wanted}."
+    )
+
+
+def _same_run(run: Path, setup: Setup) -> None:
+    facts = read_facts(run)
+    before = config_from_dict(facts["config"], str(run / CONFIG_NAME))
+    different = settings_changed(before, setup.config)
+    there = Identity(facts["data"]["digest"], facts["split"]["digest"], str(before.model))
+    different += there.differences(setup.identity)
+    if different:
+        raise InputError(
+            f"{run} holds a run with other settings: {'; '.join(different)}. Name another folder with --out, or use the same settings."
+            f"{decided_blocks(before, setup.config)}"
+        )

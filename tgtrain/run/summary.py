@@ -1,0 +1,156 @@
+"""What a run is and how far it has come, from its folder alone."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from manifests.records import InputError
+from tgtrain.config import Config, config_from_dict
+from tgtrain.method.networks.model import SingleStream, View, build_model, count_macs, count_parameters
+from tgtrain.run import checkpoint as checkpoints
+from tgtrain.run.folder import CONFIG_NAME, METRICS_NAME, read_facts
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a model takes. parameters: that training changes; of which inference_parameters answer for one view.
+
+    gmacs_per_clip: 10^9 multiply-accumulates of a training-sized clip at inference; gmacs_per_video: of a whole test
+    video, all views of the recipe at their own size.
+    """
+
+    parameters: int
+    inference_parameters: int
+    gmacs_per_clip: float
+    gmacs_per_video: float
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """best_value -1.0 and best_checkpoint "" before an evaluation; tests: metrics of each test file by its name."""
+
+    run: str
+    recipe: str
+    description: str
+    state: str
+    step: int
+    num_steps: int
+    epoch: int
+    num_epochs: int
+    checkpoints: tuple[str, ...]
+    best_checkpoint: str
+    best_metric: str
+    best_value: float
+    tests: dict[str, dict[str, float]]
+    cost: Cost
+    data: dict[str, Any]
+    split: dict[str, Any]
+    machine: dict[str, Any]
+    versions: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+
+def summarise(run: Path) -> Summary:
+    """The summary of a run; InputError where the folder is none."""
+    facts = read_facts(run)
+    config = config_from_dict(facts["config"], str(run / CONFIG_NAME))
+    every = checkpoints.list_checkpoints(run)
+    newest = checkpoints.every_checkpoint(run)[-1:]  # whose evaluation may be due
+    best = checkpoints.best(run)
+    step = max([_logged_step(run), *map(checkpoints.step_of, newest)])
+    num_steps, per_epoch = int(facts.get("num_steps", 0)), int(facts.get("steps_per_epoch", 1))
+    data, split = facts["data"], facts["split"]
+    return Summary(
+        run=str(run),
+        recipe=config.name,
+        description=config.description,
+        state=_state(run, step, num_steps, due=newest != [*every[-1:]]),
+        step=step,
+        num_steps=num_steps,
+        epoch=step // max(1, per_epoch),
+        num_epochs=config.optimiser.epochs,
+        checkpoints=tuple(path.name for path in every),
+        best_checkpoint=best[0].name if best else "",
+        best_metric=_best_metric(run),
+        best_value=best[1] if best else -1.0,
+        tests=_tests(run),
+        cost=cost_of(config),
+        data={
+            "root": data["root"],
+            "dataset": data["dataset"],
+            "digest": data["digest"],
+            "num_videos": data["num_videos"],
+            "num_classes": len(data["classes"]),
+        },
+        split={name: split[name] for name in ("name", "digest", "labelled", "unlabelled", "validation", "test")},
+        machine=facts.get("machine", {}),
+        versions=facts.get("versions", {}),
+    )
+
+
+def cost_of(config: Config) -> Cost:
+    """Parameters and multiply-accumulates of a recipe's model, from shapes alone."""
+    model, data = build_model(config.model), config.data
+    view: View = "tg" if isinstance(model, SingleStream) and model.view == "tg" else "rgb"
+    head = model.get_submodule("head_rgb" if config.model.streams == "joint" else f"head_{view}")
+    per_clip = count_macs(config.model, data.clip_frames, data.size, data.size)
+    side = data.test_size or round(256 * data.size / 224) if data.test_crops == 3 else data.size
+    per_view = count_macs(config.model, data.clip_frames, side, side)
+    return Cost(
+        parameters=count_parameters(model),
+        inference_parameters=count_parameters(model.backbone(view)) + count_parameters(head),
+        gmacs_per_clip=round(per_clip / 1e9, 3),
+        gmacs_per_video=round(per_view * data.test_clips * data.test_crops / 1e9, 3),
+    )
+
+
+def _state(run: Path, step: int, num_steps: int, due: bool) -> str:
+    """running (its lock is held), finished, stopped, or not begun. due: the last evaluation is still to be made."""
+    try:
+        with (run / ".lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return "running"
+    except OSError:
+        pass  # no lock: copied from elsewhere
+    return "finished" if step >= num_steps > 0 and not due else "stopped" if step else "not begun"
+
+
+def _logged_step(run: Path) -> int:
+    try:
+        lines = (run / METRICS_NAME).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    for line in reversed(lines):
+        try:
+            return int(json.loads(line)["step"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return 0
+
+
+def _best_metric(run: Path) -> str:
+    try:
+        return str(json.loads((run / checkpoints.FOLDER / "best.json").read_bytes())["metric"])
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def _tests(run: Path) -> dict[str, dict[str, float]]:
+    found = {}
+    for path in sorted(run.glob("test-*.json")):
+        try:
+            values = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            raise InputError(f"{path} is damaged. Remove it, or run `tgtrain test {run}` again.") from None
+        found[path.stem] = {name: float(value) for name, value in values.items() if "@" in name}
+        found[path.stem]["step"] = float(values.get("step", -1))
+    return found

@@ -1,0 +1,66 @@
+"""A trained model out of a run's folder: settings, classes and weights; the data set is not needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from manifests.records import InputError
+from tgtrain.config import Config, config_from_dict
+from tgtrain.data.setup import Identity, padded_classes
+from tgtrain.method.networks.model import Model, View, build_model
+from tgtrain.run import checkpoint as checkpoints
+from tgtrain.run.folder import CONFIG_NAME, read_facts
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A model in eval mode on the CPU. facts: config.json of the run. classes: K names, one an output.
+
+    precise_bn: BatchNorm statistics were measured anew when it was saved (or the recipe asks for none).
+    """
+
+    run: Path
+    config: Config
+    facts: dict[str, Any]
+    classes: tuple[str, ...]
+    path: Path
+    step: int
+    precise_bn: bool
+    model: Model
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The views that the model has a network for: rgb, tg or both."""
+        only: dict[str, tuple[View, ...]] = {"rgb": ("rgb",), "tg": ("tg",)}
+        return only.get(self.config.model.streams, ("rgb", "tg"))
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What files made from the model say of where it comes from."""
+        return {"run": str(self.run), "checkpoint": self.path.name, "step": self.step}
+
+
+def read_trained(run: Path, which: str = "last") -> Trained:
+    """The model of a run: its `last` or `best` checkpoint, or a named one. InputError where run and checkpoint do not fit."""
+    facts = read_facts(run)
+    config = config_from_dict(facts["config"], str(run / CONFIG_NAME))
+    path = checkpoints.find(run, which)
+    loaded = checkpoints.load(path)
+    there = Identity(facts["data"]["digest"], facts["split"]["digest"], str(config.model))
+    different = loaded.identity.differences(there)
+    if different:
+        raise InputError(f"{path} is no checkpoint of {run}: {'; '.join(different)}.")
+    model = build_model(config.model)
+    model.load_state_dict(loaded.model)
+    return Trained(
+        run=run,
+        config=config,
+        facts=facts,
+        classes=padded_classes(tuple(facts["data"]["classes"]), config.model.num_classes),
+        path=path,
+        step=loaded.step,
+        precise_bn=not config.precise_bn.batches or bool(loaded.extra.get("precise_bn")),
+        model=model.eval(),
+    )

@@ -1,0 +1,78 @@
+"""Whether a run still learns: numbers must stay finite, and the loss must not run away."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from statistics import median
+
+from torch import nn
+
+from tgtrain.errors import RunError
+
+_LEAST_SCALE = 2.0**-10  # of 2^16 at the start, halved after every step whose gradients are not finite
+_LESS_RATE = "Lower optimiser.learning_rate, or use runtime.precision=float32. The last checkpoint is from before."
+_USUAL_LINES = 25  # of the log, whose median is the usual loss
+_LINES_IN_A_ROW = 3
+_LEAST_USUAL = 1.0  # a loss near 0 may rise many times over when pseudo-labels begin to count
+
+
+class LossWatch:
+    """Tells when the loss of a run explodes.
+
+    It does when it is over `factor` times the usual one on 3 lines of the log in a row; usual is the median of the last
+    25 lines that were not so, and at least 1. Nothing is told of the first line, which the next ones are compared with.
+    A loss that is no finite number is passed over, as float16 may have. factor: 0 for never.
+    """
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+        self.lines: deque[float] = deque(maxlen=_USUAL_LINES)
+        self.num_high = 0
+
+    @property
+    def usual(self) -> float:
+        """What the loss is compared with."""
+        return max(_LEAST_USUAL, median(self.lines)) if self.lines else _LEAST_USUAL
+
+    def explodes(self, loss: float) -> bool:
+        """Take in the mean loss of one line of the log."""
+        if not self.factor or not math.isfinite(loss):
+            return False
+        if self.lines and loss > self.factor * self.usual:
+            self.num_high += 1
+        else:
+            self.num_high = 0
+            self.lines.append(loss)
+        return self.num_high >= _LINES_IN_A_ROW
+
+
+def require_health(loss: float, grad_norm: float, watch: LossWatch, scale: float | None, step: int) -> None:
+    """Take in one line of the log, and raise RunError where it tells that the run learns no more.
+
+    scale: of float16 gradients, which leaves out steps that are not finite; None for other precisions.
+    """
+    if scale is None and not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        raise RunError(
+            f"the loss or its gradient is no finite number any more (around step {step}: loss {loss}, "
+            f"gradient norm {grad_norm}). {_LESS_RATE}"
+        )
+    if watch.explodes(loss):
+        raise RunError(
+            f"the loss explodes: at step {step} it is {loss:.4g}, for the third line of the log in a row "
+            f"over {watch.factor:g} times the usual {watch.usual:.4g} (runtime.max_loss_factor). Lower "
+            f"optimiser.learning_rate, or raise optimiser.warmup_epochs."
+        )
+    if scale is not None and scale < _LEAST_SCALE:
+        raise RunError(f"float16 finds no scale at which gradients are finite (around step {step}). {_LESS_RATE}")
+
+
+def require_finite(model: nn.Module, step: int) -> None:
+    """Nothing is measured or saved with weights or statistics that are no numbers: the checkpoints before stay the last."""
+    state = model.state_dict().items()
+    broken = [name for name, value in state if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise RunError(
+            f"{len(broken)} of the weights and statistics are no finite numbers any more at step {step} (first {broken[0]}). "
+            f"{_LESS_RATE}"
+        )
