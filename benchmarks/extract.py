@@ -34,8 +34,8 @@ from manifests.machine import processor_name
 CODECS = """
 import sys
 from pathlib import Path
-from tgprep.decode import open_video
-from tgprep.jpeg import plane_encoder
+from tgprep.decode.open import open_video
+from tgprep.encode.fused import plane_encoder
 gradient = sys.argv[2] == "stored"
 part, parts = int(sys.argv[4]), int(sys.argv[5])
 with open(sys.argv[3] + f".{part}", "wb") as out:
@@ -52,8 +52,8 @@ with open(sys.argv[3] + f".{part}", "wb") as out:
 LIBJPEG = """
 import sys, cv2, simplejpeg
 from pathlib import Path
-from tgprep.decode import open_video
-from tgprep.encode import gradient_of
+from tgprep.decode.open import open_video
+from tgprep.encode.encode import gradient_of
 cv2.setNumThreads(1)
 gradient = sys.argv[2] == "stored"
 with open(sys.argv[3], "wb") as out:

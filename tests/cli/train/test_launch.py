@@ -171,7 +171,7 @@ def test_a_full_disk_of_the_first_process_ends_both_and_loses_nothing(
 # The launcher with processes that need no torch: what each does is a word of ACTS, in the order of ranks.
 _LAUNCHER = """
 import sys
-from cli import launch
+from cli.train import launch
 launch._GRACE_SECONDS = 0.5
 child = '''
 import os, signal, sys, time

@@ -185,14 +185,15 @@ _SHARED_WORK = """
 import json, sys, torch
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
-from manifests.splits import read_split
-from manifests.store import read_manifest
-from tgtrain.clip import ClipSettings
+from manifests.splits.label_split import read_split
+from manifests.manifest_io import read_manifest
+from tgtrain.data.clip import ClipSettings
 from tgtrain.config import load_recipe
-from tgtrain.distributed import joined
-from tgtrain.evaluate import Views, evaluate
-from tgtrain.model import ModelSettings, build_model
-from tgtrain.run import prepare
+from tgtrain.ranks.distributed import joined
+from tgtrain.evaluate.results import Views
+from tgtrain.evaluate.evaluate import evaluate
+from tgtrain.method.networks.model import ModelSettings, build_model
+from tgtrain.data.setup import prepare
 root = {root!r}
 setup = prepare(root, read_split(root), read_manifest(root), load_recipe("demo", num_classes=3))
 places = setup.places("train")[:7]  # 7 videos on 3 processes

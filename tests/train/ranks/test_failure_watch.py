@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[3]
 _WORKER = """
 import os, signal, sys, torch, torch.distributed as dist
 from manifests.records import InputError
-from manifests.stores import UnreachableError
-from tgtrain.distributed import LostError, joined
-from tgtrain.train import RunError
+from manifests.object_store import UnreachableError
+from tgtrain.ranks.distributed import LostError, joined
+from tgtrain.errors import RunError
 failing, what = sys.argv[1:]
 try:
     with joined("cpu") as ranks:

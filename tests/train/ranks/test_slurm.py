@@ -137,7 +137,7 @@ def test_slow_steps_are_asked_after_more_often(seconds: float, expected: int) ->
 
 _SUM = """
 import torch, torch.distributed as dist
-from tgtrain.distributed import joined
+from tgtrain.ranks.distributed import joined
 with joined("cpu") as ranks:
     total = torch.tensor([10.0 ** ranks.rank])
     dist.all_reduce(total)

@@ -177,7 +177,7 @@ HOLDER = """
     import os, sys, time
     from pathlib import Path
     from tests.train.data.stores.test_cache import piece
-    from tgtrain.cache import Cache
+    from tgtrain.data.stores.cache import Cache
     cache = Cache(Path(sys.argv[1]), 1000)
     with cache.claimed(piece(0, 900)) as claim, cache.slot(1) as free:
         assert free and claim.make_room(())

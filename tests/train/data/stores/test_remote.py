@@ -231,9 +231,9 @@ def test_a_store_that_stays_away_is_no_damage(
 
 FETCHER = """
     import sys, time
-    from manifests.store import read_manifest
-    from tgtrain.cache import CacheSettings
-    from tgtrain.reader import open_reader
+    from manifests.manifest_io import read_manifest
+    from tgtrain.data.stores.cache import CacheSettings
+    from tgtrain.data.reader import open_reader
     url, cache = sys.argv[1:]
     manifest = read_manifest(url)
     reader = open_reader(manifest, manifest.videos.column("key"), CacheSettings(cache, 10**9))
