@@ -88,7 +88,7 @@ def of_sample(sample: dict[str, Any]) -> torch.Tensor:
 
 def sample_of(reader: ClipReader, number: int) -> dict[str, Any]:
     """A video of our data set with its bytes, for the builders of the other stores."""
-    place = reader.places[number]
+    place = reader.index[number]
     m = place.members
     ranges = [
         (m.rgb_index_offset, m.rgb_index_bytes),
@@ -141,8 +141,8 @@ class Way:
         setup = our_setup(self.data)
         reader = setup.reader
         clips = []
-        for number in range(0, len(reader.places), max(1, len(reader.places) // 96)):
-            place = reader.places[number]
+        for number in range(0, len(reader.index), max(1, len(reader.index) // 96)):
+            place = reader.index[number]
             rng = sample_seed(0, 1, 0, place.key, Choice.CLIP)
             (drawn,) = plan_train(place.num_frames, place.height, place.width, setup.clip, rng)
             rgb, tg = reader._jpegs(place, "rgb", list(drawn.frames)), reader._jpegs(place, "tg", list(drawn.tg_frames))
@@ -222,8 +222,8 @@ class Loose(Way):
         """A folder a video, img_00001.jpg and tempgrad_00001.jpg."""
         folders = []
         reader = whole_reader(self.data)
-        for number in range(len(reader.places)):
-            key, sample = reader.places[number].key, sample_of(reader, number)
+        for number in range(len(reader.index)):
+            key, sample = reader.index[number].key, sample_of(reader, number)
             folder = self.store / key
             folder.mkdir(parents=True)
             for kind, name in (("rgb", "img"), ("tg", "tempgrad")):
@@ -436,7 +436,7 @@ class Mosaic(Way):
         kinds = dict.fromkeys(("rgb", "rgb_index", "tg", "tg_index"), "bytes")
         with MDSWriter(out=str(self.store), columns={**kinds, "height": "int", "width": "int"}) as out:
             reader = whole_reader(self.data)
-            for number in range(len(reader.places)):
+            for number in range(len(reader.index)):
                 out.write(sample_of(reader, number))
 
     def open(self, workers: int, skip: int) -> Batches:

@@ -32,7 +32,7 @@ from manifests.records import ShardRow, VideoRow
 from manifests.sample import EncodedVideo, FrameSpool, row_facts, write_end, write_sample
 from manifests.splits.label_split import make_split, write_split
 from manifests.splits.settings import SplitSettings
-from tgprep.config import ExtractSettings, RunSettings
+from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.convert.export_rawframes import read_jpegs
 from tgprep.extract.pipeline import extract
 from tgprep.obtain.sample import SampleSettings, render_sample
@@ -80,7 +80,7 @@ def make(root: Path, num_videos: int) -> None:
     settings = SampleSettings(num_classes=8, num_groups=5, clips_per_group=1, width=320, height=240)
     render_sample(root / "videos", settings)
     found = scan(root / "videos", dataset="folder")
-    small = extract(root / "videos", root / "small", found, ExtractSettings(), RunSettings()).manifest
+    small = extract(root / "videos", root / "small", found, ExtractSettings(), WorkerSettings()).manifest
     out = root / "dataset"
     out.mkdir()
     common = {

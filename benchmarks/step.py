@@ -40,7 +40,7 @@ from manifests.machine import processor_name
 from tgtrain.config import Config, load_recipe
 from tgtrain.data.batch import ClipBatch, SslBatch
 from tgtrain.method.augment.plan import StrongSettings, draw_strong_plans
-from tgtrain.method.step import Clips, Views
+from tgtrain.method.step import Clips, StepInputs
 from tgtrain.ranks.distributed import Ranks
 from tgtrain.run.journal import Interval
 
@@ -133,7 +133,7 @@ def trainer_of(way: Way, config: Config, device: torch.device) -> Any:
     return trainer
 
 
-def separate_forwards(network: nn.Module, views: Views, weak_forward: str = "joined") -> Any:
+def separate_forwards(network: nn.Module, views: StepInputs, weak_forward: str = "joined") -> Any:
     """The way without joining: each part of the batch through the networks on its own, outputs joined."""
     outputs = [network(part.rgb, part.tg) for part in (views.labelled, views.weak, views.strong) if part is not None]
 
@@ -150,7 +150,7 @@ def separate_forwards(network: nn.Module, views: Views, weak_forward: str = "joi
     return joined(outputs)
 
 
-def contiguous(views: Views) -> Views:
+def contiguous(views: StepInputs) -> StepInputs:
     """The same views in the default memory format."""
 
     def plain(clips: Clips | None) -> Clips | None:
@@ -205,7 +205,7 @@ def watch_parts(trainer: Any, interval: Any, parts: dict[str, float], now: Calla
 
     own_parts = trainer._parts
 
-    def views(batch: SslBatch) -> Iterator[Views]:
+    def views(batch: SslBatch) -> Iterator[StepInputs]:
         coming = iter(own_parts(batch))
         following = timed("views", lambda: next(coming, None))
         while (found := following()) is not None:

@@ -48,22 +48,22 @@ def explained(error: OSError) -> str:
 
 
 def to_stderr(root: str, text: str) -> None:
-    """How warnings about a store (scheme and bucket) are told unless `tell_with` names another way."""
+    """How warnings about a store (scheme and bucket) are told unless `set_warning_handler` names another way."""
     print(f"note: {text}", file=sys.stderr, flush=True)
 
 
-def tell_with(tell: Callable[[str, str], None]) -> None:
-    """Have warnings about stores told by tell(store, text) in this process."""
-    global _tell
-    _tell = tell
+def set_warning_handler(handler: Callable[[str, str], None]) -> None:
+    """Send this process's warnings about stores to handler(store, text)."""
+    global _warning_handler
+    _warning_handler = handler
 
 
-def tell(root: str, text: str) -> None:
-    """Warn of a store as this process was told to."""
-    _tell(root, text)
+def warn(root: str, text: str) -> None:
+    """Warn about a store through this process's handler."""
+    _warning_handler(root, text)
 
 
-def share_warnings(heard: Callable[[str], bool]) -> None:
+def deduplicate_warnings(heard: Callable[[str], bool]) -> None:
     """Have this process warn of a store only where no other has: heard(store) says so, and is told of every trouble."""
     global _heard
     _heard = heard
@@ -73,7 +73,7 @@ def share_warnings(heard: Callable[[str], bool]) -> None:
         heard(root)
 
 
-_tell: Callable[[str, str], None] = to_stderr
+_warning_handler: Callable[[str, str], None] = to_stderr
 _heard: Callable[[str], bool] | None = None
 giving_up = threading.Event()  # set: no call waits any longer for a store that does not answer
 _lock = threading.Lock()
@@ -150,7 +150,7 @@ def warn_once(root: str, text: str) -> None:
         ):  # within the lock: of two threads that meet it, the one that tells must be the first for both
             told = _heard(root) or told
     if not told:
-        _tell(root, text)
+        _warning_handler(root, text)
 
 
 def _passes(error: Exception) -> bool:

@@ -23,7 +23,7 @@ from manifests.manifest_io import HEADER_NAME, read_manifest
 from manifests.splits.label_split import SPLIT_SCHEMA, make_split, write_split
 from manifests.splits.settings import SplitSettings
 from manifests.table import FLOW_VIDEO_SCHEMA, SHARD_SCHEMA, VIDEO_SCHEMA, Manifest
-from tgprep.config import ExtractSettings, RunSettings
+from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.convert.materialise import materialise
 from tgprep.decode.stored import stored_frames
 from tgprep.extract.pipeline import extract
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     render_sample(root / "videos", settings)
     found = scan(root / "videos", dataset="folder")
     outcome = extract(
-        root / "videos", root / "dataset", found, ExtractSettings(videos_per_shard=4), RunSettings(threads=1)
+        root / "videos", root / "dataset", found, ExtractSettings(videos_per_shard=4), WorkerSettings(threads=1)
     )
     split = make_split(outcome.manifest, SplitSettings(percent=50))
     write_split(root / "dataset", split)
@@ -196,7 +196,7 @@ def test_a_split_is_a_plain_table(folder: Path) -> None:
 def test_clips_of_stored_videos(folder: Path) -> None:
     settings = ExtractSettings(store="video", videos_per_shard=4)
     found = scan(folder / "videos", dataset="folder")
-    manifest = extract(folder / "videos", folder / "dataset-video", found, settings, RunSettings(threads=1)).manifest
+    manifest = extract(folder / "videos", folder / "dataset-video", found, settings, WorkerSettings(threads=1)).manifest
     code = block("def read_clip")
     assert run(code, folder) == [f"{row.key} {row.label} (2, 48, 64, 3)" for row in manifest.videos]
     space: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Settings of an extraction: what decides the bytes (ExtractSettings) and what only decides how the work is done (RunSettings)."""
+"""Settings of an extraction: what decides the bytes (ExtractSettings) and what only decides how the work is done (WorkerSettings)."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ class ExtractSettings(BaseModel):
         return GradientCoding(source=self.gradient_source, space=self.space)
 
 
-class RunSettings(BaseModel):
+class WorkerSettings(BaseModel):
     """How the work is done on this machine; never changes a byte of the output."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -214,7 +214,7 @@ class RunSettings(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _scheduler_given(self) -> RunSettings:
+    def _scheduler_given(self) -> WorkerSettings:
         if (self.engine == "dask") != bool(self.scheduler):
             raise ValueError("--engine dask and --scheduler ADDRESS go together")
         return self

@@ -74,18 +74,18 @@ def check(out: str, deep: bool, quick: bool, against: Path | None, mend: bool, t
     with interruptible() as (stop, signals):
         try:
             report = run_check(
-                out, deep=deep, quick=quick, against=against, threads=threads, stop=stop, tell=_progress()
+                out, deep=deep, quick=quick, against=against, threads=threads, stop=stop, on_progress=_progress()
             )
             repaired = None
             if mend and report.damaged_shards:
                 from tgprep.check.repair import repair
-                from tgprep.config import RunSettings
+                from tgprep.config import WorkerSettings
                 from tgprep.extract.workers.shards import StoppedError
 
                 assert against is not None
                 say(f"extracting {len(report.damaged_shards)} shards again")
                 try:
-                    run = build(RunSettings, {"threads": threads})
+                    run = build(WorkerSettings, {"threads": threads})
                     repaired = repair(Path(out), against, report.damaged_shards, run=run, stop=stop)
                 except StoppedError:
                     raise KeyboardInterrupt from None
@@ -94,7 +94,7 @@ def check(out: str, deep: bool, quick: bool, against: Path | None, mend: bool, t
                     raise
                 if not signals:
                     stop.clear()  # the engine sets it once it is done
-                report = run_check(out, deep=deep, against=against, threads=threads, stop=stop, tell=_progress())
+                report = run_check(out, deep=deep, against=against, threads=threads, stop=stop, on_progress=_progress())
         except KeyboardInterrupt:
             say("Interrupted: nothing was changed, except shards that were repaired whole.")
             sys.exit(128 + (signals[0] if signals else 2))

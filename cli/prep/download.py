@@ -46,7 +46,7 @@ def download(name: str, folder: Path, base: str, unpacked: bool, as_json: bool) 
 
     with interruptible() as (stop, signals):
         try:
-            outcome = run(name, folder, base=base, unpacked=unpacked, stop=stop, tell=tell)
+            outcome = run(name, folder, base=base, unpacked=unpacked, stop=stop, on_progress=tell)
         except DownloadError as error:
             say(f"Error: {error}")
             sys.exit(EXIT_FAILURES)

@@ -36,7 +36,7 @@ def export(out: str, folder: Path, form: str, tg: bool, keys: str, threads: int,
     with interruptible() as (stop, signals):
         try:
             outcome = export_rawframes(
-                out, folder, tg=tg, keys=chosen, threads=threads, stop=stop, tell=now_and_then("videos")
+                out, folder, tg=tg, keys=chosen, threads=threads, stop=stop, on_progress=now_and_then("videos")
             )
         except KeyboardInterrupt:
             say("Interrupted. Whole videos are kept; run the same command again to go on.")

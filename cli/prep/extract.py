@@ -29,7 +29,7 @@ from cli.common import (
 from cli.prep.account import report
 from cli.prep.progress import ExtractProgress
 from manifests.datasets import DATASETS
-from tgprep.config import ExtractSettings, RunSettings
+from tgprep.config import ExtractSettings, WorkerSettings
 
 if TYPE_CHECKING:
     from manifests.files import Place
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     help="keep every class of the data set's list, or only those with videos, numbered anew",
 )
 @options_from(ExtractSettings)
-@options_from(RunSettings)
+@options_from(WorkerSettings)
 @click.option("--add", is_flag=True, help="take videos that a finished data set lacks into it, in new shards")
 @click.option(
     "--retry-failed",
@@ -100,7 +100,7 @@ def extract(
     \b
     Exit codes: 0 all well, 1 some videos failed, 2 wrong usage or input, 130/143 interrupted.
     """
-    from manifests.object_store import tell_with
+    from manifests.object_store import set_warning_handler
     from manifests.records import InputError
     from tgprep.extract.account import versions
     from tgprep.extract.array_jobs import run_task
@@ -113,11 +113,11 @@ def extract(
 
     progress = ExtractProgress(log_json)
     began = time.monotonic()
-    tell_with(lambda store, text: progress.tell("note", text))
+    set_warning_handler(lambda store, text: progress.tell("note", text))
     try:
         with interruptible() as (stop, signals):
             with at_once(signals):
-                settings, run = build(ExtractSettings, options), build(RunSettings, options)
+                settings, run = build(ExtractSettings, options), build(WorkerSettings, options)
                 update = Update(add=add, retry_failed=retry_failed)
                 task = _task(num_tasks, task_id, update)
                 versions(settings)  # that the decoder is there, before the videos are looked for
@@ -207,7 +207,7 @@ def _report_task(shared: TaskOutcome, task: Task, out: Place, progress: ExtractP
 
 if TYPE_CHECKING:
     from manifests.files import Place
-    from tgprep.config import ExtractSettings, RunSettings
+    from tgprep.config import ExtractSettings, WorkerSettings
     from tgprep.scan.scan import Scan
 
 
@@ -216,7 +216,7 @@ def show_estimate(
     out: Place,
     found: Scan,
     settings: ExtractSettings,
-    run: RunSettings,
+    run: WorkerSettings,
     stop: threading.Event,
     as_json: bool,
 ) -> None:

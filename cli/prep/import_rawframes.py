@@ -53,7 +53,7 @@ def import_rawframes(
                 flow=flow,
                 threads=threads,
                 stop=stop,
-                tell=now_and_then("shards"),
+                on_progress=now_and_then("shards"),
             )
         except KeyboardInterrupt:
             say("Interrupted. Finished shards are kept; run the same command again to go on.")

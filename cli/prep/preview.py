@@ -51,7 +51,7 @@ def preview(
             say(f"{done} of {total} videos")
 
     outcome = write_preview(
-        out, output, split=split, keys=_keys(keys), max_videos=max_videos, threads=threads, tell=tell
+        out, output, split=split, keys=_keys(keys), max_videos=max_videos, threads=threads, on_progress=tell
     )
     for key, reason in outcome.damaged:
         say(f"damaged: {key}: {reason}")

@@ -301,7 +301,7 @@ def _materialise(out: str, manifest: Manifest, as_json: bool, **options: Any) ->
     folder = options["output"] or default_folder(out, chosen.name)
     with interruptible() as (stop, signals):
         try:
-            made = materialise(manifest, chosen, folder, stop=stop, tell=_told_bytes())
+            made = materialise(manifest, chosen, folder, stop=stop, on_progress=_told_bytes())
         except KeyboardInterrupt:
             say("Interrupted. Whole shards are kept; run the same command again to go on.")
             sys.exit(128 + (signals[0] if signals else 2))

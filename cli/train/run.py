@@ -102,7 +102,7 @@ def run(
             if is_main:
                 _announce(setup, ranks, folder)
             outcome = train(
-                setup, folder, ranks, resume=resume, max_steps=max_steps, should_stop=ranks.asked_to_stop, tell=say
+                setup, folder, ranks, resume=resume, max_steps=max_steps, should_stop=ranks.asked_to_stop, log=say
             )
     except (RunError, LostError) as error:
         say(f"Error: {error}")
@@ -162,7 +162,7 @@ def _announce(setup: Setup, ranks: Ranks, folder: Path) -> None:
         say(f"note: {note}")
 
 
-def _fitting_recipe(manifest: Manifest, split: LabelSplit, tell: Callable[[str], None]) -> str:
+def _fitting_recipe(manifest: Manifest, split: LabelSplit, log: Callable[[str], None]) -> str:
     """The published recipe of this data set and percentage where a GPU is there and the split fills a batch, else demo."""
     from tgtrain.config import load_recipe, recipe_names
 
@@ -174,14 +174,12 @@ def _fitting_recipe(manifest: Manifest, split: LabelSplit, tell: Callable[[str],
             continue
         small = int(split.unlabelled.sum()) < config.batch.unlabelled
         if _has_gpu() and not small:
-            tell(f"recipe {name}: told from data set and split (--recipe chooses another)")
+            log(f"recipe {name}: told from data set and split (--recipe chooses another)")
             return name
         reason = f"the split has fewer than {config.batch.unlabelled} unlabelled videos" if small else "no GPU here"
-        tell(f"recipe demo: {reason}, so the small settings; --recipe {name} takes the published ones all the same")
+        log(f"recipe demo: {reason}, so the small settings; --recipe {name} takes the published ones all the same")
         return "demo"
-    tell(
-        f"recipe demo: none is made for {dataset} at {percent or 'this'} % (--recipe chooses, `tgtrain recipes` lists)"
-    )
+    log(f"recipe demo: none is made for {dataset} at {percent or 'this'} % (--recipe chooses, `tgtrain recipes` lists)")
     return "demo"
 
 

@@ -93,9 +93,9 @@ def test(
     from manifests.records import InputError
     from tgtrain.data.build import training_workers
     from tgtrain.data.stores.cache import CacheSettings
-    from tgtrain.evaluate.batch_norm import measure_batch_norm
+    from tgtrain.evaluate.batch_norm import recompute_batch_norm
     from tgtrain.evaluate.evaluate import evaluate
-    from tgtrain.evaluate.results import Views, write_features, write_predictions, write_result
+    from tgtrain.evaluate.results import EvalProtocol, write_features, write_predictions, write_result
     from tgtrain.evaluate.score import BATCH_VIEWS
     from tgtrain.ranks.distributed import LostError, joined
     from tgtrain.run.folder import newest_run, read_setup
@@ -116,7 +116,7 @@ def test(
     if streams in ("rgb", "tg") and asked != streams:
         raise InputError(f"--modality {asked}: {run} trained a network for {streams} alone.")
     average = average or config.evaluate.average
-    places = setup.places(part)
+    places = setup.videos(part)
     if not places:
         raise InputError(
             f"Split {setup.split.name} has no {part} videos. `tgprep split {'--test-percent' if part == 'test' else '--hold-out'} P` sets some aside."
@@ -131,7 +131,7 @@ def test(
             is_main = ranks.is_main
             trained.model.to(ranks.device)
             if precise_bn:
-                batch_norm = measure_batch_norm(trained.model, setup, ranks, workers=training_workers(config))
+                batch_norm = recompute_batch_norm(trained.model, setup, ranks, workers=training_workers(config))
                 if batch_norm.bad and is_main:
                     say(left_out("precise BatchNorm", batch_norm.bad))
                 if not batch_norm.num_batches:
@@ -147,14 +147,14 @@ def test(
                 setup.labels(places),
                 setup.classes,
                 setup.clip,
-                Views(*chosen),
+                EvalProtocol(*chosen),
                 ranks,
                 modality=asked,
                 average=cast("Average", average),
                 workers=training_workers(config),
                 batch_views=batch_views or BATCH_VIEWS,
                 features=features is not None,
-                tell=_progress(is_main),
+                on_progress=_progress(is_main),
             )
     except LostError as error:
         say(f"Error: {error}")

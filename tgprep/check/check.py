@@ -75,12 +75,12 @@ def check(
     against: Path | None = None,
     threads: int = 0,
     stop: threading.Event | None = None,
-    tell: Tell = lambda done, total: None,
+    on_progress: Tell = lambda done, total: None,
 ) -> CheckReport:
     """Check the data set at `root` (local path or fsspec URL).
 
     deep: decode every frame and recompute TG. quick: of the shards, look at their sizes only. against: folder of the source videos, compared with the recorded digests.
-    threads: 0: one per core. tell: called with shards done and all shards. stop: set it to end early (KeyboardInterrupt).
+    threads: 0: one per core. on_progress: called with shards done and all shards. stop: set it to end early (KeyboardInterrupt).
     InputError where there is no data set, or one of another format version.
     """
     stop = stop or threading.Event()
@@ -101,7 +101,7 @@ def check(
     if quick:
         reports = list(_check_sizes(manifest))
     else:
-        reports = list(_check_shards(manifest, shard_rows, deep, workers, stop, tell))
+        reports = list(_check_shards(manifest, shard_rows, deep, workers, stop, on_progress))
     findings.extend(finding for report in reports for finding in report.findings)
     num_sources = 0
     if against is not None:
@@ -154,7 +154,7 @@ def _check_header(root: str) -> Iterator[Finding]:
 
 
 def _check_shards(
-    manifest: Manifest, shard_rows: ShardRows, deep: bool, workers: int, stop: threading.Event, tell: Tell
+    manifest: Manifest, shard_rows: ShardRows, deep: bool, workers: int, stop: threading.Event, on_progress: Tell
 ) -> Iterator[ShardReport]:
     mend = _mend_shard(manifest)
     total = len(manifest.shards)
@@ -168,7 +168,7 @@ def _check_shards(
     with ThreadPoolExecutor(workers) as pool:
         try:
             for done, report in enumerate(pool.map(one, range(total)), 1):
-                tell(done, total)
+                on_progress(done, total)
                 yield report
         except BaseException:
             stop.set()

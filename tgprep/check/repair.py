@@ -16,7 +16,7 @@ from manifests.records import InputError, ManifestHeader, SourceVideo, VideoRow
 from manifests.sample import flow_method
 from manifests.table import Manifest
 from tgprep.check.tables import rows_by_shard
-from tgprep.config import EARLIER, ExtractSettings, RunSettings
+from tgprep.config import EARLIER, ExtractSettings, WorkerSettings
 from tgprep.convert.import_rawframes import write_shard
 from tgprep.extract.account import versions
 from tgprep.extract.workers.local import run_local
@@ -38,9 +38,9 @@ def repair(
     videos: Path,
     damaged: Sequence[str],
     *,
-    run: RunSettings | None = None,
+    run: WorkerSettings | None = None,
     stop: threading.Event | None = None,
-    tell: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> RepairReport:
     """Extract the damaged shards of the data set at `root` again from `videos`, and put them in place where they have the sha256
     of shards.parquet. The tables and all other shards stay as they are.
@@ -71,9 +71,9 @@ def repair(
                 out=work,
                 scratch=work / "scratch",
                 settings=settings,
-                run=run or RunSettings(),  # type: ignore[call-arg]  # every field has its default
+                run=run or WorkerSettings(),  # type: ignore[call-arg]  # every field has its default
                 stop=stop,
-                tell=tell,
+                on_progress=on_progress,
             )
         for result in results:
             name = result.shard.name

@@ -53,7 +53,7 @@ def export_rawframes(
     keys: Sequence[str] = (),
     threads: int = 0,
     stop: threading.Event | None = None,
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ExportOutcome:
     """Write every written video as `folder/Class/video/img_00001.jpg`, `tempgrad_00001.jpg` (counted from 1), and lists.
 
@@ -84,7 +84,7 @@ def export_rawframes(
             for done, count in enumerate(pool.map(one, places), 1):
                 num_files += count
                 num_kept += count == 0
-                tell(done, len(places))
+                on_progress(done, len(places))
         except BaseException:
             stop.set()
             raise

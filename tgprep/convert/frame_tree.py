@@ -15,9 +15,9 @@ from manifests import datasets
 from manifests.records import GradientCoding, InputError, SourceVideo
 from tgprep.scan.annotations import lists_near
 from tgprep.scan.files import VideoFile, some
-from tgprep.scan.guess import tell_dataset
+from tgprep.scan.guess import guess_dataset
 from tgprep.scan.keys import unique_keys, video_key
-from tgprep.scan.rules import Facts, by_folder, by_lists
+from tgprep.scan.rules import VideoLabel, by_folder, by_lists
 
 MARKER = ".tgprep-export.json"
 
@@ -117,15 +117,15 @@ def scan_tree(folder: Path, dataset: str, annotations: Path | None) -> TreeScan:
     notes: list[str] = []
     with lists_near(folder, annotations) as places:
         if dataset == "auto":
-            dataset = tell_dataset(files, places, annotations)
+            dataset = guess_dataset(files, places, annotations)
             notes.append(f"data set: {dataset}, told from class folders and names (--dataset sets it)")
         if dataset == "folder":
             told = by_folder(files, folder)
         else:
             told = by_lists(dataset, files, folder, places, annotations)
     notes.extend(told.notes)
-    facts = {path: entry for path, entry in told.facts.items() if isinstance(entry, Facts)}
-    if lost := [f"{path} ({entry})" for path, entry in told.facts.items() if not isinstance(entry, Facts)]:
+    facts = {path: entry for path, entry in told.facts.items() if isinstance(entry, VideoLabel)}
+    if lost := [f"{path} ({entry})" for path, entry in told.facts.items() if not isinstance(entry, VideoLabel)]:
         raise InputError(
             f"{folder}: {len(lost)} frame folders cannot be placed: {some(lost)}. Use --dataset folder, or move them."
         )

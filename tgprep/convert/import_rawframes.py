@@ -64,7 +64,15 @@ from tgprep.convert.frame_tree import (
     stored_coding,
 )
 from tgprep.extract.plan import plan_shards
-from tgprep.extract.work_folder import WORK_FOLDER, clear, load_done, make_folder, owned, remove_leftovers, save_done
+from tgprep.extract.work_folder import (
+    WORK_FOLDER,
+    clear,
+    exclusive,
+    load_done,
+    make_folder,
+    remove_leftovers,
+    save_done,
+)
 from tgprep.extract.workers.shards import ShardPlan, ShardResult
 
 _SPOOL_BYTES = 32 * 1024 * 1024
@@ -88,7 +96,7 @@ def import_rawframes(
     flow: bool = True,
     threads: int = 0,
     stop: threading.Event | None = None,
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ImportOutcome:
     """Make the data set `out` from the frame folders below `folder`.
 
@@ -108,7 +116,7 @@ def import_rawframes(
     if (out / HEADER_NAME).exists():
         raise InputError(f"{out} holds a finished data set already. Name a new or empty folder.")
     work = out / WORK_FOLDER
-    with owned(out):
+    with exclusive(out):
         _resume_or_clear(work, scan, settings)
         remove_leftovers(out, work)
         plans = plan_shards(scan.videos, 0)
@@ -128,7 +136,7 @@ def import_rawframes(
             try:
                 for number, result in enumerate(pool.map(one, plans), 1):
                     results.append(result)
-                    tell(number, len(plans))
+                    on_progress(number, len(plans))
             except BaseException:
                 stop.set()
                 raise

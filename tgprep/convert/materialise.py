@@ -96,13 +96,13 @@ def materialise(
     place: str | Path,
     *,
     stop: threading.Event | None = None,
-    tell: Tell = lambda done, total: None,
+    on_progress: Tell = lambda done, total: None,
 ) -> Materialised:
     """Write `place/PART-000000.tar ...` for every part of the split that has videos, then `place/split.json`.
 
     Samples are copied byte for byte from the data set's shards, whose sha256 is checked first; only where the split trains with
     another label than the class's, the .json member gets that label. A tar appears once it is whole; after an interruption
-    the same call goes on. stop: set it to end early (KeyboardInterrupt). tell: called with bytes done and all bytes.
+    the same call goes on. stop: set it to end early (KeyboardInterrupt). on_progress: called with bytes done and all bytes.
     InputError where the split must not be used, the folder is not ours to write, space lacks, or a shard is damaged.
     """
     stop = stop or threading.Event()
@@ -134,7 +134,7 @@ def materialise(
             raise InputError(
                 f"{folder}: {missing / 1e9:.3g} GB are to be written, {free / 1e9:.3g} GB are free. Make room, or name another --output."
             )
-        _write_targets(manifest, folder, targets, kept, stop, tell)
+        _write_targets(manifest, folder, targets, kept, stop, on_progress)
         parts = tuple(_part(part, targets) for part in PARTS if any(target.part == part for target in targets))
         _write_facts(manifest, split, folder, targets, claim, relabelled)
     return Materialised(folder, parts, len(targets), len(kept), len(relabelled))
@@ -256,7 +256,7 @@ def _relabelled(manifest: Manifest, shard: str, offset: int, key: str, label: in
 
 
 def _write_targets(
-    manifest: Manifest, folder: Path, targets: list[_Target], kept: set[str], stop: threading.Event, tell: Tell
+    manifest: Manifest, folder: Path, targets: list[_Target], kept: set[str], stop: threading.Event, on_progress: Tell
 ) -> None:
     total = sum(target.num_bytes for target in targets)
     done = 0
@@ -274,10 +274,10 @@ def _write_targets(
                     out.write(piece.start)
                     for block in _copied(manifest, piece):
                         out.write(block)
-                    tell(done + out.tell(), total)
+                    on_progress(done + out.tell(), total)
                 write_end(out)
         done += target.num_bytes
-        tell(done, total)
+        on_progress(done, total)
 
 
 def _check_digest(manifest: Manifest, shard: str, sha256: str) -> None:

@@ -11,7 +11,7 @@ from tgprep.extract.make import make_shards
 from tgprep.extract.pipeline import Outcome, finished, join, resume_or_begin
 from tgprep.extract.plan import Plan, load_plan
 from tgprep.extract.request import Request
-from tgprep.extract.work_folder import WORK_FOLDER, alone, joined, load_done, make_folder, owned
+from tgprep.extract.work_folder import WORK_FOLDER, critical_section, exclusive, load_done, make_folder, shared
 from tgprep.extract.workers.shards import ShardError, ShardPlan
 
 
@@ -52,11 +52,11 @@ def run_task(asked: Request, task: Task) -> TaskOutcome:
     if exists(header):
         return TaskOutcome(0, 0, 0, 0, (), finished(asked))
     try:
-        with joined(asked.out, f"task {task.number}") as share:
+        with shared(asked.out, f"task {task.number}") as share:
             if exists(header):  # another one joined it meanwhile
                 remove_tree(asked.work)
                 return TaskOutcome(0, 0, 0, 0, (), finished(asked))
-            with alone(asked.out, "plan"):
+            with critical_section(asked.out, "plan"):
                 plan, notes = resume_or_begin(asked)
             asked = replace(asked, check=share.check)
             results, _ = make_shards(asked, task.share(plan), f"scratch-{task.number}")
@@ -84,7 +84,7 @@ def finalize(out: Place) -> Outcome:
         raise InputError(
             f"{out} holds no extraction to join. Start the tasks: tgprep extract ... --num-tasks N --task-id I."
         )
-    with owned(out):
+    with exclusive(out):
         plan = load_plan(work)
         assert plan is not None
         missing = sorted({shard.name for shard in plan.shards} - load_done(out, work).keys())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from manifests.files import Place
 from manifests.records import FAILED, SourceVideo
-from tgprep.config import ExtractSettings, RunSettings
+from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.extract.plan import plan_shards
 from tgprep.extract.workers.jobs import HeaderJob
 from tgprep.extract.workers.local import num_workers
@@ -47,7 +47,7 @@ class Estimate:
 
 
 def estimate(
-    videos: Place, out: Place, scan: Scan, settings: ExtractSettings, run: RunSettings, stop: threading.Event
+    videos: Place, out: Place, scan: Scan, settings: ExtractSettings, run: WorkerSettings, stop: threading.Event
 ) -> Estimate:
     """Estimate the extraction of all that the scan found; writes nothing but a temporary folder.
 
@@ -90,7 +90,7 @@ def _num_pair_streams(settings: ExtractSettings) -> int:
 
 
 def _header_frames(
-    paths: Sequence[Path], settings: ExtractSettings, run: RunSettings, stop: threading.Event
+    paths: Sequence[Path], settings: ExtractSettings, run: WorkerSettings, stop: threading.Event
 ) -> list[int]:
     """Frames as the containers claim; 0 where one does not say, -1 where it cannot be opened, or crashes or hangs its decoder."""
     counts: list[int] = []
@@ -118,7 +118,7 @@ def _header_frames(
 
 
 def _measure(
-    videos: Place, sample: Sequence[SourceVideo], settings: ExtractSettings, run: RunSettings, stop: threading.Event
+    videos: Place, sample: Sequence[SourceVideo], settings: ExtractSettings, run: WorkerSettings, stop: threading.Event
 ) -> tuple[ShardResult, float]:
     """Extract a few videos into a temporary folder: the result, and the seconds it took once the worker was at work."""
     supervisor = Supervisor(0, run, stop, lambda progress: None)

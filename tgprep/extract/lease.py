@@ -27,7 +27,7 @@ BEAT_SECONDS = 10.0
 _BEATS_MISSED = 3.5  # so many without a sign, and the owner counts as gone
 
 
-class Claim:
+class Lease:
     """A claim that this process holds; `check` says when somebody else took it."""
 
     def __init__(self, url: str, facts: dict[str, Any]) -> None:
@@ -64,7 +64,7 @@ class Claim:
 
 
 @contextlib.contextmanager
-def claimed(url: str, what: str, *, wait: bool = False) -> Iterator[Claim]:
+def claimed(url: str, what: str, *, wait: bool = False) -> Iterator[Lease]:
     """Hold the claim for the block. InputError naming the owner where somebody else has it, unless `wait`."""
     claim = take(url, what, wait=wait)
     try:
@@ -73,7 +73,7 @@ def claimed(url: str, what: str, *, wait: bool = False) -> Iterator[Claim]:
         claim.release()
 
 
-def take(url: str, what: str, *, wait: bool = False) -> Claim:
+def take(url: str, what: str, *, wait: bool = False) -> Lease:
     """Make the claim, or take it over from an owner that is gone. what: what is claimed, for the message."""
     facts = {
         "owner": f"process {os.getpid()} on {socket.gethostname()}",
@@ -93,7 +93,7 @@ def take(url: str, what: str, *, wait: bool = False) -> Claim:
             _write(url, facts)
         there = _read(url)
         if there.get("token") == facts["token"]:
-            return Claim(url, facts)
+            return Lease(url, facts)
         if there and is_alive(url, there):
             if not wait:
                 owner = there.get("owner", "an unknown process")

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
-from tgprep.config import RunSettings
+from tgprep.config import WorkerSettings
 from tgprep.extract.account import failures
 from tgprep.extract.request import Request, TooManyFailuresError, Workload
 from tgprep.extract.work_folder import load_done, save_done
@@ -15,7 +15,7 @@ from tgprep.extract.workers.scratch import refuse_small, scratch_folder
 from tgprep.extract.workers.shards import ShardPlan, ShardResult, StoppedError
 
 
-def _engine(run: RunSettings) -> Callable[..., Generator[ShardResult, None, None]]:
+def _engine(run: WorkerSettings) -> Callable[..., Generator[ShardResult, None, None]]:
     if run.engine == "local":
         return run_local
     from tgprep.extract.workers.dask_cluster import run_dask
@@ -44,7 +44,7 @@ def make_shards(asked: Request, shards: Sequence[ShardPlan], scratch: str = "scr
             settings=asked.settings,
             run=asked.run,
             stop=asked.stop,
-            tell=asked.hooks.progress,
+            on_progress=asked.hooks.progress,
         )
         stack.enter_context(contextlib.closing(made))
         for result in made:

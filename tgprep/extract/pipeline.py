@@ -11,13 +11,13 @@ from manifests.files import Place, below, exists, list_files, list_folder, remov
 from manifests.manifest_io import HEADER_NAME, read_manifest
 from manifests.records import InputError
 from manifests.table import Manifest
-from tgprep.config import ExtractSettings, RunSettings
+from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.extract.account import Account, account_of, finalise, versions
 from tgprep.extract.make import make_shards
 from tgprep.extract.plan import Plan, changes_since, load_plan, new_plan, refuse_difference, save_plan
 from tgprep.extract.request import Hooks, Request, TooManyFailuresError
 from tgprep.extract.update import Update, plan_update, skipped_of
-from tgprep.extract.work_folder import WORK_FOLDER, clear, make_folder, make_journal, owned, remove_leftovers
+from tgprep.extract.work_folder import WORK_FOLDER, clear, exclusive, make_folder, make_journal, remove_leftovers
 from tgprep.extract.workers.shards import ShardError, ShardResult
 from tgprep.scan.scan import Scan
 
@@ -40,7 +40,7 @@ def extract(
     out: Place,
     scan: Scan,
     settings: ExtractSettings,
-    run: RunSettings,
+    run: WorkerSettings,
     *,
     stop: threading.Event | None = None,
     hooks: Hooks | None = None,
@@ -61,7 +61,7 @@ def extract(
     try:
         if exists(header) and not update:
             return finished(asked)
-        with owned(out) as check:
+        with exclusive(out) as check:
             asked = replace(asked, check=check)
             if exists(header):
                 return _update(asked, update)
@@ -69,7 +69,7 @@ def extract(
             outcome = _work(asked)
             if not (update and resumes):
                 return outcome
-        with owned(out) as check:  # the work folder went, and with it what held OUT
+        with exclusive(out) as check:  # the work folder went, and with it what held OUT
             make_journal(asked.work)
             return _update(replace(asked, check=check), update)
     except OSError as error:
@@ -149,7 +149,7 @@ def finished(asked: Request) -> Outcome:
     notes = _news(manifest, asked.scan)
     if list_folder(asked.work):
         # Unless another run has it, or nothing can be written there.
-        with contextlib.suppress(InputError), owned(out):
+        with contextlib.suppress(InputError), exclusive(out):
             remove_leftovers(out, asked.work)
             plan = load_plan(asked.work)
             if plan is not None and plan.base == manifest.digest:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from manifests.files import Place, below
-from tgprep.config import ExtractSettings, RunSettings
+from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.extract.work_folder import WORK_FOLDER
 from tgprep.extract.workers.shards import Progress
 from tgprep.scan.scan import Scan
@@ -43,7 +43,7 @@ class Request:
     out: Place
     scan: Scan
     settings: ExtractSettings
-    run: RunSettings
+    run: WorkerSettings
     stop: threading.Event
     hooks: Hooks
 

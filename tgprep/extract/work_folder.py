@@ -71,7 +71,7 @@ Check = Callable[[], None]
 
 
 @contextlib.contextmanager
-def owned(out: Place) -> Iterator[Check]:
+def exclusive(out: Place) -> Iterator[Check]:
     """Hold OUT for this run alone; the lock vanishes with the process, however it ends.
 
     Gives a check that raises ShardError where another machine took OUT over (object stores, and file systems without locks).
@@ -88,14 +88,14 @@ def owned(out: Place) -> Iterator[Check]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Joined:
-    """A share in OUT. check: as `owned` gives. last: whether OUT is now ours alone, to join the shards."""
+    """A share in OUT. check: as `exclusive` gives. last: whether OUT is now ours alone, to join the shards."""
 
     check: Check
     last: Callable[[], contextlib.AbstractContextManager[bool]]
 
 
 @contextlib.contextmanager
-def joined(out: Place, name: str) -> Iterator[Joined]:
+def shared(out: Place, name: str) -> Iterator[Joined]:
     """Work on OUT beside others. InputError where a run holds OUT alone, or another process works under the same name."""
     if isinstance(out, Path):
         with _opened(out, "lock") as lock, _opened(out, f"lock-{name}") as own:
@@ -147,7 +147,7 @@ def _claim(out: Place, name: str) -> str:
 
 
 @contextlib.contextmanager
-def alone(out: Place, name: str) -> Iterator[None]:
+def critical_section(out: Place, name: str) -> Iterator[None]:
     """Wait until no other process is at the same point; for moments only."""
     if isinstance(out, Path):
         with _opened(out, f"lock-{name}") as lock:

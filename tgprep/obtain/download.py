@@ -117,7 +117,7 @@ def download(
     attempts: int = 6,
     wait_seconds: float = 2.0,
     stop: threading.Event | None = None,
-    tell: Callable[[str, int, int], None] = lambda name, done, total: None,
+    on_progress: Callable[[str, int, int], None] = lambda name, done, total: None,
     sources: dict[str, Source] | None = None,
 ) -> DownloadOutcome:
     """Fetch the archives of a data set into folder/archives and unpack them into folder/videos and folder/annotations.
@@ -146,7 +146,7 @@ def download(
             attempts=attempts,
             wait_seconds=wait_seconds,
             stop=stop,
-            tell=lambda done, total, name=remote.name: tell(name, done, total),  # type: ignore[misc]
+            on_progress=lambda done, total, name=remote.name: on_progress(name, done, total),  # type: ignore[misc]
         )
         if unpacked and not _is_unpacked(folder, target):
             num_files += unpack(target, folder / archive.folder, nested=archive.nested)

@@ -67,12 +67,12 @@ def fetch(
     attempts: int = 6,
     wait_seconds: float = 2.0,
     stop: threading.Event | None = None,
-    tell: Tell = lambda done, total: None,
+    on_progress: Tell = lambda done, total: None,
 ) -> bool:
     """Have the file at `target`; False where it was there already. An unfinished download (`target`.part) is gone on with.
 
     attempts: connections in a row that bring nothing before it is given up; the wait between them doubles from wait_seconds.
-    tell: called with bytes done and all bytes (-1 unknown). KeyboardInterrupt where `stop` is set; the part is kept.
+    on_progress: called with bytes done and all bytes (-1 unknown). KeyboardInterrupt where `stop` is set; the part is kept.
     """
     stop = stop or threading.Event()
     if target.exists():
@@ -88,7 +88,7 @@ def fetch(
     while True:
         before = part.num_bytes
         try:
-            _receive(remote, part, stop, tell)
+            _receive(remote, part, stop, on_progress)
             break
         except urllib.error.HTTPError as error:
             error.close()
@@ -122,7 +122,7 @@ def fetch(
     return True
 
 
-def _receive(remote: RemoteFile, part: _Part, stop: threading.Event, tell: Tell) -> None:
+def _receive(remote: RemoteFile, part: _Part, stop: threading.Event, on_progress: Tell) -> None:
     """One connection; OSError where it breaks off before the end."""
     start = part.num_bytes
     request = urllib.request.Request(remote.url, headers={"User-Agent": "tgprep", "Accept-Encoding": "identity"})
@@ -167,7 +167,7 @@ def _receive(remote: RemoteFile, part: _Part, stop: threading.Event, tell: Tell)
             while piece := answer.read(_PIECE_BYTES):
                 file.write(piece)
                 done += len(piece)
-                tell(done, total)
+                on_progress(done, total)
                 if stop.is_set():
                     raise KeyboardInterrupt
                 if total >= 0 and done > total:

@@ -9,7 +9,7 @@ from manifests.datasets import KINETICS
 from tgprep.scan.files import VideoFile
 
 
-def tell_dataset(files: list[VideoFile], places: list[Path], annotations: Path | None) -> str:
+def guess_dataset(files: list[VideoFile], places: list[Path], annotations: Path | None) -> str:
     """The known data set that at least two thirds of the files fit by class folder and by name, else `csv` or `folder`."""
     if annotations is not None and annotations.is_file() and not datasets.is_kinetics_csv(annotations):
         return "csv"

@@ -38,7 +38,7 @@ class Extra:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class VideoLabel:
     """What the rules of a data set tell of a file."""
 
     class_name: str
@@ -47,11 +47,11 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Labelling:
     """The outcome of a data set's rules: classes, facts per file (text: skipped with the reason), folds, missing, extra, notes."""
 
     classes: tuple[str, ...]
-    facts: dict[str, Facts | str]
+    facts: dict[str, VideoLabel | str]
     num_folds: int
     missing: tuple[Missing, ...]
     extra: tuple[Extra, ...]
@@ -60,7 +60,7 @@ class Told:
 
 def by_lists(
     dataset: str, files: list[VideoFile], videos: Place, places: list[Path], annotations: Place | None
-) -> Told:
+) -> Labelling:
     lists = datasets.find_official(dataset, places)
     if lists is None and annotations is not None:
         raise InputError(
@@ -72,7 +72,7 @@ def by_lists(
             f"--dataset {dataset} takes its class list from the official csv files, and none was found next to {videos}. Give them with --annotations PATH."
         )
     by_folder = {datasets.folded_class(name): name for name in classes}
-    facts: dict[str, Facts | str] = {}
+    facts: dict[str, VideoLabel | str] = {}
     seen: set[int] = set()
     extra: defaultdict[str, list[str]] = defaultdict(list)
     other_class: list[str] = []
@@ -99,7 +99,7 @@ def by_lists(
             subsets = (told,) * (lists.num_folds if lists else 1)
             if lists:
                 extra[class_name].append(file.path)
-        facts[file.path] = Facts(class_name, datasets.group_of(dataset, class_name, file.stem), subsets)
+        facts[file.path] = VideoLabel(class_name, datasets.group_of(dataset, class_name, file.stem), subsets)
     notes = []
     if lists is not None:
         notes.append(
@@ -113,10 +113,11 @@ def by_lists(
             f"{len(other_class)} videos lie in another class folder than the lists say; the folder is taken: {some(other_class)}"
         )
     num_folds = lists.num_folds if lists else 1
-    if not any(subset for entry in facts.values() if isinstance(entry, Facts) for subset in entry.subsets):
+    if not any(subset for entry in facts.values() if isinstance(entry, VideoLabel) for subset in entry.subsets):
         num_folds = 0
         facts = {
-            path: replace(entry, subsets=()) if isinstance(entry, Facts) else entry for path, entry in facts.items()
+            path: replace(entry, subsets=()) if isinstance(entry, VideoLabel) else entry
+            for path, entry in facts.items()
         }
         notes.append(
             "no official split lists found: every video counts as train (--annotations PATH names their folder; "
@@ -124,7 +125,7 @@ def by_lists(
             if lists is None
             else "the official lists name none of the videos: every video counts as train"
         )
-    return Told(classes, facts, num_folds, _missing(lists, seen) if lists else (), _extra(extra), tuple(notes))
+    return Labelling(classes, facts, num_folds, _missing(lists, seen) if lists else (), _extra(extra), tuple(notes))
 
 
 def _extra(paths: dict[str, list[str]]) -> tuple[Extra, ...]:
@@ -147,7 +148,7 @@ def _missing(lists: OfficialLists, seen: set[int]) -> tuple[Missing, ...]:
     )
 
 
-def by_folder(files: list[VideoFile], videos: Place) -> Told:
+def by_folder(files: list[VideoFile], videos: Place) -> Labelling:
     """VIDEOS/[train|val|test/]Class/.../file: the subset layout only where every top folder names a subset."""
     nested = [file for file in files if file.folders]
     if not nested:
@@ -165,7 +166,7 @@ def by_folder(files: list[VideoFile], videos: Place) -> Told:
     with_subsets = all(subset_names.values())
     if depth:
         notes.append(f"class folders lie in {'/'.join(nested[0].folders[:depth])}/")
-    facts: dict[str, Facts | str] = {}
+    facts: dict[str, VideoLabel | str] = {}
     class_place = depth + with_subsets
     for file in files:
         if len(file.folders) <= class_place:
@@ -173,8 +174,8 @@ def by_folder(files: list[VideoFile], videos: Place) -> Told:
             continue
         name = file.folders[class_place]
         subsets = (subset_names[file.folders[depth]],) if with_subsets else ()
-        facts[file.path] = Facts(name, datasets.group_of("folder", name, file.stem), subsets)
-    classes = tuple(sorted({entry.class_name for entry in facts.values() if isinstance(entry, Facts)}))
+        facts[file.path] = VideoLabel(name, datasets.group_of("folder", name, file.stem), subsets)
+    classes = tuple(sorted({entry.class_name for entry in facts.values() if isinstance(entry, VideoLabel)}))
     if with_subsets:
         notes.append(
             f"subsets from the top folders: {', '.join(f'{top}/ is {subset_names[top]}' for top in sorted(tops))}"
@@ -183,10 +184,10 @@ def by_folder(files: list[VideoFile], videos: Place) -> Told:
         notes.append(
             "no train/, val/ or test/ folders: every video counts as train (tgprep split --test-percent sets a test part aside)"
         )
-    return Told(classes, facts, int(with_subsets), (), (), tuple(notes))
+    return Labelling(classes, facts, int(with_subsets), (), (), tuple(notes))
 
 
-def by_csv(walk: Walk, videos: Place, annotations: Path | None) -> Told:
+def by_csv(walk: Walk, videos: Place, annotations: Path | None) -> Labelling:
     """path,label[,group,subset]: paths relative to VIDEOS; labels are class names, or integers from 0."""
     if annotations is None or not annotations.is_file():
         raise InputError(
@@ -203,7 +204,7 @@ def by_csv(walk: Walk, videos: Place, annotations: Path | None) -> Told:
     with_subsets = any(subset for *_, subset in rows)
     on_disk = {file.path for file in walk.files}
     left_out = {entry.path for entry in walk.skipped}
-    facts: dict[str, Facts | str] = {}
+    facts: dict[str, VideoLabel | str] = {}
     listed: Counter[str] = Counter()
     absent: defaultdict[str, list[str]] = defaultdict(list)
     for number, path, label, group, subset in rows:
@@ -211,7 +212,7 @@ def by_csv(walk: Walk, videos: Place, annotations: Path | None) -> Told:
         if path in facts:
             raise InputError(f"{annotations}, line {number}: {path} is listed twice. Keep one of the lines.")
         listed[class_name] += 1
-        facts[path] = Facts(class_name, group, (subset,) if with_subsets else ())
+        facts[path] = VideoLabel(class_name, group, (subset,) if with_subsets else ())
         if path in on_disk or path in left_out:
             continue
         if reason := _set_aside(videos, path):
@@ -231,7 +232,7 @@ def by_csv(walk: Walk, videos: Place, annotations: Path | None) -> Told:
         notes.append(f"{len(paths)} video files are not in {annotations.name} and were left aside: {some(paths)}")
     if not with_subsets:
         notes.append("no column subset: every video counts as train")
-    return Told(classes, facts, int(with_subsets), missing, _extra(extra), tuple(notes))
+    return Labelling(classes, facts, int(with_subsets), missing, _extra(extra), tuple(notes))
 
 
 def _set_aside(videos: Place, path: str) -> str:

@@ -11,9 +11,9 @@ from manifests.files import Place
 from manifests.records import InputError, SourceVideo
 from tgprep.scan.annotations import lists_near
 from tgprep.scan.files import Skipped, VideoFile, some, walk_videos
-from tgprep.scan.guess import tell_dataset
+from tgprep.scan.guess import guess_dataset
 from tgprep.scan.keys import unique_keys
-from tgprep.scan.rules import Extra, Facts, Missing, by_csv, by_folder, by_lists
+from tgprep.scan.rules import Extra, Missing, VideoLabel, by_csv, by_folder, by_lists
 
 __all__ = ["Extra", "Missing", "Scan", "Skipped", "scan"]
 
@@ -54,7 +54,7 @@ def scan(videos: Place, *, dataset: str = "auto", annotations: Place | None = No
     with lists_near(videos, annotations) as places:
         lists = places[0] if annotations is not None else None
         if dataset == "auto":
-            dataset = tell_dataset(walk.files, places, lists)
+            dataset = guess_dataset(walk.files, places, lists)
             notes.append(f"data set: {dataset}, told from class folders and file names (--dataset sets it)")
         if dataset == "csv":
             told = by_csv(walk, videos, lists)
@@ -69,10 +69,10 @@ def scan(videos: Place, *, dataset: str = "auto", annotations: Place | None = No
         named = some([f"{entry.class_name or 'no label'} {entry.num_missing} of {entry.num_listed}" for entry in worst])
         notes.append(f"{num_missing} listed videos of {len(worst)} classes are not in the folder: {named}")
     skipped = list(walk.skipped)
-    found: list[tuple[VideoFile, Facts]] = []
+    found: list[tuple[VideoFile, VideoLabel]] = []
     for file in walk.files:
         facts = told.facts.get(file.path)
-        if isinstance(facts, Facts):
+        if isinstance(facts, VideoLabel):
             found.append((file, facts))
         elif facts is not None:
             skipped.append(Skipped(file.path, facts))

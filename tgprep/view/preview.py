@@ -48,7 +48,7 @@ def write_preview(
     keys: Sequence[str] = (),
     max_videos: int = MAX_VIDEOS,
     threads: int = 0,
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PreviewOutcome:
     """Write the page of the data set at `root`. The same data set and options give the same bytes.
 
@@ -73,7 +73,7 @@ def write_preview(
                 damaged.append((row.key, facts))
                 facts = {**_facts(row), "error": facts}
             videos.append({**facts, "role": roles[place]})
-            tell(done, len(rows))
+            on_progress(done, len(rows))
     data = {
         **_page_facts(manifest, chosen, role_names),
         "classes": _class_counts(manifest, roles, role_names),

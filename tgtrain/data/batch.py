@@ -129,7 +129,7 @@ class StepDataset(Dataset[SslBatch]):
         return replace(batch, loader_mb=peak_memory_mb()) if get_worker_info() is not None else batch
 
     def _batch(self, step: int) -> SslBatch:
-        self.reader.shards.expect(lambda: upcoming(self.sources, self.reader.places, step))
+        self.reader.shards.expect(lambda: upcoming(self.sources, self.reader.index, step))
         labelled, draws = self._read(self.labelled, Stream.LABELLED, step)
         labelled_plans = (
             self._plans(self.labelled, Stream.LABELLED, draws, labelled) if self.strong_labelled else ((), ())
@@ -179,7 +179,7 @@ class StepDataset(Dataset[SslBatch]):
             ]
             place, problems = self._read_one(source, stream, draw, into)
             labels.append(int(source.labels[place]))
-            keys.append(self.reader.places.key(source.videos[place]))
+            keys.append(self.reader.index.key(source.videos[place]))
             bad += problems
         labels_B = torch.tensor(labels * clip.num_clips, dtype=torch.int64)
         return ClipBatch(rgb, tg, labels_B, tuple(keys), tuple(bad)), draws
@@ -192,7 +192,7 @@ class StepDataset(Dataset[SslBatch]):
         substitutes = substitutes_of(draw, len(source.videos), self.seed, stream, _SUBSTITUTES)
         for place in (draw.video, *substitutes):
             video = int(source.videos[place])
-            facts = self.reader.places[video]
+            facts = self.reader.index[video]
             rng = sample_seed(self.seed, stream, draw.pass_index, facts.key, Choice.CLIP)
             try:
                 plans = plan_train(facts.num_frames, facts.height, facts.width, self.clip, rng)

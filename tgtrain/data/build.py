@@ -66,7 +66,7 @@ def _check_cache(setup: Setup, dataset: StepDataset) -> None:
         return
     cache = setup.reader.shards.cache
     needed = largest_need(
-        dataset.sources, setup.reader.places, {shard.name: shard.num_bytes for shard in setup.manifest.shards}
+        dataset.sources, setup.reader.index, {shard.name: shard.num_bytes for shard in setup.manifest.shards}
     )
     if cache.num_bytes < needed:
         gigabytes = gigabytes_up(needed)
@@ -99,7 +99,7 @@ def _source(setup: Setup, part: str, batch_size: int, stream: Stream) -> StreamS
     seed = setup.config.runtime.seed
     order: StreamOrder | RepeatedOrder | BlockOrder = StreamOrder(len(places), batch_size, seed, stream)
     if stream is Stream.UNLABELLED and setup.config.data.block_shards and len(places):
-        order = BlockOrder(setup.reader.places.shard[places], setup.config.data.block_shards, batch_size, seed, stream)
+        order = BlockOrder(setup.reader.index.shard[places], setup.config.data.block_shards, batch_size, seed, stream)
     if stream is Stream.LABELLED and "fixed_labelled_order" in setup.config.compat.quirks:
         num_unlabelled = int(setup.split.unlabelled.sum()) or len(places)
         order = RepeatedOrder(

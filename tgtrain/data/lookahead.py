@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tgtrain.data.order import BlockOrder, RepeatedOrder, StreamOrder
 from tgtrain.data.stores.local import Need
-from tgtrain.data.stores.video_index import VideoPlaces
+from tgtrain.data.stores.video_index import VideoIndex
 
 _BLOCKS = 2  # the one that is read, and the next
 _STEPS = 64  # looked ahead where no stream has blocks
@@ -26,7 +26,7 @@ class Source(Protocol):
     def order(self) -> StreamOrder | RepeatedOrder | BlockOrder: ...
 
 
-def upcoming(sources: Sequence[Source], places: VideoPlaces, step: int) -> list[Need]:
+def upcoming(sources: Sequence[Source], index: VideoIndex, step: int) -> list[Need]:
     """What the steps from `step` on need, as far ahead as two blocks of shards reach: of a stream in blocks the shards, of another
     the samples.
     """
@@ -36,32 +36,32 @@ def upcoming(sources: Sequence[Source], places: VideoPlaces, step: int) -> list[
             position = step * source.order.batch_size
             end = source.order.blocks_from(position, _BLOCKS + 1)[-1][0]
             num_steps = -(-(end - position) // source.order.batch_size)
-    needs = heapq.merge(*(_needs(source, places, step, num_steps) for source in sources), key=lambda need: need[0])
+    needs = heapq.merge(*(_needs(source, index, step, num_steps) for source in sources), key=lambda need: need[0])
     return list(dict.fromkeys(need for _, need in needs))
 
 
-def _needs(source: Source, places: VideoPlaces, step: int, num_steps: int) -> Iterator[tuple[int, Need]]:
+def _needs(source: Source, index: VideoIndex, step: int, num_steps: int) -> Iterator[tuple[int, Need]]:
     order = source.order
     if isinstance(order, BlockOrder):
         for first, shards in order.blocks_from(step * order.batch_size, _BLOCKS):
             for shard in shards.tolist():
-                yield max(step, first // order.batch_size), places.shards[shard]
+                yield max(step, first // order.batch_size), index.shards[shard]
         return
     for later in range(step, step + num_steps):
         for draw in order.draws(later):
             yield later, int(source.videos[draw.video])
 
 
-def largest_need(sources: Sequence[Source], places: VideoPlaces, shard_bytes: dict[str, int]) -> int:
+def largest_need(sources: Sequence[Source], index: VideoIndex, shard_bytes: dict[str, int]) -> int:
     """Bytes that a cache must hold for these streams to be read ahead: of a stream in blocks its two largest blocks, of another the
     samples of a batch.
     """
-    _, sizes = places.extents()
+    _, sizes = index.extents()
     total = 0
     for source in sources:
         order = source.order
         if isinstance(order, BlockOrder):
-            largest = sorted((shard_bytes[places.shards[s]] for s in np.unique(order.shards)), reverse=True)
+            largest = sorted((shard_bytes[index.shards[s]] for s in np.unique(order.shards)), reverse=True)
             total += sum(largest[: _BLOCKS * order.block_shards])
         else:
             total += int(np.sort(sizes[source.videos])[::-1][: order.batch_size].sum())

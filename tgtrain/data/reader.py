@@ -27,7 +27,7 @@ from tgtrain.data.stores.cache import CacheSettings
 from tgtrain.data.stores.local import LocalShards, Shards
 from tgtrain.data.stores.remote import RemoteShards
 from tgtrain.data.stores.sequential import ShardSource, StreamedShards
-from tgtrain.data.stores.video_index import VideoPlace, VideoPlaces, find_places
+from tgtrain.data.stores.video_index import StoredVideo, VideoIndex, index_of
 from tgtrain.data.video_frames import GopDecoder, runs_of
 
 Pixels = npt.NDArray[np.uint8]
@@ -72,15 +72,15 @@ class ClipReader:
     gop: pictures from one self-contained one to the next in stored videos; 0 where frames are stored as JPEG.
     """
 
-    def __init__(self, places: VideoPlaces, shards: Shards, gop: int = 0) -> None:
-        self.places = places
+    def __init__(self, index: VideoIndex, shards: Shards, gop: int = 0) -> None:
+        self.index = index
         self.shards = shards
         self.gop = gop
         self.decoder: GopDecoder | None = None
         self.scratch: tuple[Pixels, Pixels] = (_NOTHING, _NOTHING)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"places": self.places, "shards": self.shards, "gop": self.gop}
+        return {"index": self.index, "shards": self.shards, "gop": self.gop}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -99,7 +99,7 @@ class ClipReader:
         into: clips to fill, one a view, of the right shapes (a batch's own memory); made here where there are none.
         Raises BadSampleError where the sample is damaged or the shard is gone.
         """
-        place = self.places[video]
+        place = self.index[video]
         plans = list(plans)
         clips = list(into) if into is not None else [_empty(plan, rgb, tg) for plan in plans for _ in plan.boxes]
         rgb_cuts, tg_cuts = _cuts(plans, clips, rgb, tg)
@@ -134,7 +134,7 @@ class ClipReader:
 
         Raises BadSampleError as it does.
         """
-        place = self.places[video]
+        place = self.index[video]
         frames = {frame for plan in plans for frame in plan.frames} if rgb else set()
         gradients = {frame for plan in plans for frame in plan.tg_frames} if tg else set()
         slow = any(plan.gradient == "slow" for plan in plans)
@@ -158,7 +158,7 @@ class ClipReader:
             raise BadSampleError(f"{place.key} in {place.shard}: {error}") from None
         return found
 
-    def _offsets(self, place: VideoPlace, kind: str, frames: list[int]) -> list[int]:
+    def _offsets(self, place: StoredVideo, kind: str, frames: list[int]) -> list[int]:
         """Where each stored frame lies in its member; ValueError where the wanted frames (sorted) cannot lie there."""
         index_start, index_size, _, size = place.members.place(kind)
         coded = kind == "rgb" and bool(self.gop)
@@ -176,7 +176,7 @@ class ClipReader:
         self.shards.close()
 
     def _pictures(
-        self, place: VideoPlace, kind: str, wanted: Iterable[int], part: CropBox | None = None
+        self, place: StoredVideo, kind: str, wanted: Iterable[int], part: CropBox | None = None
     ) -> Iterator[tuple[int, Frame]]:
         """The wanted frames (kind rgb), gradients (tg) or flow (flow) as stored, by rising index, each good until the next but one.
 
@@ -191,7 +191,7 @@ class ClipReader:
         for number, (frame, jpeg) in enumerate(zip(frames, self._jpegs(place, kind, frames), strict=True)):
             yield frame, self._decode(jpeg, place, f"{kind.upper()} frame {frame}", number % 2)
 
-    def _decoded(self, place: VideoPlace, frames: list[int], part: CropBox | None) -> Iterator[tuple[int, Frame]]:
+    def _decoded(self, place: StoredVideo, frames: list[int], part: CropBox | None) -> Iterator[tuple[int, Frame]]:
         """Frames of a stored video."""
         m = place.members
         offsets = self._offsets(place, "rgb", frames)
@@ -207,13 +207,13 @@ class ClipReader:
             self.decoder = GopDecoder()
         yield from self.decoder.decode(pictures, frames, place.height, place.width, part)
 
-    def _jpegs(self, place: VideoPlace, kind: str, frames: list[int]) -> list[bytes]:
+    def _jpegs(self, place: StoredVideo, kind: str, frames: list[int]) -> list[bytes]:
         start = place.members.place(kind)[2]
         offsets = self._offsets(place, kind, frames)
         ranges = [(start + offsets[frame], offsets[frame + 1] - offsets[frame]) for frame in frames]
         return self.shards.read(place.shard, ranges)
 
-    def _decode(self, jpeg: bytes, place: VideoPlace, what: str, slot: int) -> Frame:
+    def _decode(self, jpeg: bytes, place: StoredVideo, what: str, slot: int) -> Frame:
         if self.scratch[0].shape[:2] != (place.height, place.width):
             shape = (place.height, place.width, 3)
             self.scratch = (np.empty(shape, np.uint8), np.empty(shape, np.uint8))
@@ -237,14 +237,14 @@ def open_reader(
 
     cache: where shards of a data set at a URL are kept. stream: where shards come from that are to be read from their beginning.
     """
-    places = find_places(manifest, tuple(keys))
+    index = index_of(manifest, tuple(keys))
     gop = video_gop(manifest.header)
     if stream is not None:
-        return ClipReader(places, StreamedShards(stream, places), gop)
+        return ClipReader(index, StreamedShards(stream, index), gop)
     shards: Shards = LocalShards(manifest.root)
     if is_url(manifest.root):
-        shards = RemoteShards(manifest.root, manifest.shards, places, (cache or CacheSettings()).open(), gop > 0)
-    return ClipReader(places, shards, gop)
+        shards = RemoteShards(manifest.root, manifest.shards, index, (cache or CacheSettings()).open(), gop > 0)
+    return ClipReader(index, shards, gop)
 
 
 def cut_video(

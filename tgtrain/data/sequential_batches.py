@@ -30,12 +30,12 @@ from tgtrain.data.order import Draw
 from tgtrain.data.reader import BadSampleError, Clip, ClipReader
 from tgtrain.data.stores.local import Need
 from tgtrain.data.stores.sequential import TRIES, BrokenStreamError, HeldSample, Members, ShardSource, held_sample
-from tgtrain.data.stores.video_index import VideoPlace
+from tgtrain.data.stores.video_index import StoredVideo
 from tgtrain.randomness import Choice, Indices, Stream, permute, round_keys, sample_seed
 
 BUFFER_BYTES = 256 * 1024**2  # of the clips that wait in one process for one stream
 _SHARDS = (1 << 64) - 3  # the part of a pass that a slot's order of shards is drawn from
-Plan = Callable[[VideoPlace, int], tuple[ClipPlan, ...]]
+Plan = Callable[[StoredVideo, int], tuple[ClipPlan, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def share_of(shards: Indices, slot: Slot) -> Indices:
     return own if len(own) else np.arange(len(shards))
 
 
-class Flow:
+class ClipBuffer:
     """The endless clips of one stream in one slot, shuffled. Draws are `WaitingClips`, or what is wrong with a damaged sample."""
 
     def __init__(
@@ -106,15 +106,15 @@ class Flow:
         tg: bool = True,
     ) -> None:
         """videos: their numbers in the reader. num_before: videos that all slots have drawn before: where to begin."""
-        self.places, self.source, self.videos, self.plan = reader.places, source, videos, plan
+        self.index, self.source, self.videos, self.plan = reader.index, source, videos, plan
         self.seed, self.stream_id, self.slot = seed, stream_id, slot
         self.rgb, self.tg = rgb, tg
-        self.shards = reader.places.shard[videos]
+        self.shards = reader.index.shard[videos]
         self.own = share_of(self.shards, slot)
         self.buffer_clips = min(buffer_clips, len(self.own))  # more would mix one pass into the next but one
         self.first_pass, self.begun = divmod(num_before // slot.total, len(self.own))
         self.at_hand = _OneSample()
-        self.reader = ClipReader(reader.places, self.at_hand, reader.gop)
+        self.reader = ClipReader(reader.index, self.at_hand, reader.gop)
 
     def read(self, clips: WaitingClips, into: Sequence[Clip] | None = None) -> list[Clip]:
         """Decode clips, into their places where some are given. BadSampleError where the sample is damaged."""
@@ -166,9 +166,9 @@ class Flow:
 
     def _shard(self, shard: int, pass_index: int) -> Iterator[WaitingClips | str]:
         """The samples of one shard, then one message for each that did not come."""
-        name = self.places.shards[shard]
+        name = self.index.shards[shard]
         missing = {
-            self.places.key(int(self.videos[place])): int(place)
+            self.index.key(int(self.videos[place])): int(place)
             for place in self.own[self.shards[self.own] == shard].tolist()
         }
         reason = "its shard ends before it"
@@ -191,7 +191,7 @@ class Flow:
     def _drawn(self, place: int, pass_index: int, members: Members) -> WaitingClips | str:
         """The clips that this pass draws for a sample, with the bytes that they need."""
         video = int(self.videos[place])
-        facts = self.places[video]
+        facts = self.index[video]
         try:
             self.at_hand.sample = held_sample(facts, members)
             plans = self.plan(facts, pass_index)
@@ -241,7 +241,7 @@ class _SlotBatches(StepDataset):
         names = StepDataset.__dataclass_fields__
         super().__init__(**{name: getattr(dataset, name) for name in names})
         self.streamed, self.slot = dataset, slot
-        self.flows: dict[Stream, Flow] = {}
+        self.flows: dict[Stream, ClipBuffer] = {}
         self.draws: dict[Stream, Iterator[WaitingClips | str]] = {}
         self.passes: list[int] = []
 
@@ -249,7 +249,7 @@ class _SlotBatches(StepDataset):
         """Open the streams where a run has them at this step, up to a shard."""
         for stream, source in ((Stream.LABELLED, self.labelled), (Stream.UNLABELLED, self.unlabelled)):
             if source is not None:
-                self.flows[stream] = flow = Flow(
+                self.flows[stream] = flow = ClipBuffer(
                     self.reader,
                     self.streamed.source,
                     source.videos,
@@ -265,7 +265,7 @@ class _SlotBatches(StepDataset):
                 self.draws[stream] = flow.draws()
 
     def _planned(self, stream: Stream) -> Plan:
-        def plan(facts: VideoPlace, pass_index: int) -> tuple[ClipPlan, ...]:
+        def plan(facts: StoredVideo, pass_index: int) -> tuple[ClipPlan, ...]:
             rng = sample_seed(self.seed, stream, pass_index, facts.key, Choice.CLIP)
             return plan_train(facts.num_frames, facts.height, facts.width, self.clip, rng)
 

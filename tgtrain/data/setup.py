@@ -68,7 +68,7 @@ class Setup:
         """How clips are cut."""
         return clip_settings(self.config)
 
-    def places(self, part: str) -> list[int]:
+    def videos(self, part: str) -> list[int]:
         """Numbers of the videos of a part of the split: labelled, unlabelled, validation, test or train."""
         flags = self.split.train if part == "train" else self.split.part(part)
         return [int(place) for place in np.flatnonzero(flags)]

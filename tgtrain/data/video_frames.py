@@ -21,25 +21,25 @@ _PIXEL_FORMAT = "yuvj420p"
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class PictureRun:
     """Pictures first .. last (both included) to decode one after the other; `first` is self-contained."""
 
     first: int
     last: int
 
 
-def runs_of(frames: Sequence[int], gop: int) -> list[Run]:
+def runs_of(frames: Sequence[int], gop: int) -> list[PictureRun]:
     """The fewest runs of pictures that lead to these frames (rising), where every `gop`-th picture is self-contained.
 
     gop = 8, frames 3, 7, 8, 26:   runs 0 .. 8 and 24 .. 26
     """
-    runs: list[Run] = []
+    runs: list[PictureRun] = []
     for frame in frames:
         first = frame // gop * gop
         if runs and first <= runs[-1].last + 1:
-            runs[-1] = Run(runs[-1].first, frame)
+            runs[-1] = PictureRun(runs[-1].first, frame)
         else:
-            runs.append(Run(first, frame))
+            runs.append(PictureRun(first, frame))
     return runs
 
 

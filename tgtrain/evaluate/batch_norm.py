@@ -18,10 +18,10 @@ from tgtrain.data.clip import ClipPlan, plan_eval, plan_train
 from tgtrain.data.loader import item_loader
 from tgtrain.data.order import StreamOrder
 from tgtrain.data.reader import BadSampleError
-from tgtrain.data.sequential_batches import Flow, Slot
+from tgtrain.data.sequential_batches import ClipBuffer, Slot
 from tgtrain.data.setup import Setup
 from tgtrain.data.stores.sequential import StreamedShards
-from tgtrain.data.stores.video_index import VideoPlace
+from tgtrain.data.stores.video_index import StoredVideo
 from tgtrain.method.augment.apply import network_input
 from tgtrain.method.networks.model import Model
 from tgtrain.method.networks.precise_bn import recompute_statistics
@@ -44,7 +44,7 @@ class BatchNormMeasured:
     bad: tuple[str, ...]
 
 
-def measure_batch_norm(
+def recompute_batch_norm(
     model: Model, setup: Setup, ranks: Ranks, should_stop: Callable[[], bool] = lambda: False, workers: int = 0
 ) -> BatchNormMeasured:
     """Replace the BatchNorm statistics of every network by those of centre clips of the train list, as the recipe asks.
@@ -101,7 +101,7 @@ class _TrainList(Dataset[_Read]):
     def __init__(self, setup: Setup, views: Sequence[str], stride: int) -> None:
         config = setup.config
         self.reader, self.clip = setup.reader, replace(setup.clip, num_clips=1)
-        self.videos = setup.places("train")
+        self.videos = setup.videos("train")
         self.rgb, self.tg = "rgb" in views, "tg" in views
         self.seed, self.drawn_anew, self.stride = config.runtime.seed, config.precise_bn.clips == "training", stride
         self.size = min(config.batch.labelled, len(self.videos))
@@ -121,7 +121,7 @@ class _TrainList(Dataset[_Read]):
             self.reader.shards.expect(lambda: [self.videos[d.video] for n in upcoming for d in self.order.draws(n)])
         draw = self.order.draws(number)[row]
         video = self.videos[draw.video]
-        place = self.reader.places[video]
+        place = self.reader.index[video]
         if self.drawn_anew:
             rng = sample_seed(self.seed, _STREAM, draw.pass_index, place.key, Choice.CLIP)
             (plan,) = plan_train(place.num_frames, place.height, place.width, self.clip, rng)
@@ -169,17 +169,17 @@ def _streamed_batches(setup: Setup, ranks: Ranks, view: str, wanted: int, bad: d
     """As many batches from a stream of this rank, see tgtrain.data.sequential_batches: of shards that cannot be read but from their beginning."""
     assert isinstance(setup.reader.shards, StreamedShards)
     config = setup.config
-    train_places = np.array(setup.places("train"), np.int64)
+    train_places = np.array(setup.videos("train"), np.int64)
     size = min(config.batch.labelled, len(train_places))
     one_clip = replace(setup.clip, num_clips=1)
 
-    def planned(place: VideoPlace, pass_index: int) -> tuple[ClipPlan, ...]:
+    def planned(place: StoredVideo, pass_index: int) -> tuple[ClipPlan, ...]:
         if config.precise_bn.clips == "training":
             rng = sample_seed(config.runtime.seed, _STREAM, pass_index, place.key, Choice.CLIP)
             return plan_train(place.num_frames, place.height, place.width, one_clip, rng)
         return plan_eval(place.num_frames, place.height, place.width, setup.clip)
 
-    flow = Flow(
+    flow = ClipBuffer(
         setup.reader, setup.reader.shards.source, train_places, planned,
         seed=config.runtime.seed, stream_id=_STREAM, slot=Slot(ranks.rank, ranks.world_size), num_before=0,
         buffer_clips=config.data.shuffle_clips, rgb=view == "rgb", tg=view == "tg",

@@ -12,7 +12,7 @@ from tgtrain.data.clip import ClipSettings, plan_eval
 from tgtrain.data.loader import item_loader
 from tgtrain.data.reader import BadSampleError, Clip, ClipReader
 from tgtrain.data.stores.sequential import StreamedShards
-from tgtrain.evaluate.results import Result, Views
+from tgtrain.evaluate.results import EvalProtocol, Result
 from tgtrain.evaluate.score import BATCH_VIEWS, Average, Floats, Modality, VideoScores, VideoViews, score_videos
 from tgtrain.method.networks.model import Model
 from tgtrain.ranks.distributed import Ranks
@@ -23,7 +23,9 @@ _AHEAD = 64  # videos that a cache of a remote data set fetches before they are 
 class _ViewDataset(Dataset[VideoViews]):
     """All views of one video, read in a loader process: nothing is decoded where the model runs."""
 
-    def __init__(self, reader: ClipReader, videos: Sequence[int], clip: ClipSettings, views: Views, modality: Modality):
+    def __init__(
+        self, reader: ClipReader, videos: Sequence[int], clip: ClipSettings, views: EvalProtocol, modality: Modality
+    ):
         self.reader, self.videos, self.clip, self.views, self.modality = reader, videos, clip, views, modality
 
     def __len__(self) -> int:
@@ -31,7 +33,7 @@ class _ViewDataset(Dataset[VideoViews]):
 
     def __getitem__(self, position: int) -> VideoViews:
         self.reader.shards.expect(lambda: self.videos[position : position + _AHEAD])
-        place = self.reader.places[self.videos[position]]
+        place = self.reader.index[self.videos[position]]
         plans = plan_eval(
             place.num_frames, place.height, place.width, self.clip, self.views.num_clips, self.views.num_crops
         )
@@ -63,7 +65,7 @@ def evaluate(
     labels: Sequence[int],
     classes: tuple[str, ...],
     clip: ClipSettings,
-    views: Views,
+    views: EvalProtocol,
     ranks: Ranks,
     *,
     modality: Modality = "rgb",
@@ -71,13 +73,13 @@ def evaluate(
     workers: int = 0,
     batch_views: int = BATCH_VIEWS,
     features: bool = False,
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Score videos (numbers in the reader) in eval mode; ranks share them, every rank gets the whole result.
 
     Every video is counted once, whatever the number of ranks. batch_views: see `score_videos`. features: keep the pooled
-    features too. tell: called with (videos done, videos of this rank).
+    features too. on_progress: called with (videos done, videos of this rank).
     should_stop: asked after every video; where it says so on any rank, all raise StoppedError.
     """
     own = _share_of(reader, videos, ranks, workers)
@@ -91,7 +93,7 @@ def evaluate(
             average=average, slow=clip.gradient == "slow", batch_views=batch_views, features=features,
         ):  # fmt: skip
             found.append((own[scored.position], scored))
-            tell(len(found), len(own))
+            on_progress(len(found), len(own))
             if should_stop():
                 break
     finally:
@@ -105,7 +107,7 @@ def evaluate(
         views=views,
         modality=modality,
         classes=classes,
-        keys=tuple(reader.places[videos[place]].key for place, _ in kept),
+        keys=tuple(reader.index[videos[place]].key for place, _ in kept),
         labels=np.array([labels[place] for place, _ in kept], np.int64),
         scores=_rows([scored.scores for _, scored in kept], len(classes)),
         bad=tuple(scored.bad for _, scored in merged if scored.bad),
@@ -123,8 +125,8 @@ def _share_of(reader: ClipReader, videos: Sequence[int], ranks: Ranks, workers: 
     if not isinstance(reader.shards, StreamedShards):
         return list(range(ranks.rank, len(videos), ranks.world_size))
     numbers = np.asarray(videos, np.int64)
-    starts, _ = reader.places.extents()
-    stored = np.lexsort((starts[numbers], reader.places.shard[numbers]))
+    starts, _ = reader.index.extents()
+    stored = np.lexsort((starts[numbers], reader.index.shard[numbers]))
     parts = np.array_split(np.array_split(stored, ranks.world_size)[ranks.rank], max(1, workers))
     return [int(part[turn]) for turn in range(len(parts[0])) for part in parts if turn < len(part)]
 

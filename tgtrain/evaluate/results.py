@@ -137,7 +137,7 @@ def _number(value: Any) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Views:
+class EvalProtocol:
     """clips x crops of every video; the name that metric names carry."""
 
     num_clips: int
@@ -157,7 +157,7 @@ class Result:
     rgb_features, tg_features float32[N, C]: pooled output of the last stage, mean over the views; None where not asked for.
     """
 
-    views: Views
+    views: EvalProtocol
     modality: Modality
     classes: tuple[str, ...]
     keys: tuple[str, ...]

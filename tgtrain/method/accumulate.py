@@ -29,7 +29,7 @@ from tgtrain.method import losses
 from tgtrain.method.gather import RowGather, gather_rows
 from tgtrain.method.networks.model import View
 from tgtrain.method.settings import MethodSettings
-from tgtrain.method.step import COUNTS, PartSummary, Views, Whole, named_values, step_terms, summarise
+from tgtrain.method.step import COUNTS, PartSummary, StepInputs, Whole, named_values, step_terms, summarise
 
 ContrastOver = Literal["batch", "part"]
 NamedValues = list[tuple[str, Tensor]]
@@ -37,7 +37,7 @@ NamedValues = list[tuple[str, Tensor]]
 
 def add_gradients(
     network: nn.Module,
-    parts: Callable[[], Iterable[Views]],
+    parts: Callable[[], Iterable[StepInputs]],
     num_parts: int,
     method: MethodSettings,
     epoch: int,
@@ -76,7 +76,7 @@ def _needs_survey(method: MethodSettings, epoch: int, over: ContrastOver) -> boo
 
 
 def _survey(
-    network: nn.Module, parts: Iterable[Views], method: MethodSettings, over: ContrastOver, gather: RowGather
+    network: nn.Module, parts: Iterable[StepInputs], method: MethodSettings, over: ContrastOver, gather: RowGather
 ) -> list[Whole]:
     """Run every part once without gradient, and give each what its loss takes from the others."""
     with torch.no_grad(), statistics_kept(network):
@@ -140,7 +140,7 @@ def statistics_kept(network: nn.Module) -> Iterator[None]:
             layer.track_running_stats = True
 
 
-def lengthen_memory(network: nn.Module, num_parts: int) -> None:
+def rescale_bn_momentum(network: nn.Module, num_parts: int) -> None:
     """Let the running statistics of BatchNorm, updated once a part, weigh a step as much as one update does now."""
     for layer in network.modules():
         if isinstance(layer, _BatchNorm) and layer.momentum is not None and num_parts > 1:

@@ -37,7 +37,7 @@ class Clips:
 
 
 @dataclass(frozen=True, slots=True)
-class Views:
+class StepInputs:
     """The batch of one step on one rank: B labelled rows, and U unlabelled rows as a weak and as a strong view.
 
     labels_B: class of each labelled row, int64 (repeated clip-major with more clips a video).
@@ -111,7 +111,7 @@ class PartSummary:
 
 def step_terms(
     model: nn.Module,
-    views: Views,
+    views: StepInputs,
     method: MethodSettings,
     epoch: int,
     gather: RowGather = gather_rows,
@@ -127,7 +127,7 @@ def step_terms(
     return loss_terms(output, views.labels_B, method, epoch, views.true_labels_U, gather, whole)
 
 
-def forward_views(model: nn.Module, views: Views, weak_forward: WeakForward = "joined") -> ModelOutput:
+def forward_views(model: nn.Module, views: StepInputs, weak_forward: WeakForward = "joined") -> ModelOutput:
     """One forward per network over [labelled, weak, strong], so that BatchNorm sees the joined batch.
 
     weak_forward "apart": the weak rows go first, without gradient and with statistics of their own; the output then holds
@@ -140,7 +140,7 @@ def forward_views(model: nn.Module, views: Views, weak_forward: WeakForward = "j
     return _forward(model, [part for part in (views.labelled, views.weak, views.strong) if part is not None])
 
 
-def summarise(model: nn.Module, views: Views, method: MethodSettings) -> PartSummary:
+def summarise(model: nn.Module, views: StepInputs, method: MethodSettings) -> PartSummary:
     """Forward one part of a batch and give what the others need of it."""
     output = forward_views(model, views, method.weak_forward)
     num_labelled, num_unlabelled, streams = len(views.labelled), len(views.weak or ()), _views(output)

@@ -23,7 +23,7 @@ _TIMEOUT = timedelta(minutes=30)  # of a collective: the longest that one proces
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RankPlacement:
     """Which process this is, 0 <= rank < world_size, local_rank on its machine, and where they meet ("", 0: as MASTER_... says).
 
     by_slurm: told from the tasks of a Slurm step, not from the variables of torchrun.
@@ -37,7 +37,7 @@ class Place:
     by_slurm: bool = False
 
 
-def place_in(environment: Mapping[str, str]) -> Place:
+def place_in(environment: Mapping[str, str]) -> RankPlacement:
     """The place that torchrun (or `--devices`), else Slurm, describes; alone where nothing does. InputError for half a description."""
     if "RANK" in environment or "WORLD_SIZE" in environment:
         world_size = slurm.number(environment, "WORLD_SIZE", 1)
@@ -49,10 +49,10 @@ def place_in(environment: Mapping[str, str]) -> Place:
                 f"WORLD_SIZE is {world_size} and {', '.join(missing)} not set: several processes are started by "
                 "`tgtrain run --devices N`, torchrun or srun."
             )
-        place = Place(rank, world_size, slurm.number(environment, "LOCAL_RANK", 0))
+        place = RankPlacement(rank, world_size, slurm.number(environment, "LOCAL_RANK", 0))
     elif slurm.in_step(environment):
         host, port = slurm.meeting_place(environment)
-        place = Place(
+        place = RankPlacement(
             slurm.number(environment, "SLURM_PROCID", 0),
             slurm.num_tasks(environment),
             slurm.number(environment, "SLURM_LOCALID", 0),
@@ -61,7 +61,7 @@ def place_in(environment: Mapping[str, str]) -> Place:
             by_slurm=True,
         )
     else:
-        return Place()
+        return RankPlacement()
     if place.rank >= place.world_size:
         raise InputError(f"rank {place.rank} of {place.world_size} processes: expected 0 to {place.world_size - 1}.")
     return place
@@ -145,7 +145,7 @@ def steps_between_polls(seconds_per_step: float) -> int:
     return max(1, min(_POLL_STEPS, int(_POLL_SECONDS / max(1e-9, seconds_per_step))))
 
 
-def gpu_of(place: Place, num_visible: int) -> int:
+def gpu_of(place: RankPlacement, num_visible: int) -> int:
     """Number of this process's GPU among those that it sees. A Slurm task may see its own alone, under torchrun each sees all."""
     return 0 if place.by_slurm and num_visible == 1 else place.local_rank
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tgtrain.report.plot import DASHES, NUM_COLOURS, Axis, Line, Plot, draw, number
-from tgtrain.report.run_data import Curve, Run
+from tgtrain.report.run_data import Curve, RunData
 
 _RGB, _TG = 0, 1  # colours: everywhere the same
 _LOGGED = {"memory_gb": "memory_mb"}  # shown in another unit than logged
@@ -55,7 +55,7 @@ class _Theme:
     marked: bool = False  # show where the pseudo-label loss starts
 
 
-def run_charts(run: Run) -> tuple[Chart, ...]:
+def run_charts(run: RunData) -> tuple[Chart, ...]:
     """The charts of one run, in reading order; quantities that it did not log are left out."""
     curves = _named_curves(run)
     charts = [_accuracy_chart(run)]
@@ -69,7 +69,7 @@ def run_charts(run: Run) -> tuple[Chart, ...]:
     return tuple(chart for chart in charts if chart is not None)
 
 
-def compared_charts(runs: Sequence[Run]) -> tuple[Chart, ...]:
+def compared_charts(runs: Sequence[RunData]) -> tuple[Chart, ...]:
     """One chart a quantity, with a line for each run that logged it; the colour of a run is its place."""
     charts = []
     curves = [_named_curves(run) for run in runs]
@@ -104,7 +104,7 @@ def _joined(themes: Sequence[Sequence[_Theme]]) -> list[_Theme]:
     return list(joined.values())
 
 
-def _themes(run: Run) -> tuple[_Theme, ...]:
+def _themes(run: RunData) -> tuple[_Theme, ...]:
     names = run.train
     threshold = run.settings.get("method.threshold")
     trusted = f"Share of unlabelled clips whose pseudo-label passes the threshold{f' {threshold:g}' if isinstance(threshold, float) else ''}, and how many of those are right."
@@ -192,7 +192,7 @@ def _numbered(names: Mapping[str, Curve], prefix: str) -> tuple[tuple[str, str, 
     return tuple((name, name.removeprefix(prefix), 4 + place) for place, name in enumerate(found))
 
 
-def _named_curves(run: Run) -> dict[str, Curve]:
+def _named_curves(run: RunData) -> dict[str, Curve]:
     """The train curves as charts want them: memory in GB, precision only where something was trusted."""
     curves = dict(run.train)
     if "memory_mb" in curves:
@@ -204,7 +204,7 @@ def _named_curves(run: Run) -> dict[str, Curve]:
     return {name: curve for name, curve in curves.items() if np.isfinite(curve.value).any()}
 
 
-def _evaluations(run: Run) -> dict[str, Curve]:
+def _evaluations(run: RunData) -> dict[str, Curve]:
     """`top1@1x1 (test)` -> curve."""
     return {
         f"{name} ({part})": curve
@@ -219,7 +219,7 @@ def _metric_order(name: str) -> tuple[int, str]:
     return next((place for place, start in enumerate(order) if name.startswith(start)), len(order)), name
 
 
-def _accuracy_chart(run: Run) -> Chart | None:
+def _accuracy_chart(run: RunData) -> Chart | None:
     found = _evaluations(run)
     if not found:
         return None
@@ -228,7 +228,7 @@ def _accuracy_chart(run: Run) -> Chart | None:
     return _chart(_Theme("Accuracy", (), "One centre clip and crop of every video, while training.", "%"), lines, [run])
 
 
-def _chart(theme: _Theme, lines: Sequence[tuple[str, Line]], runs: Sequence[Run]) -> Chart:
+def _chart(theme: _Theme, lines: Sequence[tuple[str, Line]], runs: Sequence[RunData]) -> Chart:
     percent = theme.unit == "%"
     marks = [float(mark) for run in runs for mark in _pseudo_start(run)] if theme.marked else []
     names = list(dict.fromkeys(_LOGGED.get(name, name).partition(" (")[0] for name, _ in lines))
@@ -271,14 +271,14 @@ def _together(names: Sequence[str]) -> str:
     return ", ".join(names)
 
 
-def _pseudo_start(run: Run) -> list[int]:
+def _pseudo_start(run: RunData) -> list[int]:
     """The step after which the pseudo-label loss counts, where there is such a loss and a warm-up."""
     epochs = run.settings.get("method.warmup_epochs", 0)
     unlabelled = run.settings.get("method.method") != "supervised"
     return [int(epochs) * run.steps_per_epoch] if unlabelled and isinstance(epochs, int) and epochs > 0 else []
 
 
-def _readout(plot: Plot, lines: Sequence[tuple[str, Line]], unit: str, runs: Sequence[Run]) -> dict[str, object]:
+def _readout(plot: Plot, lines: Sequence[tuple[str, Line]], unit: str, runs: Sequence[RunData]) -> dict[str, object]:
     """What reading values with the pointer needs, as JSON: both axes, and per line its steps and values (null: a gap).
 
     per_epoch: steps of an epoch, 0 where the runs differ in it.

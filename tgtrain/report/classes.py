@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tgtrain.evaluate.results import ClassScore, TestResult
-from tgtrain.report.run_data import Run
+from tgtrain.report.run_data import RunData
 
 MOST_TABLE_CLASSES = 16
 MOST_CONFUSIONS = 8
@@ -59,7 +59,7 @@ class ClassRow:
     taken_for: str
 
 
-def class_names(run: Run, result: TestResult | None = None) -> tuple[str, ...]:
+def class_names(run: RunData, result: TestResult | None = None) -> tuple[str, ...]:
     """Names by label, as many as the confusion matrix has rows; labels beyond the class list are named by number."""
     size = len(result.confusion) if result is not None and result.confusion is not None else 0
     names = dict(enumerate(run.data.classes))
@@ -68,7 +68,7 @@ def class_names(run: Run, result: TestResult | None = None) -> tuple[str, ...]:
     return tuple(names.get(label, f"class {label}") for label in range(size))
 
 
-def confusion_view(run: Run, result: TestResult) -> Confusion | None:
+def confusion_view(run: RunData, result: TestResult) -> Confusion | None:
     """The matrix as the page shows it, or None where the result has none or is empty."""
     if result.confusion is None or not result.confusion.any():
         return None
@@ -91,7 +91,7 @@ def confusion_view(run: Run, result: TestResult) -> Confusion | None:
     )
 
 
-def top_confusions(run: Run, result: TestResult, most: int = MOST_CONFUSIONS) -> tuple[Pair, ...]:
+def top_confusions(run: RunData, result: TestResult, most: int = MOST_CONFUSIONS) -> tuple[Pair, ...]:
     """The most frequent confusions, most frequent first; equal counts by label."""
     if result.confusion is None:
         return ()
@@ -101,7 +101,7 @@ def top_confusions(run: Run, result: TestResult, most: int = MOST_CONFUSIONS) ->
     return tuple(Pair(t, p, names[t], names[p], int(wrong[t, p]), int(sums[t])) for t, p in places[:most])
 
 
-def class_rows(runs: Sequence[Run], results: Sequence[TestResult]) -> tuple[ClassRow, ...]:
+def class_rows(runs: Sequence[RunData], results: Sequence[TestResult]) -> tuple[ClassRow, ...]:
     """Accuracy by class, weakest first (by the first result), for one result or several side by side."""
     scores: dict[str, dict[int, ClassScore]] = defaultdict(dict)
     for place, result in enumerate(results):
@@ -139,7 +139,7 @@ def _finite(score: ClassScore | None) -> float | None:
     return score.accuracy if score is not None and math.isfinite(score.accuracy) else None
 
 
-def _taken_for(run: Run, result: TestResult) -> dict[str, str]:
+def _taken_for(run: RunData, result: TestResult) -> dict[str, str]:
     """Per class the wrong class that was named most often, with its count."""
     if result.confusion is None:
         return {}

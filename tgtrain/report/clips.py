@@ -20,7 +20,7 @@ from tgtrain.data.stores.cache import CacheSettings
 from tgtrain.data.stores.sequential import ShardSource
 from tgtrain.evaluate.results import TestResult
 from tgtrain.report.classes import Pair
-from tgtrain.report.run_data import Run
+from tgtrain.report.run_data import RunData
 
 NUM_CLIPS = 6
 NUM_FRAMES = 8
@@ -73,7 +73,7 @@ class Gallery:
     problem: str = ""
 
 
-def make_gallery(runs: Sequence[Run], results: Sequence[TestResult | None], pairs: Sequence[Pair]) -> Gallery:
+def make_gallery(runs: Sequence[RunData], results: Sequence[TestResult | None], pairs: Sequence[Pair]) -> Gallery:
     """Pictures from the data set of the first run; a data set that is gone or changed is told in `problem`.
 
     runs: those whose verdicts are shown; only runs on the same data set count. results: one a run, None untested.
@@ -102,7 +102,7 @@ def make_gallery(runs: Sequence[Run], results: Sequence[TestResult | None], pair
         return Gallery(
             problem=f"There are no pictures, because the run’s data set cannot be read where it was. {error}"
         )
-    at = {place.key: number for number, place in enumerate(reader.places)}
+    at = {place.key: number for number, place in enumerate(reader.index)}
     problems: list[str] = []
     verdicts = {key: _verdicts(key, runs, results) for key in chosen}
     strips = []
@@ -111,7 +111,7 @@ def make_gallery(runs: Sequence[Run], results: Sequence[TestResult | None], pair
         if pictures is not None:
             plan, rgb, tg, _ = pictures
             name = _class_name(run, labels[key])
-            num_frames = reader.places[at[key]].num_frames
+            num_frames = reader.index[at[key]].num_frames
             strips.append(FilmStrip(key, name, rgb, tg, _thinned(plan.frames), num_frames, verdicts[key]))
     confusions = []
     for pair, key in examples.items():
@@ -124,7 +124,7 @@ def make_gallery(runs: Sequence[Run], results: Sequence[TestResult | None], pair
     return Gallery(tuple(strips), tuple(confusions), part, problem)
 
 
-def _labels(run: Run, result: TestResult | None) -> tuple[dict[str, int], str]:
+def _labels(run: RunData, result: TestResult | None) -> tuple[dict[str, int], str]:
     """Label by key of the videos to choose from, sorted by key, and the part that they are: the test part if there is one.
 
     Where the split is gone, what was tested stands in for it.
@@ -151,7 +151,7 @@ def _examples(result: TestResult | None, pairs: Sequence[Pair]) -> dict[Pair, st
     return {pair: first[pair.truth, pair.prediction] for pair in pairs if (pair.truth, pair.prediction) in first}
 
 
-def _verdicts(key: str, runs: Sequence[Run], results: Sequence[TestResult | None]) -> tuple[Verdict, ...]:
+def _verdicts(key: str, runs: Sequence[RunData], results: Sequence[TestResult | None]) -> tuple[Verdict, ...]:
     found = []
     for run, result in zip(runs, results, strict=True):
         if result is None or run.data.digest != runs[0].data.digest:
@@ -163,18 +163,18 @@ def _verdicts(key: str, runs: Sequence[Run], results: Sequence[TestResult | None
     return tuple(found)
 
 
-def _class_name(run: Run, label: int) -> str:
+def _class_name(run: RunData, label: int) -> str:
     return run.data.classes[label] if 0 <= label < len(run.data.classes) else f"class {label}"
 
 
 def _pictures(
-    reader: ClipReader, video: int, run: Run, problems: list[str]
+    reader: ClipReader, video: int, run: RunData, problems: list[str]
 ) -> tuple[ClipPlan, tuple[str, ...], tuple[str, ...], int] | None:
     """The centre clip as a test cuts it, 112 pixels a side: plan, RGB, TG, and the place of the frame in which most moves.
 
     None, with the reason in `problems`, where it cannot be read.
     """
-    place = reader.places[video]
+    place = reader.index[video]
     try:
         settings = ClipSettings(
             clip_len=int(run.settings.get("data.clip_frames", 8)),

@@ -10,7 +10,7 @@ from typing import Any
 from manifests.records import InputError
 from tgtrain.config import load_recipe
 from tgtrain.report.facts import evaluations
-from tgtrain.report.run_data import Run
+from tgtrain.report.run_data import RunData
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Comparison:
     warnings: tuple[str, ...]
 
 
-def settings_groups(run: Run) -> tuple[SettingsGroup, ...]:
+def settings_groups(run: RunData) -> tuple[SettingsGroup, ...]:
     """All settings by section, with what differs from the shipped recipe of that name and from the defaults."""
     recipe, defaults = _shipped(run, run.recipe), _shipped(run, "ucf101-20")
     groups: dict[str, list[Setting]] = {}
@@ -73,7 +73,7 @@ def settings_groups(run: Run) -> tuple[SettingsGroup, ...]:
     return tuple(SettingsGroup(section, tuple(settings)) for section, settings in groups.items())
 
 
-def compare(runs: Sequence[Run]) -> Comparison:
+def compare(runs: Sequence[RunData]) -> Comparison:
     """Headline figures of every run under the names they were measured by, and the settings that differ."""
     found = [_named_values(run) for run in runs]
     metrics = []
@@ -88,7 +88,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
     return Comparison(tuple(metrics), tuple(rows), _comparison_warnings(runs))
 
 
-def _comparison_warnings(runs: Sequence[Run]) -> tuple[str, ...]:
+def _comparison_warnings(runs: Sequence[RunData]) -> tuple[str, ...]:
     warnings = []
     if len({run.data.digest for run in runs}) > 1:
         warnings.append("The runs used different data sets, so their accuracies are not comparable directly.")
@@ -104,7 +104,7 @@ def _comparison_warnings(runs: Sequence[Run]) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def _named_values(run: Run) -> dict[str, float]:
+def _named_values(run: RunData) -> dict[str, float]:
     """`top1@10x3` -> value of tests on the test part by RGB; others carry part and network in the name."""
     named: dict[str, float] = {}
     for result in run.results:
@@ -125,7 +125,7 @@ def _column_order(name: str) -> tuple[bool, int, int, str]:
     return "while training" in name, -views, order.index(metric) if metric in order else len(order), name
 
 
-def _shipped(run: Run, name: str) -> dict[str, Any]:
+def _shipped(run: RunData, name: str) -> dict[str, Any]:
     """The settings of a shipped recipe for as many classes as the run has; empty where there is none of that name."""
     if not name or name.endswith(".toml"):
         return {}

@@ -11,7 +11,7 @@ from tgtrain.data.crop import reference_pixels
 from tgtrain.evaluate.results import TestResult
 from tgtrain.report.classes import interval95, majority_share
 from tgtrain.report.plot import number
-from tgtrain.report.run_data import Curve, Run
+from tgtrain.report.run_data import Curve, RunData
 
 _MODALITY_TEXT = {"rgb": "RGB network", "tg": "TG network", "both": "RGB and TG networks"}
 _REFERENCE_SHORT_SIDE = 256
@@ -44,7 +44,7 @@ class Measurement:
 class Facts:
     """What the page says of one run, besides charts and tables of classes."""
 
-    run: Run
+    run: RunData
     headline: Accuracy | None
     headline_text: str
     others: tuple[Accuracy, ...]
@@ -63,7 +63,7 @@ class Facts:
     notes: tuple[str, ...]
 
 
-def facts_of(run: Run) -> Facts:
+def facts_of(run: RunData) -> Facts:
     """Everything the page says of a run in words."""
     measurements = _measurements(run)
     first = measurements[0] if measurements else None
@@ -95,7 +95,7 @@ def facts_of(run: Run) -> Facts:
     )
 
 
-def _measurements(run: Run) -> tuple[Measurement, ...]:
+def _measurements(run: RunData) -> tuple[Measurement, ...]:
     rows = []
     for result in run.results:
         accuracies = tuple(
@@ -116,7 +116,7 @@ def _measurements(run: Run) -> tuple[Measurement, ...]:
     return tuple(rows)
 
 
-def evaluations(run: Run, part: str, num_videos: int) -> list[Measurement]:
+def evaluations(run: RunData, part: str, num_videos: int) -> list[Measurement]:
     """The last evaluation of a part while training, and the best one where that is another; num_videos: 0 unknown."""
     curves = {name: curve for name, curve in run.evaluate[part].items() if "@" in name}
     curves = dict(sorted(curves.items(), key=lambda item: not item[0].startswith("top1@")))
@@ -143,7 +143,7 @@ def evaluations(run: Run, part: str, num_videos: int) -> list[Measurement]:
     return rows
 
 
-def _headline_text(run: Run, first: Measurement | None, result: TestResult | None) -> str:
+def _headline_text(run: RunData, first: Measurement | None, result: TestResult | None) -> str:
     if first is None:
         return "No accuracy has been measured yet."
     if not first.num_videos:
@@ -155,7 +155,7 @@ def _headline_text(run: Run, first: Measurement | None, result: TestResult | Non
     return f"{right}; {network}, checkpoint {result.checkpoint or f'of step {result.step}'}"
 
 
-def _protocol_text(run: Run, protocol: str, average: str) -> str:
+def _protocol_text(run: RunData, protocol: str, average: str) -> str:
     clips, _, crops = protocol.partition("x")
     if not (clips.isdigit() and crops.isdigit()):
         return ""
@@ -182,7 +182,7 @@ def _baseline_text(result: TestResult | None) -> str:
     return f"Always naming the most frequent class would score {100 * share:.1f} %." if share else ""
 
 
-def _status(run: Run) -> str:
+def _status(run: RunData) -> str:
     done, planned = min(run.steps_done, run.num_steps), run.num_steps
     if done >= planned:
         return f"Finished: {_steps(planned)}"
@@ -191,7 +191,7 @@ def _status(run: Run) -> str:
     return f"{done:,} of {_steps(planned)} ({100 * done / planned:.0f} %)"
 
 
-def _time_text(run: Run, seconds: float | None) -> str:
+def _time_text(run: RunData, seconds: float | None) -> str:
     if seconds is None:
         return ""
     if run.steps_done >= run.num_steps:
@@ -210,7 +210,7 @@ def _waiting_text(share: float | None) -> str:
     return f"{100 * share:.0f} % of the time spent waiting for data: {verdict}"
 
 
-def _notes(run: Run, measurements: Sequence[Measurement]) -> tuple[str, ...]:
+def _notes(run: RunData, measurements: Sequence[Measurement]) -> tuple[str, ...]:
     notes = list(run.problems)
     if not run.train:
         notes.append("This run has logged no training step yet, so there are no curves.")

@@ -14,7 +14,7 @@ from tgtrain.report.classes import ClassRow, Confusion, Pair, class_rows, confus
 from tgtrain.report.clips import Gallery, make_gallery
 from tgtrain.report.compare import Comparison, SettingsGroup, compare, settings_groups
 from tgtrain.report.facts import Facts, facts_of
-from tgtrain.report.run_data import Run, read_runs
+from tgtrain.report.run_data import RunData, read_runs
 
 REPORT_NAME = "report.html"
 
@@ -61,7 +61,7 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
     return output
 
 
-def make_page(runs: Sequence[Run]) -> Page:
+def make_page(runs: Sequence[RunData]) -> Page:
     """What the page says about these runs (at least one)."""
     best = [run.results[0] if run.results else None for run in runs]
     if len(runs) == 1:
@@ -116,7 +116,7 @@ def _percent(fraction: float | None) -> str:
     return "< 0.1 %" if 0 < fraction < 0.0005 else f"{100 * fraction:.1f} %"
 
 
-def _shared_results(runs: Sequence[Run]) -> list[TestResult]:
+def _shared_results(runs: Sequence[RunData]) -> list[TestResult]:
     """One test of each run, all by the best protocol, modality and part that every run has; [] where there is none."""
     kinds = [{(r.protocol, r.modality, r.part): r for r in reversed(run.results)} for run in runs]
     for result in runs[0].results:

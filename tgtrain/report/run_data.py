@@ -54,7 +54,7 @@ class SplitFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunData:
     """A run's folder. settings: `section.key` -> value. train: quantity -> curve; evaluate: part -> metric -> curve.
 
     results: best protocol first. num_steps: planned; steps_done: the last step that left a trace. problems: for the reader.
@@ -100,7 +100,7 @@ class Run:
         return float(np.median(finite)) if len(finite) else None
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunData:
     """Read a run's folder.
 
     Raises InputError where it is none; damaged lines and test files are named in `problems` and left out.
@@ -122,7 +122,7 @@ def read_run(folder: Path) -> Run:
         ) from None
     train, evaluate = _read_metrics(folder / METRICS_NAME, problems)
     results = read_results(folder, problems)
-    return Run(
+    return RunData(
         folder=folder,
         name=folder.resolve().name,
         settings=settings,
@@ -142,7 +142,7 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
+def read_runs(folders: Sequence[Path]) -> tuple[RunData, ...]:
     """Read several runs; a folder named twice counts once, and runs of one name are told apart by their paths."""
     unique = {folder.resolve(): folder for folder in folders}
     runs = [read_run(folder) for folder in unique.values()]

@@ -233,7 +233,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         raise DamagedError(f"{path} is no checkpoint of this program ({_first_line(error)}).") from None
 
 
-def load_newest(run: Path, tell: Callable[[str], None]) -> Checkpoint | None:
+def load_newest(run: Path, log: Callable[[str], None]) -> Checkpoint | None:
     """The newest whole checkpoint of a run, or None before there is one; damaged newer ones are passed over, saying so.
 
     InputError where there are checkpoints and none is whole: beginning anew would throw the run away.
@@ -246,7 +246,7 @@ def load_newest(run: Path, tell: Callable[[str], None]) -> Checkpoint | None:
             wrong.append(str(error))
             continue
         for text in wrong:
-            tell(f"{text} Trying the one before.")
+            log(f"{text} Trying the one before.")
         return found
     if not wrong and (run / FOLDER / _BEST).exists():
         wrong.append(f"{run / FOLDER} names a best checkpoint and holds none.")

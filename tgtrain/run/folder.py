@@ -190,7 +190,7 @@ def describe(setup: Setup) -> dict[str, Any]:
     """The facts of a run as config.json holds them."""
     header = setup.manifest.header
     written = setup.manifest.videos.arrow
-    sizes = {f"{width}x{height}": count for (height, width), count in setup.reader.places.sizes().items()}
+    sizes = {f"{width}x{height}": count for (height, width), count in setup.reader.index.sizes().items()}
     root = setup.manifest.root
     return {
         "config": setup.config.to_dict(),

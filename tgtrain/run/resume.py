@@ -30,7 +30,7 @@ class Start:
         return self.checkpoint.step if self.checkpoint else 0
 
 
-def choose(run: Path, how: str, setup: Setup, tell: Callable[[str], None]) -> Start:
+def choose(run: Path, how: str, setup: Setup, log: Callable[[str], None]) -> Start:
     """Read what a run goes on from: its newest whole checkpoint (auto), none (never), or a named one. Writes nothing.
 
     A name that the run was begun from before means: go on, so that the same command again (a requeued job) does not go back.
@@ -42,14 +42,14 @@ def choose(run: Path, how: str, setup: Setup, tell: Callable[[str], None]) -> St
             raise InputError(f"{run} has checkpoints already; --resume auto goes on, --out names a new run.")
         return Start(None)
     if how == "auto":
-        start = Start(checkpoints.load_newest(run, tell))
+        start = Start(checkpoints.load_newest(run, log))
     else:
         path = checkpoints.find(run, how)
         found = checkpoints.load(path)
         named = checkpoints.digest_of(path)
         if own and named == checkpoints.begun_from(run):
-            start = Start(checkpoints.load_newest(run, tell))
-            tell(f"{run} was begun from {path.name} before and goes on")
+            start = Start(checkpoints.load_newest(run, log))
+            log(f"{run} was begun from {path.name} before and goes on")
         elif own and path.resolve().parent != (run / checkpoints.FOLDER).resolve():
             raise InputError(
                 f"{run} has checkpoints of its own ({own[0].name} to {own[-1].name}); to begin from {path}, name a new folder with --out."
@@ -61,7 +61,7 @@ def choose(run: Path, how: str, setup: Setup, tell: Callable[[str], None]) -> St
     return start
 
 
-def take_up(run: Path, start: Start, keep: int, tell: Callable[[str], None]) -> None:
+def take_up(run: Path, start: Start, keep: int, log: Callable[[str], None]) -> None:
     """Make the folder tell of the course that begins at `start`: for the one process that writes.
 
     Checkpoints of later steps, damaged ones too, are set aside, and what a kill kept from being done after the last save is done.
@@ -76,7 +76,7 @@ def take_up(run: Path, start: Start, keep: int, tell: Callable[[str], None]) -> 
         checkpoints.save(run, start.checkpoint, keep)
     aside = checkpoints.set_aside(run, start.step, start.checkpoint.due)
     if aside is not None:
-        tell(f"later checkpoints are set aside in {aside} (may be removed)")
+        log(f"later checkpoints are set aside in {aside} (may be removed)")
     if start.named:
         checkpoints.note_begun_from(run, start.named, start.step)
     checkpoints.settle(run, start.checkpoint, keep)

@@ -122,18 +122,18 @@ def measure(
     ranks: Ranks,
     workers: tuple[int, ...],
     seconds: float,
-    tell: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> Balance:
     """The step for about `seconds`, then the loader for about `seconds` with each of these numbers of processes.
 
     One batch of each is measured, however long it takes. Raises InputError where settings and data do not allow a batch, or the
     device has too little memory for one.
     """
-    tell(f"the training step on {ranks.device.type} ...")
+    log(f"the training step on {ranks.device.type} ...")
     step = measure_step(setup, ranks, seconds)
     loaders = []
     for number, count in enumerate(workers):
-        tell(f"the loader with {count or 'no'} process{'es' * (count != 1)} ...")
+        log(f"the loader with {count or 'no'} process{'es' * (count != 1)} ...")
         loaders.append(measure_loader(setup, ranks, count, seconds, number * _APART_STEPS))
     own = training_workers(setup.config)
     return Balance(tuple(loaders), step, own if own in workers else workers[-1])

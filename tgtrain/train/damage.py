@@ -30,7 +30,7 @@ class Damage:
         self._own_read += num_read
         self._own_bad += bad
 
-    def join(self, ranks: Ranks, tell: Callable[[str], None]) -> None:
+    def join(self, ranks: Ranks, log: Callable[[str], None]) -> None:
         """Bring the counts of all ranks together, and tell each damaged sample once. All ranks must call this.
 
         Raises TooMuchDamageError on all of them, once more than `limit` of the clips read, or of LEAST_CLIPS where fewer were
@@ -43,7 +43,7 @@ class Damage:
             self.num_bad += len(bad)
             for reason in bad:
                 if reason not in self._told:
-                    tell(f"damaged sample replaced: {reason}")
+                    log(f"damaged sample replaced: {reason}")
                     self._told.add(reason)
         if self.num_bad > self.limit * max(self.num_read, LEAST_CLIPS):
             raise TooMuchDamageError(

@@ -11,10 +11,10 @@ from torch import Tensor
 from tgtrain.data.batch import ClipBatch, SslBatch
 from tgtrain.method.augment.apply import apply_strong, network_input
 from tgtrain.method.augment.plan import StrongPlan
-from tgtrain.method.step import Clips, Views
+from tgtrain.method.step import Clips, StepInputs
 
 
-def views_of(batch: SslBatch, device: torch.device, slow: bool) -> Views:
+def views_of(batch: SslBatch, device: torch.device, slow: bool) -> StepInputs:
     """Labelled, weak and strong views of a batch; slow: its TG clips are the raw frames of slow TG. Waits for nothing."""
     batch = on_device(batch, device)
     labelled = batch.labelled
@@ -25,7 +25,7 @@ def views_of(batch: SslBatch, device: torch.device, slow: bool) -> Views:
         weak = Clips(network_input(clips.rgb), network_input(clips.tg, slow))
         strong = _strong(clips, batch.strong_rgb, batch.strong_tg, slow)
         true_labels = clips.labels
-    return Views(
+    return StepInputs(
         labelled=_strong(labelled, batch.labelled_rgb, batch.labelled_tg, slow)
         if batch.labelled_rgb
         else Clips(network_input(labelled.rgb), network_input(labelled.tg, slow)),

@@ -25,7 +25,7 @@ def notes(setup: Setup) -> list[str]:
     told = []
     if config.data.reader == "stream":
         told += weaker_promises(
-            training_workers(config), config.data.shuffle_clips, len(set(setup.reader.places.shard.tolist()))
+            training_workers(config), config.data.shuffle_clips, len(set(setup.reader.index.shard.tolist()))
         )
     for name, size, here in (
         ("labelled", config.batch.labelled, int(split.labelled.sum())),

@@ -24,15 +24,14 @@ from tgtrain.data.loader import step_loader
 from tgtrain.data.order import steps_per_epoch
 from tgtrain.data.setup import Setup
 from tgtrain.errors import RunError
-from tgtrain.evaluate.batch_norm import measure_batch_norm
+from tgtrain.evaluate.batch_norm import recompute_batch_norm
 from tgtrain.evaluate.evaluate import StoppedError, evaluate
-from tgtrain.evaluate.results import Result
-from tgtrain.evaluate.results import Views as EvalViews
-from tgtrain.method.accumulate import add_gradients, clip_gradients, lengthen_memory
+from tgtrain.evaluate.results import EvalProtocol, Result
+from tgtrain.method.accumulate import add_gradients, clip_gradients, rescale_bn_momentum
 from tgtrain.method.networks.model import Model, build_model, count_macs, share_dropout
 from tgtrain.method.networks.sync_bn import synchronised
 from tgtrain.method.schedule import LearningRateSettings, epoch_of, is_due, learning_rate
-from tgtrain.method.step import COUNTS, Views
+from tgtrain.method.step import COUNTS, StepInputs
 from tgtrain.ranks.distributed import Ranks, StopPoll
 from tgtrain.run import checkpoint as checkpoints
 from tgtrain.run.checkpoint import cannot_write, last_whole, writing
@@ -89,7 +88,7 @@ def train(
     resume: str = "auto",
     max_steps: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Outcome:
     """Train the setup's model in the folder `run`, from its newest checkpoint where it has one.
 
@@ -104,14 +103,14 @@ def train(
     require_shares(config, ranks)
     check_folder(run, setup)
     ranks.barrier()  # nobody writes before everybody has looked: a folder half made would be taken for somebody else's
-    trainer = _Trainer(setup, run, ranks, tell)
+    trainer = _Trainer(setup, run, ranks, log)
     # Whatever the settings do not allow shows here, before anything is written: clips, operations, shapes.
     step_dataset(setup, ranks)
     require_variance(config)
     require_compilable(config, ranks.device)
     count_macs(config.model, config.data.clip_frames, config.data.size, config.data.size)
     # Of a new run everything is judged before its folder is made; of an old one only with the folder held.
-    start = None if (run / CONFIG_NAME).exists() else choose(run, resume, setup, trainer.tell)
+    start = None if (run / CONFIG_NAME).exists() else choose(run, resume, setup, trainer.log)
     if start is not None:
         require_room(run, config)
     with ExitStack() as stack:
@@ -129,14 +128,14 @@ def train(
             begin_folder(run, setup, facts)
         ranks.barrier()
         if start is None:
-            start = choose(run, resume, setup, trainer.tell)
+            start = choose(run, resume, setup, trainer.log)
             if start.step < stop_at:
                 require_room(run, config)
         if len(set(ranks.gather(start.step))) > 1:
             raise InputError(f"The processes see different checkpoints in {run}: it must be one folder, shared by all.")
         if ranks.is_main:
             with writing(run, start.step):
-                take_up(run, start, config.evaluate.keep, trainer.tell)
+                take_up(run, start, config.evaluate.keep, trainer.log)
         ranks.barrier()
         trainer.take(start.checkpoint)
         if trainer.step >= stop_at and not trainer.evaluation_due:
@@ -162,10 +161,10 @@ def training_step(setup: Setup, ranks: Ranks) -> Callable[[SslBatch], object]:
 class _Trainer:
     """The state of a run in this process: model, optimiser and how many steps are done."""
 
-    def __init__(self, setup: Setup, folder: Path, ranks: Ranks, tell: Callable[[str], None]) -> None:
+    def __init__(self, setup: Setup, folder: Path, ranks: Ranks, log: Callable[[str], None]) -> None:
         config = setup.config
         self.setup, self.config, self.folder, self.ranks = setup, config, folder, ranks
-        self.tell = tell if ranks.is_main else _silent
+        self.log = log if ranks.is_main else _silent
         self.num_steps, self.per_epoch = num_steps_of(setup)
         self.workers = training_workers(config)
         model = build_model(config.model, seed=config.runtime.seed)
@@ -173,7 +172,7 @@ class _Trainer:
             model = synchronised(model, ranks.device)
             share_dropout(model, ranks.rank, ranks.world_size)
         self.model: Model = model.to(device=ranks.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        lengthen_memory(self.model, config.runtime.accumulate)
+        rescale_bn_momentum(self.model, config.runtime.accumulate)
         self.network: nn.Module = self.model
         if ranks.world_size > 1:
             devices = [ranks.device] if ranks.device.type == "cuda" else None
@@ -210,7 +209,7 @@ class _Trainer:
         self.num_skipped = int(found.extra.get("num_skipped", 0))
         self.step = found.step
         self.evaluation_due = found.due
-        self.tell(f"resumed at step {self.step} of {self.num_steps}")
+        self.log(f"resumed at step {self.step} of {self.num_steps}")
 
     def run(self, stop_at: int, should_stop: Callable[[], bool]) -> Outcome:
         """Steps until `stop_at`, a signal, or an error.
@@ -264,7 +263,7 @@ class _Trainer:
                     self._note(journal, "epoch", {"epoch": epoch, **dataset.coverage(self.step)})
                 if due:
                     if coverage := dataset.coverage(self.step):
-                        self.tell(f"epoch {epoch + 1}: {coverage_line(coverage)}")
+                        self.log(f"epoch {epoch + 1}: {coverage_line(coverage)}")
                     self.evaluation_due = True
                     self._save()
                     saved_at = self.step
@@ -325,7 +324,7 @@ class _Trainer:
             values.append(("train/skipped", 1 - norm.isfinite().float()))
         return values
 
-    def _parts(self, batch: SslBatch) -> Iterator[Views]:
+    def _parts(self, batch: SslBatch) -> Iterator[StepInputs]:
         """The views of a batch on the device, in the parts that go through the networks one after the other."""
         runtime = self.config.runtime
         for number, part in enumerate(split_batch(batch, runtime.accumulate)):
@@ -346,7 +345,7 @@ class _Trainer:
 
     def _judge_damage(self) -> None:
         try:
-            self.damage.join(self.ranks, self.tell)
+            self.damage.join(self.ranks, self.log)
         except TooMuchDamageError as error:
             raise RunError(str(error)) from None
 
@@ -366,7 +365,7 @@ class _Trainer:
         values["loader_memory_mb"] = max(self.ranks.gather(self.loader_mb))  # of the largest process; 0 without any
         values["num_bad"] = self.damage.num_bad
         self._note(journal, "train", values)
-        self.tell(step_line(self.step, self.num_steps, epoch, values))
+        self.log(step_line(self.step, self.num_steps, epoch, values))
 
     def _note(self, journal: Journal | None, kind: str, values: dict[str, Any]) -> None:
         """Write a record, on the process that has the journal."""
@@ -400,14 +399,14 @@ class _Trainer:
         running = None
         if "running_statistics" in self.config.compat.quirks:
             running = {name: value.clone() for name, value in self.model.state_dict().items() if "running_" in name}
-        batch_norm = measure_batch_norm(self.model, self.setup, self.ranks, should_stop, self.workers)
+        batch_norm = recompute_batch_norm(self.model, self.setup, self.ranks, should_stop, self.workers)
         if self.ranks.any(should_stop()):
             return False
         if batch_norm.bad:
-            self.tell(left_out("precise BatchNorm", batch_norm.bad))
+            self.log(left_out("precise BatchNorm", batch_norm.bad))
         require_finite(self.model, self.step)
         part = self.setup.evaluated_part
-        places = self.setup.places(part)
+        places = self.setup.videos(part)
         named: dict[str, float] = {}
         if places:
             modality = "tg" if self.config.model.streams == "tg" else "rgb"
@@ -419,7 +418,7 @@ class _Trainer:
                     self.setup.labels(places),
                     self.setup.classes,
                     self.setup.clip,
-                    EvalViews(1, 1),
+                    EvalProtocol(1, 1),
                     self.ranks,
                     modality=modality,  # type: ignore[arg-type]
                     workers=self.workers,
@@ -428,12 +427,12 @@ class _Trainer:
             except StoppedError:
                 return False
             if result.bad:
-                self.tell(left_out(f"the evaluation of {len(places)} {part} videos", result.bad))
+                self.log(left_out(f"the evaluation of {len(places)} {part} videos", result.bad))
             if result.keys:
                 self.last, named = result, result.named()
                 self._note(journal, "evaluate", {"epoch": epoch, "part": part, "num_bad": len(result.bad), **named})
                 shown = figures_line(named, len(self.setup.classes))
-                self.tell(f"epoch {epoch + 1}: {shown}  ({len(result.keys)} {part} videos)")
+                self.log(f"epoch {epoch + 1}: {shown}  ({len(result.keys)} {part} videos)")
         if running is not None:
             self.model.load_state_dict(running, strict=False)
         measured = checkpoints.Measured(f"top1@1x1 on {part}", named["top1@1x1"]) if named else None

@@ -28,7 +28,7 @@ from tests.conftest import Reliability
 from tgprep.check.check import CheckReport, check
 from tgprep.check.frames import FrameError, check_frames, decode, luma_error
 from tgprep.check.repair import repair
-from tgprep.config import ExtractSettings, RunSettings
+from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.extract.pipeline import extract
 from tgprep.obtain.sample import SampleSettings, render_sample
 from tgprep.scan.scan import scan
@@ -49,7 +49,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make(videos: Path, out: Path, **settings: object) -> Manifest:
     made = ExtractSettings(**{"videos_per_shard": 3, **settings})  # type: ignore[arg-type]
-    manifest = extract(videos, out, scan(videos, dataset="folder"), made, RunSettings(threads=1)).manifest
+    manifest = extract(videos, out, scan(videos, dataset="folder"), made, WorkerSettings(threads=1)).manifest
     write_split(out, make_split(manifest, SplitSettings(percent=50)))
     return manifest
 

@@ -21,7 +21,7 @@ from manifests.splits.label_split import make_split, read_split, write_split
 from manifests.splits.settings import PARTS, SplitSettings
 from tests.extraction import call as run_process
 from tests.extraction import kill_group, start, tree
-from tgprep.config import ExtractSettings, RunSettings
+from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.extract.pipeline import extract
 from tgprep.obtain.sample import SampleSettings, render_sample
 from tgprep.scan.scan import scan
@@ -37,7 +37,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     render_sample(root / "videos", settings)
     found = scan(root / "videos", dataset="folder")
     out = root / "dataset"
-    made = extract(root / "videos", out, found, ExtractSettings(videos_per_shard=5), RunSettings(threads=1)).manifest
+    made = extract(root / "videos", out, found, ExtractSettings(videos_per_shard=5), WorkerSettings(threads=1)).manifest
     write_split(
         out,
         make_split(
@@ -211,7 +211,7 @@ def test_a_damaged_shard_or_split_is_not_copied(dataset: Path, tmp_path: Path) -
     # A split of another data set.
     other = tmp_path / "other"
     found = scan(dataset.parent / "videos", dataset="folder")
-    extract(dataset.parent / "videos", other, found, ExtractSettings(quality=60), RunSettings(threads=1))
+    extract(dataset.parent / "videos", other, found, ExtractSettings(quality=60), WorkerSettings(threads=1))
     shutil.copytree(dataset / "splits", other / "splits")
     refused = call(other, "--materialise", "half", "--output", tmp_path / "wrong")
     assert (refused.exit_code, "made for another data set" in refused.stderr) == (2, True)
@@ -269,9 +269,9 @@ def test_interrupted_it_says_how_to_go_on(dataset: Path, tmp_path: Path) -> None
             stop.set()
 
     with pytest.raises(KeyboardInterrupt):
-        materialise(manifest, split, tmp_path / "plain", stop=stop, tell=tell)
+        materialise(manifest, split, tmp_path / "plain", stop=stop, on_progress=tell)
     assert not (tmp_path / "plain/split.json").exists()
-    done = materialise(manifest, split, tmp_path / "plain", tell=lambda done, total: seen.append((done, total)))
+    done = materialise(manifest, split, tmp_path / "plain", on_progress=lambda done, total: seen.append((done, total)))
     assert seen[-1][0] == seen[-1][1]
     assert 0 < done.num_kept < done.num_shards
     assert signal.getsignal(signal.SIGINT) is before

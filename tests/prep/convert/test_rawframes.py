@@ -22,7 +22,7 @@ from manifests.splits.list_import import import_lists
 from manifests.splits.settings import SplitSettings
 from manifests.table import Manifest
 from tgprep.check.check import check
-from tgprep.config import ExtractSettings, RunSettings
+from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.convert.export_rawframes import export_rawframes, read_jpegs
 from tgprep.convert.frame_tree import FramesError, find_frames
 from tgprep.convert.import_rawframes import import_rawframes
@@ -42,7 +42,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     render_sample(root / "videos", settings)
     write_annotations(root / "annotations", settings)
     found = scan(root / "videos", dataset="ucf101", annotations=root / "annotations")
-    extract(root / "videos", root / "dataset", found, ExtractSettings(videos_per_shard=3), RunSettings(threads=1))
+    extract(root / "videos", root / "dataset", found, ExtractSettings(videos_per_shard=3), WorkerSettings(threads=1))
     write_split(root / "dataset", make_split(read_manifest(root / "dataset"), SplitSettings(percent=50, name="half")))
     return root / "dataset"
 
@@ -233,7 +233,7 @@ def test_an_interrupted_import_goes_on(tree: Path, tmp_path: Path) -> None:
 
     out = tmp_path / "out"
     with pytest.raises(StopError):
-        import_rawframes(tree, out, dataset="folder", threads=1, tell=stop)
+        import_rawframes(tree, out, dataset="folder", threads=1, on_progress=stop)
     assert not (out / "dataset.json").exists()
     shard = out / "shard-000000.tar"
     made = shard.stat().st_mtime_ns
@@ -274,7 +274,7 @@ def test_flow_comes_through_too(dataset: Path, tmp_path: Path) -> None:
         tmp_path / "flow",
         scan(videos, dataset="folder"),
         ExtractSettings(videos_per_shard=3, flow="dis"),
-        RunSettings(threads=1),
+        WorkerSettings(threads=1),
     ).manifest
     tree = tmp_path / "tree"
     export_rawframes(made.root, tree)

@@ -34,7 +34,7 @@ from tests.prep.conftest import moving_square, write_video
 from tests.prep.decode.test_decode import decoded, psnr, to_rgb
 from tgprep.check.check import check
 from tgprep.check.repair import repair
-from tgprep.config import VIDEO_CRF, VIDEO_GOP, ExtractSettings, RunSettings
+from tgprep.config import VIDEO_CRF, VIDEO_GOP, ExtractSettings, WorkerSettings
 from tgprep.convert.export_rawframes import export_rawframes
 from tgprep.convert.materialise import materialise
 from tgprep.decode.stored import stored_frames
@@ -63,7 +63,7 @@ def number_of(picture: Rgb) -> int:
 
 def make(videos: Path, out: Path, **settings: object) -> Manifest:
     made = ExtractSettings(**{"store": "video", "videos_per_shard": 2, **settings})  # type: ignore[arg-type]
-    return extract(videos, out, scan(videos, dataset="folder"), made, RunSettings(threads=1)).manifest
+    return extract(videos, out, scan(videos, dataset="folder"), made, WorkerSettings(threads=1)).manifest
 
 
 def read(manifest: Manifest, row: VideoRow) -> list[Rgb]:

@@ -20,7 +20,7 @@ from manifests.manifest_io import HEADER_NAME, read_manifest
 from manifests.records import InputError
 from tests.extraction import BACKENDS, REPOSITORY, children, tree
 from tests.prep.conftest import moving_square, write_video
-from tgprep.config import ExtractSettings, RunSettings
+from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.extract.pipeline import Hooks, Outcome, TooManyFailuresError, extract
 from tgprep.extract.plan import plan_shards
 from tgprep.extract.workers.shards import Progress, ShardError, StoppedError
@@ -42,7 +42,7 @@ def run(
     max_failures: int = -1,
     **settings: object,
 ) -> Outcome:
-    how = RunSettings(
+    how = WorkerSettings(
         threads=threads,
         timeout_seconds=timeout_seconds,
         max_video_seconds=max_video_seconds,
@@ -354,7 +354,7 @@ def test_a_slow_disk_is_not_taken_for_a_hung_decoder(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{REPOSITORY}")
     monkeypatch.syspath_prepend(str(tmp_path))
     began = time.monotonic()
-    limit = RunSettings(threads=1, timeout_seconds=1.0)  # type: ignore[call-arg]
+    limit = WorkerSettings(threads=1, timeout_seconds=1.0)  # type: ignore[call-arg]
     videos = fake_videos(tmp_path / "videos", "a")
     settings = ExtractSettings(decoder="slow_disk:open_video")  # type: ignore[call-arg]
     outcome = extract(videos, tmp_path / "out", scan(videos, dataset="folder"), settings, limit)

@@ -21,7 +21,7 @@ from manifests.sample import decode_offsets
 from manifests.table import FLOW_VIDEO_SCHEMA, VIDEO_SCHEMA, Manifest
 from tests.prep.conftest import moving_square, write_video
 from tgprep.check.check import check
-from tgprep.config import ExtractSettings, RunSettings
+from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.convert.export_rawframes import export_rawframes
 from tgprep.convert.materialise import materialise
 from tgprep.decode.open import open_video
@@ -44,7 +44,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make(videos: Path, out: Path, update: Update | None = None, **settings: Any) -> Manifest:
     made = ExtractSettings(**{"videos_per_shard": 3, **settings})
-    return extract(videos, out, scan(videos, dataset="folder"), made, RunSettings(threads=1), update=update).manifest
+    return extract(videos, out, scan(videos, dataset="folder"), made, WorkerSettings(threads=1), update=update).manifest
 
 
 def stored(manifest: Manifest, row: VideoRow, kind: str) -> list[bytes]:

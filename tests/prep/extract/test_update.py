@@ -16,10 +16,10 @@ from manifests.manifest_io import read_manifest
 from manifests.records import InputError
 from tests.extraction import tree
 from tests.prep.conftest import moving_square, write_video
-from tgprep.config import ExtractSettings, RunSettings
+from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.extract.pipeline import Hooks, Outcome, extract
 from tgprep.extract.update import Update
-from tgprep.extract.work_folder import owned
+from tgprep.extract.work_folder import exclusive
 from tgprep.extract.workers.shards import StoppedError
 from tgprep.scan.scan import scan
 
@@ -29,7 +29,9 @@ RETRY, ADD = Update(retry_failed=True), Update(add=True)
 
 def run(videos: Path, out: Path, update: Update | None = None, **more: Any) -> Outcome:
     settings = ExtractSettings(videos_per_shard=4)
-    return extract(videos, out, scan(videos, dataset="folder"), settings, RunSettings(threads=1), update=update, **more)
+    return extract(
+        videos, out, scan(videos, dataset="folder"), settings, WorkerSettings(threads=1), update=update, **more
+    )
 
 
 def shards(out: Path) -> dict[str, str]:
@@ -144,7 +146,7 @@ def test_an_unfinished_extraction_is_finished_and_added_to_in_one_run(video_fold
 
     def try_beside(progress: Any) -> None:
         if progress.row is not None:  # of both parts: a second run is refused at any time
-            with pytest.raises(InputError, match="is in use by"), owned(out):
+            with pytest.raises(InputError, match="is in use by"), exclusive(out):
                 pass
             held.append(progress.row.path)
 

@@ -13,7 +13,7 @@ import pytest
 from manifests.records import InputError
 from tests.extraction import BACKENDS, call, start, tree, wait_until
 from tgprep.extract import lease as claim
-from tgprep.extract.work_folder import alone, joined, owned
+from tgprep.extract.work_folder import critical_section, exclusive, shared
 
 HOW = ("--decoder", "fake_backends:open_video", "--videos-per-shard", "2", "--threads", "1", "--dataset", "folder")
 
@@ -28,22 +28,22 @@ def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_run_at_a_time(tmp_path: Path, no_locks: None) -> None:
-    with owned(tmp_path) as check:
+    with exclusive(tmp_path) as check:
         check()
-        with pytest.raises(InputError, match=rf"is in use by process {os.getpid()} on "), owned(tmp_path):
+        with pytest.raises(InputError, match=rf"is in use by process {os.getpid()} on "), exclusive(tmp_path):
             pass
-        with pytest.raises(InputError, match=r"is in use by"), joined(tmp_path, "task 0"):
+        with pytest.raises(InputError, match=r"is in use by"), shared(tmp_path, "task 0"):
             pass
-    with owned(tmp_path):
+    with exclusive(tmp_path):
         pass
 
 
 def test_tasks_beside_each_other_and_the_last_one_joins(tmp_path: Path, no_locks: None) -> None:
-    with joined(tmp_path, "task 0") as first:
-        with joined(tmp_path, "task 1") as second, alone(tmp_path, "plan"):
-            with pytest.raises(InputError, match="task 0 of .* is in use by"), joined(tmp_path, "task 0"):
+    with shared(tmp_path, "task 0") as first:
+        with shared(tmp_path, "task 1") as second, critical_section(tmp_path, "plan"):
+            with pytest.raises(InputError, match="task 0 of .* is in use by"), shared(tmp_path, "task 0"):
                 pass
-            with pytest.raises(InputError, match="is in use by"), owned(tmp_path):
+            with pytest.raises(InputError, match="is in use by"), exclusive(tmp_path):
                 pass
             second.check()
         with first.last() as is_last:

@@ -108,7 +108,7 @@ PUBLISHED = {"num_bytes": len(CONTENT), "sha256": hashlib.sha256(CONTENT).hexdig
 def test_a_file_comes_whole_and_once(site: Site, tmp_path: Path, facts: dict[str, object]) -> None:
     told: list[tuple[int, int]] = []
     file = remote(site, **facts)
-    assert fetch(file, tmp_path / "big.bin", tell=lambda done, total: told.append((done, total))) is True
+    assert fetch(file, tmp_path / "big.bin", on_progress=lambda done, total: told.append((done, total))) is True
     assert (tmp_path / "big.bin").read_bytes() == CONTENT
     assert told[-1] == (len(CONTENT), len(CONTENT))
     assert [path.name for path in tmp_path.iterdir()] == ["big.bin"]
@@ -139,7 +139,7 @@ def test_a_server_that_stays_away_is_given_up_and_the_part_kept(site: Site, tmp_
         site.errors = list(stop_after_first)
 
     with pytest.raises(DownloadError, match="700000 bytes are kept"):
-        fetch(file, tmp_path / "big.bin", attempts=3, wait_seconds=0.01, tell=tell)
+        fetch(file, tmp_path / "big.bin", attempts=3, wait_seconds=0.01, on_progress=tell)
     assert not (tmp_path / "big.bin").exists()
     site.errors = []
     fetch(file, tmp_path / "big.bin")
@@ -195,7 +195,7 @@ def test_a_lying_length_never_ends_as_a_file(site: Site, tmp_path: Path) -> None
 def test_interrupted_and_gone_on_with(site: Site, tmp_path: Path) -> None:
     stop = threading.Event()
     with pytest.raises(KeyboardInterrupt):
-        fetch(remote(site), tmp_path / "big.bin", stop=stop, tell=lambda done, total: stop.set())
+        fetch(remote(site), tmp_path / "big.bin", stop=stop, on_progress=lambda done, total: stop.set())
     part = (tmp_path / "big.bin.part").stat().st_size
     assert 0 < part < len(CONTENT)
     fetch(remote(site), tmp_path / "big.bin")

@@ -23,7 +23,7 @@ from manifests.records import InputError
 from manifests.splits.label_split import make_split, write_split
 from manifests.splits.settings import SplitSettings
 from manifests.table import Manifest
-from tgprep.config import ExtractSettings, RunSettings
+from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.extract.pipeline import extract
 from tgprep.obtain.sample import SampleSettings, render_sample
 from tgprep.scan.scan import scan
@@ -43,7 +43,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (broken / "a <i>'\".avi").write_bytes(b"no video")
     found = scan(root / "videos", dataset="folder")
     outcome = extract(
-        root / "videos", root / "dataset", found, ExtractSettings(videos_per_shard=8), RunSettings(threads=1)
+        root / "videos", root / "dataset", found, ExtractSettings(videos_per_shard=8), WorkerSettings(threads=1)
     )
     write_split(
         root / "dataset",
@@ -175,7 +175,7 @@ def test_derived_gradients_are_computed(dataset: Path, tmp_path: Path) -> None:
         tmp_path / "out",
         scan(videos, dataset="folder"),
         ExtractSettings(gradient="derived"),
-        RunSettings(threads=1),
+        WorkerSettings(threads=1),
     )
     write_preview(str(tmp_path / "out"), tmp_path / "p.html", max_videos=3)
     for video in facts(tmp_path / "p.html")["videos"]:

@@ -21,7 +21,7 @@ from tgtrain.data.clip import ClipSettings, plan_train
 from tgtrain.data.loader import item_loader, step_loader
 from tgtrain.data.order import StreamOrder
 from tgtrain.data.reader import ClipReader, open_reader
-from tgtrain.data.stores.video_index import VideoPlace
+from tgtrain.data.stores.video_index import StoredVideo
 from tgtrain.method.augment.plan import StrongSettings
 from tgtrain.randomness import Choice, Stream, sample_seed
 
@@ -131,7 +131,7 @@ def test_clips_of_a_video_lie_clip_major_each_with_its_own_cut_and_strong_view(d
         assert clips.labels.tolist() == alone.labels.tolist() * 3
         for number, draw in enumerate(source.order.draws(2)):
             video = int(source.videos[draw.video])
-            facts = many.reader.places[video]
+            facts = many.reader.index[video]
             rng = sample_seed(3, stream, draw.pass_index, facts.key, Choice.CLIP)
             plans = plan_train(facts.num_frames, facts.height, facts.width, many.clip, rng)
             assert len({plan.boxes for plan in plans}) == 3
@@ -155,7 +155,7 @@ def test_frames_that_clips_share_are_decoded_once(data_set: Path, monkeypatch: p
     decoded: list[str] = []
     real = ClipReader._decode
 
-    def counted(reader: ClipReader, jpeg: bytes, place: VideoPlace, what: str, slot: int) -> object:
+    def counted(reader: ClipReader, jpeg: bytes, place: StoredVideo, what: str, slot: int) -> object:
         decoded.append(what)
         return real(reader, jpeg, place, what, slot)
 
@@ -219,7 +219,7 @@ def test_a_shard_of_zeros_costs_its_own_samples_alone(make_data_set: Callable[..
     (root / name).write_bytes(bytes(manifest.shards[0].num_bytes))
     dataset = dataset_of(root, unlabelled=6)
     assert dataset.unlabelled is not None
-    in_stream = {dataset.reader.places.key(video) for video in dataset.unlabelled.videos} & zeroed
+    in_stream = {dataset.reader.index.key(video) for video in dataset.unlabelled.videos} & zeroed
     bad: list[str] = []
     num_steps = len(dataset.unlabelled.videos) // 6
     assert num_steps * 6 == len(dataset.unlabelled.videos)

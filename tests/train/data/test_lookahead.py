@@ -28,7 +28,7 @@ from tgtrain.data.order import BlockOrder, StreamOrder
 from tgtrain.data.setup import Setup, prepare
 from tgtrain.data.stores.local import Need
 from tgtrain.data.stores.remote import RemoteShards
-from tgtrain.data.stores.video_index import VideoPlaces, find_places
+from tgtrain.data.stores.video_index import VideoIndex, index_of
 from tgtrain.ranks.distributed import Ranks
 
 SETTINGS = (
@@ -51,8 +51,8 @@ def manifest(local: Path) -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def places(manifest: Manifest) -> VideoPlaces:
-    return find_places(manifest, manifest.videos.column("key"))
+def places(manifest: Manifest) -> VideoIndex:
+    return index_of(manifest, manifest.videos.column("key"))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ class Streams:
     samples: StreamSource
 
 
-def streams(places: VideoPlaces, block_shards: int = 2, batches: tuple[int, int] = (4, 3)) -> Streams:
+def streams(places: VideoIndex, block_shards: int = 2, batches: tuple[int, int] = (4, 3)) -> Streams:
     every, third = np.arange(len(places)), np.arange(0, len(places), 3)
     return Streams(
         StreamSource(every, every, BlockOrder(places.shard[every], block_shards, batches[0], 5, 1)),
@@ -86,7 +86,7 @@ def drawn(source: StreamSource, step: int) -> npt.NDArray[np.int64]:
 @pytest.mark.parametrize("block_shards", [1, 2, 3, 10])
 @pytest.mark.parametrize("step", [0, 1, 6, 7, 8, 40])
 def test_two_blocks_and_the_samples_of_their_steps_are_told_soonest_first(
-    places: VideoPlaces, block_shards: int, step: int
+    places: VideoIndex, block_shards: int, step: int
 ) -> None:
     """Against the batches themselves, step by step."""
     made = streams(places, block_shards)
@@ -114,14 +114,14 @@ def test_two_blocks_and_the_samples_of_their_steps_are_told_soonest_first(
     assert max(begins[places.shards[shard]] for shard in now) < min(others, default=len(needs))
 
 
-def test_streams_without_blocks_are_told_some_steps_ahead(places: VideoPlaces) -> None:
+def test_streams_without_blocks_are_told_some_steps_ahead(places: VideoIndex) -> None:
     made = streams(places).samples
     needs = upcoming([made], places, 3)
     expected = [int(video) for step in range(3, 67) for video in drawn(made, step)]
     assert needs == list(dict.fromkeys(expected))
 
 
-def test_room_for_two_blocks_and_a_batch(places: VideoPlaces) -> None:
+def test_room_for_two_blocks_and_a_batch(places: VideoIndex) -> None:
     """By hand, with sizes that no data set has."""
     sizes = {name: 1000 * (number + 1) for number, name in enumerate(places.shards)}
     made = streams(places, block_shards=2)
@@ -206,7 +206,7 @@ def test_with_exactly_the_advised_room_no_shard_is_fetched_twice(
             assert one.keys == other.keys
             assert torch.equal(one.rgb, other.rgb)  # type: ignore[arg-type]
         # What comes next is there before it is read: the cache works ahead.
-        soon: list[Need] = [n for n in upcoming(dataset.sources, dataset.reader.places, step + 1) if isinstance(n, str)]
+        soon: list[Need] = [n for n in upcoming(dataset.sources, dataset.reader.index, step + 1) if isinstance(n, str)]
         wait_until(lambda soon=soon: {shards.piece(n).name for n in soon[:1]} <= shards.cache.pieces())  # type: ignore[misc]
         assert shards.cache.num_held() <= shards.cache.num_bytes
     shards.close()

@@ -37,7 +37,7 @@ def stored(label: int, number: int, index: int) -> npt.NDArray[np.uint8]:
 
 def test_a_training_clip_is_the_planned_cut_of_the_planned_frames(data_set: Path) -> None:
     reader = reader_of(data_set)
-    video = [place.key for place in reader.places].index("class1/v_03")
+    video = [place.key for place in reader.index].index("class1/v_03")
     for number in range(20):
         (plan,) = plan_train(20, 48, 64, SETTINGS, sample_seed(0, 0, number, "k", 0))
         clip = reader.read(video, plan)
@@ -52,7 +52,7 @@ def test_a_training_clip_is_the_planned_cut_of_the_planned_frames(data_set: Path
 
 def test_gradient_frames_belong_to_the_frames_of_the_clip(data_set: Path) -> None:
     reader = reader_of(data_set)
-    video = [place.key for place in reader.places].index("class0/v_02")
+    video = [place.key for place in reader.index].index("class0/v_02")
     (plan,) = plan_eval(20, 48, 64, ClipSettings(clip_len=4, interval=3, input_size=42))
     clip = reader.read(video, plan)
     assert clip.tg is not None

@@ -34,12 +34,12 @@ from tgtrain.data.build import step_dataset
 from tgtrain.data.clip import ClipSettings, plan_train
 from tgtrain.data.loader import step_loader
 from tgtrain.data.reader import open_reader
-from tgtrain.data.sequential_batches import Flow, Slot, WaitingClips, share_of
+from tgtrain.data.sequential_batches import ClipBuffer, Slot, WaitingClips, share_of
 from tgtrain.data.setup import Setup, prepare
 from tgtrain.data.stores.sequential import ShardSource, StreamedShards
-from tgtrain.evaluate.batch_norm import BatchNormMeasured, measure_batch_norm
+from tgtrain.evaluate.batch_norm import BatchNormMeasured, recompute_batch_norm
 from tgtrain.evaluate.evaluate import evaluate
-from tgtrain.evaluate.results import Views
+from tgtrain.evaluate.results import EvalProtocol
 from tgtrain.method.networks.model import build_model
 from tgtrain.randomness import Choice, Stream, sample_seed
 from tgtrain.ranks.distributed import Ranks
@@ -117,7 +117,7 @@ def matches(setup: Setup, batch: ClipBatch, stream: Stream) -> list[tuple[str, i
     found = []
     for row, key in enumerate(batch.keys):
         video = indexed.split.key.index(key)
-        facts = indexed.reader.places[video]
+        facts = indexed.reader.index[video]
         for pass_index in range(PASSES):
             rng = sample_seed(dataset.seed, stream, pass_index, key, Choice.CLIP)
             (plan,) = plan_train(facts.num_frames, facts.height, facts.width, dataset.clip, rng)
@@ -171,7 +171,9 @@ def test_clips_are_those_of_the_indexed_reader(root: Path, server: str, way: str
         assert plans == flat
 
 
-def flow_of(setup: Setup, slot: Slot, *, num_before: int = 0, buffer_clips: int = 4, kind: type[Flow] = Flow) -> Flow:
+def flow_of(
+    setup: Setup, slot: Slot, *, num_before: int = 0, buffer_clips: int = 4, kind: type[ClipBuffer] = ClipBuffer
+) -> ClipBuffer:
     dataset = step_dataset(setup, ALONE)
     assert dataset.unlabelled is not None
     assert isinstance(setup.reader.shards, StreamedShards)
@@ -204,7 +206,7 @@ def test_every_video_once_a_pass_and_shuffled(root: Path, total: int) -> None:
     assert stored[:12] != stored[12:]
 
 
-class _Watched(Flow):
+class _Watched(ClipBuffer):
     """A flow that counts the bytes of the clips that have come in."""
 
     came: list[int]
@@ -271,11 +273,11 @@ def test_the_kept_bytes_are_enough_in_every_form(videos: Path, tmp_path: Path, f
         rng = sample_seed(0, 0, pass_index, facts.key, Choice.CLIP)  # type: ignore[attr-defined]
         return plan_train(facts.num_frames, facts.height, facts.width, clip, rng)  # type: ignore[attr-defined]
 
-    flow = Flow(
+    flow = ClipBuffer(
         reader, ShardSource(manifest.root), np.arange(len(keys)), plan, seed=0, stream_id=0, slot=Slot(0, 1), num_before=0,  # type: ignore[arg-type]
         buffer_clips=3, tg=tg,
     )  # fmt: skip
-    _, sizes = reader.places.extents()
+    _, sizes = reader.index.extents()
     for met in islice(flow.draws(), 2 * len(keys)):
         assert isinstance(met, WaitingClips), met
         assert met.sample.num_bytes < int(sizes[met.place])
@@ -407,12 +409,12 @@ def test_a_test_scores_every_video_as_the_indexed_reader_does(root: Path, server
     opened: list[str] = []
     for setup in (setup_of(root), streamed(root, f"{server}/set/{{shard}}")):
         model = build_model(setup.config.model, seed=0)
-        places = setup.places("test")
+        places = setup.videos("test")
         if isinstance(setup.reader.shards, StreamedShards) and not workers:
             samples = ShardSource.samples
             source = setup.reader.shards.source
             object.__setattr__(setup.reader.shards, "source", _Counting(source, opened, samples))
-        parts = (setup.reader, places, setup.labels(places), setup.classes, setup.clip, Views(2, 1), ALONE)
+        parts = (setup.reader, places, setup.labels(places), setup.classes, setup.clip, EvalProtocol(2, 1), ALONE)
         results.append(evaluate(model, *parts, workers=workers))
     one, other = results
     assert one.keys == other.keys
@@ -440,7 +442,7 @@ def test_precise_statistics_come_from_streams(root: Path) -> None:
     whole = ("batch.labelled=12", "precise_bn.batches=1")
     for setup in (setup_of(root, *whole), streamed(root, "", *whole, "data.shuffle_clips=1")):
         model = build_model(setup.config.model, seed=0)
-        assert measure_batch_norm(model, setup, ALONE) == BatchNormMeasured(1, ())
+        assert recompute_batch_norm(model, setup, ALONE) == BatchNormMeasured(1, ())
         found.append({name: value for name, value in model.state_dict().items() if "running_" in name})
     for name, value in found[0].items():
         torch.testing.assert_close(found[1][name], value, rtol=5e-3, atol=1e-4)
@@ -482,7 +484,7 @@ def test_too_much_damage_stops_a_streamed_run(root: Path, tmp_path: Path) -> Non
     template, _ = cut_short(root)
     with pytest.raises(RunError, match="runtime.max_bad_fraction allows 0.001"):
         train(
-            streamed(root, template, "runtime.max_bad_fraction=0.001"), tmp_path / "run", ALONE, tell=lambda text: None
+            streamed(root, template, "runtime.max_bad_fraction=0.001"), tmp_path / "run", ALONE, log=lambda text: None
         )
 
 

@@ -21,7 +21,7 @@ from manifests.table import Manifest
 from tests.prep.conftest import write_video
 from tests.prep.decode.test_decode import psnr
 from tests.prep.encode.test_h264 import number_of, numbered
-from tgprep.config import ExtractSettings, RunSettings
+from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.decode.stored import stored_frames
 from tgprep.extract.pipeline import extract
 from tgprep.scan.scan import scan
@@ -31,7 +31,7 @@ from tgtrain.data.crop import CropBox
 from tgtrain.data.loader import step_loader
 from tgtrain.data.order import StreamOrder
 from tgtrain.data.reader import BadSampleError, ClipReader, cut_video, open_reader
-from tgtrain.data.video_frames import GopDecoder, Run, runs_of
+from tgtrain.data.video_frames import GopDecoder, PictureRun, runs_of
 from tgtrain.method.augment.plan import StrongSettings
 from tgtrain.randomness import Stream, sample_seed
 
@@ -41,7 +41,7 @@ SETTINGS = ClipSettings(clip_len=4, interval=3, input_size=32)
 
 def made(videos: Path, out: Path, **options: object) -> Manifest:
     chosen = ExtractSettings(**{"videos_per_shard": 4, **options})  # type: ignore[arg-type]
-    return extract(videos, out, scan(videos, dataset="folder"), chosen, RunSettings(threads=1)).manifest
+    return extract(videos, out, scan(videos, dataset="folder"), chosen, WorkerSettings(threads=1)).manifest
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_runs_lead_to_the_frames_and_hold_no_more(frames: set[int], gop: int) ->
 
 
 def test_runs_as_drawn() -> None:
-    assert runs_of([3, 7, 8, 26], 8) == [Run(0, 8), Run(24, 26)]
+    assert runs_of([3, 7, 8, 26], 8) == [PictureRun(0, 8), PictureRun(24, 26)]
 
 
 def test_any_frames_of_any_video_are_those_asked_for(manifest: Manifest) -> None:
@@ -89,7 +89,7 @@ def test_any_frames_of_any_video_are_those_asked_for(manifest: Manifest) -> None
     for _ in range(60):
         video = generator.randrange(len(whole))
         wanted = sorted(generator.sample(range(len(whole[video])), generator.randint(1, 9)))
-        got = [(k, np.array(frame)) for k, frame in reader._pictures(reader.places[video], "rgb", wanted)]
+        got = [(k, np.array(frame)) for k, frame in reader._pictures(reader.index[video], "rgb", wanted)]
         assert [k for k, _ in got] == wanted
         assert [number_of(frame) for _, frame in got] == wanted
         for k, frame in got:
@@ -105,7 +105,7 @@ def test_a_part_of_a_frame_is_that_of_the_whole(manifest: Manifest) -> None:
         top, left = generator.randrange(row.height), generator.randrange(row.width)
         box = CropBox(top, left, generator.randint(1, row.height - top), generator.randint(1, row.width - left))
         wanted = sorted(generator.sample(range(row.num_frames), 3))
-        for k, frame in reader._pictures(reader.places[video], "rgb", wanted, box):
+        for k, frame in reader._pictures(reader.index[video], "rgb", wanted, box):
             part = np.s_[top : top + box.height, left : left + box.width]
             np.testing.assert_array_equal(frame[part], whole[video][k][part], err_msg=str(box))
 
@@ -126,7 +126,7 @@ def test_training_plans_cut_what_a_pass_over_the_video_cuts(manifest: Manifest) 
 def test_a_frame_is_good_until_the_next_but_one(manifest: Manifest) -> None:
     reader = reader_of(manifest)
     before = None
-    for _, frame in reader._pictures(reader.places[0], "rgb", range(20)):
+    for _, frame in reader._pictures(reader.index[0], "rgb", range(20)):
         if before is not None:
             np.testing.assert_array_equal(*before)
         before = frame, np.array(frame)
@@ -208,8 +208,8 @@ class Counting:
 def test_only_the_pictures_that_lead_to_the_clip_are_read(manifest: Manifest) -> None:
     plain = reader_of(manifest)
     counting = Counting(plain.shards)
-    reader = ClipReader(plain.places, counting, plain.gop)
-    place = reader.places[0]
+    reader = ClipReader(plain.index, counting, plain.gop)
+    place = reader.index[0]
     list(reader._pictures(place, "rgb", [9, 25]))
     with (Path(manifest.root) / place.shard).open("rb") as shard:
         shard.seek(place.members.rgb_index_offset)
@@ -275,7 +275,7 @@ def test_damage_is_told_and_harms_no_other_video(videos: Path, tmp_path: Path) -
 
 def test_a_video_of_another_size_than_its_row_is_refused(manifest: Manifest) -> None:
     reader = reader_of(manifest)
-    place = reader.places[0]
+    place = reader.index[0]
     decoder = GopDecoder()
     offsets_of = reader.shards.read(place.shard, [(place.members.rgb_index_offset, place.members.rgb_index_bytes)])[0]
     offsets = np.frombuffer(offsets_of[128:], "<u8").tolist()

@@ -21,7 +21,7 @@ from tgtrain.data.loader import item_loader
 from tgtrain.data.order import StreamOrder
 from tgtrain.data.reader import ClipReader
 from tgtrain.data.setup import Setup, prepare
-from tgtrain.evaluate.batch_norm import BatchNormMeasured, measure_batch_norm
+from tgtrain.evaluate.batch_norm import BatchNormMeasured, recompute_batch_norm
 from tgtrain.method.augment.apply import network_input
 from tgtrain.method.networks.model import Model, build_model
 from tgtrain.method.networks.precise_bn import recompute_statistics
@@ -43,13 +43,13 @@ def setup_of(data_set: Path, *settings: str) -> Setup:
 
 def plain_batches(setup: Setup, view: str, bad: tuple[str, ...] = ()) -> list[Tensor]:
     """Of all ranks, in order."""
-    train = setup.places("train")
+    train = setup.videos("train")
     order = StreamOrder(len(train), 4, 5, 2)
     batches = []
     for number in range(min(3, len(train) // 4)):
         clips = []
         for draw in order.draws(number):
-            place = setup.reader.places[train[draw.video]]
+            place = setup.reader.index[train[draw.video]]
             if place.key in bad:
                 continue
             (plan,) = plan_eval(place.num_frames, place.height, place.width, setup.clip)
@@ -95,7 +95,7 @@ def test_the_statistics_are_those_of_reading_view_by_view(
     setup = setup_of(data_set, *settings)
     model = build_model(setup.config.model, seed=1)
     before = copy.deepcopy(model)
-    measure_batch_norm(model, setup, ALONE, workers=workers)
+    recompute_batch_norm(model, setup, ALONE, workers=workers)
     assert not same(model, before)
     assert same(model, expected(setup, before, views))
 
@@ -107,7 +107,7 @@ def test_every_video_is_read_once_for_both_views(data_set: Path, monkeypatch: py
     monkeypatch.setattr(
         ClipReader, "read", lambda self, video, *args, **kw: seen.append(video) or read(self, video, *args, **kw)
     )
-    measure_batch_norm(build_model(setup.config.model, seed=1), setup, ALONE)
+    recompute_batch_norm(build_model(setup.config.model, seed=1), setup, ALONE)
     assert len(seen) == len(set(seen)) == 12
 
 
@@ -122,7 +122,7 @@ def test_what_a_process_hands_over_is_one_clip(data_set: Path, monkeypatch: pyte
 
     monkeypatch.setattr("tgtrain.evaluate.batch_norm.item_loader", watched)
     setup = setup_of(data_set)
-    assert measure_batch_norm(build_model(setup.config.model, seed=1), setup, ALONE).num_batches == 3
+    assert recompute_batch_norm(build_model(setup.config.model, seed=1), setup, ALONE).num_batches == 3
     assert sizes == [2 * 4 * 32 * 32 * 3] * 12
 
 
@@ -144,7 +144,7 @@ def test_ranks_take_whole_batches_in_turn(data_set: Path, monkeypatch: pytest.Mo
             "tgtrain.evaluate.batch_norm.recompute_statistics",
             lambda network, batches, num, taken=taken: taken.extend(batches) or len(taken),
         )
-        measured = measure_batch_norm(model, setup, Apart(rank, 2, torch.device("cpu")))
+        measured = recompute_batch_norm(model, setup, Apart(rank, 2, torch.device("cpu")))
         assert measured == BatchNormMeasured(len(numbers), ())
         assert len(taken) == len(numbers)
         for (rgb, tg), number in zip(taken, numbers, strict=True):
@@ -156,13 +156,13 @@ def test_a_damaged_video_is_left_out(make_data_set: Callable[..., Path]) -> None
     root = make_data_set()
     setup = setup_of(root)
     model = build_model(setup.config.model, seed=1)
-    train = [setup.reader.places.key(place) for place in setup.places("train")]
+    train = [setup.reader.index.key(place) for place in setup.videos("train")]
     row = next(row for row in setup.manifest.videos if row.key in train)
     wanted = expected(setup, model, ("rgb", "tg"), bad=(row.key,))
     with (root / row.shard).open("r+b") as file:
         file.seek(row.members.tg_offset)
         file.write(bytes(row.members.tg_bytes))
-    measured = measure_batch_norm(model, setup, ALONE)
+    measured = recompute_batch_norm(model, setup, ALONE)
     assert same(model, wanted)
     assert measured.num_batches == 3
     (reason,) = measured.bad
@@ -180,15 +180,15 @@ def test_what_another_rank_has_measured_counts(data_set: Path) -> None:
     setup = setup_of(data_set, "batch.labelled=1", "batch.unlabelled=1")  # batches of one video: none can be measured
     model = build_model(setup.config.model, seed=1)
     before = copy.deepcopy(model)
-    assert measure_batch_norm(model, setup, ALONE) == BatchNormMeasured(0, ())
+    assert recompute_batch_norm(model, setup, ALONE) == BatchNormMeasured(0, ())
     assert same(model, before)
-    with_another = measure_batch_norm(model, setup, WithAnother(0, 2, torch.device("cpu")))
+    with_another = recompute_batch_norm(model, setup, WithAnother(0, 2, torch.device("cpu")))
     assert with_another == BatchNormMeasured(2, ("of the other",))
 
 
 def test_statistics_that_were_not_measured_are_not_saved_as_such(data_set: Path, tmp_path: Path) -> None:
     setup = setup_of(data_set, "batch.labelled=1", "batch.unlabelled=1", "optimiser.epochs=1", "runtime.workers=0")
-    train(setup, tmp_path / "run", ALONE, tell=lambda text: None)
+    train(setup, tmp_path / "run", ALONE, log=lambda text: None)
     assert load(list_checkpoints(tmp_path / "run")[-1]).extra["precise_bn"] is False
     done = CliRunner().invoke(tgtrain, ["test", str(tmp_path / "run"), "--views", "1x1", "--precise-bn"])
     assert done.exit_code == 2

@@ -20,7 +20,7 @@ from tgtrain.config import load_recipe
 from tgtrain.data.clip import ClipSettings, plan_eval
 from tgtrain.data.setup import Setup, prepare
 from tgtrain.evaluate.evaluate import evaluate
-from tgtrain.evaluate.results import Result, Views, write_features, write_predictions, write_result
+from tgtrain.evaluate.results import EvalProtocol, Result, write_features, write_predictions, write_result
 from tgtrain.method.augment.apply import normalise
 from tgtrain.method.networks.model import ModelSettings, build_model
 from tgtrain.ranks.distributed import Ranks
@@ -39,15 +39,15 @@ def setup_of(root: Path) -> Setup:
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
 def test_scores_are_the_mean_over_views_and_networks(data_set: Path, modality: str, average: str) -> None:
     setup, model = setup_of(data_set), build_model(MODEL, seed=1)
-    places = setup.places("test")
+    places = setup.videos("test")
     result = evaluate(
-        model, setup.reader, places, setup.labels(places), setup.classes, CLIP, Views(3, 3), ALONE,
+        model, setup.reader, places, setup.labels(places), setup.classes, CLIP, EvalProtocol(3, 3), ALONE,
         modality=modality, average=average,  # type: ignore[arg-type]
     )  # fmt: skip
     assert result.keys == tuple(setup.split.key[place] for place in places)
     model.eval()
     for row, place in enumerate(places):
-        facts = setup.reader.places[place]
+        facts = setup.reader.index[place]
         plans = plan_eval(facts.num_frames, facts.height, facts.width, CLIP, 3, 3)
         scores = []
         for plan in plans:  # one clip and one crop at a time
@@ -65,10 +65,18 @@ def test_scores_are_the_mean_over_views_and_networks(data_set: Path, modality: s
 
 def test_workers_do_not_change_scores(data_set: Path) -> None:
     setup, model = setup_of(data_set), build_model(MODEL)
-    places = setup.places("train")
+    places = setup.videos("train")
     results = [
         evaluate(
-            model, setup.reader, places, setup.labels(places), setup.classes, CLIP, Views(1, 1), ALONE, workers=workers
+            model,
+            setup.reader,
+            places,
+            setup.labels(places),
+            setup.classes,
+            CLIP,
+            EvalProtocol(1, 1),
+            ALONE,
+            workers=workers,
         )
         for workers in (0, 2)
     ]
@@ -78,8 +86,8 @@ def test_workers_do_not_change_scores(data_set: Path) -> None:
 
 def test_metric_names_carry_the_protocol_and_files_hold_them(data_set: Path, tmp_path: Path) -> None:
     setup, model = setup_of(data_set), build_model(MODEL)
-    places = setup.places("test")
-    result = evaluate(model, setup.reader, places, setup.labels(places), setup.classes, CLIP, Views(2, 1), ALONE)
+    places = setup.videos("test")
+    result = evaluate(model, setup.reader, places, setup.labels(places), setup.classes, CLIP, EvalProtocol(2, 1), ALONE)
     assert set(result.named()) == {"top1@2x1", "top5@2x1", "mean_class@2x1"}
     write_result(tmp_path / "test.json", result, {"step": 3})
     facts = json.loads((tmp_path / "test.json").read_text())
@@ -96,12 +104,12 @@ def test_metric_names_carry_the_protocol_and_files_hold_them(data_set: Path, tmp
 def test_a_damaged_video_is_left_out_by_name(make_data_set: Callable[..., Path]) -> None:
     root = make_data_set()
     setup, model = setup_of(root), build_model(MODEL)
-    places = setup.places("test")
+    places = setup.videos("test")
     victim = next(row for row in read_manifest(root).videos if row.key == setup.split.key[places[0]])
     shard = bytearray((root / victim.shard).read_bytes())
     shard[victim.members.rgb_index_offset] ^= 0xFF
     (root / victim.shard).write_bytes(shard)
-    result = evaluate(model, setup.reader, places, setup.labels(places), setup.classes, CLIP, Views(1, 1), ALONE)
+    result = evaluate(model, setup.reader, places, setup.labels(places), setup.classes, CLIP, EvalProtocol(1, 1), ALONE)
     assert len(result.keys) == 5
     assert victim.key not in result.keys
     assert victim.key in result.bad[0]
@@ -110,15 +118,15 @@ def test_a_damaged_video_is_left_out_by_name(make_data_set: Callable[..., Path])
 def test_the_mode_of_the_model_is_given_back(data_set: Path) -> None:
     setup, model = setup_of(data_set), build_model(MODEL)
     model.train()
-    places = setup.places("test")[:1]
-    evaluate(model, setup.reader, places, setup.labels(places), setup.classes, CLIP, Views(1, 1), ALONE)
+    places = setup.videos("test")[:1]
+    evaluate(model, setup.reader, places, setup.labels(places), setup.classes, CLIP, EvalProtocol(1, 1), ALONE)
     assert model.training
 
 
 @pytest.mark.parametrize("batch_views", [1, 2, 5, 7, 1000])
 def test_views_of_several_videos_go_through_together_in_bounded_chunks(data_set: Path, batch_views: int) -> None:
     setup, model = setup_of(data_set), build_model(MODEL, seed=2)
-    places = setup.places("test")
+    places = setup.videos("test")
     sizes: list[int] = []
     hook = model.head_rgb.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))  # type: ignore[union-attr]
     result = evaluate(
@@ -128,7 +136,7 @@ def test_views_of_several_videos_go_through_together_in_bounded_chunks(data_set:
         setup.labels(places),
         setup.classes,
         CLIP,
-        Views(3, 1),
+        EvalProtocol(3, 1),
         ALONE,
         batch_views=batch_views,
     )
@@ -138,7 +146,7 @@ def test_views_of_several_videos_go_through_together_in_bounded_chunks(data_set:
     videos_together = max(1, batch_views // 3)
     assert len(sizes) == -(-len(places) // videos_together) * -(-3 // min(3, batch_views))
     plain = evaluate(
-        model, setup.reader, places, setup.labels(places), setup.classes, CLIP, Views(3, 1), ALONE, batch_views=3
+        model, setup.reader, places, setup.labels(places), setup.classes, CLIP, EvalProtocol(3, 1), ALONE, batch_views=3
     )
     np.testing.assert_allclose(result.scores, plain.scores, rtol=1e-5, atol=1e-6)
     assert result.keys == plain.keys
@@ -146,13 +154,13 @@ def test_views_of_several_videos_go_through_together_in_bounded_chunks(data_set:
 
 def test_features_are_the_pooled_last_stage_averaged_over_views(data_set: Path, tmp_path: Path) -> None:
     setup, model = setup_of(data_set), build_model(MODEL, seed=3)
-    places = setup.places("test")
+    places = setup.videos("test")
     result = evaluate(
-        model, setup.reader, places, setup.labels(places), setup.classes, CLIP, Views(2, 1), ALONE,
+        model, setup.reader, places, setup.labels(places), setup.classes, CLIP, EvalProtocol(2, 1), ALONE,
         modality="both", features=True,
     )  # fmt: skip
     model.eval()
-    facts = setup.reader.places[places[1]]
+    facts = setup.reader.index[places[1]]
     clips = setup.reader.read_views(places[1], plan_eval(facts.num_frames, facts.height, facts.width, CLIP, 2, 1))
     with torch.no_grad():
         rows = [
@@ -167,14 +175,14 @@ def test_features_are_the_pooled_last_stage_averaged_over_views(data_set: Path, 
     told = json.loads(table.schema.metadata[b"tgtrain"])
     assert (told["step"], told["protocol"], told["modality"], told["classes"][0]) == (4, "2x1", "both", "class0")
     alone = evaluate(
-        model, setup.reader, places, setup.labels(places), setup.classes, CLIP, Views(2, 1), ALONE, features=True
+        model, setup.reader, places, setup.labels(places), setup.classes, CLIP, EvalProtocol(2, 1), ALONE, features=True
     )
     assert alone.tg_features is None
 
 
 def test_confusions_are_counted_most_frequent_first() -> None:
     result = Result(
-        Views(1, 1), "rgb", ("a", "b", "c"), tuple("123456"), np.array([0, 0, 0, 1, 1, 2]),
+        EvalProtocol(1, 1), "rgb", ("a", "b", "c"), tuple("123456"), np.array([0, 0, 0, 1, 1, 2]),
         np.eye(3, dtype=np.float32)[[1, 1, 0, 2, 1, 0]], (),
     )  # fmt: skip
     assert result.top_confusions(2) == [("a", "b", 2, 3), ("b", "c", 1, 2)]
@@ -196,7 +204,7 @@ from tgtrain.method.networks.model import ModelSettings, build_model
 from tgtrain.data.setup import prepare
 root = {root!r}
 setup = prepare(root, read_split(root), read_manifest(root), load_recipe("demo", num_classes=3))
-places = setup.places("train")[:7]  # 7 videos on 3 processes
+places = setup.videos("train")[:7]  # 7 videos on 3 processes
 with joined("cpu") as ranks:
     done = []
     result = evaluate(
@@ -220,9 +228,16 @@ def test_ranks_share_the_work_and_every_video_counts_once(data_set: Path, tmp_pa
         check=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     setup = setup_of(data_set)
-    places = setup.places("train")[:7]
+    places = setup.videos("train")[:7]
     alone = evaluate(
-        build_model(MODEL, seed=1), setup.reader, places, setup.labels(places), setup.classes, CLIP, Views(2, 1), ALONE
+        build_model(MODEL, seed=1),
+        setup.reader,
+        places,
+        setup.labels(places),
+        setup.classes,
+        CLIP,
+        EvalProtocol(2, 1),
+        ALONE,
     )
     told = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(3)]
     assert [each[3] for each in told] == [3, 2, 2]

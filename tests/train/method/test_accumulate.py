@@ -18,10 +18,10 @@ from tests.train.ranks.test_equality import close, made_model, whole_batch
 from tests.train.train.test_trainer import equal, run, setup_of, weights
 from tgtrain.data.batch import SslBatch, split_batch
 from tgtrain.method import losses
-from tgtrain.method.accumulate import add_gradients, clip_gradients, lengthen_memory
+from tgtrain.method.accumulate import add_gradients, clip_gradients, rescale_bn_momentum
 from tgtrain.method.networks.model import Model, ModelSettings
 from tgtrain.method.settings import MethodSettings
-from tgtrain.method.step import Clips, Views, forward_views, named_values, step_terms
+from tgtrain.method.step import Clips, StepInputs, forward_views, named_values, step_terms
 from tgtrain.ranks.distributed import Ranks
 from tgtrain.train.trainer import train
 
@@ -35,7 +35,7 @@ CASES: dict[str, tuple[MethodSettings, ModelSettings]] = {
 }
 
 
-def blocks(views: Views, num_parts: int, num_clips: int) -> list[Views]:
+def blocks(views: StepInputs, num_parts: int, num_clips: int) -> list[StepInputs]:
     """The parts by hand: of the rows of every clip index the k-th block."""
 
     def rows(part: Tensor, k: int) -> Tensor:
@@ -45,7 +45,7 @@ def blocks(views: Views, num_parts: int, num_clips: int) -> list[Views]:
         return Clips(*(None if view is None else rows(view, k) for view in (clips.rgb, clips.tg)))
 
     return [
-        Views(
+        StepInputs(
             cut(views.labelled, k),
             rows(views.labels_B, k),
             None if views.weak is None else cut(views.weak, k),
@@ -56,7 +56,7 @@ def blocks(views: Views, num_parts: int, num_clips: int) -> list[Views]:
     ]
 
 
-def batch_of(case: str) -> Views:
+def batch_of(case: str) -> StepInputs:
     method, settings = CASES[case]
     views = whole_batch(settings)
     return views if method.uses_unlabelled else replace(views, weak=None, strong=None, true_labels_U=None)
@@ -135,7 +135,7 @@ def test_batch_norm_sees_each_part_and_its_averages_reach_as_far_as_before() -> 
     case, num_parts = "ltg", 4
     model = model_of(case, frozen=False)
     plain = copy.deepcopy(model)
-    lengthen_memory(model, num_parts)
+    rescale_bn_momentum(model, num_parts)
     first = next(m for m in model.modules() if isinstance(m, _BatchNorm))
     seen: list[Tensor] = []
     first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
@@ -238,7 +238,7 @@ def test_parts_that_are_not_equal_are_refused(
     data_set: Path, tmp_path: Path, ranks: int, override: str, said: str
 ) -> None:
     with pytest.raises(InputError, match=said):
-        train(setup_of(data_set, override), tmp_path / "run", Ranks(0, ranks, torch.device("cpu")), tell=print)
+        train(setup_of(data_set, override), tmp_path / "run", Ranks(0, ranks, torch.device("cpu")), log=print)
     assert not (tmp_path / "run").exists()
 
 

@@ -19,7 +19,7 @@ from tgtrain.data.build import step_dataset
 from tgtrain.data.clip import plan_eval
 from tgtrain.data.order import Draw, RepeatedOrder, StreamOrder, replayed_key
 from tgtrain.data.setup import Setup, prepare
-from tgtrain.evaluate.batch_norm import measure_batch_norm
+from tgtrain.evaluate.batch_norm import recompute_batch_norm
 from tgtrain.method.augment.apply import normalise
 from tgtrain.method.networks.model import build_model
 from tgtrain.randomness import Stream
@@ -132,7 +132,7 @@ def test_precise_batch_norm_of_rgb_alone(data_set: Path) -> None:
         setup = setup_of(data_set, *more)
         model = build_model(setup.config.model)
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        measure_batch_norm(model, setup, ALONE)
+        recompute_batch_norm(model, setup, ALONE)
         moved = {
             name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])
         }
@@ -144,7 +144,7 @@ def test_precise_batch_norm_may_see_clips_cut_as_in_training(data_set: Path) -> 
     for clips in ("centre", "training"):
         setup = setup_of(data_set, f"precise_bn.clips={clips}")
         model = build_model(setup.config.model)
-        measure_batch_norm(model, setup, ALONE)
+        recompute_batch_norm(model, setup, ALONE)
         found.append(model.state_dict()["rgb.stem.bn.running_mean"])
     assert not torch.equal(*found)
 
@@ -154,12 +154,12 @@ def test_checkpoints_hold_running_statistics(data_set: Path, tmp_path: Path) -> 
     for name, same in (("precise", True), ("running", False)):
         more = () if same else (quirk("running_statistics"),)
         setup = setup_of(data_set, *more)
-        train(setup, tmp_path / name, ALONE, tell=lambda text: None)
+        train(setup, tmp_path / name, ALONE, log=lambda text: None)
         saved = load(list_checkpoints(tmp_path / name)[-1])
         assert saved.extra["precise_bn"] is same
         model = build_model(setup.config.model)
         model.load_state_dict(saved.model)
-        measure_batch_norm(model, setup, ALONE)
+        recompute_batch_norm(model, setup, ALONE)
         again = model.state_dict()["rgb.stem.bn.running_mean"]
         assert torch.allclose(again, saved.model["rgb.stem.bn.running_mean"]) is same
 
@@ -168,7 +168,7 @@ def test_a_test_may_measure_the_statistics_first(data_set: Path, tmp_path: Path)
     """Of a checkpoint with running averages it then gives what one gives that was saved with measured statistics."""
     scores = {}
     for name, more in (("precise", ()), ("running", (quirk("running_statistics"),))):
-        train(setup_of(data_set, *more), tmp_path / name, ALONE, tell=lambda text: None)
+        train(setup_of(data_set, *more), tmp_path / name, ALONE, log=lambda text: None)
         for again in ((), ("--precise-bn",)):
             done = CliRunner().invoke(tgtrain, ["test", str(tmp_path / name), "--views", "1x1", *again])
             assert done.exit_code == 0, done.output
@@ -201,8 +201,8 @@ def test_precise_statistics_of_a_run_are_plain_means_over_centre_clips(data_set:
     """Against torch's own cumulative average (momentum None) of the first layer, over clips read one by one."""
     setup = setup_of(data_set, f"precise_bn.batches={asked}")
     model = build_model(setup.config.model)
-    measure_batch_norm(model, setup, ALONE)
-    places = setup.places("train")
+    recompute_batch_norm(model, setup, ALONE)
+    places = setup.videos("train")
     assert len(places) == 12  # 3 batches of 4
     order = StreamOrder(len(places), 4, setup.config.runtime.seed, 2)
     plain = torch.nn.BatchNorm3d(4, momentum=None)
@@ -212,7 +212,7 @@ def test_precise_statistics_of_a_run_are_plain_means_over_centre_clips(data_set:
         clips = []
         for draw in order.draws(number):
             seen.add(draw.video)
-            place = setup.reader.places[places[draw.video]]
+            place = setup.reader.index[places[draw.video]]
             first = (place.num_frames - 4 * 2 + 1) // 2  # the middle one of all starts
             (plan,) = plan_eval(place.num_frames, place.height, place.width, setup.clip)
             assert plan.frames == tuple(range(first, first + 8, 2))

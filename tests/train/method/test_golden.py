@@ -24,7 +24,7 @@ import torch
 
 from tgtrain.method.networks.model import Model, ModelOutput, ModelSettings, build_model, count_parameters
 from tgtrain.method.settings import MethodSettings, check_method
-from tgtrain.method.step import Clips, Terms, Views, forward_views, loss_terms
+from tgtrain.method.step import Clips, StepInputs, Terms, forward_views, loss_terms
 
 LOSS_TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 1e-3
@@ -70,7 +70,7 @@ def fill(model: torch.nn.Module, seed: int) -> None:
             parameter.copy_(torch.from_numpy(x.astype(np.float32)))
 
 
-def make_views(golden: dict[str, Any], clips_per_video: int) -> Views:
+def make_views(golden: dict[str, Any], clips_per_video: int) -> StepInputs:
     """Clips and labels by the rule of the golden files; rows clip-major."""
     random = np.random.RandomState(1000 + golden["seed"])
     batch, clip, size = golden["batch"], golden["clip"], golden["size"]
@@ -82,14 +82,14 @@ def make_views(golden: dict[str, Any], clips_per_video: int) -> Views:
     rgb, tg = [clips() for _ in range(3)], [clips() for _ in range(3)]
     labels = torch.from_numpy(random.randint(0, golden["classes"], size=(batch, 1))).flatten().long()
     labelled, weak, strong = (Clips(*pair) for pair in zip(rgb, tg, strict=True))
-    return Views(labelled, labels.repeat(clips_per_video), weak, strong)
+    return StepInputs(labelled, labels.repeat(clips_per_video), weak, strong)
 
 
-def only_rgb(views: Views) -> Views:
+def only_rgb(views: StepInputs) -> StepInputs:
     assert views.weak is not None
     assert views.strong is not None
     labelled, weak, strong = (Clips(part.rgb, None) for part in (views.labelled, views.weak, views.strong))
-    return Views(labelled, views.labels_B, weak, strong)
+    return StepInputs(labelled, views.labels_B, weak, strong)
 
 
 @dataclass(frozen=True)

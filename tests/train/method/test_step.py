@@ -15,7 +15,16 @@ from manifests.records import InputError
 from tgtrain.method import losses
 from tgtrain.method.networks.model import Model, ModelSettings, build_model
 from tgtrain.method.settings import MethodSettings, check_method
-from tgtrain.method.step import Clips, Terms, Views, forward_views, loss_terms, named_values, step_terms, top_k_fraction
+from tgtrain.method.step import (
+    Clips,
+    StepInputs,
+    Terms,
+    forward_views,
+    loss_terms,
+    named_values,
+    step_terms,
+    top_k_fraction,
+)
 
 SMALL = ModelSettings(5, depth=10, width=4, dropout=0.0)
 ONE_VIEW = replace(SMALL, streams="rgb", projection="none")
@@ -29,8 +38,8 @@ def clips(rows: int, seed: int, views: str = "both") -> Clips:
     return Clips(rgb, tg if views == "both" else None)
 
 
-def make_views(num_labelled: int = 4, num_unlabelled: int = 6, views: str = "both") -> Views:
-    return Views(
+def make_views(num_labelled: int = 4, num_unlabelled: int = 6, views: str = "both") -> StepInputs:
+    return StepInputs(
         clips(num_labelled, 1, views),
         torch.arange(num_labelled) % 5,
         clips(num_unlabelled, 2, views),
@@ -99,7 +108,7 @@ def test_supervised_forwards_the_labelled_rows_alone() -> None:
     model = build_model(ONE_VIEW).train()
     rows: list[int] = []
     model.backbone("rgb").register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
-    views = Views(clips(4, 1, "rgb"), torch.arange(4))
+    views = StepInputs(clips(4, 1, "rgb"), torch.arange(4))
     terms = step_terms(model, views, replace(FIXMATCH, method="supervised"), epoch=0)
     assert rows == [4]
     assert value(terms.total) == value(terms.supervised_rgb) > 0
@@ -111,7 +120,7 @@ def test_supervised_training_of_two_streams() -> None:
     model = build_model(SMALL).train()
     method = MethodSettings("supervised")
     check_method(method, SMALL)
-    terms = step_terms(model, Views(clips(4, 1), torch.arange(4)), method, epoch=0)
+    terms = step_terms(model, StepInputs(clips(4, 1), torch.arange(4)), method, epoch=0)
     terms.total.backward()
     assert len(terms.align) == 4
     assert terms.pseudo_tg is None
@@ -180,7 +189,7 @@ def test_two_clips_a_video_are_clip_major() -> None:
         assert part.tg is not None
         return Clips(part.rgb.roll(len(part) // 2, 0), part.tg.roll(len(part) // 2, 0))
 
-    swapped = Views(swap(views.labelled), views.labels_B.roll(2, 0), swap(views.weak), swap(views.strong))
+    swapped = StepInputs(swap(views.labelled), views.labels_B.roll(2, 0), swap(views.weak), swap(views.strong))
     first, second = (step_terms(model, v, method, epoch=2) for v in (views, swapped))
     for term, same in zip(first.contrast, second.contrast, strict=True):
         assert value(term) == pytest.approx(value(same), rel=1e-4)
@@ -194,7 +203,7 @@ def test_two_clips_a_video_are_clip_major() -> None:
     assert abs(value(third.contrast[1]) - value(first.contrast[1])) > 1e-4
 
 
-def step_of(model: Model, method: MethodSettings, views: Views) -> tuple[Terms, dict[str, Tensor]]:
+def step_of(model: Model, method: MethodSettings, views: StepInputs) -> tuple[Terms, dict[str, Tensor]]:
     model.zero_grad()
     terms = step_terms(model, views, method, epoch=0)
     terms.total.backward()
@@ -279,14 +288,14 @@ def test_nothing_waits_for_the_device(method: MethodSettings) -> None:
 
 def test_batches_that_do_not_fit_together_are_refused() -> None:
     with pytest.raises(ValueError, match="3 labelled rows and 2 labels"):
-        Views(clips(3, 1), torch.zeros(2, dtype=torch.int64))
+        StepInputs(clips(3, 1), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(ValueError, match="4 weak rows and 5 strong rows"):
-        Views(clips(2, 1), torch.zeros(2, dtype=torch.int64), clips(4, 1), clips(5, 1))
+        StepInputs(clips(2, 1), torch.zeros(2, dtype=torch.int64), clips(4, 1), clips(5, 1))
     with pytest.raises(ValueError, match="4 weak rows and None strong rows"):
-        Views(clips(2, 1), torch.zeros(2, dtype=torch.int64), clips(4, 1))
+        StepInputs(clips(2, 1), torch.zeros(2, dtype=torch.int64), clips(4, 1))
     with pytest.raises(ValueError, match="both views need the same rows"):
         Clips(clips(2, 1).rgb, clips(3, 1).tg)
-    mixed = Views(clips(2, 1), torch.zeros(2, dtype=torch.int64), clips(4, 1, "rgb"), clips(4, 1, "rgb"))
+    mixed = StepInputs(clips(2, 1), torch.zeros(2, dtype=torch.int64), clips(4, 1, "rgb"), clips(4, 1, "rgb"))
     with pytest.raises(ValueError, match="in all parts of the batch or in none"):
         forward_views(build_model(SMALL), mixed)
 
@@ -360,13 +369,13 @@ def test_what_check_method_lets_through_trains_every_weight(method: MethodSettin
     if model.streams in ("rgb", "tg"):
         parts = (Clips(p.rgb, None) if model.streams == "rgb" else Clips(None, p.tg) for p in parts_of(views))
         labelled, weak, strong = parts
-        views = Views(labelled, views.labels_B, weak, strong)
+        views = StepInputs(labelled, views.labels_B, weak, strong)
     step_terms(network, views, method, epoch=2).total.backward()
     untrained = [name for name, parameter in network.named_parameters() if parameter.grad is None]
     assert untrained == []
 
 
-def parts_of(views: Views) -> tuple[Clips, Clips, Clips]:
+def parts_of(views: StepInputs) -> tuple[Clips, Clips, Clips]:
     assert views.weak is not None
     assert views.strong is not None
     return views.labelled, views.weak, views.strong

@@ -24,7 +24,7 @@ from tgtrain.method.networks.model import Model, ModelSettings, build_model, sha
 from tgtrain.method.networks.precise_bn import recompute_statistics
 from tgtrain.method.networks.sync_bn import JoinedBatchNorm, synchronised
 from tgtrain.method.settings import MethodSettings
-from tgtrain.method.step import Clips, Views, named_values, step_terms
+from tgtrain.method.step import Clips, StepInputs, named_values, step_terms
 
 CPU = torch.device("cpu")
 SMALL = ModelSettings(5, depth=10, width=4, dropout=0.5)
@@ -57,21 +57,21 @@ def randn(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def whole_batch(model: ModelSettings) -> Views:
+def whole_batch(model: ModelSettings) -> StepInputs:
     def clips(seed: int) -> Clips:
         rgb, tg = (randn(8, 3, 4, 32, 32, seed=seed + i) for i in (0, 10))
         return Clips(rgb, tg) if model.streams != "rgb" else Clips(rgb, None)
 
-    return Views(clips(1), torch.arange(8) % 5, clips(2), clips(3), torch.arange(8) % 3)
+    return StepInputs(clips(1), torch.arange(8) % 5, clips(2), clips(3), torch.arange(8) % 3)
 
 
-def share_of(views: Views, rank: int, num_ranks: int) -> Views:
+def share_of(views: StepInputs, rank: int, num_ranks: int) -> StepInputs:
     def own(part: Clips | None) -> Clips:
         assert part is not None
         return Clips(*(None if view is None else view[rank::num_ranks] for view in (part.rgb, part.tg)))
 
     assert views.true_labels_U is not None
-    return Views(
+    return StepInputs(
         own(views.labelled),
         views.labels_B[rank::num_ranks],
         own(views.weak),
@@ -93,7 +93,7 @@ def statistics(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items() if "running_" in name}
 
 
-def step_of(network: nn.Module, model: Model, views: Views, method: MethodSettings) -> dict[str, Any]:
+def step_of(network: nn.Module, model: Model, views: StepInputs, method: MethodSettings) -> dict[str, Any]:
     torch.manual_seed(11)  # what dropout draws from
     terms = step_terms(network, views, method, epoch=0)
     terms.total.backward()

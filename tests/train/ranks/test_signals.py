@@ -118,7 +118,7 @@ def test_a_crash_while_it_is_measured_loses_no_step(
         call_at(patch, owner, name, number, crash)
         run(data_set, tmp_path / "run", EVERY_EPOCH)
     said: list[str] = []
-    train(setup_of(data_set, EVERY_EPOCH), tmp_path / "run", ALONE, tell=said.append)
+    train(setup_of(data_set, EVERY_EPOCH), tmp_path / "run", ALONE, log=said.append)
     assert f"resumed at step {step} of 12" in said
     same_end(tmp_path / "run", whole)
 
@@ -283,9 +283,7 @@ def test_a_signal_before_the_first_step_leaves_nothing_to_go_back_on(
 
 def test_what_another_process_was_asked_counts(data_set: Path, tmp_path: Path) -> None:
     ranks = Ranks(0, 1, torch.device("cpu"), asked_to_stop=lambda: True)
-    outcome = train(
-        setup_of(data_set), tmp_path / "run", ranks, tell=lambda text: None, should_stop=ranks.asked_to_stop
-    )
+    outcome = train(setup_of(data_set), tmp_path / "run", ranks, log=lambda text: None, should_stop=ranks.asked_to_stop)
     assert outcome.interrupted
 
 

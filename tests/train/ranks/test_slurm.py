@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from manifests.records import InputError
-from tgtrain.ranks.distributed import Place, choose_device, gpu_of, joined, place_in, steps_between_polls
+from tgtrain.ranks.distributed import RankPlacement, choose_device, gpu_of, joined, place_in, steps_between_polls
 from tgtrain.ranks.slurm import alone_in_job, hosts, in_step, meeting_place, started_with_others
 
 # What srun gives each task of a job of two nodes with two tasks each; a batch script's own variables are seen in it, too.
@@ -53,25 +53,25 @@ def test_what_is_no_node_list_is_named(nodes: str) -> None:
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({}, Place()),
-        (TASK, Place(3, 4, 1, "node07", 20_000 + 7 * 4711 % 12_000, by_slurm=True)),
+        ({}, RankPlacement()),
+        (TASK, RankPlacement(3, 4, 1, "node07", 20_000 + 7 * 4711 % 12_000, by_slurm=True)),
         # The step may lie on other nodes of the job, and hold fewer tasks.
         (TASK | {"SLURM_STEP_NODELIST": "node08", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"},
-         Place(1, 2, 1, "node08", 20_000 + 7 * 4711 % 12_000, by_slurm=True)),
-        (TASK | {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "99"}, Place(3, 4, 1, "10.0.0.1", 99, by_slurm=True)),
+         RankPlacement(1, 2, 1, "node08", 20_000 + 7 * 4711 % 12_000, by_slurm=True)),
+        (TASK | {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "99"}, RankPlacement(3, 4, 1, "10.0.0.1", 99, by_slurm=True)),
         # No step told: as in wrappers that pass a few variables on.
         ({n: v for n, v in TASK.items() if "STEP" not in n and n != "ENVIRONMENT"},
-         Place(3, 4, 1, "node07", 20_000 + 7 * 4711 % 12_000, by_slurm=True)),
-        (BATCH_SHELL, Place()),
-        (BATCH_SHELL | {"SLURM_STEP_ID": "4294967291"}, Place()),
-        (TASK | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, Place()),  # `srun --ntasks=1`, `srun --pty bash`
-        ({"SLURM_JOB_ID": "4711", "SLURM_NTASKS": "4", "SLURM_JOB_NODELIST": "node07"}, Place()),  # a shell of salloc
+         RankPlacement(3, 4, 1, "node07", 20_000 + 7 * 4711 % 12_000, by_slurm=True)),
+        (BATCH_SHELL, RankPlacement()),
+        (BATCH_SHELL | {"SLURM_STEP_ID": "4294967291"}, RankPlacement()),
+        (TASK | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, RankPlacement()),  # `srun --ntasks=1`, `srun --pty bash`
+        ({"SLURM_JOB_ID": "4711", "SLURM_NTASKS": "4", "SLURM_JOB_NODELIST": "node07"}, RankPlacement()),  # a shell of salloc
         # torchrun inside of a task says more than Slurm does.
-        (TASK | {"RANK": "5", "LOCAL_RANK": "2", "WORLD_SIZE": "8", "MASTER_ADDR": "x", "MASTER_PORT": "1"}, Place(5, 8, 2)),
-        (TASK | {"RANK": "0", "WORLD_SIZE": "1"}, Place(0, 1, 0)),
+        (TASK | {"RANK": "5", "LOCAL_RANK": "2", "WORLD_SIZE": "8", "MASTER_ADDR": "x", "MASTER_PORT": "1"}, RankPlacement(5, 8, 2)),
+        (TASK | {"RANK": "0", "WORLD_SIZE": "1"}, RankPlacement(0, 1, 0)),
     ],
 )  # fmt: skip
-def test_the_place_of_a_process(environment: dict[str, str], expected: Place) -> None:
+def test_the_place_of_a_process(environment: dict[str, str], expected: RankPlacement) -> None:
     assert place_in(environment) == expected
     assert started_with_others(environment) == (expected.world_size > 1)
 
@@ -126,7 +126,7 @@ def test_jobs_and_steps_meet_at_ports_of_their_own() -> None:
     ],
 )
 def test_the_gpu_of_a_process(by_slurm: bool, num_visible: int, expected: int) -> None:
-    assert gpu_of(Place(11, 16, 3, by_slurm=by_slurm), num_visible) == expected
+    assert gpu_of(RankPlacement(11, 16, 3, by_slurm=by_slurm), num_visible) == expected
     assert choose_device("cpu", local_rank=3).type == "cpu"
 
 

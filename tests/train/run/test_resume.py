@@ -41,7 +41,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def say_into(said: list[str], data_set: Path, folder: Path, *overrides: str, **options: object) -> None:
-    train(setup_of(data_set, EVERY_EPOCH, KEEP_ALL, *overrides), folder, ALONE, tell=said.append, **options)  # type: ignore[arg-type]
+    train(setup_of(data_set, EVERY_EPOCH, KEEP_ALL, *overrides), folder, ALONE, log=said.append, **options)  # type: ignore[arg-type]
 
 
 def test_going_back_sets_the_later_ones_aside_and_comes_to_the_same_end(
@@ -171,7 +171,7 @@ def test_ranks_that_see_different_checkpoints_are_refused(data_set: Path, copy: 
             return [value, 3]
 
     with pytest.raises(InputError, match="it must be one folder, shared by all"):
-        train(setup_of(data_set, EVERY_EPOCH, KEEP_ALL), copy, Others(0, 1, ALONE.device), tell=lambda text: None)
+        train(setup_of(data_set, EVERY_EPOCH, KEEP_ALL), copy, Others(0, 1, ALONE.device), log=lambda text: None)
 
 
 def test_weights_that_are_no_numbers_are_never_measured_or_saved(

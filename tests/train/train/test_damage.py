@@ -133,7 +133,7 @@ def test_damage_that_a_test_of_two_processes_meets_loses_no_result(
 ) -> None:
     """The first process alone ends with the code of a failure, once all is written: another one would have it killed before."""
     root = make_data_set()
-    train(setup_of(root), tmp_path / "run", ALONE, max_steps=1, tell=lambda text: None)
+    train(setup_of(root), tmp_path / "run", ALONE, max_steps=1, log=lambda text: None)
     victim = min(key for key, flag in zip(read_split(root).key, read_split(root).test, strict=True) if flag)
     ruin(root, {victim})
     with socket.socket() as free:
@@ -170,7 +170,7 @@ def test_damage_met_while_measuring_is_told(make_data_set: Callable[..., Path], 
         "optimiser.warmup_epochs=0",
         "precise_bn.batches=8",
     )
-    train(setup_of(root, *settings), tmp_path / "run", ALONE, tell=said.append)
+    train(setup_of(root, *settings), tmp_path / "run", ALONE, log=said.append)
     (evaluated,) = [line for line in said if "evaluation" in line]
     assert evaluated.startswith("the evaluation of 6 test videos left out 2 damaged videos, the first: ")
     assert min(tested) in evaluated
@@ -189,7 +189,7 @@ def test_damage_met_by_a_test_that_measures_batch_norm_is_told(
         tmp_path / "run",
         ALONE,
         max_steps=1,
-        tell=lambda text: None,
+        log=lambda text: None,
     )
     victim = min(key for key, flag in zip(read_split(root).key, read_split(root).train, strict=True) if flag)
     ruin(root, {victim})

@@ -25,7 +25,7 @@ from tests.train.method.test_accumulate import TWO_CLIPS, batch_of, blocks, mode
 from tests.train.train.test_trainer import ALONE, SMALL, equal, records, run, setup_of, weights
 from tgtrain.data.build import step_dataset
 from tgtrain.method.accumulate import add_gradients
-from tgtrain.method.step import Clips, Views, step_terms
+from tgtrain.method.step import Clips, StepInputs, step_terms
 from tgtrain.ranks.distributed import Ranks
 from tgtrain.run.checkpoint import list_checkpoints, load
 from tgtrain.run.journal import Interval, memory_mb
@@ -60,17 +60,17 @@ def no_waiting() -> Iterator[None]:
 
 
 def on_gpu(root: Path, folder: Path, *overrides: str, recipe: str = "demo", **options: Any) -> None:
-    train(setup_of(root, *QUICK, *overrides, recipe=recipe), folder, ON_GPU, tell=lambda text: None, **options)
+    train(setup_of(root, *QUICK, *overrides, recipe=recipe), folder, ON_GPU, log=lambda text: None, **options)
 
 
-def to_gpu(views: Views) -> Views:
+def to_gpu(views: StepInputs) -> StepInputs:
     def moved(clips: Clips | None) -> Clips | None:
         return clips and Clips(*(None if view is None else view.to(GPU) for view in (clips.rgb, clips.tg)))
 
     labelled = moved(views.labelled)
     assert labelled is not None
     true_labels = None if views.true_labels_U is None else views.true_labels_U.to(GPU)
-    return Views(labelled, views.labels_B.to(GPU), moved(views.weak), moved(views.strong), true_labels)
+    return StepInputs(labelled, views.labels_B.to(GPU), moved(views.weak), moved(views.strong), true_labels)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -80,7 +80,7 @@ def test_a_whole_step_waits_for_nothing(data_set: Path, tmp_path: Path, way: str
     if recipe == "demo-fixmatch" and TWO_CLIPS[0] in WAYS[way]:
         pytest.skip("one view has no contrast across views")
     setup = setup_of(data_set, *QUICK, *WAYS[way], recipe=recipe)
-    trainer, interval = _Trainer(setup, tmp_path, ON_GPU, tell=print), Interval(finite_only=True)
+    trainer, interval = _Trainer(setup, tmp_path, ON_GPU, log=print), Interval(finite_only=True)
     dataset = step_dataset(setup, ON_GPU)
     read = [dataset[step].pin_memory() for step in range(5)]
     coming = batches_on(GPU, read)
@@ -120,9 +120,9 @@ def test_every_way_trains_evaluates_and_resumes(data_set: Path, tmp_path: Path, 
 def test_a_checkpoint_restores_the_state_on_the_gpu_to_the_bit(data_set: Path, tmp_path: Path) -> None:
     """Weights, momentum, scaler: saved, loaded into a new trainer, and the same again."""
     setup = setup_of(data_set, *QUICK, "runtime.precision=float16")
-    train(setup, tmp_path / "run", ON_GPU, max_steps=4, tell=lambda text: None)
+    train(setup, tmp_path / "run", ON_GPU, max_steps=4, log=lambda text: None)
     found = load(list_checkpoints(tmp_path / "run")[-1])
-    trainer = _Trainer(setup, tmp_path, ON_GPU, tell=lambda text: None)
+    trainer = _Trainer(setup, tmp_path, ON_GPU, log=lambda text: None)
     trainer.take(found)
     assert trainer.step == 4
     for name, value in trainer.model.state_dict().items():
@@ -172,7 +172,7 @@ def test_parts_are_the_batch_with_frozen_statistics(case: str) -> None:
 
 def test_the_optimiser_is_fused_and_convolutions_get_channels_last(data_set: Path, tmp_path: Path) -> None:
     setup = setup_of(data_set, *QUICK, "runtime.precision=bfloat16")
-    trainer = _Trainer(setup, tmp_path, ON_GPU, tell=print)
+    trainer = _Trainer(setup, tmp_path, ON_GPU, log=print)
     assert trainer.optimiser.defaults["fused"]
     assert not trainer.may_ask
     seen: list[bool] = []
@@ -208,7 +208,7 @@ def test_parts_and_weak_views_apart_take_less_memory(data_set: Path, tmp_path: P
             data_set, *QUICK, "batch.labelled=16", "batch.unlabelled=16", "data.size=112", "model.width=16", *changes,
             recipe="demo-fixmatch",
         )  # fmt: skip
-        trainer = _Trainer(setup, tmp_path, ON_GPU, tell=print)
+        trainer = _Trainer(setup, tmp_path, ON_GPU, log=print)
         batch = next(batches_on(GPU, [step_dataset(setup, ON_GPU)[0].pin_memory()]))
         trainer._train_step(batch)
         torch.cuda.synchronize()
@@ -234,14 +234,14 @@ def test_the_log_tells_the_memory_of_the_gpu(data_set: Path, tmp_path: Path) -> 
 def test_a_run_of_a_gpu_goes_on_on_a_cpu(data_set: Path, tmp_path: Path) -> None:
     """Where the same command finds another machine: the videos and the schedule are the same."""
     on_gpu(data_set, tmp_path / "run", max_steps=3)
-    train(setup_of(data_set, *QUICK), tmp_path / "run", ALONE, max_steps=4, tell=lambda text: None)
+    train(setup_of(data_set, *QUICK), tmp_path / "run", ALONE, max_steps=4, log=lambda text: None)
     assert load(list_checkpoints(tmp_path / "run")[-1]).step == 4
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
 
 
 def test_a_float16_run_of_a_cpu_goes_on_on_a_gpu(data_set: Path, tmp_path: Path) -> None:
     settings = (*QUICK, "runtime.precision=float16")
-    train(setup_of(data_set, *settings), tmp_path / "run", ALONE, max_steps=3, tell=lambda text: None)
+    train(setup_of(data_set, *settings), tmp_path / "run", ALONE, max_steps=3, log=lambda text: None)
     on_gpu(data_set, tmp_path / "run", "runtime.precision=float16", max_steps=8)
     assert load(list_checkpoints(tmp_path / "run")[-1]).step == 8
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())

@@ -121,7 +121,7 @@ def test_a_checkpoint_of_another_device_keeps_the_way_of_this_one(
     assert found.optimiser["param_groups"][0]["fused"] == (saved_fused or None)
     if not saved_fused:
         monkeypatch.setattr("tgtrain.train.trainer.make_optimiser", always_fused)
-    trainer = _Trainer(setup, tmp_path, ALONE, tell=lambda text: None)
+    trainer = _Trainer(setup, tmp_path, ALONE, log=lambda text: None)
     trainer.take(found)
     assert trainer.optimiser.param_groups[0]["fused"] == (None if saved_fused else True)
     momentum = trainer.optimiser.state_dict()["state"]

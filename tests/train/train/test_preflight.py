@@ -124,7 +124,7 @@ def test_a_class_without_a_label_is_named_and_counts_in_the_accuracy(data_set: P
     some = of_class(data_set, 0, "labelled") + of_class(data_set, 1, "labelled")
     setup = with_split(data_set, labelled=some)
     assert any("no labelled video of 1 classes: class2; they cannot be learnt" in note for note in notes(setup))
-    outcome = train(setup, tmp_path / "run", ALONE, tell=lambda text: None)
+    outcome = train(setup, tmp_path / "run", ALONE, log=lambda text: None)
     assert outcome.last is not None
     assert sorted({setup.classes[label] for label in outcome.last.labels}) == ["class0", "class1", "class2"]
 
@@ -139,7 +139,7 @@ def test_fewer_videos_than_a_batch(data_set: Path, tmp_path: Path) -> None:
     assert any(
         "2 unlabelled videos are fewer than batch.unlabelled 4" in t and "an epoch is one step" in t for t in told
     )
-    outcome = train(setup, tmp_path / "run", ALONE, tell=lambda text: None)
+    outcome = train(setup, tmp_path / "run", ALONE, log=lambda text: None)
     assert (outcome.step, outcome.num_steps) == (4, 4)
 
 
@@ -153,7 +153,7 @@ def test_no_video_of_a_stream_is_refused(data_set: Path) -> None:
 def test_no_part_to_measure_on(data_set: Path, tmp_path: Path) -> None:
     setup = with_split(data_set, validation=[], test=[])
     assert "the split has no validation or test part: no accuracy is measured" in notes(setup)
-    outcome = train(setup, tmp_path / "run", ALONE, tell=lambda text: None)
+    outcome = train(setup, tmp_path / "run", ALONE, log=lambda text: None)
     assert outcome.last is None
     assert list_checkpoints(tmp_path / "run")[-1].name == "step-00000012.pt"
 
@@ -204,7 +204,7 @@ def test_clips_too_small_to_compile_for_a_gpu_are_refused_at_the_start(
         measure_step(setup, GPU, 1.0)
     monkeypatch.setattr("tgtrain.train.trainer._Trainer", lambda *args: namedtuple("trainer", "tell")(print))
     with pytest.raises(InputError, match=said):
-        train(setup, tmp_path / "run", GPU, tell=lambda text: None)
+        train(setup, tmp_path / "run", GPU, log=lambda text: None)
     assert not (tmp_path / "run").exists()
 
 
@@ -236,7 +236,7 @@ def test_a_disk_without_room_for_two_checkpoints_is_refused_at_the_start(
     require_room(tmp_path / "run", setup.config)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10 * size, 0, size))
     with pytest.raises(InputError, match=r"MB are free, and a checkpoint takes \d+. Make room for 6 of them"):
-        train(setup, tmp_path / "run", ALONE, tell=lambda text: None)
+        train(setup, tmp_path / "run", ALONE, log=lambda text: None)
     assert not (tmp_path / "run").exists()
 
 

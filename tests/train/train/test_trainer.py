@@ -44,7 +44,7 @@ def setup_of(root: Path, *overrides: str, recipe: str = "demo") -> Setup:
 
 
 def run(root: Path, folder: Path, *overrides: str, recipe: str = "demo", **options: object) -> Outcome:
-    return train(setup_of(root, *overrides, recipe=recipe), folder, ALONE, tell=lambda text: None, **options)  # type: ignore[arg-type]
+    return train(setup_of(root, *overrides, recipe=recipe), folder, ALONE, log=lambda text: None, **options)  # type: ignore[arg-type]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -96,7 +96,7 @@ def test_a_whole_step_waits_for_nothing(
     # Histograms are made in two ways; that of GPUs (see strong_ops) is the one that must not look.
     monkeypatch.setattr(torch, "bincount", lambda places, minlength: torch.zeros(minlength, dtype=torch.int64))
     setup = setup_of(data_set, "method.warmup_epochs=0", *changes)
-    trainer = _Trainer(setup, tmp_path, ALONE, tell=print)
+    trainer = _Trainer(setup, tmp_path, ALONE, log=print)
     trainer.may_ask = False  # as on a GPU
     batch, interval = step_dataset(setup, ALONE)[0], Interval()
     augment._normalising_rows.cache_clear()  # rows that are kept from step to step must not come from another world
@@ -173,7 +173,7 @@ def test_what_a_run_writes(data_set: Path, tmp_path: Path) -> None:
 def test_every_epoch_tells_what_its_streams_have_seen(data_set: Path, tmp_path: Path) -> None:
     """12 unlabelled and 6 labelled videos, 4 of each a step, 3 steps an epoch: one pass, and two."""
     said: list[str] = []
-    train(setup_of(data_set, "runtime.workers=1"), tmp_path / "run", ALONE, tell=said.append)
+    train(setup_of(data_set, "runtime.workers=1"), tmp_path / "run", ALONE, log=said.append)
     told = records(tmp_path / "run", "epoch")
     assert [record["step"] for record in told] == [3, 6, 9, 12]
     for number, record in enumerate(told, start=1):
@@ -209,7 +209,7 @@ def test_another_data_set_or_split_is_refused_by_name(make_data_set: Callable[..
     split = make_split(manifest, SplitSettings(percent=80, strategy="stratified"))
     setup = prepare(str(root), split, manifest, load_recipe("demo", SMALL, num_classes=3))
     with pytest.raises(InputError, match="split .* there"):
-        train(setup, tmp_path / "run", ALONE, tell=lambda text: None)
+        train(setup, tmp_path / "run", ALONE, log=lambda text: None)
 
 
 def test_a_folder_with_other_things_is_refused(data_set: Path, tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_too_much_damage_stops_the_run(make_data_set: Callable[..., Path], tmp_p
 
 def test_a_batch_that_ranks_cannot_share_is_refused(data_set: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="batch.labelled is 4, which 3 processes cannot share evenly"):
-        train(setup_of(data_set), tmp_path / "run", Ranks(0, 3, torch.device("cpu")), tell=lambda text: None)
+        train(setup_of(data_set), tmp_path / "run", Ranks(0, 3, torch.device("cpu")), log=lambda text: None)
 
 
 def test_epochs_count_the_unlabelled_videos_whatever_the_method(data_set: Path) -> None:

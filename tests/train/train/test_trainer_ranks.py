@@ -39,7 +39,7 @@ RESUMED = "two clips in two parts"
 def run_case(root: Path, folder: Path, case: str, ranks: Ranks, max_steps: int = NUM_STEPS) -> None:
     recipe, changes = CASES[case]
     setup = setup_of(root, *COMMON, *changes, recipe=recipe)
-    train(setup, folder, ranks, max_steps=max_steps, tell=lambda text: None)
+    train(setup, folder, ranks, max_steps=max_steps, log=lambda text: None)
 
 
 def on_one_rank(rank: int, root: str, folder: str) -> None:

@@ -78,7 +78,7 @@ def test_it_trains(data_set: Path, tmp_path: Path, case: str) -> None:
     recipe, changes, terms = CASES[case]
     config = load_recipe(recipe, [*SMALL, *changes], num_classes=3)
     setup = prepare(str(data_set), read_split(data_set), read_manifest(data_set), config)
-    outcome = train(setup, tmp_path / "run", ALONE, tell=lambda text: None, max_steps=2)
+    outcome = train(setup, tmp_path / "run", ALONE, log=lambda text: None, max_steps=2)
     assert outcome.step == min(2, outcome.num_steps)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     first = next(record for record in map(json.loads, lines) if record["kind"] == "train")

@@ -19,7 +19,7 @@ import joblib
 
 from manifests.files import Place
 from manifests.records import InputError
-from tgprep.config import ExtractSettings, RunSettings
+from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.extract.workers.scratch import refuse_small, scratch_folder
 from tgprep.extract.workers.shards import Progress, ShardPlan, ShardResult, StoppedError
 from tgprep.extract.workers.supervisor import Supervisor
@@ -36,9 +36,9 @@ def run_dask(
     out: Place,
     scratch: Path | None,
     settings: ExtractSettings,
-    run: RunSettings,
+    run: WorkerSettings,
     stop: threading.Event,
-    tell: Callable[[Progress], None],
+    on_progress: Callable[[Progress], None],
 ) -> Generator[ShardResult, None, None]:
     """Write the shards on the cluster at `run.scheduler`; results come as they finish, in any order.
 
@@ -77,7 +77,7 @@ def run_dask(
             if isinstance(result, BaseException):
                 raise result
             for row in result.videos:
-                tell(Progress(0, row.key, row.num_frames, row))
+                on_progress(Progress(0, row.key, row.num_frames, row))
             yield result
     finally:
         client.close()
@@ -88,7 +88,7 @@ def _full(place: Place) -> Place:
 
 
 def write_shard(
-    plan: ShardPlan, videos: Place, out: Place, scratch: Path | None, settings: ExtractSettings, run: RunSettings
+    plan: ShardPlan, videos: Place, out: Place, scratch: Path | None, settings: ExtractSettings, run: WorkerSettings
 ) -> ShardResult:
     """What a Dask worker runs: one shard, in a worker process that it watches. scratch None: a folder of its own machine."""
     supervisor = Supervisor(0, run, threading.Event(), lambda progress: None)

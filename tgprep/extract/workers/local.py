@@ -11,14 +11,14 @@ import joblib
 from manifests import object_store as stores
 from manifests.files import Place, is_url
 from manifests.machine import usable_cores
-from tgprep.config import ExtractSettings, RunSettings
+from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.extract.workers.shards import Progress, ShardPlan, ShardResult, StoppedError, put_in_place
 from tgprep.extract.workers.supervisor import Supervisor
 
 _STOP_SECONDS = 60.0
 
 
-def num_workers(run: RunSettings, plans: Sequence[ShardPlan]) -> int:
+def num_workers(run: WorkerSettings, plans: Sequence[ShardPlan]) -> int:
     """Worker processes that `run_local` starts."""
     return max(1, min(run.threads or usable_cores(), len(plans)))
 
@@ -30,9 +30,9 @@ def run_local(
     out: Place,
     scratch: Path | None,
     settings: ExtractSettings,
-    run: RunSettings,
+    run: WorkerSettings,
     stop: threading.Event,
-    tell: Callable[[Progress], None],
+    on_progress: Callable[[Progress], None],
 ) -> Generator[ShardResult, None, None]:
     """Write the shards with `run.threads` worker processes; results come as they finish, in any order.
 
@@ -45,7 +45,7 @@ def run_local(
         return
     assert scratch is not None
     count = num_workers(run, plans)
-    idle = [Supervisor(number, run, stop, tell) for number in range(count)]
+    idle = [Supervisor(number, run, stop, on_progress) for number in range(count)]
     everyone = tuple(idle)
     changed = threading.Condition()
     num_active = 0

@@ -22,7 +22,7 @@ from typing import Any
 from manifests.files import TEMPORARY_PREFIX, Place, below
 from manifests.object_store import warn_once
 from manifests.records import Members, ShardRow, VideoRow
-from tgprep.config import ExtractSettings, RunSettings
+from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.extract.workers.jobs import HeaderJob, ShardJob
 from tgprep.extract.workers.shards import (
     MadeShard,
@@ -61,7 +61,7 @@ class WorkerLostError(Exception):
 class Worker:
     """A worker process and the lines it says."""
 
-    def __init__(self, run: RunSettings, stop: threading.Event, encoder: str = "") -> None:
+    def __init__(self, run: WorkerSettings, stop: threading.Event, encoder: str = "") -> None:
         self.run = run
         self.stop = stop
         self.num_jobs = 0
@@ -174,11 +174,13 @@ class Worker:
 class Supervisor:
     """Writes shards through one worker process; keeps the process from shard to shard. Not for use by two threads."""
 
-    def __init__(self, number: int, run: RunSettings, stop: threading.Event, tell: Callable[[Progress], None]) -> None:
+    def __init__(
+        self, number: int, run: WorkerSettings, stop: threading.Event, on_progress: Callable[[Progress], None]
+    ) -> None:
         self.number = number
         self.run = run
         self.stop = stop
-        self.tell = tell
+        self.on_progress = on_progress
         self.worker: Worker | None = None
 
     def make(
@@ -226,7 +228,7 @@ class Supervisor:
                         row = _row(event["row"])
                         rows.append(row)
                         job = dataclasses.replace(job, start=event["end"])
-                        self.tell(Progress(self.number, row.key, row.num_frames, row))
+                        self.on_progress(Progress(self.number, row.key, row.num_frames, row))
                     elif "finished" in event:
                         return event
                     elif "trouble" in event:
@@ -235,7 +237,7 @@ class Supervisor:
                         raise ShardError(event["fatal"])
                     else:
                         key = all_videos[len(rows)].key if len(rows) < len(all_videos) else ""
-                        self.tell(Progress(self.number, key, event.get("frames", 0)))
+                        self.on_progress(Progress(self.number, key, event.get("frames", 0)))
             except WorkerLostError as lost:
                 self.worker = None
                 at = len(rows)
@@ -247,7 +249,7 @@ class Supervisor:
                     raise ShardError(f"the worker was lost again and again while closing {job.shard}: {lost}") from None
                 row = failed_row(all_videos[at], str(lost))
                 rows.append(row)
-                self.tell(Progress(self.number, row.key, 0, row))
+                self.on_progress(Progress(self.number, row.key, 0, row))
 
     def _run(self, job: ShardJob) -> Iterator[dict[str, Any]]:
         if self.worker is not None and self.worker.num_jobs >= _JOBS_PER_WORKER:

@@ -229,7 +229,7 @@ def main() -> None:
             answers.write(json.dumps(event) + "\n")
             answers.flush()
 
-    stores.tell_with(lambda store, text: emit({"trouble": [store, text]}))
+    stores.set_warning_handler(lambda store, text: emit({"trouble": [store, text]}))
     if "fused" in sys.argv[2:]:
         from tgprep.encode.fused import prepare  # numba: what stores no planes does without
 

@@ -25,7 +25,7 @@ from manifests.records import InputError, ShardRow
 from manifests.sample import BLOCK_BYTES, decode_offsets, frame_members, member_header
 from tgtrain.data.stores.cache import Cache, Claim, Piece, whole_shard
 from tgtrain.data.stores.local import Need, read_ranges
-from tgtrain.data.stores.video_index import VideoPlace, VideoPlaces
+from tgtrain.data.stores.video_index import StoredVideo, VideoIndex
 
 _JPEG_BEGIN = b"\xff\xd8"
 
@@ -44,15 +44,15 @@ class RemoteShards:
     mp4: samples hold stored videos.
     """
 
-    def __init__(self, root: str, rows: Sequence[ShardRow], places: VideoPlaces, cache: Cache, mp4: bool = False):
-        self.root, self.rows, self.places, self.cache, self.mp4 = root, tuple(rows), places, cache, mp4
+    def __init__(self, root: str, rows: Sequence[ShardRow], index: VideoIndex, cache: Cache, mp4: bool = False):
+        self.root, self.rows, self.index, self.cache, self.mp4 = root, tuple(rows), index, cache, mp4
         self.whole = {row.name: whole_shard(row) for row in rows}
-        self.samples = _Samples(places)
+        self.samples = _Samples(index)
         self.ahead = _Ahead(self)
-        stores.share_warnings(cache.heard)
+        stores.deduplicate_warnings(cache.heard)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "rows": self.rows, "places": self.places, "cache": self.cache, "mp4": self.mp4}
+        return {"root": self.root, "rows": self.rows, "index": self.index, "cache": self.cache, "mp4": self.mp4}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]  # threads are started anew in the process that reads
@@ -86,7 +86,7 @@ class RemoteShards:
         """The shard of a name, or the sample of a video."""
         if isinstance(need, str):
             return self.whole[need]
-        shard = self.places.shards[self.places.shard[need]]
+        shard = self.index.shards[self.index.shard[need]]
         start, size = self.samples.starts[need], self.samples.sizes[need]
         return Piece(shard, self.whole[shard].digest, int(start), int(size), False)
 
@@ -128,7 +128,7 @@ class RemoteShards:
         # Most of it may be good: what is not shows when it is decoded, as with a local shard.
         claim.publish(damaged=True)
         if not self.cache.heard(f"damaged {piece.digest}"):
-            stores.tell(
+            stores.warn(
                 self.root,
                 f"{piece.shard} of {self.root} is damaged: {fault}. `tgprep check` finds the "
                 "damaged samples, `tgprep check --repair` on a local copy mends them",
@@ -145,8 +145,8 @@ class RemoteShards:
         )
         return fault and f"in sample {place.key}, {fault}"
 
-    def _place(self, sample: Piece) -> VideoPlace:
-        return self.places[self.samples.at(sample.shard, sample.offset)]
+    def _place(self, sample: Piece) -> StoredVideo:
+        return self.index[self.samples.at(sample.shard, sample.offset)]
 
     def _request(self, piece: Piece, start: int, size: int) -> bytes:
         return call(
@@ -157,12 +157,12 @@ class RemoteShards:
 class _Samples:
     """Where each video's sample lies: starts and sizes int64[N]."""
 
-    def __init__(self, places: VideoPlaces) -> None:
-        self.starts, self.sizes = places.extents()
-        self.order = np.lexsort((self.starts, places.shard))
+    def __init__(self, index: VideoIndex) -> None:
+        self.starts, self.sizes = index.extents()
+        self.order = np.lexsort((self.starts, index.shard))
         self.sorted_starts = self.starts[self.order]
-        first = np.searchsorted(places.shard[self.order], np.arange(len(places.shards) + 1)).tolist()
-        self.bounds = {name: (first[i], first[i + 1]) for i, name in enumerate(places.shards)}
+        first = np.searchsorted(index.shard[self.order], np.arange(len(index.shards) + 1)).tolist()
+        self.bounds = {name: (first[i], first[i + 1]) for i, name in enumerate(index.shards)}
 
     def at(self, shard: str, offset: int) -> int:
         """The video whose sample holds a byte of a shard."""
@@ -283,7 +283,7 @@ def _is_sample(head: bytes, key: str) -> bool:
         return False
 
 
-def sample_fault(place: VideoPlace, read: Callable[[int, int], bytes], *, mp4: bool) -> str:
+def sample_fault(place: StoredVideo, read: Callable[[int, int], bytes], *, mp4: bool) -> str:
     """What is wrong with the members of a sample; "" where nothing is.
 
     read: gives the bytes of (offset in the shard, size). mp4: the data set holds stored videos.

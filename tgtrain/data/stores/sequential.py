@@ -20,7 +20,7 @@ from manifests.object_store import UnreachableError, call
 from manifests.records import InputError
 from manifests.sample import frame_members
 from tgtrain.data.stores.local import Need
-from tgtrain.data.stores.video_index import VideoPlace, VideoPlaces
+from tgtrain.data.stores.video_index import StoredVideo, VideoIndex
 
 TRIES = 3  # of a stream that breaks: what was cut on its way is not so again and again
 _NAME = "{shard}"
@@ -129,15 +129,15 @@ class StreamedShards:
     The stream of the shard that was read last stays where it is: a sample further on is waited for, one before begins it anew.
     """
 
-    def __init__(self, source: ShardSource, places: VideoPlaces) -> None:
-        self.source, self.places = source, places
+    def __init__(self, source: ShardSource, index: VideoIndex) -> None:
+        self.source, self.index = source, index
         self.numbers: dict[tuple[str, int], int] = {}  # of videos, by shard and offset of each member
         self.known: dict[str, _Known] = defaultdict(_Known)
         self.held, self.held_shard = HeldSample(()), ""
         self.open_shard, self.stream = "", _nothing()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"source": self.source, "places": self.places}
+        return {"source": self.source, "index": self.index}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]  # streams are opened anew in the process that reads
@@ -159,15 +159,15 @@ class StreamedShards:
         self.stream.close()
         self.open_shard, self.stream = "", _nothing()
 
-    def _place_at(self, name: str, offset: int) -> VideoPlace:
+    def _place_at(self, name: str, offset: int) -> StoredVideo:
         """The video with a member that begins at an offset of a shard."""
         if not self.numbers:
             self.numbers = {
                 (place.shard, place.members.place(kind)[0]): number
-                for number, place in enumerate(self.places)
+                for number, place in enumerate(self.index)
                 for kind in _KINDS
             }
-        return self.places[self.numbers[name, offset]]
+        return self.index[self.numbers[name, offset]]
 
     def _members(self, name: str, key: str) -> Members:
         known = self.known[name]
@@ -189,7 +189,7 @@ class StreamedShards:
         raise ValueError(known.reason)
 
 
-def held_sample(place: VideoPlace, members: Members) -> HeldSample:
+def held_sample(place: StoredVideo, members: Members) -> HeldSample:
     """The members of a sample that are read, where they lie in its shard. ValueError where they are not those of the manifest."""
     pieces = []
     for kind in _KINDS:

@@ -23,7 +23,7 @@ _COLUMNS = ("numbers", "shard", "text", "ends")
 
 
 @dataclass(frozen=True, slots=True)
-class VideoPlace:
+class StoredVideo:
     """What reading needs to know of a stored video."""
 
     key: str
@@ -34,7 +34,7 @@ class VideoPlace:
     members: Members
 
 
-class VideoPlaces(Sequence[VideoPlace]):
+class VideoIndex(Sequence[StoredVideo]):
     """Stored videos, numbered from 0; a row is made when asked for.
 
     shards: names of the tar files. numbers: int64[N, C], columns num_frames, height, width, then the fields of Members.
@@ -86,23 +86,23 @@ class VideoPlaces(Sequence[VideoPlace]):
         return first - BLOCK_BYTES, ends - first + BLOCK_BYTES
 
     @overload
-    def __getitem__(self, index: int) -> VideoPlace: ...
+    def __getitem__(self, index: int) -> StoredVideo: ...
     @overload
-    def __getitem__(self, index: slice) -> list[VideoPlace]: ...
-    def __getitem__(self, index: int | slice) -> VideoPlace | list[VideoPlace]:
+    def __getitem__(self, index: slice) -> list[StoredVideo]: ...
+    def __getitem__(self, index: int | slice) -> StoredVideo | list[StoredVideo]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(index)
         num_frames, height, width, *members = self.numbers[index].tolist()
         shard = self.shards[self.shard[index]]
-        return VideoPlace(self.key(index), shard, num_frames, height, width, Members(*members))
+        return StoredVideo(self.key(index), shard, num_frames, height, width, Members(*members))
 
-    def __iter__(self) -> Iterator[VideoPlace]:
+    def __iter__(self) -> Iterator[StoredVideo]:
         return (self[number] for number in range(len(self)))
 
 
-def find_places(manifest: Manifest, keys: Sequence[str]) -> VideoPlaces:
+def index_of(manifest: Manifest, keys: Sequence[str]) -> VideoIndex:
     """The places of the videos with these keys, in their order. InputError where one has no sample."""
     table = manifest.videos.arrow
     rows = pc.index_in(pa.array(keys, pa.string()), value_set=table["key"].combine_chunks())
@@ -118,7 +118,7 @@ def find_places(manifest: Manifest, keys: Sequence[str]) -> VideoPlaces:
     shards = _whole(found["shard"].dictionary_encode())
     text = _whole(found["key"].cast(pa.large_string()))
     _, ends, content = text.buffers()
-    return VideoPlaces(
+    return VideoIndex(
         shards=tuple(shards.dictionary.to_pylist()),
         numbers=np.stack([found[name].to_numpy().astype(np.int64) for name in numbers], axis=1),
         shard=shards.indices.to_numpy().astype(np.int64),

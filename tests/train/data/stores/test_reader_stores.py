@@ -20,7 +20,7 @@ from manifests.sample import video_gop
 from manifests.table import Manifest
 from tests.prep.conftest import write_video
 from tests.prep.encode.test_h264 import numbered
-from tgprep.config import ExtractSettings, RunSettings
+from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.extract.pipeline import extract
 from tgprep.scan.scan import scan
 from tgtrain.data.clip import ClipPlan, ClipSettings, Gradient, plan_eval, plan_train
@@ -43,7 +43,9 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Manifest]:
     }  # fmt: skip
     found = scan(root / "videos", dataset="folder")
     return {
-        name: extract(root / "videos", root / name, found, ExtractSettings(**chosen), RunSettings(threads=1)).manifest
+        name: extract(
+            root / "videos", root / name, found, ExtractSettings(**chosen), WorkerSettings(threads=1)
+        ).manifest
         for name, chosen in options.items()
     }
 

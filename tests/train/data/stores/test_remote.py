@@ -85,7 +85,7 @@ def shards_of(reader: ClipReader) -> RemoteShards:
 
 def pixels(reader: ClipReader) -> list[bytes]:
     """All videos, in order."""
-    return [reader.read(video, PLAN).rgb.tobytes() for video in range(len(reader.places))]
+    return [reader.read(video, PLAN).rgb.tobytes() for video in range(len(reader.index))]
 
 
 def expected(local: Path) -> list[bytes]:
@@ -124,7 +124,7 @@ def test_shards_come_ahead_and_are_verified(url: str, store: ObjectStore, local:
     manifest = read_manifest(url)
     reader = open_remote(url, tmp_path / "cache")
     cache = shards_of(reader).cache
-    reader.shards.expect(lambda: reader.places.shards)
+    reader.shards.expect(lambda: reader.index.shards)
     wait_until(lambda: whole_names(manifest) <= cache.names())
     for shard in manifest.shards:
         assert (cache.folder / f"{shard.sha256}.tar").read_bytes() == (local / shard.name).read_bytes()
@@ -145,10 +145,10 @@ def test_a_small_cache_keeps_what_comes_soonest(url: str, local: Path, tmp_path:
     wait_until(lambda: soonest <= cache.names())
     time.sleep(0.3)
     assert {name for name in cache.names() if name.endswith(".tar")} == soonest
-    by_shard = sorted(range(len(reader.places)), key=lambda video: reader.places[video].shard)
+    by_shard = sorted(range(len(reader.index)), key=lambda video: reader.index[video].shard)
     wanted = expected(local)
     for number, video in enumerate(by_shard):
-        at = names.index(reader.places[video].shard)
+        at = names.index(reader.index[video].shard)
         reader.shards.expect(lambda at=at: names[at:])  # type: ignore[misc]
         assert reader.read(video, PLAN).rgb.tobytes() == wanted[video], number
         assert cache.num_held() <= cache.num_bytes
@@ -164,7 +164,7 @@ def test_latency_failures_and_cut_answers(
     store.gate.shut()  # connections that are open would pass by what fails
     store.gate.fail_next, store.gate.cut_next = 2, 4
     store.gate.open()
-    reader.shards.expect(lambda: reader.places.shards)
+    reader.shards.expect(lambda: reader.index.shards)
     assert pixels(reader) == expected(local)
     reader.close()
     assert store.gate.num_failed - failed == 2
@@ -195,8 +195,8 @@ def test_a_restart_of_the_server(url: str, store: ObjectStore, local: Path, tmp_
     reader.read(0, PLAN)
     store.gate.shut()
     other = open_remote_again(reader, read_manifest(local), tmp_path / "cache", url)
-    reader.shards.expect(lambda: reader.places.shards)
-    other.shards.expect(lambda: reader.places.shards)
+    reader.shards.expect(lambda: reader.index.shards)
+    other.shards.expect(lambda: reader.index.shards)
     threading.Thread(target=lambda: (wait_until(lambda: told), time.sleep(1), store.gate.open())).start()
     assert pixels(other) == expected(local)
     reader.close()
@@ -238,7 +238,7 @@ FETCHER = """
     manifest = read_manifest(url)
     reader = open_reader(manifest, manifest.videos.column("key"), CacheSettings(cache, 10**9))
     print("ready", flush=True)
-    reader.shards.expect(lambda: reader.places.shards)
+    reader.shards.expect(lambda: reader.index.shards)
     time.sleep(60)
 """
 
@@ -254,7 +254,7 @@ def test_kill_9_while_downloading(url: str, store: ObjectStore, local: Path, tmp
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     wait_until(lambda: [name for name in os.listdir(cache) if name.endswith(".part")])  # noqa: PTH208
-    reader.shards.expect(lambda: reader.places.shards)
+    reader.shards.expect(lambda: reader.index.shards)
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
@@ -272,7 +272,7 @@ def test_kill_9_while_downloading(url: str, store: ObjectStore, local: Path, tmp
 def open_remote_again(reader: ClipReader, manifest: Manifest, cache: Path, url: str) -> ClipReader:
     """Another reader of the same, without a question to the store."""
     manifest = replace(manifest, root=url)
-    return open_reader(manifest, [place.key for place in reader.places], CacheSettings(str(cache), 10**9))
+    return open_reader(manifest, [place.key for place in reader.index], CacheSettings(str(cache), 10**9))
 
 
 def test_two_readers_fetch_each_shard_once(url: str, store: ObjectStore, local: Path, tmp_path: Path) -> None:
@@ -295,11 +295,11 @@ def test_damage_in_the_store_costs_its_samples_alone(
     row = flip_first_frames(store, own_url, local)
     for whole in (True, False):
         reader = open_remote(own_url, tmp_path / f"cache{whole}")
-        needs: tuple[Need, ...] = reader.places.shards if whole else ()
+        needs: tuple[Need, ...] = reader.index.shards if whole else ()
         reader.shards.expect(lambda needs=needs: needs)  # type: ignore[misc]
         bad = []
         wanted = expected(local)
-        for video in range(len(reader.places)):
+        for video in range(len(reader.index)):
             try:
                 assert reader.read(video, PLAN).rgb.tobytes() == wanted[video]
             except BadSampleError as error:
@@ -343,7 +343,7 @@ def test_a_damaged_shard_is_fetched_no_more_than_twice(
     before = store.gate.num_bytes
     for _ in range(20):  # each plans anew; in the full cache another shard is wanted too, for which there is no room
         reader.shards.expect(lambda: [*needed, *(sizes if spare_bytes < 10**6 else ())])
-        for video, place in enumerate(reader.places):
+        for video, place in enumerate(reader.index):
             if place.shard in needed and place.key != row.key:
                 reader.read(video, PLAN)
         time.sleep(0.02)
@@ -360,7 +360,7 @@ def test_other_data_under_the_name_is_never_taken_for_the_sample(
     store.files().put_file(str(local / other.name), f"{own_url.removeprefix('s3://')}/{rows[0].name}")
     reader = open_remote(own_url, tmp_path / "cache")
     seen = []
-    for video, place in enumerate(reader.places):
+    for video, place in enumerate(reader.index):
         if place.shard == rows[0].name:
             with pytest.raises(BadSampleError, match=f"{place.key} in {place.shard}: the store holds something else"):
                 reader.read(video, PLAN)
@@ -370,9 +370,9 @@ def test_other_data_under_the_name_is_never_taken_for_the_sample(
 
 def test_a_shard_that_is_gone_is_named(own_url: str, store: ObjectStore, tmp_path: Path) -> None:
     reader = open_remote(own_url, tmp_path / "cache")
-    name = reader.places[0].shard
+    name = reader.index[0].shard
     store.files().rm_file(f"{own_url.removeprefix('s3://')}/{name}")
-    with pytest.raises(BadSampleError, match=f"{reader.places.key(0)} in {name}: "):
+    with pytest.raises(BadSampleError, match=f"{reader.index.key(0)} in {name}: "):
         reader.read(0, PLAN)
 
 
@@ -380,7 +380,7 @@ def test_a_shard_that_is_shorter_in_the_store_is_named(
     own_url: str, store: ObjectStore, local: Path, tmp_path: Path
 ) -> None:
     reader = open_remote(own_url, tmp_path / "cache")
-    place = reader.places[0]
+    place = reader.index[0]
     content = (local / place.shard).read_bytes()[: place.members.rgb_offset + 100]
     store.files().pipe_file(f"{own_url.removeprefix('s3://')}/{place.shard}", content)
     with pytest.raises(

@@ -13,11 +13,11 @@ from manifests.sample import video_gop
 from manifests.table import Manifest
 from tests.prep.conftest import write_video
 from tests.prep.encode.test_h264 import numbered
-from tgprep.config import ExtractSettings, RunSettings
+from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.extract.pipeline import extract
 from tgprep.scan.scan import scan
 from tgtrain.data.stores.remote import sample_fault
-from tgtrain.data.stores.video_index import find_places
+from tgtrain.data.stores.video_index import index_of
 
 
 def faults(manifest: Manifest, flipped: tuple[str, int] = ("", 0)) -> list[str]:
@@ -25,7 +25,7 @@ def faults(manifest: Manifest, flipped: tuple[str, int] = ("", 0)) -> list[str]:
     shards = {shard.name: bytearray((Path(manifest.root) / shard.name).read_bytes()) for shard in manifest.shards}
     if flipped[0]:
         shards[flipped[0]][flipped[1]] ^= 0xFF
-    places = find_places(manifest, manifest.videos.column("key"))
+    places = index_of(manifest, manifest.videos.column("key"))
     return [
         sample_fault(
             place,
@@ -51,7 +51,7 @@ def test_what_extraction_writes_has_no_fault(options: dict[str, str], tmp_path: 
         tmp_path / "set",
         scan(tmp_path / "videos", dataset="folder"),
         settings,
-        RunSettings(threads=1),
+        WorkerSettings(threads=1),
     )
     assert faults(made.manifest) == ["", ""]
 

@@ -16,7 +16,7 @@ import pytest
 from manifests.manifest_io import read_manifest
 from manifests.records import InputError
 from manifests.table import VIDEO_SCHEMA, Manifest, VideoTable
-from tgtrain.data.stores.video_index import find_places
+from tgtrain.data.stores.video_index import index_of
 
 
 def large(num_videos: int, data_set: Path) -> Manifest:
@@ -41,7 +41,7 @@ def test_places_are_the_rows_of_the_manifest_in_the_order_asked_for(data_set: Pa
     manifest = read_manifest(data_set)
     rows = {row.key: row for row in manifest.videos}
     keys = sorted(rows, reverse=True)[1:]
-    places = find_places(manifest, keys)
+    places = index_of(manifest, keys)
     assert len(places) == len(keys)
     for number, (key, place) in enumerate(zip(keys, places, strict=True)):
         row = rows[key]
@@ -50,12 +50,12 @@ def test_places_are_the_rows_of_the_manifest_in_the_order_asked_for(data_set: Pa
         assert places.key(number) == key
     assert places.sizes() == {(48, 64): len(keys)}
     assert [place.key for place in places[2:4]] == keys[2:4]
-    assert len(find_places(manifest, [])) == 0
+    assert len(index_of(manifest, [])) == 0
 
 
 def test_places_travel_as_they_are(data_set: Path) -> None:
     manifest = read_manifest(data_set)
-    places = find_places(manifest, manifest.videos.column("key"))
+    places = index_of(manifest, manifest.videos.column("key"))
     assert list(pickle.loads(pickle.dumps(places))) == list(places)
 
 
@@ -63,7 +63,7 @@ def test_many_videos_cost_little(data_set: Path) -> None:
     manifest = large(100_000, data_set)
     keys = manifest.videos.column("key")
     began = time.perf_counter()
-    places = find_places(manifest, keys)
+    places = index_of(manifest, keys)
     message = ForkingPickler.dumps(places)  # what a loader process is sent
     seconds = time.perf_counter() - began
     assert places[73_421].key == keys[73_421]
@@ -76,11 +76,11 @@ def test_many_videos_cost_little(data_set: Path) -> None:
 def test_what_is_not_there_is_named(data_set: Path, make_data_set: Callable[..., Path]) -> None:
     manifest = read_manifest(data_set)
     with pytest.raises(InputError, match=r"2 videos of the split .* \(the first: class9/none\)"):
-        find_places(manifest, ["class0/v_00", "class9/none", "x/y"])
+        index_of(manifest, ["class0/v_00", "class9/none", "x/y"])
     table = manifest.videos.arrow
     status = pa.array(["failed" if key == "class1/v_02" else "written" for key in table["key"].to_pylist()])
     error = pa.array(["cannot be decoded"] * len(table))
     at = {name: table.schema.get_field_index(name) for name in ("status", "error")}
     table = table.set_column(at["status"], "status", status).set_column(at["error"], "error", error)
     with pytest.raises(InputError, match="class1/v_02 of the split has no sample: cannot be decoded"):
-        find_places(replace(manifest, videos=VideoTable(table)), ["class0/v_00", "class1/v_02"])
+        index_of(replace(manifest, videos=VideoTable(table)), ["class0/v_00", "class1/v_02"])
