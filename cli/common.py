@@ -46,11 +46,11 @@ class PlaceType(click.ParamType):  # type: ignore[type-arg]  # generic in new ve
         self.text = text
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from manifests.files import parse_place
+        from manifests.files import parse_location
 
         if isinstance(value, str) and value.startswith("memory://"):
             self.fail(f"{value} is gone when this program ends; name a folder or a store.", param, ctx)
-        place = parse_place(value) if isinstance(value, str) else value
+        place = parse_location(value) if isinstance(value, str) else value
         return str(place) if self.text else place
 
 

@@ -69,7 +69,7 @@ class OfficialLists:
     num_folds: int
 
     def find(self, class_name: str, stem: str) -> int | None:
-        """Place of a video file in `videos`, None where no list names it."""
+        """Location of a video file in `videos`, None where no list names it."""
         for name in (f"{class_name}/{stem}".lower(), stem):
             if (place := self.index.get(name)) is not None:
                 return place

@@ -24,33 +24,33 @@ from manifests.object_store import call, no_bucket
 _PIECE_BYTES = 4 * 1024 * 1024
 
 
-Place = str | Path  # a local path, or an fsspec URL as text
+Location = str | Path  # a local path, or an fsspec URL as text
 TEMPORARY_PREFIX = ".tmp-"
 
 
-def is_url(root: Place) -> bool:
+def is_url(root: Location) -> bool:
     """Whether the place is an fsspec URL (`s3://...`) rather than a local path."""
     return "://" in str(root)
 
 
-def parse_place(text: str) -> Place:
+def parse_location(text: str) -> Location:
     """What a user gives for a folder: a path, `file://` included, or the URL without a slash at its end."""
     if text.startswith("file://") or text.startswith("local://"):
         return Path(text.partition("://")[2] or "/")
     return text.rstrip("/") if is_url(text) else Path(text)
 
 
-def below(root: Place, *parts: str) -> Place:
+def below(root: Location, *parts: str) -> Location:
     """A place below another one, of its kind."""
     return "/".join([str(root).rstrip("/"), *parts]) if is_url(root) else Path(root, *parts)
 
 
-def name_of(place: Place) -> str:
+def name_of(place: Location) -> str:
     """The last part of a place."""
     return str(place).rstrip("/").rpartition("/")[2] if is_url(place) else Path(place).name
 
 
-def read_bytes(place: Place) -> bytes:
+def read_bytes(place: Location) -> bytes:
     """The whole file; FileNotFoundError where there is none."""
     if not is_url(place):
         return Path(place).read_bytes()
@@ -73,7 +73,7 @@ def read_many(places: Iterable[str]) -> list[bytes]:
 
 
 @contextlib.contextmanager
-def atomic_write(place: Place) -> Iterator[BinaryIO]:
+def atomic_write(place: Location) -> Iterator[BinaryIO]:
     """Open a file that appears under its name only when it is whole: temporary name, fsync, rename, fsync of the folder.
 
     On any exception nothing appears and the temporary file is removed. A URL gets one PUT when the block ends.
@@ -150,26 +150,26 @@ def download(url: str, file: Path) -> None:
     call(url, get)
 
 
-def file_size(place: Place) -> int:
+def file_size(place: Location) -> int:
     """Bytes of a file; FileNotFoundError where there is none."""
     if not is_url(place):
         return Path(place).stat().st_size
     return call(place, lambda files, path: int(files.info(path)["size"]))
 
 
-def exists(place: Place) -> bool:
+def exists(place: Location) -> bool:
     """Whether a file (not a folder) is there."""
     if not is_url(place):
         return Path(place).is_file()
     return call(place, lambda files, path: bool(files.isfile(path)))
 
 
-def list_files(folder: Place) -> dict[str, int]:
+def list_files(folder: Location) -> dict[str, int]:
     """Names and sizes in bytes of the files straight in a folder, sorted by name; none where there is no such folder."""
     return {name: size for name, size in list_folder(folder).items() if size >= 0}
 
 
-def list_folder(folder: Place) -> dict[str, int]:
+def list_folder(folder: Location) -> dict[str, int]:
     """Names and sizes of what lies straight in a folder, sorted by name; folders have size -1."""
     if not is_url(folder):
         found = {}
@@ -207,7 +207,7 @@ def list_tree(folder: str) -> dict[str, int]:
     return call(folder, find)
 
 
-def remove(place: Place) -> None:
+def remove(place: Location) -> None:
     """Remove a file; no error where there is none."""
     if not is_url(place):
         Path(place).unlink(missing_ok=True)
@@ -216,7 +216,7 @@ def remove(place: Place) -> None:
         call(place, lambda files, path: files.rm_file(path))
 
 
-def remove_tree(folder: Place) -> None:
+def remove_tree(folder: Location) -> None:
     """Remove a folder and all in it; what cannot be removed stays."""
     if not is_url(folder):
         shutil.rmtree(folder, ignore_errors=True)
@@ -225,7 +225,7 @@ def remove_tree(folder: Place) -> None:
         call(folder, lambda files, path: files.rm(path, recursive=True))
 
 
-def open_place(place: str) -> BinaryIO:
+def open_location(place: str) -> BinaryIO:
     """A local file or fsspec URL, opened for reading with seeks."""
     if not is_url(place):
         return open(place, "rb")  # noqa: PTH123 - the caller closes it

@@ -12,7 +12,7 @@ from cli.common import human_bytes, human_seconds, print_json
 
 if TYPE_CHECKING:
     from cli.prep.progress import ExtractProgress
-    from manifests.files import Place
+    from manifests.files import Location
     from tgprep.extract.pipeline import Outcome
     from tgprep.scan.scan import Extra, Missing, Scan
 
@@ -21,7 +21,7 @@ _MAX_LINES = 10
 
 
 def report(
-    outcome: Outcome, found: Scan | None, out: Place, progress: ExtractProgress, seconds: float, as_json: bool
+    outcome: Outcome, found: Scan | None, out: Location, progress: ExtractProgress, seconds: float, as_json: bool
 ) -> None:
     """Tell what became of the inputs: as text, as a last event, or as one JSON object on stdout.
 
@@ -54,7 +54,9 @@ def report(
             progress.tell("finished", line)
 
 
-def _account_lines(outcome: Outcome, found: Scan | None, out: Place, num_frames: int, seconds: float) -> Iterator[str]:
+def _account_lines(
+    outcome: Outcome, found: Scan | None, out: Location, num_frames: int, seconds: float
+) -> Iterator[str]:
     account = outcome.account
     if outcome.already_finished:
         yield f"{out} is finished already: nothing to do."

@@ -32,7 +32,7 @@ from manifests.datasets import DATASETS
 from tgprep.config import ExtractSettings, WorkerSettings
 
 if TYPE_CHECKING:
-    from manifests.files import Place
+    from manifests.files import Location
     from tgprep.extract.array_jobs import Task, TaskOutcome
     from tgprep.extract.update import Update
 
@@ -76,10 +76,10 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="print the account as one JSON object on stdout")
 @handled
 def extract(
-    videos: Place,
-    out: Place,
+    videos: Location,
+    out: Location,
     dataset: str,
-    annotations: Place | None,
+    annotations: Location | None,
     classes: str,
     add: bool,
     retry_failed: bool,
@@ -182,7 +182,7 @@ def _task(num_tasks: int | None, task_id: int | None, update: Update) -> Task | 
     return Task(task_id, num_tasks)
 
 
-def _report_task(shared: TaskOutcome, task: Task, out: Place, progress: ExtractProgress, as_json: bool) -> int:
+def _report_task(shared: TaskOutcome, task: Task, out: Location, progress: ExtractProgress, as_json: bool) -> int:
     facts = {
         "task_id": task.number,
         "num_tasks": task.num_tasks,
@@ -206,14 +206,14 @@ def _report_task(shared: TaskOutcome, task: Task, out: Place, progress: ExtractP
 
 
 if TYPE_CHECKING:
-    from manifests.files import Place
+    from manifests.files import Location
     from tgprep.config import ExtractSettings, WorkerSettings
     from tgprep.scan.scan import Scan
 
 
 def show_estimate(
-    videos: Place,
-    out: Place,
+    videos: Location,
+    out: Location,
     found: Scan,
     settings: ExtractSettings,
     run: WorkerSettings,

@@ -13,14 +13,14 @@ from cli.prep.account import report
 from cli.prep.progress import ExtractProgress
 
 if TYPE_CHECKING:
-    from manifests.files import Place
+    from manifests.files import Location
 
 
 @click.command()
 @click.argument("out", type=PlaceType(), default="dataset")
 @click.option("--json", "as_json", is_flag=True, help="print the account as one JSON object on stdout")
 @handled
-def finalize(out: Place, as_json: bool) -> None:
+def finalize(out: Location, as_json: bool) -> None:
     """Join the shards that `tgprep extract --num-tasks N --task-id I` made at OUT [default: ./dataset].
 
     The last task does it by itself; this is for when that one was lost. Nothing changes while shards are missing.

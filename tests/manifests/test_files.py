@@ -10,13 +10,13 @@ import pytest
 
 from manifests import files as places
 from manifests import object_store as stores
-from manifests.files import Place, below, parse_place
+from manifests.files import Location, below, parse_location
 from manifests.records import InputError
 from tests.object_store import ObjectStore
 
 
 @pytest.fixture(params=["folder", "s3", "memory"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     if request.param == "folder":
         return tmp_path
     if request.param == "memory":
@@ -33,7 +33,7 @@ def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return told
 
 
-def test_the_same_functions_for_folders_and_stores(root: Place, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_same_functions_for_folders_and_stores(root: Location, tmp_path_factory: pytest.TempPathFactory) -> None:
     assert places.list_folder(below(root, "deep")) == {}
     assert not places.exists(below(root, "a"))
     with pytest.raises(FileNotFoundError):
@@ -81,8 +81,8 @@ def test_the_same_functions_for_folders_and_stores(root: Place, tmp_path_factory
         ("/a//b", Path("/a/b")),
     ],
 )
-def test_what_users_give(text: str, place: Place) -> None:
-    assert parse_place(text) == place
+def test_what_users_give(text: str, place: Location) -> None:
+    assert parse_location(text) == place
 
 
 def test_trouble_passes_with_one_warning(store: ObjectStore, warnings: list[str]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from manifests.files import digest_of, open_place
+from manifests.files import digest_of, open_location
 from manifests.manifest_io import join
 from manifests.records import ManifestHeader, ShardRow, VideoRow
 from manifests.sample import (
@@ -72,7 +72,7 @@ def check_shard(
         found.append(Finding(f"{shard.name}, {key}" if key else shard.name, kind, message, mend))
 
     try:
-        file = open_place(join(root, shard.name))
+        file = open_location(join(root, shard.name))
     except FileNotFoundError:
         add("", "shard-missing", f"the file is missing ({len(rows)} videos)")
         return ShardReport(shard.name, tuple(found), True)

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 import simplejpeg
 
-from manifests.files import open_place
+from manifests.files import open_location
 from manifests.gradient import temporal_gradient
 from manifests.machine import usable_cores
 from manifests.manifest_io import TEMPORARY_PREFIX, atomic_write, join, json_bytes, read_manifest
@@ -120,7 +120,7 @@ def read_jpegs(manifest: Manifest, row: VideoRow, kind: str) -> Iterator[bytes]:
     As stored; the frames of a stored video are encoded here, from the planes that are decoded.
     """
     try:
-        with open_place(join(manifest.root, row.shard)) as shard:
+        with open_location(join(manifest.root, row.shard)) as shard:
             if kind == "rgb" and video_gop(manifest.header):
                 yield from _jpegs_of_video(shard, row)
                 return

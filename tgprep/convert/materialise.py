@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from manifests.files import digest_of, open_place
+from manifests.files import digest_of, open_location
 from manifests.locks import hold
 from manifests.manifest_io import TEMPORARY_PREFIX, atomic_write, file_sha256, is_url, join, json_bytes
 from manifests.records import InputError
@@ -240,7 +240,7 @@ def _plan(manifest: Manifest, split: LabelSplit) -> tuple[list[_Target], list[di
 def _relabelled(manifest: Manifest, shard: str, offset: int, key: str, label: int) -> tuple[bytes, int]:
     """The .json member with another label, and where the members after it begin in the shard."""
     try:
-        with open_place(join(manifest.root, shard)) as file:
+        with open_location(join(manifest.root, shard)) as file:
             file.seek(offset)
             header = tarfile.TarInfo.frombuf(file.read(BLOCK_BYTES), "utf-8", "strict")
             facts = json.loads(file.read(header.size))
@@ -282,7 +282,7 @@ def _write_targets(
 
 def _check_digest(manifest: Manifest, shard: str, sha256: str) -> None:
     try:
-        with open_place(join(manifest.root, shard)) as file:
+        with open_location(join(manifest.root, shard)) as file:
             found, _, _ = digest_of(file)
     except OSError as error:
         raise InputError(_damaged(manifest, shard, error.strerror or str(error))) from None
@@ -292,7 +292,7 @@ def _check_digest(manifest: Manifest, shard: str, sha256: str) -> None:
 
 def _copied(manifest: Manifest, piece: _Piece) -> Iterator[bytes]:
     try:
-        with open_place(join(manifest.root, piece.shard)) as source:
+        with open_location(join(manifest.root, piece.shard)) as source:
             source.seek(piece.first)
             left = piece.last - piece.first
             while left:

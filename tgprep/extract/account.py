@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from manifests.files import Place, below, remove
+from manifests.files import Location, below, remove
 from manifests.manifest_io import write_manifest
 from manifests.records import FAILED, SKIPPED, WRITTEN, InputError, ManifestHeader, VideoRow
 from manifests.table import Manifest
@@ -74,7 +74,7 @@ def versions(settings: ExtractSettings) -> dict[str, str]:
     }
 
 
-def finalise(out: Place, plan: Plan, results: Sequence[ShardResult], base: Manifest | None) -> Manifest:
+def finalise(out: Location, plan: Plan, results: Sequence[ShardResult], base: Manifest | None) -> Manifest:
     """Write tables and header of the finished data set; base: the data set that the plan changes, if it does."""
     rows = [row for result in results for row in result.videos]
     assert len(rows) == len(plan.videos), f"{len(rows)} rows for {len(plan.videos)} videos"

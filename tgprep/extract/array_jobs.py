@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from manifests.files import Place, below, exists, remove_tree
+from manifests.files import Location, below, exists, remove_tree
 from manifests.manifest_io import HEADER_NAME
 from manifests.records import FAILED, InputError
 from tgprep.extract.make import make_shards
@@ -75,7 +75,7 @@ def run_task(asked: Request, task: Task) -> TaskOutcome:
         raise ShardError(f"cannot write {asked.out}: {error.strerror or error}{place}") from None
 
 
-def finalize(out: Place) -> Outcome:
+def finalize(out: Location) -> Outcome:
     """Join the shards that array tasks have made; ShardError names what is not there yet."""
     if exists(below(out, HEADER_NAME)):
         raise InputError(f"{out} is finished already: `tgprep info {out}` shows it.")
@@ -97,6 +97,6 @@ def finalize(out: Place) -> Outcome:
         return _join(out, plan)
 
 
-def _join(out: Place, plan: Plan) -> Outcome:
+def _join(out: Location, plan: Plan) -> Outcome:
     done = load_done(out, below(out, WORK_FOLDER))
     return join(out, plan, [done[shard.name] for shard in plan.shards], len(plan.shards), ())

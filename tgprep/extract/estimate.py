@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests.files import Place
+from manifests.files import Location
 from manifests.records import FAILED, SourceVideo
 from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.extract.plan import plan_shards
@@ -47,7 +47,7 @@ class Estimate:
 
 
 def estimate(
-    videos: Place, out: Place, scan: Scan, settings: ExtractSettings, run: WorkerSettings, stop: threading.Event
+    videos: Location, out: Location, scan: Scan, settings: ExtractSettings, run: WorkerSettings, stop: threading.Event
 ) -> Estimate:
     """Estimate the extraction of all that the scan found; writes nothing but a temporary folder.
 
@@ -118,7 +118,11 @@ def _header_frames(
 
 
 def _measure(
-    videos: Place, sample: Sequence[SourceVideo], settings: ExtractSettings, run: WorkerSettings, stop: threading.Event
+    videos: Location,
+    sample: Sequence[SourceVideo],
+    settings: ExtractSettings,
+    run: WorkerSettings,
+    stop: threading.Event,
 ) -> tuple[ShardResult, float]:
     """Extract a few videos into a temporary folder: the result, and the seconds it took once the worker was at work."""
     supervisor = Supervisor(0, run, stop, lambda progress: None)
@@ -136,7 +140,7 @@ def _measure(
     return result, seconds
 
 
-def _free_bytes(out: Place) -> int:
+def _free_bytes(out: Location) -> int:
     if not isinstance(out, Path):
         return -1
     place = out.absolute()

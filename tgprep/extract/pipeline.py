@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from manifests.files import Place, below, exists, list_files, list_folder, remove_tree
+from manifests.files import Location, below, exists, list_files, list_folder, remove_tree
 from manifests.manifest_io import HEADER_NAME, read_manifest
 from manifests.records import InputError
 from manifests.table import Manifest
@@ -36,8 +36,8 @@ class Outcome:
 
 
 def extract(
-    videos: Place,
-    out: Place,
+    videos: Location,
+    out: Location,
     scan: Scan,
     settings: ExtractSettings,
     run: WorkerSettings,
@@ -109,7 +109,7 @@ def _update(asked: Request, update: Update) -> Outcome:
 
 
 def join(
-    out: Place,
+    out: Location,
     plan: Plan,
     results: Sequence[ShardResult],
     num_kept: int,
@@ -169,7 +169,7 @@ def _whole(asked: Request) -> Manifest:
     return manifest
 
 
-def refuse_missing_shards(out: Place, manifest: Manifest) -> None:
+def refuse_missing_shards(out: Location, manifest: Manifest) -> None:
     """InputError where shards of a finished data set are gone or of another size."""
     broken = []
     sizes = list_files(out)

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.files import Place, atomic_write, below, read_bytes
+from manifests.files import Location, atomic_write, below, read_bytes
 from manifests.manifest_io import json_bytes, parquet_table
 from manifests.records import InputError, SourceVideo
 from tgprep.config import EARLIER, ExtractSettings
@@ -95,7 +95,7 @@ def mixed_place(key: str) -> tuple[bytes, str]:
     return blake2b(key.encode(), digest_size=8).digest(), key
 
 
-def save_plan(work: Place, plan: Plan) -> None:
+def save_plan(work: Location, plan: Plan) -> None:
     """Keep the plan in the work folder; it counts once plan.json is there."""
     records = [{**dataclasses.asdict(video), "subsets": list(video.subsets)} for video in plan.videos]
     with atomic_write(below(work, "plan.parquet")) as file:
@@ -107,7 +107,7 @@ def save_plan(work: Place, plan: Plan) -> None:
         file.write(json_bytes({**facts, "settings": plan.settings.model_dump()}))
 
 
-def load_plan(work: Place) -> Plan | None:
+def load_plan(work: Location) -> Plan | None:
     """The plan of the interrupted run; None where there is none."""
     try:
         facts = json.loads(read_bytes(below(work, "plan.json")))
@@ -127,7 +127,7 @@ def load_plan(work: Place) -> Plan | None:
     )
 
 
-def refuse_difference(out: Place, state: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+def refuse_difference(out: Location, state: str, before: dict[str, Any], now: dict[str, Any]) -> None:
     """InputError that names every setting of the data set at `out` that differs from what is asked."""
     # A setting that was not there yet, when the data set was made, had the value that is the default since, or an older one.
     defaults = {name: field.default for name, field in ExtractSettings.model_fields.items()}

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from manifests.files import Place, below
+from manifests.files import Location, below
 from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.extract.work_folder import WORK_FOLDER
 from tgprep.extract.workers.shards import Progress
@@ -39,8 +39,8 @@ class Hooks:
 class Request:
     """What is asked for: the videos, where to, how, and who follows and stops it."""
 
-    videos: Place
-    out: Place
+    videos: Location
+    out: Location
     scan: Scan
     settings: ExtractSettings
     run: WorkerSettings
@@ -50,6 +50,6 @@ class Request:
     check: Callable[[], None] = lambda: None  # raises where OUT is no longer ours
 
     @property
-    def work(self) -> Place:
+    def work(self) -> Location:
         """The work folder."""
         return below(self.out, WORK_FOLDER)

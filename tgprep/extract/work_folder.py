@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from manifests.files import (
-    Place,
+    Location,
     atomic_write,
     below,
     exists,
@@ -34,7 +34,7 @@ from tgprep.extract.workers.shards import ShardResult
 WORK_FOLDER = ".tgprep"
 
 
-def refuse_strange(out: Place) -> None:
+def refuse_strange(out: Location) -> None:
     """InputError where OUT cannot be a data set's folder, or holds something that is none of ours; writes nothing."""
     if isinstance(out, Path) and not out.is_dir():
         parent = next(place for place in (out, *out.absolute().parents) if place.exists())
@@ -57,7 +57,7 @@ def refuse_strange(out: Place) -> None:
         )
 
 
-def make_folder(out: Place) -> None:
+def make_folder(out: Location) -> None:
     """Make OUT where it is absent; InputError where it cannot be, or holds something that is no data set of ours."""
     refuse_strange(out)
     if isinstance(out, Path):
@@ -71,7 +71,7 @@ Check = Callable[[], None]
 
 
 @contextlib.contextmanager
-def exclusive(out: Place) -> Iterator[Check]:
+def exclusive(out: Location) -> Iterator[Check]:
     """Hold OUT for this run alone; the lock vanishes with the process, however it ends.
 
     Gives a check that raises ShardError where another machine took OUT over (object stores, and file systems without locks).
@@ -95,7 +95,7 @@ class Joined:
 
 
 @contextlib.contextmanager
-def shared(out: Place, name: str) -> Iterator[Joined]:
+def shared(out: Location, name: str) -> Iterator[Joined]:
     """Work on OUT beside others. InputError where a run holds OUT alone, or another process works under the same name."""
     if isinstance(out, Path):
         with _opened(out, "lock") as lock, _opened(out, f"lock-{name}") as own:
@@ -118,7 +118,7 @@ def _held(lock: TextIO, out: Path) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def _claimed_alone(out: Place) -> Iterator[bool]:
+def _claimed_alone(out: Location) -> Iterator[bool]:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(claimed(_claim(out, "lock"), str(out)))
@@ -128,7 +128,7 @@ def _claimed_alone(out: Place) -> Iterator[bool]:
         yield True
 
 
-def _refuse_others(out: Place, name: str, *, whole: bool = False) -> None:
+def _refuse_others(out: Location, name: str, *, whole: bool = False) -> None:
     claim = _claim(out, name)
     for other in list_files(below(out, WORK_FOLDER)):
         url = str(below(out, WORK_FOLDER, other))
@@ -141,13 +141,13 @@ def _refuse_others(out: Place, name: str, *, whole: bool = False) -> None:
             remove(url)
 
 
-def _claim(out: Place, name: str) -> str:
+def _claim(out: Location, name: str) -> str:
     """What stands for a lock where there is none: an object of a store, or a file beside the lock that could not be had."""
     return str(below(out, WORK_FOLDER, name if is_url(out) else f"claim-{name}"))
 
 
 @contextlib.contextmanager
-def critical_section(out: Place, name: str) -> Iterator[None]:
+def critical_section(out: Location, name: str) -> Iterator[None]:
     """Wait until no other process is at the same point; for moments only."""
     if isinstance(out, Path):
         with _opened(out, f"lock-{name}") as lock:
@@ -173,13 +173,13 @@ def _opened(out: Path, name: str) -> TextIO:
         ) from None
 
 
-def make_journal(work: Place) -> None:
+def make_journal(work: Location) -> None:
     """The folder of the journal; a store needs none."""
     if isinstance(work, Path):
         (work / "done").mkdir(parents=True, exist_ok=True)
 
 
-def clear(work: Place) -> None:
+def clear(work: Location) -> None:
     """Forget the plan and the journal of work that is finished or void; the lock stays."""
     remove(below(work, "plan.json"))  # first: without it the rest means nothing
     remove(below(work, "plan.parquet"))
@@ -187,7 +187,7 @@ def clear(work: Place) -> None:
         remove(below(work, "done", name))
 
 
-def remove_leftovers(out: Place, work: Place) -> None:
+def remove_leftovers(out: Location, work: Location) -> None:
     """Remove what killed runs left behind: unfinished files and spools. Only while no other process works on OUT."""
     if exists(below(out, HEADER_NAME)):
         settle_tables(out, read_header(out))
@@ -200,13 +200,13 @@ def remove_leftovers(out: Place, work: Place) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def save_done(work: Place, result: ShardResult) -> None:
+def save_done(work: Location, result: ShardResult) -> None:
     """Note that a shard is finished, with the rows of its videos."""
     with atomic_write(below(work, "done", f"{result.shard.name}.json")) as file:
         file.write(json.dumps(dataclasses.asdict(result)).encode())
 
 
-def load_done(out: Place, work: Place) -> dict[str, ShardResult]:
+def load_done(out: Location, work: Location) -> dict[str, ShardResult]:
     """The shards that earlier runs finished: an entry of the journal, and a file of the right size."""
     done = {}
     sizes = list_files(out)

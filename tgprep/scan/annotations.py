@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from manifests.datasets import LIST_FOLDERS
-from manifests.files import Place, below, download, exists, list_folder, name_of
+from manifests.files import Location, below, download, exists, list_folder, name_of
 from manifests.records import InputError
 
 _LIST_ENDS = (".txt", ".csv")
@@ -18,7 +18,7 @@ _MAX_FILES = 2000  # in one folder; HMDB51 has 153
 
 
 @contextlib.contextmanager
-def lists_near(videos: Place, annotations: Place | None) -> Iterator[list[Path]]:
+def lists_near(videos: Location, annotations: Location | None) -> Iterator[list[Path]]:
     """Local files or folders that may hold official lists, in the order in which they count.
 
     annotations: what the user named; then it alone counts, and is the first. InputError where it is not in the store.
@@ -34,7 +34,7 @@ def lists_near(videos: Place, annotations: Place | None) -> Iterator[list[Path]]
             yield [around.parent / "annotations", around.parent, around / "annotations", around]
         else:
             parent = videos.rpartition("/")[0]
-            places: list[Place] = [below(videos, "annotations"), videos]
+            places: list[Location] = [below(videos, "annotations"), videos]
             if not parent.endswith("/"):  # VIDEOS is no bucket
                 places = [below(parent, "annotations"), parent, *places]
             root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tgprep-lists-")))

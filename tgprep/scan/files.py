@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests.files import Place, list_tree
+from manifests.files import Location, list_tree
 from manifests.records import InputError
 
 VIDEO_EXTENSIONS = frozenset(
@@ -48,7 +48,7 @@ class Walk:
     ignored: Counter[str]
 
 
-def walk_videos(videos: Place) -> Walk:
+def walk_videos(videos: Location) -> Walk:
     """All that lies below a folder or URL; InputError where it is absent or holds no video."""
     walk = Walk([], [], Counter())
     if isinstance(videos, Path):

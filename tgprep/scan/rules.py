@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from manifests import datasets
 from manifests.datasets import KINETICS, OfficialLists
-from manifests.files import Place, below, exists
+from manifests.files import Location, below, exists
 from manifests.records import InputError
 from tgprep.scan.files import OTHER_EXTENSIONS, Skipped, VideoFile, Walk, extension_of, some
 
@@ -59,7 +59,7 @@ class Labelling:
 
 
 def by_lists(
-    dataset: str, files: list[VideoFile], videos: Place, places: list[Path], annotations: Place | None
+    dataset: str, files: list[VideoFile], videos: Location, places: list[Path], annotations: Location | None
 ) -> Labelling:
     lists = datasets.find_official(dataset, places)
     if lists is None and annotations is not None:
@@ -148,7 +148,7 @@ def _missing(lists: OfficialLists, seen: set[int]) -> tuple[Missing, ...]:
     )
 
 
-def by_folder(files: list[VideoFile], videos: Place) -> Labelling:
+def by_folder(files: list[VideoFile], videos: Location) -> Labelling:
     """VIDEOS/[train|val|test/]Class/.../file: the subset layout only where every top folder names a subset."""
     nested = [file for file in files if file.folders]
     if not nested:
@@ -187,7 +187,7 @@ def by_folder(files: list[VideoFile], videos: Place) -> Labelling:
     return Labelling(classes, facts, int(with_subsets), (), (), tuple(notes))
 
 
-def by_csv(walk: Walk, videos: Place, annotations: Path | None) -> Labelling:
+def by_csv(walk: Walk, videos: Location, annotations: Path | None) -> Labelling:
     """path,label[,group,subset]: paths relative to VIDEOS; labels are class names, or integers from 0."""
     if annotations is None or not annotations.is_file():
         raise InputError(
@@ -235,7 +235,7 @@ def by_csv(walk: Walk, videos: Place, annotations: Path | None) -> Labelling:
     return Labelling(classes, facts, int(with_subsets), missing, _extra(extra), tuple(notes))
 
 
-def _set_aside(videos: Place, path: str) -> str:
+def _set_aside(videos: Location, path: str) -> str:
     """Why a listed file that the walk passed over, as it passes over notes and archives, is not taken; "" where there is none."""
     hidden = any(part.startswith(".") for part in path.split("/"))
     extension = extension_of(path)
@@ -273,7 +273,7 @@ def _csv_rows(annotations: Path) -> Iterator[tuple[int, str, str, str, str]]:
         raise InputError(f"{annotations} is not UTF-8 text ({error}). Save it as UTF-8.") from None
 
 
-def _flat(videos: Place) -> str:
+def _flat(videos: Location) -> str:
     return (
         f"VIDEOS {videos}: all videos lie straight in the folder, so nothing tells their classes. Expected VIDEOS/Class/file "
         "(or VIDEOS/train/Class/file). Give the folder above if this is one class, or list the classes: "

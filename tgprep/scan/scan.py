@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from manifests import datasets
-from manifests.files import Place
+from manifests.files import Location
 from manifests.records import InputError, SourceVideo
 from tgprep.scan.annotations import lists_near
 from tgprep.scan.files import Skipped, VideoFile, some, walk_videos
@@ -37,7 +37,7 @@ class Scan:
     notes: tuple[str, ...]
 
 
-def scan(videos: Place, *, dataset: str = "auto", annotations: Place | None = None, classes: str = "all") -> Scan:
+def scan(videos: Location, *, dataset: str = "auto", annotations: Location | None = None, classes: str = "all") -> Scan:
     """Find and name every video below `videos`.
 
     dataset: one of manifests.datasets.DATASETS, or `auto`: told from class folders and file names (a note says so).
@@ -115,7 +115,7 @@ def scan(videos: Place, *, dataset: str = "auto", annotations: Place | None = No
     )
 
 
-def _nothing_fits(videos: Place, dataset: str, skipped: list[Skipped]) -> str:
+def _nothing_fits(videos: Location, dataset: str, skipped: list[Skipped]) -> str:
     reasons = Counter(entry.reason for entry in skipped)
     top = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
     return (

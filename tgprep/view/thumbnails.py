@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from manifests.files import open_place
+from manifests.files import open_location
 from manifests.gradient import Frame, temporal_gradient
 from manifests.manifest_io import join
 from manifests.records import VideoRow
@@ -66,7 +66,7 @@ def make_pictures(manifest: Manifest, row: VideoRow, size: PictureSize) -> Pictu
     start = (last - (length - 1) * step) // 2
     clip_frames = tuple(start + step * number for number in range(length))
     shown = sorted({*strip_frames, *clip_frames})
-    with open_place(join(manifest.root, row.shard)) as shard:
+    with open_location(join(manifest.root, row.shard)) as shard:
         if video_gop(manifest.header):
             tiles = _tiles_of_video(shard, row, shown, size)
         else:

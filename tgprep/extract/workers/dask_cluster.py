@@ -17,7 +17,7 @@ from typing import Any
 
 import joblib
 
-from manifests.files import Place
+from manifests.files import Location
 from manifests.records import InputError
 from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.extract.workers.scratch import refuse_small, scratch_folder
@@ -32,8 +32,8 @@ _WORKER_SECONDS = 300  # a batch system may take its time to start them
 def run_dask(
     plans: Sequence[ShardPlan],
     *,
-    videos: Place,
-    out: Place,
+    videos: Location,
+    out: Location,
     scratch: Path | None,
     settings: ExtractSettings,
     run: WorkerSettings,
@@ -83,12 +83,17 @@ def run_dask(
         client.close()
 
 
-def _full(place: Place) -> Place:
+def _full(place: Location) -> Location:
     return place.resolve() if isinstance(place, Path) else place
 
 
 def write_shard(
-    plan: ShardPlan, videos: Place, out: Place, scratch: Path | None, settings: ExtractSettings, run: WorkerSettings
+    plan: ShardPlan,
+    videos: Location,
+    out: Location,
+    scratch: Path | None,
+    settings: ExtractSettings,
+    run: WorkerSettings,
 ) -> ShardResult:
     """What a Dask worker runs: one shard, in a worker process that it watches. scratch None: a folder of its own machine."""
     supervisor = Supervisor(0, run, threading.Event(), lambda progress: None)

@@ -9,7 +9,7 @@ from pathlib import Path
 import joblib
 
 from manifests import object_store as stores
-from manifests.files import Place, is_url
+from manifests.files import Location, is_url
 from manifests.machine import usable_cores
 from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.extract.workers.shards import Progress, ShardPlan, ShardResult, StoppedError, put_in_place
@@ -26,8 +26,8 @@ def num_workers(run: WorkerSettings, plans: Sequence[ShardPlan]) -> int:
 def run_local(
     plans: Sequence[ShardPlan],
     *,
-    videos: Place,
-    out: Place,
+    videos: Location,
+    out: Location,
     scratch: Path | None,
     settings: ExtractSettings,
     run: WorkerSettings,

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
-from manifests.files import Place, is_url
+from manifests.files import Location, is_url
 from manifests.records import InputError
 from tgprep.extract.workers.shards import ShardPlan
 
@@ -19,7 +19,7 @@ _YOUNG_SECONDS = 3600.0  # a folder without a lock may just have been made
 
 
 @contextlib.contextmanager
-def scratch_folder(asked: str, out: Place) -> Iterator[Path]:
+def scratch_folder(asked: str, out: Location) -> Iterator[Path]:
     """A new folder in `asked` (the system's temporary folder where empty), removed at the end.
 
     Folders of this OUT whose process was killed are removed first. InputError where none can be made.
@@ -44,7 +44,9 @@ def scratch_folder(asked: str, out: Place) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def refuse_small(folder: Path, plans: Sequence[ShardPlan], num_workers: int, *, videos: Place, out: Place) -> None:
+def refuse_small(
+    folder: Path, plans: Sequence[ShardPlan], num_workers: int, *, videos: Location, out: Location
+) -> None:
     """InputError where the disk of `folder` is sure to be too small: a shard is larger than its videos."""
     sizes = [[video.num_source_bytes for video in plan.videos] for plan in plans]
     needed = 0

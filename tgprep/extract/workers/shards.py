@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests.files import Place, below, publish, upload
+from manifests.files import Location, below, publish, upload
 from manifests.records import FAILED, ShardRow, SourceVideo, VideoRow
 
 _MAX_REASON = 500  # characters of an error message that are kept
@@ -53,7 +53,7 @@ class MadeShard:
     result: ShardResult
 
 
-def put_in_place(made: MadeShard, out: Place) -> ShardResult:
+def put_in_place(made: MadeShard, out: Location) -> ShardResult:
     """Give a shard its final name in OUT: by renaming, or by one upload. The temporary file is gone after it."""
     target = below(out, made.result.shard.name)
     try:

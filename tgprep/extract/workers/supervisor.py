@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from manifests.files import TEMPORARY_PREFIX, Place, below
+from manifests.files import TEMPORARY_PREFIX, Location, below
 from manifests.object_store import warn_once
 from manifests.records import Members, ShardRow, VideoRow
 from tgprep.config import ExtractSettings, WorkerSettings
@@ -184,7 +184,7 @@ class Supervisor:
         self.worker: Worker | None = None
 
     def make(
-        self, plan: ShardPlan, *, videos: Place, out: Place, scratch: Path, settings: ExtractSettings
+        self, plan: ShardPlan, *, videos: Location, out: Location, scratch: Path, settings: ExtractSettings
     ) -> MadeShard:
         """Make one shard under a temporary name, to be put in place. StoppedError, ShardError: nothing is left behind."""
         folder = out if isinstance(out, Path) else scratch
@@ -211,7 +211,7 @@ class Supervisor:
         return MadeShard(temporary, ShardResult(shard, tuple(rows)))
 
     def write(
-        self, plan: ShardPlan, *, videos: Place, out: Place, scratch: Path, settings: ExtractSettings
+        self, plan: ShardPlan, *, videos: Location, out: Location, scratch: Path, settings: ExtractSettings
     ) -> ShardResult:
         """Make one shard and put it in place."""
         return put_in_place(self.make(plan, videos=videos, out=out, scratch=scratch, settings=settings), out)

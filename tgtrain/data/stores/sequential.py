@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from manifests.files import Place, below, is_url
+from manifests.files import Location, below, is_url
 from manifests.object_store import UnreachableError, call
 from manifests.records import InputError
 from manifests.sample import frame_members
@@ -76,7 +76,7 @@ class ShardSource:
                 f'such as "https://host/set/{_NAME}" or "pipe:ssh host cat /data/{_NAME}".'
             )
 
-    def place(self, shard: str) -> Place:
+    def place(self, shard: str) -> Location:
         """What is opened for a shard. Its name is quoted for the shell of a command."""
         if not self.template:
             return below(self.root, shard)
@@ -206,7 +206,7 @@ def held_sample(place: StoredVideo, members: Members) -> HeldSample:
     return HeldSample(tuple(pieces))
 
 
-def _opened(place: Place) -> Any:
+def _opened(place: Location) -> Any:
     """The bytes of a shard from the beginning."""
     text = str(place)
     if text.startswith("pipe:"):
@@ -229,7 +229,7 @@ def _close(stream: Any) -> None:
         stream.close()
 
 
-def _said(error: BaseException, place: Place, stream: Any) -> str:
+def _said(error: BaseException, place: Location, stream: Any) -> str:
     """What broke, without what the library has added to it; of a command that failed, its code."""
     if isinstance(error, FileNotFoundError):
         return f"{place} is not there"
