@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.common import handled, print_json
-from tgtrain.config import Config, flat_settings, load_recipe, parent_of, recipe_names
 
 _SPOKEN = ("name", "description", "reproduces", "published", "data.dataset", "data.percent")
 
 
 if TYPE_CHECKING:
-    pass
+    from tgtrain.config import Config
 
 
 @click.command()
@@ -32,8 +31,6 @@ def recipes(name: str | None, overrides: tuple[str, ...], as_json: bool) -> None
     there is one.
     """
     from tgtrain.config import load_recipe, recipe_names
-
-    pass
 
     if name is None:
         if as_json:
@@ -70,8 +67,6 @@ def recipes(name: str | None, overrides: tuple[str, ...], as_json: bool) -> None
 
 def _table(rows: tuple[RecipeRow, ...], width: int) -> list[str]:
     """name, data set, percent, and `parent: changes`; the last column is wrapped to the width (0: never)."""
-    pass
-
     first = max(len(row.name) for row in rows)
     second = max(len(row.dataset or "any") for row in rows)
     before = first + second + 10
@@ -122,11 +117,15 @@ class RecipeRow:
 
 def recipe_rows() -> tuple[RecipeRow, ...]:
     """All shipped recipes, by name, percentages in order of size."""
+    from tgtrain.config import recipe_names
+
     return tuple(sorted((recipe_row(name) for name in recipe_names()), key=lambda row: _natural(row.name)))
 
 
 def recipe_row(name: str) -> RecipeRow:
     """The row of one recipe, shipped or by path."""
+    from tgtrain.config import Config, load_recipe, parent_of
+
     config, parent = load_recipe(name), parent_of(name)
     before = load_recipe(parent) if parent else Config()
     return RecipeRow(
@@ -141,6 +140,8 @@ def recipe_row(name: str) -> RecipeRow:
 
 def changes(before: Config, now: Config) -> tuple[str, ...]:
     """`section.key=value` for every setting in which `now` differs."""
+    from tgtrain.config import flat_settings
+
     old, new = flat_settings(before), flat_settings(now)
     return tuple(f"{key}={_short(value)}" for key, value in new.items() if key not in _SPOKEN and old[key] != value)
 
