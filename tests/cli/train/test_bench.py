@@ -13,7 +13,7 @@ from cli.prep import main as tgprep
 from cli.train import main as tgtrain
 from cli.train.bench import _advice
 from tests.object_store import ObjectStore
-from tests.train.conftest import write_data_set
+from tests.train.support import write_data_set
 from tgtrain.train.bench import Balance, LoaderFigure, StepFigure
 
 SMALL = (

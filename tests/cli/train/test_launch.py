@@ -18,7 +18,7 @@ import torch
 from click.testing import CliRunner
 
 from cli.train import launch
-from tests.train.conftest import write_data_set
+from tests.train.support import write_data_set
 from tgtrain.run.checkpoint import every_checkpoint, list_checkpoints, load
 
 TINY = (

@@ -15,45 +15,12 @@ from torch.utils.data import Dataset
 from manifests.manifest_io import read_manifest
 from manifests.object_store import UnreachableError
 from manifests.records import InputError
-from manifests.splits.label_split import read_split
-from tgtrain.data.batch import SslBatch, StepDataset, StreamSource
-from tgtrain.data.clip import ClipSettings, plan_train
+from tests.train.support import assert_same_batch, dataset_of, replace_rank
+from tgtrain.data.clip import plan_train
 from tgtrain.data.loader import item_loader, step_loader
-from tgtrain.data.order import StreamOrder
-from tgtrain.data.reader import ClipReader, open_reader
+from tgtrain.data.reader import ClipReader
 from tgtrain.data.stores.video_index import StoredVideo
-from tgtrain.method.augment.plan import StrongSettings
 from tgtrain.randomness import Choice, Stream, sample_seed
-
-
-def dataset_of(root: Path, labelled: int = 4, unlabelled: int = 8) -> StepDataset:
-    manifest, split = read_manifest(root), read_split(root)
-
-    def source(part: str, size: int, stream: Stream) -> StreamSource:
-        places = np.flatnonzero(split.part(part))
-        order = StreamOrder(len(places), size, 3, stream)
-        return StreamSource(places, split.label[places].astype(np.int64), order)
-
-    return StepDataset(
-        reader=open_reader(manifest, split.key),
-        labelled=source("labelled", labelled, Stream.LABELLED),
-        unlabelled=source("unlabelled", unlabelled, Stream.UNLABELLED),
-        clip=ClipSettings(clip_len=4, interval=2, input_size=32),
-        strong=StrongSettings(),
-        seed=3,
-    )
-
-
-def same(one: SslBatch, other: SslBatch) -> None:
-    assert one.step == other.step
-    for first, second in ((one.labelled, other.labelled), (one.unlabelled, other.unlabelled)):
-        assert first is not None
-        assert second is not None
-        assert first.keys == second.keys
-        for name in ("rgb", "tg", "labels"):
-            assert torch.equal(getattr(first, name), getattr(second, name))
-    assert one.strong_rgb == other.strong_rgb
-    assert one.strong_tg == other.strong_tg
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -64,7 +31,7 @@ def test_any_number_of_workers_gives_the_same_batches_from_any_step(data_set: Pa
         batches = list(step_loader(dataset, range(start, 6), workers, pin=False))
         assert [batch.step for batch in batches] == list(range(start, 6))
         for batch in batches:
-            same(batch, expected[batch.step])
+            assert_same_batch(batch, expected[batch.step])
             assert (20 < batch.loader_mb < 100_000) if workers else batch.loader_mb == 0
 
 
@@ -82,10 +49,6 @@ def test_ranks_share_the_global_batch_and_clips_do_not_depend_on_the_rank(data_s
                 assert torch.equal(mine.rgb, batch.rgb[rank::world_size])
                 assert torch.equal(mine.tg, batch.tg[rank::world_size])
         assert [part.strong_rgb for part in parts] == [joined.strong_rgb[r::world_size] for r in range(world_size)]
-
-
-def replace_rank(dataset: StepDataset, rank: int, world_size: int) -> StepDataset:
-    return replace(dataset, rank=rank, world_size=world_size)
 
 
 def test_every_video_comes_once_a_pass(data_set: Path) -> None:
@@ -198,7 +161,7 @@ def test_a_damaged_video_is_replaced_named_and_the_rest_is_untouched(make_data_s
     )
     (root / victim.shard).write_bytes(shard)
     first, second = dataset_of(root)[0], dataset_of(root)[0]
-    same(first, second)
+    assert_same_batch(first, second)
     assert len(first.labelled.bad) == 1
     assert victim.key in first.labelled.bad[0]
     assert first.labelled.keys[1] != victim.key

@@ -17,9 +17,9 @@ from manifests.manifest_io import read_manifest
 from manifests.records import InputError
 from manifests.splits.label_split import read_split
 from manifests.table import Manifest
+from tests.extraction import wait_until
 from tests.object_store import ObjectStore
-from tests.train.conftest import write_data_set
-from tests.train.data.stores.test_remote import wait_until
+from tests.train.support import write_data_set
 from tgtrain.config import load_recipe
 from tgtrain.data.batch import StepDataset, StreamSource
 from tgtrain.data.build import gigabytes_up, step_dataset

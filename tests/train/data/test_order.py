@@ -7,12 +7,12 @@ from collections import Counter
 from itertools import permutations, product
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.records import InputError
+from tests.train.support import could_be_even
 from tgtrain.data.order import (
     BlockOrder,
     Coverage,
@@ -34,14 +34,6 @@ sizes = st.integers(1, 70)
 batches = st.integers(1, 40)
 seeds = st.integers(0, 2**64 - 1)
 quick = settings(deadline=None, max_examples=50)  # a busy machine may stall any one example
-
-
-def could_be_even(counts: npt.ArrayLike) -> bool:
-    """Whether counts over equally likely outcomes are plausible: chi-square under its mean + 4 standard deviations."""
-    observed = np.asarray(counts, dtype=float)
-    statistic = ((observed - observed.mean()) ** 2 / observed.mean()).sum()
-    freedom = len(observed) - 1
-    return bool(statistic < freedom + 4 * np.sqrt(2 * freedom))
 
 
 def videos_of_pass(order: StreamOrder, pass_index: int) -> list[int]:

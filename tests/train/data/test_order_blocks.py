@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.records import InputError
-from tests.train.data.test_order import could_be_even
+from tests.train.support import could_be_even
 from tgtrain.data.order import BlockOrder, Draw, StreamOrder, rank_part
 
 PINNED_FIRST = [1524, 1994, 3299, 1446, 2712, 2239, 2005, 3291]

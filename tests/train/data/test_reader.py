@@ -14,7 +14,7 @@ import simplejpeg
 
 from manifests.manifest_io import read_manifest
 from manifests.records import InputError
-from tests.train.conftest import frame
+from tests.train.support import frame
 from tgtrain.data.clip import ClipSettings, plan_eval, plan_train
 from tgtrain.data.reader import BadSampleError, Clip, ClipReader, open_reader
 from tgtrain.randomness import sample_seed

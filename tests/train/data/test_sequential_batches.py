@@ -25,9 +25,8 @@ from manifests import object_store as stores
 from manifests.manifest_io import read_manifest
 from manifests.records import InputError
 from manifests.splits.label_split import read_split
-from tests.train.conftest import write_data_set
-from tests.train.data.test_video_frames import made, videos  # noqa: F401 - a fixture
-from tests.train.train.test_trainer import ALONE, SMALL, records, setup_of
+from tests.train.data.support import extract_all
+from tests.train.support import ALONE, SMALL, records, setup_of, write_data_set
 from tgtrain.config import load_recipe
 from tgtrain.data.batch import ClipBatch, SslBatch
 from tgtrain.data.build import step_dataset
@@ -259,9 +258,9 @@ def test_a_resume_begins_at_the_shard_where_it_was(root: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["stored", "derived", "slow", "flow", "video", "rgb"])
-def test_the_kept_bytes_are_enough_in_every_form(videos: Path, tmp_path: Path, form: str) -> None:  # noqa: F811
+def test_the_kept_bytes_are_enough_in_every_form(videos: Path, tmp_path: Path, form: str) -> None:
     options = {"derived": {"gradient": "derived"}, "flow": {"flow": "dis"}, "video": {"store": "video"}}.get(form, {})
-    manifest = made(videos, tmp_path / "set", **options)
+    manifest = extract_all(videos, tmp_path / "set", **options)
     keys = manifest.videos.column("key")
     indexed = open_reader(manifest, keys)
     reader = open_reader(manifest, keys, stream=ShardSource(manifest.root))

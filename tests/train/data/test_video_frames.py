@@ -18,13 +18,10 @@ from manifests.records import VideoRow
 from manifests.splits.label_split import make_split
 from manifests.splits.settings import SplitSettings
 from manifests.table import Manifest
-from tests.prep.conftest import write_video
 from tests.prep.decode.test_decode import psnr
-from tests.prep.encode.test_h264 import number_of, numbered
-from tgprep.config import ExtractSettings, WorkerSettings
+from tests.prep.encode.test_h264 import number_of
+from tests.train.data.support import extract_all
 from tgprep.decode.stored import stored_frames
-from tgprep.extract.pipeline import extract
-from tgprep.scan.scan import scan
 from tgtrain.data.batch import StepDataset, StreamSource
 from tgtrain.data.clip import ClipSettings, plan_eval, plan_train
 from tgtrain.data.crop import CropBox
@@ -39,24 +36,9 @@ Rgb = npt.NDArray[np.uint8]
 SETTINGS = ClipSettings(clip_len=4, interval=3, input_size=32)
 
 
-def made(videos: Path, out: Path, **options: object) -> Manifest:
-    chosen = ExtractSettings(**{"videos_per_shard": 4, **options})  # type: ignore[arg-type]
-    return extract(videos, out, scan(videos, dataset="folder"), chosen, WorkerSettings(threads=1)).manifest
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Videos of three sizes, one of them odd, whose frames carry their number."""
-    root = tmp_path_factory.mktemp("gop") / "videos"
-    for number, (width, height) in enumerate([(72, 40), (96, 64), (73, 41), (72, 40)]):
-        frames = [numbered(k, height, width) for k in range(30 + number)]
-        write_video(root / f"class{number % 2}" / f"v{number}.avi", frames, "png", "rgb24")
-    return root
-
-
 @pytest.fixture(scope="module")
 def manifest(videos: Path) -> Manifest:
-    return made(videos, videos.parent / "dataset", store="video")
+    return extract_all(videos, videos.parent / "dataset", store="video")
 
 
 def all_frames(manifest: Manifest, row: VideoRow) -> list[Rgb]:
@@ -168,7 +150,10 @@ def test_clips_are_near_those_of_the_jpeg_store(shared: Path, tmp_path: Path) ->
     (tmp_path / "videos" / "c").mkdir(parents=True)
     for name in ("Punch/v_Punch_g01_c03.avi", "BabyCrawling/v_BabyCrawling_g04_c01.avi"):
         (tmp_path / "videos" / "c" / Path(name).name).symlink_to(shared / "videos" / "ucf101" / name)
-    stores = [made(tmp_path / "videos", tmp_path / "jpeg"), made(tmp_path / "videos", tmp_path / "mp4", store="video")]
+    stores = [
+        extract_all(tmp_path / "videos", tmp_path / "jpeg"),
+        extract_all(tmp_path / "videos", tmp_path / "mp4", store="video"),
+    ]
     assert stores[0].videos.column("num_frames") == stores[1].videos.column("num_frames")
     readers = [reader_of(store) for store in stores]
     clip = ClipSettings(clip_len=8, interval=4, input_size=112)
@@ -239,7 +224,7 @@ def test_a_reader_travels_and_loader_processes_give_the_same_batches(manifest: M
 
 
 def test_damage_is_told_and_harms_no_other_video(videos: Path, tmp_path: Path) -> None:
-    manifest = made(videos, tmp_path / "dataset", store="video")
+    manifest = extract_all(videos, tmp_path / "dataset", store="video")
     row, other = manifest.videos[0], manifest.videos[1]
     path = Path(manifest.root) / row.shard
     good, generator = path.read_bytes(), np.random.default_rng(2)

@@ -12,84 +12,29 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from manifests.records import InputError
-from tests.train.data.test_batch import dataset_of, replace_rank
-from tests.train.ranks.test_equality import CASES as METHODS
-from tests.train.ranks.test_equality import close, made_model, whole_batch
-from tests.train.train.test_trainer import equal, run, setup_of, weights
+from tests.train.method.support import PART_CASES, TWO_CLIPS, batch_of, blocks, close, model_of, whole_batch
+from tests.train.support import dataset_of, equal, replace_rank, run, setup_of, weights
 from tgtrain.data.batch import SslBatch, split_batch
 from tgtrain.method import losses
 from tgtrain.method.accumulate import add_gradients, clip_gradients, rescale_bn_momentum
-from tgtrain.method.networks.model import Model, ModelSettings
-from tgtrain.method.settings import MethodSettings
-from tgtrain.method.step import Clips, StepInputs, forward_views, named_values, step_terms
+from tgtrain.method.networks.model import Model
+from tgtrain.method.step import forward_views, named_values, step_terms
 from tgtrain.ranks.distributed import Ranks
 from tgtrain.train.trainer import train
-
-TWO_CLIPS = ('method.contrast=["crossview", "rgb", "tg"]', "method.clips_per_video=2")
-CASES: dict[str, tuple[MethodSettings, ModelSettings]] = {
-    **METHODS,
-    "uda as in the reference": (replace(METHODS["uda"][0], uda_detach=False), METHODS["uda"][1]),
-    "weak views apart": (replace(METHODS["fixmatch"][0], weak_forward="apart"), METHODS["fixmatch"][1]),
-    "contrast that is not learnt yet": (replace(METHODS["ltg"][0], contrast_warmup_epochs=1), METHODS["ltg"][1]),
-    "supervised": (MethodSettings("supervised"), METHODS["ltg"][1]),
-}
-
-
-def blocks(views: StepInputs, num_parts: int, num_clips: int) -> list[StepInputs]:
-    """The parts by hand: of the rows of every clip index the k-th block."""
-
-    def rows(part: Tensor, k: int) -> Tensor:
-        return torch.cat([clip.chunk(num_parts)[k] for clip in part.chunk(num_clips)])
-
-    def cut(clips: Clips, k: int) -> Clips:
-        return Clips(*(None if view is None else rows(view, k) for view in (clips.rgb, clips.tg)))
-
-    return [
-        StepInputs(
-            cut(views.labelled, k),
-            rows(views.labels_B, k),
-            None if views.weak is None else cut(views.weak, k),
-            None if views.strong is None else cut(views.strong, k),
-            None if views.true_labels_U is None else rows(views.true_labels_U, k),
-        )
-        for k in range(num_parts)
-    ]
-
-
-def batch_of(case: str) -> StepInputs:
-    method, settings = CASES[case]
-    views = whole_batch(settings)
-    return views if method.uses_unlabelled else replace(views, weak=None, strong=None, true_labels_U=None)
-
-
-def model_of(case: str, frozen: bool) -> Model:
-    """Without dropout; frozen: its BatchNorm gives what the statistics of the whole batch give, and keeps them."""
-    model = made_model(replace(CASES[case][1], dropout=0.0))
-    layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
-    if frozen:
-        momenta = [layer.momentum for layer in layers]
-        for layer in layers:
-            layer.momentum = 1.0
-        with torch.no_grad():
-            forward_views(model, whole_batch(CASES[case][1]))
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-            layer.eval()
-    return model
 
 
 def parts_step(model: Model, case: str, num_parts: int, **options: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Values and gradients of the batch in parts."""
-    method, _ = CASES[case]
+    method, _ = PART_CASES[case]
     parts = blocks(batch_of(case), num_parts, method.clips_per_video)
     values = add_gradients(model, lambda: parts, num_parts, method, epoch=0, **options)  # type: ignore[arg-type]
     return dict(values), {name: parameter.grad for name, parameter in model.named_parameters()}  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", PART_CASES)
 @pytest.mark.parametrize("num_parts", [2, 4])
 def test_with_frozen_statistics_the_parts_are_the_batch(case: str, num_parts: int) -> None:
-    method, _ = CASES[case]
+    method, _ = PART_CASES[case]
     joined = model_of(case, frozen=True)
     terms = step_terms(joined, batch_of(case), method, epoch=0)
     terms.total.backward()
@@ -108,7 +53,7 @@ def test_with_frozen_statistics_the_parts_are_the_batch(case: str, num_parts: in
 
 def test_trusted_clips_of_uda_are_counted_over_all_parts() -> None:
     """Dividing each part by its own count would give another loss: the parts trust different numbers."""
-    method, settings = CASES["uda"]
+    method, settings = PART_CASES["uda"]
     model = model_of("uda", frozen=True)
     parts = blocks(whole_batch(settings), 4, 1)
     own = [step_terms(model, part, method, epoch=0) for part in parts]
@@ -119,7 +64,7 @@ def test_trusted_clips_of_uda_are_counted_over_all_parts() -> None:
 
 
 def test_contrast_over_a_part_has_the_negatives_of_that_part_alone() -> None:
-    method, settings = CASES["ltg"]
+    method, settings = PART_CASES["ltg"]
     model = model_of("ltg", frozen=True)
     parts = blocks(whole_batch(settings), 2, 1)
     own = [step_terms(model, part, method, epoch=0).contrast[0] for part in parts]
@@ -153,7 +98,7 @@ def test_batch_norm_sees_each_part_and_its_averages_reach_as_far_as_before() -> 
     # The survey and the pass that learns see the same, and the contrast is that of the embeddings of all parts.
     for surveyed, learnt in zip(seen[:num_parts], seen[num_parts:], strict=True):
         assert torch.equal(surveyed, learnt)
-    method, settings = CASES[case]
+    method, settings = PART_CASES[case]
     outputs = [forward_views(plain, part) for part in blocks(whole_batch(settings), num_parts, 1)]
     rows = len(whole_batch(settings).labels_B) // num_parts * 2
     rgb, tg = (torch.cat([getattr(output, view).embedding_BD[:rows] for output in outputs]) for view in ("rgb", "tg"))

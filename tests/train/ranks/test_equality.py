@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,50 +18,17 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.train.method.support import METHOD_CASES, ONE_VIEW, close, randn, scaled_model, whole_batch
+from tests.train.support import SMALL
 from tgtrain.data.loader import worker_context
-from tgtrain.method.networks.model import Model, ModelSettings, build_model, share_dropout
+from tgtrain.method.networks.model import Model, build_model, share_dropout
 from tgtrain.method.networks.precise_bn import recompute_statistics
 from tgtrain.method.networks.sync_bn import JoinedBatchNorm, synchronised
 from tgtrain.method.settings import MethodSettings
 from tgtrain.method.step import Clips, StepInputs, named_values, step_terms
 
 CPU = torch.device("cpu")
-SMALL = ModelSettings(5, depth=10, width=4, dropout=0.5)
-LTG = MethodSettings(warmup_epochs=0, threshold=0.285)
-ONE_VIEW = replace(SMALL, streams="rgb", projection="none")
-CASES: dict[str, tuple[MethodSettings, ModelSettings]] = {
-    "ltg": (LTG, SMALL),
-    "ltg, each view labels itself, stop none": (
-        replace(LTG, pseudo_label_metric="individual", stop_gradient="none"),
-        SMALL,
-    ),
-    "shared head, both within-view contrasts": (
-        replace(LTG, contrast=("rgb", "tg", "crossview"), clips_per_video=2),
-        replace(SMALL, projection="shared"),
-    ),
-    "fixmatch": (
-        MethodSettings("fixmatch", 1.0, 1.0, threshold=0.285, align_stages=(), contrast=(), warmup_epochs=0),
-        ONE_VIEW,
-    ),
-    "uda": (MethodSettings("uda", 1.0, 1.0, threshold=0.285, align_stages=(), contrast=(), warmup_epochs=0), ONE_VIEW),
-    "mvpl": (
-        MethodSettings("mvpl", contrast=(), align_stages=(), threshold=0.285, warmup_epochs=0),
-        replace(SMALL, streams="joint", projection="none"),
-    ),
-}
 SHAPES = [(12, 6), (12, 6, 2, 3, 5), (8, 1)]
-
-
-def randn(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def whole_batch(model: ModelSettings) -> StepInputs:
-    def clips(seed: int) -> Clips:
-        rgb, tg = (randn(8, 3, 4, 32, 32, seed=seed + i) for i in (0, 10))
-        return Clips(rgb, tg) if model.streams != "rgb" else Clips(rgb, None)
-
-    return StepInputs(clips(1), torch.arange(8) % 5, clips(2), clips(3), torch.arange(8) % 3)
 
 
 def share_of(views: StepInputs, rank: int, num_ranks: int) -> StepInputs:
@@ -78,15 +44,6 @@ def share_of(views: StepInputs, rank: int, num_ranks: int) -> StepInputs:
         own(views.strong),
         views.true_labels_U[rank::num_ranks],
     )
-
-
-def made_model(settings: ModelSettings) -> Model:
-    model = build_model(settings, seed=4).train()
-    with torch.no_grad():  # beyond the threshold for some rows, not for all
-        for name, parameter in model.named_parameters():
-            if name.startswith("head_"):
-                parameter.mul_(6)
-    return model
 
 
 def statistics(module: nn.Module) -> dict[str, Tensor]:
@@ -134,8 +91,8 @@ def on_one_rank(rank: int, num_ranks: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=num_ranks)
     found: dict[str, Any] = {}
-    for name, (method, settings) in CASES.items():
-        model = synchronised(made_model(settings), CPU)
+    for name, (method, settings) in METHOD_CASES.items():
+        model = synchronised(scaled_model(settings), CPU)
         share_dropout(model, rank, num_ranks)
         network = DistributedDataParallel(model, broadcast_buffers=False)
         found[name] = step_of(network, model, share_of(whole_batch(settings), rank, num_ranks), method)
@@ -144,7 +101,7 @@ def on_one_rank(rank: int, num_ranks: int, folder: str) -> None:
             layer = JoinedBatchNorm(shape[1], eps=1e-3, momentum=momentum, affine=affine).train()
             rows, grad = (part[uneven(shape[0], rank, num_ranks)] for part in norm_inputs(shape))
             found[f"norm {number} {affine}"] = norm_step(layer, rows, grad)
-    network = synchronised(made_model(ONE_VIEW), CPU).backbone("rgb")
+    network = synchronised(scaled_model(ONE_VIEW), CPU).backbone("rgb")
     mine = [precise_batches(place) for place in range(rank, 3, num_ranks)]  # of four ranks the last has none
     used = recompute_statistics(network, mine, 3)
     found["precise"] = {"statistics": statistics(network), "used": used}
@@ -161,14 +118,10 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(request.param)]
 
 
-def close(got: Tensor, expected: Tensor, what: str, rtol: float = 1e-3, atol: float = 1e-5) -> None:
-    torch.testing.assert_close(got, expected, rtol=rtol, atol=atol, msg=lambda m: f"{what}: {m}")
-
-
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", METHOD_CASES)
 def test_a_step_of_several_ranks_is_that_of_the_joined_batch(ranks: list[dict[str, Any]], case: str) -> None:
-    method, settings = CASES[case]
-    model = made_model(settings)
+    method, settings = METHOD_CASES[case]
+    model = scaled_model(settings)
     expected = step_of(model, model, whole_batch(settings), method)
     found = [rank[case] for rank in ranks]
     selected = float(expected["values"]["train/num_selected"])
@@ -211,7 +164,7 @@ def test_batch_norm_over_uneven_ranks_is_that_of_all_rows(
 
 
 def test_precise_statistics_of_uneven_ranks_are_those_of_all_batches(ranks: list[dict[str, Any]]) -> None:
-    network = made_model(ONE_VIEW).backbone("rgb")
+    network = scaled_model(ONE_VIEW).backbone("rgb")
     assert recompute_statistics(network, map(precise_batches, range(3)), 3) == 3
     assert sum(rank["precise"]["used"] for rank in ranks) == 3
     for name, value in statistics(network).items():
@@ -222,13 +175,13 @@ def test_precise_statistics_of_uneven_ranks_are_those_of_all_batches(ranks: list
 
 
 def test_without_other_ranks_the_joined_layer_is_plain_batch_norm() -> None:
-    model = made_model(ONE_VIEW)
+    model = scaled_model(ONE_VIEW)
     joined = synchronised(copy.deepcopy(model), CPU)
     assert list(joined.state_dict()) == list(model.state_dict())
     layers = [m for m in joined.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert layers
     assert all(isinstance(layer, JoinedBatchNorm) for layer in layers)
-    method, settings = CASES["fixmatch"]
+    method, settings = METHOD_CASES["fixmatch"]
     one, other = (step_of(each, each, whole_batch(settings), method) for each in (model, joined))
     for part in ("values", "gradients", "statistics"):
         assert all(torch.equal(one[part][name], other[part][name]) for name in one[part])

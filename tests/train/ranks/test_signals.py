@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from manifests import object_store as stores
 from manifests.object_store import UnreachableError
-from tests.train.train.test_trainer import ALONE, SMALL, equal, records, run, setup_of, weights
+from tests.train.support import ALONE, SMALL, equal, records, run, setup_of, weights
 from tgtrain.data.batch import SslBatch, StepDataset
 from tgtrain.data.loader import item_loader
 from tgtrain.evaluate import batch_norm as calibrate

@@ -16,7 +16,7 @@ from cli.train import main
 from manifests.manifest_io import read_manifest
 from manifests.records import InputError
 from manifests.splits.label_split import read_split
-from tests.train.train.test_trainer import SMALL
+from tests.train.support import SMALL
 from tgtrain.config import load_recipe
 from tgtrain.data.setup import prepare
 

@@ -12,7 +12,7 @@ import torch
 
 from manifests.manifest_io import file_sha256
 from manifests.records import InputError
-from tests.train.train.test_trainer import ALONE, equal, records, run, setup_of, weights
+from tests.train.support import ALONE, equal, records, run, setup_of, weights
 from tgtrain.ranks.distributed import Ranks
 from tgtrain.run.checkpoint import best, list_checkpoints, load
 from tgtrain.run.folder import owned

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from cli.train import main as tgtrain
 from manifests.manifest_io import read_manifest
 from manifests.splits.label_split import read_split
-from tests.train.train.test_trainer import ALONE, SMALL, records, setup_of
+from tests.train.support import ALONE, SMALL, records, setup_of
 from tgtrain.data import batch
 from tgtrain.data.build import step_dataset
 from tgtrain.data.setup import Setup

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train.data.test_batch import dataset_of, same
+from tests.train.support import assert_same_batch, dataset_of
 from tgtrain.data.batch import SslBatch
 from tgtrain.data.loader import step_loader
 from tgtrain.train.device import batches_on, on_device, tensors_of
@@ -27,7 +27,7 @@ def test_batches_come_in_order_and_none_is_asked_for_ahead(data_set: Path) -> No
 
     coming = batches_on(CPU, batches())
     for step in range(3):
-        same(next(coming), dataset[step])
+        assert_same_batch(next(coming), dataset[step])
         assert asked == list(range(step + 1))
     with pytest.raises(StopIteration):
         next(coming)
@@ -36,7 +36,7 @@ def test_batches_come_in_order_and_none_is_asked_for_ahead(data_set: Path) -> No
 def test_what_is_no_tensor_stays_with_the_batch(data_set: Path) -> None:
     batch = dataset_of(data_set)[0]
     there = on_device(batch, CPU)
-    same(there, batch)
+    assert_same_batch(there, batch)
     assert there.labelled.bad == batch.labelled.bad
     assert len(tensors_of(there)) == 6
 
@@ -56,7 +56,7 @@ def test_a_copy_goes_on_beside_the_computation_and_holds_the_right_bytes(data_se
         for _ in range(20):  # memory of earlier batches is used again while this runs
             matrix = (matrix @ matrix).clamp(-1, 1)
         assert [int(value) for value in sums] == [int(tensor.sum()) for tensor in tensors_of(expected)]
-        same(on_device(got, CPU), expected)
+        assert_same_batch(on_device(got, CPU), expected)
 
 
 @pytest.mark.gpu

@@ -20,9 +20,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.train.method.test_accumulate import CASES as PARTS_CASES
-from tests.train.method.test_accumulate import TWO_CLIPS, batch_of, blocks, model_of
-from tests.train.train.test_trainer import ALONE, SMALL, equal, records, run, setup_of, weights
+from tests.train.method.support import PART_CASES, TWO_CLIPS, batch_of, blocks, model_of
+from tests.train.support import ALONE, SMALL, equal, records, run, setup_of, weights
 from tgtrain.data.build import step_dataset
 from tgtrain.method.accumulate import add_gradients
 from tgtrain.method.step import Clips, StepInputs, step_terms
@@ -151,7 +150,7 @@ def test_the_first_step_is_that_of_the_cpu(data_set: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("case", ["ltg", "uda", "mvpl", "weak views apart"])
 def test_parts_are_the_batch_with_frozen_statistics(case: str) -> None:
-    method, _ = PARTS_CASES[case]
+    method, _ = PART_CASES[case]
     joined, model = (model_of(case, frozen=True).to(GPU) for _ in range(2))
     allow = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False

@@ -7,7 +7,6 @@ function for the n-th time (`sys.setprofile`, no change to the program).
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -22,13 +21,8 @@ import pytest
 import torch
 
 from tests.conftest import Reliability
-from tgtrain.run.checkpoint import every_checkpoint, list_checkpoints, load
-
-TINY = (
-    "data.clip_frames=4", "data.interval=2", "data.size=32", "batch.labelled=4", "batch.unlabelled=4", "model.width=2",
-    "optimiser.epochs=4", "optimiser.warmup_epochs=1", "method.warmup_epochs=1", "precise_bn.batches=2",
-    "evaluate.every_epochs=1", "evaluate.keep=2", "runtime.log_every=1", "method.threshold=0.2", "model.dropout=0.5",
-)  # fmt: skip
+from tests.train.support import TINY, run_outcome
+from tgtrain.run.checkpoint import every_checkpoint
 
 # Run the command line, and kill the process by SIGKILL at the n-th call of `function` in the module, counted from 1.
 _KILLER = """
@@ -107,27 +101,8 @@ def finish(arguments: list[str], num_ranks: int = 1) -> None:
     assert [process.returncode for process in processes] == [0] * num_ranks, said
 
 
-def outcome(folder: Path) -> dict[str, Any]:
-    """All that must be equal: checkpoints and what each holds, the best one, and every figure that is no time or memory."""
-    tensors: dict[str, torch.Tensor] = {}
-    facts: dict[str, Any] = {"best": json.loads((folder / "checkpoints" / "best.json").read_bytes())}
-    for path in list_checkpoints(folder):
-        found = load(path)
-        found.extra["settings"]["runtime"].pop("workers")  # the same run with any number of them
-        facts[path.name] = (found.step, found.measured, found.extra)
-        tensors |= {f"{path.name}.{name}": value for name, value in found.model.items()}
-        for number, state in found.optimiser["state"].items():
-            tensors[f"{path.name}.momentum.{number}"] = state["momentum_buffer"]
-    timed = ("clips_per_second", "seconds", "waiting", "memory")
-    facts["metrics"] = [
-        {name: value for name, value in json.loads(line).items() if not any(part in name for part in timed)}
-        for line in (folder / "metrics.jsonl").read_text().splitlines()
-    ]
-    return {"tensors": tensors, "facts": facts}
-
-
 def assert_same(folder: Path, whole: dict[str, Any]) -> None:
-    found = outcome(folder)
+    found = run_outcome(folder)
     assert found["facts"] == whole["facts"]
     assert found["tensors"].keys() == whole["tensors"].keys()
     different = [name for name, value in found["tensors"].items() if not torch.equal(value, whole["tensors"][name])]
@@ -142,7 +117,7 @@ def whole(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dic
     began = time.monotonic()
     finish(words(data_set, folder))
     seconds = time.monotonic() - began
-    found = outcome(folder)
+    found = run_outcome(folder)
     assert len(found["facts"]["metrics"]) == 20
     return found, seconds
 
@@ -214,7 +189,7 @@ def test_kills_at_random_moments(
             if len(at_seconds) == num_kills:
                 break
         finish(words(data_set, folder, workers))
-        found = outcome(folder)
+        found = run_outcome(folder)
         assert found["facts"]["metrics"] == whole[0]["facts"]["metrics"]
         assert_same(folder, whole[0])
     reliability.record(
@@ -229,7 +204,7 @@ def test_kills_of_two_ranks_at_random_moments(data_set: Path, tmp_path: Path, re
     began = time.monotonic()
     finish(words(data_set, tmp_path / "whole"), num_ranks=2)
     seconds = time.monotonic() - began
-    undisturbed = outcome(tmp_path / "whole")
+    undisturbed = run_outcome(tmp_path / "whole")
     draw = random.Random(2)
     at_seconds: list[float] = []
     number = 0

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.train.train.test_trainer import ALONE, run, setup_of, weights
+from tests.train.support import ALONE, run, setup_of, weights
 from tgtrain.config import OptimiserSettings
 from tgtrain.run.checkpoint import list_checkpoints, load
 from tgtrain.train.optimiser import make_optimiser, restore

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.train.train.test_trainer import equal, records, run, weights
+from tests.train.support import equal, records, run, weights
 from tgtrain.run.checkpoint import list_checkpoints, load
 from tgtrain.train.trainer import RunError
 

@@ -16,7 +16,7 @@ import torch
 from manifests.manifest_io import read_manifest
 from manifests.records import InputError
 from manifests.splits.label_split import read_split
-from tests.train.train.test_trainer import ALONE, SMALL, equal, records, run, setup_of, weights
+from tests.train.support import ALONE, SMALL, equal, records, run, setup_of, weights
 from tgtrain.config import load_recipe
 from tgtrain.data.setup import Setup, prepare
 from tgtrain.ranks.distributed import Ranks

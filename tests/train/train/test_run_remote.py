@@ -17,10 +17,9 @@ import pytest
 
 from manifests.manifest_io import read_manifest
 from tests.conftest import Reliability
+from tests.extraction import wait_until
 from tests.object_store import ObjectStore
-from tests.train.conftest import write_data_set
-from tests.train.data.stores.test_remote import wait_until
-from tests.train.train.test_kill import TINY, outcome
+from tests.train.support import TINY, run_outcome, write_data_set
 
 NUM_STEPS = 12  # of TINY: four passes over the unlabelled videos
 # Run the command line, and note the keys of each step's batch before the step is made.
@@ -115,7 +114,7 @@ class Process:
         """The course of the run that ends by itself, and what it said."""
         said = self.process.communicate(timeout=240)[1]
         assert self.process.returncode == 0, said
-        found = outcome(self.folder)
+        found = run_outcome(self.folder)
         for _, _, extra in (value for name, value in found["facts"].items() if name.endswith(".pt")):
             for name in ("cache", "cache_gb"):
                 del extra["settings"]["runtime"][name]

@@ -16,52 +16,20 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from manifests.manifest_io import read_manifest
 from manifests.records import InputError
-from manifests.splits.label_split import make_split, read_split
+from manifests.splits.label_split import make_split
 from manifests.splits.settings import SplitSettings
+from tests.train.support import ALONE, SMALL, equal, records, run, setup_of, weights
 from tgtrain.config import load_recipe
 from tgtrain.data.batch import ClipBatch, SslBatch
 from tgtrain.data.build import step_dataset
-from tgtrain.data.setup import Setup, prepare
+from tgtrain.data.setup import prepare
 from tgtrain.method.augment import apply as augment
 from tgtrain.method.schedule import LearningRateSettings, learning_rate
 from tgtrain.ranks.distributed import Ranks
 from tgtrain.run.checkpoint import list_checkpoints, load
 from tgtrain.run.folder import owned
 from tgtrain.run.journal import Interval
-from tgtrain.train.trainer import Outcome, RunError, _Trainer, num_steps_of, train
-
-ALONE = Ranks(0, 1, torch.device("cpu"))
-SMALL = (
-    "data.clip_frames=4", "data.interval=2", "data.size=32", "batch.labelled=4", "batch.unlabelled=4", "model.width=4",
-    "optimiser.epochs=4", "optimiser.warmup_epochs=1", "method.warmup_epochs=1", "precise_bn.batches=2",
-    "evaluate.every_epochs=2", "runtime.log_every=2", "runtime.workers=0", "method.threshold=0.2", "model.dropout=0.5",
-)  # fmt: skip
-
-
-def setup_of(root: Path, *overrides: str, recipe: str = "demo") -> Setup:
-    manifest = read_manifest(root)
-    return prepare(str(root), read_split(root), manifest, load_recipe(recipe, [*SMALL, *overrides], num_classes=3))
-
-
-def run(root: Path, folder: Path, *overrides: str, recipe: str = "demo", **options: object) -> Outcome:
-    return train(setup_of(root, *overrides, recipe=recipe), folder, ALONE, log=lambda text: None, **options)  # type: ignore[arg-type]
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    found = load(list_checkpoints(folder)[-1])
-    flat = {f"model.{name}": value for name, value in found.model.items()}
-    for number, state in found.optimiser["state"].items():
-        flat[f"momentum.{number}"] = state["momentum_buffer"]
-    return flat
-
-
-def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def records(folder: Path, kind: str) -> list[dict[str, float]]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+from tgtrain.train.trainer import RunError, _Trainer, num_steps_of, train
 
 
 @pytest.mark.parametrize("recipe", ["demo", "demo-fixmatch", "demo-supervised"])

@@ -15,8 +15,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from tests.train.method.test_accumulate import TWO_CLIPS
-from tests.train.train.test_trainer import ALONE, equal, records, setup_of, weights
+from tests.train.method.support import TWO_CLIPS
+from tests.train.support import ALONE, equal, records, setup_of, weights
 from tgtrain.data.loader import worker_context
 from tgtrain.method.networks.model import build_model
 from tgtrain.ranks.distributed import Ranks

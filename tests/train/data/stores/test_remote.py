@@ -11,7 +11,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,9 @@ from manifests import object_store as stores
 from manifests.manifest_io import read_manifest
 from manifests.records import InputError, VideoRow
 from manifests.table import Manifest
+from tests.extraction import wait_until
 from tests.object_store import ObjectStore
+from tests.train.support import write_data_set
 from tgtrain.data.clip import ClipSettings, plan_eval
 from tgtrain.data.reader import BadSampleError, ClipReader, open_reader
 from tgtrain.data.stores.cache import CacheSettings
@@ -35,7 +37,6 @@ NUM_SHARDS = 6
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.train.conftest import write_data_set
 
     root = tmp_path_factory.mktemp("remote") / "set"
     write_data_set(root, num_shards=NUM_SHARDS)
@@ -91,13 +92,6 @@ def pixels(reader: ClipReader) -> list[bytes]:
 def expected(local: Path) -> list[bytes]:
     manifest = read_manifest(local)
     return pixels(open_reader(manifest, manifest.videos.column("key")))
-
-
-def wait_until(happens: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def whole_names(manifest: Manifest) -> set[str]:
