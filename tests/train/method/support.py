@@ -13,18 +13,18 @@ from tgtrain.method.settings import MethodSettings
 from tgtrain.method.step import Clips, StepInputs, forward_views
 
 TWO_CLIPS = ('method.contrast=["crossview", "rgb", "tg"]', "method.clips_per_video=2")
-SMALL = ModelSettings(5, depth=10, width=4, dropout=0.5)
+SMALL_MODEL = ModelSettings(5, depth=10, width=4, dropout=0.5)
 LTG = MethodSettings(warmup_epochs=0, threshold=0.285)
-ONE_VIEW = replace(SMALL, streams="rgb", projection="none")
+ONE_VIEW = replace(SMALL_MODEL, streams="rgb", projection="none")
 METHOD_CASES: dict[str, tuple[MethodSettings, ModelSettings]] = {
-    "ltg": (LTG, SMALL),
+    "ltg": (LTG, SMALL_MODEL),
     "ltg, each view labels itself, stop none": (
         replace(LTG, pseudo_label_metric="individual", stop_gradient="none"),
-        SMALL,
+        SMALL_MODEL,
     ),
     "shared head, both within-view contrasts": (
         replace(LTG, contrast=("rgb", "tg", "crossview"), clips_per_video=2),
-        replace(SMALL, projection="shared"),
+        replace(SMALL_MODEL, projection="shared"),
     ),
     "fixmatch": (
         MethodSettings("fixmatch", 1.0, 1.0, threshold=0.285, align_stages=(), contrast=(), warmup_epochs=0),
@@ -33,7 +33,7 @@ METHOD_CASES: dict[str, tuple[MethodSettings, ModelSettings]] = {
     "uda": (MethodSettings("uda", 1.0, 1.0, threshold=0.285, align_stages=(), contrast=(), warmup_epochs=0), ONE_VIEW),
     "mvpl": (
         MethodSettings("mvpl", contrast=(), align_stages=(), threshold=0.285, warmup_epochs=0),
-        replace(SMALL, streams="joint", projection="none"),
+        replace(SMALL_MODEL, streams="joint", projection="none"),
     ),
 }
 

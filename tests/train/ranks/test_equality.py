@@ -18,8 +18,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.train.method.support import METHOD_CASES, ONE_VIEW, close, randn, scaled_model, whole_batch
-from tests.train.support import SMALL
+from tests.train.method.support import METHOD_CASES, ONE_VIEW, SMALL_MODEL, close, randn, scaled_model, whole_batch
 from tgtrain.data.loader import worker_context
 from tgtrain.method.networks.model import Model, build_model, share_dropout
 from tgtrain.method.networks.precise_bn import recompute_statistics
@@ -188,7 +187,7 @@ def test_without_other_ranks_the_joined_layer_is_plain_batch_norm() -> None:
 
 
 def test_dropout_of_a_share_is_that_of_the_joined_rows() -> None:
-    model = build_model(SMALL).train()
+    model = build_model(SMALL_MODEL).train()
     plain, rows = nn.Dropout(0.5), randn(12, 7, seed=1)
     torch.manual_seed(2)
     expected = plain(rows)
