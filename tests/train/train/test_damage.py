@@ -20,7 +20,7 @@ from cli.train import main as tgtrain
 from manifests.manifest_io import read_manifest
 from manifests.splits.label_split import read_split
 from tests.train.support import ALONE, SMALL, records, setup_of
-from tgtrain.data import batch
+from tgtrain.data import loader
 from tgtrain.data.build import step_dataset
 from tgtrain.data.setup import Setup
 from tgtrain.ranks.distributed import Ranks
@@ -197,10 +197,10 @@ def test_damage_met_by_a_test_that_measures_batch_norm_is_told(
 
     def without(dataset: Any, order: Any, number: int, pin: bool) -> Any:
         workers.append(number)
-        return batch.item_loader(dataset, order, 0, pin)
+        return loader.item_loader(dataset, order, 0, pin)
 
-    for module in ("calibrate", "evaluate"):
-        monkeypatch.setattr(f"tgtrain.{module}.item_loader", without)
+    for module in ("batch_norm", "evaluate"):
+        monkeypatch.setattr(f"tgtrain.evaluate.{module}.item_loader", without)
     words = ["test", str(tmp_path / "run"), "--views", "1x1", "--precise-bn"]
     done = CliRunner().invoke(tgtrain, words)
     assert done.exit_code == 0, done.output  # no video of the test is damaged

@@ -253,10 +253,6 @@ def main() -> None:
             emit({"fatal": f"{type(error).__name__}: {_text(error)}"})
 
 
-if __name__ == "__main__":
-    main()
-
-
 def read_headers(job: HeaderJob, emit: Callable[[dict[str, Any]], None]) -> None:
     """Answer `{"header": n}` for each file: frames as the container claims, 0 where it does not say, -1 unreadable."""
     for path in job.paths:
@@ -270,3 +266,7 @@ def _header_frames(path: Path, settings: ExtractSettings) -> int:
             return max(0, video.num_frames_header)
     except Exception:  # whatever a decoder raises, the file is what it cannot read
         return -1
+
+
+if __name__ == "__main__":
+    main()
