@@ -23,12 +23,10 @@ from manifests.manifest_io import HEADER_NAME, read_manifest
 from manifests.splits.label_split import SPLIT_SCHEMA, make_split, write_split
 from manifests.splits.settings import SplitSettings
 from manifests.table import FLOW_VIDEO_SCHEMA, SHARD_SCHEMA, VIDEO_SCHEMA, Manifest
-from tgprep.config import ExtractSettings, WorkerSettings
+from tests.prep.support import extract_videos
 from tgprep.convert.materialise import materialise
 from tgprep.decode.stored import stored_frames
-from tgprep.extract.pipeline import extract
 from tgprep.obtain.sample import SampleSettings, render_sample
-from tgprep.scan.scan import scan
 
 PAGE = Path(__file__).parent.parent / "docs" / "format.md"
 TEXT = PAGE.read_text("utf-8")
@@ -43,10 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_classes=2, num_groups=3, clips_per_group=1, width=64, height=48, min_frames=8, max_frames=12
     )
     render_sample(root / "videos", settings)
-    found = scan(root / "videos", dataset="folder")
-    outcome = extract(
-        root / "videos", root / "dataset", found, ExtractSettings(videos_per_shard=4), WorkerSettings(threads=1)
-    )
+    outcome = extract_videos(root / "videos", root / "dataset", videos_per_shard=4)
     split = make_split(outcome.manifest, SplitSettings(percent=50))
     write_split(root / "dataset", split)
     materialise(read_manifest(root / "dataset"), split, root / "dataset-p50-s0-f1")
@@ -194,9 +189,7 @@ def test_a_split_is_a_plain_table(folder: Path) -> None:
 
 
 def test_clips_of_stored_videos(folder: Path) -> None:
-    settings = ExtractSettings(store="video", videos_per_shard=4)
-    found = scan(folder / "videos", dataset="folder")
-    manifest = extract(folder / "videos", folder / "dataset-video", found, settings, WorkerSettings(threads=1)).manifest
+    manifest = extract_videos(folder / "videos", folder / "dataset-video", store="video", videos_per_shard=4).manifest
     code = block("def read_clip")
     assert run(code, folder) == [f"{row.key} {row.label} (2, 48, 64, 3)" for row in manifest.videos]
     space: dict[str, Any] = {}

@@ -18,8 +18,7 @@ from manifests.records import GradientCoding, ManifestHeader, VideoRow
 from manifests.splits import check as split_check
 from manifests.splits.label_split import list_splits, read_split
 from manifests.splits.lists import read_list
-from tgprep.config import ExtractSettings, WorkerSettings
-from tgprep.extract.pipeline import extract
+from tests.prep.support import extract_videos
 from tgprep.obtain.sample import SampleSettings, render_sample, write_annotations
 from tgprep.scan.scan import scan
 
@@ -40,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     render_sample(root / "videos", settings)
     write_annotations(root / "annotations", settings)
     found = scan(root / "videos", dataset="ucf101", annotations=root / "annotations")
-    manifest = extract(root / "videos", root / "dataset", found, ExtractSettings(), WorkerSettings(threads=1)).manifest
+    manifest = extract_videos(root / "videos", root / "dataset", found).manifest
     rows = [row for row in manifest.videos if row.subsets[0] == "train"]
     (root / "list.txt").write_text("".join(f"{row.path} {row.label}\n" for row in rows[::4]) + "gone/away.avi 0\n")
     (root / "train.txt").write_text("".join(f"{row.key}\n" for row in rows))

@@ -19,7 +19,7 @@ import pytest
 
 from tests.conftest import Reliability
 from tests.extraction import BACKENDS, alive, call, children, command, environment, kill_group, start, tree, wait_until
-from tests.prep.conftest import moving_square, write_video
+from tests.prep.support import moving_square, write_video
 
 GATE_REPEATS = 3
 LONG_REPEATS = 50

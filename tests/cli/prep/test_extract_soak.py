@@ -16,7 +16,7 @@ import pytest
 from manifests.manifest_io import read_manifest
 from tests.conftest import Reliability
 from tests.extraction import alive, call, children, kill_group, start, tree, wait_until
-from tests.prep.conftest import moving_square, write_video
+from tests.prep.support import moving_square, write_video
 
 
 def make_corpus(root: Path, num_videos: int) -> int:

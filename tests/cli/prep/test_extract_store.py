@@ -18,7 +18,7 @@ from cli.prep import main
 from tests.conftest import Reliability
 from tests.extraction import BACKENDS, alive, call, children, kill_group, start, tree, wait_until
 from tests.object_store import ObjectStore
-from tests.prep.conftest import moving_square, write_video
+from tests.prep.support import moving_square, write_video
 
 SLOW = ("--decoder", "fake_backends:open_video", "--videos-per-shard", "4", "--threads", "2")
 GATE_REPEATS = 1

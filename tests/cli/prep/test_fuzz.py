@@ -16,7 +16,7 @@ from manifests.manifest_io import read_manifest
 from manifests.splits.label_split import make_split, write_split
 from manifests.splits.settings import SplitSettings
 from tests.conftest import Reliability
-from tests.prep.conftest import moving_square, write_video
+from tests.prep.support import moving_square, write_video
 
 # Choices by name, filled in by `Fuzz.fill`; {n} is a number that fits or does not.
 _COMMANDS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.util
 import json
 import random
@@ -18,20 +17,18 @@ from click.testing import CliRunner
 
 from cli.prep import main
 from manifests.gradient import temporal_gradient
-from manifests.manifest_io import read_manifest, write_manifest
+from manifests.manifest_io import read_manifest
 from manifests.records import GradientCoding, InputError, Members
 from manifests.sample import decode_offsets
 from manifests.splits.label_split import make_split, write_split
 from manifests.splits.settings import SplitSettings
 from manifests.table import Manifest
 from tests.conftest import Reliability
+from tests.prep.support import check_after, extract_videos
 from tgprep.check.check import CheckReport, check
 from tgprep.check.frames import FrameError, check_frames, decode, luma_error
 from tgprep.check.repair import repair
-from tgprep.config import ExtractSettings, WorkerSettings
-from tgprep.extract.pipeline import extract
 from tgprep.obtain.sample import SampleSettings, render_sample
-from tgprep.scan.scan import scan
 
 SAMPLE = SampleSettings(
     num_classes=2, num_groups=4, clips_per_group=1, width=64, height=48, min_frames=8, max_frames=12
@@ -48,8 +45,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make(videos: Path, out: Path, **settings: object) -> Manifest:
-    made = ExtractSettings(**{"videos_per_shard": 3, **settings})  # type: ignore[arg-type]
-    manifest = extract(videos, out, scan(videos, dataset="folder"), made, WorkerSettings(threads=1)).manifest
+    manifest = extract_videos(videos, out, **{"videos_per_shard": 3, **settings}).manifest
     write_split(out, make_split(manifest, SplitSettings(percent=50)))
     return manifest
 
@@ -138,19 +134,6 @@ def test_every_byte_of_header_and_split_counts(copy: Path) -> None:
         path.write_bytes(good)
 
 
-def vouched(root: Path, change: Callable[[Manifest], Manifest]) -> CheckReport:
-    """The report after rows were changed and all digests were made to fit: only the rules themselves can tell."""
-    manifest = change(read_manifest(root))
-    shards = [
-        dataclasses.replace(shard, sha256=hashlib.sha256(data).hexdigest(), num_bytes=len(data))
-        for shard in manifest.shards
-        if (data := (root / shard.name).read_bytes())
-    ]
-    shutil.rmtree(root / "splits", ignore_errors=True)
-    write_manifest(root, manifest.header, manifest.videos, shards)
-    return check(str(root), deep=True)
-
-
 def first_changed(**changes: object) -> Callable[[Manifest], Manifest]:
     def change(manifest: Manifest) -> Manifest:
         rows = list(manifest.videos)
@@ -189,11 +172,11 @@ def first_changed(**changes: object) -> Callable[[Manifest], Manifest]:
     ],
 )
 def test_rows_that_break_a_rule_are_found(copy: Path, changes: dict[str, object], kind: str) -> None:
-    assert kind in kinds(vouched(copy, first_changed(**changes)))
+    assert kind in kinds(check_after(copy, first_changed(**changes)))
 
 
 def test_unchanged_rows_pass_the_same_way(copy: Path) -> None:
-    assert vouched(copy, lambda manifest: manifest).sound
+    assert check_after(copy, lambda manifest: manifest).sound
 
 
 def patched(path: Path, old: bytes, new: bytes) -> None:
@@ -216,7 +199,7 @@ def patched(path: Path, old: bytes, new: bytes) -> None:
 )
 def test_shard_bytes_that_break_the_format_are_found(copy: Path, old: bytes, new: bytes, kind: str) -> None:
     patched(copy / "shard-000001.tar", old, new)
-    report = vouched(copy, lambda manifest: manifest)
+    report = check_after(copy, lambda manifest: manifest)
     assert kinds(report) == {kind}
     assert "shard-000001.tar, " in report.findings[0].place
 
@@ -238,7 +221,7 @@ def test_a_wrong_gradient_is_found(copy: Path) -> None:
     data[row.members.tg_offset : row.members.tg_offset + row.members.tg_bytes] = b"".join(parts)
     data[place + size - 8 * len(moved) : place + size] = np.asarray(moved, "<u8").tobytes()
     path.write_bytes(data)
-    report = vouched(copy, lambda same: same)
+    report = check_after(copy, lambda same: same)
     assert kinds(report) == {"frames"}
     assert row.key in report.findings[0].place
     assert "not the temporal gradient" in report.findings[0].message

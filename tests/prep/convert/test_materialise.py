@@ -21,10 +21,8 @@ from manifests.splits.label_split import make_split, read_split, write_split
 from manifests.splits.settings import PARTS, SplitSettings
 from tests.extraction import call as run_process
 from tests.extraction import kill_group, start, tree
-from tgprep.config import ExtractSettings, WorkerSettings
-from tgprep.extract.pipeline import extract
+from tests.prep.support import extract_videos
 from tgprep.obtain.sample import SampleSettings, render_sample
-from tgprep.scan.scan import scan
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +33,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_classes=3, num_groups=8, clips_per_group=1, width=64, height=48, min_frames=8, max_frames=12
     )
     render_sample(root / "videos", settings)
-    found = scan(root / "videos", dataset="folder")
     out = root / "dataset"
-    made = extract(root / "videos", out, found, ExtractSettings(videos_per_shard=5), WorkerSettings(threads=1)).manifest
+    made = extract_videos(root / "videos", out, videos_per_shard=5).manifest
     write_split(
         out,
         make_split(
@@ -210,8 +207,7 @@ def test_a_damaged_shard_or_split_is_not_copied(dataset: Path, tmp_path: Path) -
     assert call(copy, "--materialise", "half", "--output", tmp_path / "plain").exit_code == 0
     # A split of another data set.
     other = tmp_path / "other"
-    found = scan(dataset.parent / "videos", dataset="folder")
-    extract(dataset.parent / "videos", other, found, ExtractSettings(quality=60), WorkerSettings(threads=1))
+    extract_videos(dataset.parent / "videos", other, quality=60)
     shutil.copytree(dataset / "splits", other / "splits")
     refused = call(other, "--materialise", "half", "--output", tmp_path / "wrong")
     assert (refused.exit_code, "made for another data set" in refused.stderr) == (2, True)

@@ -21,13 +21,12 @@ from manifests.splits.label_split import LabelSplit, make_split, read_split, wri
 from manifests.splits.list_import import import_lists
 from manifests.splits.settings import SplitSettings
 from manifests.table import Manifest
+from tests.prep.support import extract_videos
 from tgprep.check.check import check
-from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.convert.export_rawframes import export_rawframes, read_jpegs
 from tgprep.convert.frame_tree import FramesError, find_frames
 from tgprep.convert.import_rawframes import import_rawframes
 from tgprep.convert.rawframes_lists import list_texts, percent_of
-from tgprep.extract.pipeline import extract
 from tgprep.obtain.sample import SampleSettings, render_sample, write_annotations
 from tgprep.scan.scan import scan
 
@@ -42,7 +41,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     render_sample(root / "videos", settings)
     write_annotations(root / "annotations", settings)
     found = scan(root / "videos", dataset="ucf101", annotations=root / "annotations")
-    extract(root / "videos", root / "dataset", found, ExtractSettings(videos_per_shard=3), WorkerSettings(threads=1))
+    extract_videos(root / "videos", root / "dataset", found, videos_per_shard=3)
     write_split(root / "dataset", make_split(read_manifest(root / "dataset"), SplitSettings(percent=50, name="half")))
     return root / "dataset"
 
@@ -269,13 +268,7 @@ def test_mistakes(dataset: Path, tree: Path, tmp_path: Path) -> None:
 
 def test_flow_comes_through_too(dataset: Path, tmp_path: Path) -> None:
     videos = dataset.parent / "videos"
-    made = extract(
-        videos,
-        tmp_path / "flow",
-        scan(videos, dataset="folder"),
-        ExtractSettings(videos_per_shard=3, flow="dis"),
-        WorkerSettings(threads=1),
-    ).manifest
+    made = extract_videos(videos, tmp_path / "flow", videos_per_shard=3, flow="dis").manifest
     tree = tmp_path / "tree"
     export_rawframes(made.root, tree)
     after = import_rawframes(tree, tmp_path / "out", dataset="folder").manifest

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import av
 import cv2
 import imageio_ffmpeg
 import numpy as np
-import numpy.typing as npt
 import pytest
 
-from tests.prep.conftest import moving_square, write_video
+from tests.prep.support import decoded, ffmpeg_frames, moving_square, psnr, to_rgb, write_video
 from tgprep.decode.frames import DecodeError, Planes, scaled_size
 from tgprep.decode.open import open_video
 
@@ -32,51 +30,6 @@ DRAWN = (
     "testsrc2_444_8bit_hevc.mp4",
     "testsrc2_odd_height_and_width_vp9.mp4",
 )
-EXACT = "bilinear+accurate_rnd+full_chroma_int+bitexact"
-
-Rgb = npt.NDArray[np.uint8]
-
-
-def ffmpeg_frames(path: Path, rgb: bool, limit: int = 1000) -> tuple[int, int, int, bytes]:
-    """Number of frames, width, height and, with `rgb`, the packed frames, as the ffmpeg program decodes its default stream."""
-    program = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-an", "-frames:v", str(limit)]
-    listing = subprocess.run(
-        [*program, "-fps_mode", "passthrough", "-f", "framecrc", "-"], capture_output=True, check=False
-    )
-    lines = listing.stdout.decode().splitlines()
-    width, height = next(line.split()[-1].split("x") for line in lines if line.startswith("#dimensions"))
-    count = sum(not line.startswith("#") for line in lines)
-    if not rgb:
-        return count, int(width), int(height), b""
-    raw = [*program, "-fps_mode", "passthrough", "-sws_flags", EXACT, "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
-    return count, int(width), int(height), subprocess.run(raw, capture_output=True, check=False).stdout
-
-
-def decoded(path: Path, space: str, short_side: int = 0) -> list[Rgb | Planes]:
-    video = open_video(path, decoder="pyav", space=space, short_side=short_side)
-    try:
-        return list(video.frames)  # type: ignore[arg-type]
-    finally:
-        video.close()
-
-
-def to_rgb(picture: Rgb | Planes) -> Rgb:
-    """RGB of a picture by the formulas of JPEG (JFIF), chroma repeated."""
-    if not isinstance(picture, Planes):
-        return picture
-    height, width = picture.y.shape
-    cb, cr = (
-        np.repeat(np.repeat(plane.astype(np.float64) - 128, 2, 0), 2, 1)[:height, :width]
-        for plane in (picture.cb, picture.cr)
-    )
-    y = picture.y.astype(np.float64)
-    rgb = np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], axis=2)
-    return np.clip(np.round(rgb), 0, 255).astype(np.uint8)
-
-
-def psnr(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
-    error = np.mean((first.astype(np.float64) - second.astype(np.float64)) ** 2)
-    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 @pytest.mark.parametrize("name", ODD)

@@ -19,8 +19,7 @@ from scipy.ndimage import map_coordinates
 from manifests.gradient import temporal_gradient, temporal_gradient_chroma
 from manifests.records import SourceVideo
 from manifests.sample import EncodedVideo, FrameSpool
-from tests.prep.conftest import moving_square, write_video
-from tests.prep.decode.test_decode import Rgb, decoded, psnr, to_rgb
+from tests.prep.support import Rgb, decoded, moving_square, psnr, to_rgb, write_video
 from tgprep.config import ExtractSettings
 from tgprep.decode.frames import DecodeError, Planes
 from tgprep.decode.planes import centred, full_range

@@ -15,7 +15,6 @@ from pathlib import Path
 import av
 import imageio_ffmpeg
 import numpy as np
-import numpy.typing as npt
 import pytest
 import simplejpeg
 from click.testing import CliRunner
@@ -29,41 +28,30 @@ from manifests.splits.label_split import make_split, write_split
 from manifests.splits.settings import SplitSettings
 from manifests.table import Manifest
 from tests.extraction import BACKENDS, call, kill_group, start, tree
-from tests.prep.check.test_check import vouched
-from tests.prep.conftest import moving_square, write_video
-from tests.prep.decode.test_decode import decoded, psnr, to_rgb
+from tests.prep.support import (
+    Rgb,
+    check_after,
+    decoded,
+    extract_videos,
+    moving_square,
+    number_of,
+    numbered,
+    psnr,
+    to_rgb,
+    write_video,
+)
 from tgprep.check.check import check
 from tgprep.check.repair import repair
-from tgprep.config import VIDEO_CRF, VIDEO_GOP, ExtractSettings, WorkerSettings
+from tgprep.config import VIDEO_CRF, VIDEO_GOP
 from tgprep.convert.export_rawframes import export_rawframes
 from tgprep.convert.materialise import materialise
 from tgprep.decode.stored import stored_frames
 from tgprep.encode.h264 import Mp4Writer, picture_offsets
-from tgprep.extract.pipeline import extract
-from tgprep.scan.scan import scan
 from tgprep.view.preview import write_preview
-
-Rgb = npt.NDArray[np.uint8]
-CELL = 8
-
-
-def numbered(number: int, height: int = 40, width: int = 72) -> Rgb:
-    """A picture that tells its number: eight cells, black or white, its bits; behind them a slope of colours."""
-    rows, columns = np.mgrid[0:height, 0:width]
-    picture = np.stack([columns % 256, rows % 256, (rows + columns) % 256], axis=2).astype(np.uint8)
-    for bit in range(8):
-        picture[:CELL, bit * CELL : (bit + 1) * CELL] = 235 if number >> bit & 1 else 20
-    return picture
-
-
-def number_of(picture: Rgb) -> int:
-    centres = picture[CELL // 2, CELL // 2 : 8 * CELL : CELL].mean(axis=-1)
-    return int(sum(1 << bit for bit, level in enumerate(centres) if level > 128))
 
 
 def make(videos: Path, out: Path, **settings: object) -> Manifest:
-    made = ExtractSettings(**{"store": "video", "videos_per_shard": 2, **settings})  # type: ignore[arg-type]
-    return extract(videos, out, scan(videos, dataset="folder"), made, WorkerSettings(threads=1)).manifest
+    return extract_videos(videos, out, **{"store": "video", "videos_per_shard": 2, **settings}).manifest
 
 
 def read(manifest: Manifest, row: VideoRow) -> list[Rgb]:
@@ -347,7 +335,7 @@ def test_an_index_that_lies_is_found(copy: Path, shift: list[int]) -> None:
         offsets[at] += by
     content[first : first + size] = encode_offsets(offsets)
     shard.write_bytes(content)
-    report = vouched(copy, lambda manifest: manifest)
+    report = check_after(copy, lambda manifest: manifest)
     assert [(finding.kind, row.key in finding.place) for finding in report.findings] == [("frames", True)]
 
 

@@ -19,9 +19,9 @@ from cli.prep import main
 from manifests.manifest_io import HEADER_NAME, read_manifest
 from manifests.records import InputError
 from tests.extraction import BACKENDS, REPOSITORY, children, tree
-from tests.prep.conftest import moving_square, write_video
-from tgprep.config import ExtractSettings, WorkerSettings
-from tgprep.extract.pipeline import Hooks, Outcome, TooManyFailuresError, extract
+from tests.prep.support import extract_videos, moving_square, write_video
+from tgprep.config import WorkerSettings
+from tgprep.extract.pipeline import Hooks, Outcome, TooManyFailuresError
 from tgprep.extract.plan import plan_shards
 from tgprep.extract.workers.shards import Progress, ShardError, StoppedError
 from tgprep.scan.scan import scan
@@ -49,15 +49,7 @@ def run(
         max_memory_mb=max_memory_mb,
         max_failures=max_failures,
     )
-    return extract(
-        videos,
-        out,
-        scan(videos, dataset="folder"),
-        ExtractSettings(**settings),
-        how,
-        stop=stop,
-        hooks=hooks,  # type: ignore[arg-type]
-    )
+    return extract_videos(videos, out, workers=how, stop=stop, hooks=hooks, **settings)
 
 
 @pytest.fixture
@@ -354,10 +346,8 @@ def test_a_slow_disk_is_not_taken_for_a_hung_decoder(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{REPOSITORY}")
     monkeypatch.syspath_prepend(str(tmp_path))
     began = time.monotonic()
-    limit = WorkerSettings(threads=1, timeout_seconds=1.0)  # type: ignore[call-arg]
     videos = fake_videos(tmp_path / "videos", "a")
-    settings = ExtractSettings(decoder="slow_disk:open_video")  # type: ignore[call-arg]
-    outcome = extract(videos, tmp_path / "out", scan(videos, dataset="folder"), settings, limit)
+    outcome = run(videos, tmp_path / "out", timeout_seconds=1.0, decoder="slow_disk:open_video")
     assert outcome.account.num_written == 1
     assert time.monotonic() - began > 3 + 1.5
 

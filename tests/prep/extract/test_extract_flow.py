@@ -19,17 +19,15 @@ from manifests.manifest_io import read_manifest
 from manifests.records import InputError, VideoRow
 from manifests.sample import decode_offsets
 from manifests.table import FLOW_VIDEO_SCHEMA, VIDEO_SCHEMA, Manifest
-from tests.prep.conftest import moving_square, write_video
+from tests.prep.support import extract_videos, moving_square, write_video
 from tgprep.check.check import check
-from tgprep.config import ExtractSettings, WorkerSettings
+from tgprep.config import ExtractSettings
 from tgprep.convert.export_rawframes import export_rawframes
 from tgprep.convert.materialise import materialise
 from tgprep.decode.open import open_video
 from tgprep.encode.flow import FlowMethod, flow_estimator, flow_picture
-from tgprep.extract.pipeline import extract
 from tgprep.extract.update import Update
 from tgprep.obtain.sample import SampleSettings, render_sample
-from tgprep.scan.scan import scan
 
 Pixels = npt.NDArray[np.uint8]
 SAMPLE = SampleSettings(num_classes=2, num_groups=2, clips_per_group=1, width=64, height=48, min_frames=6, max_frames=9)
@@ -43,8 +41,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make(videos: Path, out: Path, update: Update | None = None, **settings: Any) -> Manifest:
-    made = ExtractSettings(**{"videos_per_shard": 3, **settings})
-    return extract(videos, out, scan(videos, dataset="folder"), made, WorkerSettings(threads=1), update=update).manifest
+    return extract_videos(videos, out, update=update, **{"videos_per_shard": 3, **settings}).manifest
 
 
 def stored(manifest: Manifest, row: VideoRow, kind: str) -> list[bytes]:

@@ -18,8 +18,7 @@ from manifests.manifest_io import read_manifest
 from manifests.records import VideoRow
 from tests.conftest import Reliability
 from tests.extraction import call, tree
-from tests.prep.conftest import moving_square, write_video
-from tests.prep.decode.test_decode import ffmpeg_frames
+from tests.prep.support import ffmpeg_frames, moving_square, write_video
 
 NAMES = [
     "plain",

@@ -15,23 +15,18 @@ from manifests import manifest_io as store
 from manifests.manifest_io import read_manifest
 from manifests.records import InputError
 from tests.extraction import tree
-from tests.prep.conftest import moving_square, write_video
-from tgprep.config import ExtractSettings, WorkerSettings
-from tgprep.extract.pipeline import Hooks, Outcome, extract
+from tests.prep.support import extract_videos, moving_square, write_video
+from tgprep.extract.pipeline import Hooks, Outcome
 from tgprep.extract.update import Update
 from tgprep.extract.work_folder import exclusive
 from tgprep.extract.workers.shards import StoppedError
-from tgprep.scan.scan import scan
 
 MakeFolder = Callable[..., Path]
 RETRY, ADD = Update(retry_failed=True), Update(add=True)
 
 
 def run(videos: Path, out: Path, update: Update | None = None, **more: Any) -> Outcome:
-    settings = ExtractSettings(videos_per_shard=4)
-    return extract(
-        videos, out, scan(videos, dataset="folder"), settings, WorkerSettings(threads=1), update=update, **more
-    )
+    return extract_videos(videos, out, update=update, videos_per_shard=4, **more)
 
 
 def shards(out: Path) -> dict[str, str]:

@@ -23,10 +23,8 @@ from manifests.records import InputError
 from manifests.splits.label_split import make_split, write_split
 from manifests.splits.settings import SplitSettings
 from manifests.table import Manifest
-from tgprep.config import ExtractSettings, WorkerSettings
-from tgprep.extract.pipeline import extract
+from tests.prep.support import extract_videos
 from tgprep.obtain.sample import SampleSettings, render_sample
-from tgprep.scan.scan import scan
 from tgprep.view.preview import choose_videos, write_preview
 
 
@@ -41,10 +39,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     broken = root / "videos" / "Z & <b>"
     broken.mkdir()
     (broken / "a <i>'\".avi").write_bytes(b"no video")
-    found = scan(root / "videos", dataset="folder")
-    outcome = extract(
-        root / "videos", root / "dataset", found, ExtractSettings(videos_per_shard=8), WorkerSettings(threads=1)
-    )
+    outcome = extract_videos(root / "videos", root / "dataset", videos_per_shard=8)
     write_split(
         root / "dataset",
         make_split(outcome.manifest, SplitSettings(percent=50, strategy="stratified", test_percent=25, name="mine")),
@@ -170,13 +165,7 @@ def test_a_damaged_video_is_shown_as_such(dataset: Path, tmp_path: Path) -> None
 
 def test_derived_gradients_are_computed(dataset: Path, tmp_path: Path) -> None:
     videos = dataset.parent / "videos"
-    extract(
-        videos,
-        tmp_path / "out",
-        scan(videos, dataset="folder"),
-        ExtractSettings(gradient="derived"),
-        WorkerSettings(threads=1),
-    )
+    extract_videos(videos, tmp_path / "out", gradient="derived")
     write_preview(str(tmp_path / "out"), tmp_path / "p.html", max_videos=3)
     for video in facts(tmp_path / "p.html")["videos"]:
         tiles = cv2.imdecode(np.frombuffer(base64.b64decode(video["clip"][1]), np.uint8), cv2.IMREAD_COLOR)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.prep.conftest import write_video
-from tests.prep.encode.test_h264 import numbered
+from tests.prep.support import numbered, write_video
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,7 @@ from manifests.records import VideoRow
 from manifests.splits.label_split import make_split
 from manifests.splits.settings import SplitSettings
 from manifests.table import Manifest
-from tests.prep.decode.test_decode import psnr
-from tests.prep.encode.test_h264 import number_of
+from tests.prep.support import number_of, psnr
 from tests.train.data.support import extract_all
 from tgprep.decode.stored import stored_frames
 from tgtrain.data.batch import StepDataset, StreamSource

@@ -17,10 +17,8 @@ import pytest
 from manifests.manifest_io import read_manifest
 from manifests.splits.label_split import make_split, read_split, write_split
 from manifests.splits.settings import SplitSettings
+from tests.prep.support import extract_videos
 from tests.train.report.pages import Parsed, parse, write_run, write_test
-from tgprep.config import ExtractSettings, WorkerSettings
-from tgprep.extract.pipeline import extract
-from tgprep.scan.scan import scan
 from tgtrain.report.page import write_report
 
 
@@ -56,7 +54,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                         container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
                     container.mux(stream.encode())
     videos, out = base / "videos", base / "dataset"
-    extract(videos, out, scan(videos), ExtractSettings(), WorkerSettings(threads=1))
+    extract_videos(videos, out)
     write_split(out, make_split(read_manifest(out), SplitSettings(percent=50, name="half")))
     return out
 

@@ -18,11 +18,7 @@ from PIL import Image
 from manifests.records import VideoRow
 from manifests.sample import video_gop
 from manifests.table import Manifest
-from tests.prep.conftest import write_video
-from tests.prep.encode.test_h264 import numbered
-from tgprep.config import ExtractSettings, WorkerSettings
-from tgprep.extract.pipeline import extract
-from tgprep.scan.scan import scan
+from tests.prep.support import extract_videos, numbered, write_video
 from tgtrain.data.clip import ClipPlan, ClipSettings, Gradient, plan_eval, plan_train
 from tgtrain.data.reader import ClipReader, open_reader
 from tgtrain.data.video_frames import GopDecoder
@@ -41,13 +37,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Manifest]:
     options: dict[str, dict[str, Any]] = {
         "stored": {"flow": "dis"}, "derived": {"gradient": "derived"}, "video": {"store": "video", "gop": 8, "flow": "dis"},
     }  # fmt: skip
-    found = scan(root / "videos", dataset="folder")
-    return {
-        name: extract(
-            root / "videos", root / name, found, ExtractSettings(**chosen), WorkerSettings(threads=1)
-        ).manifest
-        for name, chosen in options.items()
-    }
+    return {name: extract_videos(root / "videos", root / name, **chosen).manifest for name, chosen in options.items()}
 
 
 def reader_of(manifest: Manifest) -> ClipReader:

@@ -11,11 +11,7 @@ import pytest
 from manifests.manifest_io import read_manifest
 from manifests.sample import video_gop
 from manifests.table import Manifest
-from tests.prep.conftest import write_video
-from tests.prep.encode.test_h264 import numbered
-from tgprep.config import ExtractSettings, WorkerSettings
-from tgprep.extract.pipeline import extract
-from tgprep.scan.scan import scan
+from tests.prep.support import extract_videos, numbered, write_video
 from tgtrain.data.stores.remote import sample_fault
 from tgtrain.data.stores.video_index import index_of
 
@@ -45,14 +41,7 @@ def test_what_extraction_writes_has_no_fault(options: dict[str, str], tmp_path: 
             "png",
             "rgb24",
         )
-    settings = ExtractSettings(**options)  # type: ignore[arg-type]
-    made = extract(
-        tmp_path / "videos",
-        tmp_path / "set",
-        scan(tmp_path / "videos", dataset="folder"),
-        settings,
-        WorkerSettings(threads=1),
-    )
+    made = extract_videos(tmp_path / "videos", tmp_path / "set", **options)
     assert faults(made.manifest) == ["", ""]
 
 
