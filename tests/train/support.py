@@ -161,7 +161,7 @@ def dataset_of(root: Path, labelled: int = 4, unlabelled: int = 8) -> StepDatase
         reader=open_reader(manifest, split.key),
         labelled=source("labelled", labelled, Stream.LABELLED),
         unlabelled=source("unlabelled", unlabelled, Stream.UNLABELLED),
-        clip=ClipSettings(clip_len=4, interval=2, input_size=32),
+        clip=ClipSettings(clip_frames=4, interval=2, size=32),
         strong=StrongSettings(),
         seed=3,
     )

@@ -165,8 +165,8 @@ class StepDataset(Dataset[SslBatch]):
     def _read(self, source: StreamSource, stream: Stream, step: int) -> tuple[ClipBatch, tuple[Draw, ...]]:
         draws = rank_part(source.order.draws(step), self.rank, self.world_size)
         clip = self.clip
-        side = clip.input_size
-        frames, gradients = clip.clip_len, clip.clip_len + (clip.gradient == "slow")
+        side = clip.size
+        frames, gradients = clip.clip_frames, clip.clip_frames + (clip.gradient == "slow")
         # Decoded straight into what travels to the training process: a clip is copied nowhere on its way.
         num_rows = len(draws) * clip.num_clips
         rgb = _batch_memory((num_rows, frames, side, side, 3)) if self.rgb else None

@@ -118,7 +118,7 @@ def _strong_settings(config: Config) -> StrongSettings | MvplSettings:
         signs, signs_tg = draw_run_signs(rng), draw_run_signs(rng)
     return StrongSettings(
         num_ops=augment.num_ops,
-        share_geometry=augment.shared_geometry,
+        shared_geometry=augment.shared_geometry,
         fixed_signs=signs,
         fixed_signs_tg=signs_tg,
     )

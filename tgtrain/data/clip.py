@@ -1,6 +1,6 @@
 """Which frames and which part of them make a clip: pure arithmetic, no pixels.
 
-Frame indices count from 0. A clip of `clip_len` frames at `interval` spans S = clip_len * interval frames of n usable
+Frame indices count from 0. A clip of `clip_frames` frames at `interval` spans S = clip_frames * interval frames of n usable
 ones; a start is any of 0 .. n - S, and a video shorter than S is read round and round (index modulo n):
 
     n = 70, S = 64     start 0 |o.......o.......o.......o.......o.......o.......o.......o.......|......
@@ -47,40 +47,40 @@ Gradient = Literal["fast", "slow", "flow", "none"]
 class ClipSettings:
     """How clips are cut out of videos; the defaults are the main recipe.
 
-    clip_len: frames of a clip. interval: frames from one to the next.
+    clip_frames: frames of a clip. interval: frames from one to the next.
     num_clips: training clips a video. clip_spread: "segments" (one from each of num_clips equal parts of the starts) or
         "uniform" (each from all starts).
-    gradient: "fast" (TG_k of each frame k of the clip), "slow" (differences of clip_len + 1 frames spread over the
+    gradient: "fast" (TG_k of each frame k of the clip), "slow" (differences of clip_frames + 1 frames spread over the
         clip: the plan names the raw frames), "flow" (the stored flow picture of each frame in place of TG) or "none" (RGB
         alone, which may use the last frame too).
-    input_size: side in pixels of the square that the network sees in training.
+    size: side in pixels of the square that the network sees in training.
     test_size: side of the squares of a test with three crops; 0: 256 for an input of 224 (published), in proportion for others.
     crop: "resized" (random area and aspect) or "jitter" (random short side, then a random square: MvPL).
-    area_range: part of the resized frame that a "resized" crop covers. aspect_range: its width / height.
-    share_geometry: whether crop and flip are the same for RGB and TG (MvPL draws them independently).
+    area: part of the resized frame that a "resized" crop covers. aspect_range: its width / height.
+    shared_crop: whether crop and flip are the same for RGB and TG (MvPL draws them independently).
     flow_flip_keeps_x: whether flow of a mirrored clip keeps the direction of its horizontal motion, as in the reference's slip.
     """
 
-    clip_len: int = 8
+    clip_frames: int = 8
     interval: int = 8
     num_clips: int = 1
     clip_spread: Literal["segments", "uniform"] = "segments"
     gradient: Gradient = "fast"
-    input_size: int = REFERENCE_INPUT_SIZE
+    size: int = REFERENCE_INPUT_SIZE
     test_size: int = 0
     crop: Literal["resized", "jitter"] = "resized"
-    area_range: tuple[float, float] = (0.08, 1.0)
+    area: tuple[float, float] = (0.08, 1.0)
     aspect_range: tuple[float, float] = (3 / 4, 4 / 3)
     flip_probability: float = 0.5
-    share_geometry: bool = True
+    shared_crop: bool = True
     flow_flip_keeps_x: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("clip_len", "interval", "num_clips", "input_size"):
+        for name in ("clip_frames", "interval", "num_clips", "size"):
             if getattr(self, name) < 1:
                 raise InputError(f"setting {name}: got {getattr(self, name)}, expected a whole number >= 1")
-        if not 0 < self.area_range[0] <= self.area_range[1] <= 1:
-            raise InputError(f"setting area_range: got {self.area_range}, expected 0 < smallest <= largest <= 1")
+        if not 0 < self.area[0] <= self.area[1] <= 1:
+            raise InputError(f"setting area: got {self.area}, expected 0 < smallest <= largest <= 1")
         if not 0 < self.aspect_range[0] <= self.aspect_range[1]:
             raise InputError(f"setting aspect_range: got {self.aspect_range}, expected 0 < smallest <= largest")
         if not 0 <= self.flip_probability <= 1:
@@ -92,7 +92,7 @@ class ClipPlan:
     """What to read and cut for one clip: everything a reader needs, nothing left to chance.
 
     frames: indices of the RGB frames, in clip order.
-    tg_frames: for gradient "fast" and "flow" the k of each TG_k or flow picture k; for "slow" the clip_len + 1 RGB frames to subtract; else ().
+    tg_frames: for gradient "fast" and "flow" the k of each TG_k or flow picture k; for "slow" the clip_frames + 1 RGB frames to subtract; else ().
     resized: None: boxes are cut from the frame as stored and each cut is resized to output_size (training).
         Otherwise the whole frame is resized to this and boxes are cut from that, already output_size (evaluation:
         exactly the reference's pixels, and one resize serves all three crops).
@@ -127,7 +127,7 @@ def plan_train(
     plans = []
     for start in train_starts(num_usable, settings, rng):
         box, flip = _draw_geometry(frame, settings, rng)
-        tg_box, tg_flip = (box, flip) if settings.share_geometry else _draw_geometry(frame, settings, rng)
+        tg_box, tg_flip = (box, flip) if settings.shared_crop else _draw_geometry(frame, settings, rng)
         plan = ClipPlan(
             frames=clip_indices(start, num_usable, settings),
             tg_frames=(),
@@ -137,7 +137,7 @@ def plan_train(
             flip=flip,
             tg_boxes=(tg_box,),
             tg_flip=tg_flip,
-            output_size=settings.input_size,
+            output_size=settings.size,
             flow_keeps_x=settings.flow_flip_keeps_x,
         )
         plans.append(replace(plan, tg_frames=_gradient_indices(start, plan.frames, num_frames, settings)))
@@ -149,7 +149,7 @@ def plan_eval(
 ) -> tuple[ClipPlan, ...]:
     """The `num_clips` x `num_crops` views of a video for a test, clip-major; nothing is random.
 
-    num_crops 1: centre square of input_size from a short side of 256 (for input 224); 3: squares of that short side at
+    num_crops 1: centre square of `size` from a short side of 256 (for input 224); 3: squares of that short side at
     the start, end and middle of the long side. RGB uses all frames, so its score does not depend on whether TG is asked
     for; TG_k of the last frame, which does not exist, is replaced by the one before.
     Raises InputError for another number of crops, and for a video with too few frames.
@@ -157,11 +157,11 @@ def plan_eval(
     if num_clips < 1 or num_crops not in (1, 3):
         raise InputError(f"views: got {num_clips} clips x {num_crops} crops, expected at least 1 clip and 1 or 3 crops")
     _num_usable_frames(num_frames, settings.gradient)
-    short_side = reference_pixels(REFERENCE_SHORT_SIDE, settings.input_size)
+    short_side = reference_pixels(REFERENCE_SHORT_SIDE, settings.size)
     if num_crops == 3 and settings.test_size:
         short_side = settings.test_size
     resized = short_side_size(height, width, short_side)
-    boxes = (centre_crop(resized, settings.input_size),) if num_crops == 1 else three_crops(resized, short_side)
+    boxes = (centre_crop(resized, settings.size),) if num_crops == 1 else three_crops(resized, short_side)
     plans = []
     for start in eval_starts(num_frames, settings, num_clips):
         frames = clip_indices(start, num_frames, settings)
@@ -201,23 +201,23 @@ def centre_indices(num_frames: int, settings: ClipSettings) -> tuple[int, ...]:
 
 
 def clip_indices(start: int, num_frames: int, settings: ClipSettings) -> tuple[int, ...]:
-    """clip_len indices from `start` on, `interval` apart, modulo the number of frames."""
-    return tuple((start + settings.interval * place) % num_frames for place in range(settings.clip_len))
+    """clip_frames indices from `start` on, `interval` apart, modulo the number of frames."""
+    return tuple((start + settings.interval * place) % num_frames for place in range(settings.clip_frames))
 
 
 def slow_indices(start: int, num_frames: int, settings: ClipSettings) -> tuple[int, ...]:
-    """clip_len + 1 indices evenly from the first to the last frame of the clip (8 frames at 8: 9 frames at 7).
+    """clip_frames + 1 indices evenly from the first to the last frame of the clip (8 frames at 8: 9 frames at 7).
 
-    Their clip_len differences are the slow TG. They wrap like the clip, after they are spread over it.
+    Their clip_frames differences are the slow TG. They wrap like the clip, after they are spread over it.
     """
-    last = start + settings.interval * (settings.clip_len - 1)
-    spread = np.linspace(start, last, settings.clip_len + 1).round().astype(int)
+    last = start + settings.interval * (settings.clip_frames - 1)
+    spread = np.linspace(start, last, settings.clip_frames + 1).round().astype(int)
     return tuple(int(index) % num_frames for index in spread)
 
 
 def train_starts(num_frames_usable: int, settings: ClipSettings, rng: np.random.Generator) -> tuple[int, ...]:
     """First frames of `num_clips` random clips; 0 for each where the video is no longer than a clip's span."""
-    num_starts = num_frames_usable - settings.clip_len * settings.interval + 1
+    num_starts = num_frames_usable - settings.clip_frames * settings.interval + 1
     if num_starts < 1:
         return (0,) * settings.num_clips
     if settings.clip_spread == "uniform":
@@ -230,7 +230,7 @@ def train_starts(num_frames_usable: int, settings: ClipSettings, rng: np.random.
 
 def eval_starts(num_frames: int, settings: ClipSettings, num_clips: int) -> tuple[int, ...]:
     """First frames of `num_clips` evenly spread clips; 0 for each where the video is shorter than a clip's span."""
-    num_starts = num_frames - settings.clip_len * settings.interval + 1
+    num_starts = num_frames - settings.clip_frames * settings.interval + 1
     if num_starts < 1:
         return (0,) * num_clips
     part = num_starts / num_clips
@@ -240,13 +240,13 @@ def eval_starts(num_frames: int, settings: ClipSettings, num_clips: int) -> tupl
 def _draw_geometry(stored: Size, settings: ClipSettings, rng: np.random.Generator) -> tuple[CropBox, bool]:
     """Crop in pixels of the stored frame, and flip, of one training clip."""
     if settings.crop == "jitter":
-        low, high = (reference_pixels(side, settings.input_size) for side in REFERENCE_JITTER)
+        low, high = (reference_pixels(side, settings.size) for side in REFERENCE_JITTER)
         resized = short_side_size(stored.height, stored.width, low + below(rng, high - low + 1))
-        box = random_square(resized, settings.input_size, rng)
+        box = random_square(resized, settings.size, rng)
     else:
-        short_side = reference_pixels(REFERENCE_SHORT_SIDE, settings.input_size)
+        short_side = reference_pixels(REFERENCE_SHORT_SIDE, settings.size)
         resized = short_side_size(stored.height, stored.width, short_side)
-        box = random_resized_crop(resized, rng, settings.area_range, settings.aspect_range)
+        box = random_resized_crop(resized, rng, settings.area, settings.aspect_range)
     return carried_back(box, resized, stored), rng.random() < settings.flip_probability
 
 

@@ -87,17 +87,17 @@ def clip_settings(config: Config) -> ClipSettings:
     """How clips of a recipe are cut."""
     data = config.data
     return ClipSettings(
-        clip_len=data.clip_frames,
+        clip_frames=data.clip_frames,
         interval=data.interval,
         num_clips=config.method.clips_per_video,
         clip_spread=data.clip_spread,
         # A network of RGB alone may use the last frame, which has no TG.
         gradient="none" if config.model.streams == "rgb" else data.gradient,
-        input_size=data.size,
+        size=data.size,
         test_size=data.test_size,
         crop=data.crop,
-        area_range=data.area,
-        share_geometry=data.shared_crop,
+        area=data.area,
+        shared_crop=data.shared_crop,
         flow_flip_keeps_x="flow_flip_keeps_x" in config.compat.quirks,
     )
 

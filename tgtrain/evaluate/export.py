@@ -200,10 +200,10 @@ def _facts(trained: Trained, view: View) -> dict[str, str]:
     clip = clip_settings(trained.config)
     how = {
         "view": view,
-        "frames": clip.clip_len,
+        "frames": clip.clip_frames,
         "interval": clip.interval,
-        "short_side_pixels": reference_pixels(256, clip.input_size),
-        "crop_pixels": clip.input_size,
+        "short_side_pixels": reference_pixels(256, clip.size),
+        "crop_pixels": clip.size,
         "colour": "RGB, uint8" if view == "rgb" else "floor((frame - next frame + 255) / 2) of RGB, uint8",
         "average_over_views": trained.config.evaluate.average,
     }

@@ -177,9 +177,9 @@ def _pictures(
     place = reader.index[video]
     try:
         settings = ClipSettings(
-            clip_len=int(run.settings.get("data.clip_frames", 8)),
+            clip_frames=int(run.settings.get("data.clip_frames", 8)),
             interval=int(run.settings.get("data.interval", 8)),
-            input_size=_SIDE_PIXELS,
+            size=_SIDE_PIXELS,
         )
         (plan,) = plan_eval(place.num_frames, place.height, place.width, settings)
         clip = reader.read(video, plan)

@@ -81,7 +81,7 @@ def test_a_mirrored_clip_of_flow(folder: Path, keeps: bool) -> None:
     manifest = read_manifest(root)
     reader = open_reader(manifest, [row.key for row in manifest.videos if row.status == "written"])
     place = reader.index[0]
-    settings = ClipSettings(clip_len=4, interval=2, gradient="flow", input_size=48, flow_flip_keeps_x=keeps)
+    settings = ClipSettings(clip_frames=4, interval=2, gradient="flow", size=48, flow_flip_keeps_x=keeps)
     (plan,) = plan_train(place.num_frames, place.height, place.width, settings, np.random.default_rng(1))
     straight, turned = (reader.read(0, replace(plan, flip=flip, tg_flip=flip)) for flip in (False, True))
     reader.close()

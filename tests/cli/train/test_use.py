@@ -133,7 +133,7 @@ def test_a_decoder_that_crashes_or_hangs_costs_one_video(
     for name in ("a", "crash", "b", "hang", "c"):
         paths.append(tmp_path / f"{name}.avi")
         shutil.copy(videos_of(folder)[0], paths[-1])
-    job = ViewJob(paths[0], ClipSettings(input_size=32), 2, 1, True, True, 0, "wild_decoder:decode")
+    job = ViewJob(paths[0], ClipSettings(size=32), 2, 1, True, True, 0, "wild_decoder:decode")
     replies = list(read_all(job, paths, children=1, deadline_seconds=6))
     assert [reply.bad for reply in replies] == ["", "the decoder crashed", "", "decoding took longer than 6 s", ""]
     assert len(replies[0].clips) == 2
@@ -171,7 +171,7 @@ def test_an_interrupt_ends_predict_at_once_while_a_decoder_hangs(folder: Path, t
 
 def test_two_processes_read_the_same_views_in_order(folder: Path) -> None:
     paths = videos_of(folder)[:5]
-    job = ViewJob(paths[0], ClipSettings(input_size=32), 1, 3, True, False, 0, "pyav")
+    job = ViewJob(paths[0], ClipSettings(size=32), 1, 3, True, False, 0, "pyav")
     one, two = (list(read_all(job, paths, children, 60)) for children in (1, 2))
     for a, b in zip(one, two, strict=True):
         assert a.num_frames == b.num_frames > 0

@@ -105,7 +105,7 @@ def test_every_start_is_equally_likely() -> None:
 @quick
 @given(frame_counts, st.integers(1, 12), st.integers(1, 10), st.integers(0, 10**6))
 def test_training_indices_stay_inside_and_keep_the_interval(n: int, length: int, interval: int, number: int) -> None:
-    recipe = ClipSettings(clip_len=length, interval=interval)
+    recipe = ClipSettings(clip_frames=length, interval=interval)
     (clip,) = train_indices(n, recipe, sample_seed(number, 0, 0, "a/b", 0))
     assert len(clip) == length
     assert all(0 <= index < n for index in clip)
@@ -151,7 +151,7 @@ def test_more_clips_than_starts() -> None:
 def test_slow_tg_is_spread_over_the_clip() -> None:
     assert slow_indices(5, 200, MAIN) == (5, 12, 19, 26, 33, 40, 47, 54, 61)
     assert slow_indices(0, 40, MAIN) == (0, 7, 14, 21, 28, 35, 2, 9, 16)
-    recipe = ClipSettings(clip_len=4, interval=5, gradient="slow")
+    recipe = ClipSettings(clip_frames=4, interval=5, gradient="slow")
     (plan,) = plan_train(20, 240, 320, recipe, next(generators(1)))
     assert plan.frames == (0, 5, 10, 15)
     assert plan.tg_frames == (0, 4, 8, 11, 15)  # 3.75 apart, a half rounded to even
@@ -189,7 +189,7 @@ def test_resize_and_crops_are_the_golden_ones(golden: dict[str, Any]) -> None:
 @quick
 @given(sides, sides, st.integers(8, 320), st.integers(0, 10**6), st.sampled_from(["resized", "jitter"]))
 def test_boxes_lie_inside_the_stored_frame(height: int, width: int, size: int, number: int, crop: Any) -> None:
-    recipe = ClipSettings(input_size=size, crop=crop)
+    recipe = ClipSettings(size=size, crop=crop)
     (plan,) = plan_train(90, height, width, recipe, sample_seed(number, 0, 0, "a/b", 0))
     (box,) = plan.boxes
     assert box.top + box.height <= height
@@ -271,7 +271,7 @@ def test_one_crop_and_one_resize_show_what_two_resizes_show() -> None:
 
 
 def test_jitter_crops_a_square_from_a_short_side_of_256_to_320() -> None:
-    recipe = ClipSettings(crop="jitter", share_geometry=False)
+    recipe = ClipSettings(crop="jitter", shared_crop=False)
     plans = [plan_train(100, 240, 320, recipe, rng)[0] for rng in generators(800)]
     boxes = [box for plan in plans for box in (*plan.boxes, *plan.tg_boxes)]
     # 224 of a short side of 256 .. 320 is 210 .. 168 of 240 stored pixels, give or take the rounding of the edges.
@@ -285,7 +285,7 @@ def test_views_share_crop_and_flip_unless_told_otherwise() -> None:
     plans = [plan_train(100, 240, 320, MAIN, rng)[0] for rng in generators(300)]
     assert all((plan.boxes, plan.flip) == (plan.tg_boxes, plan.tg_flip) for plan in plans)
     assert 0.4 < np.mean([plan.flip for plan in plans]) < 0.6
-    apart = [plan_train(100, 240, 320, ClipSettings(share_geometry=False), rng)[0] for rng in generators(300)]
+    apart = [plan_train(100, 240, 320, ClipSettings(shared_crop=False), rng)[0] for rng in generators(300)]
     assert np.mean([plan.boxes == plan.tg_boxes for plan in apart]) < 0.02
     assert 0.4 < np.mean([plan.flip == plan.tg_flip for plan in apart]) < 0.6
 
@@ -312,17 +312,17 @@ def test_mistakes_are_named() -> None:
         plan_eval(0, 240, 320, RGB_ONLY)
     with pytest.raises(InputError, match="1 or 3 crops"):
         plan_eval(100, 240, 320, MAIN, 10, 2)
-    for wrong in ({"interval": 0}, {"area_range": (0.0, 1.0)}, {"aspect_range": (2.0, 1.0)}, {"flip_probability": 1.5}):
+    for wrong in ({"interval": 0}, {"area": (0.0, 1.0)}, {"aspect_range": (2.0, 1.0)}, {"flip_probability": 1.5}):
         with pytest.raises(InputError, match=next(iter(wrong))):
             ClipSettings(**wrong)  # type: ignore[arg-type]
 
 
 def test_three_crops_of_a_given_size() -> None:
-    (plan,) = plan_eval(64, 240, 320, ClipSettings(input_size=64, test_size=64), num_crops=3)
+    (plan,) = plan_eval(64, 240, 320, ClipSettings(size=64, test_size=64), num_crops=3)
     assert plan.output_size == 64
     assert plan.resized == Size(64, 85)
     assert [(box.top, box.left, box.height, box.width) for box in plan.boxes] == [
         (0, 0, 64, 64), (0, 20, 64, 64), (0, 10, 64, 64)
     ]  # fmt: skip
-    (centre,) = plan_eval(64, 240, 320, ClipSettings(input_size=64, test_size=64))
+    (centre,) = plan_eval(64, 240, 320, ClipSettings(size=64, test_size=64))
     assert centre.resized == Size(73, 97)

@@ -19,7 +19,7 @@ from tgtrain.data.clip import ClipSettings, plan_eval, plan_train
 from tgtrain.data.reader import BadSampleError, Clip, ClipReader, open_reader
 from tgtrain.randomness import sample_seed
 
-SETTINGS = ClipSettings(clip_len=4, interval=3, input_size=32)
+SETTINGS = ClipSettings(clip_frames=4, interval=3, size=32)
 
 
 def reader_of(root: Path, keys: list[str] | None = None) -> ClipReader:
@@ -53,7 +53,7 @@ def test_a_training_clip_is_the_planned_cut_of_the_planned_frames(data_set: Path
 def test_gradient_frames_belong_to_the_frames_of_the_clip(data_set: Path) -> None:
     reader = reader_of(data_set)
     video = [place.key for place in reader.index].index("class0/v_02")
-    (plan,) = plan_eval(20, 48, 64, ClipSettings(clip_len=4, interval=3, input_size=42))
+    (plan,) = plan_eval(20, 48, 64, ClipSettings(clip_frames=4, interval=3, size=42))
     clip = reader.read(video, plan)
     assert clip.tg is not None
     for index, got in zip(plan.tg_frames, clip.tg, strict=True):
@@ -65,7 +65,7 @@ def test_gradient_frames_belong_to_the_frames_of_the_clip(data_set: Path) -> Non
 
 def test_derived_gradients_are_those_of_the_stored_frames(make_data_set: Callable[..., Path]) -> None:
     reader = reader_of(make_data_set(stored_tg=False))
-    (plan,) = plan_eval(20, 48, 64, ClipSettings(clip_len=4, interval=3, input_size=42))
+    (plan,) = plan_eval(20, 48, 64, ClipSettings(clip_frames=4, interval=3, size=42))
     clip = reader.read(0, plan)
     assert clip.tg is not None
     box = plan.boxes[0]
@@ -112,7 +112,9 @@ def test_damage_is_named(make_data_set: Callable[..., Path]) -> None:
     (plan,) = plan_eval(20, 48, 64, SETTINGS)
     with pytest.raises(BadSampleError, match=rf"{row.key} in {row.shard}: RGB frame \d+ is damaged"):
         for start in range(9):
-            reader_of(root).read(0, plan if start else plan_eval(20, 48, 64, ClipSettings(clip_len=20, interval=1))[0])
+            reader_of(root).read(
+                0, plan if start else plan_eval(20, 48, 64, ClipSettings(clip_frames=20, interval=1))[0]
+            )
     (root / row.shard).unlink()
     with pytest.raises(BadSampleError, match="No such file"):
         reader_of(root).read(0, plan)

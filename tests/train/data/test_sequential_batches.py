@@ -265,7 +265,7 @@ def test_the_kept_bytes_are_enough_in_every_form(videos: Path, tmp_path: Path, f
     indexed = open_reader(manifest, keys)
     reader = open_reader(manifest, keys, stream=ShardSource(manifest.root))
     gradient = {"slow": "slow", "flow": "flow", "rgb": "none"}.get(form, "fast")
-    clip = ClipSettings(clip_len=4, interval=3, input_size=32, num_clips=2, gradient=gradient)  # type: ignore[arg-type]
+    clip = ClipSettings(clip_frames=4, interval=3, size=32, num_clips=2, gradient=gradient)  # type: ignore[arg-type]
     tg = form != "rgb"
 
     def plan(facts: object, pass_index: int) -> object:
@@ -344,7 +344,7 @@ def test_a_stream_that_breaks_once_loses_nothing(root: Path, tmp_path: Path) -> 
 def test_a_web_server_in_trouble_costs_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Errors are waited out with one warning; a file that was cut on its way is read again."""
     told: list[str] = []
-    monkeypatch.setattr(stores, "_tell", lambda place, text: told.append(text))
+    monkeypatch.setattr(stores, "_warning_handler", lambda place, text: told.append(text))
     monkeypatch.setattr(stores, "_trouble", {})
     monkeypatch.setattr(stores, "_heard", None)
     with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Troubled, directory=str(root.parent))) as running:

@@ -32,7 +32,7 @@ from tgtrain.method.augment.plan import StrongSettings
 from tgtrain.randomness import Stream, sample_seed
 
 Rgb = npt.NDArray[np.uint8]
-SETTINGS = ClipSettings(clip_len=4, interval=3, input_size=32)
+SETTINGS = ClipSettings(clip_frames=4, interval=3, size=32)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_training_plans_cut_what_a_pass_over_the_video_cuts(manifest: Manifest) 
     for number in range(24):
         video = number % len(manifest.videos)
         row = manifest.videos[video]
-        clip = replace(SETTINGS, gradient=("fast", "slow")[number // 4 % 2], share_geometry=number % 3 > 0)
+        clip = replace(SETTINGS, gradient=("fast", "slow")[number // 4 % 2], shared_crop=number % 3 > 0)
         (plan,) = plan_train(row.num_frames, row.height, row.width, clip, sample_seed(0, 0, number, "k", 0))
         (expected,), _ = cut_video(iter(all_frames(manifest, row)), [plan])
         got = reader.read(video, plan)
@@ -117,7 +117,7 @@ def test_clips_hold_the_planned_frames_and_their_gradients(manifest: Manifest) -
     reader = reader_of(manifest)
     for video, row in enumerate(manifest.videos):
         frames = all_frames(manifest, row)
-        (plan,) = plan_eval(row.num_frames, row.height, row.width, ClipSettings(clip_len=4, interval=5, input_size=35))
+        (plan,) = plan_eval(row.num_frames, row.height, row.width, ClipSettings(clip_frames=4, interval=5, size=35))
         (expected,), count = cut_video(iter(frames), [plan])
         assert count == row.num_frames
         clip = reader.read(video, plan)
@@ -125,7 +125,7 @@ def test_clips_hold_the_planned_frames_and_their_gradients(manifest: Manifest) -
         assert clip.tg is not None
         assert expected.tg is not None
         np.testing.assert_array_equal(clip.tg, expected.tg)
-        slow = ClipSettings(clip_len=4, interval=5, input_size=35, gradient="slow")
+        slow = ClipSettings(clip_frames=4, interval=5, size=35, gradient="slow")
         (plan,) = plan_eval(row.num_frames, row.height, row.width, slow)
         (expected,), _ = cut_video(iter(frames), [plan])
         np.testing.assert_array_equal(reader.read(video, plan).tg, expected.tg)  # type: ignore[arg-type]
@@ -135,7 +135,7 @@ def test_views_of_a_test_and_odd_sizes(manifest: Manifest) -> None:
     reader = reader_of(manifest)
     video = next(k for k, row in enumerate(manifest.videos) if row.width == 73)
     row = manifest.videos[video]
-    plans = plan_eval(row.num_frames, row.height, row.width, ClipSettings(clip_len=4, interval=3, input_size=35), 3, 3)
+    plans = plan_eval(row.num_frames, row.height, row.width, ClipSettings(clip_frames=4, interval=3, size=35), 3, 3)
     expected, _ = cut_video(iter(all_frames(manifest, row)), plans)
     got = reader.read_views(video, plans)
     assert len(got) == len(expected) == 9
@@ -155,7 +155,7 @@ def test_clips_are_near_those_of_the_jpeg_store(shared: Path, tmp_path: Path) ->
     ]
     assert stores[0].videos.column("num_frames") == stores[1].videos.column("num_frames")
     readers = [reader_of(store) for store in stores]
-    clip = ClipSettings(clip_len=8, interval=4, input_size=112)
+    clip = ClipSettings(clip_frames=8, interval=4, size=112)
     near, near_tg, off = [], [], []
     for number in range(12):
         video = number % 2

@@ -25,7 +25,7 @@ from tgtrain.method.augment.apply import normalise
 from tgtrain.method.networks.model import ModelSettings, build_model
 from tgtrain.ranks.distributed import Ranks
 
-CLIP = ClipSettings(clip_len=4, interval=3, input_size=32)
+CLIP = ClipSettings(clip_frames=4, interval=3, size=32)
 ALONE = Ranks(0, 1, torch.device("cpu"))
 MODEL = ModelSettings(num_classes=3, depth=10, width=4)
 
@@ -209,7 +209,7 @@ with joined("cpu") as ranks:
     done = []
     result = evaluate(
         build_model(ModelSettings(num_classes=3, depth=10, width=4), seed=1), setup.reader, places, setup.labels(places),
-        setup.classes, ClipSettings(clip_len=4, interval=3, input_size=32), Views(2, 1), ranks,
+        setup.classes, ClipSettings(clip_frames=4, interval=3, size=32), Views(2, 1), ranks,
         tell=lambda number, total: done.append(total),
     )
     Path({out!r}, f"rank{{ranks.rank}}.json").write_text(json.dumps(

@@ -272,7 +272,7 @@ def test_two_processes_train_together_and_resume_as_one(data_set: Path, tmp_path
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("data.area=[2.0, 1.0]", "area_range"),
+        ("data.area=[2.0, 1.0]", "setting area"),
         ("augment.num_ops=99", "num_ops"),
         ('method.contrast=["crossview"]', "clips_per_video: got 1, contrast crossview expects 2"),
         ("data.clip_frames=1", "at least 2"),

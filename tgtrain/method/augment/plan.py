@@ -72,7 +72,7 @@ class StrongSettings:
     """How strong views of the main recipe are drawn.
 
     num_ops: operations a clip. level: strength, 0 to 1. cutout_fill: grey level.
-    share_geometry: whether TG is moved and hidden where RGB is (the reference draws the two independently).
+    shared_geometry: whether TG is moved and hidden where RGB is (the reference draws the two independently).
     fixed_signs, fixed_signs_tg: None, or the signs of SIGNED_OPS for a whole run, of RGB (or a view on its own) and of
         TG (compatibility, see `draw_run_signs`).
     """
@@ -80,7 +80,7 @@ class StrongSettings:
     num_ops: int = 2
     level: float = 0.9
     cutout_fill: int = 128
-    share_geometry: bool = False
+    shared_geometry: bool = False
     fixed_signs: tuple[int, ...] | None = None
     fixed_signs_tg: tuple[int, ...] | None = None
 
@@ -122,9 +122,9 @@ def draw_strong_plan(rng: np.random.Generator, settings: StrongSettings) -> Stro
 def draw_strong_plans(
     rng_rgb: np.random.Generator, rng_tg: np.random.Generator, settings: StrongSettings
 ) -> tuple[StrongPlan, StrongPlan]:
-    """Plans for the RGB and the TG view of one clip: independent, or moved and hidden alike (`share_geometry`)."""
+    """Plans for the RGB and the TG view of one clip: independent, or moved and hidden alike (`shared_geometry`)."""
     rgb = draw_strong_plan(rng_rgb, settings)
-    if settings.share_geometry:
+    if settings.shared_geometry:
         return rgb, with_geometry_of(rgb, rng_tg, settings)
     return rgb, draw_strong_plan(rng_tg, replace(settings, fixed_signs=settings.fixed_signs_tg))
 

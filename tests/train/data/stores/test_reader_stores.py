@@ -76,7 +76,7 @@ def test_the_second_view_of_a_jpeg_store_pixel_by_pixel(
     """Slow TG comes as the raw frames whose differences it is; flow and TG as they are stored. Each beside the RGB frames."""
     manifest = stores["stored"]
     reader = reader_of(manifest)
-    settings = ClipSettings(clip_len=4, interval=3, input_size=32, gradient=gradient)
+    settings = ClipSettings(clip_frames=4, interval=3, size=32, gradient=gradient)
     for number in range(16):
         row = manifest.videos[number % 2]
         (plan,) = plan_train(row.num_frames, row.height, row.width, settings, sample_seed(0, 0, number, "k", 0))
@@ -108,7 +108,7 @@ def test_what_many_views_share_is_decoded_once(
     monkeypatch.setattr(
         simplejpeg, "decode_jpeg", lambda jpeg, *a, **kw: decoded.append(jpeg) or decode(jpeg, *a, **kw)
     )
-    settings = ClipSettings(clip_len=4, interval=3, input_size=32, gradient=gradient)
+    settings = ClipSettings(clip_frames=4, interval=3, size=32, gradient=gradient)
     plans = plan_eval(40, 48, 72, settings, num_clips=10, num_crops=3)
     reader_of(stores[store]).read_views(0, plans)
     frames, gradients = wanted(plans)
@@ -140,7 +140,7 @@ def test_of_a_stored_video_every_coded_picture_is_decoded_once(
             yield number, frame
 
     monkeypatch.setattr(GopDecoder, "decode", counted)
-    settings = ClipSettings(clip_len=4, interval=3, input_size=32, gradient=gradient)
+    settings = ClipSettings(clip_frames=4, interval=3, size=32, gradient=gradient)
     plans = plan_eval(40, 48, 72, settings, num_clips=10, num_crops=3)
     reader_of(manifest).read_views(0, plans)
     frames, gradients = wanted(plans)

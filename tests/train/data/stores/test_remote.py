@@ -30,7 +30,7 @@ from tgtrain.data.stores.cache import CacheSettings
 from tgtrain.data.stores.local import Need
 from tgtrain.data.stores.remote import RemoteShards
 
-SETTINGS = ClipSettings(clip_len=4, interval=3, input_size=32)
+SETTINGS = ClipSettings(clip_frames=4, interval=3, size=32)
 (PLAN,) = plan_eval(20, 48, 64, SETTINGS)
 NUM_SHARDS = 6
 
@@ -70,7 +70,7 @@ def own_url(url: str, store: ObjectStore, local: Path, tmp_path: Path) -> str:
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(stores, "_tell", lambda root, text: lines.append(text))
+    monkeypatch.setattr(stores, "_warning_handler", lambda root, text: lines.append(text))
     return lines
 
 

@@ -134,7 +134,7 @@ def test_signs_can_be_fixed_for_a_run() -> None:
 def test_views_are_independent_unless_geometry_is_shared() -> None:
     def pairs(share: bool) -> list[tuple[StrongPlan, StrongPlan]]:
         both = zip(generators(6300), generators(6300, Choice.STRONG_TG), strict=True)
-        return [draw_strong_plans(rgb, tg, StrongSettings(share_geometry=share)) for rgb, tg in both]
+        return [draw_strong_plans(rgb, tg, StrongSettings(shared_geometry=share)) for rgb, tg in both]
 
     assert np.mean([rgb == tg for rgb, tg in pairs(False)]) < 0.02
     shared = pairs(True)
