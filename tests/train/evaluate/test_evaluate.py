@@ -198,7 +198,7 @@ from manifests.manifest_io import read_manifest
 from tgtrain.data.clip import ClipSettings
 from tgtrain.config import load_recipe
 from tgtrain.ranks.distributed import joined
-from tgtrain.evaluate.results import Views
+from tgtrain.evaluate.results import EvalProtocol
 from tgtrain.evaluate.evaluate import evaluate
 from tgtrain.method.networks.model import ModelSettings, build_model
 from tgtrain.data.setup import prepare
@@ -209,8 +209,8 @@ with joined("cpu") as ranks:
     done = []
     result = evaluate(
         build_model(ModelSettings(num_classes=3, depth=10, width=4), seed=1), setup.reader, places, setup.labels(places),
-        setup.classes, ClipSettings(clip_frames=4, interval=3, size=32), Views(2, 1), ranks,
-        tell=lambda number, total: done.append(total),
+        setup.classes, ClipSettings(clip_frames=4, interval=3, size=32), EvalProtocol(2, 1), ranks,
+        on_progress=lambda number, total: done.append(total),
     )
     Path({out!r}, f"rank{{ranks.rank}}.json").write_text(json.dumps(
         [result.keys, result.named(), result.scores.tolist(), len(done)]))
