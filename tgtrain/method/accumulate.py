@@ -1,23 +1,24 @@
-"""A global batch on fewer machines than it was made for: the batch in parts, gradients added up, one update of the weights.
+"""Gradient accumulation: a global batch as K micro-batches, whose gradients add up to one update of the weights.
 
-Part k of every rank together is the k-th block of the global batch, whatever the number of ranks, so a run in K parts is
-the same function of seed and step on any number of them. What is the same as with the batch in one piece, and what not:
+Micro-batch k of all ranks together is the k-th block of the global batch, whatever the number of ranks, so a run in K
+micro-batches is the same function of seed and step on any number of them. Compared with the batch in one piece:
 
-    supervised, pseudo-labels, alignment   means over equal parts: the mean of the parts is that of the batch
+    supervised, pseudo-labels, alignment   means over equal parts: the mean over micro-batches is that of the batch
     UDA                                    divided by the trusted clips of the whole batch, counted beforehand
-    contrast over "batch"                  every row meets the rows of all parts: each part is run twice, first without gradient
-                                           for its embeddings (Gao et al., Scaling Deep Contrastive Learning Batch Size, 2021)
-    contrast over "part"                   rows meet those of their own part alone: one run, fewer negatives
-    BatchNorm                              statistics of each part (of all ranks), not of the batch; running averages reach back
-                                           over as many videos as with the batch in one piece
-    dropout                                drawn from (seed, step, part)
+    contrast over "batch"                  every row is compared with the rows of all micro-batches: each is run twice, first
+                                           without gradient for its embeddings (GradCache: Gao et al., Scaling Deep
+                                           Contrastive Learning Batch Size, 2021)
+    contrast over "part"                   rows are compared within their micro-batch: one run, fewer negatives
+    BatchNorm                              statistics of each micro-batch (of all ranks), not of the batch; running averages
+                                           span as many videos as with the batch in one piece
+    dropout                                drawn from (seed, step, micro-batch)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -26,13 +27,34 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from tgtrain.method import losses
-from tgtrain.method.gather import RowGather, gather_rows
 from tgtrain.method.networks.model import View
 from tgtrain.method.settings import MethodSettings
-from tgtrain.method.step import COUNTS, PartSummary, StepInputs, Whole, named_values, step_terms, summarise
+from tgtrain.method.step import (
+    Rows,
+    StepInputs,
+    contrast_gate,
+    forward_views,
+    loss_terms,
+    pseudo_labels,
+    split_rows,
+    step_terms,
+)
+from tgtrain.method.terms import COUNTS, NamedValues, Terms, named_values, sum_of
 
 ContrastOver = Literal["batch", "part"]
-NamedValues = list[tuple[str, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSurvey:
+    """What the loss of one micro-batch takes from the whole batch of this rank."""
+
+    num_parts: int
+    num_trusted: Mapping[View, Tensor]
+    """Trusted pseudo-labels in all micro-batches."""
+    contrast: tuple[Tensor, ...] | None = None
+    """Value of each contrast term over the batch, weights applied; None if each micro-batch has its own contrast."""
+    gradients: Mapping[View, Sequence[Tensor]] = field(default_factory=dict)
+    """Gradient of their sum at the embeddings of this micro-batch: one [rows, D] per clip of a video."""
 
 
 def add_gradients(
@@ -45,80 +67,119 @@ def add_gradients(
     over: ContrastOver = "batch",
     autocast: AbstractContextManager[object] | None = None,
     scale: Callable[[Tensor], Tensor] = lambda total: total,
-    gather: RowGather = gather_rows,
 ) -> NamedValues:
-    """Add the gradients of a batch to the `.grad` of the weights, and give what a log shows of it; waits for nothing.
+    """Add the gradients of a batch to the `.grad` of the weights; returns the values to log. Waits for nothing.
 
-    parts: gives the `num_parts` parts, the same ones each time, and sets the generator that dropout draws from before each.
-    over: what the rows of the contrast loss are compared with. autocast: of the forward passes. scale: of float16 gradients.
-    All ranks must call this; DistributedDataParallel joins gradients once, with the last part.
+    parts: gives the `num_parts` micro-batches, the same ones each time, and seeds the generator of dropout before each.
+    over: what the rows of the contrast loss are compared with. autocast: for the forward passes. scale: for float16 gradients.
+    All ranks must call this; DistributedDataParallel joins gradients once, with the last micro-batch.
     """
     precision = autocast or nullcontext()
-    wholes: Sequence[Whole | None] = [None] * num_parts
+    surveys: Sequence[BatchSurvey | None] = [None] * num_parts
     if num_parts > 1 and _needs_survey(method, epoch, over):
         with precision:
-            wholes = _survey(network, parts(), method, over, gather)
-    found = []
-    for number, (views, whole) in enumerate(zip(parts(), wholes, strict=True)):
-        with nullcontext() if number == num_parts - 1 else _on_its_own(network):
+            surveys = _survey(network, parts(), method, over)
+    values = []
+    for number, (views, survey) in enumerate(zip(parts(), surveys, strict=True)):
+        with nullcontext() if number == num_parts - 1 else _no_sync(network):
             with precision:
-                terms = step_terms(network, views, method, epoch, gather, whole)
+                if survey is None:
+                    terms = step_terms(network, views, method, epoch)
+                else:
+                    terms = _terms_over_batch(network, views, method, epoch, survey)
             total = terms.total if num_parts == 1 else terms.total / num_parts
             scale(total).backward()  # type: ignore[no-untyped-call]
-        found.append(named_values(terms, method))
-    return found[0] if num_parts == 1 else _joined(found)
+        values.append(named_values(terms, method))
+    return values[0] if num_parts == 1 else _average(values)
 
 
 def _needs_survey(method: MethodSettings, epoch: int, over: ContrastOver) -> bool:
-    """Whether a part's loss depends on the other parts."""
+    """Whether the loss of a micro-batch depends on the other ones."""
     counts_trusted = method.method == "uda" and epoch >= method.warmup_epochs
     return counts_trusted or (over == "batch" and bool(method.contrast))
 
 
 def _survey(
-    network: nn.Module, parts: Iterable[StepInputs], method: MethodSettings, over: ContrastOver, gather: RowGather
-) -> list[Whole]:
-    """Run every part once without gradient, and give each what its loss takes from the others."""
-    with torch.no_grad(), statistics_kept(network):
-        seen = [summarise(network, views, method) for views in parts]
-    num_trusted = {view: sum_of(part.num_trusted[view] for part in seen) for view in seen[0].num_trusted}
-    alone = Whole(len(seen), num_trusted)
+    network: nn.Module, parts: Iterable[StepInputs], method: MethodSettings, over: ContrastOver
+) -> list[BatchSurvey]:
+    """Run every micro-batch once without gradient, and collect what the loss of each takes from the others."""
+    forwards: list[Rows] = []
+    with torch.no_grad(), frozen_running_statistics(network):
+        for views in parts:
+            output = forward_views(network, views, method.weak_forward)
+            forwards.append(split_rows(output, len(views.labelled), method.clips_per_video))
+        targets = [pseudo_labels(rows.weak, method) for rows in forwards]
+        num_trusted = {view: sum_of(part[view].confident_U.sum() for part in targets) for view in targets[0]}
+    survey = BatchSurvey(len(forwards), num_trusted)
     if over == "part" or not method.contrast:
-        return [alone] * len(seen)
-    return _with_contrast(alone, seen, method, gather)
+        return [survey] * len(forwards)
+    return _survey_contrast(survey, [rows.embeddings for rows in forwards], method)
 
 
-def _with_contrast(alone: Whole, seen: Sequence[PartSummary], method: MethodSettings, gather: RowGather) -> list[Whole]:
-    """The contrast of the whole batch, and its gradient at the embeddings of each part."""
+def _survey_contrast(
+    survey: BatchSurvey, embeddings: Sequence[Mapping[View, Sequence[Tensor]]], method: MethodSettings
+) -> list[BatchSurvey]:
+    """Compute the contrast terms of the whole batch, and their gradient at the embeddings of each micro-batch."""
     leaves = [
-        {view: [rows.float().requires_grad_() for rows in clips] for view, clips in part.embeddings.items()}
-        for part in seen
+        {view: [rows.float().requires_grad_() for rows in clips] for view, clips in part.items()} for part in embeddings
     ]
-    joined: dict[View, list[Tensor]] = {
-        view: [torch.cat(rows) for rows in zip(*(part[view] for part in leaves), strict=True)] for view in leaves[0]
-    }
-    values = [
-        method.contrast_weight * losses.clip_contrast_loss(joined, variant, method.temperature, gather)
+    batch = {view: [torch.cat(rows) for rows in zip(*(part[view] for part in leaves), strict=True)] for view in leaves[0]}
+    terms = [
+        method.contrast_weight * losses.clip_contrast_loss(batch, variant, method.temperature)
         for variant in method.contrast
     ]
     flat = [rows for part in leaves for clips in part.values() for rows in clips]
-    found = torch.autograd.grad(torch.stack(values).sum(), flat, allow_unused=True, materialize_grads=True)
-    gradients = iter(found)
+    gradients = iter(torch.autograd.grad(sum_of(terms), flat, allow_unused=True, materialize_grads=True))
     return [
         replace(
-            alone,
-            contrast=tuple(value.detach() for value in values),
-            gradients={view: tuple(next(gradients) for _ in clips) for view, clips in part.items()},
+            survey,
+            contrast=tuple(term.detach() for term in terms),
+            gradients={view: [next(gradients) for _ in clips] for view, clips in part.items()},
         )
         for part in leaves
     ]
 
 
+def _terms_over_batch(
+    network: nn.Module, views: StepInputs, method: MethodSettings, epoch: int, survey: BatchSurvey
+) -> Terms:
+    """The terms of one micro-batch such that the mean over micro-batches is that of the whole batch."""
+    output = forward_views(network, views, method.weak_forward)
+    rows = split_rows(output, len(views.labels_B), method.clips_per_video)
+    own = method if survey.contrast is None else replace(method, contrast=())
+    terms = loss_terms(output, views.labels_B, own, epoch, views.true_labels_U)
+    contrast, learnt = terms.contrast, terms.contrast
+    if survey.contrast is not None:
+        contrast = survey.contrast
+        learnt = (*contrast, _surrogate_loss(rows.embeddings, survey))
+    pseudo = terms.pseudo
+    if method.method == "uda" and epoch >= method.warmup_epochs:
+        # The trusted clips of the batch, shared evenly among the micro-batches, in place of those of this one.
+        pseudo = {
+            view: method.unlabelled_weight
+            * losses.mean_over_trusted(
+                losses.uda_sum(rows.strong[view], target, method.uda_detach),
+                survey.num_trusted[view] / survey.num_parts,
+            )
+            for view, target in pseudo_labels(rows.weak, method).items()
+        }
+    gate = contrast_gate(method, epoch)
+    total = sum_of([*terms.supervised.values(), *pseudo.values(), *terms.align, *(gate * term for term in learnt)])
+    return replace(terms, total=total, pseudo=pseudo, contrast=contrast)
+
+
+def _surrogate_loss(embeddings: Mapping[View, Sequence[Tensor]], survey: BatchSurvey) -> Tensor:
+    """Zero-valued term whose gradient is that of the full-batch contrast loss (GradCache)."""
+    pairs = [pair for view in embeddings for pair in zip(embeddings[view], survey.gradients[view], strict=True)]
+    products = sum_of((rows_ND.float() * gradient_ND).sum() for rows_ND, gradient_ND in pairs)
+    return survey.num_parts * (products - products.detach())
+
+
 @torch.no_grad()
 def clip_gradients(network: nn.Module, limit: float, may_ask: bool = False) -> Tensor:
-    """The L2 norm of all gradients, which are scaled down where it is above `limit` (0: never).
+    """Scale all gradients down if their L2 norm is above `limit` (0: never); returns the norm before.
 
-    may_ask: look at the norm, and save a pass over gradients that would be multiplied by 1; else nothing waits for the device.
+    may_ask: read the norm, which saves a multiplication by 1 of all gradients; otherwise nothing waits for the device.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.grad is not None]
     norm = nn.utils.get_total_norm(parameter.grad for parameter in parameters if parameter.grad is not None)
@@ -128,8 +189,8 @@ def clip_gradients(network: nn.Module, limit: float, may_ask: bool = False) -> T
 
 
 @contextmanager
-def statistics_kept(network: nn.Module) -> Iterator[None]:
-    """Within, BatchNorm in train mode leaves its running statistics and counters as they are."""
+def frozen_running_statistics(network: nn.Module) -> Iterator[None]:
+    """Within this context BatchNorm in train mode does not update its running statistics and counters."""
     layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
     for layer in layers:
         layer.track_running_stats = False
@@ -141,27 +202,22 @@ def statistics_kept(network: nn.Module) -> Iterator[None]:
 
 
 def rescale_bn_momentum(network: nn.Module, num_parts: int) -> None:
-    """Let the running statistics of BatchNorm, updated once a part, weigh a step as much as one update does now."""
+    """Lower BatchNorm momentum so that K micro-batch updates decay running statistics like one full-batch update."""
     for layer in network.modules():
         if isinstance(layer, _BatchNorm) and layer.momentum is not None and num_parts > 1:
             layer.momentum = 1 - (1 - layer.momentum) ** (1 / num_parts)
 
 
-def sum_of(tensors: Iterable[Tensor]) -> Tensor:
-    """The sum of scalars, on their device."""
-    return torch.stack(list(tensors)).sum()
-
-
-def _on_its_own(network: nn.Module) -> AbstractContextManager[None]:
-    """Within, gradients stay with the rank."""
+def _no_sync(network: nn.Module) -> AbstractContextManager[None]:
+    """Skip the gradient synchronisation of DistributedDataParallel for this micro-batch."""
     plain = getattr(network, "_orig_mod", network)  # torch.compile wraps it
     return plain.no_sync() if isinstance(plain, DistributedDataParallel) else nullcontext()
 
 
-def _joined(found: Sequence[NamedValues]) -> NamedValues:
-    """Means over the parts; counts are sums."""
-    joined = []
-    for same in zip(*found, strict=True):
-        name, values = same[0][0], torch.stack([value.float() for _, value in same])
-        joined.append((name, values.sum() if name in COUNTS else values.mean()))
-    return joined
+def _average(values: Sequence[NamedValues]) -> NamedValues:
+    """Average the logged values over the micro-batches; counts are summed."""
+    averages = []
+    for same in zip(*values, strict=True):
+        name, stacked = same[0][0], torch.stack([value.float() for _, value in same])
+        averages.append((name, stacked.sum() if name in COUNTS else stacked.mean()))
+    return averages

@@ -1,42 +1,37 @@
-"""Rows of all ranks for a loss that compares across the global batch, with gradients that find their way home."""
+"""Differentiable all-gather for contrastive losses, and sums over ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# Takes the own rows [N, D]; gives the rows of all ranks [ranks x N, D], rank 0 first, and the index of the own first row.
-RowGather = Callable[[Tensor], tuple[Tensor, int]]
-
-
-def local_rows(rows_ND: Tensor) -> tuple[Tensor, int]:
-    """The gather of a single rank: the rows as they are."""
-    return rows_ND, 0
-
 
 def gather_rows(rows_ND: Tensor) -> tuple[Tensor, int]:
-    """The rows of all ranks of the default process group, differentiable; `local_rows` where there is only one rank.
+    """Gather the rows of all ranks: [ranks x N, D], rank 0 first, and the index of this rank's first row among them.
 
     Every rank must bring the same number of rows. A row's gradient is the sum over the ranks that used it, so the mean
     over ranks that DistributedDataParallel takes is the gradient of the mean of the ranks' losses.
     """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return local_rows(rows_ND)
+    if not _several_ranks():
+        return rows_ND, 0
     gathered: Tensor = _GatherRows.apply(rows_ND)  # type: ignore[no-untyped-call]
     return gathered, dist.get_rank() * rows_ND.shape[0]
 
 
 def sum_over_ranks(count: Tensor) -> tuple[Tensor, int]:
-    """The sum of a count over all ranks, without gradient, and how many ranks there are; the count itself without others."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    """Sum a count over all ranks, without gradient; also gives the number of ranks."""
+    if not _several_ranks():
         return count, 1
     total = count.detach().clone()
     dist.all_reduce(total)
     return total, dist.get_world_size()
+
+
+def _several_ranks() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 class _GatherRows(torch.autograd.Function):
@@ -52,5 +47,5 @@ class _GatherRows(torch.autograd.Function):
         # Collectives may work in place: the incoming gradient belongs to autograd.
         total_MD = grad_MD.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total_MD)
-        own = dist.get_rank() * ctx.num_rows
-        return total_MD[own : own + ctx.num_rows]
+        first = dist.get_rank() * ctx.num_rows
+        return total_MD[first : first + ctx.num_rows]

@@ -1,6 +1,6 @@
 """The loss terms of Learning from Temporal Gradient (LTG, CVPR 2022) and of its baselines, as pure functions.
 
-All are computed in float32, under autocast too; none waits for the device.
+All are computed in float32, also under autocast; none waits for the device.
 Shape letters: B labelled rows, U unlabelled rows, K classes, N rows of one rank, M rows of all ranks, D embedding,
 C channels, T frames, H height, W width. A loss is a scalar tensor.
 """
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tgtrain.method.gather import RowGather, gather_rows, sum_over_ranks
+from tgtrain.method.gather import gather_rows, sum_over_ranks
 from tgtrain.method.networks.model import View
 
 PseudoLabelMetric = Literal["avg", "rgb", "tg", "individual"]
@@ -23,21 +23,19 @@ AlignKind = Literal["cosine", "l1", "l2"]
 StopGradient = Literal["tg", "rgb", "none"]
 ContrastVariant = Literal["crossview_sameclip", "crossview", "rgb", "tg"]
 
-
-UDA_SHARPENING = 0.4
+UDA_TEMPERATURE = 0.4
 
 
 @dataclass(frozen=True, slots=True)
 class PseudoLabels:
-    """What the weak views say about the unlabelled clips.
-
-    logits_UK: the scores that the labels come from, still attached to the graph. labels_U: the class of the highest
-    score. confident_U: bool, probability of that class at or above the threshold.
-    """
+    """Pseudo-labels that the weak views give the unlabelled clips."""
 
     logits_UK: Tensor
+    """Scores that the labels come from, still attached to the graph."""
     labels_U: Tensor
+    """Class of the highest score."""
     confident_U: Tensor
+    """bool: the probability of that class is at or above the threshold, so the label is trusted."""
 
 
 def supervised_loss(logits_BK: Tensor, labels_B: Tensor) -> Tensor:
@@ -46,9 +44,9 @@ def supervised_loss(logits_BK: Tensor, labels_B: Tensor) -> Tensor:
 
 
 def labelling_logits(weak: Mapping[View, Tensor], view: View, metric: PseudoLabelMetric) -> Tensor:
-    """The weak scores [U, K] that label the rows of `view` (LTG section 3.1; the alternatives are its ablation).
+    """Choose the weak scores [U, K] that label the rows of `view` (LTG section 3.1; the alternatives are its ablation).
 
-    avg: the mean of all views' logits. rgb, tg: those of that view. individual: the view's own.
+    avg: mean of the logits of all views. rgb, tg: logits of that view. individual: each view labels its own rows.
     """
     match metric:
         case "avg":
@@ -60,7 +58,7 @@ def labelling_logits(weak: Mapping[View, Tensor], view: View, metric: PseudoLabe
 
 
 def pseudo_labels(weak_UK: Tensor, threshold: float) -> PseudoLabels:
-    """Labels from weak scores, without gradient: argmax, trusted where softmax gives it at least `threshold` (0..1)."""
+    """Label each clip with the argmax of its weak scores, without gradient; trusted if its softmax is at least `threshold`."""
     probability_U, labels_U = weak_UK.detach().float().softmax(dim=1).max(dim=1)
     return PseudoLabels(weak_UK, labels_U, probability_U >= threshold)
 
@@ -74,19 +72,28 @@ def pseudo_label_loss(strong_UK: Tensor, targets: PseudoLabels) -> Tensor:
     return (loss_U * targets.confident_U).mean()
 
 
-def uda_loss(strong_UK: Tensor, targets: PseudoLabels, detach: bool = True, counted: Tensor | None = None) -> Tensor:
-    """UDA: cross-entropy of the strong views with the weak views' softmax at temperature 0.4 (UDA, NeurIPS 2020).
+def uda_loss(strong_UK: Tensor, targets: PseudoLabels, detach: bool = True) -> Tensor:
+    """UDA: cross-entropy of the strong views with the sharpened softmax of the weak views (UDA, NeurIPS 2020).
 
-    Mean over the trusted clips of all ranks; 0 without any. A rank's value is such that the mean over ranks is that. detach: the targets are constants; False lets the gradient into the
-    weak views as the reference code does. counted: trusted clips to divide by instead of those given here: the mean over the
-    parts of a batch of which these rows are one, so that the mean of the parts' values is that of the batch.
+    Mean over the trusted clips of all ranks, 0 without any. detach: the targets are constants; False lets the gradient
+    into the weak views, as the reference code does.
     """
+    return mean_over_trusted(uda_sum(strong_UK, targets, detach), targets.confident_U.sum())
+
+
+def uda_sum(strong_UK: Tensor, targets: PseudoLabels, detach: bool) -> Tensor:
+    """The sum over the trusted clips of this rank that `uda_loss` takes the mean of; targets at temperature 0.4."""
     weak_UK = targets.logits_UK.float()
-    soft_UK = ((weak_UK.detach() if detach else weak_UK) / UDA_SHARPENING).softmax(dim=1)
+    soft_UK = ((weak_UK.detach() if detach else weak_UK) / UDA_TEMPERATURE).softmax(dim=1)
     loss_U = -(soft_UK * strong_UK.float().log_softmax(dim=1)).sum(dim=1)
-    num_trusted, num_ranks = sum_over_ranks(targets.confident_U.sum() if counted is None else counted)
+    return (loss_U * targets.confident_U).sum()
+
+
+def mean_over_trusted(loss_sum: Tensor, num_trusted: Tensor) -> Tensor:
+    """Divide a rank's sum so that the mean over ranks of the results is the mean over the trusted clips of all ranks."""
+    num_trusted_all, num_ranks = sum_over_ranks(num_trusted)
     # Without any trusted clip the sum is 0 too, whatever it is divided by.
-    return num_ranks * (loss_U * targets.confident_U).sum() / torch.where(num_trusted > 0, num_trusted, 1)
+    return num_ranks * loss_sum / torch.where(num_trusted_all > 0, num_trusted_all, 1)
 
 
 def alignment_loss(rgb_NCTHW: Tensor, tg_NCTHW: Tensor, kind: AlignKind, stop_gradient: StopGradient) -> Tensor:
@@ -106,34 +113,31 @@ def alignment_loss(rgb_NCTHW: Tensor, tg_NCTHW: Tensor, kind: AlignKind, stop_gr
             return F.mse_loss(rgb, tg)
 
 
-def contrast_loss(first_ND: Tensor, second_ND: Tensor, temperature: float, gather: RowGather = gather_rows) -> Tensor:
+def contrast_loss(first_ND: Tensor, second_ND: Tensor, temperature: float) -> Tensor:
     """Symmetric InfoNCE between two sets of embeddings (LTG section 3.3): row i of one is the positive of row i of the other.
 
-    Negatives are all other rows of the *other* set, of all ranks. Mean over rows and both directions; the embeddings
-    are L2-normalised here. temperature: above 0, published 0.5. gather: see `gather.RowGather`.
+    Negatives are all other rows of the *other* set, over all ranks. Mean over rows and both directions; the embeddings
+    are L2-normalised here. temperature: above 0, published 0.5.
     """
     with torch.autocast(device_type=first_ND.device.type, enabled=False):
         first_ND, second_ND = F.normalize(first_ND.float(), dim=1), F.normalize(second_ND.float(), dim=1)
-        forth = _one_direction(first_ND, second_ND, temperature, gather)
-        back = _one_direction(second_ND, first_ND, temperature, gather)
-        return (forth + back) / 2
+        forward = _one_direction(first_ND, second_ND, temperature)
+        backward = _one_direction(second_ND, first_ND, temperature)
+        return (forward + backward) / 2
 
 
-def _one_direction(query_ND: Tensor, key_ND: Tensor, temperature: float, gather: RowGather) -> Tensor:
-    key_MD, first_own = gather(key_ND)
-    target_N = torch.arange(first_own, first_own + len(query_ND), device=query_ND.device)
+def _one_direction(query_ND: Tensor, key_ND: Tensor, temperature: float) -> Tensor:
+    key_MD, first_row = gather_rows(key_ND)
+    target_N = torch.arange(first_row, first_row + len(query_ND), device=query_ND.device)
     return F.cross_entropy(query_ND @ key_MD.T / temperature, target_N)
 
 
 def clip_contrast_loss(
-    clips: Mapping[View, Sequence[Tensor]],
-    variant: ContrastVariant,
-    temperature: float,
-    gather: RowGather = gather_rows,
+    clips: Mapping[View, Sequence[Tensor]], variant: ContrastVariant, temperature: float
 ) -> Tensor:
     """The contrast loss over the clips of a video; `clips[view][c]` holds the embeddings [N, D] of clip c.
 
-    crossview_sameclip: RGB and TG of the same clip, mean over the clips (negatives from that clip index alone).
+    crossview_sameclip: RGB and TG of the same clip, mean over the clips (negatives from that clip index only).
     crossview: RGB of one clip and TG of the other, mean of both ways. rgb, tg: the two clips within that view.
     All but the first need exactly two clips.
     """
@@ -145,4 +149,4 @@ def clip_contrast_loss(
             pairs = [(rgb[0], tg[1]), (rgb[1], tg[0])]
         case view:
             pairs = [(clips[view][0], clips[view][1])]
-    return torch.stack([contrast_loss(first, second, temperature, gather) for first, second in pairs]).mean()
+    return torch.stack([contrast_loss(first, second, temperature) for first, second in pairs]).mean()
