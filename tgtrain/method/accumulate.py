@@ -123,7 +123,9 @@ def _survey_contrast(
     leaves = [
         {view: [rows.float().requires_grad_() for rows in clips] for view, clips in part.items()} for part in embeddings
     ]
-    batch = {view: [torch.cat(rows) for rows in zip(*(part[view] for part in leaves), strict=True)] for view in leaves[0]}
+    batch = {
+        view: [torch.cat(rows) for rows in zip(*(part[view] for part in leaves), strict=True)] for view in leaves[0]
+    }
     terms = [
         method.contrast_weight * losses.clip_contrast_loss(batch, variant, method.temperature)
         for variant in method.contrast

@@ -132,9 +132,7 @@ def _one_direction(query_ND: Tensor, key_ND: Tensor, temperature: float) -> Tens
     return F.cross_entropy(query_ND @ key_MD.T / temperature, target_N)
 
 
-def clip_contrast_loss(
-    clips: Mapping[View, Sequence[Tensor]], variant: ContrastVariant, temperature: float
-) -> Tensor:
+def clip_contrast_loss(clips: Mapping[View, Sequence[Tensor]], variant: ContrastVariant, temperature: float) -> Tensor:
     """The contrast loss over the clips of a video; `clips[view][c]` holds the embeddings [N, D] of clip c.
 
     crossview_sameclip: RGB and TG of the same clip, mean over the clips (negatives from that clip index only).

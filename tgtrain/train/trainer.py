@@ -31,7 +31,8 @@ from tgtrain.method.accumulate import add_gradients, clip_gradients, rescale_bn_
 from tgtrain.method.networks.model import Model, build_model, count_macs, share_dropout
 from tgtrain.method.networks.sync_bn import synchronised
 from tgtrain.method.schedule import LearningRateSettings, epoch_of, is_due, learning_rate
-from tgtrain.method.step import COUNTS, StepInputs
+from tgtrain.method.step import StepInputs
+from tgtrain.method.terms import COUNTS
 from tgtrain.ranks.distributed import Ranks, StopPoll
 from tgtrain.run import checkpoint as checkpoints
 from tgtrain.run.checkpoint import cannot_write, last_whole, writing

@@ -18,7 +18,8 @@ from tgtrain.data.batch import SslBatch, split_batch
 from tgtrain.method import losses
 from tgtrain.method.accumulate import add_gradients, clip_gradients, rescale_bn_momentum
 from tgtrain.method.networks.model import Model
-from tgtrain.method.step import forward_views, named_values, step_terms
+from tgtrain.method.step import forward_views, step_terms
+from tgtrain.method.terms import named_values
 from tgtrain.ranks.distributed import Ranks
 from tgtrain.train.trainer import train
 
@@ -57,9 +58,9 @@ def test_trusted_clips_of_uda_are_counted_over_all_parts() -> None:
     model = model_of("uda", frozen=True)
     parts = blocks(whole_batch(settings), 4, 1)
     own = [step_terms(model, part, method, epoch=0) for part in parts]
-    assert len({float(terms.num_selected) for terms in own if terms.num_selected is not None}) > 1
+    assert len({float(terms.diagnostics["train/num_selected"]) for terms in own}) > 1
     values, _ = parts_step(model, "uda", 4)
-    mean_of_means = sum(float(terms.pseudo_rgb) for terms in own if terms.pseudo_rgb is not None) / 4
+    mean_of_means = sum(float(terms.pseudo["rgb"]) for terms in own) / 4
     assert abs(float(values["loss/pseudo_rgb"]) - mean_of_means) > 1e-3
 
 

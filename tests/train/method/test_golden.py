@@ -24,7 +24,8 @@ import torch
 
 from tgtrain.method.networks.model import Model, ModelOutput, ModelSettings, build_model, count_parameters
 from tgtrain.method.settings import MethodSettings, check_method
-from tgtrain.method.step import Clips, StepInputs, Terms, forward_views, loss_terms
+from tgtrain.method.step import Clips, StepInputs, forward_views, loss_terms
+from tgtrain.method.terms import Terms
 
 LOSS_TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 1e-3
@@ -152,26 +153,26 @@ def two_view_figures(terms: Terms, method: MethodSettings) -> dict[str, torch.Te
     return {
         **contrast_losses(terms, method),
         **{f"loss_layer{stage}_align": term for stage, term in align},
-        "loss_cls_labeled_rgb": terms.supervised_rgb,
-        "loss_cls_labeled_diff": terms.supervised_tg,
-        "loss_cls_unlabeled_rgb": terms.pseudo_rgb,
-        "loss_cls_unlabeled_diff": terms.pseudo_tg,
-        "top1_acc_labeled_rgb": terms.labelled_top1_rgb,
-        "top1_acc_labeled_diff": terms.labelled_top1_tg,
-        "top5_acc_labeled_rgb": terms.labelled_top5_rgb,
-        "top5_acc_labeled_diff": terms.labelled_top5_tg,
-        "num_select": terms.num_selected,
+        "loss_cls_labeled_rgb": terms.supervised["rgb"],
+        "loss_cls_labeled_diff": terms.supervised["tg"],
+        "loss_cls_unlabeled_rgb": terms.pseudo["rgb"],
+        "loss_cls_unlabeled_diff": terms.pseudo["tg"],
+        "top1_acc_labeled_rgb": terms.diagnostics["train/labelled_top1_rgb"],
+        "top1_acc_labeled_diff": terms.diagnostics["train/labelled_top1_tg"],
+        "top5_acc_labeled_rgb": terms.diagnostics["train/labelled_top5_rgb"],
+        "top5_acc_labeled_diff": terms.diagnostics["train/labelled_top5_tg"],
+        "num_select": terms.diagnostics["train/num_selected"],
     }
 
 
 def one_view_figures(terms: Terms) -> dict[str, torch.Tensor | None]:
-    assert terms.supervised_tg is None
+    assert "tg" not in terms.supervised
     return {
-        "loss_cls_labeled": terms.supervised_rgb,
-        "loss_cls_unlabeled": terms.pseudo_rgb,
-        "top1_acc_labeled": terms.labelled_top1_rgb,
-        "top5_acc_labeled": terms.labelled_top5_rgb,
-        "num_select": terms.num_selected,
+        "loss_cls_labeled": terms.supervised["rgb"],
+        "loss_cls_unlabeled": terms.pseudo["rgb"],
+        "top1_acc_labeled": terms.diagnostics["train/labelled_top1_rgb"],
+        "top5_acc_labeled": terms.diagnostics["train/labelled_top5_rgb"],
+        "num_select": terms.diagnostics["train/num_selected"],
     }
 
 

@@ -15,16 +15,8 @@ from manifests.records import InputError
 from tgtrain.method import losses
 from tgtrain.method.networks.model import Model, ModelSettings, build_model
 from tgtrain.method.settings import MethodSettings, check_method
-from tgtrain.method.step import (
-    Clips,
-    StepInputs,
-    Terms,
-    forward_views,
-    loss_terms,
-    named_values,
-    step_terms,
-    top_k_fraction,
-)
+from tgtrain.method.step import Clips, StepInputs, forward_views, loss_terms, step_terms
+from tgtrain.method.terms import Terms, named_values, top_k_fraction
 
 SMALL = ModelSettings(5, depth=10, width=4, dropout=0.0)
 ONE_VIEW = replace(SMALL, streams="rgb", projection="none")
@@ -48,14 +40,12 @@ def make_views(num_labelled: int = 4, num_unlabelled: int = 6, views: str = "bot
     )
 
 
-def value(tensor: Tensor | None) -> float:
-    assert tensor is not None
+def value(tensor: Tensor) -> float:
     return float(tensor.detach())
 
 
 def all_terms(terms: Terms) -> list[Tensor]:
-    named = [terms.supervised_rgb, terms.supervised_tg, terms.pseudo_rgb, terms.pseudo_tg]
-    return [term for term in (*named, *terms.align, *terms.contrast) if term is not None]
+    return [*terms.supervised.values(), *terms.pseudo.values(), *terms.align, *terms.contrast]
 
 
 def test_each_term_sees_its_rows() -> None:
@@ -68,11 +58,13 @@ def test_each_term_sees_its_rows() -> None:
     assert tg is not None
     assert len(rgb.logits_BK) == 16
     targets = losses.pseudo_labels((rgb.logits_BK[4:10] + tg.logits_BK[4:10]) / 2, 0.2)
-    assert value(terms.supervised_tg) == pytest.approx(
+    assert value(terms.supervised["tg"]) == pytest.approx(
         0.5 * value(losses.supervised_loss(tg.logits_BK[:4], views.labels_B))
     )
-    assert value(terms.pseudo_rgb) == pytest.approx(0.5 * value(losses.pseudo_label_loss(rgb.logits_BK[10:], targets)))
-    assert value(terms.pseudo_tg) == pytest.approx(0.5 * value(losses.pseudo_label_loss(tg.logits_BK[10:], targets)))
+    assert value(terms.pseudo["rgb"]) == pytest.approx(
+        0.5 * value(losses.pseudo_label_loss(rgb.logits_BK[10:], targets))
+    )
+    assert value(terms.pseudo["tg"]) == pytest.approx(0.5 * value(losses.pseudo_label_loss(tg.logits_BK[10:], targets)))
     for stage, term in enumerate(terms.align):
         expected = losses.alignment_loss(rgb.features[stage][:10], tg.features[stage][:10], "cosine", "tg")
         assert value(term) == pytest.approx(value(expected))
@@ -87,9 +79,9 @@ def test_pseudo_labels_start_after_their_warm_up() -> None:
     model, views = build_model(SMALL).train(), make_views()
     output = forward_views(model, views)
     before, after = (loss_terms(output, views.labels_B, LTG, epoch) for epoch in (1, 2))
-    assert value(before.pseudo_rgb) == value(before.pseudo_tg) == 0
-    assert value(after.pseudo_rgb) > 0
-    assert value(before.num_selected) == value(after.num_selected) > 0
+    assert value(before.pseudo["rgb"]) == value(before.pseudo["tg"]) == 0
+    assert value(after.pseudo["rgb"]) > 0
+    assert value(before.diagnostics["train/num_selected"]) == value(after.diagnostics["train/num_selected"]) > 0
 
 
 def test_contrast_is_reported_but_not_learnt_during_its_warm_up() -> None:
@@ -111,9 +103,10 @@ def test_supervised_forwards_the_labelled_rows_alone() -> None:
     views = StepInputs(clips(4, 1, "rgb"), torch.arange(4))
     terms = step_terms(model, views, replace(FIXMATCH, method="supervised"), epoch=0)
     assert rows == [4]
-    assert value(terms.total) == value(terms.supervised_rgb) > 0
-    absent = (terms.supervised_tg, terms.pseudo_rgb, terms.num_selected, terms.mask_fraction, terms.num_correct)
-    assert set(absent) == {None}
+    assert value(terms.total) == value(terms.supervised["rgb"]) > 0
+    assert terms.supervised.keys() == {"rgb"}
+    assert not terms.pseudo
+    assert terms.diagnostics.keys() == {"train/labelled_top1_rgb", "train/labelled_top5_rgb"}
 
 
 def test_supervised_training_of_two_streams() -> None:
@@ -123,7 +116,7 @@ def test_supervised_training_of_two_streams() -> None:
     terms = step_terms(model, StepInputs(clips(4, 1), torch.arange(4)), method, epoch=0)
     terms.total.backward()
     assert len(terms.align) == 4
-    assert terms.pseudo_tg is None
+    assert not terms.pseudo
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
@@ -131,7 +124,7 @@ def test_supervised_training_of_two_streams() -> None:
 def test_one_view_methods(method: Any) -> None:
     model, views = build_model(ONE_VIEW).train(), make_views(views="rgb")
     terms = step_terms(model, views, replace(FIXMATCH, method=method, threshold=0.2), epoch=0)
-    assert value(terms.total) == pytest.approx(value(terms.supervised_rgb) + value(terms.pseudo_rgb))
+    assert value(terms.total) == pytest.approx(value(terms.supervised["rgb"]) + value(terms.pseudo["rgb"]))
     terms.total.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
@@ -151,12 +144,12 @@ def test_diagnostics_are_counts_of_this_batch() -> None:
             for row, label in zip(probabilities, range(6), strict=True):
                 selected += float(row.max()) >= 0.22
                 correct += float(row.max()) >= 0.22 and int(row.argmax()) == label % 5
-        assert value(terms.num_selected) == selected / len(teachers)
-        assert value(terms.mask_fraction) == pytest.approx(selected / len(teachers) / 6)
-        assert value(terms.num_correct) == correct / len(teachers)
+        assert value(terms.diagnostics["train/num_selected"]) == selected / len(teachers)
+        assert value(terms.diagnostics["train/mask_fraction"]) == pytest.approx(selected / len(teachers) / 6)
+        assert value(terms.diagnostics["train/num_correct"]) == correct / len(teachers)
     right = (output.tg.logits_BK[:4].argmax(1) == views.labels_B).float().mean()
-    assert value(terms.labelled_top1_tg) == value(right)
-    assert value(terms.labelled_top5_rgb) == 1.0  # five classes
+    assert value(terms.diagnostics["train/labelled_top1_tg"]) == value(right)
+    assert value(terms.diagnostics["train/labelled_top5_rgb"]) == 1.0  # five classes
 
 
 def test_top_k_fraction() -> None:
@@ -235,7 +228,7 @@ def test_weak_views_apart_label_as_they_would_alone_and_learn_nothing(method: An
         lambda _, inputs, outputs: forwards.append((len(inputs[0]), outputs[0].requires_grad))
     )
     terms, gradients = step_of(model, apart, views)
-    assert 0 < value(terms.num_selected) < 6
+    assert 0 < value(terms.diagnostics["train/num_selected"]) < 6
     assert value(terms.total) == pytest.approx(value(expected), rel=1e-6)
     hook.remove()
     assert forwards == [(6, False), (10, True)]

@@ -22,9 +22,10 @@ from tests.train.method.support import METHOD_CASES, ONE_VIEW, SMALL_MODEL, clos
 from tgtrain.data.loader import worker_context
 from tgtrain.method.networks.model import Model, build_model, share_dropout
 from tgtrain.method.networks.precise_bn import recompute_statistics
-from tgtrain.method.networks.sync_bn import JoinedBatchNorm, synchronised
+from tgtrain.method.networks.sync_bn import CrossRankBatchNorm, synchronised
 from tgtrain.method.settings import MethodSettings
-from tgtrain.method.step import Clips, StepInputs, named_values, step_terms
+from tgtrain.method.step import Clips, StepInputs, step_terms
+from tgtrain.method.terms import named_values
 
 CPU = torch.device("cpu")
 SHAPES = [(12, 6), (12, 6, 2, 3, 5), (8, 1)]
@@ -97,7 +98,7 @@ def on_one_rank(rank: int, num_ranks: int, folder: str) -> None:
         found[name] = step_of(network, model, share_of(whole_batch(settings), rank, num_ranks), method)
     for number, shape in enumerate(SHAPES):
         for affine, momentum in ((True, 0.1), (False, None)):
-            layer = JoinedBatchNorm(shape[1], eps=1e-3, momentum=momentum, affine=affine).train()
+            layer = CrossRankBatchNorm(shape[1], eps=1e-3, momentum=momentum, affine=affine).train()
             rows, grad = (part[uneven(shape[0], rank, num_ranks)] for part in norm_inputs(shape))
             found[f"norm {number} {affine}"] = norm_step(layer, rows, grad)
     network = synchronised(scaled_model(ONE_VIEW), CPU).backbone("rgb")
@@ -179,7 +180,7 @@ def test_without_other_ranks_the_joined_layer_is_plain_batch_norm() -> None:
     assert list(joined.state_dict()) == list(model.state_dict())
     layers = [m for m in joined.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert layers
-    assert all(isinstance(layer, JoinedBatchNorm) for layer in layers)
+    assert all(isinstance(layer, CrossRankBatchNorm) for layer in layers)
     method, settings = METHOD_CASES["fixmatch"]
     one, other = (step_of(each, each, whole_batch(settings), method) for each in (model, joined))
     for part in ("values", "gradients", "statistics"):

@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-class JoinedBatchNorm(_BatchNorm):
+class CrossRankBatchNorm(_BatchNorm):
     """BatchNorm whose batch statistics cover the rows of all ranks of the default process group, on any device.
 
     Means, variances and gradients are those of one process with the joined batch, up to rounding; every rank ends with
@@ -37,7 +37,7 @@ class JoinedBatchNorm(_BatchNorm):
         if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(input)
         self._check_input_dim(input)
-        output, mean_C, variance_C, count = _JoinedNorm.apply(input, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
+        output, mean_C, variance_C, count = _CrossRankNorm.apply(input, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
         self._track(mean_C, variance_C, count)
         joined: Tensor = output
         return joined
@@ -56,7 +56,7 @@ class JoinedBatchNorm(_BatchNorm):
         self.running_var.mul_(1 - share).add_(unbiased_C, alpha=share)
 
 
-class _JoinedNorm(torch.autograd.Function):
+class _CrossRankNorm(torch.autograd.Function):
     """Normalisation over all ranks; means and variances are combined as of parts of one sample (Chan et al., 1979)."""
 
     @staticmethod
@@ -120,7 +120,7 @@ def synchronised(model: ModuleT, device: torch.device) -> ModuleT:
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, _BatchNorm):
-                joined = JoinedBatchNorm(
+                joined = CrossRankBatchNorm(
                     layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
                 )
                 joined.load_state_dict(layer.state_dict())
@@ -131,7 +131,7 @@ def synchronised(model: ModuleT, device: torch.device) -> ModuleT:
 @contextmanager
 def own_rows_only(layers: Iterable[nn.Module]) -> Iterator[None]:
     """Within, the joined BatchNorm layers among these take the statistics of this rank's rows alone."""
-    changed = [layer for layer in layers if isinstance(layer, JoinedBatchNorm | nn.SyncBatchNorm)]
+    changed = [layer for layer in layers if isinstance(layer, CrossRankBatchNorm | nn.SyncBatchNorm)]
     for layer in changed:
         layer.forward = partial(_plain, layer)  # type: ignore[method-assign]
     try:
