@@ -82,7 +82,7 @@ def predict(
         raise InputError(f"--modality {asked}: {run} trained a network for {trained.views[0]} alone.")
     num_clips, num_crops = chosen_views(views, config.data.test_clips, config.data.test_crops)
     chosen = cast("Average", average or config.evaluate.average)
-    extraction = trained.facts["data"].get("extraction", {})
+    extraction = trained.facts.data.extraction
     place = choose_device(device)
     trained.model.to(place)
     job = ViewJob(

@@ -1,8 +1,7 @@
-"""What a report shows of a run: its folder read into values, forgiving where a run was killed or is still going."""
+"""What a report shows of a run: its folder as values. A run that was killed or still trains can be read too."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,13 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.records import InputError
+from tgtrain.config import Config, flat_settings
 from tgtrain.evaluate.results import TestResult, read_results
-from tgtrain.run.folder import CONFIG_NAME, METRICS_NAME, read_facts
+from tgtrain.run.checkpoint import every_checkpoint, step_of
+from tgtrain.run.folder import CONFIG_NAME, METRICS_NAME, DataFacts, RunFacts, SplitFacts, read_facts
+from tgtrain.run.journal import read_metrics
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """One logged quantity: step int64[N] rising, value float64[N]; NaN or infinite where the run logged that."""
+    """One logged quantity: step int64[N] rising, value float64[N]; NaN or infinite values are kept."""
 
     step: npt.NDArray[np.int64]
     value: npt.NDArray[np.float64]
@@ -26,235 +28,145 @@ class Curve:
     def __post_init__(self) -> None:
         assert self.step.shape == self.value.shape, (self.step.shape, self.value.shape)
 
-
-@dataclass(frozen=True, slots=True)
-class DataFacts:
-    """The data set as the run found it. pictures: `320x240` -> number of videos."""
-
-    root: str
-    dataset: str
-    digest: str
-    num_videos: int
-    num_frames: int
-    classes: tuple[str, ...]
-    pictures: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class SplitFacts:
-    """The split and how many videos its parts have."""
-
-    name: str
-    digest: str
-    labelled: int
-    unlabelled: int
-    validation: int
-    test: int
-    provenance: Mapping[str, str]
+    def finite(self) -> Curve:
+        """The curve without NaN and infinite values."""
+        known = np.isfinite(self.value)
+        return Curve(self.step[known], self.value[known])
 
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """A run's folder. settings: `section.key` -> value. train: quantity -> curve; evaluate: part -> metric -> curve.
-
-    results: best protocol first. num_steps: planned; steps_done: the last step that left a trace. problems: for the reader.
-    """
+    """A run folder as values."""
 
     folder: Path
     name: str
-    settings: Mapping[str, Any]
-    data: DataFacts
-    split: SplitFacts
-    versions: Mapping[str, str]
-    machine: Mapping[str, str]
-    world_size: int
-    num_steps: int
-    steps_per_epoch: int
-    started: str
-    train: Mapping[str, Curve]
-    evaluate: Mapping[str, Mapping[str, Curve]]
-    results: tuple[TestResult, ...]
-    steps_done: int
-    problems: tuple[str, ...]
+    facts: RunFacts
+    train: Mapping[str, Curve]  # quantity -> curve
+    evaluate: Mapping[str, Mapping[str, Curve]]  # part of the split -> metric -> curve
+    results: tuple[TestResult, ...]  # best protocol first
+    steps_done: int  # the last step that is logged, tested or saved
+    problems: tuple[str, ...]  # what could not be read, as sentences for the reader
 
     @property
-    def recipe(self) -> str:
-        """Name of the recipe, "" where the settings name none."""
-        return str(self.settings.get("name", ""))
+    def config(self) -> Config:
+        """The settings of the run."""
+        return self.facts.config
+
+    @property
+    def data(self) -> DataFacts:
+        """The data set of the run."""
+        return self.facts.data
+
+    @property
+    def split(self) -> SplitFacts:
+        """The split of the run."""
+        return self.facts.split
+
+    @property
+    def finished(self) -> bool:
+        """Whether all planned steps are done."""
+        return self.steps_done >= self.facts.num_steps
 
     @property
     def device(self) -> str:
-        """What it ran on: the GPU, else the CPU; "" where the run did not say."""
-        return self.machine.get("device", "") or self.machine.get("cpu", "")
+        """The GPU of the run, else its CPU; "" if unknown."""
+        return str(self.facts.machine.get("device") or self.facts.machine.get("cpu", ""))
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """`section.key` -> value."""
+        return flat_settings(self.facts.config)
+
+    @property
+    def num_steps(self) -> int:
+        """Planned steps."""
+        return self.facts.num_steps
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return self.facts.steps_per_epoch
+
+    @property
+    def recipe(self) -> str:
+        """Name of the recipe."""
+        return self.config.name
 
     def last(self, name: str) -> float | None:
         """The last finite value of a train quantity."""
-        curve = self.train.get(name)
-        finite = curve.value[np.isfinite(curve.value)] if curve is not None else np.empty(0)
-        return float(finite[-1]) if len(finite) else None
+        values = self.train[name].finite().value if name in self.train else np.empty(0)
+        return float(values[-1]) if len(values) else None
+
+    def class_name(self, label: int) -> str:
+        """Name of a class; `class N` for a label beyond the list."""
+        return self.data.classes[label] if 0 <= label < len(self.data.classes) else f"class {label}"
 
     def median(self, name: str) -> float | None:
-        """The median of the finite values of a train quantity."""
-        curve = self.train.get(name)
-        finite = curve.value[np.isfinite(curve.value)] if curve is not None else np.empty(0)
-        return float(np.median(finite)) if len(finite) else None
-
-
-def read_run(folder: Path) -> RunData:
-    """Read a run's folder.
-
-    Raises InputError where it is none; damaged lines and test files are named in `problems` and left out.
-    """
-    if not (folder / CONFIG_NAME).is_file():
-        raise InputError(_no_run(folder))
-    facts = read_facts(folder)
-    problems: list[str] = []
-    try:
-        settings = _flat(facts["config"])
-        data, split = _data_facts(facts["data"]), _split_facts(facts["split"])
-        num_steps, steps_per_epoch = int(facts["num_steps"]), int(facts["steps_per_epoch"])
-        world_size = int(facts.get("world_size", 1))
-        versions, machine = _texts(facts.get("versions", {})), _texts(facts.get("machine", {}))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{folder / CONFIG_NAME} has another form than this version reads ({type(error).__name__}: {error}). "
-            f"Use the version of tgtrain that made the run."
-        ) from None
-    train, evaluate = _read_metrics(folder / METRICS_NAME, problems)
-    results = read_results(folder, problems)
-    return RunData(
-        folder=folder,
-        name=folder.resolve().name,
-        settings=settings,
-        data=data,
-        split=split,
-        versions=versions,
-        machine=machine,
-        world_size=world_size,
-        num_steps=num_steps,
-        steps_per_epoch=max(1, steps_per_epoch),
-        started=str(facts.get("started", "")),
-        train=train,
-        evaluate=evaluate,
-        results=results,
-        steps_done=_steps_done(folder, train, evaluate, results),
-        problems=tuple(problems),
-    )
+        """The median of the finite values of a train quantity; None if it has none."""
+        values = self.train[name].finite().value if name in self.train else np.empty(0)
+        return float(np.median(values)) if len(values) else None
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[RunData, ...]:
-    """Read several runs; a folder named twice counts once, and runs of one name are told apart by their paths."""
+    """Read several run folders.
+
+    A folder that is named twice counts once. Runs of the same name are called by their paths.
+    """
     unique = {folder.resolve(): folder for folder in folders}
     runs = [read_run(folder) for folder in unique.values()]
     names = [run.name for run in runs]
     return tuple(run if names.count(run.name) == 1 else replace(run, name=str(run.folder)) for run in runs)
 
 
-def _no_run(folder: Path) -> str:
+def read_run(folder: Path) -> RunData:
+    """Read a run folder; InputError if it is not one. Damaged lines and test files are left out and reported in `problems`."""
+    if not (folder / CONFIG_NAME).is_file():
+        raise InputError(_not_a_run(folder))
+    facts = read_facts(folder)
+    metrics = read_metrics(folder)
+    problems: list[str] = []
+    if metrics.cut_short:
+        problems.append(f"The last line of {METRICS_NAME} was cut short while it was written, and is left out.")
+    if metrics.num_damaged:
+        lines = "1 line" if metrics.num_damaged == 1 else f"{metrics.num_damaged} lines"
+        problems.append(f"{lines} of {METRICS_NAME} could not be read and left out of this page.")
+    train = _curves([record for record in metrics.records if record["kind"] == "train"])
+    evaluations = [record for record in metrics.records if record["kind"] == "evaluate"]
+    parts = sorted({str(record.get("part", "test")) for record in evaluations})
+    results = read_results(folder, problems)
+    saved = (step_of(path) for path in every_checkpoint(folder))
+    return RunData(
+        folder=folder,
+        name=folder.resolve().name,
+        facts=facts,
+        train=train,
+        evaluate={part: _curves([r for r in evaluations if str(r.get("part", "test")) == part]) for part in parts},
+        results=results,
+        steps_done=max([0, *(r["step"] for r in metrics.records), *(r.step for r in results), *saved]),
+        problems=tuple(problems),
+    )
+
+
+def _not_a_run(folder: Path) -> str:
+    advice = "Name a folder that `tgtrain run` made, or leave RUN out for the newest one below ./runs."
     if not folder.exists():
-        return f"No folder {folder}. Name a folder that `tgtrain run` made, or leave RUN out for the newest one below ./runs."
-    inside = sorted(path.parent for path in folder.glob(f"*/{CONFIG_NAME}")) if folder.is_dir() else []
+        return f"No folder {folder}. {advice}"
+    inside = sorted(path.parent for path in folder.glob(f"*/{CONFIG_NAME}"))
     if inside:
-        some = " ".join(str(path) for path in inside[:3]) + (" ..." if len(inside) > 3 else "")
-        return (
-            f"{folder} is no run folder (no {CONFIG_NAME}), but holds {len(inside)}. Name one, or several to compare: "
-            f"tgtrain report {some}"
-        )
-    return (
-        f"{folder} is no run folder (no {CONFIG_NAME}). Name a folder that `tgtrain run` made, "
-        f"or leave RUN out for the newest one below ./runs."
-    )
+        examples = " ".join(map(str, inside[:3])) + " ..." * (len(inside) > 3)
+        advice = f"It holds {len(inside)} runs. Name one, or several to compare: tgtrain report {examples}"
+    return f"{folder} is not a run folder (no {CONFIG_NAME}). {advice}"
 
 
-def _read_metrics(path: Path, problems: list[str]) -> tuple[dict[str, Curve], dict[str, dict[str, Curve]]]:
-    """Curves by name, and by part for evaluations. Where a step was logged twice (a resumed run), the last line counts."""
-    train: dict[int, dict[str, Any]] = {}
-    evaluate: dict[str, dict[int, dict[str, Any]]] = {}
-    num_damaged = 0
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    *whole, torn = text.split("\n")  # a line that is still being written has no end yet
-    if torn.strip() and not _is_json(torn):
-        problems.append(f"The last line of {path.name} was cut short while it was written, and is left out.")
-        torn = ""
-    for line in filter(str.strip, [*whole, torn]):
-        try:
-            record = json.loads(line)
-            kind, step = record["kind"], int(record["step"])
-        except (ValueError, TypeError, KeyError):
-            num_damaged += 1
-            continue
-        if kind == "train":
-            train[step] = record
-        elif kind == "evaluate":
-            evaluate.setdefault(str(record.get("part", "test")), {})[step] = record
-    if num_damaged:
-        lines = "1 line" if num_damaged == 1 else f"{num_damaged} lines"
-        problems.append(f"{lines} of {path.name} could not be read and {'is' if num_damaged == 1 else 'are'} left out.")
-    return _curves(train), {part: _curves(records) for part, records in sorted(evaluate.items())}
-
-
-def _is_json(line: str) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
-
-
-def _curves(records: dict[int, dict[str, Any]]) -> dict[str, Curve]:
-    points: dict[str, list[tuple[int, float]]] = {}
-    for step in sorted(records):
-        for name, value in records[step].items():
-            if name not in ("kind", "step", "part") and isinstance(value, int | float):
-                points.setdefault(name, []).append((step, float(value)))
+def _curves(records: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
+    """A curve for each quantity. If a step was logged twice (a resumed run), its last record counts."""
+    points: dict[str, dict[int, float]] = {}
+    for step, record in sorted({record["step"]: record for record in records}.items()):
+        for name, value in record.items():
+            if name in ("kind", "step", "part") or not isinstance(value, int | float | None):
+                continue
+            points.setdefault(name, {})[step] = float("nan") if value is None else float(value)
     return {
-        name: Curve(np.array([step for step, _ in pairs], np.int64), np.array([value for _, value in pairs]))
-        for name, pairs in points.items()
+        name: Curve(np.array(list(values), np.int64), np.array(list(values.values())))
+        for name, values in points.items()
     }
-
-
-def _steps_done(
-    folder: Path,
-    train: Mapping[str, Curve],
-    evaluate: Mapping[str, Mapping[str, Curve]],
-    results: Sequence[TestResult],
-) -> int:
-    curves = [*train.values(), *(curve for part in evaluate.values() for curve in part.values())]
-    steps = [0, *(int(curve.step[-1]) for curve in curves if len(curve.step)), *(result.step for result in results)]
-    for path in folder.glob("checkpoints/step-*.pt"):
-        number = path.stem.removeprefix("step-")
-        steps.append(int(number) if number.isdigit() else 0)
-    return max(steps)
-
-
-def _data_facts(raw: Mapping[str, Any]) -> DataFacts:
-    return DataFacts(
-        root=str(raw["root"]),
-        dataset=str(raw["dataset"]),
-        digest=str(raw["digest"]),
-        num_videos=int(raw["num_videos"]),
-        num_frames=int(raw["num_frames"]),
-        classes=tuple(str(name) for name in raw["classes"]),
-        pictures={str(size): int(count) for size, count in raw.get("pictures", {}).items()},
-    )
-
-
-def _split_facts(raw: Mapping[str, Any]) -> SplitFacts:
-    parts = {part: int(raw[part]) for part in ("labelled", "unlabelled", "validation", "test")}
-    return SplitFacts(
-        name=str(raw["name"]), digest=str(raw["digest"]), **parts, provenance=_texts(raw.get("provenance", {}))
-    )
-
-
-def _texts(values: Mapping[str, Any]) -> dict[str, str]:
-    return {str(name): str(value) for name, value in values.items()}
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update({f"{name}.{inner}": content for inner, content in value.items()})
-        else:
-            flat[name] = value
-    return flat

@@ -8,15 +8,14 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # of typing only from Python 3.12 on what pydantic takes
+from pydantic import Field, PlainValidator, TypeAdapter, ValidationError, ValidationInfo
 
 from manifests.machine import processor_name
 from manifests.manifest_io import TEMPORARY_PREFIX, atomic_write, json_bytes, read_manifest
@@ -46,18 +45,27 @@ _FREE = (
 )
 
 
-class _DataFacts(TypedDict):
-    root: str
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class DataFacts:
+    """The data set of a run, as config.json describes it."""
+
+    root: str  # path or URL
     dataset: str
     digest: str
     num_videos: int
-    classes: list[str]
-    extraction: NotRequired[dict[str, Any]]
-    num_frames: NotRequired[int]
-    pictures: NotRequired[dict[str, int]]
+    classes: tuple[str, ...]
+    num_frames: int = 0
+    pictures: dict[str, int] = field(default_factory=dict)  # `320x240` -> number of videos, most frequent first
+    extraction: dict[str, Any] = field(default_factory=dict)
 
 
-class _SplitFacts(TypedDict):
+@dataclass(frozen=True, slots=True)
+class SplitFacts:
+    """The split of a run and the number of videos in each part."""
+
     name: str
     digest: str
     labelled: int
@@ -67,20 +75,28 @@ class _SplitFacts(TypedDict):
     provenance: dict[str, str]
 
 
-class _Facts(TypedDict):
-    """What commands rely on in config.json."""
-
-    config: dict[str, Any]
-    data: _DataFacts
-    split: _SplitFacts
-    num_steps: Annotated[int, Field(ge=1)]
-    steps_per_epoch: Annotated[int, Field(ge=1)]
-    world_size: NotRequired[Annotated[int, Field(ge=1)]]
-    machine: NotRequired[dict[str, Any]]
-    versions: NotRequired[dict[str, str]]
+def _config(values: Any, info: ValidationInfo) -> Config:
+    if not isinstance(values, dict):
+        raise ValueError("expected sections of settings")
+    return config_from_dict(values, str(info.context))
 
 
-_FACTS = TypeAdapter(_Facts)
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """The content of config.json: what a run is made from and where it began."""
+
+    data: DataFacts
+    split: SplitFacts
+    num_steps: Count
+    steps_per_epoch: Count
+    config: Annotated[Config, PlainValidator(_config)]
+    world_size: Count = 1
+    machine: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    started: str = ""
+
+
+_FACTS = TypeAdapter(RunFacts)
 
 
 def check_folder(run: Path, setup: Setup) -> None:
@@ -136,24 +152,25 @@ def owned(run: Path) -> Iterator[None]:
         yield
 
 
-def read_facts(run: Path) -> dict[str, Any]:
-    """config.json of a run; InputError where the folder is no run."""
+def read_facts(run: Path) -> RunFacts:
+    """Read config.json of a run; InputError if the folder is not a run or the file does not fit this version."""
+    path = run / CONFIG_NAME
     try:
-        facts: dict[str, Any] = json.loads((run / CONFIG_NAME).read_bytes())
+        content = path.read_bytes()
+        json.loads(content)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{run} is no run (no {CONFIG_NAME}). `tgtrain run` makes one below ./runs.") from None
     except ValueError as error:
-        raise InputError(f"{run / CONFIG_NAME} is damaged ({error}).") from None
+        raise InputError(f"{path} is damaged ({error}).") from None
     try:
-        _FACTS.validate_python(facts, strict=True)
+        return _FACTS.validate_json(content, strict=True, context=path)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise InputError(
-            f"{run / CONFIG_NAME} is not what this version writes ({where}: {first['msg']}). "
+            f"{path} is not what this version writes ({where}: {first['msg']}). "
             "Use the version of tgtrain that made the run, restore the file from a copy, or train anew."
         ) from None
-    return facts
 
 
 def read_setup(run: Path, data: str | None = None, cache: CacheSettings | None = None) -> Setup:
@@ -162,22 +179,22 @@ def read_setup(run: Path, data: str | None = None, cache: CacheSettings | None =
     cache: where shards of a URL are kept, in place of the run's settings; what it leaves open stays as the run has it.
     """
     facts = read_facts(run)
-    config = config_from_dict(facts["config"], str(run / CONFIG_NAME))
+    config = facts.config
     if cache is not None:
         folder = cache.folder or config.runtime.cache
         gigabytes = cache.num_bytes / 1e9 or config.runtime.cache_gb
         config = replace(config, runtime=replace(config.runtime, cache=folder, cache_gb=gigabytes))
     if data is not None:  # shards are read there, whatever the run read them with
         config = replace(config, data=replace(config.data, shards=""))
-    root = data or facts["data"]["root"]
+    root = data or facts.data.root
     from manifests.splits.label_split import read_split
 
     try:
         manifest = read_manifest(root)
     except InputError as error:
         raise InputError(f"{error} The run names this place; `--data` names another.") from None
-    setup = prepare(root, read_split(root, facts["split"]["name"]), manifest, config)
-    wanted = Identity(facts["data"]["digest"], facts["split"]["digest"], str(config.model))
+    setup = prepare(root, read_split(root, facts.split.name), manifest, config)
+    wanted = Identity(facts.data.digest, facts.split.digest, str(config.model))
     different = wanted.differences(setup.identity)
     if different:
         raise InputError(
@@ -245,9 +262,9 @@ def decided_blocks(before: Config, now: Config) -> str:
 
 def _same_run(run: Path, setup: Setup) -> None:
     facts = read_facts(run)
-    before = config_from_dict(facts["config"], str(run / CONFIG_NAME))
+    before = facts.config
     different = settings_changed(before, setup.config)
-    there = Identity(facts["data"]["digest"], facts["split"]["digest"], str(before.model))
+    there = Identity(facts.data.digest, facts.split.digest, str(before.model))
     different += there.differences(setup.identity)
     if different:
         raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,40 @@ def step_line(step: int, num_steps: int, epoch: int, values: dict[str, float]) -
         f"  lr {values['learning_rate']:.4g}  {values['clips_per_second']:.1f} clips/s"
         f"  waiting {100 * values['waiting_share']:.0f} %  {left} left"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """The records of metrics.jsonl, each with its `kind` (str) and `step` (int)."""
+
+    records: tuple[dict[str, Any], ...]
+    num_damaged: int  # lines that hold no record
+    cut_short: bool  # the last line was still being written: it is left out, and not counted as damaged
+
+
+def read_metrics(run: Path) -> Metrics:
+    """Read what `Journal` wrote, as far as it can be read."""
+    path = run / METRICS_NAME
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    *lines, last = text.split("\n")  # a complete file ends with a line break
+    records = [_record(line) for line in lines if line.strip()]
+    final = _record(last)
+    if final is not None:
+        records.append(final)
+    return Metrics(
+        records=tuple(record for record in records if record is not None),
+        num_damaged=records.count(None),
+        cut_short=bool(last.strip()) and final is None,
+    )
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """One line of metrics.jsonl; None if it is damaged."""
+    try:
+        record = json.loads(line)
+        return {**record, "kind": str(record["kind"]), "step": int(record["step"])}
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def _lines(path: Path) -> list[str]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from manifests.records import InputError
-from tgtrain.config import Config, config_from_dict
+from tgtrain.config import Config
 from tgtrain.method.networks.model import SingleStream, View, build_model, count_macs, count_parameters
 from tgtrain.run import checkpoint as checkpoints
-from tgtrain.run.folder import CONFIG_NAME, METRICS_NAME, read_facts
+from tgtrain.run.folder import read_facts
+from tgtrain.run.journal import read_metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +62,13 @@ class Summary:
 def summarise(run: Path) -> Summary:
     """The summary of a run; InputError where the folder is none."""
     facts = read_facts(run)
-    config = config_from_dict(facts["config"], str(run / CONFIG_NAME))
+    config = facts.config
     every = checkpoints.list_checkpoints(run)
     newest = checkpoints.every_checkpoint(run)[-1:]  # whose evaluation may be due
     best = checkpoints.best(run)
-    step = max([_logged_step(run), *map(checkpoints.step_of, newest)])
-    num_steps, per_epoch = int(facts.get("num_steps", 0)), int(facts.get("steps_per_epoch", 1))
-    data, split = facts["data"], facts["split"]
+    logged = [record["step"] for record in read_metrics(run).records]
+    step = max([0, *logged[-1:], *map(checkpoints.step_of, newest)])
+    num_steps, data = facts.num_steps, facts.data
     return Summary(
         run=str(run),
         recipe=config.name,
@@ -75,7 +76,7 @@ def summarise(run: Path) -> Summary:
         state=_state(run, step, num_steps, due=newest != [*every[-1:]]),
         step=step,
         num_steps=num_steps,
-        epoch=step // max(1, per_epoch),
+        epoch=step // facts.steps_per_epoch,
         num_epochs=config.optimiser.epochs,
         checkpoints=tuple(path.name for path in every),
         best_checkpoint=best[0].name if best else "",
@@ -84,15 +85,18 @@ def summarise(run: Path) -> Summary:
         tests=_tests(run),
         cost=cost_of(config),
         data={
-            "root": data["root"],
-            "dataset": data["dataset"],
-            "digest": data["digest"],
-            "num_videos": data["num_videos"],
-            "num_classes": len(data["classes"]),
+            "root": data.root,
+            "dataset": data.dataset,
+            "digest": data.digest,
+            "num_videos": data.num_videos,
+            "num_classes": len(data.classes),
         },
-        split={name: split[name] for name in ("name", "digest", "labelled", "unlabelled", "validation", "test")},
-        machine=facts.get("machine", {}),
-        versions=facts.get("versions", {}),
+        split={
+            name: getattr(facts.split, name)
+            for name in ("name", "digest", "labelled", "unlabelled", "validation", "test")
+        },
+        machine=facts.machine,
+        versions=facts.versions,
     )
 
 
@@ -122,19 +126,6 @@ def _state(run: Path, step: int, num_steps: int, due: bool) -> str:
     except OSError:
         pass  # no lock: copied from elsewhere
     return "finished" if step >= num_steps > 0 and not due else "stopped" if step else "not begun"
-
-
-def _logged_step(run: Path) -> int:
-    try:
-        lines = (run / METRICS_NAME).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return 0
-    for line in reversed(lines):
-        try:
-            return int(json.loads(line)["step"])
-        except (ValueError, KeyError, TypeError):
-            continue
-    return 0
 
 
 def _best_metric(run: Path) -> str:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from manifests.records import InputError
-from tgtrain.config import Config, config_from_dict
+from tgtrain.config import Config
 from tgtrain.data.setup import Identity, padded_classes
 from tgtrain.method.networks.model import Model, View, build_model
 from tgtrain.run import checkpoint as checkpoints
-from tgtrain.run.folder import CONFIG_NAME, read_facts
+from tgtrain.run.folder import RunFacts, read_facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Trained:
 
     run: Path
     config: Config
-    facts: dict[str, Any]
+    facts: RunFacts
     classes: tuple[str, ...]
     path: Path
     step: int
@@ -45,10 +45,10 @@ class Trained:
 def read_trained(run: Path, which: str = "last") -> Trained:
     """The model of a run: its `last` or `best` checkpoint, or a named one. InputError where run and checkpoint do not fit."""
     facts = read_facts(run)
-    config = config_from_dict(facts["config"], str(run / CONFIG_NAME))
+    config = facts.config
     path = checkpoints.find(run, which)
     loaded = checkpoints.load(path)
-    there = Identity(facts["data"]["digest"], facts["split"]["digest"], str(config.model))
+    there = Identity(facts.data.digest, facts.split.digest, str(config.model))
     different = loaded.identity.differences(there)
     if different:
         raise InputError(f"{path} is no checkpoint of {run}: {'; '.join(different)}.")
@@ -58,7 +58,7 @@ def read_trained(run: Path, which: str = "last") -> Trained:
         run=run,
         config=config,
         facts=facts,
-        classes=padded_classes(tuple(facts["data"]["classes"]), config.model.num_classes),
+        classes=padded_classes(facts.data.classes, config.model.num_classes),
         path=path,
         step=loaded.step,
         precise_bn=not config.precise_bn.batches or bool(loaded.extra.get("precise_bn")),

@@ -89,7 +89,7 @@ def test_folder_that_is_no_run_is_an_input_error() -> None:
     Path("empty").mkdir()
     result = CliRunner().invoke(report, ["empty"], catch_exceptions=False)
     assert result.exit_code == 2
-    assert result.stderr.startswith("Error: empty is no run folder")
+    assert result.stderr.startswith("Error: empty is not a run folder")
     assert result.stdout == ""
 
 

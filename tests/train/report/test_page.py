@@ -122,7 +122,7 @@ def test_damaged_line_in_the_middle_is_counted(run: Path) -> None:
     text = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("\n".join([*text[:2], "\x00\x00\x00", '["kind"]', *text[2:]]) + "\n")
     page = parse(write_report([run]))
-    assert "2 lines of metrics.jsonl could not be read and are left out." in page.words
+    assert "2 lines of metrics.jsonl could not be read and left out of this page." in page.words
     assert chart_values(page)[tuple(1 + step / 8 for step in range(1, 9))] == list(range(1, 9))
 
 
@@ -293,11 +293,11 @@ def test_folder_that_is_no_run_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"No folder .*gone.*tgtrain run"):
         write_report([tmp_path / "gone"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"no run folder \(no config.json\).*newest one"):
+    with pytest.raises(InputError, match=r"not a run folder \(no config.json\).*newest one"):
         write_report([tmp_path / "empty"])
     write_run(tmp_path / "runs" / "one")
     write_run(tmp_path / "runs" / "two")
-    with pytest.raises(InputError, match=r"holds 2\. Name one.*tgtrain report .*one .*two"):
+    with pytest.raises(InputError, match=r"holds 2 runs\. Name one.*tgtrain report .*one .*two"):
         write_report([tmp_path / "runs"])
 
 

@@ -206,7 +206,7 @@ def test_the_lock_of_a_folder_makes_it(tmp_path: Path) -> None:
         (b"", "is damaged"),
         (b"[]", "is not what this version writes"),
         (b'{"config": 3}', "is not what this version writes"),
-        ({"data": 3}, r"data: Input should be a valid dict"),
+        ({"data": 3}, r"data: Input should be an object"),
         ({"num_steps": "many"}, "num_steps"),
         ({"split": {"name": "x"}}, "split.digest: Field required"),
         ({"config": {"nope": {"x": 1}}}, "nope.x"),
