@@ -4,7 +4,7 @@
 
 The data set is made up, the way to it is not: 700 classes, official train, val and test parts, 64 videos a shard, tables and shards as
 docs/format.md says. A video has 250 frames of one byte each, so that all shards fit on a disk (6.0 GB for 650,000): `check` without --deep
-does not look into frames, and what it would take to read real ones from disk is not in these figures. Each command is a process
+compares only sizes and sha256 of shards, and the time to read real ones from disk is not in these figures. Each command is a process
 of its own, started with the made shards in the page cache; seconds are wall time and processor time, memory is the peak of the resident set.
 """
 

@@ -16,9 +16,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-import numpy.typing as npt
-
 from manifests.object_store import call, no_bucket
 
 _PIECE_BYTES = 4 * 1024 * 1024
@@ -233,18 +230,10 @@ def open_location(place: str) -> BinaryIO:
     return file
 
 
-def digest_of(file: BinaryIO, places: npt.NDArray[np.int64] | None = None) -> tuple[str, int, bytes]:
-    """sha256 and number of the bytes from here to the end, and those at the given half-open ranges, which must rise: int64[..., 2]."""
-    digest, count, kept = hashlib.sha256(), 0, []
-    ranges = [] if places is None else places.reshape(-1, 2).tolist()
-    turn = 0
+def digest_of(file: BinaryIO) -> tuple[str, int]:
+    """Return the sha256 and the number of the bytes from the current position to the end."""
+    digest, num_bytes = hashlib.sha256(), 0
     while piece := file.read(_PIECE_BYTES):
         digest.update(piece)
-        while turn < len(ranges) and ranges[turn][0] < count + len(piece):
-            first, last = ranges[turn]
-            kept.append(piece[max(first - count, 0) : last - count])
-            if last > count + len(piece):
-                break
-            turn += 1
-        count += len(piece)
-    return digest.hexdigest(), count, b"".join(kept)
+        num_bytes += len(piece)
+    return digest.hexdigest(), num_bytes

@@ -1,4 +1,4 @@
-"""`tgprep check`: is every promise of the format kept."""
+"""`tgprep check`: verify a data set."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _SHOWN = 20
 
 @click.command()
 @click.argument("out", type=PlaceType(text=True), default="dataset")
-@click.option("--deep", is_flag=True, help="Decode every frame, and compute TG again.")
+@click.option("--deep", is_flag=True, help="Check the structure of every sample, decode every frame, compute TG again.")
 @click.option(
     "--quick",
     is_flag=True,
-    help="Tables, splits and the sizes of shards only, not their bytes: seconds, however large the data set.",
+    help="Check only tables, splits and the sizes of shards: seconds, however large the data set.",
 )
 @click.option(
     "--against",
@@ -50,9 +50,10 @@ _SHOWN = 20
 def check(out: str, deep: bool, quick: bool, against: Path | None, mend: bool, threads: int, as_json: bool) -> None:
     """Verify the data set at OUT [default: ./dataset]: tables, shards, splits.
 
-    Every digest (so that no changed byte goes unseen), every byte of the tar structure, the facts of every sample, that its frame
-    offsets rise and end with its frames, every split against the tables. --deep also decodes every JPEG and compares TG with
-    the gradient of its frames, within the error that JPEG makes. --quick leaves the shards' bytes out.
+    The tables and splits are checked against each other, and the sha256 of every file (so that no changed byte is missed); if
+    that of a shard differs, its damaged samples are named. --deep also checks the tar structure, facts and frame offsets of every
+    sample, decodes every JPEG, and compares TG with the gradient of its frames, within the error that JPEG makes. --quick does not
+    read the bytes of shards.
 
     \b
     Exit codes: 0 sound, 1 something is wrong (each finding names its place and its remedy), 2 wrong usage or no data set.
@@ -69,7 +70,7 @@ def check(out: str, deep: bool, quick: bool, against: Path | None, mend: bool, t
         )
     if quick and (deep or against is not None):
         given = "--deep" if deep else "--against"
-        raise InputError(f"--quick looks at no bytes of shards or videos: it cannot be combined with {given}.")
+        raise InputError(f"--quick reads no bytes of shards or videos: it cannot be combined with {given}.")
     began = time.monotonic()
     with interruptible() as (stop, signals):
         try:

@@ -1,4 +1,4 @@
-"""Is a data set what its tables say: every promise of docs/format.md checked, each breach named with its place and its remedy."""
+"""Check that a data set is what its tables say: every promise of docs/format.md, each finding with its place and remedy."""
 
 from __future__ import annotations
 
@@ -38,26 +38,29 @@ from tgprep.convert.frame_tree import FramesError, frames_digest
 _COPY = "restore it from a copy, or extract into a new folder: the same videos and settings give the same bytes"
 _EXTRACT = "extract into a new folder, and report this: the data set was not written as the format says"
 _SPLIT = "make the split again with `tgprep split ... --name {name} --overwrite`"
-Tell = Callable[[int, int], None]
+_SOURCE = "the video is not the one that was extracted: restore it, or extract into a new folder to have the new one"
+_BAD_SEAL = "its sha256 is not the one that it carries: it was changed or damaged"
+OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What a check looked at and found. damaged_shards: names of shards whose bytes are not those that were written.
-
-    notes: to be known, but no breach. num_frames: JPEG files decoded; num_sources: source files compared.
-    """
+    """What a check read and found. `tgprep check --json` prints these fields."""
 
     root: str
     deep: bool
     findings: tuple[Finding, ...]
-    notes: tuple[str, ...]
-    damaged_shards: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """Worth knowing, but no breach of the format."""
+    damaged_shards: tuple[str, ...] = ()
+    """Names of shards whose bytes are not those that were written."""
     num_videos: int = 0
     num_shards: int = 0
     num_bytes: int = 0
     num_frames: int = 0
+    """JPEG files that were decoded."""
     num_sources: int = 0
+    """Source files that were compared."""
     num_splits: int = 0
     quick: bool = False
 
@@ -75,43 +78,46 @@ def check(
     against: Path | None = None,
     threads: int = 0,
     stop: threading.Event | None = None,
-    on_progress: Tell = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> CheckReport:
     """Check the data set at `root` (local path or fsspec URL).
 
-    deep: decode every frame and recompute TG. quick: of the shards, look at their sizes only. against: folder of the source videos, compared with the recorded digests.
-    threads: 0: one per core. on_progress: called with shards done and all shards. stop: set it to end early (KeyboardInterrupt).
-    InputError where there is no data set, or one of another format version.
+    deep: check the tar structure of every sample, decode every frame and recompute TG.
+    quick: of the shards, compare the sizes only.
+    against: folder of the source videos, which are compared with the recorded digests.
+    threads: 0 means one per core. on_progress: called with the number of checked shards and of all shards.
+    stop: set it to end early (KeyboardInterrupt).
+    Raises InputError if there is no data set, or one of another format version.
     """
     stop = stop or threading.Event()
-    workers = threads or usable_cores()
-    findings = list(_check_header(root))
-    if findings:
-        return CheckReport(root, deep, tuple(findings), (), ())
+    num_threads = threads or usable_cores()
+    # A damaged header or table ends the check: nothing else can be compared with it.
+    if findings := list(_check_header(root)):
+        return CheckReport(root, deep, tuple(findings))
     try:
         manifest = read_manifest(root)
     except InputError as error:
         place, _, message = str(error).partition(": ")
-        finding = Finding(place if message else root, "table", message or str(error), _COPY)
-        return CheckReport(root, deep, (finding,), (), ())
+        return CheckReport(root, deep, (Finding(place if message else root, "table", message or str(error), _COPY),))
     shard_rows = rows_by_shard(manifest)
     for problem in check_tables(manifest, shard_rows):
         examples = f" (such as {', '.join(problem.examples)})" if problem.examples else ""
         findings.append(Finding(problem.table, problem.kind, f"{problem.message}: {problem.count}{examples}", _EXTRACT))
+
     if quick:
         reports = list(_check_sizes(manifest))
     else:
-        reports = list(_check_shards(manifest, shard_rows, deep, workers, stop, on_progress))
-    findings.extend(finding for report in reports for finding in report.findings)
+        reports = list(_check_shards(manifest, shard_rows, deep, num_threads, stop, on_progress))
+    findings += [finding for report in reports for finding in report.findings]
     num_sources = 0
     if against is not None:
-        num_sources, wrong = _check_sources(manifest, against, workers, stop)
-        findings.extend(wrong)
-    names = list_splits(root)
+        num_sources, source_findings = _check_sources(manifest, against, num_threads, stop)
+        findings += source_findings
     notes: list[str] = []
-    for name in names:
-        findings.extend(_check_split(manifest, name, notes))
-    findings.extend(_check_strangers(manifest, notes))
+    split_names = list_splits(root)
+    for name in split_names:
+        findings += _check_split(manifest, name, notes)
+    findings += _check_unknown_files(manifest, notes)
     return CheckReport(
         root,
         deep,
@@ -123,7 +129,7 @@ def check(
         num_bytes=sum(report.num_bytes for report in reports),
         num_frames=sum(report.num_frames for report in reports),
         num_sources=num_sources,
-        num_splits=len(names),
+        num_splits=len(split_names),
         quick=quick,
     )
 
@@ -133,7 +139,7 @@ def _check_header(root: str) -> Iterator[Finding]:
     try:
         content = read_bytes(place)
     except (FileNotFoundError, NotADirectoryError):
-        read_header(root)  # says what is there instead
+        read_header(root)  # raises InputError, which says what `root` holds instead
         raise
     try:
         raw = json.loads(content)
@@ -143,7 +149,7 @@ def _check_header(root: str) -> Iterator[Finding]:
         yield Finding(place, "header", f"it is not valid JSON ({error})", _COPY)
         return
     if (digest and hashlib.sha256(blank).hexdigest() != digest) or json_bytes(raw) != content:
-        yield Finding(place, "header", "its sha256 is not the one that it carries: it was changed or damaged", _COPY)
+        yield Finding(place, "header", _BAD_SEAL, _COPY)
         return
     try:
         read_header(root)
@@ -154,39 +160,43 @@ def _check_header(root: str) -> Iterator[Finding]:
 
 
 def _check_shards(
-    manifest: Manifest, shard_rows: ShardRows, deep: bool, workers: int, stop: threading.Event, on_progress: Tell
+    manifest: Manifest,
+    shard_rows: ShardRows,
+    deep: bool,
+    num_threads: int,
+    stop: threading.Event,
+    on_progress: OnProgress,
 ) -> Iterator[ShardReport]:
     mend = _mend_shard(manifest)
     total = len(manifest.shards)
 
-    def one(index: int) -> ShardReport:
+    def check_one(index: int) -> ShardReport:
         if stop.is_set():
             raise KeyboardInterrupt
-        shard = manifest.shards[index]
-        return check_shard(manifest.root, manifest.header, shard, shard_rows.rows(shard.name), deep=deep, mend=mend)
+        return check_shard(manifest, shard_rows, manifest.shards[index], deep=deep, mend=mend)
 
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(num_threads) as pool:
         try:
-            for done, report in enumerate(pool.map(one, range(total)), 1):
+            for done, report in enumerate(pool.map(check_one, range(total)), 1):
                 on_progress(done, total)
                 yield report
         except BaseException:
-            stop.set()
+            stop.set()  # ends the threads that are still at work
             raise
 
 
 def _check_sizes(manifest: Manifest) -> Iterator[ShardReport]:
-    """Every shard is there and as large as the tables say."""
-    there = list_files(manifest.root)
+    """Check that every shard is present and as large as the tables say."""
+    sizes = list_files(manifest.root)
     for shard in manifest.shards:
-        found = there.get(shard.name, -1)
+        num_bytes = sizes.get(shard.name, -1)
         findings: tuple[Finding, ...] = ()
-        if found != shard.num_bytes:
-            kind = "shard-missing" if found < 0 else "shard-size"
-            message = "the file is missing" if found < 0 else f"{found} bytes"
+        if num_bytes != shard.num_bytes:
+            kind = "shard-missing" if num_bytes < 0 else "shard-size"
+            message = "the file is missing" if num_bytes < 0 else f"{num_bytes} bytes"
             message += f", expected {shard.num_bytes} bytes (shards.parquet)"
             findings = (Finding(shard.name, kind, message, _mend_shard(manifest)),)
-        yield ShardReport(shard.name, findings, bool(findings), max(found, 0))
+        yield ShardReport(shard.name, findings, bool(findings), max(num_bytes, 0))
 
 
 def _mend_shard(manifest: Manifest) -> str:
@@ -205,72 +215,62 @@ def _mend_shard(manifest: Manifest) -> str:
 
 
 def _check_sources(
-    manifest: Manifest, against: Path, workers: int, stop: threading.Event
+    manifest: Manifest, against: Path, num_threads: int, stop: threading.Event
 ) -> tuple[int, Sequence[Finding]]:
-    """Every source file still has its recorded size and, where a sample was made from it, sha256."""
+    """Compare the source file of every written video with its recorded size and sha256."""
     if not against.is_dir():
         raise InputError(f"--against {against}: no such folder. Name the folder that the videos were extracted from.")
     table = manifest.videos.arrow.select(["path", "num_source_bytes", "source_sha256", "status"])
     table = table.filter(pc.equal(table.column("status"), WRITTEN))
     rows = zip(*(table.column(name).to_pylist() for name in table.column_names[:3]), strict=True)
+    imported = manifest.header.settings.get("imported") == "rawframes"
 
-    digest = frames_digest if manifest.header.settings.get("imported") == "rawframes" else _file_digest
-
-    def one(row: tuple[str, int, str]) -> Finding | None:
+    def check_one(row: tuple[str, int, str]) -> Finding | None:
         if stop.is_set():
             raise KeyboardInterrupt
-        path, num_bytes, sha256 = row
+        path, expected_bytes, expected = row
         file = against / path
         try:
-            found_bytes, found = digest(file)
+            num_bytes, sha256 = frames_digest(file) if imported else (file.stat().st_size, file_sha256(file))
         except (OSError, FramesError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             return Finding(str(file), "source", f"cannot be read: {reason}", _SOURCE)
-        if found_bytes != num_bytes:
-            return Finding(str(file), "source", f"{found_bytes} bytes, expected {num_bytes} (videos.parquet)", _SOURCE)
-        if found != sha256:
-            message = f"sha256 {found[:16]}…, expected {sha256[:16]}… (videos.parquet)"
-            return Finding(str(file), "source", message, _SOURCE)
-        return None
+        if num_bytes != expected_bytes:
+            message = f"{num_bytes} bytes, expected {expected_bytes} (videos.parquet)"
+        elif sha256 != expected:
+            message = f"sha256 {sha256[:16]}…, expected {expected[:16]}… (videos.parquet)"
+        else:
+            return None
+        return Finding(str(file), "source", message, _SOURCE)
 
-    with ThreadPoolExecutor(workers) as pool:
-        found = [finding for finding in pool.map(one, rows) if finding is not None]
-    return table.num_rows, found
-
-
-def _file_digest(file: Path) -> tuple[int, str]:
-    return file.stat().st_size, file_sha256(file)
-
-
-_SOURCE = "the video is not the one that was extracted: restore it, or extract into a new folder to have the new one"
+    with ThreadPoolExecutor(num_threads) as pool:
+        findings = [finding for finding in pool.map(check_one, rows) if finding is not None]
+    return table.num_rows, findings
 
 
 def _check_split(manifest: Manifest, name: str, notes: list[str]) -> Iterator[Finding]:
     place, mend = split_place(manifest.root, name), _SPLIT.format(name=name)
-    content = read_bytes(place)
-    if seal_holds(content) is False:
-        yield Finding(
-            place, "split-digest", "its sha256 is not the one that it carries: it was changed or damaged", mend
-        )
+    seal = seal_holds(read_bytes(place))
+    if seal is False:
+        yield Finding(place, "split-digest", _BAD_SEAL, mend)
         return
     try:
         split = read_split(manifest.root, name)
     except (InputError, pa.ArrowException, OSError, ValueError) as error:
         yield Finding(place, "split", str(error).removeprefix(place).lstrip(": "), mend)
         return
-    if seal_holds(content) is None:
-        yield Finding(place, "split-digest", "it carries no sha256: damage to it could not be told", mend)
+    if seal is None:
+        yield Finding(place, "split-digest", "it carries no sha256: damage to it cannot be detected", mend)
     for problem in check_split(split, manifest):
         if problem.level == ERROR:
-            yield Finding(
-                place, f"split-{problem.kind}", f"{problem.message} ({', '.join(problem.examples[:3])})", mend
-            )
+            message = f"{problem.message} ({', '.join(problem.examples[:3])})"
+            yield Finding(place, f"split-{problem.kind}", message, mend)
         else:
             notes.append(f"split {name}: {problem.message}")
 
 
-def _check_strangers(manifest: Manifest, notes: list[str]) -> Iterator[Finding]:
-    """Files in the folder that the tables do not know: a tar that a pattern like shard-*.tar would read is a breach."""
+def _check_unknown_files(manifest: Manifest, notes: list[str]) -> Iterator[Finding]:
+    """Files in the folder that no table names: a tar that a pattern like shard-*.tar would read is a breach."""
     if is_url(manifest.root):
         return
     known = {shard.name for shard in manifest.shards}
@@ -278,9 +278,5 @@ def _check_strangers(manifest: Manifest, notes: list[str]) -> Iterator[Finding]:
         if file.name.startswith(TEMPORARY_PREFIX):
             notes.append(f"{file}: left over from an interrupted run; it may be deleted")
         elif file.name.startswith("shard-") and file.suffix == ".tar" and file.name not in known:
-            yield Finding(
-                str(file),
-                "stranger",
-                "no table knows this shard, yet readers of shard-*.tar take it",
-                "move it elsewhere",
-            )
+            message = "no table names this shard, yet readers of shard-*.tar take it"
+            yield Finding(str(file), "stranger", message, "move it elsewhere")

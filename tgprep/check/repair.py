@@ -1,4 +1,4 @@
-"""Damaged shards made anew from their videos: the bytes must be those that the tables name, else nothing is replaced."""
+"""Repair damaged shards from their videos: a shard is replaced only if its new bytes are those that the tables name."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from tgprep.check.tables import rows_by_shard
 from tgprep.config import EARLIER, ExtractSettings, WorkerSettings
 from tgprep.convert.import_rawframes import write_shard
 from tgprep.extract.account import versions
+from tgprep.extract.work_folder import WORK_FOLDER
 from tgprep.extract.workers.local import run_local
 from tgprep.extract.workers.shards import Progress, ShardError, ShardPlan, ShardResult, StoppedError
-
-WORK_FOLDER = ".tgprep"
 
 
 @dataclass(frozen=True, slots=True)
 class RepairReport:
-    """Which shards were replaced, and which were not, with the reason."""
+    """Which shards were replaced, and which were not."""
 
     repaired: tuple[str, ...]
     failed: tuple[tuple[str, str], ...]
+    """(shard, reason)"""
 
 
 def repair(
@@ -42,10 +42,10 @@ def repair(
     stop: threading.Event | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> RepairReport:
-    """Extract the damaged shards of the data set at `root` again from `videos`, and put them in place where they have the sha256
-    of shards.parquet. The tables and all other shards stay as they are.
+    """Extract the damaged shards of the data set at `root` again from `videos`, and replace those that get the sha256 of
+    shards.parquet. The tables and all other shards do not change.
 
-    InputError where the data set was made in a way that cannot be repeated, or its tables are damaged.
+    Raises InputError if the data set was made in a way that cannot be repeated, or its tables are damaged.
     """
     if not videos.is_dir():
         raise InputError(f"{videos}: no such folder. Name the folder that the videos were extracted from.")
@@ -78,7 +78,7 @@ def repair(
         for result in results:
             name = result.shard.name
             lost = [row for row in result.videos if row.error]
-            if result.shard == by_name[name]:
+            if result.shard == by_name[name]:  # same sha256, size and number of videos
                 publish(work / name, root / name)
                 repaired.append(name)
             elif lost:
@@ -86,6 +86,7 @@ def repair(
             else:
                 failed.append((name, f"extracting it again gives other bytes{_why(manifest, settings, result.videos)}"))
     except ShardError as error:
+        # The engine gave up: all shards that have no result yet fail for the same reason.
         ended = {*repaired, *(name for name, _ in failed)}
         failed += [(name, str(error)) for name in damaged if name not in ended]
     finally:
@@ -96,7 +97,7 @@ def repair(
 def _from_frames(
     plans: Sequence[ShardPlan], folder: Path, out: Path, header: ManifestHeader, stop: threading.Event
 ) -> Iterator[ShardResult]:
-    """The shards of a data set that `import-rawframes` made, from its tree of frames."""
+    """Write the shards of an imported data set again from its rawframes tree."""
     for plan in plans:
         if stop.is_set():
             raise StoppedError
@@ -117,15 +118,16 @@ def _source(row: VideoRow) -> SourceVideo:
     return SourceVideo(row.key, row.path, row.class_name, row.label, row.group, row.subsets, row.num_source_bytes)
 
 
-def _why(manifest: Manifest, settings: ExtractSettings | None, made: Sequence[VideoRow]) -> str:
-    """The likeliest reasons for other bytes, as words to be put behind a statement."""
-    before = {row.path: row.source_sha256 for row in rows_by_shard(manifest).rows(made[0].shard)} if made else {}
-    changed = [row.path for row in made if before.get(row.path) != row.source_sha256]
+def _why(manifest: Manifest, settings: ExtractSettings | None, rows: Sequence[VideoRow]) -> str:
+    """The likeliest reason for other bytes, to follow a statement: `: REASON`, or ""."""
+    recorded = {row.path: row.source_sha256 for row in rows_by_shard(manifest).rows(rows[0].shard)} if rows else {}
+    changed = [row.path for row in rows if recorded.get(row.path) != row.source_sha256]
     if changed:
         return f": {len(changed)} of its videos are not those that were extracted, such as {changed[0]}"
     if settings is None:
         return ""
-    now = versions(settings)
-    other = [f"{name} {manifest.header.versions.get(name)} then, {now[name]} now" for name in now]
-    differing = [text for text, name in zip(other, now, strict=True) if manifest.header.versions.get(name) != now[name]]
+    then = manifest.header.versions
+    differing = [
+        f"{name} {then.get(name)} then, {v} now" for name, v in versions(settings).items() if then.get(name) != v
+    ]
     return f": {'; '.join(differing)}. Install the versions of dataset.json" if differing else ""

@@ -1,4 +1,4 @@
-"""One shard against the tables: its digest, every byte of its tar structure, the facts of each sample, and its frames."""
+"""Check one shard against the tables: its sha256, and on request or after damage its tar structure, facts and frames."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 
 from manifests.files import digest_of, open_location
 from manifests.manifest_io import join
@@ -23,36 +22,44 @@ from manifests.sample import (
     frame_members,
     json_member,
     member_header,
+    quality_facts,
     row_facts,
     video_gop,
 )
-from manifests.table import VideoTable
+from manifests.table import Manifest, VideoTable
 from tgprep.check.frames import FrameError, check_frames, decode
-from tgprep.check.shard_bulk import common_facts, gap_places, structure_holds
+from tgprep.check.tables import ShardRows
 
 _MAX_FACTS_BYTES = 1024 * 1024
 _SIZE_FIELD = slice(124, 135)  # of a ustar header: octal digits
 
+Offsets = npt.NDArray[np.uint64]
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is wrong. place: file, and the video in it; kind: a short stable word; mend: what to do."""
+    """Something that is wrong. `tgprep check --json` prints these fields."""
 
     place: str
+    """File, and the video in it."""
     kind: str
+    """A short stable word."""
     message: str
     mend: str
+    """What to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """What was found in a shard. damaged: its bytes are not those that were written. num_frames: JPEG files decoded."""
+    """What the check of one shard found."""
 
     name: str
     findings: tuple[Finding, ...]
     damaged: bool
+    """Its bytes are not those that were written."""
     num_bytes: int = 0
     num_frames: int = 0
+    """Frames that were decoded."""
 
 
 class _SampleError(Exception):
@@ -61,135 +68,135 @@ class _SampleError(Exception):
         self.kind = kind
 
 
-def check_shard(
-    root: str, header: ManifestHeader, shard: ShardRow, rows: VideoTable, *, deep: bool, mend: str
-) -> ShardReport:
-    """Check one shard. rows: its written videos in the order of their offsets. deep: decode every frame, recompute TG."""
-    found: list[Finding] = []
-    num_frames = 0
+def check_shard(manifest: Manifest, shard_rows: ShardRows, shard: ShardRow, *, deep: bool, mend: str) -> ShardReport:
+    """Check the bytes of a shard against its recorded sha256. deep: also every sample, and decode every frame."""
+    findings: list[Finding] = []
 
     def add(key: str, kind: str, message: str) -> None:
-        found.append(Finding(f"{shard.name}, {key}" if key else shard.name, kind, message, mend))
+        findings.append(Finding(f"{shard.name}, {key}" if key else shard.name, kind, message, mend))
 
+    num_bytes = num_frames = 0
+    damaged = True
     try:
-        file = open_location(join(root, shard.name))
-    except FileNotFoundError:
-        add("", "shard-missing", f"the file is missing ({len(rows)} videos)")
-        return ShardReport(shard.name, tuple(found), True)
-    except OSError as error:
-        add("", "shard-unreadable", f"the file cannot be opened: {error.strerror or error}")
-        return ShardReport(shard.name, tuple(found), True)
-    with file:
-        try:
-            places = None if deep else gap_places(rows.arrow, header)
-            sha256, num_bytes, gaps = digest_of(file, places)
+        with open_location(join(manifest.root, shard.name)) as file:
+            sha256, num_bytes = digest_of(file)
             damaged = (sha256, num_bytes) != (shard.sha256, shard.num_bytes)
             if num_bytes != shard.num_bytes:
                 add("", "shard-size", f"{num_bytes} bytes, expected {shard.num_bytes} (shards.parquet)")
             elif damaged:
                 add("", "shard-digest", f"sha256 {sha256[:16]}…, expected {shard.sha256[:16]}… (shards.parquet)")
-            end = 0
-            if places is not None and not damaged and structure_holds(gaps, places, rows.arrow, header):
-                end = pc.max(pc.add(rows.arrow["sample_offset"], rows.arrow["sample_bytes"])).as_py() or 0
-                rows = rows.take(())  # nothing is left to be looked at one by one
-            for row in rows:
-                try:
-                    if row.sample_offset != end:
-                        raise _SampleError("sample-place", f"it begins at {row.sample_offset}, expected {end}")
-                    indices = _check_structure(file, row, header)
-                    if deep:
-                        count, problems = _check_deep(file, row, header, indices)
-                        num_frames += count
-                        if problems:
-                            more = f"; and {len(problems) - 3} more frames" if len(problems) > 3 else ""
-                            add(row.key, "frames", "; ".join(problems[:3]) + more)
-                except _SampleError as error:
-                    add(row.key, error.kind, str(error))
-                end = row.sample_offset + row.sample_bytes
-            _check_end(file, end, num_bytes, add)
-        except OSError as error:
-            add("", "shard-unreadable", f"reading failed: {error.strerror or error}")
-            return ShardReport(shard.name, tuple(found), True)
-    return ShardReport(shard.name, tuple(found), damaged, num_bytes, num_frames)
+            # The recorded sha256 vouches for every byte of an intact shard. In a damaged one, the walk over
+            # the samples finds those that the damage hit.
+            if damaged or deep:
+                rows = shard_rows.rows(shard.name)
+                num_frames = _check_samples(file, rows, manifest.header, deep, add)
+                end = rows[-1].sample_offset + rows[-1].sample_bytes if len(rows) else 0
+                if problem := _end_problem(file, end, num_bytes):
+                    add("", "tar-end", problem)
+    except FileNotFoundError:
+        add("", "shard-missing", f"the file is missing ({shard.num_videos} videos)")
+    except OSError as error:
+        damaged = True
+        add("", "shard-unreadable", f"the file cannot be read: {error.strerror or error}")
+    return ShardReport(shard.name, tuple(findings), damaged, num_bytes, num_frames)
+
+
+def _check_samples(
+    file: BinaryIO, rows: VideoTable, header: ManifestHeader, deep: bool, add: Callable[[str, str, str], None]
+) -> int:
+    """Check every sample of a shard, report problems as add(key, kind, message), return the number of decoded frames."""
+    num_frames = end = 0
+    for row in rows:
+        try:
+            if row.sample_offset != end:
+                raise _SampleError("sample-place", f"it begins at {row.sample_offset}, expected {end}")
+            indices = _check_structure(file, row, header)
+            if deep:
+                count, problems = _decode_frames(file, row, header, indices)
+                num_frames += count
+                if problems:
+                    more = f"; and {len(problems) - 3} more frames" if len(problems) > 3 else ""
+                    add(row.key, "frames", "; ".join(problems[:3]) + more)
+        except _SampleError as error:
+            add(row.key, error.kind, str(error))
+        end = row.sample_offset + row.sample_bytes
+    return num_frames
 
 
 def expected_facts(row: VideoRow, header: ManifestHeader) -> Meta:
     """What the .json member of a video must say, as far as the tables know it."""
-    return {**row_facts(row), **common_facts(header)}
+    gradient = {"gradient_source": header.gradient.source, "gradient_space": header.gradient.space}
+    return {**row_facts(row), **quality_facts(header.settings), **gradient}
 
 
-def _read(file: BinaryIO, offset: int, num_bytes: int, what: str) -> bytes:
+def _read(file: BinaryIO, offset: int, num_bytes: int, name: str) -> bytes:
     file.seek(offset)
     content = file.read(num_bytes)
     if len(content) != num_bytes:
-        raise _SampleError("cut-off", f"{what}: the shard ends before it")
+        raise _SampleError("cut-off", f"{name}: the shard ends before it")
     return content
 
 
-def _padding(num_bytes: int) -> int:
-    return -num_bytes % BLOCK_BYTES
-
-
-def _check_structure(file: BinaryIO, row: VideoRow, header: ManifestHeader) -> dict[str, npt.NDArray[np.uint64]]:
-    """Headers, order, places and padding of the members, facts and frame offsets; gives the offsets by kind."""
-    place = row.sample_offset
-    block = _read(file, place, BLOCK_BYTES, "the sample")
+def _check_structure(file: BinaryIO, row: VideoRow, header: ManifestHeader) -> dict[str, Offsets]:
+    """Check headers, order, offsets and padding of the members, the facts and the indices; return the indices by kind."""
+    offset = row.sample_offset
+    block = _read(file, offset, BLOCK_BYTES, "the sample")
     try:
-        size = int(block[_SIZE_FIELD], 8)
+        num_facts_bytes = int(block[_SIZE_FIELD], 8)
     except ValueError:
-        raise _SampleError("tar-header", f"no tar header at byte {place}") from None
-    content, place = _member(file, place, f"{row.key}.json", size, limit=_MAX_FACTS_BYTES)
+        raise _SampleError("tar-header", f"no tar header at byte {offset}") from None
+    if num_facts_bytes > _MAX_FACTS_BYTES:
+        raise _SampleError("tar-header", f"{row.key}.json has {num_facts_bytes} bytes: too many")
+    content, offset = _member(file, offset, f"{row.key}.json", num_facts_bytes)
     _check_facts(content, row, header)
-    indices: dict[str, npt.NDArray[np.uint64]] = {}
-    kinds = [("rgb", row.num_frames)]
-    if header.gradient.stored:
-        kinds.append(("tg", row.num_frames - 1))
-    if flow_method(header.settings):
-        kinds.append(("flow", row.num_frames - 1))
-    for kind, num_frames in kinds:
-        index_offset, index_bytes, offset, num_bytes = row.members.place(kind)
+
+    # The indices and frames of RGB, TG and flow follow in this order, each as far as the data set stores it.
+    indices: dict[str, Offsets] = {}
+    kinds = ["rgb"] + ["tg"] * header.gradient.stored + ["flow"] * bool(flow_method(header.settings))
+    for kind in kinds:
+        num_frames = row.num_frames - (kind != "rgb")
+        index_offset, index_bytes, frames_offset, frames_bytes = row.members.place(kind)
         mp4 = kind == "rgb" and bool(video_gop(header))
         index_name, name = frame_members(kind, mp4)
-        _same_place(index_name, place + BLOCK_BYTES, index_offset)
-        content, place = _member(file, place, f"{row.key}.{index_name}", index_bytes, limit=index_bytes)
+        _same_offset(index_name, offset + BLOCK_BYTES, index_offset)
+        content, offset = _member(file, offset, f"{row.key}.{index_name}", index_bytes)
         try:
-            found = indices[kind] = decode_offsets(content, mp4=mp4)
+            index = indices[kind] = decode_offsets(content, mp4=mp4)
         except ValueError as error:
             raise _SampleError("offsets", f"{index_name}: {error}") from None
-        if len(found) != num_frames + 1 or not (found[-1] < num_bytes if mp4 else found[-1] == num_bytes):
-            raise _SampleError(
-                "offsets",
-                f"{index_name}: {len(found) - 1} frames of {found[-1]} bytes, expected {num_frames} of {num_bytes}",
-            )
-        _same_place(name, place + BLOCK_BYTES, offset)
-        _, place = _member(file, place, f"{row.key}.{name}", num_bytes, limit=0)
-    if place != row.sample_offset + row.sample_bytes:
-        raise _SampleError("sample-place", f"it ends at {place}, expected {row.sample_offset + row.sample_bytes}")
+        if len(index) != num_frames + 1 or not (index[-1] < frames_bytes if mp4 else index[-1] == frames_bytes):
+            found, expected = f"{len(index) - 1} frames of {index[-1]} bytes", f"{num_frames} of {frames_bytes}"
+            raise _SampleError("offsets", f"{index_name}: {found}, expected {expected}")
+        _same_offset(name, offset + BLOCK_BYTES, frames_offset)
+        _, offset = _member(file, offset, f"{row.key}.{name}", frames_bytes, read=False)
+    if offset != row.sample_offset + row.sample_bytes:
+        raise _SampleError("sample-place", f"it ends at {offset}, expected {row.sample_offset + row.sample_bytes}")
     return indices
 
 
-def _same_place(name: str, found: int, expected: int) -> None:
+def _same_offset(name: str, found: int, expected: int) -> None:
     if found != expected:
         raise _SampleError("member-place", f"{name} begins at {found}, videos.parquet says {expected}")
 
 
-def _member(file: BinaryIO, place: int, name: str, num_bytes: int, limit: int) -> tuple[bytes, int]:
-    """Check header and padding of the member at `place`; gives its content (none where limit is 0) and where the next begins."""
-    if _read(file, place, BLOCK_BYTES, name) != member_header(name, num_bytes):
-        raise _SampleError("tar-header", f"the tar header at byte {place} is not that of {name} with {num_bytes} bytes")
-    start = place + BLOCK_BYTES
-    if limit and num_bytes > limit:
-        raise _SampleError("tar-header", f"{name} has {num_bytes} bytes: too many")
-    content = _read(file, start, num_bytes, name) if limit else b""
-    if _read(file, start + num_bytes, _padding(num_bytes), name).strip(b"\0"):
+def _member(file: BinaryIO, offset: int, name: str, num_bytes: int, *, read: bool = True) -> tuple[bytes, int]:
+    """Check header and padding of the member at `offset`; return its content (empty unless `read`) and the next offset."""
+    if _read(file, offset, BLOCK_BYTES, name) != member_header(name, num_bytes):
+        raise _SampleError(
+            "tar-header", f"the tar header at byte {offset} is not that of {name} with {num_bytes} bytes"
+        )
+    start, padding = offset + BLOCK_BYTES, -num_bytes % BLOCK_BYTES
+    content = _read(file, start, num_bytes, name) if read else b""
+    if any(_read(file, start + num_bytes, padding, name)):
         raise _SampleError("padding", f"the padding after {name} is not zero")
-    return content, start + num_bytes + _padding(num_bytes)
+    return content, start + num_bytes + padding
 
 
 def _check_facts(content: bytes, row: VideoRow, header: ManifestHeader) -> None:
     expected = expected_facts(row, header)
     if json_member(expected) == content:
         return
+    # Not the bytes that this version would write: find out why, or whether only unknown facts were added.
     try:
         facts = json.loads(content)
     except ValueError as error:
@@ -207,16 +214,18 @@ def _check_facts(content: bytes, row: VideoRow, header: ManifestHeader) -> None:
         raise _SampleError("facts", "the .json member is not written as the format says")
 
 
-def _check_deep(
-    file: BinaryIO, row: VideoRow, header: ManifestHeader, indices: dict[str, npt.NDArray[np.uint64]]
+def _decode_frames(
+    file: BinaryIO, row: VideoRow, header: ManifestHeader, indices: dict[str, Offsets]
 ) -> tuple[int, list[str]]:
+    """Decode every frame of a sample; return the number of frames and what is wrong."""
+
     def frames(kind: str, start: int) -> Iterator[bytes]:
         bounds = indices[kind].astype(np.int64).tolist()
         for first, last in zip(bounds, bounds[1:], strict=False):
             yield _read(file, start + first, last - first, f"{kind}.mjpeg")
 
     if gop := video_gop(header):
-        count, problems = _check_mp4(file, row, gop, indices["rgb"])
+        count, problems = _decode_mp4(file, row, gop, indices["rgb"])
     else:
         tg = frames("tg", row.members.tg_offset) if "tg" in indices else None
         rgb = frames("rgb", row.members.rgb_offset)
@@ -230,8 +239,8 @@ def _check_deep(
     return count, problems
 
 
-def _check_mp4(file: BinaryIO, row: VideoRow, gop: int, index: npt.NDArray[np.uint64]) -> tuple[int, list[str]]:
-    """Every picture where the index says, and every frame decoded; gives the frames that decode, and what is wrong."""
+def _decode_mp4(file: BinaryIO, row: VideoRow, gop: int, index: Offsets) -> tuple[int, list[str]]:
+    """Compare the index of a stored video with its pictures, and decode every frame; like `_decode_frames`."""
     from tgprep.decode.stored import MemberFile, stored_planes
     from tgprep.encode.h264 import picture_offsets
 
@@ -252,12 +261,11 @@ def _check_mp4(file: BinaryIO, row: VideoRow, gop: int, index: npt.NDArray[np.ui
     return count, problems
 
 
-def _check_end(file: BinaryIO, end: int, num_bytes: int, add: Callable[[str, str, str], None]) -> None:
-    wanted = end + 2 * BLOCK_BYTES
-    wanted += -wanted % RECORD_BYTES
-    if num_bytes != wanted:
-        add("", "tar-end", f"the archive has {num_bytes} bytes, its samples and its end take {wanted}")
-        return
+def _end_problem(file: BinaryIO, end: int, num_bytes: int) -> str:
+    """What is wrong with the end of the archive, behind the last sample; "" if nothing."""
+    expected_bytes = end + 2 * BLOCK_BYTES
+    expected_bytes += -expected_bytes % RECORD_BYTES
+    if num_bytes != expected_bytes:
+        return f"the archive has {num_bytes} bytes, its samples and its end take {expected_bytes}"
     file.seek(end)
-    if any(file.read(wanted - end)):
-        add("", "tar-end", f"the end of the archive (from byte {end}) is not zero")
+    return f"the end of the archive (from byte {end}) is not zero" if any(file.read()) else ""

@@ -1,4 +1,4 @@
-"""The tables against themselves and the header, column by column, so that 650,000 videos take seconds."""
+"""Check the tables against themselves and the header, column by column, so that 650,000 videos take seconds."""
 
 from __future__ import annotations
 
@@ -15,26 +15,32 @@ from manifests.sample import encode_offsets, flow_method
 from manifests.table import Manifest, VideoTable
 
 Flags = npt.NDArray[np.bool_]
+_VIDEOS, _SHARDS = "videos.parquet", "shards.parquet"
 
 
 @dataclass(frozen=True, slots=True)
 class TableProblem:
-    """A rule that rows of a table break. kind: a short stable word; count: rows; examples: the first keys (or paths)."""
+    """A rule that rows of a table break."""
 
     table: str
     kind: str
+    """A short stable word."""
     message: str
-    count: int
-    examples: tuple[str, ...]
+    count: int = 1
+    """Rows that break it."""
+    examples: tuple[str, ...] = ()
+    """Keys (or paths) of the first ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardRows:
-    """Which rows of videos.parquet lie in which shard, in the order of their offsets; rows are made when asked for."""
+    """The rows of videos.parquet by shard, in the order of their offsets."""
 
     table: VideoTable
     order: npt.NDArray[np.int64]
+    """Row numbers of the written videos, sorted by shard and offset."""
     bounds: dict[str, tuple[int, int]]
+    """Shard name -> half-open range in `order`."""
 
     def rows(self, shard: str) -> VideoTable:
         """The written videos of a shard."""
@@ -43,7 +49,7 @@ class ShardRows:
 
 
 def rows_by_shard(manifest: Manifest) -> ShardRows:
-    """The written rows, grouped by shard and sorted by offset."""
+    """Group the written rows by shard and sort them by offset."""
     table = manifest.videos.arrow
     written = np.flatnonzero(_equal(table, "status", WRITTEN))
     names = table.column("shard").combine_chunks().take(pa.array(written)).dictionary_encode()
@@ -56,109 +62,137 @@ def rows_by_shard(manifest: Manifest) -> ShardRows:
 
 
 def check_tables(manifest: Manifest, shard_rows: ShardRows) -> Iterator[TableProblem]:
-    """Everything that the rows promise about each other and the header."""
-    header, table = manifest.header, manifest.videos.arrow
-
-    def broken(kind: str, message: str, flags: Flags) -> Iterator[TableProblem]:
-        places = np.flatnonzero(flags)
-        if len(places):
-            some = table.select(["key", "path"]).take(pa.array(places[:3])).to_pylist()
-            examples = tuple(row["key"] or row["path"] for row in some)
-            yield TableProblem("videos.parquet", kind, message, len(places), examples)
-
-    def number(name: str) -> npt.NDArray[np.int64]:
-        values: npt.NDArray[np.int64] = table.column(name).to_numpy()
-        return values
-
+    """Check everything that the rows promise about each other and the header."""
+    table = manifest.videos.arrow
     nulls = [name for name in table.column_names if table.column(name).null_count]
-    if nulls:
-        yield TableProblem("videos.parquet", "null", f"columns hold nulls: {', '.join(nulls)}", len(nulls), ())
+    if nulls:  # every other rule expects values
+        yield TableProblem(_VIDEOS, "null", f"columns hold nulls: {', '.join(nulls)}", len(nulls))
         return
+    yield from _check_statuses(manifest)
+    yield from _check_names(manifest)
+    yield from _check_members(manifest)
+    yield from _check_shard_names(manifest, shard_rows)
+    yield from _check_gaps(manifest, shard_rows)
+
+
+def _check_statuses(manifest: Manifest) -> Iterator[TableProblem]:
+    header, table = manifest.header, manifest.videos.arrow
     written, failed, skipped = (_equal(table, "status", status) for status in (WRITTEN, FAILED, SKIPPED))
-    named = written | failed
-    yield from broken("status", f"the status is none of {', '.join(STATUSES)}", ~(named | skipped))
-    for flags, told, status in (
+    unknown = ~(written | failed | skipped)
+    yield from _broken(table, "status", f"the status is none of {', '.join(STATUSES)}", unknown)
+    for flags, expected, status in (
         (written, header.num_written, WRITTEN),
         (failed, header.num_failed, FAILED),
         (skipped, header.num_skipped, SKIPPED),
     ):
-        if int(flags.sum()) != told:
-            message = f"{int(flags.sum())} rows are {status}, dataset.json says {told}"
-            yield TableProblem("videos.parquet", "count", message, abs(int(flags.sum()) - told), ())
+        if (count := int(flags.sum())) != expected:
+            message = f"{count} rows are {status}, dataset.json says {expected}"
+            yield TableProblem(_VIDEOS, "count", message, abs(count - expected))
+    blank = _equal(table, "error", "")
+    message = "a written video has an error, or a failed or skipped one has none"
+    yield from _broken(table, "error", message, written != blank)
+
+
+def _check_names(manifest: Manifest) -> Iterator[TableProblem]:
+    """Keys, labels and subsets of the written and failed videos."""
+    header, table = manifest.header, manifest.videos.arrow
+    named = _equal(table, "status", WRITTEN) | _equal(table, "status", FAILED)
     names = table.column("key")
     keys = names.filter(pa.array(named))
     if pc.count_distinct(keys).as_py() != len(keys):
-        yield TableProblem("videos.parquet", "key-twice", "keys are not unique", 1, ())
+        yield TableProblem(_VIDEOS, "key-twice", "keys are not unique")
     if len(names) and not pc.all(pc.less_equal(names[:-1], names[1:]), min_count=0).as_py():
-        yield TableProblem("videos.parquet", "order", "rows are not sorted by key", 1, ())
-    good_key = pc.match_substring_regex(table.column("key"), r"^[A-Za-z0-9_-]+/[A-Za-z0-9_-]+$")
-    yield from broken("key", "the key is not `Class/stem` of [A-Za-z0-9_-]", named & ~good_key.to_numpy())
-    label = number("label")
+        yield TableProblem(_VIDEOS, "order", "rows are not sorted by key")
+    valid = pc.match_substring_regex(names, r"^[A-Za-z0-9_-]+/[A-Za-z0-9_-]+$").to_numpy()
+    yield from _broken(table, "key", "the key is not `Class/stem` of [A-Za-z0-9_-]", named & ~valid)
+
+    label = _numbers(table, "label")
     known = (label >= 0) & (label < len(header.classes))
-    own = pa.array(header.classes, pa.string()).take(pa.array(np.where(known, label, 0), mask=~known))
-    fits = pc.fill_null(pc.equal(table.column("class_name"), own), False).to_numpy()
-    yield from broken("label", "the label is not the class's place in dataset.json", named & ~fits)
-    folds = pc.list_value_length(table.column("subsets")).to_numpy()
-    yield from broken("subsets", f"`subsets` has not {header.num_folds} entries", named & (folds != header.num_folds))
-    blank = _equal(table, "error", "")
-    yield from broken("error", "a written video has an error, or a failed or skipped one has none", written != blank)
+    # A label outside of the class list becomes a null, which equals no class name.
+    class_of_label = pa.array(header.classes, pa.string()).take(pa.array(np.where(known, label, 0), mask=~known))
+    equal = pc.fill_null(pc.equal(table.column("class_name"), class_of_label), False).to_numpy()
+    yield from _broken(table, "label", "the label is not the class's place in dataset.json", named & ~equal)
+    num_folds = pc.list_value_length(table.column("subsets")).to_numpy()
+    message = f"`subsets` has not {header.num_folds} entries"
+    yield from _broken(table, "subsets", message, named & (num_folds != header.num_folds))
 
-    frames = number("num_frames")
-    sizes = (number("height") > 0) & (number("width") > 0)
-    yield from broken("frames", "a written video has under 2 frames or no size", written & ~((frames >= 2) & sizes))
+
+def _check_members(manifest: Manifest) -> Iterator[TableProblem]:
+    """Frames, sizes and members of the written videos; the others must have none."""
+    header, table = manifest.header, manifest.videos.arrow
+    written = _equal(table, "status", WRITTEN)
+    num_frames = _numbers(table, "num_frames").astype(np.int64)
+    positive = (_numbers(table, "height") > 0) & (_numbers(table, "width") > 0)
+    message = "a written video has under 2 frames or no size"
+    yield from _broken(table, "frames", message, written & ~((num_frames >= 2) & positive))
     digests = pc.match_substring_regex(table.column("source_sha256"), "^[0-9a-f]{64}$").to_numpy()
-    yield from broken("source", "a written video names no sha256 of its source", written & ~digests)
-    npy_header = len(encode_offsets([0])) - 8
-    members = written & (number("rgb_index_bytes") == npy_header + 8 * (frames.astype(np.int64) + 1))
-    members &= (number("rgb_bytes") > 0) & (number("rgb_offset") > number("rgb_index_offset"))
-    if header.gradient.stored:
-        members &= (number("tg_index_bytes") == npy_header + 8 * frames.astype(np.int64)) & (number("tg_bytes") > 0)
-    else:
-        members &= (number("tg_offset") == -1) & (number("tg_index_offset") == -1)
-    kinds = ("flow",) if "flow_offset" in table.column_names else ()
-    for kind in kinds:
-        members &= (number(f"{kind}_index_bytes") == npy_header + 8 * frames.astype(np.int64)) & (
-            number(f"{kind}_bytes") > 0
-        )
-    if bool(kinds) != bool(flow_method(header.settings)) and written.any():
-        message = f"dataset.json says flow {header.settings.get('flow', 'none')}, the columns of flow are {'there' if kinds else 'missing'}"
-        yield TableProblem("videos.parquet", "members", message, 1, ())
-    yield from broken("members", "sizes or places of the members do not fit the number of frames", written & ~members)
-    unplaced = (number("sample_offset") == -1) & (number("rgb_offset") == -1) & _equal(table, "shard", "")
-    yield from broken("place", "a video that was not written has a place in a shard", ~written & ~unplaced)
+    yield from _broken(table, "source", "a written video names no sha256 of its source", written & ~digests)
 
+    npy_head_bytes = len(encode_offsets([0])) - 8
+
+    def fits(kind: str, num_offsets: npt.NDArray[np.int64]) -> Flags:
+        index_bytes = npy_head_bytes + 8 * num_offsets
+        flags: Flags = (_numbers(table, f"{kind}_index_bytes") == index_bytes) & (_numbers(table, f"{kind}_bytes") > 0)
+        return flags
+
+    members = written & fits("rgb", num_frames + 1)
+    members &= _numbers(table, "rgb_offset") > _numbers(table, "rgb_index_offset")
+    if header.gradient.stored:
+        members &= fits("tg", num_frames)
+    else:
+        members &= (_numbers(table, "tg_offset") == -1) & (_numbers(table, "tg_index_offset") == -1)
+    has_flow = "flow_offset" in table.column_names
+    if has_flow:
+        members &= fits("flow", num_frames)
+    if has_flow != bool(flow_method(header.settings)) and written.any():
+        columns = "there" if has_flow else "missing"
+        message = f"dataset.json says flow {header.settings.get('flow', 'none')}, the columns of flow are {columns}"
+        yield TableProblem(_VIDEOS, "members", message)
+    message = "sizes or places of the members do not fit the number of frames"
+    yield from _broken(table, "members", message, written & ~members)
+    absent = (_numbers(table, "sample_offset") == -1) & (_numbers(table, "rgb_offset") == -1)
+    message = "a video that was not written has a place in a shard"
+    yield from _broken(table, "place", message, ~written & ~(absent & _equal(table, "shard", "")))
+
+
+def _check_shard_names(manifest: Manifest, shard_rows: ShardRows) -> Iterator[TableProblem]:
     by_name = {shard.name: shard for shard in manifest.shards}
     if len(by_name) != len(manifest.shards):
-        yield TableProblem("shards.parquet", "shard-twice", "names are not unique", 1, ())
-    if strange := sorted(set(shard_rows.bounds) - set(by_name)):
-        yield TableProblem(
-            "videos.parquet",
-            "shard-unknown",
-            "videos lie in shards that shards.parquet does not name",
-            len(strange),
-            tuple(strange[:3]),
-        )
+        yield TableProblem(_SHARDS, "shard-twice", "names are not unique")
+    if unknown := sorted(set(shard_rows.bounds) - set(by_name)):
+        message = "videos lie in shards that shards.parquet does not name"
+        yield TableProblem(_VIDEOS, "shard-unknown", message, len(unknown), tuple(unknown[:3]))
     for name, shard in by_name.items():
         first, last = shard_rows.bounds.get(name, (0, 0))
         if last - first != shard.num_videos:
             message = f"{name}: {last - first} videos in videos.parquet, {shard.num_videos} in shards.parquet"
-            yield TableProblem("shards.parquet", "shard-count", message, 1, (name,))
-    yield from _gaps(manifest, shard_rows)
+            yield TableProblem(_SHARDS, "shard-count", message, examples=(name,))
 
 
-def _gaps(manifest: Manifest, shard_rows: ShardRows) -> Iterator[TableProblem]:
-    """Samples must follow each other without gaps from byte 0."""
-    table = manifest.videos.arrow
-    order = shard_rows.order
-    starts = table.column("sample_offset").to_numpy()[order]
-    ends = starts + table.column("sample_bytes").to_numpy()[order]
+def _check_gaps(manifest: Manifest, shard_rows: ShardRows) -> Iterator[TableProblem]:
+    """The samples of a shard must follow each other without gaps from byte 0."""
+    table, order = manifest.videos.arrow, shard_rows.order
+    starts = _numbers(table, "sample_offset")[order]
+    ends = starts + _numbers(table, "sample_bytes")[order]
     expected = np.concatenate([[0], ends[:-1]]) if len(order) else starts
     for first, _ in shard_rows.bounds.values():
         expected[first] = 0
-    places = order[np.flatnonzero(starts != expected)]
-    if len(places):
-        examples = tuple(table.column("key")[int(place)].as_py() for place in places[:3])
-        yield TableProblem("videos.parquet", "sample-place", "samples overlap or leave a gap", len(places), examples)
+    flags = np.zeros(table.num_rows, np.bool_)
+    flags[order] = starts != expected
+    yield from _broken(table, "sample-place", "samples overlap or leave a gap", flags)
+
+
+def _broken(table: pa.Table, kind: str, message: str, flags: Flags) -> Iterator[TableProblem]:
+    """A problem of the rows with a flag; none if no row has one."""
+    rows = np.flatnonzero(flags)
+    if len(rows):
+        first = table.select(["key", "path"]).take(pa.array(rows[:3])).to_pylist()
+        yield TableProblem(_VIDEOS, kind, message, len(rows), tuple(row["key"] or row["path"] for row in first))
+
+
+def _numbers(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
+    values: npt.NDArray[np.int64] = table.column(name).to_numpy()
+    return values
 
 
 def _equal(table: pa.Table, column: str, value: str) -> Flags:

@@ -283,7 +283,7 @@ def _write_targets(
 def _check_digest(manifest: Manifest, shard: str, sha256: str) -> None:
     try:
         with open_location(join(manifest.root, shard)) as file:
-            found, _, _ = digest_of(file)
+            found, _ = digest_of(file)
     except OSError as error:
         raise InputError(_damaged(manifest, shard, error.strerror or str(error))) from None
     if found != sha256:

@@ -1,7 +1,7 @@
-"""The sample data set: a folder of small real video files whose classes differ only in how things move.
+"""Render the sample data set: a folder of small real video files whose classes differ only in how things move.
 
 `render_sample` writes `OUT/Class/v_Class_g01_c01.avi` in UCF101's naming, as MPEG-4 in .avi and H.264 in .mp4, for demos and tests of
-the whole walk from video files to a trained network. What the classes are is in `motion_paths`, how they look in `motion_render`.
+all steps from video files to a trained network. `sample_paths` defines the classes, `sample_render` draws them.
 """
 
 from __future__ import annotations
@@ -13,81 +13,55 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import joblib
 import numpy as np
 
 from manifests.manifest_io import TEMPORARY_PREFIX, atomic_write, json_bytes
 from manifests.records import InputError
 from tgprep.obtain.sample_paths import MOTIONS
-from tgprep.obtain.sample_render import AVI, MP4, Frame, encode_video, make_scene, one_opencv_thread, render_frames
+from tgprep.obtain.sample_render import Frame, encode_video, make_scene, render_frames
 
 # Says which settings made a folder. The dot keeps it out of a scan for videos.
 SETTINGS_NAME = ".tgprep-sample.json"
-# Counts up whenever the same settings would draw other pictures, so that an unfinished folder is never finished in another style.
+# Counts up whenever the same settings would draw other pictures, so that an unfinished folder never gets videos of two styles.
 GENERATOR_VERSION = 1
-
-
 MIXED = "mixed"
-CONTAINERS = (MIXED, AVI, MP4)
-
-
 NUM_FOLDS = 3
-# UCF101 tests on 7 of its 25 groups in every fold.
-TEST_GROUP_SHARE = 7 / 25
+TEST_GROUP_SHARE = 7 / 25  # UCF101 tests on 7 of its 25 groups in every fold
 
 
 @dataclass(frozen=True, slots=True)
 class SampleSettings:
-    """What to render; checks itself.
+    """What to render. Raises InputError, which names all mistakes."""
 
-    num_classes: 2..8, the first of MOTIONS. num_groups, clips_per_group: at least 1, per class.
-    seed: 0 or greater. width, height: pixels, even, at least 32. fps: frames per second (motion is set per frame).
-    min_frames, max_frames: the length of every clip is drawn from this range, both ends included.
-    container: "avi" (MPEG-4), "mp4" (H.264) or "mixed" (turn by turn, the same for every class).
-    """
-
-    num_classes: int = 8
-    num_groups: int = 10
+    num_classes: int = 8  # the first of MOTIONS
+    num_groups: int = 10  # per class
     clips_per_group: int = 2
     seed: int = 0
-    width: int = 160
+    width: int = 160  # pixels
     height: int = 120
-    fps: int = 25
-    min_frames: int = 64
+    fps: int = 25  # of the files; motion is set per frame
+    min_frames: int = 64  # the length of every clip is drawn from min_frames to max_frames, both included
     max_frames: int = 90
-    container: str = MIXED
+    container: str = MIXED  # "avi" (MPEG-4), "mp4" (H.264) or "mixed" (in turn, the same for every class)
 
     def __post_init__(self) -> None:
+        pixels = "an even number of pixels, at least 32"
+        rules = {
+            "num_classes": (2 <= self.num_classes <= len(MOTIONS), f"2 to {len(MOTIONS)}"),
+            "num_groups": (self.num_groups >= 1, "1 or more"),
+            "clips_per_group": (self.clips_per_group >= 1, "1 or more"),
+            "seed": (self.seed >= 0, "0 or greater"),
+            "width": (self.width >= 32 and self.width % 2 == 0, pixels),
+            "height": (self.height >= 32 and self.height % 2 == 0, pixels),
+            "fps": (1 <= self.fps <= 240, "1 to 240 frames per second"),
+            "min_frames": (self.min_frames >= 2, "2 or more"),
+            "max_frames": (self.max_frames >= self.min_frames, f"min_frames ({self.min_frames}) or more"),
+            "container": (self.container in (MIXED, "avi", "mp4"), "mixed or avi or mp4"),
+        }
         problems = [
-            f"{name} = {value!r}: expected {expected}"
-            for name, value, good, expected in (
-                ("num_classes", self.num_classes, 2 <= self.num_classes <= len(MOTIONS), f"2 to {len(MOTIONS)}"),
-                ("num_groups", self.num_groups, self.num_groups >= 1, "1 or more"),
-                ("clips_per_group", self.clips_per_group, self.clips_per_group >= 1, "1 or more"),
-                ("seed", self.seed, self.seed >= 0, "0 or greater"),
-                (
-                    "width",
-                    self.width,
-                    self.width >= 32 and self.width % 2 == 0,
-                    "an even number of pixels, at least 32",
-                ),
-                (
-                    "height",
-                    self.height,
-                    self.height >= 32 and self.height % 2 == 0,
-                    "an even number of pixels, at least 32",
-                ),
-                ("fps", self.fps, 1 <= self.fps <= 240, "1 to 240 frames per second"),
-                ("min_frames", self.min_frames, self.min_frames >= 2, "2 or more"),
-                (
-                    "max_frames",
-                    self.max_frames,
-                    self.max_frames >= self.min_frames,
-                    f"min_frames ({self.min_frames}) or more",
-                ),
-                ("container", self.container, self.container in CONTAINERS, " or ".join(CONTAINERS)),
-            )
-            if not good
+            f"{name} = {getattr(self, name)!r}: expected {text}" for name, (valid, text) in rules.items() if not valid
         ]
         if problems:
             raise InputError("settings of the sample data set: " + "; ".join(problems))
@@ -100,23 +74,23 @@ class SampleSettings:
 
 @dataclass(frozen=True, slots=True)
 class SampleVideo:
-    """One video of the sample: class, group and clip (both from 1), and suffix with its dot."""
+    """One video of the sample."""
 
     class_name: str
-    group: int
-    clip: int
-    suffix: str
+    group: int  # from 1
+    clip: int  # from 1
+    container: str  # "avi" or "mp4"
 
     @property
     def name(self) -> str:
         """Path below OUT, as UCF101's lists write it: `MoveUp/v_MoveUp_g01_c01.avi`."""
-        return f"{self.class_name}/v_{self.class_name}_g{self.group:02d}_c{self.clip:02d}{self.suffix}"
+        return f"{self.class_name}/v_{self.class_name}_g{self.group:02d}_c{self.clip:02d}.{self.container}"
 
 
 def groups_and_clips(videos_per_class: int) -> tuple[int, int]:
-    """(num_groups, clips_per_group) whose product is `videos_per_class`: two clips a group where that leaves at least 4 groups.
+    """Return (num_groups, clips_per_group) whose product is `videos_per_class`: two clips a group if that leaves 4 groups or more.
 
-    Many groups matter more than many clips: splits set whole groups aside. Raises InputError below 1.
+    Many groups matter more than many clips: splits set whole groups aside.
     """
     if videos_per_class < 1:
         raise InputError(f"videos per class: got {videos_per_class}, expected 1 or more")
@@ -128,13 +102,11 @@ def groups_and_clips(videos_per_class: int) -> tuple[int, int]:
 def sample_videos(settings: SampleSettings) -> tuple[SampleVideo, ...]:
     """Every video of the sample, in the order of UCF101's lists: class, group, clip."""
 
-    def suffix(group: int, clip: int) -> str:
-        if settings.container == MIXED:
-            return ".avi" if (group + clip) % 2 == 0 else ".mp4"
-        return f".{settings.container}"
+    def container(group: int, clip: int) -> str:
+        return ("avi", "mp4")[(group + clip) % 2] if settings.container == MIXED else settings.container
 
     return tuple(
-        SampleVideo(class_name, group, clip, suffix(group, clip))
+        SampleVideo(class_name, group, clip, container(group, clip))
         for class_name in settings.class_names
         for group in range(1, settings.num_groups + 1)
         for clip in range(1, settings.clips_per_group + 1)
@@ -144,8 +116,8 @@ def sample_videos(settings: SampleSettings) -> tuple[SampleVideo, ...]:
 def video_frames(video: SampleVideo, settings: SampleSettings) -> Iterator[Frame]:
     """The frames of one video before encoding, uint8[height, width, 3] RGB: a function of the seed and the video's own numbers.
 
-    Scene and actors are drawn per class and group, motion, drift and noise per clip. A class keeps its videos whatever
-    num_classes, num_groups and clips_per_group are: a larger sample contains the smaller one.
+    Scene and actors are drawn per class and group; motion, drift and noise per clip. The videos of a class do not depend on
+    num_classes, num_groups and clips_per_group: a larger sample contains the smaller one.
     """
     numbers = (settings.seed, MOTIONS.index(video.class_name), video.group)
     # Clips count from 1: 0 is free for what all clips of a group share.
@@ -160,11 +132,9 @@ def render_sample(
 ) -> list[Path]:
     """Write the sample's videos below `out` and return their paths, in the order of `sample_videos`.
 
-    The same settings and library versions give the same bytes for any `num_workers` (processes). A video appears under its name only when it is
-    whole, so the same call again finishes an interrupted one and does nothing where all is done.
-    on_video: called here, in order, with every video that this call wrote.
-
-    Raises InputError where `out` is no folder, or holds other things or a sample of other settings.
+    The same settings and library versions give the same bytes for any `num_workers` (processes). A video appears under its name
+    only when it is complete, so the same call again finishes an interrupted one. on_video: called with every video written.
+    Raises InputError if `out` is no folder, or holds other things or a sample of other settings.
     """
     if num_workers < 1:
         raise InputError(f"number of workers: got {num_workers}, expected 1 or more")
@@ -176,12 +146,12 @@ def render_sample(
         folder.mkdir(exist_ok=True)
         for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
             leftover.unlink()
-    done = joblib.Parallel(n_jobs=min(num_workers, len(missing) or 1), return_as="generator")(
+    results = joblib.Parallel(n_jobs=min(num_workers, len(missing) or 1), return_as="generator")(
         # Absolute: the processes may be older than a change of the working directory.
         joblib.delayed(_render_video)(path.absolute(), video, settings)
         for video, path in missing
     )
-    for _, path in zip(done, (path for _, path in missing), strict=True):
+    for _, (_, path) in zip(results, missing, strict=True):
         if on_video is not None:
             on_video(path)
     return paths
@@ -190,9 +160,7 @@ def render_sample(
 def write_annotations(folder: Path, settings: SampleSettings) -> None:
     """Write classInd.txt, trainlist01..03.txt and testlist01..03.txt into `folder`, in UCF101's own form.
 
-    Class ids from 1, no ids in the test lists, lines end with CR LF as in the published files. Fold 1 tests the first 28 % of the groups
-    (at least one), folds 2 and 3 the next ones, counting round where groups run out. Raises InputError where there is
-    only one group, which cannot be on both sides.
+    Class ids from 1, no ids in the test lists, lines end with CR LF as in the published files.
     """
     if settings.num_groups < 2:
         raise InputError(
@@ -210,16 +178,22 @@ def write_annotations(folder: Path, settings: SampleSettings) -> None:
 
 
 def groups_tested(num_groups: int, fold: int) -> frozenset[int]:
-    """The groups (from 1) that `fold` (1..3) tests: 28 % of them, rounded, at least one."""
+    """The groups (from 1) that `fold` (1..3) tests: 28 % of them, at least one; each fold the next ones, starting over at the end."""
     num_tested = max(1, round(TEST_GROUP_SHARE * num_groups))
     first = (fold - 1) * num_tested
     return frozenset((first + k) % num_groups + 1 for k in range(num_tested))
 
 
 def _render_video(path: Path, video: SampleVideo, settings: SampleSettings) -> None:
-    with one_opencv_thread(), atomic_write(path) as file:
-        container = video.suffix.removeprefix(".")
-        encode_video(video_frames(video, settings), file, container, settings.fps, settings.width, settings.height)
+    # Pictures this small are drawn faster by one thread, and the processes are the parallel part.
+    num_threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        with atomic_write(path) as file:
+            frames = video_frames(video, settings)
+            encode_video(frames, file, video.container, settings.fps, settings.width, settings.height)
+    finally:
+        cv2.setNumThreads(num_threads)
 
 
 def _claim(out: Path, settings: SampleSettings, videos: tuple[SampleVideo, ...]) -> None:
