@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from cli.common import EXIT_FAILURES, handled, human_bytes, print_json, quiet_threads, say
+from cli.train.scoring import checkpoint_option
 
 if TYPE_CHECKING:
     from tgtrain.evaluate.export import Form
@@ -28,17 +29,17 @@ if TYPE_CHECKING:
 @click.option(
     "--output", type=click.Path(path_type=Path), help="file to write  [default: model.onnx or model.pt2 in RUN]"
 )
-@click.option(
-    "--checkpoint", "which", default="last", show_default=True, metavar="last|best|PATH", help="which state of the run"
-)
+@checkpoint_option
 @click.option("--modality", type=click.Choice(["rgb", "tg"]), help="which network  [default: rgb]")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 @handled
-def export(run: Path | None, form: str, output: Path | None, which: str, modality: str | None, as_json: bool) -> None:
+def export(
+    run: Path | None, form: str, output: Path | None, checkpoint: str, modality: str | None, as_json: bool
+) -> None:
     """Write the RGB network of RUN [default: the newest below ./runs] for use without this package.
 
     It takes uint8 frames [batch, frames, height, width, 3] as they are decoded (normalisation is inside) and gives
-    logits. Class names and how clips are cut are in its metadata. The file's answers are compared with the model's.
+    logits. Class names and how clips are cut are in its metadata. Its logits are compared with the model's.
     """
     quiet_threads()
     from manifests.records import InputError
@@ -50,12 +51,12 @@ def export(run: Path | None, form: str, output: Path | None, which: str, modalit
     if run is None:
         run = newest_run()
         say(f"run {run}")
-    trained = read_trained(run, which)
+    trained = read_trained(run, checkpoint)
     path = output or run / f"model{SUFFIX[form]}"
     if not path.absolute().parent.is_dir() or path.is_dir():
         raise InputError(f"{path}: expected a file name in a folder that exists.")
     if not trained.precise_bn:
-        say("this checkpoint holds running averages: BatchNorm statistics were not measured anew when it was saved")
+        say("this checkpoint holds running averages: BatchNorm statistics were not recomputed when it was saved")
     try:
         done = write(trained, path, cast("Form", form), cast("View", modality or trained.views[0]))
     except ExportError as error:
@@ -82,6 +83,6 @@ def export(run: Path | None, form: str, output: Path | None, which: str, modalit
     )
     say(
         done.note
-        or f"checked: its answers differ from the model's by {done.largest_difference:.1g} of the largest logit at most"
+        or f"checked: its logits differ from the model's by at most {done.largest_difference:.1g} of the largest logit"
     )
     click.echo(str(done.path))

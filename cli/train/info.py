@@ -23,13 +23,14 @@ def info(run: Path | None, as_json: bool) -> None:
     The data set is not needed.
     """
     quiet_threads()
+    from tgtrain.evaluate.results import read_test_metrics
     from tgtrain.run.folder import newest_run
     from tgtrain.run.summary import summarise
 
     if run is None:
         run = newest_run()
         say(f"run {run}")
-    summary = summarise(run)
+    summary = summarise(run, read_test_metrics(run))
     if as_json:
         print_json(summary.to_dict())
         return

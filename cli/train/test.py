@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import click
 
 from cli.common import EXIT_FAILURES, cache_options, handled, print_json, quiet_threads, say
 from cli.train.launch import devices_option, launched
+from cli.train.scoring import Scoring, scoring_options
 
 if TYPE_CHECKING:
+    from tgtrain.data.setup import Setup
     from tgtrain.evaluate.results import Result
-    from tgtrain.evaluate.score import Average, Modality
-
+    from tgtrain.ranks.distributed import Ranks
+    from tgtrain.run.trained import Trained
 
 _SHOWN_CLASSES = 101  # of more, the weakest
 
 
 @click.command()
 @click.argument("run", required=False, type=click.Path(path_type=Path))
-@click.option("--views", help="clips x crops of every video, such as 10x3 or 1x1  [default: the recipe's]")
-@click.option(
-    "--modality",
-    type=click.Choice(["rgb", "tg", "both"]),
-    help="which network answers; both: the mean of the two  [default: rgb]",
-)
-@click.option(
-    "--average",
-    type=click.Choice(["logits", "probabilities"]),
-    help="what is averaged over views and networks  [default: the recipe's]",
-)
-@click.option(
-    "--checkpoint", "which", default="last", show_default=True, metavar="last|best|PATH", help="which state of the run"
-)
+@scoring_options
 @click.option(
     "--part",
     type=click.Choice(["test", "validation"]),
@@ -58,7 +49,7 @@ _SHOWN_CLASSES = 101  # of more, the weakest
 @click.option(
     "--precise-bn",
     is_flag=True,
-    help="measure BatchNorm statistics over training clips first, as the reference's test on several GPUs does",
+    help="recompute BatchNorm statistics over training clips first, as the reference's test on several GPUs does",
 )
 @devices_option
 @cache_options
@@ -66,10 +57,7 @@ _SHOWN_CLASSES = 101  # of more, the weakest
 @handled
 def test(
     run: Path | None,
-    views: str | None,
-    modality: str | None,
-    average: str | None,
-    which: str,
+    scoring: Scoring,
     part: str,
     data: str | None,
     device: str,
@@ -84,8 +72,8 @@ def test(
 ) -> None:
     """Measure the accuracy of RUN [default: the newest below ./runs] on the test videos of its split.
 
-    Prints top1@VIEWS, top5@VIEWS (with more than 5 classes), the mean over classes, every class and what is most often
-    confused; writes test-VIEWS.json and .parquet (scores of every video) into the run. With --devices,
+    Prints top1@VIEWS, top5@VIEWS (with more than 5 classes), the mean over classes, every class and the most frequent
+    confusions; writes test-VIEWS.json and .parquet (scores of every video) into the run. With --devices,
     or under torchrun or srun, the processes share the videos.
     """
     launched(devices)
@@ -93,14 +81,11 @@ def test(
     from manifests.records import InputError
     from tgtrain.data.build import training_workers
     from tgtrain.data.stores.cache import CacheSettings
-    from tgtrain.evaluate.batch_norm import recompute_batch_norm
     from tgtrain.evaluate.evaluate import evaluate
-    from tgtrain.evaluate.results import EvalProtocol, write_features, write_predictions, write_result
-    from tgtrain.evaluate.score import BATCH_VIEWS
+    from tgtrain.evaluate.results import write_features, write_predictions, write_test
     from tgtrain.ranks.distributed import LostError, joined
     from tgtrain.run.folder import newest_run, read_setup
     from tgtrain.run.trained import read_trained
-    from tgtrain.train.damage import left_out
 
     if run is None:
         run = newest_run()
@@ -109,109 +94,86 @@ def test(
         if path is not None and (not path.absolute().parent.is_dir() or path.is_dir()):
             raise InputError(f"{path}: expected a file name in a folder that exists.")
     setup = read_setup(run, data, CacheSettings(cache_folder or "", round((cache_gb or 0) * 1e9)))
-    config = setup.config
-    chosen = chosen_views(views, config.data.test_clips, config.data.test_crops)
-    streams = config.model.streams
-    asked = cast("Modality", modality or ("tg" if streams == "tg" else "rgb"))
-    if streams in ("rgb", "tg") and asked != streams:
-        raise InputError(f"--modality {asked}: {run} trained a network for {streams} alone.")
-    average = average or config.evaluate.average
-    places = setup.videos(part)
-    if not places:
+    settings = replace(scoring.settings(run, setup.config), features=features is not None)
+    if batch_views:
+        settings = replace(settings, batch_views=batch_views)
+    videos = _videos(setup, part)
+    trained = read_trained(run, scoring.checkpoint)
+    if precise_bn and not setup.config.precise_bn.batches:
         raise InputError(
-            f"Split {setup.split.name} has no {part} videos. `tgprep split {'--test-percent' if part == 'test' else '--hold-out'} P` sets some aside."
-        )
-    trained = read_trained(run, which)
-    if precise_bn and not config.precise_bn.batches:
-        raise InputError(
-            f"--precise-bn: {run} was trained with precise_bn.batches 0, and so says not how many to take."
+            f"--precise-bn: {run} was trained with precise_bn.batches 0, so the number of batches is unknown."
         )
     try:
         with joined(device) as ranks:
-            is_main = ranks.is_main
             trained.model.to(ranks.device)
-            if precise_bn:
-                batch_norm = recompute_batch_norm(trained.model, setup, ranks, workers=training_workers(config))
-                if batch_norm.bad and is_main:
-                    say(left_out("precise BatchNorm", batch_norm.bad))
-                if not batch_norm.num_batches:
-                    raise InputError(
-                        "--precise-bn: no two training videos of a batch can be read, so there is nothing to measure."
-                    )
-            elif is_main and not trained.precise_bn:
-                say("this checkpoint holds running averages of BatchNorm statistics (--precise-bn measures them first)")
-            result = evaluate(
-                trained.model,
-                setup.reader,
-                places,
-                setup.labels(places),
-                setup.classes,
-                setup.clip,
-                EvalProtocol(*chosen),
-                ranks,
-                modality=asked,
-                average=cast("Average", average),
-                workers=training_workers(config),
-                batch_views=batch_views or BATCH_VIEWS,
-                features=features is not None,
-                on_progress=_progress(is_main),
-            )
+            _prepare_batch_norm(trained, setup, ranks, recompute=precise_bn)
+            workers, on_progress = training_workers(setup.config), _progress(ranks.is_main)
+            result = evaluate(trained.model, setup, videos, settings, ranks, workers=workers, on_progress=on_progress)
     except LostError as error:
         say(f"Error: {error}")
         sys.exit(EXIT_FAILURES)
-    if not is_main:
-        return  # with 0: torchrun and srun end the first process, which still writes, once another one ends with anything else
+    if not ranks.is_main:
+        return  # exit code 0: with any other, torchrun and srun end the first process, which is still writing
     if not result.keys:
-        raise InputError(f"None of the {len(places)} {part} videos could be read: {result.bad[0]}.")
-    name = (
-        f"test-{result.views.protocol}"
-        + ("" if asked == "rgb" else f"-{asked}")
-        + ("" if part == "test" else f"-{part}")
-        + ("-precise-bn" if precise_bn else "")
-    )
-    facts = {"checkpoint": trained.path.name, "step": trained.step, "part": part, "average": average}
+        raise InputError(f"None of the {len(videos)} {part} videos could be read: {result.bad[0]}.")
+
+    facts = {"checkpoint": trained.path.name, "step": trained.step, "part": part, "average": settings.average}
     if precise_bn:
         facts["batch_norm"] = "measured for this test"
-    for path in (run / f"{name}.parquet", predictions):
-        if path is not None:
-            write_predictions(path, result, {"run": str(run), **facts})
+    if predictions is not None:
+        write_predictions(predictions, result, {"run": str(run), **facts})
     if features is not None:
         write_features(features, result, {"run": str(run), **facts})
-    write_result(run / f"{name}.json", result, facts)
+    written = write_test(run, result, facts)
     for reason in result.bad:
         say(f"not counted, damaged: {reason}")
     if as_json:
         print_json({"run": str(run), **facts, **result.to_dict()})
     else:
-        _show(result, run / f"{name}.json")
+        _show(result, written)
     sys.exit(1 if result.bad else 0)
 
 
-def chosen_views(text: str | None, clips: int, crops: int) -> tuple[int, int]:
-    """(clips, crops) of a `--views` option, or the recipe's. InputError where it is none."""
+def _videos(setup: Setup, part: str) -> list[int]:
     from manifests.records import InputError
 
-    if text is None:
-        return clips, crops
-    match = re.fullmatch(r"(\d+)x(1|3)", text)
-    if not match or int(match[1]) < 1:
-        raise InputError(f"--views {text}: expected CLIPSxCROPS with 1 or 3 crops, such as 10x3 or 1x1.")
-    return int(match[1]), int(match[2])
+    videos = setup.videos(part)
+    if not videos:
+        option = "--test-percent" if part == "test" else "--hold-out"
+        raise InputError(f"Split {setup.split.name} has no {part} videos. `tgprep split {option} P` sets some aside.")
+    return videos
 
 
-def _progress(is_main: bool) -> Any:
-    import time
+def _prepare_batch_norm(trained: Trained, setup: Setup, ranks: Ranks, *, recompute: bool) -> None:
+    """Recompute the BatchNorm statistics if requested; otherwise say if the checkpoint holds running averages."""
+    from manifests.records import InputError
+    from tgtrain.data.build import training_workers
+    from tgtrain.evaluate.batch_norm import recompute_batch_norm
+    from tgtrain.train.damage import left_out
 
-    began = said = time.monotonic()
+    if not recompute:
+        if ranks.is_main and not trained.precise_bn:
+            say("this checkpoint holds running averages of BatchNorm statistics (--precise-bn recomputes them first)")
+        return
+    measured = recompute_batch_norm(trained.model, setup, ranks, workers=training_workers(setup.config))
+    if measured.bad and ranks.is_main:
+        say(left_out("precise BatchNorm", measured.bad))
+    if not measured.num_batches:
+        raise InputError("--precise-bn: no two training videos of a batch can be read, so there is nothing to measure.")
 
-    def tell(done: int, total: int) -> None:
-        nonlocal said
-        if is_main and time.monotonic() - said > 10:
-            said = time.monotonic()
-            rate = done / (said - began)
+
+def _progress(is_main: bool) -> Callable[[int, int], None]:
+    """A line of progress every ten seconds, from the main process."""
+    started = printed = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal printed
+        if is_main and time.monotonic() - printed > 10:
+            printed = time.monotonic()
+            rate = done / (printed - started)
             say(f"{done} of {total} videos  {rate:.1f} a second  {(total - done) / rate:.0f} s left")
 
-    return tell
+    return report
 
 
 def _show(result: Result, path: Path) -> None:

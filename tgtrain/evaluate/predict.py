@@ -1,4 +1,4 @@
-"""Views of a video that is in no data set, cut as a test cuts them, and what the scores say of it. Needs no torch."""
+"""Views of a video that is in no data set, cut as a test cuts them, and the classes that its scores name. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from manifests.records import InputError
 from tgtrain.data.clip import ClipSettings, plan_eval
 from tgtrain.data.reader import Clip, OfPair, cut_video
 
-_TRIES = (
-    3  # a first pass by the header's count, one by the true one; a third would mean that decoding is not repeatable
-)
+_MAX_PASSES = 3  # one by the header's count, one by the true count; a third finds that decoding is not repeatable
 
 
 class UnreadableError(Exception):
@@ -24,20 +22,24 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class OpenedVideo:
-    """A video at its first frame. frames: uint8[H, W, 3] RGB, from the first on. num_frames: as the header claims, -1 unknown."""
+    """A video at its first frame."""
 
     frames: Iterator[Frame]
+    """uint8[H, W, 3] RGB, from the first on."""
     num_frames: int
+    """As the header claims, -1 if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassScore:
-    """One class of a prediction. score: mean over the views (logit or probability); probability: 0..1."""
+    """One class of a prediction."""
 
     label: int
     class_name: str
     score: float
+    """Mean over the views: logit or probability."""
     probability: float
+    """0..1."""
 
 
 def read_views(
@@ -50,37 +52,39 @@ def read_views(
     tg: bool = False,
     of_pair: OfPair = temporal_gradient,
 ) -> tuple[list[Clip], int]:
-    """The test views of a video, as `ClipReader.read_views` gives them of a stored one, and its number of frames.
+    """Read the test views of a video, as `ClipReader.read_views` gives them of a stored one, and its number of frames.
 
-    open_frames: opens the video anew for a pass over it; a second one is needed where its header is wrong or silent.
-    of_pair: what stands for TG, of a frame and the one after it.
+    open_frames: opens the video for one pass; there is a second pass if its header is wrong or gives no count.
+    of_pair: gives what stands for TG, of a frame and the one after it.
     Raises UnreadableError for a video without frames, or with too few.
     """
-    known = -1
-    for _ in range(_TRIES):
+    num_frames = -1
+    for _ in range(_MAX_PASSES):
         opened = open_frames()
         first = next(opened.frames, None)
         if first is None:
             raise UnreadableError("no frame can be decoded")
+        if num_frames <= 0:
+            num_frames = opened.num_frames
         height, width = first.shape[:2]
-        known = known if known > 0 else opened.num_frames
+        # The count may be wrong: only a pass that confirms it can say that the video is too short.
         try:
-            plans, refused = plan_eval(max(1, known), height, width, settings, num_clips, num_crops), ""
+            plans, refusal = plan_eval(max(1, num_frames), height, width, settings, num_clips, num_crops), ""
         except InputError:
-            plans, refused = (), f"it has {known} frame(s), too few for a clip"
-        clips, counted = cut_video(_from(first, opened.frames), plans, rgb=rgb, tg=tg, of_pair=of_pair)
-        if counted == known and refused:
-            raise UnreadableError(refused)
-        if counted == known and known > 0:
-            return clips, counted
-        known = counted
-    raise UnreadableError(f"every pass over it gives another number of frames (now {known})")
+            plans, refusal = (), f"it has {num_frames} frame(s), too few for a clip"
+        clips, num_decoded = cut_video(_same_size(first, opened.frames), plans, rgb=rgb, tg=tg, of_pair=of_pair)
+        if num_decoded == num_frames and refusal:
+            raise UnreadableError(refusal)
+        if num_decoded == num_frames > 0:
+            return clips, num_decoded
+        num_frames = num_decoded
+    raise UnreadableError(f"every pass over it gives another number of frames (now {num_frames})")
 
 
 def best_classes(
     scores_K: npt.NDArray[np.float32], classes: Sequence[str], average: str, most: int
 ) -> tuple[ClassScore, ...]:
-    """The `most` likeliest classes, best first; equal scores by label. average: what the scores are means of."""
+    """The `most` likely classes, best first; equal scores by label. average: what the scores are means of."""
     probabilities = scores_K.astype(np.float64)
     if average == "logits":
         powers = np.exp(probabilities - probabilities.max())
@@ -89,7 +93,8 @@ def best_classes(
     return tuple(ClassScore(int(k), classes[k], float(scores_K[k]), float(probabilities[k])) for k in order)
 
 
-def _from(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:
+def _same_size(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:
+    """Yield the frames; UnreadableError if one has another size than the first."""
     shape = first.shape
     yield first
     for number, frame in enumerate(rest, start=1):

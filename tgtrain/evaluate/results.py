@@ -1,4 +1,8 @@
-"""The test results in a run's folder: test-PROTOCOL.json, and beside each the predictions as Parquet."""
+"""The test results in a run's folder, written and read here: test-NAME.json, and the predictions beside it as Parquet.
+
+The JSON object holds the facts of the test (checkpoint, step, part, average), protocol, modality, num_videos, num_bad, the
+metrics (`top1@10x3` and so on, fractions 0..1), per_class (label, class_name, videos, accuracy) and the confusion matrix.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +19,141 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.manifest_io import atomic_write, json_bytes
+from manifests.records import InputError
 from tgtrain.evaluate import metrics
 from tgtrain.evaluate.score import Floats, Modality
 
-_MODALITIES = ("rgb", "both", "tg")  # what is published comes first
+_MODALITIES = ("rgb", "both", "tg")  # in the order in which reports show them: what is published first
 _METRICS = ("top1", "top5", "mean_class")
+
+
+@dataclass(frozen=True, slots=True)
+class EvalProtocol:
+    """How many views of every video are scored: clips x crops."""
+
+    num_clips: int
+    num_crops: int
+
+    @property
+    def protocol(self) -> str:
+        """The name that metrics carry, such as `10x3`."""
+        return f"{self.num_clips}x{self.num_crops}"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Scores of the N videos that could be read, and what follows from them."""
+
+    views: EvalProtocol
+    modality: Modality
+    classes: tuple[str, ...]
+    keys: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    """int64[N]."""
+    scores: npt.NDArray[np.float32]
+    """float32[N, K], mean over the views and networks."""
+    bad: tuple[str, ...]
+    """What is wrong with each video that could not be read."""
+    rgb_features: Floats | None = None
+    """float32[N, C], pooled output of the last stage, mean over the views; None if not requested, as with `tg_features`."""
+    tg_features: Floats | None = None
+
+    def named(self) -> dict[str, float]:
+        """Metrics by their name with protocol, fractions 0..1. With 5 classes or fewer top5 is always 1."""
+        protocol = self.views.protocol
+        return {
+            f"top1@{protocol}": metrics.top_k_accuracy(self.scores, self.labels, 1),
+            f"top5@{protocol}": metrics.top_k_accuracy(self.scores, self.labels, 5),
+            f"mean_class@{protocol}": metrics.mean_class_accuracy(self.confusion()),
+        }
+
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """Counts [K, K], row = truth, column = prediction."""
+        return metrics.confusion_matrix(metrics.predicted_classes(self.scores), self.labels, len(self.classes))
+
+    def top_confusions(self, most: int) -> list[tuple[str, str, int, int]]:
+        """The `most` frequent errors: (class, predicted class, count, videos of the class); equal counts by label."""
+        confusion = self.confusion()
+        wrong = confusion - np.diag(np.diag(confusion))
+        pairs = sorted(((-int(wrong[t, p]), int(t), int(p)) for t, p in np.argwhere(wrong)))[:most]
+        return [(self.classes[t], self.classes[p], -count, int(confusion[t].sum())) for count, t, p in pairs]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of test-NAME.json besides the facts of the test."""
+        confusion = self.confusion()
+        accuracy = metrics.per_class_accuracy(confusion)
+        num_videos = confusion.sum(axis=1)
+        return {
+            "protocol": self.views.protocol,
+            "modality": self.modality,
+            "num_videos": len(self.keys),
+            "num_bad": len(self.bad),
+            **self.named(),
+            "per_class": [
+                {
+                    "label": label,
+                    "class_name": name,
+                    "videos": int(num_videos[label]),
+                    "accuracy": float(accuracy[label]),
+                }
+                for label, name in enumerate(self.classes)
+                if num_videos[label]
+            ],
+            "confusion": confusion.tolist(),
+        }
+
+
+def write_test(run: Path, result: Result, facts: dict[str, Any]) -> Path:
+    """Write test-NAME.parquet and test-NAME.json into a run, and return the latter's path. NAME starts with the protocol."""
+    path = run / (
+        f"test-{result.views.protocol}"
+        + ("" if result.modality == "rgb" else f"-{result.modality}")
+        + ("" if facts["part"] == "test" else f"-{facts['part']}")
+        + ("-precise-bn" if "batch_norm" in facts else "")
+        + ".json"
+    )
+    write_predictions(path.with_suffix(".parquet"), result, {"run": str(run), **facts})
+    with atomic_write(path) as file:
+        file.write(json_bytes({**facts, **result.to_dict()}))
+    return path
+
+
+def write_predictions(path: Path, result: Result, facts: dict[str, Any] | None = None) -> None:
+    """Write one row a video: key, label, class_name, prediction, predicted_class, scores (float32[K]).
+
+    The metadata of the schema say what the scores are: protocol, modality, classes, and the facts.
+    """
+    predicted = metrics.predicted_classes(result.scores)
+    columns = {
+        "prediction": pa.array(predicted, pa.int32()),
+        "predicted_class": pa.array([result.classes[label] for label in predicted], pa.string()),
+        "scores": pa.array(list(result.scores), pa.list_(pa.float32())),
+    }
+    _write_videos(path, result, columns, facts or {})
+
+
+def write_features(path: Path, result: Result, facts: dict[str, Any] | None = None) -> None:
+    """Write one row a video: key, label, class_name, and rgb_features, tg_features (float32[C]) as requested."""
+    columns = {
+        name: pa.array(list(rows), pa.list_(pa.float32()))
+        for name, rows in (("rgb_features", result.rgb_features), ("tg_features", result.tg_features))
+        if rows is not None
+    }
+    _write_videos(path, result, columns, facts or {})
+
+
+def _write_videos(path: Path, result: Result, columns: dict[str, Any], facts: dict[str, Any]) -> None:
+    table = pa.table(
+        {
+            "key": pa.array(result.keys, pa.string()),
+            "label": pa.array(result.labels, pa.int32()),
+            "class_name": pa.array([result.classes[label] for label in result.labels], pa.string()),
+            **columns,
+        }
+    )
+    metadata = {"protocol": result.views.protocol, "modality": result.modality, "classes": result.classes, **facts}
+    with atomic_write(path) as file:
+        pq.write_table(table.replace_schema_metadata({"tgtrain": json.dumps(metadata)}), file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +168,7 @@ class ClassScore:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a test said about one video."""
+    """The predicted class of one video."""
 
     key: str
     label: int
@@ -43,10 +177,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TestResult:
-    """One test-*.json. metrics: name with protocol -> fraction 0..1. confusion int64[K, K], row = truth; None if absent.
-
-    num_videos: counted; num_bad: besides them, could not be read. average: what of the views was averaged, "" unknown.
-    """
+    """One test-NAME.json as read, with the predictions beside it."""
 
     protocol: str
     modality: str
@@ -54,11 +185,16 @@ class TestResult:
     checkpoint: str
     step: int
     num_videos: int
+    """Videos that were counted."""
     num_bad: int
+    """Videos that could not be read."""
     average: str
+    """What was averaged over the views; "" if unknown."""
     metrics: Mapping[str, float]
+    """Fractions 0..1 by name with protocol."""
     classes: tuple[ClassScore, ...]
     confusion: npt.NDArray[np.int64] | None
+    """int64[K, K], row = truth; None if the file has none."""
     predictions: tuple[Prediction, ...]
 
     @property
@@ -68,35 +204,48 @@ class TestResult:
         return int(clips) * int(crops) if clips.isdigit() and crops.isdigit() else 0
 
     def metric(self, name: str) -> float | None:
-        """top1, top5 or mean_class under this protocol; None where the file has no number."""
+        """top1, top5 or mean_class under this protocol; None if the file has no number."""
         return self.metrics.get(f"{name}@{self.protocol}")
 
 
-def read_results(folder: Path, problems: list[str]) -> tuple[TestResult, ...]:
-    """The test results of a run, best protocol first; what cannot be read is left out and named in `problems`."""
+def read_results(run: Path, problems: list[str]) -> tuple[TestResult, ...]:
+    """Read the test results of a run, best protocol first; unreadable ones are left out and described in `problems`."""
     results = []
-    for path in sorted(folder.glob("test-*.json")):
+    for path in sorted(run.glob("test-*.json")):
         try:
-            results.append(_result(path))
+            results.append(_read_test(path))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
             problems.append(
-                f"{path.name} could not be read and is left out ({error}). `tgtrain test {folder}` writes it anew."
+                f"{path.name} could not be read and is left out ({error}). `tgtrain test {run}` writes it again."
             )
     return tuple(
         sorted(results, key=lambda r: (r.part != "test", -r.num_views, _rank(r.modality), -r.step, r.checkpoint))
     )
 
 
+def read_test_metrics(run: Path) -> dict[str, dict[str, float]]:
+    """Metrics and step of each test of a run, by the file's name without .json; InputError if one is damaged."""
+    tests = {}
+    for path in sorted(run.glob("test-*.json")):
+        try:
+            raw = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            raise InputError(f"{path} is damaged. Remove it, or run `tgtrain test {run}` again.") from None
+        values = {name: float(value) for name, value in raw.items() if "@" in name}
+        tests[path.stem] = {**values, "step": float(raw.get("step", -1))}
+    return tests
+
+
 def _rank(modality: str) -> int:
     return _MODALITIES.index(modality) if modality in _MODALITIES else len(_MODALITIES)
 
 
-def _result(path: Path) -> TestResult:
+def _read_test(path: Path) -> TestResult:
     raw = json.loads(path.read_bytes())
     protocol = str(raw["protocol"])
     confusion = np.array(raw.get("confusion") or [], np.int64)
-    found = {name: _number(raw.get(name)) for name in (f"{metric}@{protocol}" for metric in _METRICS)}
-    top1, num_videos = found[f"top1@{protocol}"], int(raw["num_videos"])
+    values = {name: _number(raw.get(name)) for name in (f"{metric}@{protocol}" for metric in _METRICS)}
+    top1, num_videos = values[f"top1@{protocol}"], int(raw["num_videos"])
     if not 0 <= top1 <= 1 or num_videos < 1:
         raise ValueError(
             f"top1@{protocol} is {top1} over {num_videos} videos, expected a fraction of at least one video"
@@ -112,8 +261,8 @@ def _result(path: Path) -> TestResult:
         average=str(raw.get("average", "")),
         metrics={
             name: value
-            for name, value in found.items()
-            if math.isfinite(value) and not (name.startswith("top5@") and 0 < len(confusion) <= 5)  # 100 % by nature
+            for name, value in values.items()
+            if math.isfinite(value) and not (name.startswith("top5@") and 0 < len(confusion) <= 5)  # always 100 %
         },
         classes=tuple(
             ClassScore(int(row["label"]), str(row["class_name"]), int(row["videos"]), _number(row["accuracy"]))
@@ -134,122 +283,3 @@ def _predictions(path: Path) -> tuple[Prediction, ...]:
 
 def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
-
-
-@dataclass(frozen=True, slots=True)
-class EvalProtocol:
-    """clips x crops of every video; the name that metric names carry."""
-
-    num_clips: int
-    num_crops: int
-
-    @property
-    def protocol(self) -> str:
-        """`10x3`."""
-        return f"{self.num_clips}x{self.num_crops}"
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """Scores of the videos that could be read, and what follows from them.
-
-    keys, labels int64[N], scores float32[N, K]: mean over the views (and streams). bad: videos that could not be read.
-    rgb_features, tg_features float32[N, C]: pooled output of the last stage, mean over the views; None where not asked for.
-    """
-
-    views: EvalProtocol
-    modality: Modality
-    classes: tuple[str, ...]
-    keys: tuple[str, ...]
-    labels: npt.NDArray[np.int64]
-    scores: npt.NDArray[np.float32]
-    bad: tuple[str, ...]
-    rgb_features: Floats | None = None
-    tg_features: Floats | None = None
-
-    def named(self) -> dict[str, float]:
-        """Metric names carry the protocol: top1@10x3 and so on, fractions 0..1. With 5 classes or fewer top5 is 1 by nature."""
-        protocol = self.views.protocol
-        return {
-            f"top1@{protocol}": metrics.top_k_accuracy(self.scores, self.labels, 1),
-            f"top5@{protocol}": metrics.top_k_accuracy(self.scores, self.labels, 5),
-            f"mean_class@{protocol}": metrics.mean_class_accuracy(self.confusion()),
-        }
-
-    def confusion(self) -> npt.NDArray[np.int64]:
-        """Counts [K, K], row = truth, column = prediction."""
-        return metrics.confusion_matrix(metrics.predicted_classes(self.scores), self.labels, len(self.classes))
-
-    def top_confusions(self, most: int) -> list[tuple[str, str, int, int]]:
-        """(class, class it is taken for, how often, videos of the class), most often first; equal counts by label."""
-        confusion = self.confusion()
-        wrong = confusion - np.diag(np.diag(confusion))
-        pairs = sorted(((-int(wrong[t, p]), int(t), int(p)) for t, p in np.argwhere(wrong)))[:most]
-        return [(self.classes[t], self.classes[p], -count, int(confusion[t].sum())) for count, t, p in pairs]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The content of test-PROTOCOL.json besides what the caller knows."""
-        confusion = self.confusion()
-        accuracy = metrics.per_class_accuracy(confusion)
-        return {
-            "protocol": self.views.protocol,
-            "modality": self.modality,
-            "num_videos": len(self.keys),
-            "num_bad": len(self.bad),
-            **self.named(),
-            "per_class": [
-                {
-                    "label": label,
-                    "class_name": name,
-                    "videos": int(confusion[label].sum()),
-                    "accuracy": float(accuracy[label]),
-                }
-                for label, name in enumerate(self.classes)
-                if confusion[label].sum()
-            ],
-            "confusion": confusion.tolist(),
-        }
-
-
-def write_predictions(path: Path, result: Result, facts: dict[str, Any] | None = None) -> None:
-    """One row a video: key, label, class_name, prediction, predicted_class, scores (float32[K]).
-
-    The schema's metadata say what the scores are: protocol, modality, classes, and the facts.
-    """
-    predicted = metrics.predicted_classes(result.scores)
-    columns = {
-        "prediction": pa.array(predicted, pa.int32()),
-        "predicted_class": pa.array([result.classes[label] for label in predicted], pa.string()),
-        "scores": pa.array(list(result.scores), pa.list_(pa.float32())),
-    }
-    _write_videos(path, result, columns, facts or {})
-
-
-def write_features(path: Path, result: Result, facts: dict[str, Any] | None = None) -> None:
-    """One row a video: key, label, class_name, and rgb_features, tg_features (float32[C]) of the networks asked for."""
-    columns = {
-        name: pa.array(list(rows), pa.list_(pa.float32()))
-        for name, rows in (("rgb_features", result.rgb_features), ("tg_features", result.tg_features))
-        if rows is not None
-    }
-    _write_videos(path, result, columns, facts or {})
-
-
-def _write_videos(path: Path, result: Result, columns: dict[str, Any], facts: dict[str, Any]) -> None:
-    table = pa.table(
-        {
-            "key": pa.array(result.keys, pa.string()),
-            "label": pa.array(result.labels, pa.int32()),
-            "class_name": pa.array([result.classes[label] for label in result.labels], pa.string()),
-            **columns,
-        }
-    )
-    told = {"protocol": result.views.protocol, "modality": result.modality, "classes": result.classes, **facts}
-    with atomic_write(path) as file:
-        pq.write_table(table.replace_schema_metadata({"tgtrain": json.dumps(told)}), file)
-
-
-def write_result(path: Path, result: Result, facts: dict[str, Any]) -> None:
-    """test-PROTOCOL.json: facts of the run, the metrics, per class, confusion."""
-    with atomic_write(path) as file:
-        file.write(json_bytes({**facts, **result.to_dict()}))

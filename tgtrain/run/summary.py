@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from manifests.records import InputError
 from tgtrain.config import Config
 from tgtrain.method.networks.model import SingleStream, View, build_model, count_macs, count_parameters
 from tgtrain.run import checkpoint as checkpoints
@@ -59,7 +58,7 @@ class Summary:
         return plain
 
 
-def summarise(run: Path) -> Summary:
+def summarise(run: Path, tests: dict[str, dict[str, float]]) -> Summary:
     """The summary of a run; InputError where the folder is none."""
     facts = read_facts(run)
     config = facts.config
@@ -82,7 +81,7 @@ def summarise(run: Path) -> Summary:
         best_checkpoint=best[0].name if best else "",
         best_metric=_best_metric(run),
         best_value=best[1] if best else -1.0,
-        tests=_tests(run),
+        tests=tests,
         cost=cost_of(config),
         data={
             "root": data.root,
@@ -133,15 +132,3 @@ def _best_metric(run: Path) -> str:
         return str(json.loads((run / checkpoints.FOLDER / "best.json").read_bytes())["metric"])
     except (OSError, ValueError, KeyError):
         return ""
-
-
-def _tests(run: Path) -> dict[str, dict[str, float]]:
-    found = {}
-    for path in sorted(run.glob("test-*.json")):
-        try:
-            values = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            raise InputError(f"{path} is damaged. Remove it, or run `tgtrain test {run}` again.") from None
-        found[path.stem] = {name: float(value) for name, value in values.items() if "@" in name}
-        found[path.stem]["step"] = float(values.get("step", -1))
-    return found

@@ -25,7 +25,7 @@ from tgtrain.data.order import steps_per_epoch
 from tgtrain.data.setup import Setup
 from tgtrain.errors import RunError
 from tgtrain.evaluate.batch_norm import recompute_batch_norm
-from tgtrain.evaluate.evaluate import StoppedError, evaluate
+from tgtrain.evaluate.evaluate import EvalSettings, StoppedError, evaluate
 from tgtrain.evaluate.results import EvalProtocol, Result
 from tgtrain.method.accumulate import add_gradients, clip_gradients, rescale_bn_momentum
 from tgtrain.method.networks.model import Model, build_model, count_macs, share_dropout
@@ -414,14 +414,10 @@ class _Trainer:
             try:
                 result = evaluate(
                     self.model,
-                    self.setup.reader,
+                    self.setup,
                     places,
-                    self.setup.labels(places),
-                    self.setup.classes,
-                    self.setup.clip,
-                    EvalProtocol(1, 1),
+                    EvalSettings(EvalProtocol(1, 1), modality),  # type: ignore[arg-type]
                     self.ranks,
-                    modality=modality,  # type: ignore[arg-type]
                     workers=self.workers,
                     should_stop=should_stop,
                 )

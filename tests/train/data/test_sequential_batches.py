@@ -37,7 +37,7 @@ from tgtrain.data.sequential_batches import ClipBuffer, Slot, WaitingClips, shar
 from tgtrain.data.setup import Setup, prepare
 from tgtrain.data.stores.sequential import ShardSource, StreamedShards
 from tgtrain.evaluate.batch_norm import BatchNormMeasured, recompute_batch_norm
-from tgtrain.evaluate.evaluate import evaluate
+from tgtrain.evaluate.evaluate import EvalSettings, evaluate
 from tgtrain.evaluate.results import EvalProtocol
 from tgtrain.method.networks.model import build_model
 from tgtrain.randomness import Choice, Stream, sample_seed
@@ -413,8 +413,7 @@ def test_a_test_scores_every_video_as_the_indexed_reader_does(root: Path, server
             samples = ShardSource.samples
             source = setup.reader.shards.source
             object.__setattr__(setup.reader.shards, "source", _Counting(source, opened, samples))
-        parts = (setup.reader, places, setup.labels(places), setup.classes, setup.clip, EvalProtocol(2, 1), ALONE)
-        results.append(evaluate(model, *parts, workers=workers))
+        results.append(evaluate(model, setup, places, EvalSettings(EvalProtocol(2, 1)), ALONE, workers=workers))
     one, other = results
     assert one.keys == other.keys
     assert len(one.keys) == 6

@@ -15,24 +15,25 @@ import pytest
 import torch
 
 from manifests.manifest_io import read_manifest
+from manifests.records import InputError
 from manifests.splits.label_split import read_split
 from tgtrain.config import load_recipe
-from tgtrain.data.clip import ClipSettings, plan_eval
+from tgtrain.data.clip import plan_eval
 from tgtrain.data.setup import Setup, prepare
-from tgtrain.evaluate.evaluate import evaluate
-from tgtrain.evaluate.results import EvalProtocol, Result, write_features, write_predictions, write_result
+from tgtrain.evaluate.evaluate import EvalSettings, evaluate
+from tgtrain.evaluate.results import EvalProtocol, Result, read_results, read_test_metrics, write_features, write_test
 from tgtrain.method.augment.apply import normalise
 from tgtrain.method.networks.model import ModelSettings, build_model
 from tgtrain.ranks.distributed import Ranks
 
-CLIP = ClipSettings(clip_frames=4, interval=3, size=32)
+OVERRIDES = ("data.clip_frames=4", "data.interval=3", "data.size=32")
 ALONE = Ranks(0, 1, torch.device("cpu"))
 MODEL = ModelSettings(num_classes=3, depth=10, width=4)
 
 
 def setup_of(root: Path) -> Setup:
     manifest = read_manifest(root)
-    return prepare(str(root), read_split(root), manifest, load_recipe("demo", num_classes=3))
+    return prepare(str(root), read_split(root), manifest, load_recipe("demo", OVERRIDES, num_classes=3))
 
 
 @pytest.mark.parametrize("modality", ["rgb", "tg", "both"])
@@ -41,14 +42,13 @@ def test_scores_are_the_mean_over_views_and_networks(data_set: Path, modality: s
     setup, model = setup_of(data_set), build_model(MODEL, seed=1)
     places = setup.videos("test")
     result = evaluate(
-        model, setup.reader, places, setup.labels(places), setup.classes, CLIP, EvalProtocol(3, 3), ALONE,
-        modality=modality, average=average,  # type: ignore[arg-type]
+        model, setup, places, EvalSettings(EvalProtocol(3, 3), modality=modality, average=average), ALONE,  # type: ignore[arg-type]
     )  # fmt: skip
     assert result.keys == tuple(setup.split.key[place] for place in places)
     model.eval()
     for row, place in enumerate(places):
         facts = setup.reader.index[place]
-        plans = plan_eval(facts.num_frames, facts.height, facts.width, CLIP, 3, 3)
+        plans = plan_eval(facts.num_frames, facts.height, facts.width, setup.clip, 3, 3)
         scores = []
         for plan in plans:  # one clip and one crop at a time
             for clip in setup.reader.read_views(place, [plan]):
@@ -69,12 +69,9 @@ def test_workers_do_not_change_scores(data_set: Path) -> None:
     results = [
         evaluate(
             model,
-            setup.reader,
+            setup,
             places,
-            setup.labels(places),
-            setup.classes,
-            CLIP,
-            EvalProtocol(1, 1),
+            EvalSettings(EvalProtocol(1, 1)),
             ALONE,
             workers=workers,
         )
@@ -87,18 +84,40 @@ def test_workers_do_not_change_scores(data_set: Path) -> None:
 def test_metric_names_carry_the_protocol_and_files_hold_them(data_set: Path, tmp_path: Path) -> None:
     setup, model = setup_of(data_set), build_model(MODEL)
     places = setup.videos("test")
-    result = evaluate(model, setup.reader, places, setup.labels(places), setup.classes, CLIP, EvalProtocol(2, 1), ALONE)
+    result = evaluate(model, setup, places, EvalSettings(EvalProtocol(2, 1)), ALONE)
     assert set(result.named()) == {"top1@2x1", "top5@2x1", "mean_class@2x1"}
-    write_result(tmp_path / "test.json", result, {"step": 3})
-    facts = json.loads((tmp_path / "test.json").read_text())
+    path = write_test(tmp_path, result, {"step": 3, "part": "test"})
+    assert path.name == "test-2x1.json"
+    facts = json.loads(path.read_text())
     assert facts["top1@2x1"] == pytest.approx(np.mean(result.scores.argmax(1) == result.labels))
     assert (facts["step"], facts["num_videos"], facts["protocol"]) == (3, 6, "2x1")
     assert np.array(facts["confusion"]).sum() == 6
     assert [entry["videos"] for entry in facts["per_class"]] == [2, 2, 2]
-    write_predictions(tmp_path / "test.parquet", result)
-    table = pq.read_table(tmp_path / "test.parquet")
+    table = pq.read_table(tmp_path / "test-2x1.parquet")
     assert table["key"].to_pylist() == list(result.keys)
     np.testing.assert_allclose(np.array(table["scores"].to_pylist()), result.scores)
+
+
+def test_readers_return_what_was_written(data_set: Path, tmp_path: Path) -> None:
+    setup, model = setup_of(data_set), build_model(MODEL)
+    places = setup.videos("validation") or setup.videos("test")
+    result = evaluate(model, setup, places, EvalSettings(EvalProtocol(1, 3), "tg"), ALONE)
+    facts = {"checkpoint": "step-00000007.pt", "step": 7, "part": "validation", "average": "logits"}
+    path = write_test(tmp_path, result, {**facts, "batch_norm": "measured for this test"})
+    assert path.name == "test-1x3-tg-validation-precise-bn.json"
+    problems: list[str] = []
+    (read,) = read_results(tmp_path, problems)
+    assert problems == []
+    assert {name: getattr(read, name) for name in facts} == facts
+    assert (read.protocol, read.modality, read.num_videos, read.num_views) == ("1x3", "tg", len(places), 3)
+    assert read.metrics == {name: value for name, value in result.named().items() if not name.startswith("top5")}
+    assert read.confusion is not None
+    np.testing.assert_array_equal(read.confusion, result.confusion())
+    assert [entry.key for entry in read.predictions] == list(result.keys)
+    assert read_test_metrics(tmp_path) == {path.stem: {**result.named(), "step": 7.0}}
+    path.write_text("{")
+    with pytest.raises(InputError, match="is damaged"):
+        read_test_metrics(tmp_path)
 
 
 def test_a_damaged_video_is_left_out_by_name(make_data_set: Callable[..., Path]) -> None:
@@ -109,7 +128,7 @@ def test_a_damaged_video_is_left_out_by_name(make_data_set: Callable[..., Path])
     shard = bytearray((root / victim.shard).read_bytes())
     shard[victim.members.rgb_index_offset] ^= 0xFF
     (root / victim.shard).write_bytes(shard)
-    result = evaluate(model, setup.reader, places, setup.labels(places), setup.classes, CLIP, EvalProtocol(1, 1), ALONE)
+    result = evaluate(model, setup, places, EvalSettings(EvalProtocol(1, 1)), ALONE)
     assert len(result.keys) == 5
     assert victim.key not in result.keys
     assert victim.key in result.bad[0]
@@ -119,7 +138,7 @@ def test_the_mode_of_the_model_is_given_back(data_set: Path) -> None:
     setup, model = setup_of(data_set), build_model(MODEL)
     model.train()
     places = setup.videos("test")[:1]
-    evaluate(model, setup.reader, places, setup.labels(places), setup.classes, CLIP, EvalProtocol(1, 1), ALONE)
+    evaluate(model, setup, places, EvalSettings(EvalProtocol(1, 1)), ALONE)
     assert model.training
 
 
@@ -129,25 +148,13 @@ def test_views_of_several_videos_go_through_together_in_bounded_chunks(data_set:
     places = setup.videos("test")
     sizes: list[int] = []
     hook = model.head_rgb.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))  # type: ignore[union-attr]
-    result = evaluate(
-        model,
-        setup.reader,
-        places,
-        setup.labels(places),
-        setup.classes,
-        CLIP,
-        EvalProtocol(3, 1),
-        ALONE,
-        batch_views=batch_views,
-    )
+    result = evaluate(model, setup, places, EvalSettings(EvalProtocol(3, 1), batch_views=batch_views), ALONE)
     hook.remove()
     assert max(sizes) <= batch_views
     assert sum(sizes) == 3 * len(places)
     videos_together = max(1, batch_views // 3)
     assert len(sizes) == -(-len(places) // videos_together) * -(-3 // min(3, batch_views))
-    plain = evaluate(
-        model, setup.reader, places, setup.labels(places), setup.classes, CLIP, EvalProtocol(3, 1), ALONE, batch_views=3
-    )
+    plain = evaluate(model, setup, places, EvalSettings(EvalProtocol(3, 1), batch_views=3), ALONE)
     np.testing.assert_allclose(result.scores, plain.scores, rtol=1e-5, atol=1e-6)
     assert result.keys == plain.keys
 
@@ -156,12 +163,10 @@ def test_features_are_the_pooled_last_stage_averaged_over_views(data_set: Path, 
     setup, model = setup_of(data_set), build_model(MODEL, seed=3)
     places = setup.videos("test")
     result = evaluate(
-        model, setup.reader, places, setup.labels(places), setup.classes, CLIP, EvalProtocol(2, 1), ALONE,
-        modality="both", features=True,
-    )  # fmt: skip
+        model, setup, places, EvalSettings(EvalProtocol(2, 1), modality="both", features=True), ALONE)  # fmt: skip
     model.eval()
     facts = setup.reader.index[places[1]]
-    clips = setup.reader.read_views(places[1], plan_eval(facts.num_frames, facts.height, facts.width, CLIP, 2, 1))
+    clips = setup.reader.read_views(places[1], plan_eval(facts.num_frames, facts.height, facts.width, setup.clip, 2, 1))
     with torch.no_grad():
         rows = [
             model.backbone("tg")(normalise(torch.from_numpy(clip.tg)[None]))[-1].mean((2, 3, 4))[0] for clip in clips
@@ -174,9 +179,7 @@ def test_features_are_the_pooled_last_stage_averaged_over_views(data_set: Path, 
     assert {len(row) for row in table["rgb_features"].to_pylist()} == {32}
     told = json.loads(table.schema.metadata[b"tgtrain"])
     assert (told["step"], told["protocol"], told["modality"], told["classes"][0]) == (4, "2x1", "both", "class0")
-    alone = evaluate(
-        model, setup.reader, places, setup.labels(places), setup.classes, CLIP, EvalProtocol(2, 1), ALONE, features=True
-    )
+    alone = evaluate(model, setup, places, EvalSettings(EvalProtocol(2, 1), features=True), ALONE)
     assert alone.tg_features is None
 
 
@@ -195,21 +198,20 @@ from pathlib import Path
 sys.path[:0] = [{tests!r}]
 from manifests.splits.label_split import read_split
 from manifests.manifest_io import read_manifest
-from tgtrain.data.clip import ClipSettings
 from tgtrain.config import load_recipe
 from tgtrain.ranks.distributed import joined
 from tgtrain.evaluate.results import EvalProtocol
-from tgtrain.evaluate.evaluate import evaluate
+from tgtrain.evaluate.evaluate import EvalSettings, evaluate
 from tgtrain.method.networks.model import ModelSettings, build_model
 from tgtrain.data.setup import prepare
 root = {root!r}
-setup = prepare(root, read_split(root), read_manifest(root), load_recipe("demo", num_classes=3))
+setup = prepare(root, read_split(root), read_manifest(root), load_recipe("demo", {overrides!r}, num_classes=3))
 places = setup.videos("train")[:7]  # 7 videos on 3 processes
 with joined("cpu") as ranks:
     done = []
     result = evaluate(
-        build_model(ModelSettings(num_classes=3, depth=10, width=4), seed=1), setup.reader, places, setup.labels(places),
-        setup.classes, ClipSettings(clip_frames=4, interval=3, size=32), EvalProtocol(2, 1), ranks,
+        build_model(ModelSettings(num_classes=3, depth=10, width=4), seed=1), setup, places,
+        EvalSettings(EvalProtocol(2, 1)), ranks,
         on_progress=lambda number, total: done.append(total),
     )
     Path({out!r}, f"rank{{ranks.rank}}.json").write_text(json.dumps(
@@ -220,7 +222,9 @@ with joined("cpu") as ranks:
 def test_ranks_share_the_work_and_every_video_counts_once(data_set: Path, tmp_path: Path) -> None:
     script = tmp_path / "work.py"
     script.write_text(
-        _SHARED_WORK.format(tests=str(Path(__file__).parents[1]), root=str(data_set), out=str(tmp_path)),
+        _SHARED_WORK.format(
+            tests=str(Path(__file__).parents[1]), root=str(data_set), out=str(tmp_path), overrides=OVERRIDES
+        ),
         encoding="utf-8",
     )
     subprocess.run(
@@ -229,16 +233,7 @@ def test_ranks_share_the_work_and_every_video_counts_once(data_set: Path, tmp_pa
     )  # fmt: skip
     setup = setup_of(data_set)
     places = setup.videos("train")[:7]
-    alone = evaluate(
-        build_model(MODEL, seed=1),
-        setup.reader,
-        places,
-        setup.labels(places),
-        setup.classes,
-        CLIP,
-        EvalProtocol(2, 1),
-        ALONE,
-    )
+    alone = evaluate(build_model(MODEL, seed=1), setup, places, EvalSettings(EvalProtocol(2, 1)), ALONE)
     told = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(3)]
     assert [each[3] for each in told] == [3, 2, 2]
     for keys, named, scores, _ in told:  # every rank knows the whole result

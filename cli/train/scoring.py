@@ -1,0 +1,86 @@
+"""Options that `tgtrain test` and `tgtrain predict` share: how videos are scored, and with which state of a run."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+if TYPE_CHECKING:
+    from tgtrain.config import Config
+    from tgtrain.evaluate.evaluate import EvalSettings
+    from tgtrain.evaluate.results import EvalProtocol
+    from tgtrain.evaluate.score import Average, Modality
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """The shared options as given; None for the recipe's choice."""
+
+    views: str | None
+    modality: str | None
+    average: str | None
+    checkpoint: str
+
+    def settings(self, run: Path, config: Config) -> EvalSettings:
+        """Fill in the recipe's choices. InputError for a view that the run trained no network for."""
+        from manifests.records import InputError
+        from tgtrain.evaluate.evaluate import EvalSettings
+
+        streams = config.model.streams
+        modality = self.modality or ("tg" if streams == "tg" else "rgb")
+        if streams in ("rgb", "tg") and modality != streams:
+            raise InputError(f"--modality {modality}: {run} trained only a network for {streams}.")
+        average = self.average or config.evaluate.average
+        return EvalSettings(self._protocol(config), cast("Modality", modality), cast("Average", average))
+
+    def _protocol(self, config: Config) -> EvalProtocol:
+        from manifests.records import InputError
+        from tgtrain.evaluate.results import EvalProtocol
+
+        if self.views is None:
+            return EvalProtocol(config.data.test_clips, config.data.test_crops)
+        match = re.fullmatch(r"(\d+)x(1|3)", self.views)
+        if not match or int(match[1]) < 1:
+            raise InputError(f"--views {self.views}: expected CLIPSxCROPS with 1 or 3 crops, such as 10x3 or 1x1.")
+        return EvalProtocol(int(match[1]), int(match[2]))
+
+
+def checkpoint_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--checkpoint."""
+    return click.option(
+        "--checkpoint", default="last", show_default=True, metavar="last|best|PATH", help="which state of the run"
+    )(function)
+
+
+def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--views, --modality, --average and --checkpoint, passed to the command as `scoring`."""
+
+    @functools.wraps(function)
+    def wrapper(
+        *args: Any, views: str | None, modality: str | None, average: str | None, checkpoint: str, **kwargs: Any
+    ) -> Any:
+        return function(*args, scoring=Scoring(views, modality, average, checkpoint), **kwargs)
+
+    options = (
+        click.option("--views", help="clips x crops of every video, such as 10x3 or 1x1  [default: the recipe's]"),
+        click.option(
+            "--modality",
+            type=click.Choice(["rgb", "tg", "both"]),
+            help="which network answers; both: the mean of the two  [default: rgb]",
+        ),
+        click.option(
+            "--average",
+            type=click.Choice(["logits", "probabilities"]),
+            help="what is averaged over views and networks  [default: the recipe's]",
+        ),
+        checkpoint_option,
+    )
+    for option in reversed(options):
+        wrapper = option(wrapper)
+    return wrapper
