@@ -15,10 +15,10 @@ from cli.common import EXIT_FAILURES, handled, human_bytes, interruptible, print
 @click.argument("name", type=click.Choice(["ucf101", "hmdb51", "kinetics400-annotations"]))
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path), default=".")
 @click.option("--base", metavar="URL", default="", help="Take the archives from this folder of another server.")
-@click.option("--unpack/--no-unpack", "unpacked", default=True, help="Unpack what was fetched.  [default: unpack]")
+@click.option("--unpack/--no-unpack", "unpack", default=True, help="Unpack the archives.  [default: unpack]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 @handled
-def download(name: str, folder: Path, base: str, unpacked: bool, as_json: bool) -> None:
+def download(name: str, folder: Path, base: str, unpack: bool, as_json: bool) -> None:
     """Fetch a public data set into DIR [default: .]: archives/, videos/ and annotations/.
 
     Interrupted or cut off: run the same command again, it goes on where it was. Size and sha256 are checked where they are
@@ -46,7 +46,7 @@ def download(name: str, folder: Path, base: str, unpacked: bool, as_json: bool) 
 
     with interruptible() as (stop, signals):
         try:
-            outcome = run(name, folder, base=base, unpacked=unpacked, stop=stop, on_progress=tell)
+            outcome = run(name, folder, base=base, unpack_archives=unpack, stop=stop, on_progress=tell)
         except DownloadError as error:
             say(f"Error: {error}")
             sys.exit(EXIT_FAILURES)
@@ -57,5 +57,5 @@ def download(name: str, folder: Path, base: str, unpacked: bool, as_json: bool) 
         print_json({"path": str(folder), "num_fetched": outcome.num_fetched, "num_files": outcome.num_files})
     else:
         say(f"{outcome.num_fetched} archives fetched, {outcome.num_files} files unpacked: {folder}")
-        if unpacked:
+        if unpack:
             say(f"Next: {outcome.next_step}")

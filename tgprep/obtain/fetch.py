@@ -1,4 +1,4 @@
-"""One file from the network: resumed where a connection broke, checked before it gets its name."""
+"""Fetch one file from the network: resume after broken connections, verify before it gets its name."""
 
 from __future__ import annotations
 
@@ -13,51 +13,32 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from pathlib import Path
 
-from manifests.manifest_io import atomic_write, file_sha256, json_bytes, publish
+from manifests.manifest_io import atomic_write, json_bytes, publish
 
 _PIECE_BYTES = 1024 * 1024
 _TIMEOUT_SECONDS = 60.0
-Tell = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 
 class DownloadError(Exception):
-    """A file could not be had, or is not what was published; the message says what, and what to do."""
+    """A file cannot be fetched, or is not the published one; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file to fetch. num_bytes: -1, sha256: "" where nobody publishes them."""
+    """A file to fetch and what is published about it."""
 
     url: str
-    num_bytes: int = -1
-    sha256: str = ""
+    num_bytes: int = -1  # -1: not published
+    sha256: str = ""  # "": not published
 
     @property
     def name(self) -> str:
-        """The file's own name."""
+        """The last part of the URL."""
         return self.url.rpartition("/")[2]
-
-
-@dataclass(slots=True)
-class _Part:
-    """The unfinished file and what the server said of the version that it is a part of."""
-
-    path: Path
-    version: str = ""
-
-    @property
-    def note(self) -> Path:
-        return self.path.with_name(self.path.name + ".json")
-
-    @property
-    def num_bytes(self) -> int:
-        return self.path.stat().st_size if self.path.exists() else 0
-
-    def drop(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self.note.unlink(missing_ok=True)
 
 
 def fetch(
@@ -67,128 +48,146 @@ def fetch(
     attempts: int = 6,
     wait_seconds: float = 2.0,
     stop: threading.Event | None = None,
-    on_progress: Tell = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> bool:
-    """Have the file at `target`; False where it was there already. An unfinished download (`target`.part) is gone on with.
+    """Fetch the file to `target`; return False if it was there already. An unfinished download (`target`.part) is resumed.
 
-    attempts: connections in a row that bring nothing before it is given up; the wait between them doubles from wait_seconds.
-    on_progress: called with bytes done and all bytes (-1 unknown). KeyboardInterrupt where `stop` is set; the part is kept.
+    attempts: connections in a row without progress before it gives up; the wait between them doubles from wait_seconds.
+    on_progress: called with bytes done and all bytes (-1 if unknown).
+    Raises DownloadError, and KeyboardInterrupt if `stop` is set; the part is kept.
     """
     stop = stop or threading.Event()
     if target.exists():
-        if remote.sha256 and file_sha256(target) == remote.sha256:
-            return False
-        if not remote.sha256 and remote.num_bytes in (-1, target.stat().st_size):
-            return False
-        raise DownloadError(
-            f"{target} is there, but is not the published file. Move it away, and run the same command again."
-        )
-    part = _Part(target.with_name(target.name + ".part"))
-    failures, most = 0, part.num_bytes
-    while True:
-        before = part.num_bytes
-        try:
-            _receive(remote, part, stop, on_progress)
-            break
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code == 416:  # nothing behind what we have: whole, or not a part of this file
-                if remote.num_bytes == before or (remote.sha256 and file_sha256(part.path) == remote.sha256):
-                    break
-                part.drop()
-            elif error.code not in (408, 425, 429) and error.code < 500:
-                raise DownloadError(
-                    f"{remote.url}: the server says {error.code} {error.reason}. The file may have moved: fetch it from the data set's "
-                    f"home page into {target.parent}, or name another server with --base."
-                ) from None
-            reason = f"{error.code} {error.reason}"
-        except (OSError, http.client.HTTPException) as error:
-            reason = str(getattr(error, "reason", "") or error or type(error).__name__)
-        # Only what no attempt had before counts: a server that begins anew and breaks off again must come to an end.
-        failures = 0 if part.num_bytes > most else failures + 1
-        most = max(most, part.num_bytes)
+        if _difference(remote, target):
+            raise DownloadError(
+                f"{target} exists, but is not the published file. Move it away, and run the same command again."
+            )
+        return False
+    part = target.with_name(target.name + ".part")
+    failures, most_bytes = 0, _size(part)
+    while reason := _attempt(remote, part, stop, on_progress):
+        # Only bytes beyond all earlier attempts count as progress: a server that starts over and breaks off again must not
+        # keep this loop going.
+        failures = 0 if _size(part) > most_bytes else failures + 1
+        most_bytes = max(most_bytes, _size(part))
         if failures >= attempts:
             raise DownloadError(
-                f"{remote.url}: {reason} ({attempts} attempts in a row). {part.num_bytes} bytes are kept: run the same command again "
-                "to go on, or name another server with --base."
+                f"{remote.url}: {reason} ({attempts} attempts in a row). {_size(part)} bytes are kept: run the same command again "
+                "to resume, or name another server with --base."
             )
         if stop.wait(wait_seconds * 2 ** min(failures, 6)):
             raise KeyboardInterrupt
-    _verify(remote, part)
-    part.note.unlink(missing_ok=True)
-    with part.path.open("rb") as file:
+    if problem := _difference(remote, part):
+        _discard(part)
+        raise DownloadError(
+            f"{remote.url}: {problem}. The damaged file was removed: run the same command again, or name another server with --base."
+        )
+    _note(part).unlink(missing_ok=True)
+    with part.open("rb") as file:
         os.fsync(file.fileno())
-    publish(part.path, target)
+    publish(part, target)
     return True
 
 
-def _receive(remote: RemoteFile, part: _Part, stop: threading.Event, on_progress: Tell) -> None:
-    """One connection; OSError where it breaks off before the end."""
-    start = part.num_bytes
+def _attempt(remote: RemoteFile, part: Path, stop: threading.Event, on_progress: OnProgress) -> str:
+    """Try to complete the part with one connection; return why it failed for now, or ""."""
+    try:
+        _receive(remote, part, stop, on_progress)
+        return ""
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416:  # no bytes follow: the part is complete, or is not a part of this file
+            published = remote.num_bytes >= 0 or remote.sha256
+            if published and not _difference(remote, part):
+                return ""
+            _discard(part)
+        elif error.code not in (408, 425, 429) and error.code < 500:
+            raise DownloadError(
+                f"{remote.url}: the server answers {error.code} {error.reason}. The file may have moved: fetch it from the data set's "
+                f"home page into {part.parent}, or name another server with --base."
+            ) from None
+        return f"{error.code} {error.reason}"
+    except (OSError, http.client.HTTPException) as error:
+        return str(getattr(error, "reason", "") or error or type(error).__name__)
+
+
+def _receive(remote: RemoteFile, part: Path, stop: threading.Event, on_progress: OnProgress) -> None:
+    """Receive what follows the part; OSError if the connection breaks off before the end."""
+    start, version = _size(part), _read_version(part)
     request = urllib.request.Request(remote.url, headers={"User-Agent": "tgprep", "Accept-Encoding": "identity"})
     if start:
         request.add_header("Range", f"bytes={start}-")
-        try:
-            part.version = str(json.loads(part.note.read_bytes())["version"])
-        except (OSError, ValueError, KeyError, TypeError):
-            part.version = ""
-        if part.version:
-            request.add_header("If-Range", part.version)
+        if version:  # if the file has changed, the server sends all of it instead of the rest
+            request.add_header("If-Range", version)
     with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
-        version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
-        if version.startswith("W/"):
-            version = answer.headers.get("Last-Modified") or ""
-        span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("Content-Range", ""))
-        if (
-            answer.status == 206
-            and span is not None
-            and int(span[1]) == start
-            and version in ("", part.version or version)
-        ):
+        new_version = _version(answer)
+        if answer.status == 206:
+            span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("Content-Range", ""))
+            if span is None or int(span[1]) != start or new_version not in ("", version or new_version):
+                _discard(part)
+                raise OSError("the server sent another part than requested, or of another version")
             total = int(span[3]) if span[3] != "*" else -1
         else:
-            if answer.status == 206:
-                part.drop()
-                raise OSError("the server sent another part than asked, or of another version")
             start, total = 0, int(answer.headers.get("Content-Length") or -1)
         if remote.num_bytes >= 0 and total not in (-1, remote.num_bytes):
             raise DownloadError(
                 f"{remote.url}: the server offers {total} bytes, published are {remote.num_bytes}. It is another file: name another server "
                 "with --base, or fetch it from the data set's home page."
             )
-        if total >= 0 and (free := shutil.disk_usage(part.path.parent).free) < total - start:
+        if total >= 0 and (free := shutil.disk_usage(part.parent).free) < total - start:
             raise DownloadError(
-                f"{part.path.parent}: {free} bytes are free, {total - start} are needed for {remote.name}. Make room."
+                f"{part.parent}: {free} bytes are free, {total - start} are needed for {remote.name}. Make room."
             )
-        with atomic_write(part.note) as note:
-            note.write(json_bytes({"version": version}))
+        with atomic_write(_note(part)) as note:
+            note.write(json_bytes({"version": new_version}))
         done = start
-        with part.path.open("ab" if start else "wb") as file:
+        with part.open("ab" if start else "wb") as file:
             while piece := answer.read(_PIECE_BYTES):
                 file.write(piece)
                 done += len(piece)
                 on_progress(done, total)
                 if stop.is_set():
                     raise KeyboardInterrupt
-                if total >= 0 and done > total:
+                if 0 <= total < done:
                     break
         if total >= 0 and done != total:
             raise OSError(f"the connection ended after {done} of {total} bytes")
 
 
-def _verify(remote: RemoteFile, part: _Part) -> None:
-    found = part.num_bytes
-    if remote.num_bytes not in (-1, found):
-        problem = f"{found} bytes came, published are {remote.num_bytes}"
-    elif remote.sha256:
-        with part.path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest == remote.sha256:
-            return
-        problem = f"sha256 {digest[:16]}…, published is {remote.sha256[:16]}…"
-    else:
-        return
-    part.drop()
-    raise DownloadError(
-        f"{remote.url}: {problem}. The damaged file was removed: run the same command again, or name another server with --base."
-    )
+def _version(answer: HTTPResponse) -> str:
+    """What identifies the bytes of this version of the file: a strong entity tag or a date."""
+    tag = answer.headers.get("ETag") or ""
+    return answer.headers.get("Last-Modified") or "" if not tag or tag.startswith("W/") else tag
+
+
+def _note(part: Path) -> Path:
+    """The file that holds the version of which `part` is a part."""
+    return part.with_name(part.name + ".json")
+
+
+def _read_version(part: Path) -> str:
+    try:
+        return str(json.loads(_note(part).read_bytes())["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def _discard(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _note(part).unlink(missing_ok=True)
+
+
+def _difference(remote: RemoteFile, file: Path) -> str:
+    """How a file differs from what is published; "" if it does not, or nothing is published."""
+    if remote.num_bytes not in (-1, _size(file)):
+        return f"{_size(file)} bytes came, published are {remote.num_bytes}"
+    if remote.sha256:
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        if digest != remote.sha256:
+            return f"sha256 {digest[:16]}…, published is {remote.sha256[:16]}…"
+    return ""
