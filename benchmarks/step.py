@@ -2,7 +2,7 @@
 
     python benchmarks/step.py [--device cpu] [--rows 2] [--size 112] [--steps 2] [--rounds 3] [--only NAME ... --output FILE]
 
-What is timed is `_train_step` of the trainer and the sums for its log, over clips of random bytes, with the networks of the recipe: all
+What is timed is `Learner.update` and the sums for its log, over clips of random bytes, with the networks of the recipe: all
 of a step but the loading of data. --rows: labelled and unlabelled videos each (published: 40). Every way runs in a process of its own,
 whose peak memory counts; ways take turns, medians are reported. Processor time of one thread on a CPU, wall time on a GPU. Until all are
 measured, what there is lies beside the output, as FILE.partial.
@@ -26,7 +26,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,18 +34,21 @@ from torch import Tensor, nn
 
 import tgtrain.method.accumulate
 import tgtrain.method.step
-import tgtrain.train.trainer
+import tgtrain.train.learner
 from manifests.machine import processor_name
 from tgtrain.config import Config, load_recipe
 from tgtrain.data.batch import ClipBatch, SslBatch
+from tgtrain.data.order import steps_per_epoch
 from tgtrain.method.augment.plan import StrongSettings, draw_strong_plans
 from tgtrain.method.step import Clips, StepInputs
 from tgtrain.ranks.distributed import Ranks
 from tgtrain.run.journal import Interval
+from tgtrain.train.learner import Learner
 
 MAIN, ONE_VIEW = "ucf101-20", "ucf101-20-fixmatch"
 OUTPUT = Path("benchmarks/results/step.json")
 CORE = ("forward", "backward", "optimiser")
+NUM_VIDEOS = 9537  # unlabelled videos of UCF101 at 20 %
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,21 +118,19 @@ def random_batch(config: Config, device: torch.device) -> SslBatch:
     return SslBatch(0, clips(), clips(), tuple(rgb for rgb, _ in plans), tuple(tg for _, tg in plans))
 
 
-def trainer_of(way: Way, config: Config, device: torch.device) -> Any:
-    """The trainer of `tgtrain run`, changed where the way is not the trainer's own."""
-    videos = np.ones(9537, bool)
-    setup: Any = SimpleNamespace(config=config, split=SimpleNamespace(unlabelled=videos, labelled=videos))
-    trainer: Any = tgtrain.train.trainer._Trainer(setup, Path(), Ranks(0, 1, device), lambda text: None)
+def learner_of(way: Way, config: Config, device: torch.device) -> Any:
+    """The learner of `tgtrain run`, changed where the way differs from it."""
+    learner: Any = Learner(config, Ranks(0, 1, device), steps_per_epoch(NUM_VIDEOS, config.batch.unlabelled))
     if not way.channels_last:
-        trainer.model.to(memory_format=torch.contiguous_format)
-        own_parts = trainer._parts
-        trainer._parts = lambda batch: map(contiguous, own_parts(batch))
+        learner.model.to(memory_format=torch.contiguous_format)
+        own_parts = learner.micro_batches
+        learner.micro_batches = lambda batch: map(contiguous, own_parts(batch))
     if not way.joined:
         tgtrain.method.step.forward_views = separate_forwards
     if way.fused is not None:
-        groups = [{**group, "fused": way.fused} for group in trainer.optimiser.param_groups]
-        trainer.optimiser = torch.optim.SGD(groups, fused=way.fused)
-    return trainer
+        groups = [{**group, "fused": way.fused} for group in learner.optimiser.param_groups]
+        learner.optimiser = torch.optim.SGD(groups, fused=way.fused)
+    return learner
 
 
 def separate_forwards(network: nn.Module, views: StepInputs, weak_forward: str = "joined") -> Any:
@@ -162,7 +162,7 @@ def contiguous(views: StepInputs) -> StepInputs:
 def run_way(way: Way, device: torch.device, rows: int, size: int, steps: int) -> dict[str, Any]:
     """Seconds of whole steps and of their parts, and the peak memory of this process."""
     config = settings_of(way, device, rows, size)
-    trainer, batch, interval = trainer_of(way, config, device), random_batch(config, device), Interval()
+    learner, batch, interval = learner_of(way, config, device), random_batch(config, device), Interval()
     on_gpu = device.type == "cuda"
 
     def now() -> float:
@@ -174,23 +174,23 @@ def run_way(way: Way, device: torch.device, rows: int, size: int, steps: int) ->
     def seconds_per_step(steps: int) -> float:
         began = now()
         for _ in range(steps):
-            values = trainer._train_step(batch)
+            values = learner.update(batch)
             interval.add(values, 4 * rows, 0.0)
-            trainer.step += 1
+            learner.step += 1
         return (now() - began) / steps
 
     seconds_per_step(2 if way.compiled or on_gpu else 1)
     whole = seconds_per_step(steps)
     peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     parts = dict.fromkeys((*CORE, "views", "clip", "log"), 0.0)
-    watch_parts(trainer, interval, parts, now)
+    watch_parts(learner, interval, parts, now)
     watched = seconds_per_step(steps)
     parts = {name: seconds / steps for name, seconds in parts.items()}
     parts["other"] = watched - sum(parts.values())
     return {"seconds": whole, "watched_seconds": watched, "parts": parts, "peak_mb": round(peak / 2**20, 1)}
 
 
-def watch_parts(trainer: Any, interval: Any, parts: dict[str, float], now: Callable[[], float]) -> None:
+def watch_parts(learner: Any, interval: Any, parts: dict[str, float], now: Callable[[], float]) -> None:
     """Put a clock around the parts of the step."""
 
     def timed(part: str, work: Callable[..., Any]) -> Callable[..., Any]:
@@ -203,7 +203,7 @@ def watch_parts(trainer: Any, interval: Any, parts: dict[str, float], now: Calla
 
         return run
 
-    own_parts = trainer._parts
+    own_parts = learner.micro_batches
 
     def views(batch: SslBatch) -> Iterator[StepInputs]:
         coming = iter(own_parts(batch))
@@ -211,11 +211,11 @@ def watch_parts(trainer: Any, interval: Any, parts: dict[str, float], now: Calla
         while (found := following()) is not None:
             yield found
 
-    trainer._parts = views
+    learner.micro_batches = views
     tgtrain.method.accumulate.step_terms = timed("forward", tgtrain.method.accumulate.step_terms)
     torch.Tensor.backward = timed("backward", torch.Tensor.backward)  # type: ignore[method-assign]
-    tgtrain.train.trainer.clip_gradients = timed("clip", tgtrain.train.trainer.clip_gradients)
-    trainer.optimiser.step = timed("optimiser", trainer.optimiser.step)
+    tgtrain.train.learner.clip_gradients = timed("clip", tgtrain.train.learner.clip_gradients)
+    learner.optimiser.step = timed("optimiser", learner.optimiser.step)
     interval.add = timed("log", interval.add)
 
 

@@ -10,18 +10,21 @@ from cli.common import LazyGroup
 @click.group(
     cls=LazyGroup,
     lazy={
-        "run": ("cli.train.run:run", "Train a recipe on a data set, or go on with a run."),
-        "test": ("cli.train.test:test", "Accuracy of a run on its test videos, any clips x crops."),
+        "run": ("cli.train.run:run", "Train a recipe on a data set, or resume a run."),
+        "test": ("cli.train.test:test", "Measure the accuracy of a run on its test videos, any clips x crops."),
         "predict": (
             "cli.train.predict:predict",
-            "Which action a video shows: the likeliest classes of raw video files.",
+            "Predict the action of raw video files: their likeliest classes.",
         ),
-        "export": ("cli.train.export:export", "The RGB network alone, as ONNX or torch.export, checked."),
-        "bench": ("cli.train.bench:bench", "Whether the loader feeds this device, and with how many processes."),
-        "info": ("cli.train.info:info", "What a run is: progress, accuracy, parameters, cost, data, split."),
-        "report": ("cli.train.report:report", "One self-contained HTML page of a run, or of several compared."),
-        "doctor": ("cli.train.doctor:doctor", "Whether this machine can train, and what to do where it cannot."),
-        "recipes": ("cli.train.recipes:recipes", "The recipes, and what one of them says in full."),
+        "export": ("cli.train.export:export", "Export the RGB network as ONNX or torch.export, and check it."),
+        "bench": (
+            "cli.train.bench:bench",
+            "Measure whether the loader feeds this device, and with how many processes.",
+        ),
+        "info": ("cli.train.info:info", "Show a run: progress, accuracy, parameters, cost, data, split."),
+        "report": ("cli.train.report:report", "Write one self-contained HTML page of a run, or compare several."),
+        "doctor": ("cli.train.doctor:doctor", "Check whether this machine can train, and what to do if it cannot."),
+        "recipes": ("cli.train.recipes:recipes", "List the recipes, or print all settings of one."),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -1,8 +1,7 @@
-"""`tgtrain bench`: whether the loader feeds the device, and how many processes it takes."""
+"""`tgtrain bench`: measure loader and training step, and how many loader processes the device needs."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.common import PlaceType, cache_options, handled, human_bytes, print_json, quiet_threads, say
+from cli.common import PlaceType, cache_options, handled, human_bytes, print_json, say
+from cli.train.run import setup_of
 
 if TYPE_CHECKING:
     from manifests.splits.label_split import LabelSplit
@@ -32,7 +32,7 @@ _MAIN_RECIPE = "ucf101-20"
 @click.option(
     "--workers",
     type=click.IntRange(min=0, max=512),
-    help="measure this number of loader processes alone  [default: 0, 1, 2, 4 ... up to the cores]",
+    help="measure only this number of loader processes  [default: 0, 1, 2, 4 ... up to the cores]",
 )
 @click.option(
     "--seconds",
@@ -57,47 +57,32 @@ def bench(
 ) -> None:
     """Measure how many clips a second the loader reads from OUT [default: ./dataset] and the training step takes here.
 
-    Tells which of the two is the bottleneck, and how many loader processes feed this device. It is the loader and the step of
-    `tgtrain run`; no file is written. A clip of the published recipes is 8 RGB and 8 TG frames at 224 x 224, cut and flipped as
-    for training.
+    Reports which of the two is the bottleneck, and how many loader processes feed this device. Loader and step are those of
+    `tgtrain run`; no file is written. A clip of the published recipes is 8 RGB and 8 TG frames at 224 x 224, cut and flipped
+    as for training.
     """
-    quiet_threads()
-    from manifests.manifest_io import read_manifest
     from manifests.records import InputError
-    from manifests.splits.label_split import read_split
-    from tgtrain.ranks.slurm import started_with_others
+    from tgtrain.ranks.slurm import is_one_of_several
 
-    if started_with_others(os.environ):
+    if is_one_of_several(os.environ):
         raise InputError("tgtrain bench measures one process with one device: start it without torchrun or srun.")
-    manifest = read_manifest(out)
-    split = read_split(out, split_name)
-    recipe = recipe or _published(manifest, split)
-    try:
-        from tgtrain.config import load_recipe
-        from tgtrain.data.setup import prepare
-        from tgtrain.ranks.distributed import joined
-        from tgtrain.train.bench import measure, workers_to_try
-    except ModuleNotFoundError as error:
-        raise InputError(f"Training needs {error.name}: pip install 'tgprep[train]'.") from None
-    if cache_folder is not None:
-        overrides += (f"runtime.cache={json.dumps(cache_folder)}",)
-    if cache_gb is not None:
-        overrides += (f"runtime.cache_gb={cache_gb}",)
     if workers is not None:
         overrides += (f"runtime.workers={workers}",)
-    config = load_recipe(recipe, overrides, num_classes=len(manifest.header.classes))
-    setup = prepare(out, split, manifest, config)
-    with joined(config.runtime.device) as ranks:
-        tried = workers_to_try(config) if workers is None else (workers,)
-        balance = measure(setup, ranks, tried, seconds, say)
+    setup = setup_of(out, split_name, recipe, _published_recipe, overrides, cache_folder, cache_gb)
+    from tgtrain.ranks.distributed import process_group
+    from tgtrain.train.bench import measure, workers_to_try
+
+    with process_group(setup.config.runtime.device) as ranks:
+        counts = workers_to_try(setup.config) if workers is None else (workers,)
+        balance = measure(setup, ranks, counts, seconds, say)
         if as_json:
             print_json(_facts(setup, ranks, balance))
         else:
             _show(setup, ranks, balance)
 
 
-def _published(manifest: Manifest, split: LabelSplit) -> str:
-    """The main recipe of this data set and percentage, of the data set at another one, or that of UCF101: one unit for all."""
+def _published_recipe(manifest: Manifest, split: LabelSplit) -> str:
+    """The main recipe of this data set and percentage, else of the data set, else of UCF101, so that figures compare."""
     from tgtrain.config import load_recipe, recipe_names
 
     percent = split.provenance.get("percent", "")
@@ -107,7 +92,7 @@ def _published(manifest: Manifest, split: LabelSplit) -> str:
         if config.method.method == "ltg" and config.data.dataset == manifest.header.dataset
     ]
     name = min(fitting)[2] if fitting else _MAIN_RECIPE
-    say(f"recipe {name}: the published settings; --recipe chooses others")
+    say(f"Using recipe {name} (the published settings; --recipe chooses another).")
     return name
 
 
@@ -189,7 +174,7 @@ def _verdict(setup: Setup, ranks: Ranks, balance: Balance) -> list[str]:
     from tgtrain.data.stores.remote import RemoteShards
 
     waiting = 100 * balance.waiting_share(balance.loader)
-    with_own = f"With {_processes(balance.workers)}, as training takes here,"
+    with_own = f"With {_processes(balance.workers)}, as training uses here,"
     if balance.bottleneck == "step":
         lines = [f"Bottleneck: the training step. {with_own} it waits {waiting:.0f} % of the time."]
     else:
@@ -205,19 +190,19 @@ def _verdict(setup: Setup, ranks: Ranks, balance: Balance) -> list[str]:
 
 
 def _advice(balance: Balance, cores: int) -> str:
-    """How many loader processes to take, never more than this process has cores."""
+    """How many loader processes to use, never more than this process has cores."""
     needed, own = balance.workers_needed, balance.workers
     step_waits = balance.bottleneck == "loader"
     if needed == own:
-        return "That leaves a fifth to spare."
+        return "The loader has 20 % headroom."
     about = f"About {_processes(needed)}"
     if needed <= cores:
-        does = f"feed{'s' * (needed == 1)} this device" if step_waits else "would leave a fifth to spare"
+        does = f"feed{'s' * (needed == 1)} this device" if step_waits else "would have 20 % headroom"
         return f"{about} {does}: --set runtime.workers={needed}"
-    lacks = f"{about} would {'feed this device' if step_waits else 'leave a fifth to spare'}"
+    lacks = f"{about} would {'feed this device' if step_waits else 'have 20 % headroom'}"
     lacks += f", but this process may use {cores} core{'s' * (cores != 1)}"
     if step_waits:
-        lacks += ": more of them, or smaller clips, are what it lacks"
+        lacks += ": it needs more of them, or smaller clips"
     return f"{lacks}. As many as cores: --set runtime.workers={cores}" if own < cores else f"{lacks}."
 
 

@@ -1,4 +1,4 @@
-"""`tgtrain info`: what a run is, and how far it has come."""
+"""`tgtrain info`: the settings and the progress of a run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def info(run: Path | None, as_json: bool) -> None:
 
 def _lines(summary: Summary) -> list[tuple[str, str]]:
     cost, data, split = summary.cost, summary.data, summary.split
-    best = ""
+    best = "none evaluated yet"
     if summary.best_checkpoint:
         best = f"{summary.best_metric} {100 * summary.best_value:.2f} %, {summary.best_checkpoint}"
     lines = [
@@ -52,13 +52,13 @@ def _lines(summary: Summary) -> list[tuple[str, str]]:
             f"{summary.state}, step {summary.step} of {summary.num_steps}, epoch {summary.epoch} of {summary.num_epochs}",
         ),
         ("checkpoints", ", ".join(summary.checkpoints) or "none"),
-        ("best", best or "none evaluated yet"),
+        ("best", best),
     ]
     for name, metrics in summary.tests.items():
-        shown = sorted((key for key in metrics if "@" in key), key=lambda key: ("top1", "top5", "mean").index(key[:4]))
+        names = sorted((key for key in metrics if "@" in key), key=lambda key: ("top1", "top5", "mean").index(key[:4]))
         figures = "  ".join(
             f"{key} {100 * metrics[key]:.2f} %"
-            for key in shown
+            for key in names
             if not key.startswith("top5") or summary.data["num_classes"] > 5
         )
         lines.append((name, f"{figures}  (step {int(metrics['step'])})"))
@@ -83,5 +83,5 @@ def _lines(summary: Summary) -> list[tuple[str, str]]:
 
 
 def _machine(summary: Summary) -> str:
-    there = summary.machine
-    return f"{there.get('device') or there.get('cpu', '')}, {there.get('cores', '?')} cores, {there.get('host', '')}"
+    machine = summary.machine
+    return f"{machine.get('device') or machine.get('cpu', '')}, {machine.get('cores', '?')} cores, {machine.get('host', '')}"

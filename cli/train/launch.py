@@ -1,4 +1,8 @@
-"""`--devices N`: the processes of a training or a test on this machine, started, signalled and ended together. No torch here."""
+"""`--devices N`: start, signal and end the processes of a training or a test on this machine. Needs no torch.
+
+Not torch's elastic launcher: killed by SIGKILL it leaves its processes running, and it kills processes that take over 30 seconds to
+save after a signal.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +22,13 @@ import click
 from cli.common import say
 from manifests.records import InputError
 
-_PIPE = "TGTRAIN_LAUNCHER_PIPE"  # a child's end of a pipe that the launcher never writes to: it closes when the launcher ends
+_PIPE = (
+    "TGTRAIN_LAUNCHER_PIPE"  # read end of a pipe that the launcher never writes to: it closes when the launcher ends
+)
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-_GRACE_SECONDS = 15.0  # after one process has failed, for the others to end by themselves
+_GRACE_SECONDS = 15.0  # for the others to end by themselves, after one process has failed
 _POLL_SECONDS = 0.05
-_KEPT_LINES = 200  # of what each process but the first says
+_MAX_LINES = 200  # of stderr, stored of each process but the first
 
 
 def devices_option(function: click.decorators.FC) -> click.decorators.FC:
@@ -35,10 +41,10 @@ def devices_option(function: click.decorators.FC) -> click.decorators.FC:
 
 
 def launched(devices: str | None, seen: list[int] | None = None) -> None:
-    """Start the command that is being called in as many processes, wait for them and exit as they did; return in each of them.
+    """Run the current command in that many processes and exit as they do; returns in each of them, or if one process is enough.
 
-    Returns, too, where one process is enough. To be called first in a command: the launcher needs no torch.
-    seen: signals that came before, and where those that come go to. InputError for a number that is none, and under torchrun or srun.
+    To be called first in a command: the launcher needs no torch. seen: list of the signals received, which gets those to come.
+    InputError for an invalid number, and under torchrun or srun.
     """
     if _PIPE in os.environ:
         _end_with_launcher()
@@ -46,9 +52,9 @@ def launched(devices: str | None, seen: list[int] | None = None) -> None:
         return
     if devices is None:
         return
-    from tgtrain.ranks.slurm import started_with_others
+    from tgtrain.ranks.slurm import is_one_of_several
 
-    if "RANK" in os.environ or started_with_others(os.environ):
+    if "RANK" in os.environ or is_one_of_several(os.environ):
         raise InputError(
             "--devices starts processes, and this one was itself started as one of several (by torchrun, or srun). Drop --devices."
         )
@@ -59,15 +65,15 @@ def launched(devices: str | None, seen: list[int] | None = None) -> None:
 
 def _number_of(devices: str) -> int:
     if devices == "auto":
-        # In a process of its own: CUDA, once looked at, takes memory on the GPU for as long as the process lives.
-        counted = subprocess.run(
+        # In another process: CUDA, once initialised, holds memory on the GPU as long as the process lives.
+        done = subprocess.run(
             [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"],
             capture_output=True,
             text=True,
             check=False,
         )
-        words = counted.stdout.split()
-        number = int(words[-1]) if counted.returncode == 0 and words else 0
+        words = done.stdout.split()
+        number = int(words[-1]) if done.returncode == 0 and words else 0
         say(f"{number} GPUs: {number} processes" if number else "no GPU here: one process")
         return max(1, number)
     if not devices.isdecimal() or not 1 <= int(devices) <= 1024:
@@ -76,7 +82,7 @@ def _number_of(devices: str) -> int:
 
 
 def _command(context: click.Context) -> list[str]:
-    """The words that call this command again, without --devices."""
+    """The command line of this command, without --devices."""
     named: list[str] = []
     positional: list[str] = []
     for parameter in context.command.params:
@@ -89,65 +95,65 @@ def _command(context: click.Context) -> list[str]:
         elif isinstance(parameter, click.Option) and parameter.is_flag:
             named.append(parameter.opts[0])
         else:
-            for each in value if parameter.multiple else (value,):
-                named += [parameter.opts[0], str(each)]
+            values = value if parameter.multiple else (value,)
+            named += [word for each in values for word in (parameter.opts[0], str(each))]
     return [sys.executable, "-P", "-m", "cli.train", context.info_name or "", *named, "--", *positional]
 
 
 def _run(command: Sequence[str], number: int, seen: list[int]) -> int:
-    """Start the processes, see them to their end, and give the exit code of the whole."""
+    """Start the processes, wait for their end, and return the exit code of the command."""
     for name in _FORWARDED:
         signal.signal(name, lambda name, frame: seen.append(name))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    given, kept = os.pipe()
+    read_end, write_end = os.pipe()
     processes: list[subprocess.Popen[str]] = []
     try:
         for rank in range(number):
-            processes.append(_start(command, rank, number, port, given))
-        os.close(given)
-        said = [_reader(process) for process in processes[1:]]
+            processes.append(_start(command, rank, number, port, read_end))
+        os.close(read_end)
+        readers = [_StderrReader(process) for process in processes[1:]]
         codes, first = _wait(processes, seen)
     finally:
         for process in processes:
             process.kill()
             process.wait()
-        os.close(kept)
-    for thread, _ in said:
-        thread.join(timeout=5)
-    return _outcome(codes, first, [list(lines) for _, lines in said], seen)
+        os.close(write_end)
+    for reader in readers:
+        reader.join(timeout=5)
+    return _outcome(codes, first, [list(reader.lines) for reader in readers], seen)
 
 
 def _start(command: Sequence[str], rank: int, number: int, port: int, pipe: int) -> subprocess.Popen[str]:
-    sharing = max(1, len(os.sched_getaffinity(0)) // number)
-    root = str(Path(__file__).resolve().parent.parent)
+    threads = max(1, len(os.sched_getaffinity(0)) // number)
+    root = str(Path(__file__).resolve().parents[2])
     environment = {
-        "OMP_NUM_THREADS": str(sharing),  # where the user has said nothing
+        "OMP_NUM_THREADS": str(threads),  # unless the user has set it
         **os.environ,
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         _PIPE: str(pipe),
         "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
     }  # fmt: skip
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)  # held back in the child until it can note them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)  # in the child, until it can note them
     try:
         return subprocess.Popen(
             command,
             env=environment,
             pass_fds=[pipe],
-            stdout=None if rank == 0 else subprocess.DEVNULL,  # the first process speaks for all
+            stdout=None if rank == 0 else subprocess.DEVNULL,  # the first process prints for all
             stderr=None if rank == 0 else subprocess.PIPE,
             text=True,
             errors="replace",
-            process_group=0,  # a terminal's Ctrl-C reaches it once: from here
+            process_group=0,  # a terminal's Ctrl-C reaches it once, through this process
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wait(processes: list[subprocess.Popen[str]], seen: list[int]) -> tuple[list[int | None], int | None]:
-    """Forward signals until all have ended or one has failed and the others had their time: exit codes, and the first failure."""
+    """Forward signals until all have ended, or one has failed and the grace period is over: exit codes, and the first to fail."""
     forwarded, first, until = 0, None, 0.0
     while True:
         codes = [process.poll() for process in processes]
@@ -158,15 +164,15 @@ def _wait(processes: list[subprocess.Popen[str]], seen: list[int]) -> tuple[list
             return codes, first
         for number in seen[forwarded:]:
             if number == signal.SIGINT and signal.SIGINT in seen[:forwarded]:
-                return codes, first  # asked twice: at once
+                return codes, first  # the second Ctrl-C: end at once
             for process in processes:
                 process.send_signal(number)
         forwarded = len(seen)
         time.sleep(_POLL_SECONDS)
 
 
-def _outcome(codes: list[int | None], first: int | None, said: list[list[str]], seen: list[int]) -> int:
-    """The exit code of the whole, after telling what the first process could not tell."""
+def _outcome(codes: list[int | None], first: int | None, stderr: list[list[str]], seen: list[int]) -> int:
+    """The exit code of the command, after printing what the first process could not print."""
     if first is None:
         if None in codes:
             say("Interrupted twice: all processes were ended. The same command goes on from the newest checkpoint.")
@@ -174,11 +180,11 @@ def _outcome(codes: list[int | None], first: int | None, said: list[list[str]], 
         return 0
     code = codes[first]
     assert code
-    own = codes[0] is not None and codes[0] > 0
-    if not own:
-        for line in said[first - 1] if first else ():
+    printed = codes[0] is not None and codes[0] > 0  # the first process has failed with a message
+    if not printed:
+        for line in stderr[first - 1] if first else ():
             say(f"[process {first}] {line.rstrip()}")
-    if -code in seen:  # a command that does not note signals, and was ended as it was asked to
+    if -code in seen:  # ended by the forwarded signal, which this command does not handle
         return 128 - code
     if code < 0:
         say(
@@ -186,7 +192,7 @@ def _outcome(codes: list[int | None], first: int | None, said: list[list[str]], 
             f"{_REASON.get(-code, '')}The same command goes on from the newest checkpoint."
         )
         return 1
-    return codes[0] if own and codes[0] is not None else code
+    return codes[0] if printed and codes[0] is not None else code
 
 
 _REASON: dict[int, str] = {
@@ -196,23 +202,23 @@ _REASON: dict[int, str] = {
 }
 
 
-def _reader(process: subprocess.Popen[str]) -> tuple[threading.Thread, deque[str]]:
-    """Takes what a process says, the last of it."""
-    lines: deque[str] = deque(maxlen=_KEPT_LINES)
-    assert process.stderr is not None
-    stream = process.stderr
+class _StderrReader(threading.Thread):
+    """Reads the stderr of a process; lines: the last ones."""
 
-    def read() -> None:
-        with stream:
-            lines.extend(stream)
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        super().__init__(daemon=True)
+        self.lines: deque[str] = deque(maxlen=_MAX_LINES)
+        assert process.stderr is not None
+        self.stream = process.stderr
+        self.start()
 
-    thread = threading.Thread(target=read, daemon=True)
-    thread.start()
-    return thread, lines
+    def run(self) -> None:
+        with self.stream:
+            self.lines.extend(self.stream)
 
 
 def _end_with_launcher() -> None:
-    """Wait in a thread for the launcher's end of the pipe to close, as it does however the launcher ends; then end this process."""
+    """End this process when the launcher's end of the pipe closes, as it does however the launcher ends."""
     pipe = int(os.environ.pop(_PIPE))
     os.set_inheritable(pipe, False)
 

@@ -1,4 +1,4 @@
-"""`tgtrain recipes`: which there are, and what one says."""
+"""`tgtrain recipes`: list the recipes, or print one."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ import shutil
 import sys
 import textwrap
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from cli.common import handled, print_json
 
-_SPOKEN = ("name", "description", "reproduces", "published", "data.dataset", "data.percent")
-
-
-if TYPE_CHECKING:
-    from tgtrain.config import Config
+_TEXTS = ("name", "description", "reproduces", "published", "data.dataset", "data.percent")
 
 
 @click.command()
@@ -27,8 +23,8 @@ if TYPE_CHECKING:
 def recipes(name: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """List the recipes with what each changes, or print all settings of one (NAME, or the path of a .toml file).
 
-    With NAME also: which of the authors' configurations it stands for, and the published figure with its source, where
-    there is one.
+    With NAME also: which of the authors' configurations it stands for, and the published figure with its source, if there
+    is one.
     """
     from tgtrain.config import load_recipe, recipe_names
 
@@ -36,7 +32,7 @@ def recipes(name: str | None, overrides: tuple[str, ...], as_json: bool) -> None
         if as_json:
             print_json({each: load_recipe(each).to_dict() for each in recipe_names()})
             return
-        # A pipe gets one line a recipe, so that grep finds it whole.
+        # A pipe gets one line a recipe, so that grep finds all of it.
         click.echo("\n".join(_table(recipe_rows(), shutil.get_terminal_size().columns if sys.stdout.isatty() else 0)))
         return
     config = load_recipe(name, overrides)
@@ -65,24 +61,78 @@ def recipes(name: str | None, overrides: tuple[str, ...], as_json: bool) -> None
             click.echo(f"{key} = {_toml(value)}{note}")
 
 
+@dataclass(frozen=True, slots=True)
+class RecipeRow:
+    """One recipe of the list."""
+
+    name: str
+    dataset: str  # "": made for any
+    percent: float  # 0: made for any
+    parent: str  # "" for a recipe that extends none
+    changes: tuple[str, ...]
+    """`section.key=value` for each setting that differs from the parent's (without one: from the defaults), besides data set
+    and percentage; () for a recipe that only has another name."""
+    description: str
+
+
+def recipe_rows() -> tuple[RecipeRow, ...]:
+    """All shipped recipes, by name, percentages in order of size."""
+    from tgtrain.config import recipe_names
+
+    return tuple(sorted((recipe_row(name) for name in recipe_names()), key=lambda row: _natural(row.name)))
+
+
+def recipe_row(name: str) -> RecipeRow:
+    """The row of one recipe, shipped or by path."""
+    from tgtrain.config import Config, flat_settings, load_recipe, parent_of
+
+    config, parent = load_recipe(name), parent_of(name)
+    before, now = flat_settings(load_recipe(parent) if parent else Config()), flat_settings(config)
+    return RecipeRow(
+        name=config.name,
+        dataset=config.data.dataset,
+        percent=config.data.percent,
+        parent=parent,
+        changes=tuple(
+            f"{key}={_short(value)}" for key, value in now.items() if key not in _TEXTS and before[key] != value
+        ),
+        description=config.description,
+    )
+
+
+def main_changes(row: RecipeRow) -> tuple[str, ...]:
+    """The changes of a row without those that follow from others.
+
+    A network of RGB alone has no alignment or contrast and gives each term its full weight; without contrast there is no
+    projection head.
+    """
+    follow: set[str] = set()
+    if "method.contrast=none" in row.changes:
+        follow.add("model.projection=none")
+    if "model.streams=rgb" in row.changes:
+        follow |= {"method.align_stages=none", "method.contrast=none"}
+        follow |= {"method.labelled_weight=1", "method.unlabelled_weight=1"}
+    return tuple(change for change in row.changes if change not in follow)
+
+
 def _table(rows: tuple[RecipeRow, ...], width: int) -> list[str]:
     """name, data set, percent, and `parent: changes`; the last column is wrapped to the width (0: never)."""
     first = max(len(row.name) for row in rows)
     second = max(len(row.dataset or "any") for row in rows)
-    before = first + second + 10
+    indent = first + second + 10
     lines = [f"{'recipe':<{first}}  {'data':<{second}}    %  extends: changes"]
     for row in rows:
         percent = f"{row.percent:g}" if row.percent else "any"
         lead = f"{row.name:<{first}}  {row.dataset or 'any':<{second}}  {percent:>3}"
-        what = " ".join(told(row)) or ("another name" if row.parent and _renamed(row) else "")
+        what = " ".join(main_changes(row)) or ("another name" if row.parent and _is_renamed(row) else "")
         text = f"{row.parent}: {what}".removesuffix(": ") if row.parent else "the defaults"
-        parts = textwrap.wrap(text, max(24, width - before), break_on_hyphens=False) if width else [text]
+        parts = textwrap.wrap(text, max(24, width - indent), break_on_hyphens=False) if width else [text]
         lines.append(f"{lead}  {parts[0]}")
-        lines += [" " * (before - 1) + part for part in parts[1:]]
+        lines += [" " * (indent - 1) + part for part in parts[1:]]
     return lines
 
 
-def _renamed(row: RecipeRow) -> bool:
+def _is_renamed(row: RecipeRow) -> bool:
     from tgtrain.config import load_recipe
 
     parent = load_recipe(row.parent).data
@@ -97,65 +147,6 @@ def _toml(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     return repr(value)
-
-
-@dataclass(frozen=True, slots=True)
-class RecipeRow:
-    """One recipe. dataset "" and percent 0: made for any. parent: "" for a first one.
-
-    changes: `section.key=value` wherever the resolved settings differ from the parent's (from the defaults without one),
-    data set and percentage aside; () for a recipe that only bears another name.
-    """
-
-    name: str
-    dataset: str
-    percent: float
-    parent: str
-    changes: tuple[str, ...]
-    description: str
-
-
-def recipe_rows() -> tuple[RecipeRow, ...]:
-    """All shipped recipes, by name, percentages in order of size."""
-    from tgtrain.config import recipe_names
-
-    return tuple(sorted((recipe_row(name) for name in recipe_names()), key=lambda row: _natural(row.name)))
-
-
-def recipe_row(name: str) -> RecipeRow:
-    """The row of one recipe, shipped or by path."""
-    from tgtrain.config import Config, load_recipe, parent_of
-
-    config, parent = load_recipe(name), parent_of(name)
-    before = load_recipe(parent) if parent else Config()
-    return RecipeRow(
-        name=config.name,
-        dataset=config.data.dataset,
-        percent=config.data.percent,
-        parent=parent,
-        changes=changes(before, config),
-        description=config.description,
-    )
-
-
-def changes(before: Config, now: Config) -> tuple[str, ...]:
-    """`section.key=value` for every setting in which `now` differs."""
-    from tgtrain.config import flat_settings
-
-    old, new = flat_settings(before), flat_settings(now)
-    return tuple(f"{key}={_short(value)}" for key, value in new.items() if key not in _SPOKEN and old[key] != value)
-
-
-def told(row: RecipeRow) -> tuple[str, ...]:
-    """The changes of a row without those that follow from others: a network of RGB alone has no alignment or contrast
-    and gives each term its whole weight, and without contrast there is no projection head."""
-    follow: set[str] = set()
-    if "method.contrast=none" in row.changes:
-        follow.add("model.projection=none")
-    if "model.streams=rgb" in row.changes:
-        follow |= {"method.align_stages=none", "method.contrast=none"}
-        follow |= {"method.labelled_weight=1", "method.unlabelled_weight=1"}
-    return tuple(change for change in row.changes if change not in follow)
 
 
 def _short(value: object) -> str:

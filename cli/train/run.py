@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from manifests.table import Manifest
     from tgtrain.data.setup import Setup
     from tgtrain.ranks.distributed import Ranks
+    from tgtrain.train.trainer import Outcome
 
 
 @click.command()
 @click.argument("out", default="dataset", type=PlaceType(text=True))
-@click.option("--recipe", help="name or path of a recipe  [default: told from data set, split and machine]")
+@click.option("--recipe", help="name or path of a recipe  [default: selected from data set, split and machine]")
 @click.option(
     "--out", "run_folder", type=click.Path(path_type=Path), help="folder of the run  [default: ./runs/RECIPE-SPLIT]"
 )
@@ -37,10 +38,15 @@ if TYPE_CHECKING:
     default="auto",
     show_default=True,
     metavar="auto|never|PATH",
-    help="go on from the newest whole checkpoint, refuse to, or go back to a named one (later ones are set aside)",
+    help="auto: resume from the newest valid checkpoint; never: fail if one exists; PATH: roll back to it (newer ones "
+    "are archived)",
 )
 @devices_option
-@click.option("--max-steps", type=click.IntRange(min=1), help="stop after so many steps in all; the schedule stays")
+@click.option(
+    "--max-steps",
+    type=click.IntRange(min=1),
+    help="stop after N steps in total; does not change the learning-rate schedule",
+)
 @cache_options
 @click.option("--json", "as_json", is_flag=True, help="print the outcome as one JSON object on stdout")
 @handled
@@ -59,57 +65,72 @@ def run(
 ) -> None:
     """Train on the data set at OUT [default: ./dataset], a folder or a URL of an object store (s3://bucket/dataset).
 
-    Interrupted or killed: run the same command again, it goes on from the newest checkpoint, to the same weights bit for
+    Interrupted or killed: run the same command again. It resumes from the newest checkpoint and reaches the same weights, bit for
     bit on CPU. SIGUSR1 (as Slurm sends before a requeue) saves and exits 0. Several processes: --devices N, torchrun, or the
-    tasks of a Slurm step (srun); the same run whatever their number.
+    tasks of a Slurm step (srun); the run is the same for any number of them.
 
     \b
-    Exit codes: 0 all well, 1 the training failed, 2 wrong usage or input, 130/143 interrupted (after saving).
+    Exit codes: 0 success, 1 the training failed, 2 wrong usage or input, 130/143 interrupted (after saving).
     """
     from tgtrain.ranks.signals import EXIT_CODES, note_signals
 
     seen: list[int] = []
-    note_signals(seen)  # before anything that takes time: a signal while the run is prepared counts, too
+    note_signals(seen)  # before anything slow: a signal counts while the run is prepared, too
     launched(devices, seen)
+    setup = setup_of(out, split_name, recipe, _fitting_recipe, overrides, cache_folder, cache_gb)
+    from tgtrain.errors import RunError
+    from tgtrain.ranks.distributed import LostError, process_group
+    from tgtrain.train.trainer import train
+
+    folder = run_folder or Path("runs") / f"{setup.config.name}-{setup.split.name}"
+    try:
+        with process_group(setup.config.runtime.device, lambda: bool(seen)) as ranks:
+            if ranks.is_main:
+                _announce(setup, ranks, folder)
+            outcome = train(
+                setup, folder, ranks, resume=resume, max_steps=max_steps, should_stop=ranks.stop_requested, log=say
+            )
+    except (RunError, LostError) as error:
+        say(f"Error: {error}")
+        sys.exit(EXIT_FAILURES)
+    if ranks.is_main:
+        _print_outcome(outcome, folder, as_json)
+    if outcome.interrupted and seen:
+        sys.exit(EXIT_CODES[signal.Signals(seen[0])])
+
+
+def setup_of(
+    out: str,
+    split_name: str | None,
+    recipe: str | None,
+    default_recipe: Callable[[Manifest, LabelSplit], str],
+    overrides: tuple[str, ...],
+    cache_folder: str | None,
+    cache_gb: float | None,
+) -> Setup:
+    """Read data set and split, load the recipe, and check all against each other. InputError without torch, too."""
+    quiet_threads()
     from manifests.manifest_io import read_manifest
+    from manifests.records import InputError
     from manifests.splits.label_split import read_split
 
-    quiet_threads()
+    # Read before torch is imported: most mistakes show here, at once.
     manifest = read_manifest(out)
     split = read_split(out, split_name)
     try:
         from tgtrain.config import load_recipe
         from tgtrain.data.setup import prepare
-        from tgtrain.errors import RunError
-        from tgtrain.ranks.distributed import LostError, joined, place_in
-        from tgtrain.train.trainer import train
     except ModuleNotFoundError as error:
-        from manifests.records import InputError
-
         raise InputError(f"Training needs {error.name}: pip install 'tgprep[train]'.") from None
-
-    recipe = recipe or _fitting_recipe(manifest, split, say if place_in(os.environ).rank == 0 else _silent)
     if cache_folder is not None:
         overrides += (f"runtime.cache={json.dumps(cache_folder)}",)
     if cache_gb is not None:
         overrides += (f"runtime.cache_gb={cache_gb}",)
-    config = load_recipe(recipe, overrides, num_classes=len(manifest.header.classes))
-    setup = prepare(out, split, manifest, config)
-    folder = run_folder or Path("runs") / f"{config.name}-{split.name}"
-    is_main = place_in(os.environ).rank == 0
-    try:
-        with joined(config.runtime.device, lambda: bool(seen)) as ranks:
-            if is_main:
-                _announce(setup, ranks, folder)
-            outcome = train(
-                setup, folder, ranks, resume=resume, max_steps=max_steps, should_stop=ranks.asked_to_stop, log=say
-            )
-    except (RunError, LostError) as error:
-        say(f"Error: {error}")
-        sys.exit(EXIT_FAILURES)
-    code = EXIT_CODES[signal.Signals(seen[0])] if outcome.interrupted and seen else 0
-    if not is_main:
-        sys.exit(code)
+    config = load_recipe(recipe or default_recipe(manifest, split), overrides, num_classes=len(manifest.header.classes))
+    return prepare(out, split, manifest, config)
+
+
+def _print_outcome(outcome: Outcome, folder: Path, as_json: bool) -> None:
     if as_json:
         print_json(
             {
@@ -121,21 +142,20 @@ def run(
                 **(outcome.last.named() if outcome.last else {}),
             }
         )
-    if outcome.interrupted:
-        if outcome.step:
-            say(f"Saved at step {outcome.step} of {outcome.num_steps}; the same command goes on from there.")
-        else:
-            say("Stopped before the first step; the same command begins.")
-        sys.exit(code)
-    if outcome.already_finished:
-        say(f"{folder} has done {outcome.step} of {outcome.num_steps} steps already: nothing to do.")
-    say(f"Next: tgtrain test {folder}; tgtrain report {folder}")
+    if outcome.interrupted and outcome.step:
+        say(f"Saved at step {outcome.step} of {outcome.num_steps}; the same command resumes from there.")
+    elif outcome.interrupted:
+        say("Stopped before the first step; the same command starts again.")
+    else:
+        if outcome.already_finished:
+            say(f"{folder} has already done {outcome.step} of {outcome.num_steps} steps: nothing to do.")
+        say(f"Next: tgtrain test {folder}; tgtrain report {folder}")
 
 
 def _announce(setup: Setup, ranks: Ranks, folder: Path) -> None:
-    """What is about to be trained, and what is worth knowing of it."""
+    """Print what is about to be trained, and the warnings and notes about it."""
     from tgtrain.data.stores.remote import RemoteShards
-    from tgtrain.ranks.slurm import alone_in_job
+    from tgtrain.ranks.slurm import unused_tasks_note
     from tgtrain.train.preflight import notes
     from tgtrain.train.trainer import num_steps_of
 
@@ -157,15 +177,17 @@ def _announce(setup: Setup, ranks: Ranks, folder: Path) -> None:
         say("accuracy is followed on the test part (no validation part: choosing by it would be test selection)")
     for warning in setup.warnings:
         say(f"warning: split {split.name}: {warning}")
-    alone = alone_in_job(os.environ) if ranks.world_size == 1 else ""
-    for note in (*notes(setup), *filter(None, (alone,))):
+    unused_tasks = unused_tasks_note(os.environ) if ranks.world_size == 1 else ""
+    for note in filter(None, (*notes(setup), unused_tasks)):
         say(f"note: {note}")
 
 
-def _fitting_recipe(manifest: Manifest, split: LabelSplit, log: Callable[[str], None]) -> str:
-    """The published recipe of this data set and percentage where a GPU is there and the split fills a batch, else demo."""
+def _fitting_recipe(manifest: Manifest, split: LabelSplit) -> str:
+    """The published recipe of this data set and percentage if there is a GPU and the split fills a batch, else demo."""
     from tgtrain.config import load_recipe, recipe_names
+    from tgtrain.ranks.distributed import rank_placement
 
+    log = say if rank_placement(os.environ).rank == 0 else _silent
     dataset = manifest.header.dataset
     percent = split.provenance.get("percent", "")
     for name in sorted(recipe_names(), key=len):  # the plain recipe before its ablations
@@ -174,12 +196,15 @@ def _fitting_recipe(manifest: Manifest, split: LabelSplit, log: Callable[[str], 
             continue
         small = int(split.unlabelled.sum()) < config.batch.unlabelled
         if _has_gpu() and not small:
-            log(f"recipe {name}: told from data set and split (--recipe chooses another)")
+            log(f"Using recipe {name} (selected from data set and split; --recipe chooses another).")
             return name
         reason = f"the split has fewer than {config.batch.unlabelled} unlabelled videos" if small else "no GPU here"
-        log(f"recipe demo: {reason}, so the small settings; --recipe {name} takes the published ones all the same")
+        log(f"Using recipe demo ({reason}; --recipe {name} takes the published settings all the same).")
         return "demo"
-    log(f"recipe demo: none is made for {dataset} at {percent or 'this'} % (--recipe chooses, `tgtrain recipes` lists)")
+    log(
+        f"Using recipe demo (none exists for {dataset} at {percent or 'this'} %; --recipe chooses another, "
+        "`tgtrain recipes` lists them)."
+    )
     return "demo"
 
 

@@ -83,7 +83,7 @@ def test(
     from tgtrain.data.stores.cache import CacheSettings
     from tgtrain.evaluate.evaluate import evaluate
     from tgtrain.evaluate.results import write_features, write_predictions, write_test
-    from tgtrain.ranks.distributed import LostError, joined
+    from tgtrain.ranks.distributed import LostError, process_group
     from tgtrain.run.folder import newest_run, read_setup
     from tgtrain.run.trained import read_trained
 
@@ -104,7 +104,7 @@ def test(
             f"--precise-bn: {run} was trained with precise_bn.batches 0, so the number of batches is unknown."
         )
     try:
-        with joined(device) as ranks:
+        with process_group(device) as ranks:
             trained.model.to(ranks.device)
             _prepare_batch_norm(trained, setup, ranks, recompute=precise_bn)
             workers, on_progress = training_workers(setup.config), _progress(ranks.is_main)

@@ -1,4 +1,4 @@
-"""Which process this is among those of a run, and on which device it works."""
+"""Which process this is among those of a run, on which device it works, and how the processes form a group."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from manifests.records import InputError
 from tgtrain.ranks import slurm
-from tgtrain.ranks.failure_watch import Watch
+from tgtrain.ranks.failure_watch import FailureWatch
 
 _POLL_SECONDS, _POLL_STEPS = 5.0, 10
 _TIMEOUT = timedelta(minutes=30)  # of a collective: the longest that one process may keep the others waiting
@@ -24,35 +25,34 @@ _TIMEOUT = timedelta(minutes=30)  # of a collective: the longest that one proces
 
 @dataclass(frozen=True, slots=True)
 class RankPlacement:
-    """Which process this is, 0 <= rank < world_size, local_rank on its machine, and where they meet ("", 0: as MASTER_... says).
-
-    by_slurm: told from the tasks of a Slurm step, not from the variables of torchrun.
-    """
+    """Which process this is, 0 <= rank < world_size, and where the processes meet."""
 
     rank: int = 0
     world_size: int = 1
-    local_rank: int = 0
-    host: str = ""
+    local_rank: int = 0  # on its machine
+    host: str = ""  # "" and port 0: as MASTER_ADDR and MASTER_PORT say
     port: int = 0
-    by_slurm: bool = False
+    by_slurm: bool = False  # from the variables of a Slurm task, not from those of torchrun
 
 
-def place_in(environment: Mapping[str, str]) -> RankPlacement:
-    """The place that torchrun (or `--devices`), else Slurm, describes; alone where nothing does. InputError for half a description."""
+def rank_placement(environment: Mapping[str, str]) -> RankPlacement:
+    """The placement that torchrun (or `--devices`), else Slurm, describes; one process if neither does.
+
+    InputError for an incomplete description.
+    """
     if "RANK" in environment or "WORLD_SIZE" in environment:
         world_size = slurm.number(environment, "WORLD_SIZE", 1)
-        rank = slurm.number(environment, "RANK", 0)
-        if world_size > 1 and (
-            missing := [n for n in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not environment.get(n)]
-        ):
+        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not environment.get(name)]
+        if world_size > 1 and missing:
             raise InputError(
                 f"WORLD_SIZE is {world_size} and {', '.join(missing)} not set: several processes are started by "
                 "`tgtrain run --devices N`, torchrun or srun."
             )
-        place = RankPlacement(rank, world_size, slurm.number(environment, "LOCAL_RANK", 0))
+        local_rank = slurm.number(environment, "LOCAL_RANK", 0)
+        placement = RankPlacement(slurm.number(environment, "RANK", 0), world_size, local_rank)
     elif slurm.in_step(environment):
-        host, port = slurm.meeting_place(environment)
-        place = RankPlacement(
+        host, port = slurm.master_address(environment)
+        placement = RankPlacement(
             slurm.number(environment, "SLURM_PROCID", 0),
             slurm.num_tasks(environment),
             slurm.number(environment, "SLURM_LOCALID", 0),
@@ -62,26 +62,26 @@ def place_in(environment: Mapping[str, str]) -> RankPlacement:
         )
     else:
         return RankPlacement()
-    if place.rank >= place.world_size:
-        raise InputError(f"rank {place.rank} of {place.world_size} processes: expected 0 to {place.world_size - 1}.")
-    return place
+    if placement.rank >= placement.world_size:
+        raise InputError(
+            f"rank {placement.rank} of {placement.world_size} processes: expected 0 to {placement.world_size - 1}."
+        )
+    return placement
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process: rank 0 <= rank < world_size, and its device.
-
-    asked_to_stop: whether some process was asked to stop, as far as is known here; within a second it is known to all.
-    """
+    """This process among those of the run: rank 0 <= rank < world_size, and its device."""
 
     rank: int
     world_size: int
     device: torch.device
-    asked_to_stop: Callable[[], bool] = lambda: False
+    stop_requested: Callable[[], bool] = lambda: False
+    """Whether some process was asked to stop, as far as it is known here; all know it within a second."""
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes the files and the log."""
         return self.rank == 0
 
     def gather(self, value: Any) -> list[Any]:
@@ -94,7 +94,7 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""
-        return flag if self.world_size == 1 else any(self.gather(flag))
+        return any(self.gather(flag))
 
     def barrier(self) -> None:
         """Wait for all ranks."""
@@ -106,16 +106,11 @@ class LostError(Exception):
     """Another process of the run has ended, or cannot be reached any more."""
 
 
-def _of_a_collective(error: BaseException) -> bool:
-    """Whether a collective failed, as it does when a process has ended; gloo has no class of its own for that."""
-    return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
-
-
 class StopPoll:
-    """Asks all ranks whether one of them was asked to stop, always after the same step on all.
+    """Finds out, after the same step on all ranks, whether one of them was asked to stop.
 
-    Asking makes them wait for each other, so it is done every 10 steps, and sooner where steps are slow: every 5 seconds
-    by the slowest rank's own figure, which all of them hear.
+    The ranks wait for each other at every poll, so it happens every 10 steps, and every 5 seconds if steps are slow, by the
+    slowest rank's measure, which all of them receive.
     """
 
     def __init__(self, ranks: Ranks, should_stop: Callable[[], bool]) -> None:
@@ -137,27 +132,22 @@ class StopPoll:
         answers = self.ranks.gather((self.should_stop(), (time.monotonic() - self.began) / self.num_steps))
         self.every_steps = steps_between_polls(max(seconds for _, seconds in answers))
         self._begin()
-        return any(asked for asked, _ in answers)
+        return any(stop for stop, _ in answers)
 
 
 def steps_between_polls(seconds_per_step: float) -> int:
-    """How many steps go by between two questions: 5 seconds of them, at least 1, at most 10."""
+    """How many steps take 5 seconds: at least 1, at most 10."""
     return max(1, min(_POLL_STEPS, int(_POLL_SECONDS / max(1e-9, seconds_per_step))))
 
 
-def gpu_of(place: RankPlacement, num_visible: int) -> int:
-    """Number of this process's GPU among those that it sees. A Slurm task may see its own alone, under torchrun each sees all."""
-    return 0 if place.by_slurm and num_visible == 1 else place.local_rank
-
-
 @contextmanager
-def joined(device: str, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Ranks]:
-    """Join the process group that torchrun, `--devices` or Slurm has described in the environment; alone without one.
+def process_group(device: str, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Ranks]:
+    """Join the process group that torchrun, `--devices` or Slurm describes in the environment, and leave it at the end.
 
-    device: auto, cpu, cuda, cuda:1. should_stop: whether this process was asked to stop, see `Ranks.asked_to_stop`.
-    Leaves the group at the end. A process that leaves by an exception tells the others: they end too, with its message.
+    device: auto, cpu, cuda, cuda:1. should_stop: whether this process was asked to stop, see `Ranks.stop_requested`.
+    A process that leaves by an exception reports it to the others: they end too, with its message.
     """
-    place = place_in(os.environ)
+    place = rank_placement(os.environ)
     if place.world_size > 1 and device.startswith("cuda:"):
         raise InputError(
             f"device {device} is one GPU, and there are {place.world_size} processes: use cuda, one for each."
@@ -168,34 +158,22 @@ def joined(device: str, should_stop: Callable[[], bool] = lambda: False) -> Iter
     if place.world_size == 1:
         yield Ranks(0, 1, chosen, should_stop)
         return
-    if place.by_slurm:  # libraries below look at these, too
-        os.environ |= {
-            "RANK": str(place.rank), "WORLD_SIZE": str(place.world_size), "LOCAL_RANK": str(place.local_rank),
-            "MASTER_ADDR": place.host, "MASTER_PORT": str(place.port),
-        }  # fmt: skip
-    try:
-        store, _, _ = next(rendezvous("env://", place.rank, place.world_size, timeout=_TIMEOUT))
-    except (RuntimeError, ValueError) as error:
-        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        first = str(error).strip().partition("\n")[0]
-        raise InputError(
-            f"process {place.rank} of {place.world_size} cannot meet the others at {where} ({first}). Set MASTER_ADDR to the "
-            "machine of process 0, as the others reach it, and MASTER_PORT to a port that is free there."
-        ) from None
-    watch = Watch(store, place.rank, place.world_size, should_stop)
+    store = _meet(place)
+    watch = FailureWatch(store, place.rank, place.world_size, should_stop)
     try:
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world_size, timeout=_TIMEOUT)
-        ranks = Ranks(place.rank, place.world_size, chosen, watch.asked_to_stop)
+        ranks = Ranks(place.rank, place.world_size, chosen, watch.stop_requested)
         yield ranks
-        watch.ending = True  # the process that runs the store may be gone when this one looks for the last time
+        watch.ending = True  # from here on the process that runs the store may end before this one polls it again
         ranks.barrier()
     except BaseException as error:
-        # The group stays: to leave it in order may mean to wait for others who wait for this process.
+        # The group is not left in order: that could mean to wait for others who wait for this process.
         other = watch.fail(error)
         watch.close()
-        if not _of_a_collective(error):
+        if not _is_of_collective(error):
             raise
+        # This rank failed because another one did: the message is that one's.
         if other is None:
             reason = str(error).strip().partition("\n")[0]
             raise LostError(
@@ -207,8 +185,37 @@ def joined(device: str, should_stop: Callable[[], bool] = lambda: False) -> Iter
     dist.destroy_process_group()
 
 
+def _meet(place: RankPlacement) -> Store:
+    """The store that all processes share, once every one of them has come. InputError if they do not meet."""
+    if place.by_slurm:  # torch and NCCL read these variables, too
+        os.environ |= {
+            "RANK": str(place.rank), "WORLD_SIZE": str(place.world_size), "LOCAL_RANK": str(place.local_rank),
+            "MASTER_ADDR": place.host, "MASTER_PORT": str(place.port),
+        }  # fmt: skip
+    try:
+        store: Store = next(rendezvous("env://", place.rank, place.world_size, timeout=_TIMEOUT))[0]
+        return store
+    except (RuntimeError, ValueError) as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        first = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"process {place.rank} of {place.world_size} cannot meet the others at {where} ({first}). Set MASTER_ADDR to the "
+            "machine of process 0, as the others reach it, and MASTER_PORT to a port that is free there."
+        ) from None
+
+
+def _is_of_collective(error: BaseException) -> bool:
+    """Whether a collective failed, as it does when a process has ended; gloo raises a plain RuntimeError for that."""
+    return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
+
+
+def gpu_of(place: RankPlacement, num_visible: int) -> int:
+    """Index of this process's GPU among those that it sees. A Slurm task may see one GPU alone, under torchrun each sees all."""
+    return 0 if place.by_slurm and num_visible == 1 else place.local_rank
+
+
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """The device of a setting: `auto` is the GPU of this local rank where there is one. InputError where it is not there."""
+    """The device of a setting: `auto` is the GPU of this local rank if there is one. InputError if it does not exist."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

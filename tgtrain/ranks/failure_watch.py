@@ -1,7 +1,7 @@
-"""What the processes of a run tell each other beside their collectives: that one has failed, that one was asked to stop.
+"""Messages between the ranks of a run besides their collectives: that one has failed, that one was asked to stop.
 
-A process that waits for the others in a collective hears nothing of one that has left it: it would wait for the timeout of
-the process group. So every process has a thread that looks into the store of the group, which works at any time.
+A rank that waits in a collective does not notice that another one has ended: it would wait for the timeout of the process
+group. So every rank has a thread that polls the store of the group, which works at any time.
 """
 
 from __future__ import annotations
@@ -12,67 +12,67 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from manifests.object_store import UnreachableError, explained
 from manifests.records import InputError
+from tgtrain.errors import RunError
 
 _POLL_SECONDS = 0.5
-_GRACE_SECONDS = 2.0  # for this process to fail by itself, with its own message
-_HEARD_SECONDS = 10.0  # that a failing process waits for the others to have heard of it
-_STOP, _FAILED, _HEARD = "stop", "failed", "heard"
+_GRACE_SECONDS = 2.0  # for a rank to fail by itself, with its own message, after another one has failed
+_CONFIRM_SECONDS = 10.0  # that a failing rank 0, which runs the store, waits for the others to have read of the failure
+_STOP, _FAILED, _CONFIRMED = "stop", "failed", "confirmed"
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Which process failed, what it said, and its exit code."""
+    """The rank that failed, its message, and its exit code."""
 
     rank: int
     text: str
     code: int
 
 
-class Watch:
-    """The thread of one process; see the module. should_stop: whether this process was asked to stop.
+class FailureWatch:
+    """The polling thread of one rank; see the module.
 
-    store: of the process group; its server is in rank 0, or in torchrun.
+    store: of the process group; its server is in rank 0, or in torchrun. should_stop: whether this process was asked to stop.
     """
 
     def __init__(self, store: Store, rank: int, world_size: int, should_stop: Callable[[], bool]) -> None:
         self.store = PrefixStore("tgtrain", store)
         self.rank, self.world_size, self.should_stop = rank, world_size, should_stop
         self.stop_seen = False
-        self.failing = False
+        self.failing = False  # this rank is ending with its own error
+        self.ending = False  # the run is complete: the store may go away at any time
+        self.confirmed = False
         self.other: Failure | None = None
-        self.ending = self.confirmed = False
         self.lock = threading.Lock()
         self.closed = threading.Event()
-        self.thread = threading.Thread(target=self._look, name="watch", daemon=True)
+        self.thread = threading.Thread(target=self._poll, name="failure watch", daemon=True)
         self.thread.start()
 
-    def asked_to_stop(self) -> bool:
-        """Whether some process was asked to stop, as far as it is known here (within a second)."""
+    def stop_requested(self) -> bool:
+        """Whether some rank was asked to stop, as far as it is known here (within a second)."""
         return self.stop_seen or self.should_stop()
 
     def fail(self, error: BaseException) -> Failure | None:
-        """Tell the others that this process ends with an error; the one that runs the store waits until they have heard.
+        """Report to the others that this rank ends with an error; the one that runs the store waits until they have read it.
 
-        Returns the failure of another process that came before this one, where there was one.
+        Returns the failure of another rank if that came first.
         """
         self.failing = True
-        text, code = _told(error)
+        text, code = _message_and_code(error)
         try:
-            mine = json.dumps({"rank": self.rank, "text": text, "code": code})
-            first = Failure(**json.loads(self.store.compare_set(_FAILED, "", mine)))
-            heard = self._heard()
-            until = time.monotonic() + _HEARD_SECONDS
-            while self.rank == 0 and heard < self.world_size and time.monotonic() < until:
+            own = json.dumps(asdict(Failure(self.rank, text, code)))
+            first = Failure(**json.loads(self.store.compare_set(_FAILED, "", own)))
+            until = time.monotonic() + _CONFIRM_SECONDS
+            while self._confirm() < self.world_size and self.rank == 0 and time.monotonic() < until:
                 time.sleep(0.05)
-                heard = self._heard()
         except RuntimeError:
-            return self.other  # the store is gone, and with it the process that runs it: the others see that
+            return self.other  # the store is gone with the process that runs it; the others notice that themselves
         return first if first.rank != self.rank else None
 
     def close(self) -> None:
@@ -80,34 +80,34 @@ class Watch:
         self.closed.set()
         self.thread.join()
 
-    def _look(self) -> None:
-        told = False
+    def _poll(self) -> None:
+        reported = False
         while not self.closed.wait(_POLL_SECONDS):
             try:
-                if not told and self.should_stop():
+                if not reported and self.should_stop():
                     self.store.set(_STOP, "1")
-                    told = True
+                    reported = True
                 self.stop_seen = self.stop_seen or self.store.check([_STOP])
                 if self.store.check([_FAILED]):
-                    # Known here before it is confirmed: then the process that failed may end, and with it the store.
+                    # Read before it is confirmed: afterwards the failed rank may end, and the store with it.
                     self.other = Failure(**json.loads(self.store.get(_FAILED)))
-                    self._heard()
+                    self._confirm()
             except RuntimeError:
                 if self.ending:
                     return
-                self.other = self.other or Failure(0, "it has ended, and nothing is heard of it any more.", 1)
+                self.other = self.other or Failure(0, "it has ended, and cannot be reached any more.", 1)
             if self.other is not None:
-                self._leave(self.other)
+                self._exit(self.other)
                 return
 
-    def _heard(self) -> int:
-        """Confirm, once, that this process knows of a failure (its own, too); how many do."""
+    def _confirm(self) -> int:
+        """Count this rank, once, among those that know of a failure (their own, too); returns how many do."""
         with self.lock:
             first, self.confirmed = not self.confirmed, True
-        return self.store.add(_HEARD, int(first))
+        return self.store.add(_CONFIRMED, int(first))
 
-    def _leave(self, failure: Failure) -> None:
-        """End this process, which may be waiting in a collective that will never be whole."""
+    def _exit(self, failure: Failure) -> None:
+        """End this process, which may be waiting in a collective that will never complete."""
         until = time.monotonic() + _GRACE_SECONDS
         while time.monotonic() < until:
             if self.failing or self.closed.wait(0.05):
@@ -119,12 +119,12 @@ class Watch:
         os._exit(failure.code)
 
 
-def _told(error: BaseException) -> tuple[str, int]:
-    """What a process that ends with this error says, and its exit code: those of the command line."""
+def _message_and_code(error: BaseException) -> tuple[str, int]:
+    """The message and the exit code of the command line for an error that ends a process."""
     if isinstance(error, InputError):
         return str(error), 2
     if isinstance(error, OSError) and error.filename is not None:
         return explained(error), 1 if isinstance(error, UnreachableError) else 2
-    if type(error).__name__ == "RunError":
+    if isinstance(error, RunError):
         return str(error), 1
     return repr(error), 130 if isinstance(error, KeyboardInterrupt) else 1

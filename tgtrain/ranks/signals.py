@@ -1,8 +1,8 @@
-"""Signals that ask a run to stop, and how they are kept from the processes that help it.
+"""Signals that ask a run to stop, and how its helper processes survive them.
 
-A terminal sends SIGINT to every process of the command, and Slurm sends SIGTERM and SIGUSR1 to every process of a job
-step: loader processes, too, that do not know what to do with them. They must live until the step is done and saved. But none
-waits any longer for a store that does not answer: what a run that was asked to stop waits for may never come.
+A terminal sends SIGINT to every process of the command, and Slurm sends SIGTERM and SIGUSR1 to every process of a job step:
+to loader processes, too, which must live until the step is done and saved. But none of them waits any longer for a store
+that does not answer, because the answer may never come.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from contextlib import contextmanager
 from manifests import object_store as stores
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 0}
-_LAST_SECONDS = 30.0  # that a loader process serves on after SIGTERM, for the step to be done and saved
+_LAST_SECONDS = 30.0  # that a loader process goes on after SIGTERM, until the step is done and saved
 
 
 def note_signals(seen: list[int]) -> None:
-    """From now on the signals of EXIT_CODES are noted in `seen` instead of ending the process; those held back until now, too."""
+    """Append the signals of EXIT_CODES to `seen` instead of ending the process, also those that were blocked until now."""
 
     def note(number: int, frame: object) -> None:
         seen.append(number)
-        _beside(wait_no_longer)
+        _in_thread(stop_waiting)
 
     for number in EXIT_CODES:
         signal.signal(number, note)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_CODES)
 
 
-def wait_no_longer() -> None:
-    """Neither this process nor its loader processes wait from now on for a store that does not answer; what does is read."""
+def stop_waiting() -> None:
+    """Let neither this process nor its loader processes wait for a store that does not answer; those that answer are read."""
     stores.giving_up.set()
     for process in multiprocessing.active_children():
         process.terminate()  # see `end_later`
 
 
-def _beside(function: Callable[[], None]) -> None:
-    """Call it in a thread: a signal may come while this one holds the very lock that the function wants."""
+def _in_thread(function: Callable[[], None]) -> None:
+    """Call it in a thread: the signal may have interrupted code that holds the lock which the function needs."""
     threading.Thread(target=function, daemon=True).start()
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
-    """Signals of EXIT_CODES come after the block; processes started within never get them, unless they call `note_signals`."""
+def _signals_blocked() -> Iterator[None]:
+    """Deliver signals of EXIT_CODES after the block; processes started within never get them, unless they call `note_signals`."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_CODES)
     try:
         yield
@@ -57,18 +57,18 @@ def held_back() -> Iterator[None]:
 
 
 def start_helpers() -> None:
-    """Start the server that loader processes come from, and the tracker of shared memory, so that neither gets the signals."""
-    with held_back():
-        multiprocessing.resource_tracker.ensure_running()  # lets the signals in again
-    with held_back():
+    """Start the fork server of loader processes and the tracker of shared memory, so that neither gets the signals."""
+    with _signals_blocked():
+        multiprocessing.resource_tracker.ensure_running()  # which unblocks the signals
+    with _signals_blocked():
         multiprocessing.forkserver.ensure_running()
 
 
 def end_later(leave: Callable[[int], None] = os._exit, seconds: float = _LAST_SECONDS) -> None:
-    """For a loader process: of SIGTERM (torch's own means to end one that is stuck, and Slurm's for all) it ends after a while."""
+    """Let a loader process end some seconds after SIGTERM, with which torch ends one that is stuck, and Slurm ends all."""
 
     def begin(number: int, frame: object) -> None:
-        _beside(stores.giving_up.set)
+        _in_thread(stores.giving_up.set)
         timer = threading.Timer(seconds, leave, (1,))
         timer.daemon = True
         timer.start()

@@ -1,4 +1,4 @@
-"""A run's folder and what it was made from: data, split, settings. Shared by training, testing and reports."""
+"""The folder of a run and its config.json: data, split, settings. Shared by training, testing and reports."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import fcntl
 import json
 import os
 import platform
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,11 +25,12 @@ from manifests.splits.label_split import split_digest
 from tgtrain.config import Config, config_from_dict, differences
 from tgtrain.data.setup import _REMOTE_BLOCK_SHARDS, Identity, Setup, prepare
 from tgtrain.data.stores.cache import CacheSettings
+from tgtrain.ranks.distributed import Ranks
 
 CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"
 _LOCK = ".lock"
-# Settings that change how a run is carried out, never what it computes: a resumed run may change them.
+# Settings that change how a run is carried out, not what it computes: a resumed run may change them.
 _FREE = (
     "runtime.workers",
     "runtime.device",
@@ -95,12 +97,17 @@ class RunFacts:
     versions: dict[str, str] = field(default_factory=dict)
     started: str = ""
 
+    @property
+    def identity(self) -> Identity:
+        """What checkpoints of the run belong to."""
+        return Identity(self.data.digest, self.split.digest, str(self.config.model))
+
 
 _FACTS = TypeAdapter(RunFacts)
 
 
 def check_folder(run: Path, setup: Setup) -> None:
-    """Refuse a folder that holds something else or a run with other settings; writes nothing."""
+    """Refuse a folder that holds something else, or a run with other settings. Writes nothing."""
     try:
         if (run / CONFIG_NAME).exists():
             _same_run(run, setup)
@@ -113,18 +120,19 @@ def check_folder(run: Path, setup: Setup) -> None:
 
 
 def _left_over(name: str) -> bool:
-    """Whether a file is what a start that was killed before it wrote config.json leaves."""
+    """Whether a file is from a start that was killed before it wrote config.json."""
     return name == _LOCK or name.startswith(TEMPORARY_PREFIX)
 
 
-def begin_folder(run: Path, setup: Setup, facts: dict[str, Any]) -> None:
-    """Make the folder of a new run, with its config.json; an existing one stays as it is."""
+def begin_folder(run: Path, setup: Setup, ranks: Ranks, *, num_steps: int, steps_per_epoch: int) -> None:
+    """Write config.json of a new run; that of an existing one must be of the same run. To be called with the folder held."""
     if (run / CONFIG_NAME).exists():
+        check_folder(run, setup)  # another process may have written it since it was checked without the lock
         return
+    facts = _facts_of(setup, ranks, num_steps, steps_per_epoch)
     try:
-        run.mkdir(parents=True, exist_ok=True)
         with atomic_write(run / CONFIG_NAME) as file:
-            file.write(json_bytes({**describe(setup), **facts}))
+            file.write(json_bytes(asdict(facts)))
     except OSError as error:
         raise InputError(f"Cannot write to {run}: {error.strerror}. Name another folder with --out.") from None
 
@@ -166,17 +174,17 @@ def read_facts(run: Path) -> RunFacts:
         return _FACTS.validate_json(content, strict=True, context=path)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the whole"
+        where = ".".join(map(str, first["loc"])) or "the file"
         raise InputError(
             f"{path} is not what this version writes ({where}: {first['msg']}). "
-            "Use the version of tgtrain that made the run, restore the file from a copy, or train anew."
+            "Use the version of tgtrain that made the run, restore the file from a copy, or train again."
         ) from None
 
 
 def read_setup(run: Path, data: str | None = None, cache: CacheSettings | None = None) -> Setup:
-    """The setup of an existing run, with its data set at `data` or where the run found it.
+    """The setup of an existing run, with its data set at `data`, or at the location that the run used.
 
-    cache: where shards of a URL are kept, in place of the run's settings; what it leaves open stays as the run has it.
+    cache: replaces the run's settings; what it leaves open stays as the run has it.
     """
     facts = read_facts(run)
     config = facts.config
@@ -184,7 +192,7 @@ def read_setup(run: Path, data: str | None = None, cache: CacheSettings | None =
         folder = cache.folder or config.runtime.cache
         gigabytes = cache.num_bytes / 1e9 or config.runtime.cache_gb
         config = replace(config, runtime=replace(config.runtime, cache=folder, cache_gb=gigabytes))
-    if data is not None:  # shards are read there, whatever the run read them with
+    if data is not None:  # shards are read there, not at the location in the settings
         config = replace(config, data=replace(config.data, shards=""))
     root = data or facts.data.root
     from manifests.splits.label_split import read_split
@@ -192,10 +200,9 @@ def read_setup(run: Path, data: str | None = None, cache: CacheSettings | None =
     try:
         manifest = read_manifest(root)
     except InputError as error:
-        raise InputError(f"{error} The run names this place; `--data` names another.") from None
+        raise InputError(f"{error} The run names this location; `--data` names another.") from None
     setup = prepare(root, read_split(root, facts.split.name), manifest, config)
-    wanted = Identity(facts.data.digest, facts.split.digest, str(config.model))
-    different = wanted.differences(setup.identity)
+    different = facts.identity.differences(setup.identity)
     if different:
         raise InputError(
             f"{run} was trained on other data: {'; '.join(different)}. Restore it, or name it with --data."
@@ -203,45 +210,46 @@ def read_setup(run: Path, data: str | None = None, cache: CacheSettings | None =
     return setup
 
 
-def describe(setup: Setup) -> dict[str, Any]:
-    """The facts of a run as config.json holds them."""
-    header = setup.manifest.header
-    written = setup.manifest.videos.arrow
+def _facts_of(setup: Setup, ranks: Ranks, num_steps: int, steps_per_epoch: int) -> RunFacts:
+    manifest, split, root = setup.manifest, setup.split, setup.manifest.root
     sizes = {f"{width}x{height}": count for (height, width), count in setup.reader.index.sizes().items()}
-    root = setup.manifest.root
-    return {
-        "config": setup.config.to_dict(),
-        "data": {
-            "root": root if "://" in root else str(Path(root).resolve()),
-            "dataset": header.dataset,
-            "digest": setup.manifest.digest,
-            "num_videos": header.num_written,
-            "extraction": dict(header.settings),
-            "num_frames": int(pc.sum(written["num_frames"]).as_py() or 0),
-            "classes": list(header.classes),
-            "pictures": dict(sorted(sizes.items(), key=lambda item: -item[1])[:8]),
+    data = DataFacts(
+        root=root if "://" in root else str(Path(root).resolve()),
+        dataset=manifest.header.dataset,
+        digest=manifest.digest,
+        num_videos=manifest.header.num_written,
+        classes=tuple(manifest.header.classes),
+        num_frames=int(pc.sum(manifest.videos.arrow["num_frames"]).as_py() or 0),
+        pictures=dict(sorted(sizes.items(), key=lambda item: -item[1])[:8]),
+        extraction=dict(manifest.header.settings),
+    )
+    device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else ""
+    return RunFacts(
+        data=data,
+        split=SplitFacts(
+            name=split.name,
+            digest=split_digest(split),
+            **{part: int(split.part(part).sum()) for part in ("labelled", "unlabelled", "validation", "test")},
+            provenance=dict(split.provenance),
+        ),
+        num_steps=num_steps,
+        steps_per_epoch=steps_per_epoch,
+        config=setup.config,
+        world_size=ranks.world_size,
+        machine={
+            "host": platform.node(), "cpu": processor_name(), "cores": os.cpu_count() or 1, "device": device,
         },
-        "split": {
-            "name": setup.split.name,
-            "digest": split_digest(setup.split),
-            **{part: int(setup.split.part(part).sum()) for part in ("labelled", "unlabelled", "validation", "test")},
-            "provenance": dict(setup.split.provenance),
-        },
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-    }
-
-
-def machine(device: str) -> dict[str, Any]:
-    """Where a run is carried out; device: name of the GPU, "" without one."""
-    return {"host": platform.node(), "cpu": processor_name(), "cores": os.cpu_count() or 1, "device": device}
+        versions={"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    )  # fmt: skip
 
 
 def newest_run(folder: Path = Path("runs")) -> Path:
-    """The run below `folder` that was begun last. InputError where there is none."""
-    found = sorted((path.stat().st_mtime, path.parent) for path in folder.glob(f"**/{CONFIG_NAME}"))
-    if not found:
+    """The newest run below `folder`. InputError if there is none."""
+    runs = sorted((path.stat().st_mtime, path.parent) for path in folder.glob(f"**/{CONFIG_NAME}"))
+    if not runs:
         raise InputError(f"No run below {folder}/. `tgtrain run` makes one, or name its folder.")
-    return found[-1][1]
+    return runs[-1][1]
 
 
 def settings_changed(before: Config, now: Config) -> list[str]:
@@ -250,13 +258,13 @@ def settings_changed(before: Config, now: Config) -> list[str]:
 
 
 def decided_blocks(before: Config, now: Config) -> str:
-    """What to add where a run that was begun on a URL goes on from a local copy, or the other way round; "" elsewhere."""
-    wanted = before.data.block_shards
-    if wanted == now.data.block_shards:
+    """A hint for a run that was begun on a URL and resumes from a local copy, or the other way round; "" for others."""
+    block_shards = before.data.block_shards
+    if block_shards == now.data.block_shards:
         return ""
     return (
         " data.block_shards, the order of the unlabelled videos, is decided when a run begins: "
-        f"{_REMOTE_BLOCK_SHARDS} for a data set at a URL, 0 for a local folder. To go on wherever the data set lies: --set data.block_shards={wanted}."
+        f"{_REMOTE_BLOCK_SHARDS} for a data set at a URL, 0 for a local folder. To resume from either: --set data.block_shards={block_shards}."
     )
 
 
@@ -264,8 +272,7 @@ def _same_run(run: Path, setup: Setup) -> None:
     facts = read_facts(run)
     before = facts.config
     different = settings_changed(before, setup.config)
-    there = Identity(facts.data.digest, facts.split.digest, str(before.model))
-    different += there.differences(setup.identity)
+    different += facts.identity.differences(setup.identity)
     if different:
         raise InputError(
             f"{run} holds a run with other settings: {'; '.join(different)}. Name another folder with --out, or use the same settings."

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, TensorBoard, and one readable line an interval."""
+"""The log of a run: metrics.jsonl (written and read here), TensorBoard, and one readable line an interval."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tgtrain.run.folder import METRICS_NAME
 
 
 class Interval:
-    """Sums the values of the steps since the last line, on the device: nothing waits for it until the line is due.
+    """Sums of the values since the last line of the log, kept on the device: nothing waits for it until the line is due.
 
-    finite_only: a value that is no finite number is left out of its mean (float16 tries steps whose gradients overflow);
-    otherwise it makes the mean none either, so that it is noticed.
+    finite_only: leave values that are not finite out of their mean (float16 tries steps whose gradients overflow); otherwise
+    they make the mean not finite either, so that they are noticed.
     """
 
     def __init__(self, finite_only: bool = False) -> None:
@@ -40,7 +40,7 @@ class Interval:
         self.began = time.perf_counter()
 
     def add(self, values: list[tuple[str, Tensor]], num_clips: int, waited_seconds: float) -> None:
-        """Take in one step."""
+        """Add the values of one step."""
         if not self.all_steps:
             self.first_began = self.began
         self.all_steps += 1
@@ -54,7 +54,7 @@ class Interval:
         self.waited_seconds += waited_seconds
 
     def means(self) -> dict[str, float]:
-        """Mean of every value over the interval (NaN of no step), and what the interval took. Waits for the device."""
+        """Mean of every value over the interval (NaN of no step), and how long the interval took. Waits for the device."""
         assert self.sums is not None
         sums, counts = self.sums
         means = dict(zip(self.names, (sums / counts).tolist(), strict=True))
@@ -62,52 +62,56 @@ class Interval:
         means["clips_per_second"] = self.num_clips / seconds
         means["seconds_per_step"] = seconds / self.num_steps
         means["waiting_share"] = self.waited_seconds / seconds
-        # With evaluations and checkpoints in between: what the rest of the run is told from.
+        # With the evaluations and checkpoints between steps, for the estimate of the time left.
         means["overall_seconds_per_step"] = (time.perf_counter() - self.first_began) / self.all_steps
         return means
 
 
 def with_precision(values: dict[str, float]) -> dict[str, float]:
-    """The values (means over all ranks) with the share of trusted pseudo-labels that are right, where any were trusted."""
+    """The values (means over all ranks) with the precision of trusted pseudo-labels, if any were trusted."""
     selected = values.get("train/num_selected", 0.0)
     if not selected or "train/num_correct" not in values:
-        return values  # of no pseudo-labels no share is right
+        return values
     return {**values, "train/pseudo_precision": values["train/num_correct"] / selected}
 
 
-def figures_line(named: dict[str, float], num_classes: int) -> str:
-    """Accuracies in words; top5 of 5 classes or fewer says nothing."""
-    return "  ".join(
-        f"{name} {100 * value:.2f} %" for name, value in named.items() if not name.startswith("top5") or num_classes > 5
-    )
+def memory_mb() -> float:
+    """Peak memory: of the GPU if one is used, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1024**2
+    return peak_memory_mb()
 
 
-def coverage_line(coverage: dict[str, int]) -> str:
-    """`labelled 6 of 6 videos seen, pass 5; unlabelled ...`."""
-    return "; ".join(
-        f"{name} {coverage[f'{name}_num_seen']} of {coverage[f'{name}_num_videos']} videos seen, pass "
-        f"{coverage[f'{name}_num_passes'] + bool(coverage[f'{name}_num_in_pass'])}"
-        for name in ("labelled", "unlabelled")
-        if f"{name}_num_videos" in coverage
-    )
+def seconds_left(values: dict[str, float], step: int, num_steps: int) -> float:
+    """Estimate of the time that the rest of the run takes, from all steps so far with the evaluations between them."""
+    return values["overall_seconds_per_step"] * (num_steps - step)
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """The records of metrics.jsonl, each with its `kind` (str) and `step` (int)."""
+
+    records: tuple[dict[str, Any], ...]
+    num_damaged: int  # lines that hold no record
+    cut_short: bool  # the last line was still being written: it is left out, and not counted as damaged
 
 
 class Journal:
-    """metrics.jsonl and TensorBoard of a run; records after the step that a run resumes from are dropped.
+    """Writes metrics.jsonl and TensorBoard of a run. Records after the step that it resumes from are dropped.
 
-    evaluation_due: the evaluation of that step, too, as it is made again.
+    evaluation_due: the evaluation of that step, too, because it is repeated.
     """
 
     def __init__(self, run: Path, resumed_step: int, evaluation_due: bool = False) -> None:
+        lines = [
+            json.dumps(record) + "\n"
+            for record in read_metrics(run).records
+            if record["step"] <= resumed_step
+            and not (evaluation_due and (record["kind"], record["step"]) == ("evaluate", resumed_step))
+        ]
         path = run / METRICS_NAME
-        kept = []
-        for line in _lines(path):
-            record = json.loads(line)
-            again = evaluation_due and (record.get("kind"), record.get("step")) == ("evaluate", resumed_step)
-            if record.get("step", 0) <= resumed_step and not again:
-                kept.append(line)
         with atomic_write(path) as file:
-            file.write("".join(line + "\n" for line in kept).encode())
+            file.write("".join(lines).encode())
         self.file = path.open("a", encoding="utf-8")
         self.board: Any = None
         try:
@@ -118,12 +122,15 @@ class Journal:
             pass  # metrics.jsonl holds the same
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Add one record; a value that is no finite number is null there, and absent from TensorBoard."""
-        told = {name: None if _not_finite(value) else value for name, value in values.items()}
-        self.file.write(json.dumps({"kind": kind, "step": step, **told}, allow_nan=False) + "\n")
+        """Add one record. A value that is not finite is null there, and absent from TensorBoard."""
+        values = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
+        self.file.write(json.dumps({"kind": kind, "step": step, **values}, allow_nan=False) + "\n")
         self.file.flush()
         if self.board is not None:
-            for name, value in told.items():
+            for name, value in values.items():
                 if isinstance(value, float | int):
                     self.board.add_scalar(name if "/" in name else f"{kind}/{name}", value, step)
 
@@ -132,66 +139,6 @@ class Journal:
         self.file.close()
         if self.board is not None:
             self.board.close()
-
-
-def _not_finite(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
-
-
-def memory_mb() -> float:
-    """Peak memory: of the GPU where one is used, else of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1024**2
-    return peak_memory_mb()
-
-
-def seconds_left(values: dict[str, float], step: int, num_steps: int) -> float:
-    """What the rest of the run takes, told from all steps so far with the evaluations between them."""
-    return values["overall_seconds_per_step"] * (num_steps - step)
-
-
-def step_line(step: int, num_steps: int, epoch: int, values: dict[str, float]) -> str:
-    """One readable line."""
-    parts = {
-        "sup": ("loss/supervised_rgb", "loss/supervised_tg"),
-        "pseudo": ("loss/pseudo_rgb", "loss/pseudo_tg"),
-        "align": tuple(f"loss/align_stage{stage}" for stage in range(1, 5)),
-        "contrast": tuple(name for name in values if name.startswith("loss/contrast")),
-    }
-    terms = " ".join(
-        f"{short} {sum(values[name] for name in names if name in values):.3f}"
-        for short, names in parts.items()
-        if any(name in values for name in names)
-    )
-    trusted = ""
-    if "train/mask_fraction" in values:
-        trusted = f"  trusted {100 * values['train/mask_fraction']:.0f} %"
-        if "train/pseudo_precision" in values:
-            trusted += f" right {100 * values['train/pseudo_precision']:.0f} %"
-    if values.get("num_skipped"):
-        trusted += f"  skipped {values['num_skipped']:.0f}"  # steps that float16 could not take, since the start
-    seconds = seconds_left(values, step, num_steps)
-    left = (
-        f"{seconds / 3600:.1f} h"
-        if seconds >= 3600
-        else f"{seconds / 60:.0f} min"
-        if seconds >= 90
-        else f"{seconds:.0f} s"
-    )
-    return (
-        f"step {step}/{num_steps} epoch {epoch + 1}  loss {values['loss/total']:.3f} ({terms}){trusted}"
-        f"  lr {values['learning_rate']:.4g}  {values['clips_per_second']:.1f} clips/s"
-        f"  waiting {100 * values['waiting_share']:.0f} %  {left} left"
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Metrics:
-    """The records of metrics.jsonl, each with its `kind` (str) and `step` (int)."""
-
-    records: tuple[dict[str, Any], ...]
-    num_damaged: int  # lines that hold no record
-    cut_short: bool  # the last line was still being written: it is left out, and not counted as damaged
 
 
 def read_metrics(run: Path) -> Metrics:
@@ -219,15 +166,49 @@ def _record(line: str) -> dict[str, Any] | None:
         return None
 
 
-def _lines(path: Path) -> list[str]:
-    """The whole lines of the file; a line that a kill cut short is dropped."""
-    if not path.exists():
-        return []
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            json.loads(line)
-        except ValueError:
-            continue
-        lines.append(line)
-    return lines
+def figures_line(named: dict[str, float], num_classes: int) -> str:
+    """Accuracies in words; top5 of 5 classes or fewer is left out."""
+    return "  ".join(
+        f"{name} {100 * value:.2f} %" for name, value in named.items() if not name.startswith("top5") or num_classes > 5
+    )
+
+
+def coverage_line(coverage: dict[str, int]) -> str:
+    """`labelled 6 of 6 videos seen, pass 5; unlabelled ...`."""
+    return "; ".join(
+        f"{name} {coverage[f'{name}_num_seen']} of {coverage[f'{name}_num_videos']} videos seen, pass "
+        f"{coverage[f'{name}_num_passes'] + bool(coverage[f'{name}_num_in_pass'])}"
+        for name in ("labelled", "unlabelled")
+        if f"{name}_num_videos" in coverage
+    )
+
+
+def step_line(step: int, num_steps: int, epoch: int, values: dict[str, float]) -> str:
+    """One readable line of the log."""
+    groups = {
+        "sup": ("loss/supervised_rgb", "loss/supervised_tg"),
+        "pseudo": ("loss/pseudo_rgb", "loss/pseudo_tg"),
+        "align": tuple(f"loss/align_stage{stage}" for stage in range(1, 5)),
+        "contrast": tuple(name for name in values if name.startswith("loss/contrast")),
+    }
+    terms = " ".join(
+        f"{label} {sum(values[name] for name in names if name in values):.3f}"
+        for label, names in groups.items()
+        if any(name in values for name in names)
+    )
+    extra = ""
+    if "train/mask_fraction" in values:
+        extra = f"  trusted {100 * values['train/mask_fraction']:.0f} %"
+        if "train/pseudo_precision" in values:
+            extra += f" right {100 * values['train/pseudo_precision']:.0f} %"
+    if values.get("num_skipped"):  # by the scaler of float16, since the start of the run
+        extra += f"  skipped {values['num_skipped']:.0f}"
+    seconds = seconds_left(values, step, num_steps)
+    left = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+    if seconds >= 3600:
+        left = f"{seconds / 3600:.1f} h"
+    return (
+        f"step {step}/{num_steps} epoch {epoch + 1}  loss {values['loss/total']:.3f} ({terms}){extra}"
+        f"  lr {values['learning_rate']:.4g}  {values['clips_per_second']:.1f} clips/s"
+        f"  waiting {100 * values['waiting_share']:.0f} %  {left} left"
+    )

@@ -1,15 +1,14 @@
-"""Which checkpoint a run goes on from, and that its folder tells of one course of training afterwards."""
+"""Choose the checkpoint that a run resumes from, and make its folder end there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from manifests.manifest_io import TEMPORARY_PREFIX
 from manifests.records import InputError
-from tgtrain.config import Config, config_from_dict
+from tgtrain.config import config_from_dict
 from tgtrain.data.setup import Setup
 from tgtrain.run import checkpoint as checkpoints
 from tgtrain.run.checkpoint import Checkpoint
@@ -18,11 +17,11 @@ from tgtrain.run.folder import CONFIG_NAME, METRICS_NAME, decided_blocks, settin
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """checkpoint: None for step 0. named: sha256 of a checkpoint that was asked for, else "". copied: it lies outside the run."""
+    """Where a run starts."""
 
-    checkpoint: Checkpoint | None
-    named: str = ""
-    copied: bool = False
+    checkpoint: Checkpoint | None  # None: at step 0
+    named: str = ""  # sha256 of the checkpoint that was requested by name or path
+    copied: bool = False  # the checkpoint is outside the run
 
     @property
     def step(self) -> int:
@@ -30,71 +29,66 @@ class Start:
         return self.checkpoint.step if self.checkpoint else 0
 
 
-def choose(run: Path, how: str, setup: Setup, log: Callable[[str], None]) -> Start:
-    """Read what a run goes on from: its newest whole checkpoint (auto), none (never), or a named one. Writes nothing.
+def choose(run: Path, resume: str, setup: Setup, log: Callable[[str], None]) -> Start:
+    """Read what a run resumes from: its newest valid checkpoint (auto), none (never), or a named one. Writes nothing.
 
     A name that the run was begun from before means: go on, so that the same command again (a requeued job) does not go back.
-    InputError where there is none, none is whole, it belongs to something else, or the run has others of its own.
+    InputError if there is none, none is valid, it belongs to something else, or the run has its own checkpoints.
     """
     own = checkpoints.every_checkpoint(run)
-    if how == "never":
+    if resume == "never":
         if own:
             raise InputError(f"{run} has checkpoints already; --resume auto goes on, --out names a new run.")
         return Start(None)
-    if how == "auto":
+    if resume == "auto":
         start = Start(checkpoints.load_newest(run, log))
     else:
-        path = checkpoints.find(run, how)
-        found = checkpoints.load(path)
-        named = checkpoints.digest_of(path)
-        if own and named == checkpoints.begun_from(run):
+        path = checkpoints.find(run, resume)
+        checkpoint, digest = checkpoints.load(path), checkpoints.digest_of(path)
+        if own and digest == checkpoints.begun_from(run):
             start = Start(checkpoints.load_newest(run, log))
             log(f"{run} was begun from {path.name} before and goes on")
         elif own and path.resolve().parent != (run / checkpoints.FOLDER).resolve():
             raise InputError(
-                f"{run} has checkpoints of its own ({own[0].name} to {own[-1].name}); to begin from {path}, name a new folder with --out."
+                f"{run} has its own checkpoints ({own[0].name} to {own[-1].name}); to begin from {path}, name a new folder "
+                "with --out."
             )
         else:
-            start = Start(found, named, copied=not own)
+            start = Start(checkpoint, digest, copied=not own)
     if start.checkpoint is not None:
-        _refuse_another(start.checkpoint, setup)
+        _require_same_run(start.checkpoint, setup)
     return start
 
 
 def take_up(run: Path, start: Start, keep: int, log: Callable[[str], None]) -> None:
-    """Make the folder tell of the course that begins at `start`: for the one process that writes.
+    """Make the folder end at `start`: archive later checkpoints, and finish what a kill has interrupted.
 
-    Checkpoints of later steps, damaged ones too, are set aside, and what a kill kept from being done after the last save is done.
+    For the one process that writes.
     """
     for name in (METRICS_NAME, CONFIG_NAME):
-        for left in run.glob(f"{TEMPORARY_PREFIX}*-{name}"):
-            left.unlink(missing_ok=True)
-    checkpoints.clean(run)
+        for path in run.glob(f"{TEMPORARY_PREFIX}*-{name}"):
+            path.unlink(missing_ok=True)
+    checkpoints.remove_partial(run)
     if start.checkpoint is None:
         return
     if start.copied:
         checkpoints.save(run, start.checkpoint, keep)
-    aside = checkpoints.set_aside(run, start.step, start.checkpoint.due)
-    if aside is not None:
-        log(f"later checkpoints are set aside in {aside} (may be removed)")
+    archive = checkpoints.archive_newer(run, start.step, start.checkpoint.due)
+    if archive is not None:
+        log(f"later checkpoints are archived in {archive} (may be removed)")
     if start.named:
-        checkpoints.note_begun_from(run, start.named, start.step)
-    checkpoints.settle(run, start.checkpoint, keep)
+        checkpoints.write_begun_from(run, start.named, start.step)
+    checkpoints.finish_save(run, start.checkpoint, keep)
 
 
-def settings_in(config: Config) -> dict[str, Any]:
-    """What a checkpoint holds of the settings, see `choose`."""
-    return {"settings": config.to_dict()}
-
-
-def _refuse_another(found: Checkpoint, setup: Setup) -> None:
-    different = found.identity.differences(setup.identity)
+def _require_same_run(checkpoint: Checkpoint, setup: Setup) -> None:
+    different = checkpoint.identity.differences(setup.identity)
     hint = ""
-    if "settings" in found.extra:
-        before = config_from_dict(found.extra["settings"], f"the checkpoint at step {found.step}")
+    if "settings" in checkpoint.extra:
+        before = config_from_dict(checkpoint.extra["settings"], f"the checkpoint at step {checkpoint.step}")
         different += settings_changed(before, setup.config)
         hint = decided_blocks(before, setup.config)
     if different:
         raise InputError(
-            f"The checkpoint at step {found.step} belongs to something else: {'; '.join(different)}.{hint}"
+            f"The checkpoint at step {checkpoint.step} belongs to something else: {'; '.join(different)}.{hint}"
         )

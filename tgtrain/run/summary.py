@@ -78,9 +78,9 @@ def summarise(run: Path, tests: dict[str, dict[str, float]]) -> Summary:
         epoch=step // facts.steps_per_epoch,
         num_epochs=config.optimiser.epochs,
         checkpoints=tuple(path.name for path in every),
-        best_checkpoint=best[0].name if best else "",
-        best_metric=_best_metric(run),
-        best_value=best[1] if best else -1.0,
+        best_checkpoint=best.path.name if best else "",
+        best_metric=best.metric if best else "",
+        best_value=best.value if best else -1.0,
         tests=tests,
         cost=cost_of(config),
         data={
@@ -125,10 +125,3 @@ def _state(run: Path, step: int, num_steps: int, due: bool) -> str:
     except OSError:
         pass  # no lock: copied from elsewhere
     return "finished" if step >= num_steps > 0 and not due else "stopped" if step else "not begun"
-
-
-def _best_metric(run: Path) -> str:
-    try:
-        return str(json.loads((run / checkpoints.FOLDER / "best.json").read_bytes())["metric"])
-    except (OSError, ValueError, KeyError):
-        return ""

@@ -1,4 +1,4 @@
-"""A trained model out of a run's folder: settings, classes and weights; the data set is not needed."""
+"""A trained model from a run folder: settings, classes and weights. The data set is not needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from manifests.records import InputError
 from tgtrain.config import Config
-from tgtrain.data.setup import Identity, padded_classes
+from tgtrain.data.setup import padded_classes
 from tgtrain.method.networks.model import Model, View, build_model
 from tgtrain.run import checkpoint as checkpoints
 from tgtrain.run.folder import RunFacts, read_facts
@@ -16,19 +16,16 @@ from tgtrain.run.folder import RunFacts, read_facts
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A model in eval mode on the CPU. facts: config.json of the run. classes: K names, one an output.
-
-    precise_bn: BatchNorm statistics were measured anew when it was saved (or the recipe asks for none).
-    """
+    """A trained model with what is known of it."""
 
     run: Path
     config: Config
     facts: RunFacts
-    classes: tuple[str, ...]
-    path: Path
+    classes: tuple[str, ...]  # one for each output
+    path: Path  # of the checkpoint
     step: int
-    precise_bn: bool
-    model: Model
+    precise_bn: bool  # BatchNorm statistics were recomputed before it was saved, or the recipe asks for none
+    model: Model  # in eval mode, on the CPU
 
     @property
     def views(self) -> tuple[View, ...]:
@@ -38,18 +35,17 @@ class Trained:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What files made from the model say of where it comes from."""
+        """The origin of the model, for files that are made from it."""
         return {"run": str(self.run), "checkpoint": self.path.name, "step": self.step}
 
 
 def read_trained(run: Path, which: str = "last") -> Trained:
-    """The model of a run: its `last` or `best` checkpoint, or a named one. InputError where run and checkpoint do not fit."""
+    """The model of a run: its `last` or `best` checkpoint, or a named one. InputError if run and checkpoint do not fit."""
     facts = read_facts(run)
     config = facts.config
     path = checkpoints.find(run, which)
     loaded = checkpoints.load(path)
-    there = Identity(facts.data.digest, facts.split.digest, str(config.model))
-    different = loaded.identity.differences(there)
+    different = loaded.identity.differences(facts.identity)
     if different:
         raise InputError(f"{path} is no checkpoint of {run}: {'; '.join(different)}.")
     model = build_model(config.model)

@@ -22,9 +22,10 @@ from tgtrain.data.batch import SslBatch
 from tgtrain.data.build import step_dataset, training_workers
 from tgtrain.data.loader import step_loader
 from tgtrain.data.setup import Setup
+from tgtrain.method.networks.model import last_shape
 from tgtrain.ranks.distributed import Ranks
 from tgtrain.train.device import batches_on
-from tgtrain.train.preflight import has_variance, require_compilable, require_shares, require_variance
+from tgtrain.train.preflight import has_variance, require_settings
 from tgtrain.train.trainer import training_step
 
 # A loader hardly faster than the step feeds it on an idle machine, and not while both work and clips differ.
@@ -175,15 +176,13 @@ def measure_step(setup: Setup, ranks: Ranks, seconds: float) -> StepFigure:
     is the one that is trained, in which no term of the loss is switched off any more. No file is written.
     """
     config = setup.config
-    require_shares(config, ranks)
-    step_dataset(setup, ranks)  # whatever settings of clips do not allow
-    require_variance(config)
-    require_compilable(config, ranks.device)
+    require_settings(config, ranks)
+    features = last_shape(config.model, config.data.clip_frames, config.data.size, config.data.size)
     labelled, unlabelled = _batch_sizes(config)
     batch_clips = (labelled + unlabelled) * config.method.clips_per_video
     # Of both sizes whole parts are taken, each of which can be cut again into those of runtime.accumulate.
     parts = math.gcd(labelled, unlabelled) // config.runtime.accumulate
-    least = next(part for part in range(1, parts + 1) if has_variance(_smaller(config, part, parts)))
+    least = next(part for part in range(1, parts + 1) if has_variance(_smaller(config, part, parts), features))
     step = training_step(setup, ranks)
 
     def timed(batch: SslBatch) -> float:

@@ -1,4 +1,4 @@
-"""What is worth knowing, or stops a run, before its first step: told or refused at the start instead of hours later."""
+"""Pre-run checks: `notes` lists warnings, `require_*` refuse what would fail later."""
 
 from __future__ import annotations
 
@@ -16,50 +16,59 @@ from tgtrain.data.setup import Setup
 from tgtrain.method.networks.model import build_model, count_parameters, last_shape
 from tgtrain.ranks.distributed import Ranks
 
-_NAMED = 5
+_MAX_NAMES = 5
 
 
 def notes(setup: Setup) -> list[str]:
-    """What a run does with a small data set or odd settings, in words: each is defined, none is an error."""
+    """Warnings about a small data set or odd settings. The run handles each of them; none is an error."""
     config, split = setup.config, setup.split
-    told = []
+    lines = []
     if config.data.reader == "stream":
-        told += weaker_promises(
+        lines += weaker_promises(
             training_workers(config), config.data.shuffle_clips, len(set(setup.reader.index.shard.tolist()))
         )
-    for name, size, here in (
+    for name, size, num_videos in (
         ("labelled", config.batch.labelled, int(split.labelled.sum())),
         ("unlabelled", config.batch.unlabelled, int(split.unlabelled.sum())),
     ):
-        if here < size and (name == "labelled" or config.method.uses_unlabelled):
-            told.append(
-                f"{here} {name} videos are fewer than batch.{name} {size}: videos come more than once in a step"
+        if num_videos < size and (name == "labelled" or config.method.uses_unlabelled):
+            lines.append(
+                f"{num_videos} {name} videos are fewer than batch.{name} {size}: videos come more than once in a step"
                 + ("; an epoch is one step" if name == "unlabelled" else "")
             )
     trained = set(split.label[split.labelled].tolist())
     unlabelled = sorted(set(split.label[split.unlabelled | split.test | split.validation].tolist()) - trained)
     if unlabelled:
-        names = ", ".join(setup.classes[label] for label in unlabelled[:_NAMED])
-        more = f" and {len(unlabelled) - _NAMED} more" if len(unlabelled) > _NAMED else ""
-        told.append(f"no labelled video of {len(unlabelled)} classes: {names}{more}; they cannot be learnt")
+        names = ", ".join(setup.classes[label] for label in unlabelled[:_MAX_NAMES])
+        more = f" and {len(unlabelled) - _MAX_NAMES} more" if len(unlabelled) > _MAX_NAMES else ""
+        lines.append(f"no labelled video of {len(unlabelled)} classes: {names}{more}; they cannot be learnt")
     epochs = config.optimiser.epochs
     if config.optimiser.warmup_epochs >= epochs and config.optimiser.warmup_epochs:
-        told.append(
+        lines.append(
             f"optimiser.warmup_epochs {config.optimiser.warmup_epochs} are not fewer than the {epochs} epochs: the rate "
             f"never reaches {config.optimiser.learning_rate:g}"
         )
     if config.method.uses_unlabelled and config.method.warmup_epochs >= epochs:
-        told.append(
+        lines.append(
             f"method.warmup_epochs {config.method.warmup_epochs} are not fewer than the {epochs} epochs: nothing is learnt "
             f"from pseudo-labels"
         )
     if not (split.validation.any() or split.test.any()):
-        told.append("the split has no validation or test part: no accuracy is measured")
-    return told
+        lines.append("the split has no validation or test part: no accuracy is measured")
+    return lines
 
 
-def require_shares(config: Config, ranks: Ranks) -> None:
-    """Refuse a batch that processes, and the parts in which each takes its share, cannot share evenly."""
+def require_settings(config: Config, ranks: Ranks) -> None:
+    """Refuse settings with which no step can be made on these ranks."""
+    _require_shares(config, ranks)
+    # From shapes alone; a network that cannot take such clips fails here.
+    features = last_shape(config.model, config.data.clip_frames, config.data.size, config.data.size)
+    _require_variance(config, features)
+    _require_compilable(config, ranks.device, features)
+
+
+def _require_shares(config: Config, ranks: Ranks) -> None:
+    """Refuse a batch that does not divide evenly by ranks and micro-batches."""
     num_parts = config.runtime.accumulate
     shares = ranks.world_size * num_parts
     for name, size in (("labelled", config.batch.labelled), ("unlabelled", config.batch.unlabelled)):
@@ -74,11 +83,14 @@ def require_shares(config: Config, ranks: Ranks) -> None:
             )
 
 
-def has_variance(config: Config) -> bool:
-    """Whether a batch leaves BatchNorm more than one value per channel: not a single row whose last features are a single position."""
+def has_variance(config: Config, features: tuple[int, int, int]) -> bool:
+    """Whether BatchNorm gets more than one value per channel. features: T, H, W of the last stage.
+
+    It does not for a single row whose last features are one position, or are averaged to one before the projection.
+    """
     clips, parts = config.method.clips_per_video, config.runtime.accumulate
     labelled, unlabelled = (size * clips // parts for size in (config.batch.labelled, config.batch.unlabelled))
-    # The rows of every forward pass, of all ranks together.
+    # Rows of every forward pass, of all ranks together.
     forwards = [labelled + 2 * unlabelled]
     if not config.method.uses_unlabelled:
         forwards = [labelled]
@@ -86,30 +98,25 @@ def has_variance(config: Config) -> bool:
         forwards = [unlabelled, labelled + unlabelled]
     if config.model.streams == "joint":
         forwards = [2 * rows for rows in forwards]
-    return min(forwards) > 1 or (config.model.projection == "none" and math.prod(_last_features(config)) > 1)
+    return min(forwards) > 1 or (config.model.projection == "none" and math.prod(features) > 1)
 
 
-def _last_features(config: Config) -> tuple[int, ...]:
-    return last_shape(config.model, config.data.clip_frames, config.data.size, config.data.size)
-
-
-def require_variance(config: Config) -> None:
-    """Refuse a batch without it, see `has_variance`."""
-    if has_variance(config):
+def _require_variance(config: Config, features: tuple[int, int, int]) -> None:
+    if has_variance(config, features):
         return
     parts, frames, size = config.runtime.accumulate, config.data.clip_frames, config.data.size
-    shape = _last_features(config)
     name = "unlabelled" if config.method.uses_unlabelled else "labelled"
     part = f" in {parts} parts" if parts > 1 else ""
+    averaged = config.model.projection != "none"
     raise InputError(
         f"batch.{name}={getattr(config.batch, name)}{part} leaves one clip in a forward pass, whose last features are "
-        f"{'x'.join(map(str, shape))} (T x H x W) for {frames} frames of {size}x{size}"
-        f"{', averaged before the projection' if config.model.projection != 'none' else ''}: BatchNorm has a single value per channel, and no "
-        f"variance. Set batch.{name} to {2 * parts} or more{', or data.size higher' if config.model.projection == 'none' else ''}."
+        f"{'x'.join(map(str, features))} (T x H x W) for {frames} frames of {size}x{size}"
+        f"{', averaged before the projection' if averaged else ''}: BatchNorm has a single value per channel, and no "
+        f"variance. Set batch.{name} to {2 * parts} or more{'' if averaged else ', or data.size higher'}."
     )
 
 
-def require_compilable(config: Config, device: torch.device) -> None:
+def _require_compilable(config: Config, device: torch.device, features: tuple[int, int, int]) -> None:
     """Refuse to compile for a GPU a network whose last features are a single position.
 
     The strides of such maps fit two memory layouts: torch.compile takes gradients of the weights for one, cuDNN gives the other,
@@ -118,7 +125,7 @@ def require_compilable(config: Config, device: torch.device) -> None:
     runtime, frames, size = config.runtime, config.data.clip_frames, config.data.size
     if not runtime.compile or runtime.compile_backend != "inductor" or device.type != "cuda":
         return
-    if math.prod(_last_features(config)) == 1:
+    if math.prod(features) == 1:
         raise InputError(
             f"runtime.compile is on, and the last features of clips of {frames} frames of {size}x{size} are 1x1x1 (T x H x W): "
             "torch.compile makes no code for a GPU that trains on such. Set data.size above 32, or runtime.compile=false."
@@ -126,10 +133,9 @@ def require_compilable(config: Config, device: torch.device) -> None:
 
 
 def require_room(run: Path, config: Config) -> None:
-    """Refuse a disk without room for two checkpoints: `keep` and the best are kept, one waits to be measured, one is written."""
-    free = shutil.disk_usage(next(place for place in (run, *run.absolute().parents) if place.is_dir())).free
-    # Weights and their momentum, in float32.
-    size = 8 * count_parameters(build_model(config.model))
+    """Refuse a disk without room for two checkpoints. Needed: `keep`, the best, one to be measured, one being written."""
+    free = shutil.disk_usage(next(path for path in (run, *run.absolute().parents) if path.is_dir())).free
+    size = 8 * count_parameters(build_model(config.model))  # weights and momentum in float32
     if free < 2 * size:
         raise InputError(
             f"{run}: {free // 1_000_000} MB are free, and a checkpoint takes {size // 1_000_000}. Make room for "

@@ -67,23 +67,23 @@ def test_one_screen_of_80_columns(root: Path, monkeypatch: pytest.MonkeyPatch) -
     assert max(map(len, shown)) <= 80, max(shown, key=len)
     assert "clip: 4 RGB + 4 TG frames at 32 x 32" in done.stdout
     assert "Bottleneck: the " in done.stdout
-    assert "fifth to spare" in done.stdout or "this device" in done.stdout
+    assert "20 % headroom" in done.stdout or "this device" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("rates", "workers", "cores", "said"),
     [
-        ({1: 110, 2: 105}, 1, 2, "About 3 loader processes would leave a fifth to spare, but this process may use 2 cores. As many as cores: --set runtime.workers=2"),
-        ({1: 105, 2: 110}, 2, 2, "About 3 loader processes would leave a fifth to spare, but this process may use 2 cores."),
-        ({1: 105}, 1, 1, "About 2 loader processes would leave a fifth to spare, but this process may use 1 core."),
-        ({1: 110, 2: 200}, 1, 2, "About 2 loader processes would leave a fifth to spare: --set runtime.workers=2"),
-        ({1: 40, 2: 80, 4: 160, 8: 320}, 8, 8, "About 3 loader processes would leave a fifth to spare: --set runtime.workers=3"),
-        ({0: 300}, 0, 2, "About 1 loader process would leave a fifth to spare: --set runtime.workers=1"),
-        ({1: 110, 2: 130}, 2, 2, "That leaves a fifth to spare."),
-        ({8: 400}, 8, 2, "About 3 loader processes would leave a fifth to spare, but this process may use 2 cores."),
+        ({1: 110, 2: 105}, 1, 2, "About 3 loader processes would have 20 % headroom, but this process may use 2 cores. As many as cores: --set runtime.workers=2"),
+        ({1: 105, 2: 110}, 2, 2, "About 3 loader processes would have 20 % headroom, but this process may use 2 cores."),
+        ({1: 105}, 1, 1, "About 2 loader processes would have 20 % headroom, but this process may use 1 core."),
+        ({1: 110, 2: 200}, 1, 2, "About 2 loader processes would have 20 % headroom: --set runtime.workers=2"),
+        ({1: 40, 2: 80, 4: 160, 8: 320}, 8, 8, "About 3 loader processes would have 20 % headroom: --set runtime.workers=3"),
+        ({0: 300}, 0, 2, "About 1 loader process would have 20 % headroom: --set runtime.workers=1"),
+        ({1: 110, 2: 130}, 2, 2, "The loader has 20 % headroom."),
+        ({8: 400}, 8, 2, "About 3 loader processes would have 20 % headroom, but this process may use 2 cores."),
         ({0: 50}, 0, 4, "About 3 loader processes feed this device: --set runtime.workers=3"),
         ({0: 90, 1: 130}, 0, 4, "About 1 loader process feeds this device: --set runtime.workers=1"),
-        ({1: 40, 2: 50}, 2, 2, "About 3 loader processes would feed this device, but this process may use 2 cores: more of them, or smaller clips, are what it lacks."),
+        ({1: 40, 2: 50}, 2, 2, "About 3 loader processes would feed this device, but this process may use 2 cores: it needs more of them, or smaller clips."),
     ],
 )  # fmt: skip
 def test_no_more_processes_than_cores_are_advised(rates: dict[int, int], workers: int, cores: int, said: str) -> None:

@@ -160,7 +160,7 @@ def test_a_full_disk_of_the_first_process_ends_both_and_loses_nothing(
     full = start(data, folder, limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2)))
     said = full.communicate(timeout=300)[1]
     assert full.returncode == 1, said
-    assert f"File too large (at step 24). Step-{12:08d}.pt is the last whole checkpoint; make room" in said
+    assert f"File too large (at step 24). Step-{12:08d}.pt is the last valid checkpoint; make room" in said
     assert said.count("Error:") == 1
     assert [path.name for path in every_checkpoint(folder)] == [f"step-{12:08d}.pt"]
     assert list(folder.rglob(".tmp-*")) == []

@@ -19,7 +19,7 @@ from tgtrain.data.batch import ClipBatch, SslBatch
 from tgtrain.data.build import step_dataset
 from tgtrain.data.loader import step_loader
 from tgtrain.data.setup import prepare
-from tgtrain.ranks.distributed import joined
+from tgtrain.ranks.distributed import process_group
 
 SETTINGS = (
     "data.clip_frames=2", "data.interval=2", "data.size=16", "batch.labelled=4", "batch.unlabelled=8", "model.width=4",
@@ -45,7 +45,7 @@ def _digests(clips: ClipBatch, plans: list[str]) -> list[list[str]]:
 
 def main() -> None:
     root, out, first, last, workers, killed_at, *settings = sys.argv[1:]
-    with joined("cpu") as ranks, Path(out).open("a", encoding="utf-8") as file:
+    with process_group("cpu") as ranks, Path(out).open("a", encoding="utf-8") as file:
         config = load_recipe("demo", (*SETTINGS, *settings), num_classes=3)
         setup = prepare(root, read_split(root), read_manifest(root), config)
         for batch in step_loader(step_dataset(setup, ranks), range(int(first), int(last)), int(workers), pin=False):

@@ -199,7 +199,7 @@ sys.path[:0] = [{tests!r}]
 from manifests.splits.label_split import read_split
 from manifests.manifest_io import read_manifest
 from tgtrain.config import load_recipe
-from tgtrain.ranks.distributed import joined
+from tgtrain.ranks.distributed import process_group
 from tgtrain.evaluate.results import EvalProtocol
 from tgtrain.evaluate.evaluate import EvalSettings, evaluate
 from tgtrain.method.networks.model import ModelSettings, build_model
@@ -207,7 +207,7 @@ from tgtrain.data.setup import prepare
 root = {root!r}
 setup = prepare(root, read_split(root), read_manifest(root), load_recipe("demo", {overrides!r}, num_classes=3))
 places = setup.videos("train")[:7]  # 7 videos on 3 processes
-with joined("cpu") as ranks:
+with process_group("cpu") as ranks:
     done = []
     result = evaluate(
         build_model(ModelSettings(num_classes=3, depth=10, width=4), seed=1), setup, places,

@@ -190,7 +190,7 @@ def test_strong_labelled_clips_are_learnt_from(data_set: Path) -> None:
     assert weak.labelled.keys == strong.labelled.keys
     assert weak.labelled_rgb == ()
     assert len(strong.labelled_rgb) == len(strong.labelled.keys)
-    seen = [views_of(batch, torch.device("cpu"), slow=False).labelled.rgb for batch in (weak, strong)]
+    seen = [views_of(batch, slow=False).labelled.rgb for batch in (weak, strong)]
     assert seen[0] is not None
     assert seen[1] is not None
     assert not torch.equal(seen[0], seen[1])

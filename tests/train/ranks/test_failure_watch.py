@@ -17,11 +17,11 @@ _WORKER = """
 import os, signal, sys, torch, torch.distributed as dist
 from manifests.records import InputError
 from manifests.object_store import UnreachableError
-from tgtrain.ranks.distributed import LostError, joined
+from tgtrain.ranks.distributed import LostError, process_group
 from tgtrain.errors import RunError
 failing, what = sys.argv[1:]
 try:
-    with joined("cpu") as ranks:
+    with process_group("cpu") as ranks:
         dist.all_reduce(torch.ones(1))
         if ranks.rank == int(failing):
             if what == "killed":

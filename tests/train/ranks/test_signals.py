@@ -25,7 +25,7 @@ from tgtrain.data.loader import item_loader
 from tgtrain.evaluate import batch_norm as calibrate
 from tgtrain.evaluate import evaluate
 from tgtrain.ranks.distributed import Ranks
-from tgtrain.ranks.signals import end_later, wait_no_longer
+from tgtrain.ranks.signals import end_later, stop_waiting
 from tgtrain.run.checkpoint import every_checkpoint, list_checkpoints, load
 from tgtrain.train.trainer import RunError, _Trainer, train
 
@@ -128,7 +128,7 @@ def test_a_damaged_checkpoint_of_a_mark_falls_back_to_the_one_before_its_evaluat
 ) -> None:
     """As a kill leaves it between the two: the measured one is there, and the other not yet removed."""
     with monkeypatch.context() as patch:
-        patch.setattr("tgtrain.run.checkpoint.settle", lambda *args: None)
+        patch.setattr("tgtrain.run.checkpoint.finish_save", lambda *args: None)
         run(data_set, tmp_path / "run", EVERY_EPOCH, max_steps=6)
     names = [path.name for path in every_checkpoint(tmp_path / "run")]
     assert names == [f"step-{step:08d}{due}.pt" for step in (3, 6) for due in (".due", "")]
@@ -206,12 +206,12 @@ def test_one_of_several_that_waits_in_vain_saves_where_it_can_and_says_so(
     data_set: Path, tmp_path: Path, rank: int
 ) -> None:
     trainer = _Trainer(setup_of(data_set), tmp_path, ALONE, lambda text: None)
-    trainer.step, trainer.ranks = 2, Ranks(rank, 2, torch.device("cpu"))
-    last = r"Step-00000002\.pt is the last whole checkpoint" if rank == 0 else "No checkpoint was written yet"
+    trainer.learner.step, trainer.ranks = 2, Ranks(rank, 2, torch.device("cpu"))
+    last = r"Step-00000002\.pt is the last valid checkpoint" if rank == 0 else "No checkpoint was written yet"
     with pytest.raises(
         RunError, match=rf"while process {rank} waited for clips \(at step 2: s3://bucket/shard.*{last}"
     ):
-        trainer._stopped_waiting(STALLED["the store does not answer"], lambda: True, 0)
+        trainer._handle_loader_error(STALLED["the store does not answer"], lambda: True)
 
 
 def test_a_store_that_does_not_answer_while_it_is_measured_keeps_no_signal_waiting(
@@ -255,7 +255,7 @@ def test_who_was_asked_to_stop_waits_for_no_store(workers: int, tmp_path: Path) 
     def stop() -> None:
         while not waiting.exists():
             time.sleep(0.02)
-        wait_no_longer()
+        stop_waiting()
 
     asker = threading.Thread(target=stop)
     asker.start()
@@ -282,8 +282,10 @@ def test_a_signal_before_the_first_step_leaves_nothing_to_go_back_on(
 
 
 def test_what_another_process_was_asked_counts(data_set: Path, tmp_path: Path) -> None:
-    ranks = Ranks(0, 1, torch.device("cpu"), asked_to_stop=lambda: True)
-    outcome = train(setup_of(data_set), tmp_path / "run", ranks, log=lambda text: None, should_stop=ranks.asked_to_stop)
+    ranks = Ranks(0, 1, torch.device("cpu"), stop_requested=lambda: True)
+    outcome = train(
+        setup_of(data_set), tmp_path / "run", ranks, log=lambda text: None, should_stop=ranks.stop_requested
+    )
     assert outcome.interrupted
 
 
@@ -352,7 +354,7 @@ def test_a_signal_to_all_processes_of_a_run(
     if sent is signal.SIGKILL:
         assert saved == 9
     else:
-        assert f"Saved at step {saved} of 45; the same command goes on" in said
+        assert f"Saved at step {saved} of 45; the same command resumes" in said
         assert 12 <= saved < 45
         assert "Traceback" not in said
     run(data_set, tmp_path / "run", *LONG)
@@ -374,7 +376,7 @@ def test_a_signal_while_the_program_is_imported_counts(data_set: Path, tmp_path:
     words = [sys.executable, "-c", code, *command(data_set, tmp_path / "run")[3:]]
     done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "Stopped before the first step; the same command begins." in done.stderr
+    assert "Stopped before the first step; the same command starts again." in done.stderr
     assert every_checkpoint(tmp_path / "run") == []
 
 

@@ -18,14 +18,14 @@ from tgtrain.run.checkpoint import (
     Checkpoint,
     DamagedError,
     Measured,
+    archive_newer,
     best,
     find,
+    finish_save,
     list_checkpoints,
     load,
     load_newest,
     save,
-    set_aside,
-    settle,
 )
 
 IDENTITY = Identity("d" * 64, "s" * 64, "model")
@@ -52,7 +52,7 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
     assert [path.name for path in list_checkpoints(tmp_path)] == [f"step-{step:08d}.pt" for step in (3, 6, 7)]
     found = best(tmp_path)
     assert found is not None
-    assert (found[0].name, found[1]) == ("step-00000003.pt", 0.5)
+    assert (found.path.name, found.value) == ("step-00000003.pt", 0.5)
     assert find(tmp_path, "best").name == "step-00000003.pt"
     assert find(tmp_path, "last").name == "step-00000007.pt"
     assert find(tmp_path, "step-00000006.pt").name == "step-00000006.pt"
@@ -136,14 +136,18 @@ def test_a_kill_between_saving_and_marking_the_best_is_made_good(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("tgtrain.run.checkpoint._mark_best", killed)
+        patch.setattr("tgtrain.run.checkpoint._write_best", killed)
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path, state(2, 0.9), keep=2)
-    assert best(tmp_path) == (tmp_path / "checkpoints" / "step-00000001.pt", 0.2)
+    found_best = best(tmp_path)
+    assert found_best is not None
+    assert (found_best.path.name, found_best.value) == ("step-00000001.pt", 0.2)
     found = load_newest(tmp_path, print)
     assert found is not None
-    settle(tmp_path, found, keep=2)
-    assert best(tmp_path) == (tmp_path / "checkpoints" / "step-00000002.pt", 0.9)
+    finish_save(tmp_path, found, keep=2)
+    found_best = best(tmp_path)
+    assert found_best is not None
+    assert (found_best.path.name, found_best.value) == ("step-00000002.pt", 0.9)
 
 
 def test_no_whole_checkpoint_is_refused_with_all_names(tmp_path: Path) -> None:
@@ -209,15 +213,17 @@ def test_later_checkpoints_are_set_aside_with_their_metrics_and_the_best_is_told
     for step, value in ((1, 0.3), (2, 0.2), (3, 0.9), (4, 0.1)):
         save(tmp_path, state(step, value), keep=9)
     (tmp_path / "metrics.jsonl").write_text("all\n")
-    aside = set_aside(tmp_path, 2)
+    aside = archive_newer(tmp_path, 2)
     assert aside is not None
     assert names(tmp_path) == ["step-00000001.pt", "step-00000002.pt"]
-    assert best(tmp_path) == (tmp_path / "checkpoints" / "step-00000001.pt", 0.3)
+    found_best = best(tmp_path)
+    assert found_best is not None
+    assert (found_best.path.name, found_best.value) == ("step-00000001.pt", 0.3)
     assert load(aside / "step-00000003.pt").step == 3
     assert (aside / "metrics.jsonl").read_text() == "all\n"
-    assert set_aside(tmp_path, 2) is None
+    assert archive_newer(tmp_path, 2) is None
     save(tmp_path, state(3, 0.4), keep=9)
-    assert set_aside(tmp_path, 0) not in (None, aside)
+    assert archive_newer(tmp_path, 0) not in (None, aside)
     assert best(tmp_path) is None
     assert not (tmp_path / "checkpoints" / "best.json").exists()
 

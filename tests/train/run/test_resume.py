@@ -50,7 +50,7 @@ def test_going_back_sets_the_later_ones_aside_and_comes_to_the_same_end(
     assert steps(copy) == [3, 6, 9, 12]
     said: list[str] = []
     say_into(said, data_set, copy, resume="step-00000003.pt", max_steps=6)
-    assert any("set aside in" in text for text in said)
+    assert any("archived in" in text for text in said)
     assert steps(copy) == [3, 6]
     assert [record["step"] for record in records(copy, "evaluate")] == [3, 6]
     aside = copy / "checkpoints" / "set-aside-1"
@@ -60,7 +60,7 @@ def test_going_back_sets_the_later_ones_aside_and_comes_to_the_same_end(
     )
     found, known = best(copy), {record["step"]: record["top1@1x1"] for record in records(whole, "evaluate")}
     assert found is not None
-    assert (found[0].name, found[1]) == (
+    assert (found.path.name, found.value) == (
         ("step-00000003.pt", known[3]) if known[3] >= known[6] else ("step-00000006.pt", known[6])
     )
     # The same command again goes on instead of back: a requeued job has no other.
@@ -78,7 +78,7 @@ def test_another_run_may_begin_from_a_checkpoint_and_keeps_it(data_set: Path, wh
     say_into([], data_set, tmp_path / "new", resume=named)
     assert equal(weights(tmp_path / "new"), weights(whole))
     assert {path.name: file_sha256(path) for path in whole.rglob("*.pt")} == before
-    with pytest.raises(InputError, match=r"has checkpoints of its own \(step-00000006.pt to step-00000012.pt\)"):
+    with pytest.raises(InputError, match=r"has its own checkpoints \(step-00000006.pt to step-00000012.pt\)"):
         say_into([], data_set, tmp_path / "new", resume=str(whole / "checkpoints" / "step-00000003.pt"))
 
 
@@ -153,7 +153,7 @@ def test_a_folder_that_another_process_filled_meanwhile_is_judged_again(
 def test_a_run_that_began_where_the_order_was_another_is_told_how_to_go_on(data_set: Path, copy: Path) -> None:
     """As of a run on a URL that goes on from a local copy: by the folder, and by a checkpoint of it elsewhere."""
     before = "data.block_shards: 0 there, 32 asked"
-    how = "To go on wherever the data set lies: --set data.block_shards=0."
+    how = "To resume from either: --set data.block_shards=0."
     with pytest.raises(InputError, match=f"holds a run with other settings: {before}.*{how}"):
         say_into([], data_set, copy, "data.block_shards=32")
     (copy / "config.json").unlink()

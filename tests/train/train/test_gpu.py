@@ -29,7 +29,8 @@ from tgtrain.ranks.distributed import Ranks
 from tgtrain.run.checkpoint import list_checkpoints, load
 from tgtrain.run.journal import Interval, memory_mb
 from tgtrain.train.device import batches_on
-from tgtrain.train.trainer import _Trainer, train
+from tgtrain.train.learner import Learner
+from tgtrain.train.trainer import num_steps_of, train
 
 pytestmark = pytest.mark.gpu
 GPU = torch.device("cuda", 0)
@@ -79,18 +80,18 @@ def test_a_whole_step_waits_for_nothing(data_set: Path, tmp_path: Path, way: str
     if recipe == "demo-fixmatch" and TWO_CLIPS[0] in WAYS[way]:
         pytest.skip("one view has no contrast across views")
     setup = setup_of(data_set, *QUICK, *WAYS[way], recipe=recipe)
-    trainer, interval = _Trainer(setup, tmp_path, ON_GPU, log=print), Interval(finite_only=True)
+    learner, interval = Learner(setup.config, ON_GPU, num_steps_of(setup)[1]), Interval(finite_only=True)
     dataset = step_dataset(setup, ON_GPU)
     read = [dataset[step].pin_memory() for step in range(5)]
     coming = batches_on(GPU, read)
     for _ in range(2):
-        interval.add(trainer._train_step(next(coming)), 8, 0.0)
-        trainer.step += 1
+        interval.add(learner.update(next(coming)), 8, 0.0)
+        learner.step += 1
     torch.cuda.synchronize()
     with no_waiting():
         for _ in range(3):
-            interval.add(trainer._train_step(next(coming)), 8, 0.0)
-            trainer.step += 1
+            interval.add(learner.update(next(coming)), 8, 0.0)
+            learner.step += 1
     means = interval.means()
     assert math.isfinite(means["loss/total"])
     with no_waiting(), pytest.raises(RuntimeError, match="synchroni"):
@@ -121,15 +122,15 @@ def test_a_checkpoint_restores_the_state_on_the_gpu_to_the_bit(data_set: Path, t
     setup = setup_of(data_set, *QUICK, "runtime.precision=float16")
     train(setup, tmp_path / "run", ON_GPU, max_steps=4, log=lambda text: None)
     found = load(list_checkpoints(tmp_path / "run")[-1])
-    trainer = _Trainer(setup, tmp_path, ON_GPU, log=lambda text: None)
-    trainer.take(found)
-    assert trainer.step == 4
-    for name, value in trainer.model.state_dict().items():
+    learner = Learner(setup.config, ON_GPU, num_steps_of(setup)[1])
+    learner.load(found)
+    assert learner.step == 4
+    for name, value in learner.model.state_dict().items():
         assert value.device.type == "cuda"
         assert torch.equal(value.cpu(), found.model[name]), name
-    for number, state in trainer.optimiser.state_dict()["state"].items():
+    for number, state in learner.optimiser.state_dict()["state"].items():
         assert torch.equal(state["momentum_buffer"].cpu(), found.optimiser["state"][number]["momentum_buffer"])
-    assert trainer.scaler.state_dict() == found.extra["scaler"]
+    assert learner.scaler.state_dict() == found.extra["scaler"]
 
 
 def test_the_first_step_is_that_of_the_cpu(data_set: Path, tmp_path: Path) -> None:
@@ -171,17 +172,17 @@ def test_parts_are_the_batch_with_frozen_statistics(case: str) -> None:
 
 def test_the_optimiser_is_fused_and_convolutions_get_channels_last(data_set: Path, tmp_path: Path) -> None:
     setup = setup_of(data_set, *QUICK, "runtime.precision=bfloat16")
-    trainer = _Trainer(setup, tmp_path, ON_GPU, log=print)
-    assert trainer.optimiser.defaults["fused"]
-    assert not trainer.may_ask
+    learner = Learner(setup.config, ON_GPU, num_steps_of(setup)[1])
+    assert learner.optimiser.defaults["fused"]
+    assert not learner.may_wait
     seen: list[bool] = []
-    for layer in trainer.model.modules():
+    for layer in learner.model.modules():
         if isinstance(layer, torch.nn.Conv3d):
             layer.register_forward_pre_hook(
                 lambda _, inputs: seen.append(inputs[0].is_contiguous(memory_format=torch.channels_last_3d))
             )
     batch = next(batches_on(GPU, [step_dataset(setup, ON_GPU)[0].pin_memory()]))
-    trainer._train_step(batch)
+    learner.update(batch)
     assert len(seen) > 10
     assert all(seen)
 
@@ -207,15 +208,15 @@ def test_parts_and_weak_views_apart_take_less_memory(data_set: Path, tmp_path: P
             data_set, *QUICK, "batch.labelled=16", "batch.unlabelled=16", "data.size=112", "model.width=16", *changes,
             recipe="demo-fixmatch",
         )  # fmt: skip
-        trainer = _Trainer(setup, tmp_path, ON_GPU, log=print)
+        learner = Learner(setup.config, ON_GPU, num_steps_of(setup)[1])
         batch = next(batches_on(GPU, [step_dataset(setup, ON_GPU)[0].pin_memory()]))
-        trainer._train_step(batch)
+        learner.update(batch)
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-        trainer._train_step(batch)
+        learner.update(batch)
         torch.cuda.synchronize()
         peaks[name] = torch.cuda.max_memory_allocated()
-        del trainer, batch
+        del learner, batch
         gc.collect()
         torch.cuda.empty_cache()
     assert peaks["in parts"] < 0.6 * peaks["whole"]

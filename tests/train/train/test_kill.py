@@ -45,12 +45,12 @@ PLACES = {
     "while the settings are written": ("manifests.files:atomic_write", 1),
     "before a checkpoint is written": ("tgtrain.run.checkpoint:save", 8),
     "between digest and content of a checkpoint": ("manifests.files:publish", 19),
-    "between saving and marking the best": ("tgtrain.run.checkpoint:settle", 8),
-    "while the best is marked": ("tgtrain.run.checkpoint:_mark_best", 1),
+    "between saving and marking the best": ("tgtrain.run.checkpoint:finish_save", 8),
+    "while the best is marked": ("tgtrain.run.checkpoint:_write_best", 1),
     "before older ones are removed": ("tgtrain.run.checkpoint:_prune", 8),
     "during an evaluation": ("tgtrain.evaluate.evaluate:__getitem__", 24),
     "during precise BatchNorm": ("tgtrain.method.networks.precise_bn:recompute_statistics", 4),
-    "in a step": ("tgtrain.train.trainer:_train_step", 12),
+    "in a step": ("tgtrain.train.learner:update", 12),
     "while the log is written": ("tgtrain.run.journal:write", 20),
 }  # fmt: skip
 
@@ -128,7 +128,7 @@ def test_kills_one_after_the_other_at_chosen_places(
     arguments = words(data_set, tmp_path / "run")
     for where in (
         "manifests.files:publish:7",
-        "tgtrain.run.checkpoint:settle:2",
+        "tgtrain.run.checkpoint:finish_save:2",
         "tgtrain.evaluate.evaluate:__getitem__:9",
     ):
         assert not kill_when_done(start(arguments, at=where))

@@ -13,8 +13,8 @@ from torch import nn
 from tests.train.support import ALONE, run, setup_of, weights
 from tgtrain.config import OptimiserSettings
 from tgtrain.run.checkpoint import list_checkpoints, load
+from tgtrain.train.learner import Learner
 from tgtrain.train.optimiser import make_optimiser, restore
-from tgtrain.train.trainer import _Trainer
 
 SETTINGS = OptimiserSettings(learning_rate=0.1, momentum=0.9, weight_decay=0.01)
 FLOAT16 = ("runtime.precision=float16", "model.width=2", "evaluate.every_epochs=0")
@@ -97,7 +97,7 @@ def test_a_float16_run_of_the_fused_kernel_is_that_of_the_plain_one(
     data_set: Path, tmp_path: Path, no_values: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(data_set, tmp_path / "plain", *FLOAT16)
-    monkeypatch.setattr("tgtrain.train.trainer.make_optimiser", always_fused)
+    monkeypatch.setattr("tgtrain.train.learner.make_optimiser", always_fused)
     run(data_set, tmp_path / "fused", *FLOAT16)
     plain, fused = weights(tmp_path / "plain"), weights(tmp_path / "fused")
     assert 0 < load(list_checkpoints(tmp_path / "fused")[-1]).extra["num_skipped"] < 12
@@ -115,16 +115,16 @@ def test_a_checkpoint_of_another_device_keeps_the_way_of_this_one(
     setup = setup_of(data_set, *FLOAT16)
     with monkeypatch.context() as patched:
         if saved_fused:
-            patched.setattr("tgtrain.train.trainer.make_optimiser", always_fused)
+            patched.setattr("tgtrain.train.learner.make_optimiser", always_fused)
         run(data_set, tmp_path / "run", *FLOAT16, max_steps=2)
     found = load(list_checkpoints(tmp_path / "run")[-1])
     assert found.optimiser["param_groups"][0]["fused"] == (saved_fused or None)
     if not saved_fused:
-        monkeypatch.setattr("tgtrain.train.trainer.make_optimiser", always_fused)
-    trainer = _Trainer(setup, tmp_path, ALONE, log=lambda text: None)
-    trainer.take(found)
-    assert trainer.optimiser.param_groups[0]["fused"] == (None if saved_fused else True)
-    momentum = trainer.optimiser.state_dict()["state"]
+        monkeypatch.setattr("tgtrain.train.learner.make_optimiser", always_fused)
+    learner = Learner(setup.config, ALONE, steps_per_epoch=3)
+    learner.load(found)
+    assert learner.optimiser.param_groups[0]["fused"] == (None if saved_fused else True)
+    momentum = learner.optimiser.state_dict()["state"]
     for number, state in found.optimiser["state"].items():
         assert torch.equal(momentum[number]["momentum_buffer"], state["momentum_buffer"])
     run(data_set, tmp_path / "run", *FLOAT16, max_steps=4)

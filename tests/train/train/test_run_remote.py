@@ -26,13 +26,13 @@ NUM_STEPS = 12  # of TINY: four passes over the unlabelled videos
 _RECORDER = """
 import json, sys
 from pathlib import Path
-import tgtrain.train.trainer
-place, made = Path(sys.argv[1]), tgtrain.train.trainer._Trainer._train_step
+import tgtrain.train.learner
+place, made = Path(sys.argv[1]), tgtrain.train.learner.Learner.update
 def noted(self, batch, *others):
     with place.open("a") as file:
         file.write(json.dumps([batch.step, batch.labelled.keys, batch.unlabelled.keys]) + chr(10))
     return made(self, batch, *others)
-tgtrain.train.trainer._Trainer._train_step = noted
+tgtrain.train.learner.Learner.update = noted
 sys.argv = ["tgtrain", *sys.argv[2:]]
 import cli.train
 cli.train.main()

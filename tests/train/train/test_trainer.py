@@ -29,7 +29,8 @@ from tgtrain.ranks.distributed import Ranks
 from tgtrain.run.checkpoint import list_checkpoints, load
 from tgtrain.run.folder import owned
 from tgtrain.run.journal import Interval
-from tgtrain.train.trainer import RunError, _Trainer, num_steps_of, train
+from tgtrain.train.learner import Learner
+from tgtrain.train.trainer import RunError, num_steps_of, train
 
 
 @pytest.mark.parametrize("recipe", ["demo", "demo-fixmatch", "demo-supervised"])
@@ -64,12 +65,12 @@ def test_a_whole_step_waits_for_nothing(
     # Histograms are made in two ways; that of GPUs (see strong_ops) is the one that must not look.
     monkeypatch.setattr(torch, "bincount", lambda places, minlength: torch.zeros(minlength, dtype=torch.int64))
     setup = setup_of(data_set, "method.warmup_epochs=0", *changes)
-    trainer = _Trainer(setup, tmp_path, ALONE, log=print)
-    trainer.may_ask = False  # as on a GPU
+    learner = Learner(setup.config, ALONE, steps_per_epoch=3)
+    learner.may_wait = False  # as on a GPU
     batch, interval = step_dataset(setup, ALONE)[0], Interval()
     augment._normalising_rows.cache_clear()  # rows that are kept from step to step must not come from another world
     mode = FakeTensorMode()
-    for module in trainer.model.modules():
+    for module in learner.model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             module.register_parameter(name, torch.nn.Parameter(mode.from_tensor(parameter.detach())))
         for name, buffer in list(module.named_buffers(recurse=False)):
@@ -77,15 +78,15 @@ def test_a_whole_step_waits_for_nothing(
     there = with_tensors(batch, mode.from_tensor)
     try:
         with mode:
-            trainer.optimiser = torch.optim.SGD(trainer.model.parameters(), lr=0.1, momentum=0.9)
+            learner.optimiser = torch.optim.SGD(learner.model.parameters(), lr=0.1, momentum=0.9)
             for _ in range(2):
-                interval.add(trainer._train_step(there), 8, 0.0)
-            assert all(parameter.grad is not None for parameter in trainer.model.parameters())
+                interval.add(learner.update(there), 8, 0.0)
+            assert all(parameter.grad is not None for parameter in learner.model.parameters())
             with pytest.raises(DataDependentOutputException):
                 interval.means()
-            trainer.may_ask = True
+            learner.may_wait = True
             with pytest.raises(DataDependentOutputException):
-                trainer._train_step(there)
+                learner.update(there)
     finally:
         augment._normalising_rows.cache_clear()
 
