@@ -1,19 +1,24 @@
-"""`tgprep info`: what is in a data set, in one screen."""
+"""`tgprep info`: show what is in a data set, on one screen."""
 
 from __future__ import annotations
 
+import functools
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from cli.common import PlaceType, handled, human_bytes, print_json
 from manifests.sample import flow_method
 
+if TYPE_CHECKING:
+    from tgprep.view.contents import Contents, SplitContents, Summary
+
 _NAME = 12  # columns of the names at the left
 _MAX_ROWS = 6
+Row = Callable[[str, str], list[str]]
 
 
 @click.command()
@@ -27,85 +32,90 @@ def info(out: str, as_json: bool) -> None:
     """
     from tgprep.view.contents import describe
 
-    facts = describe(out)
+    contents = describe(out)
     if as_json:
-        print_json(facts)
+        print_json(contents.to_json())
     else:
         width = max(60, min(shutil.get_terminal_size((80, 24)).columns, 100))
-        click.echo("\n".join(page(facts, width)))
+        click.echo("\n".join(page(contents, width)))
 
 
-def page(facts: dict[str, Any], width: int) -> Iterator[str]:
-    """The facts of `tgprep.view.contents.describe` as lines of at most `width` columns."""
-
-    def row(name: str, value: str) -> list[str]:
-        first, rest = f"{name:<{_NAME}}", " " * _NAME
-        return textwrap.wrap(value, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
-
-    def span(summary: dict[str, float]) -> str:
-        return f"{summary['min']:,} to {summary['max']:,}, median {summary['median']:,}"
-
-    yield from row("data set", f"{facts['path']} ({facts['dataset']}, format {facts['format_version']})")
-    counts = f"{facts['num_written']:,} written + {facts['num_failed']:,} failed + {facts['num_skipped']:,} skipped"
-    yield from row("videos", f"{facts['num_videos']:,} = {counts}")
-    empty = f", {facts['num_empty_classes']:,} without videos" if facts["num_empty_classes"] else ""
-    yield from row("classes", f"{facts['num_classes']:,}{empty}; videos a class {span(facts['videos_per_class'])}")
-    yield from row("groups", f"{facts['num_groups']:,}" if facts["num_groups"] else "none")
-    yield from row("frames", f"{facts['num_frames']:,}; a video {span(facts['frames_per_video'])}")
-    stored_as = _stored_as(facts["settings"])
-    yield from row("shards", f"{facts['num_shards']:,}, {human_bytes(facts['num_bytes'])}, {stored_as}")
-    gradient = facts["gradient"]
-    stored = "stored" if gradient["stored"] else "derived while reading"
-    yield from row("TG", f"{stored}, from {gradient['source']} frames in {gradient['space']}")
-    if method := flow_method(facts["settings"]):
-        yield from row("flow", f"stored, {method}")
-    for number, parts in enumerate(facts["subsets_per_fold"], 1):
-        yield from row(f"fold {number}", ", ".join(f"{count:,} {name}" for name, count in parts.items()))
-    if facts["num_with_note"]:
-        yield from row("notes", f"{facts['num_with_note']:,} written videos carry one (column `note`)")
-
-    lengths = [(f"{entry['from']:,}-{entry['below'] - 1:,}", entry["videos"]) for entry in facts["lengths"]]
-    sizes = [(f"{size['width']}x{size['height']}", size["videos"]) for size in facts["picture_sizes"]]
-    rates = [(f"{rate['fps']:.5g}" if rate["fps"] else "unknown", rate["videos"]) for rate in facts["fps"]]
-    short = f"; {facts['num_shorter_than_64']:,} videos under 64" if facts["num_shorter_than_64"] else ""
-    charts = [
-        ("pictures", _most(sizes)),
-        ("frames a second", _most(rates)),
-        ("codec", _most(list(facts["codecs"].items()))),
-    ]
-    for title, bins in charts:
-        if len(bins) == 1:  # no chart of one bar
-            yield from row({"frames a second": "fps"}.get(title, title), bins[0][0])
-    for title, bins in [(f"length in frames{short}", lengths), *charts]:
-        if len(bins) > (bins is not lengths):
-            yield from ("", title, *bars(bins, width))
-
-    if facts["not_written"]:
+def page(contents: Contents, width: int) -> Iterator[str]:
+    """Show the contents as lines of at most `width` columns."""
+    row = functools.partial(_row, width)
+    yield from _counts(contents, row)
+    yield from _charts(contents, row, width)
+    if contents.not_written:
         yield ""
-    for item in facts["not_written"]:
-        yield from row(item["status"], f"{item['videos']:,} x {item['reason']}")
-    if facts["num_other_reasons"]:
-        yield from row("", f"and {facts['num_other_reasons']:,} more reasons (columns `status`, `error`)")
-
+    for (status, reason), count in contents.not_written.items():
+        yield from row(status, f"{count:,} x {reason}")
+    if contents.num_other_reasons:
+        yield from row("", f"and {contents.num_other_reasons:,} more reasons (columns `status`, `error`)")
     yield ""
-    if facts["splits"]:
-        yield from _splits(facts["splits"])
+    if contents.splits:
+        yield from _splits(contents.splits)
     else:
         yield "no split yet: `tgprep split --percent 20` makes one"
     yield ""
-    yield from row("digest", facts["digest"])
-    yield from row("made with", ", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
+    yield from row("digest", contents.digest)
+    yield from row("made with", ", ".join(f"{name} {version}" for name, version in contents.versions.items()))
 
 
-def _stored_as(settings: dict[str, Any]) -> str:
-    if settings.get("store") == "video":
-        return f"H.264 video of CRF {settings['crf']}, a self-contained picture every {settings['gop']} frames"
-    return f"JPEG quality {settings.get('quality', 'unknown')}"
+def _row(width: int, name: str, value: str) -> list[str]:
+    first, rest = f"{name:<{_NAME}}", " " * _NAME
+    return textwrap.wrap(value, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
 
 
-def bars(bins: Iterable[tuple[str, int]], width: int) -> Iterator[str]:
-    """A bar chart of names and counts in lines of at most `width` columns; what is counted at all has a bar."""
-    bins = list(bins)
+def _counts(contents: Contents, row: Row) -> Iterator[str]:
+    c, gradient = contents, contents.gradient
+
+    def span(summary: Summary) -> str:
+        return f"{summary.min:,} to {summary.max:,}, median {summary.median:,}"
+
+    yield from row("data set", f"{c.path} ({c.dataset}, format {c.format_version})")
+    counts = f"{c.num_written:,} written + {c.num_failed:,} failed + {c.num_skipped:,} skipped"
+    yield from row("videos", f"{c.num_videos:,} = {counts}")
+    empty = f", {c.num_empty_classes:,} without videos" if c.num_empty_classes else ""
+    yield from row("classes", f"{c.num_classes:,}{empty}; videos a class {span(c.videos_per_class)}")
+    yield from row("groups", f"{c.num_groups:,}" if c.num_groups else "none")
+    yield from row("frames", f"{c.num_frames:,}; a video {span(c.frames_per_video)}")
+    if c.settings.get("store") == "video":
+        coding = f"H.264 video of CRF {c.settings['crf']}, a self-contained picture every {c.settings['gop']} frames"
+    else:
+        coding = f"JPEG quality {c.settings.get('quality', 'unknown')}"
+    yield from row("shards", f"{c.num_shards:,}, {human_bytes(c.num_bytes)}, {coding}")
+    stored = "stored" if gradient.stored else "derived while reading"
+    yield from row("TG", f"{stored}, from {gradient.source} frames in {gradient.space}")
+    if method := flow_method(c.settings):
+        yield from row("flow", f"stored, {method}")
+    for number, parts in enumerate(c.subsets_per_fold, 1):
+        yield from row(f"fold {number}", ", ".join(f"{count:,} {name}" for name, count in parts.items()))
+    if c.num_with_note:
+        yield from row("notes", f"{c.num_with_note:,} written videos carry one (column `note`)")
+
+
+def _charts(contents: Contents, row: Row, width: int) -> Iterator[str]:
+    lengths = [(f"{low:,}-{high - 1:,}", count) for low, high, count in contents.lengths]
+    short = f"; {contents.num_shorter_than_64:,} videos under 64" if contents.num_shorter_than_64 else ""
+    charts = {
+        "pictures": [(f"{width}x{height}", count) for (width, height), count in contents.picture_sizes.items()],
+        "frames a second": [(f"{fps:.5g}" if fps else "unknown", count) for fps, count in contents.fps.items()],
+        "codec": list(contents.codecs.items()),
+    }
+    charts = {title: _most(bins) for title, bins in charts.items()}
+    # A chart of one bar is a row instead, unless it is that of the lengths.
+    for title, bins in charts.items():
+        if len(bins) == 1:
+            yield from row("fps" if title == "frames a second" else title, bins[0][0])
+    if lengths:
+        yield from ("", f"length in frames{short}", *bars(lengths, width))
+    for title, bins in charts.items():
+        if len(bins) > 1:
+            yield from ("", title, *bars(bins, width))
+
+
+def bars(bins: Sequence[tuple[str, int]], width: int) -> Iterator[str]:
+    """A bar chart of names and counts in lines of at most `width` columns; every count above 0 has a bar."""
     names = max(len(name) for name, _ in bins)
     most = max(count for _, count in bins)
     room = width - names - len(f"{most:,}") - 6
@@ -114,7 +124,7 @@ def bars(bins: Iterable[tuple[str, int]], width: int) -> Iterator[str]:
 
 
 def _most(counts: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-    """The most frequent ones, names that read the same joined, the rest as one."""
+    """Join equal names, keep the most frequent ones, and sum up the rest as one."""
     joined: dict[str, int] = {}
     for name, count in counts:
         joined[name] = joined.get(name, 0) + count
@@ -125,14 +135,14 @@ def _most(counts: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
     return [*ordered[:_MAX_ROWS], (f"{len(rest):,} others", sum(count for _, count in rest))]
 
 
-def _splits(splits: Sequence[dict[str, Any]]) -> Iterator[str]:
+def _splits(splits: Sequence[SplitContents]) -> Iterator[str]:
     parts = ("labelled", "unlabelled", "validation", "test")
     yield f"{'split, newest first':<20}" + "".join(f"{part:>11}" for part in parts) + "  digest"
     for split in splits:
-        name = split["name"]
+        name = split.name
         if len(name) > 20:
             yield name
             name = ""
-        yield f"{name:<20}" + "".join(f"{split[part]:>11,}" for part in parts) + f"  {split['digest'][:12]}"
-        if not split["current"]:
+        yield f"{name:<20}" + "".join(f"{getattr(split, part):>11,}" for part in parts) + f"  {split.digest[:12]}"
+        if not split.current:
             yield "  made for another state of the data set: make it again"

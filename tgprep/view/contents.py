@@ -1,10 +1,12 @@
-"""What is in a data set, as one JSON-able object: counts, sizes, lengths, what failed and why, splits, digests, versions.
+"""Describe a data set: counts, sizes, lengths, what failed and why, splits, digests, versions.
 
 Everything is counted by column, so that 650,000 videos take seconds.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pyarrow.compute as pc
 
 from manifests.files import is_url
 from manifests.manifest_io import read_manifest
-from manifests.records import WRITTEN
+from manifests.records import WRITTEN, GradientCoding
 from manifests.splits.label_split import list_splits, read_split, split_digest
 from manifests.splits.settings import PARTS
 
@@ -24,109 +26,175 @@ _MAX_REASONS = 20
 SHORT_FRAMES = 64
 
 
-def describe(root: str) -> dict[str, Any]:
-    """The facts of the data set at `root`. InputError where there is none."""
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The range of a number over videos or classes."""
+
+    min: int = 0
+    median: int = 0
+    mean: float = 0.0
+    max: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SplitContents:
+    """A split and the number of videos of its parts."""
+
+    name: str
+    digest: str
+    labelled: int
+    unlabelled: int
+    validation: int
+    test: int
+    current: bool  # whether it was made for the data set in its present state
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What is in a data set. Counts of values come most frequent first; frames and below are of written videos."""
+
+    path: str
+    dataset: str
+    digest: str
+    videos_sha256: str
+    shards_sha256: str
+    format_version: int
+    num_videos: int
+    num_written: int
+    num_failed: int
+    num_skipped: int
+    num_frames: int
+    num_shards: int
+    num_bytes: int
+    num_source_bytes: int
+    num_classes: int
+    num_empty_classes: int
+    videos_per_class: Summary
+    frames_per_video: Summary
+    num_shorter_than_64: int
+    lengths: list[tuple[int, int, int]]  # see `length_bins`
+    num_groups: int
+    picture_sizes: dict[tuple[int, int], int]  # (width, height) -> videos
+    fps: dict[float, int]
+    codecs: dict[str, int]
+    num_with_note: int
+    subsets_per_fold: list[dict[str, int]]
+    not_written: dict[tuple[str, str], int]  # (status, reason) -> videos
+    num_other_reasons: int
+    gradient: GradientCoding
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    splits: list[SplitContents]
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `tgprep info --json` prints."""
+        return dataclasses.asdict(self) | {
+            "lengths": [{"from": low, "below": high, "videos": n} for low, high, n in self.lengths],
+            "picture_sizes": [{"width": w, "height": h, "videos": n} for (w, h), n in self.picture_sizes.items()],
+            "fps": [{"fps": fps, "videos": n} for fps, n in self.fps.items()],
+            "not_written": [{"status": s, "reason": r, "videos": n} for (s, r), n in self.not_written.items()],
+            "gradient": {name: getattr(self.gradient, name) for name in ("stored", "source", "space")},
+        }
+
+
+def describe(root: str) -> Contents:
+    """Describe the data set at `root`. Raises InputError if there is none."""
     manifest = read_manifest(root)
     header, table = manifest.header, manifest.videos.arrow
     written = table.filter(pc.equal(table["status"], WRITTEN))
     frames = written["num_frames"].to_numpy()
-    per_class = _counted(written["class_name"])
-    reasons = _pairs(table.filter(pc.not_equal(table["status"], WRITTEN)), "status", "error")
-    gradient = header.gradient
-    return {
-        "path": str(Path(root)) if not is_url(root) else root,
-        "dataset": header.dataset,
-        "digest": manifest.digest,
-        "videos_sha256": header.videos_sha256,
-        "shards_sha256": header.shards_sha256,
-        "format_version": header.format_version,
-        "num_videos": len(manifest.videos),
-        "num_written": header.num_written,
-        "num_failed": header.num_failed,
-        "num_skipped": header.num_skipped,
-        "num_frames": int(frames.sum()),
-        "num_shards": len(manifest.shards),
-        "num_bytes": sum(shard.num_bytes for shard in manifest.shards),
-        "num_source_bytes": int(written["num_source_bytes"].to_numpy().sum()),
-        "num_classes": len(header.classes),
-        "num_empty_classes": sum(name not in per_class for name in header.classes),
-        "videos_per_class": _summary(np.array(list(per_class.values()), np.int64)),
-        "frames_per_video": _summary(frames),
-        "num_shorter_than_64": int((frames < SHORT_FRAMES).sum()),
-        "lengths": [{"from": low, "below": high, "videos": n} for low, high, n in length_bins(frames)],
-        "num_groups": len(_pairs(written.filter(pc.not_equal(written["group"], "")), "class_name", "group")),
-        "picture_sizes": [
-            {"width": width, "height": height, "videos": n} for (width, height), n in _pairs(written, "width", "height")
-        ],
-        "fps": [{"fps": fps, "videos": n} for fps, n in _counted(written["fps"]).items()],
-        "codecs": _counted(written["codec"]),
-        "num_with_note": int(pc.sum(pc.not_equal(written["note"], "")).as_py() or 0),
-        "subsets_per_fold": [_subsets(written["subsets"], fold) for fold in range(header.num_folds)],
-        "not_written": [{"status": s, "reason": r, "videos": n} for (s, r), n in reasons[:_MAX_REASONS]],
-        "num_other_reasons": len(reasons[_MAX_REASONS:]),
-        "gradient": {"stored": gradient.stored, "source": gradient.source, "space": gradient.space},
-        "settings": header.settings,
-        "versions": header.versions,
-        "splits": _splits(root, manifest.digest),
-    }
+    per_class = _counts(written["class_name"])
+    reasons = _pair_counts(table.filter(pc.not_equal(table["status"], WRITTEN)), "status", "error")
+    return Contents(
+        path=str(Path(root)) if not is_url(root) else root,
+        dataset=header.dataset,
+        digest=manifest.digest,
+        videos_sha256=header.videos_sha256,
+        shards_sha256=header.shards_sha256,
+        format_version=header.format_version,
+        num_videos=len(manifest.videos),
+        num_written=header.num_written,
+        num_failed=header.num_failed,
+        num_skipped=header.num_skipped,
+        num_frames=int(frames.sum()),
+        num_shards=len(manifest.shards),
+        num_bytes=sum(shard.num_bytes for shard in manifest.shards),
+        num_source_bytes=int(written["num_source_bytes"].to_numpy().sum()),
+        num_classes=len(header.classes),
+        num_empty_classes=sum(name not in per_class for name in header.classes),
+        videos_per_class=_summary(np.array(list(per_class.values()), np.int64)),
+        frames_per_video=_summary(frames),
+        num_shorter_than_64=int((frames < SHORT_FRAMES).sum()),
+        lengths=length_bins(frames),
+        num_groups=len(_pair_counts(written.filter(pc.not_equal(written["group"], "")), "class_name", "group")),
+        picture_sizes=_pair_counts(written, "width", "height"),
+        fps=_counts(written["fps"]),
+        codecs=_counts(written["codec"]),
+        num_with_note=int(pc.sum(pc.not_equal(written["note"], "")).as_py() or 0),
+        subsets_per_fold=[_subsets(written["subsets"], fold) for fold in range(header.num_folds)],
+        not_written=dict(list(reasons.items())[:_MAX_REASONS]),
+        num_other_reasons=max(0, len(reasons) - _MAX_REASONS),
+        gradient=header.gradient,
+        settings=header.settings,
+        versions=header.versions,
+        splits=_splits(root, manifest.digest),
+    )
 
 
 def length_bins(frames: npt.NDArray[np.int32]) -> list[tuple[int, int, int]]:
-    """At most ten half-open ranges of lengths and the videos in each: [(from, below, videos)], none missing in between.
+    """Count lengths in at most ten adjacent half-open ranges: [(from, below, videos)].
 
-    Ranges are equally wide, of a round width; the last one takes longer videos too where those are fewer than 5 %.
+    Ranges have the same, round width; the last one also takes longer videos if those are fewer than 5 %.
     """
     if not len(frames):
         return []
-    low, most, high = int(frames.min()), float(np.quantile(frames, 0.95)), int(frames.max())
-    exact = max(1.0, (most - low + 1) / (_MAX_BINS - 1))
+    low, usual, high = int(frames.min()), float(np.quantile(frames, 0.95)), int(frames.max())
+    exact = max(1.0, (usual - low + 1) / (_MAX_BINS - 1))
     power = 10 ** int(np.floor(np.log10(exact)))
     width = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= exact)
     starts = range(low - low % width, high + 1, width)
     if len(starts) > _MAX_BINS:
-        starts = range(starts.start, int(most) + 1, width)
+        starts = range(starts.start, int(usual) + 1, width)
     counts = np.histogram(frames, [*starts, high + 1])[0].tolist()
     ends = [*starts[1:], max(starts[-1] + width, high + 1)]
     return list(zip(starts, ends, counts, strict=True))
 
 
-def _counted(column: pa.ChunkedArray) -> dict[Any, int]:
-    """Values and how often each comes, most frequent first."""
+def _counts(column: pa.ChunkedArray) -> dict[Any, int]:
     counts = [(pair["values"], pair["counts"]) for pair in pc.value_counts(column).to_pylist()]
     return dict(sorted(counts, key=lambda pair: (-pair[1], pair[0])))
 
 
-def _pairs(table: pa.Table, first: str, second: str) -> list[tuple[tuple[Any, Any], int]]:
-    """Pairs of values of two columns and how often each comes, most frequent first."""
-    counted = table.group_by([first, second], use_threads=False).aggregate([([], "count_all")]).to_pydict()
-    pairs = zip(counted[first], counted[second], strict=True)
-    return sorted(zip(pairs, counted["count_all"], strict=True), key=lambda pair: (-pair[1], pair[0]))
+def _pair_counts(table: pa.Table, first: str, second: str) -> dict[tuple[Any, Any], int]:
+    columns = table.group_by([first, second], use_threads=False).aggregate([([], "count_all")]).to_pydict()
+    pairs = zip(columns[first], columns[second], strict=True)
+    counts = zip(pairs, columns["count_all"], strict=True)
+    return dict(sorted(counts, key=lambda pair: (-pair[1], pair[0])))
 
 
 def _subsets(column: pa.ChunkedArray, fold: int) -> dict[str, int]:
-    told = pc.list_flatten(pc.list_slice(column, fold, fold + 1))
-    counts = _counted(told)
-    unlisted = counts.pop("", 0) + len(column) - len(told)
-    return dict(sorted(counts.items())) | ({"in no list": unlisted} if unlisted else {})
+    subsets = pc.list_flatten(pc.list_slice(column, fold, fold + 1))
+    counts = _counts(subsets)
+    num_unlisted = counts.pop("", 0) + len(column) - len(subsets)
+    return dict(sorted(counts.items())) | ({"in no list": num_unlisted} if num_unlisted else {})
 
 
-def _summary(values: npt.NDArray[np.integer[Any]]) -> dict[str, float]:
+def _summary(values: npt.NDArray[np.integer[Any]]) -> Summary:
     if not len(values):
-        return {"min": 0, "median": 0, "mean": 0.0, "max": 0}
+        return Summary()
     ordered = np.sort(values)
-    return {
-        "min": int(ordered[0]),
-        "median": int(ordered[len(ordered) // 2]),
-        "mean": round(float(ordered.mean()), 1),
-        "max": int(ordered[-1]),
-    }
+    mean = round(float(ordered.mean()), 1)
+    return Summary(int(ordered[0]), int(ordered[len(ordered) // 2]), mean, int(ordered[-1]))
 
 
-def _splits(root: str, digest: str) -> list[dict[str, Any]]:
-    """Name, content's digest and size of the parts of every split; current: it was made for the data set as it is now."""
-    described = []
-    for name in list_splits(root):
-        split = read_split(root, name)
-        facts = {"name": name, "digest": split_digest(split)} | {part: int(split.part(part).sum()) for part in PARTS}
-        described.append(facts | {"current": split.provenance.get("dataset_digest", "") == digest})
-    return described
+def _splits(root: str, digest: str) -> list[SplitContents]:
+    splits = (read_split(root, name) for name in list_splits(root))
+    return [
+        SplitContents(
+            split.name,
+            split_digest(split),
+            **{part: int(split.part(part).sum()) for part in PARTS},
+            current=split.provenance.get("dataset_digest", "") == digest,
+        )
+        for split in splits
+    ]

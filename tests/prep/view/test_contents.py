@@ -1,4 +1,4 @@
-"""What `tgprep info` tells is what the tables hold, and fits a terminal of 80 columns whatever they hold."""
+"""`tgprep info` shows what the tables hold, within 80 columns."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_length_is_in_one_bin(lengths: list[int]) -> None:
     assert all(str(width).rstrip("0") in ("1", "2", "5") for width in widths)
 
 
-def test_a_few_long_videos_do_not_flatten_the_chart() -> None:
+def test_few_long_videos_do_not_flatten_the_chart() -> None:
     lengths = np.array([*range(30, 300), 9000], np.int32)
     bins = length_bins(lengths)
     assert len(bins) >= 5
@@ -45,7 +45,7 @@ def test_a_few_long_videos_do_not_flatten_the_chart() -> None:
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
-def test_bars_fit_and_nothing_that_is_counted_has_none(width: int) -> None:
+def test_bars_fit_and_every_count_has_one(width: int) -> None:
     lines = list(bars([("a", 1), ("some longer name", 0), ("b", 1_234_567)], width))
     assert {len(line) for line in lines} == {width}
     assert [line.count("#") for line in lines][:2] == [1, 0]
@@ -53,7 +53,7 @@ def test_bars_fit_and_nothing_that_is_counted_has_none(width: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tables (no shards) of nine written and six failed videos of all kinds of sizes, rates and names."""
     root = tmp_path_factory.mktemp("contents") / "dataset"
     root.mkdir()
@@ -100,8 +100,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_every_figure_is_that_of_the_tables(made: Path) -> None:
-    facts = describe(str(made))
+def test_figures_are_those_of_the_tables(dataset: Path) -> None:
+    facts = describe(str(dataset)).to_json()
     assert (facts["num_videos"], facts["num_written"], facts["num_failed"], facts["num_skipped"]) == (15, 9, 6, 0)
     assert (facts["num_frames"], facts["num_bytes"], facts["num_source_bytes"]) == (40 * 45, 12_345_678, 9000)
     assert (facts["num_classes"], facts["num_empty_classes"], facts["num_shorter_than_64"]) == (3, 1, 1)
@@ -123,9 +123,9 @@ def test_every_figure_is_that_of_the_tables(made: Path) -> None:
     assert sum(entry["videos"] for entry in facts["lengths"]) == 9
 
 
-def test_info_prints_one_page_of_80_columns(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_info_prints_one_page_of_80_columns(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
-    shown = CliRunner().invoke(main, ["info", str(made)])
+    shown = CliRunner().invoke(main, ["info", str(dataset)])
     assert shown.exit_code == 0, shown.output
     lines = shown.stdout.splitlines()
     long = [line for line in lines if len(line) > 80]
@@ -143,25 +143,25 @@ def test_info_prints_one_page_of_80_columns(made: Path, monkeypatch: pytest.Monk
         "fold 2      8 train, 1 in no list",
     ):
         assert words in shown.stdout, words
-    told = json.loads(CliRunner().invoke(main, ["info", str(made), "--json"]).stdout)
-    assert told == describe(str(made))
+    printed = json.loads(CliRunner().invoke(main, ["info", str(dataset), "--json"]).stdout)
+    assert printed == describe(str(dataset)).to_json()
 
 
-def test_rates_that_read_the_same_are_one_bar_and_few_are_not_called_others(made: Path) -> None:
-    facts = describe(str(made))
-    assert len(facts["fps"]) == 4
-    text = "\n".join(page(facts, 80))
+def test_equal_names_are_one_bar(dataset: Path) -> None:
+    contents = describe(str(dataset))
+    assert len(contents.fps) == 4
+    text = "\n".join(page(contents, 80))
     assert text.count("29.97  #") == 1
     sizes = text.split("\npictures\n")[1].split("\n\n")[0].splitlines()
     assert len(sizes) == 7
     assert sizes[-1].split()[:2] == ["3", "others"]
 
 
-def test_a_data_set_without_a_written_video_is_shown(tmp_path: Path) -> None:
+def test_data_set_without_written_videos_is_shown(tmp_path: Path) -> None:
     row = VideoRow("A/a", "a.mp4", "A", 0, "", (), FAILED, error="broken")
     write_manifest(tmp_path, ManifestHeader("folder", ("A",), GradientCoding(), {}, {}, num_failed=1), [row], [])
     shown = CliRunner().invoke(main, ["info", str(tmp_path)])
     assert shown.exit_code == 0, shown.output
     assert "failed      1 x broken" in shown.stdout
     assert "no split yet" in shown.stdout
-    assert describe(str(tmp_path))["lengths"] == []
+    assert describe(str(tmp_path)).lengths == []
