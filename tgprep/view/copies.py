@@ -1,4 +1,4 @@
-"""Videos of a data set that are the same file: a copy under another name or class, or in both train and test."""
+"""Find videos of a data set that are the same file: under another name or class, or in both train and test."""
 
 from __future__ import annotations
 
@@ -13,21 +13,16 @@ _EXAMPLES = 5
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """What the digests of the written videos say.
+    """Equal files among the written videos, by their digests."""
 
-    num_copies: videos of which another one is the same file; of each set of equal files one is not counted.
-    by_class: the copies by the class of the video. num_other_class: sets of equal files with more than one class.
-    num_leaks: sets with a train and a test video of one official fold. examples: sets of paths, leaks first.
-    """
-
-    num_copies: int
-    by_class: dict[str, int]
-    num_other_class: int
-    num_leaks: int
-    examples: tuple[tuple[str, ...], ...]
+    num_copies: int  # of each set of equal files all but one
+    by_class: dict[str, int]  # the copies by class
+    num_other_class: int  # sets of equal files with more than one class
+    num_leaks: int  # sets with a train and a test video of one official fold
+    examples: tuple[tuple[str, ...], ...]  # sets of paths, leaks first
 
     def lines(self) -> list[str]:
-        """For a terminal; empty where every file is there once."""
+        """A report for a terminal; empty if there are no copies."""
         if not self.num_copies:
             return []
         classes = ", ".join(f"{name} {count}" for name, count in list(self.by_class.items())[:5])
@@ -42,7 +37,7 @@ class Copies:
 
 
 def find_copies(videos: VideoTable) -> Copies:
-    """The copies among the written videos of a manifest, by the sha256 of the source files."""
+    """Find the copies among the written videos of a manifest, by the sha256 of the source files."""
     # Plain counting: pyarrow's compute functions take longer to import than this takes.
     digests, states = videos.column("source_sha256"), videos.column("status")
     written = [index for index, state in enumerate(states) if state == WRITTEN and digests[index]]
@@ -53,19 +48,18 @@ def find_copies(videos: VideoTable) -> Copies:
     columns = (chosen[name].to_pylist() for name in ("source_sha256", "path", "class_name", "subsets"))
     for digest, path, class_name, subsets in zip(*columns, strict=True):
         sets.setdefault(digest, []).append((path, class_name, subsets))
-    ordered = [sorted(found) for found in sets.values()]
-    ordered.sort(key=lambda found: (not _leaks(found), found))
-    by_class = Counter(class_name for found in ordered for _, class_name, _ in found[1:])
+    ordered = sorted((sorted(files) for files in sets.values()), key=lambda files: (not _is_leak(files), files))
+    by_class = Counter(class_name for files in ordered for _, class_name, _ in files[1:])
     return Copies(
-        num_copies=sum(len(found) - 1 for found in ordered),
+        num_copies=sum(len(files) - 1 for files in ordered),
         by_class=dict(sorted(by_class.items(), key=lambda entry: (-entry[1], entry[0]))),
-        num_other_class=sum(len({class_name for _, class_name, _ in found}) > 1 for found in ordered),
-        num_leaks=sum(map(_leaks, ordered)),
-        examples=tuple(tuple(path for path, _, _ in found) for found in ordered[:_EXAMPLES]),
+        num_other_class=sum(len({class_name for _, class_name, _ in files}) > 1 for files in ordered),
+        num_leaks=sum(map(_is_leak, ordered)),
+        examples=tuple(tuple(path for path, _, _ in files) for files in ordered[:_EXAMPLES]),
     )
 
 
-def _leaks(found: list[tuple[str, str, list[str]]]) -> bool:
+def _is_leak(files: list[tuple[str, str, list[str]]]) -> bool:
     """Whether some fold has one of the equal files in train and another in test."""
-    folds = zip(*(subsets for _, _, subsets in found), strict=False)
+    folds = zip(*(subsets for _, _, subsets in files), strict=False)
     return any({"train", "test"} <= set(fold) for fold in folds)

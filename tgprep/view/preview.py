@@ -1,7 +1,8 @@
-"""The preview page: what is in a data set, to be looked at in any browser, offline, as one file."""
+"""Write the preview page: what is in a data set, as one file to look at in any browser, offline."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -30,14 +31,14 @@ _NUM_BINS = 24
 
 @dataclass(frozen=True, slots=True)
 class PreviewOutcome:
-    """What the page shows. damaged: keys of videos whose frames could not be read, with the reason."""
+    """What the page shows."""
 
     path: Path
     num_shown: int
     num_videos: int
     num_bytes: int
     split: str
-    damaged: tuple[tuple[str, str], ...]
+    damaged: tuple[tuple[str, str], ...]  # (key, reason) of videos whose frames cannot be read
 
 
 def write_preview(
@@ -52,30 +53,29 @@ def write_preview(
 ) -> PreviewOutcome:
     """Write the page of the data set at `root`. The same data set and options give the same bytes.
 
-    split: name of the split whose roles are shown; None: the newest, or the official parts of fold 1 where there is none.
-    keys: show these videos; none: `max_videos`, spread evenly over classes and within them over the list of keys.
-    InputError where there is no data set or split, a key is unknown, or the page cannot be written.
+    split: name of the split whose parts are shown; None: the newest, or the official parts of fold 1 if there is no split.
+    keys: show these videos; if empty, `max_videos`, spread evenly over classes and within them over the list of keys.
+    Raises InputError if there is no data set or split, a key is unknown, or the page cannot be written.
     """
     if output.is_dir():
         raise InputError(f"--output {output} is a folder. Name a file in it, for example {output / 'preview.html'}.")
     manifest = read_manifest(root)
-    chosen = read_split(root, split) if split is not None or list_splits(root) else None
-    roles, role_names = _roles(manifest, chosen)
-    places = choose_videos(manifest, roles, keys, max_videos)
-    rows = [manifest.videos[place] for place in places]
+    label_split = read_split(root, split) if split is not None or list_splits(root) else None
+    roles, role_names = _roles(manifest, label_split)
+    indices = choose_videos(manifest, roles, keys, max_videos)
+    rows = [manifest.videos[index] for index in indices]
     size = size_for(len(rows))
     damaged: list[tuple[str, str]] = []
     videos: list[dict[str, Any]] = []
     with ThreadPoolExecutor(threads or usable_cores()) as pool:
-        made = pool.map(lambda row: _video(manifest, row, size), rows)
-        for done, (row, place, facts) in enumerate(zip(rows, places, made, strict=True), 1):
-            if isinstance(facts, str):
-                damaged.append((row.key, facts))
-                facts = {**_facts(row), "error": facts}
-            videos.append({**facts, "role": roles[place]})
+        results = pool.map(lambda row: _video(manifest, row, size), rows)
+        for done, (row, index, facts) in enumerate(zip(rows, indices, results, strict=True), 1):
+            if "error" in facts:
+                damaged.append((row.key, facts["error"]))
+            videos.append({**facts, "role": roles[index]})
             on_progress(done, len(rows))
     data = {
-        **_page_facts(manifest, chosen, role_names),
+        **_page_facts(manifest, label_split, role_names),
         "classes": _class_counts(manifest, roles, role_names),
         "lengths": _lengths(manifest),
         "failures": _failures(manifest),
@@ -87,86 +87,68 @@ def write_preview(
             file.write(page)
     except OSError as error:
         raise InputError(f"--output {output}: cannot be written ({error.strerror or error}).") from None
-    name = chosen.name if chosen else ""
+    name = label_split.name if label_split else ""
     return PreviewOutcome(output, len(rows), manifest.header.num_written, len(page), name, tuple(damaged))
 
 
 def choose_videos(manifest: Manifest, roles: Sequence[str], keys: Sequence[str], max_videos: int) -> list[int]:
-    """Places in the manifest of the videos to show, sorted: the named ones, else evenly over classes, roles and groups."""
+    """Choose the rows of the videos to show, sorted: those of `keys`, else spread evenly over classes, roles and groups."""
     table = manifest.videos.arrow.select(["key", "status", "label"]).to_pydict()
-    written = [place for place, status in enumerate(table["status"]) if status == WRITTEN]
+    written = [index for index, status in enumerate(table["status"]) if status == WRITTEN]
     if keys:
-        place_of = {table["key"][place].lower(): place for place in written}
-        if unknown := [key for key in keys if key.lower() not in place_of]:
+        index_of = {table["key"][index].lower(): index for index in written}
+        if unknown := [key for key in keys if key.lower() not in index_of]:
             raise InputError(
                 f"--keys: {len(unknown)} of {len(keys)} name no written video of {manifest.root}, such as {unknown[0]!r}; "
-                f"keys look like {next(iter(place_of), 'Class/video')!r}."
+                f"keys look like {next(iter(index_of), 'Class/video')!r}."
             )
-        return sorted({place_of[key.lower()] for key in keys})
+        return sorted({index_of[key.lower()] for key in keys})
     if len(written) <= max_videos:
         return written
+    # Take videos in turn from every class, within a class from every role, and within a role evenly over its list.
     per_class: dict[int, dict[str, list[int]]] = {}
-    for place in written:
-        per_class.setdefault(table["label"][place], {}).setdefault(roles[place], []).append(place)
-    queues = []
-    for label in sorted(per_class):
-        by_role = [_evenly(places) for _, places in sorted(per_class[label].items())]
-        queues.append([place for turn in _turns(by_role) for place in turn])
-    chosen = [place for turn in _turns(queues) for place in turn]
-    return sorted(chosen[:max_videos])
+    for index in written:
+        per_class.setdefault(table["label"][index], {}).setdefault(roles[index], []).append(index)
+    queues = [
+        _round_robin([_evenly(indices) for _, indices in sorted(by_role.items())])
+        for _, by_role in sorted(per_class.items())
+    ]
+    return sorted(_round_robin(queues)[:max_videos])
 
 
-def _evenly(places: list[int]) -> list[int]:
-    """The places in an order whose beginnings all spread over the list: both halves in turn, and so on down."""
-    if len(places) < 3:
-        return places
-    middle = len(places) // 2
-    first, second = _evenly(places[:middle]), _evenly(places[middle:])
-    return [place for turn in _turns([first, second]) for place in turn]
+def _evenly(indices: list[int]) -> list[int]:
+    """Reorder a list so that its first N entries spread over all of it: both halves in turn, and so on down."""
+    if len(indices) < 3:
+        return indices
+    middle = len(indices) // 2
+    return _round_robin([_evenly(indices[:middle]), _evenly(indices[middle:])])
 
 
-def _turns(queues: Sequence[Sequence[int]]) -> list[list[int]]:
-    longest = max(map(len, queues), default=0)
-    return [[queue[turn] for queue in queues if turn < len(queue)] for turn in range(longest)]
+def _round_robin(queues: Sequence[Sequence[int]]) -> list[int]:
+    return [index for turn in itertools.zip_longest(*queues) for index in turn if index is not None]
 
 
 def _roles(manifest: Manifest, split: LabelSplit | None) -> tuple[list[str], list[str]]:
     """The role of every row, and the names of the roles in the order in which they are shown."""
     roles = ["" for _ in range(len(manifest.videos))]
     if split is not None:
-        place_of = {key: place for place, key in enumerate(manifest.videos.column("key")) if key}
+        index_of = {key: index for index, key in enumerate(manifest.videos.column("key")) if key}
         for part in reversed(PARTS):  # a labelled video is unlabelled too: the first name wins
             for key in split.keys_of(part):
-                if key in place_of:
-                    roles[place_of[key]] = part
+                if key in index_of:
+                    roles[index_of[key]] = part
         return roles, [*PARTS, "in no part"]
     if manifest.header.num_written:
         pool = official_pool(manifest, 1, "official")
         for flags, name in ((pool.train, "train"), (pool.validation, "validation"), (pool.test, "test")):
-            for place in pool.rows[np.flatnonzero(flags)]:
-                roles[place] = name
+            for index in pool.rows[np.flatnonzero(flags)]:
+                roles[index] = name
     return roles, ["train", "validation", "test", "in no part"]
 
 
-def _video(manifest: Manifest, row: VideoRow, size: PictureSize) -> dict[str, Any] | str:
-    try:
-        pictures = make_pictures(manifest, row, size)
-    except (OSError, ValueError, IndexError) as error:
-        return f"{type(error).__name__}: {error}"
-    return {
-        **_facts(row),
-        "strip": list(pictures.strip),
-        "clip": list(pictures.clip),
-        "tiles": len(pictures.strip_frames),
-        "frames": list(pictures.strip_frames),
-        "clipTiles": len(pictures.clip_frames),
-        "clipFrames": [pictures.clip_frames[0], pictures.clip_frames[-1]],
-        "clipSeconds": round(pictures.clip_seconds, 3),
-    }
-
-
-def _facts(row: VideoRow) -> dict[str, Any]:
-    return {
+def _video(manifest: Manifest, row: VideoRow, size: PictureSize) -> dict[str, Any]:
+    """What the page says of a video, and its pictures, or `error` if they cannot be read."""
+    facts = {
         "key": row.key,
         "class": row.class_name,
         "label": row.label,
@@ -178,6 +160,20 @@ def _facts(row: VideoRow) -> dict[str, Any]:
         "codec": f"{row.codec} {row.pixel_format}".strip(),
         "shard": row.shard,
         "note": row.note,
+    }
+    try:
+        pictures = make_pictures(manifest, row, size)
+    except (OSError, ValueError, IndexError) as error:
+        return {**facts, "error": f"{type(error).__name__}: {error}"}
+    return {
+        **facts,
+        "strip": list(pictures.strip),
+        "clip": list(pictures.clip),
+        "tiles": len(pictures.strip_frames),
+        "frames": list(pictures.strip_frames),
+        "clipTiles": len(pictures.clip_frames),
+        "clipFrames": [pictures.clip_frames[0], pictures.clip_frames[-1]],
+        "clipSeconds": round(pictures.clip_seconds, 3),
     }
 
 
@@ -201,13 +197,9 @@ def _page_facts(manifest: Manifest, split: LabelSplit | None, role_names: list[s
 
 
 def _class_counts(manifest: Manifest, roles: Sequence[str], role_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Per class its name and the number of written videos by role, in the order of `role_names`."""
-    table = manifest.videos.arrow.select(["label", "status"]).to_pydict()
-    counts = Counter(
-        (label, role)
-        for label, status, role in zip(table["label"], table["status"], roles, strict=True)
-        if status == WRITTEN
-    )
+    """The name of every class and its number of written videos by role, in the order of `role_names`."""
+    columns = manifest.videos.column("label"), manifest.videos.column("status"), roles
+    counts = Counter((label, role) for label, status, role in zip(*columns, strict=True) if status == WRITTEN)
     return [
         {"name": name, "counts": [counts[label, role] for role in (*role_names[:-1], "")]}
         for label, name in enumerate(manifest.header.classes)
@@ -215,20 +207,14 @@ def _class_counts(manifest: Manifest, roles: Sequence[str], role_names: Sequence
 
 
 def _lengths(manifest: Manifest) -> dict[str, Any]:
-    """A histogram of the written videos' lengths: half-open bins of frames, the last open to the right (2 % are longer)."""
-    table = manifest.videos.arrow.select(["num_frames", "status"]).to_pydict()
-    frames = np.array(
-        [count for count, status in zip(table["num_frames"], table["status"], strict=True) if status == WRITTEN]
-    )
+    """A histogram of the written videos' lengths: half-open bins of frames; the last one also takes the longest 2 %."""
+    table = manifest.videos.arrow
+    frames = table["num_frames"].to_numpy()[np.asarray(table["status"]) == WRITTEN]
     if not len(frames):
         return {"step": 1, "first": 0, "counts": [], "median": 0}
     low, high = int(frames.min()), int(np.quantile(frames, 0.98))
-    step = next(
-        size * ten
-        for ten in (1, 10, 100, 1000, 10**4, 10**5, 10**6)
-        for size in (1, 2, 5)
-        if (high - low) // (size * ten) < _NUM_BINS
-    )
+    steps = (size * 10**power for power in range(7) for size in (1, 2, 5))
+    step = next(step for step in steps if (high - low) // step < _NUM_BINS)
     first = low // step * step
     bins = np.minimum((frames - first) // step, (high - first) // step)
     return {
@@ -241,20 +227,19 @@ def _lengths(manifest: Manifest) -> dict[str, Any]:
 
 
 def _failures(manifest: Manifest) -> dict[str, Any]:
-    table = manifest.videos.arrow.select(["path", "status", "error"])
-    lost = [
-        {"path": path, "status": status, "reason": error}
-        for path, status, error in zip(*(table.column(name).to_pylist() for name in table.column_names), strict=True)
-        if status != WRITTEN
-    ]
-    lost.sort(key=lambda entry: (entry["status"], entry["reason"], entry["path"]))
-    return {"total": len(lost), "rows": lost[:_MAX_FAILURES]}
+    """The videos that failed or were skipped, by status and reason."""
+    columns = (manifest.videos.column(name) for name in ("status", "error", "path"))
+    lost = sorted(row for row in zip(*columns, strict=True) if row[0] != WRITTEN)
+    rows = [{"path": path, "status": status, "reason": error} for status, error, path in lost[:_MAX_FAILURES]]
+    return {"total": len(lost), "rows": rows}
 
 
 def _page(data: dict[str, Any], title: str) -> bytes:
+    """The page with style, script and data inside."""
     folder = resources.files("tgprep.view") / "templates"
     page, style, script = ((folder / f"preview.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
     text = json.dumps({**data, "title": title}, ensure_ascii=False, separators=(",", ":"))
+    # No text of the data set may end the script element or a line of it.
     safe = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     for mark, content in (("/*STYLE*/", style), ("/*SCRIPT*/", script), ("/*DATA*/", safe)):
         assert page.count(mark) == 1, mark

@@ -1,4 +1,4 @@
-"""Small pictures of a video for the preview page: a film strip over its whole length, and a short clip as it moves."""
+"""Make small pictures of a video for the preview page: a film strip over its length, and a short clip that moves."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _MAX_ASPECT = 2.4
 
 @dataclass(frozen=True, slots=True)
 class PictureSize:
-    """height: of a tile, pixels. strip, clip: number of tiles. quality: of WebP."""
+    """The tiles of a video."""
 
-    height: int
-    strip: int
-    clip: int
-    quality: int
+    height: int  # of a tile, pixels
+    strip: int  # number of tiles
+    clip: int  # number of tiles
+    quality: int  # of WebP
 
 
 def size_for(num_videos: int) -> PictureSize:
-    """Smaller pictures for more videos, so that a page stays within some 25 MB."""
+    """Choose smaller pictures for more videos, so that a page stays within about 25 MB."""
     if num_videos <= 60:
         return PictureSize(96, 6, 16, 60)
     if num_videos <= 400:
@@ -44,20 +44,17 @@ def size_for(num_videos: int) -> PictureSize:
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Sheets of tiles in a row, RGB and TG, as base64 WebP. clip_seconds: how long the clip lasts as filmed.
+    """Sheets of tiles in a row, as base64 WebP."""
 
-    strip_frames, clip_frames: numbers (from 0) of the frames shown.
-    """
-
-    strip: tuple[str, str]
-    clip: tuple[str, str]
-    strip_frames: tuple[int, ...]
+    strip: tuple[str, str]  # RGB and TG
+    clip: tuple[str, str]  # RGB and TG
+    strip_frames: tuple[int, ...]  # frame numbers, from 0
     clip_frames: tuple[int, ...]
-    clip_seconds: float
+    clip_seconds: float  # as filmed
 
 
 def make_pictures(manifest: Manifest, row: VideoRow, size: PictureSize) -> Pictures:
-    """Read the frames of a written video that are shown, and no others. OSError, ValueError where the shard is damaged."""
+    """Read only the frames of a written video that are shown. Raises OSError or ValueError if the shard is damaged."""
     last = row.num_frames - 2  # the last frame that has a gradient
     strip_frames = _spread(0, last, size.strip)
     fps = row.fps if row.fps > 0 else 25.0
@@ -83,17 +80,18 @@ def make_pictures(manifest: Manifest, row: VideoRow, size: PictureSize) -> Pictu
 def _tiles_of_jpegs(
     shard: BinaryIO, row: VideoRow, shown: list[int], size: PictureSize, stored_tg: bool
 ) -> dict[int, tuple[Frame, Frame]]:
-    """RGB and TG of each frame shown, small, in BGR; TG is stored or the difference to the frame after."""
+    """RGB and TG tiles of each frame shown, in BGR; TG is stored or the gradient to the next frame."""
 
-    def index(kind: str) -> npt.NDArray[np.int64]:
-        shard.seek(getattr(row.members, f"{kind}_index_offset"))
-        return decode_offsets(shard.read(getattr(row.members, f"{kind}_index_bytes"))).astype(np.int64)
-
-    offsets = {kind: index(kind) for kind in ("rgb", "tg")[: 1 + stored_tg]}
+    offsets: dict[str, tuple[int, npt.NDArray[np.int64]]] = {}
+    for kind in ("rgb", "tg")[: 1 + stored_tg]:
+        index_offset, index_bytes, frames_offset, _ = row.members.place(kind)
+        shard.seek(index_offset)
+        offsets[kind] = frames_offset, decode_offsets(shard.read(index_bytes)).astype(np.int64)
 
     def jpeg(kind: str, number: int) -> bytes:
-        shard.seek(getattr(row.members, f"{kind}_offset") + int(offsets[kind][number]))
-        return shard.read(int(offsets[kind][number + 1] - offsets[kind][number]))
+        start, index = offsets[kind]
+        shard.seek(start + int(index[number]))
+        return shard.read(int(index[number + 1] - index[number]))
 
     tiles: dict[int, tuple[Frame, Frame]] = {}
     for number in shown:
@@ -101,39 +99,40 @@ def _tiles_of_jpegs(
             tiles[number] = _small(jpeg("rgb", number), size), _small(jpeg("tg", number), size)
         else:
             frames = [simplejpeg.decode_jpeg(jpeg("rgb", at), colorspace="BGR") for at in (number, number + 1)]
-            tiles[number] = _shrunk(frames[0], size), _shrunk(temporal_gradient(*frames), size)
+            tiles[number] = _shrink(frames[0], size), _shrink(temporal_gradient(*frames), size)
     return tiles
 
 
 def _tiles_of_video(
     shard: BinaryIO, row: VideoRow, shown: list[int], size: PictureSize
 ) -> dict[int, tuple[Frame, Frame]]:
-    """The same from a stored video, decoded up to the last frame shown."""
+    """Like `_tiles_of_jpegs`, from a stored video that is decoded up to the last frame shown."""
     tiles: dict[int, tuple[Frame, Frame]] = {}
-    before = -2, np.empty(0, np.uint8)
+    previous_number, previous = -2, np.empty(0, np.uint8)
     for number, rgb in stored_frames(shard, row, {*shown, *(number + 1 for number in shown)}):
         frame = np.ascontiguousarray(rgb[..., ::-1])
-        if before[0] == number - 1 and before[0] in shown:
-            tiles[before[0]] = _shrunk(before[1], size), _shrunk(temporal_gradient(before[1], frame), size)
-        before = number, frame
+        if previous_number == number - 1 and previous_number in shown:
+            tiles[previous_number] = _shrink(previous, size), _shrink(temporal_gradient(previous, frame), size)
+        previous_number, previous = number, frame
     return tiles
 
 
 def _spread(first: int, last: int, count: int) -> tuple[int, ...]:
+    """Middles of `count` equal parts of first..last, or all numbers if there are fewer."""
     count = min(count, last - first + 1)
-    return tuple(first + (2 * place + 1) * (last - first + 1) // (2 * count) for place in range(count))
+    return tuple(first + (2 * tile + 1) * (last - first + 1) // (2 * count) for tile in range(count))
 
 
 def _small(jpeg: bytes, size: PictureSize) -> Frame:
-    """A decoded frame of the tile's height; libjpeg does the coarse part of the scaling."""
+    """Decode a frame at the tile's height; libjpeg does the coarse part of the scaling."""
     frame: Frame = simplejpeg.decode_jpeg(jpeg, colorspace="BGR", min_height=size.height, min_width=1, min_factor=1)
-    return _shrunk(frame, size)
+    return _shrink(frame, size)
 
 
-def _shrunk(frame: Frame, size: PictureSize) -> Frame:
+def _shrink(frame: Frame, size: PictureSize) -> Frame:
     height, width = frame.shape[:2]
-    wanted = max(8, min(round(size.height * width / height), round(size.height * _MAX_ASPECT)))
-    return np.asarray(cv2.resize(frame, (wanted, size.height), interpolation=cv2.INTER_AREA), np.uint8)
+    tile_width = max(8, min(round(size.height * width / height), round(size.height * _MAX_ASPECT)))
+    return np.asarray(cv2.resize(frame, (tile_width, size.height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _sheets(pairs: list[tuple[Frame, Frame]], quality: int) -> tuple[str, str]:
