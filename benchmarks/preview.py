@@ -35,6 +35,7 @@ from manifests.splits.settings import SplitSettings
 from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.convert.export_rawframes import read_jpegs
 from tgprep.extract.pipeline import extract
+from tgprep.extract.workers.request import Request
 from tgprep.obtain.sample import SampleSettings, render_sample
 from tgprep.scan.scan import scan
 
@@ -80,7 +81,7 @@ def make(root: Path, num_videos: int) -> None:
     settings = SampleSettings(num_classes=8, num_groups=5, clips_per_group=1, width=320, height=240)
     render_sample(root / "videos", settings)
     found = scan(root / "videos", dataset="folder")
-    small = extract(root / "videos", root / "small", found, ExtractSettings(), WorkerSettings()).manifest
+    small = extract(Request(root / "videos", root / "small", ExtractSettings(), WorkerSettings()), found).manifest
     out = root / "dataset"
     out.mkdir()
     common = {

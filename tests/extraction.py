@@ -13,7 +13,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# Decoder backends that misbehave on files whose name asks for it; other files give six frames told from their content.
+# Decoders that misbehave as the name of the file says; other files give six frames that depend on their content.
 BACKENDS = """
 import os, signal, subprocess, sys, time
 import numpy as np
@@ -77,7 +77,7 @@ def misbehave(name):
 
 
 def tree(out: Path) -> dict[str, str]:
-    """sha256 of every file below OUT by its path: hidden, unfinished and stray ones too."""
+    """sha256 of every file below OUT by its path, hidden and unfinished ones included."""
     return {
         path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(out.rglob("*"))
@@ -111,7 +111,7 @@ def call(
 
 
 def start(*arguments: str | Path, path: Path | None = None, **values: str) -> subprocess.Popen[str]:
-    """Start `tgprep ARGUMENTS` as the leader of a process group of its own."""
+    """Start `tgprep ARGUMENTS` as the leader of a new process group."""
     return subprocess.Popen(
         command(*arguments),
         env=environment(path, **values),
@@ -146,15 +146,15 @@ def alive(pid: int) -> bool:
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Wait for something that must come about; AssertionError when it has not in time."""
+    """Wait until a condition holds; AssertionError if it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.02)
 
 
 def kill_group(process: subprocess.Popen[str]) -> None:
-    """kill -9 of the whole run."""
+    """kill -9 of a run and its workers."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)

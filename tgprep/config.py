@@ -1,4 +1,4 @@
-"""Settings of an extraction: what decides the bytes (ExtractSettings) and what only decides how the work is done (WorkerSettings)."""
+"""Settings of an extraction: what decides the bytes (ExtractSettings), and how the work is done (WorkerSettings)."""
 
 from __future__ import annotations
 
@@ -12,71 +12,52 @@ from manifests.records import GradientCoding
 VIDEO_CRF = 19
 VIDEO_GOP = 8
 DECODERS = ("pyav", "opencv", "decord")
-# What the reference code does to stored frames, by name -> the settings that it comes to (docs/migrating.md).
+# Quirks of the reference code by name, and the settings that they imply (docs/migrating.md).
 COMPAT: dict[str, dict[str, object]] = {
     "opencv_frames": {"decoder": "opencv", "space": "rgb", "subsampling": "420"},
     "gradient_of_jpeg": {"gradient_source": "jpeg", "space": "rgb"},
     "flow_magnitude": {},
 }
-
-
-# What data sets had before a setting was there, where it is not today's default.
+# Values that data sets had before the setting existed, if they are not today's defaults.
 EARLIER: dict[str, Any] = {"encoder": "libjpeg"}
 
 
 class ExtractSettings(BaseModel):
-    """Everything that the output bytes depend on, besides the videos. Kept in dataset.json; a resumed run must match it."""
+    """Everything that the output bytes depend on, besides the videos. Stored in dataset.json; a resumed run must match it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # The docstring under a field is its --help text.
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    store: Literal["frames", "video"] = Field(
-        "frames",
-        description="keep every frame as a JPEG, or one short-GOP H.264 video a sample (a tenth of the bytes, for Kinetics)",
-    )
-    quality: int = Field(95, ge=1, le=100, description="JPEG quality of the stored frames")
-    subsampling: Literal["420", "422", "444"] = Field("420", description="chroma subsampling of the stored frames")
-    short_side: int = Field(
-        0,
-        ge=0,
-        description="scale frames down to this shorter side in pixels (0: keep the size); with --store video it is 256 unless given",
-    )
-    space: Literal["ycbcr420", "rgb"] = Field(
-        "ycbcr420", description="colour space of the path from decoder to JPEG: the decoder's own planes, or RGB frames"
-    )
-    encoder: Literal["fused", "libjpeg"] = Field(
-        "fused",
-        description="what makes JPEG files of planes: frame and gradient together from one cosine transform, or libjpeg-turbo one after the other",
-    )
-    gradient: Literal["stored", "derived"] = Field(
-        "stored", description="store TG frames, or compute them from the RGB frames while reading"
-    )
-    gradient_source: Literal["decoded", "jpeg"] = Field(
-        "decoded", description="compute TG from the decoded frames, or from the stored JPEGs as the reference code does"
-    )
-    crf: int = Field(
-        0,
-        ge=0,
-        le=51,
-        description=f"--store video: constant rate factor of x264, lower is better and larger (0: {VIDEO_CRF})",
-    )
-    gop: int = Field(
-        0,
-        ge=0,
-        le=250,
-        description=f"--store video: frames from one self-contained picture to the next (0: {VIDEO_GOP})",
-    )
-    flow: Literal["none", "dis", "farneback"] = Field(
-        "none", description="also store optical flow (magnitude, y, x) of neighbouring frames, by this method"
-    )
-    compat: str = Field(
-        "",
-        description=f"quirks of the reference code to reproduce in what is stored, separated by commas: {', '.join(COMPAT)}",
-    )
-    decoder: str = Field("pyav", description="pyav, opencv, decord, or your own as `package.module:function`")
-    on_damage: Literal["keep", "fail"] = Field(
-        "keep", description="a video with damaged packets: keep the frames that decode, with a note, or fail it"
-    )
-    videos_per_shard: int = Field(0, ge=0, description="videos in a shard (0: from the size of the data set, 8 to 64)")
+    store: Literal["frames", "video"] = "frames"
+    """store every frame as a JPEG, or one short-GOP H.264 video a sample (a tenth of the bytes, for Kinetics)"""
+    quality: int = Field(default=95, ge=1, le=100)
+    """JPEG quality of the stored frames"""
+    subsampling: Literal["420", "422", "444"] = "420"
+    """chroma subsampling of the stored frames"""
+    short_side: int = Field(default=0, ge=0)
+    """scale frames down to this shorter side in pixels (0: keep the size); with --store video it is 256 unless given"""
+    space: Literal["ycbcr420", "rgb"] = "ycbcr420"
+    """colour space from decoder to JPEG: the decoder's own planes, or RGB frames"""
+    encoder: Literal["fused", "libjpeg"] = "fused"
+    """JPEG encoder of planes: frame and gradient together from one cosine transform, or libjpeg-turbo one after the other"""
+    gradient: Literal["stored", "derived"] = "stored"
+    """store TG frames, or compute them from the RGB frames while reading"""
+    gradient_source: Literal["decoded", "jpeg"] = "decoded"
+    """compute TG from the decoded frames, or from the stored JPEGs as the reference code does"""
+    crf: int = Field(default=0, ge=0, le=51)
+    """--store video: constant rate factor of x264, lower is better and larger (0: 19)"""
+    gop: int = Field(default=0, ge=0, le=250)
+    """--store video: frames from one self-contained picture to the next (0: 8)"""
+    flow: Literal["none", "dis", "farneback"] = "none"
+    """also store optical flow (magnitude, y, x) of neighbouring frames, by this method"""
+    compat: str = ""
+    """quirks of the reference code to reproduce, separated by commas: opencv_frames, gradient_of_jpeg, flow_magnitude"""
+    decoder: str = "pyav"
+    """pyav, opencv, decord, or your own as `package.module:function`"""
+    on_damage: Literal["keep", "fail"] = "keep"
+    """a video with damaged packets: keep the frames that decode, with a note, or fail it"""
+    videos_per_shard: int = Field(default=0, ge=0)
+    """videos in a shard (0: from the size of the data set, 8 to 64)"""
 
     @field_validator("decoder")
     @classmethod
@@ -95,94 +76,87 @@ class ExtractSettings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _encoder_follows(cls, values: dict[str, object]) -> dict[str, object]:
-        """Only planes can be encoded fused, and stored videos have no JPEG files: elsewhere libjpeg-turbo is implied.
-
-        The first of these functions is called last, and sees what the others imply.
-        """
-        if not isinstance(values, dict) or "encoder" in values:
-            return values
-        planes = values.get("space", "ycbcr420") == "ycbcr420" and values.get("store") != "video"
-        return values if planes else {**values, "encoder": "libjpeg"}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _compat_follows(cls, values: dict[str, object]) -> dict[str, object]:
-        """Most quirks are no more than other settings; these may not be given otherwise as well."""
-        if not isinstance(values, dict) or not isinstance(values.get("compat"), str):
-            return values
-        for quirk in str(values["compat"]).split(","):
+    def _resolve(cls, given: Any) -> Any:
+        """Add the settings that others imply, unless they are given."""
+        if not isinstance(given, dict):
+            return given
+        values: dict[str, Any] = dict(given)
+        # Quirks stand for other settings, which may not contradict them.
+        for quirk in str(values.get("compat", "")).split(","):
             for name, value in COMPAT.get(quirk.strip(), {}).items():
                 if values.setdefault(name, value) != value:
                     option = f"--{name.replace('_', '-')}"
                     raise ValueError(f"{quirk.strip()} stands for {option} {value}, got {option} {values[name]}")
-        return values
-
-    @model_validator(mode="before")
-    @classmethod
-    def _video_follows(cls, values: dict[str, object]) -> dict[str, object]:
-        """What `--store video` is for implies a small picture, and no second video for TG."""
-        if isinstance(values, dict) and values.get("store") == "video":
-            implied = {"short_side": 256, "gradient": "derived"}
-            return {**implied, **values, "crf": values.get("crf") or VIDEO_CRF, "gop": values.get("gop") or VIDEO_GOP}
-        return values
-
-    @model_validator(mode="before")
-    @classmethod
-    def _space_follows(cls, values: dict[str, object]) -> dict[str, object]:
-        """Only PyAV gives planes, planes are 4:2:0, and TG of re-decoded JPEGs is RGB: these settings imply the RGB path."""
-        if isinstance(values, dict) and "space" not in values:
-            other_decoder = str(values.get("decoder", "pyav")) != "pyav"
-            if other_decoder or values.get("subsampling", "420") != "420" or values.get("gradient_source") == "jpeg":
-                return {**values, "space": "rgb"}
+        # Only PyAV gives planes, planes are 4:2:0, and TG of decoded JPEGs is RGB.
+        not_planes = (
+            str(values.get("decoder", "pyav")) != "pyav"
+            or values.get("subsampling", "420") != "420"
+            or values.get("gradient_source") == "jpeg"
+        )
+        if not_planes:
+            values.setdefault("space", "rgb")
+        # Stored videos are for large data sets: a small picture, and no second video for TG.
+        if values.get("store") == "video":
+            values = {"short_side": 256, "gradient": "derived", **values}
+            values["crf"] = values.get("crf") or VIDEO_CRF
+            values["gop"] = values.get("gop") or VIDEO_GOP
+        # The fused encoder takes planes and makes JPEG files.
+        if values.get("space", "ycbcr420") != "ycbcr420" or values.get("store") == "video":
+            values.setdefault("encoder", "libjpeg")
         return values
 
     @model_validator(mode="after")
-    def _store_possible(self) -> ExtractSettings:
-        if self.store == "frames":
-            for name in ("crf", "gop"):
-                if getattr(self, name):
-                    raise ValueError(f"--{name} is of stored videos: add --store video, or leave it out")
-            return self
-        if self.gradient == "stored":
-            raise ValueError(
-                "--store video computes TG from the stored video while reading: leave --gradient stored out"
-            )
-        if self.gradient_source == "jpeg":
-            raise ValueError("--store video stores no JPEG to compute TG from: leave --gradient-source out")
-        if self.quality != 95:
-            raise ValueError("--quality is of JPEG files; the quality of --store video is --crf (lower is better)")
-        if self.subsampling != "420":
-            raise ValueError(f"--store video stores 4:2:0; --subsampling {self.subsampling} is for JPEG files")
-        return self
-
-    @model_validator(mode="after")
-    def _flow_possible(self) -> ExtractSettings:
-        if "flow_magnitude" in self.compat.split(",") and self.flow == "none":
-            raise ValueError("compat flow_magnitude is of stored flow: add --flow dis or --flow farneback")
-        return self
-
-    @model_validator(mode="after")
-    def _space_possible(self) -> ExtractSettings:
-        if self.space == "ycbcr420" and self.subsampling != "420":
-            raise ValueError(f"space ycbcr420 stores 4:2:0 frames; subsampling {self.subsampling} needs space rgb")
-        if self.space == "ycbcr420" and self.decoder in ("opencv", "decord"):
-            raise ValueError(f"decoder {self.decoder} gives RGB frames only; use space rgb")
-        if self.space == "ycbcr420" and self.gradient == "stored" and self.gradient_source == "jpeg":
-            raise ValueError("gradient source jpeg is computed on RGB frames; use space rgb")
-        return self
-
-    @model_validator(mode="after")
-    def _encoder_possible(self) -> ExtractSettings:
-        if self.encoder == "fused" and self.store == "video":
-            raise ValueError("--store video stores no JPEG files: leave --encoder out")
-        if self.encoder == "fused" and self.space == "rgb":
-            raise ValueError("--encoder fused takes planes, not RGB frames: leave it out, or --space rgb")
+    def _check_combinations(self) -> ExtractSettings:
+        video, planes = self.store == "video", self.space == "ycbcr420"
+        rules = (
+            (not video and self.crf, "--crf applies to stored videos: add --store video, or leave it out"),
+            (not video and self.gop, "--gop applies to stored videos: add --store video, or leave it out"),
+            (
+                video and self.gradient == "stored",
+                "--store video computes TG from the stored video while reading: leave --gradient stored out",
+            ),
+            (
+                video and self.gradient_source == "jpeg",
+                "--store video stores no JPEG to compute TG from: leave --gradient-source out",
+            ),
+            (
+                video and self.quality != 95,
+                "--quality applies to JPEG files; the quality of --store video is --crf (lower is better)",
+            ),
+            (
+                video and self.subsampling != "420",
+                f"--store video stores 4:2:0; --subsampling {self.subsampling} applies to JPEG files",
+            ),
+            (
+                "flow_magnitude" in self.compat.split(",") and self.flow == "none",
+                "compat flow_magnitude applies to stored flow: add --flow dis or --flow farneback",
+            ),
+            (
+                planes and self.subsampling != "420",
+                f"space ycbcr420 stores 4:2:0 frames; subsampling {self.subsampling} needs space rgb",
+            ),
+            (
+                planes and self.decoder in ("opencv", "decord"),
+                f"decoder {self.decoder} gives RGB frames only; use space rgb",
+            ),
+            (
+                planes and self.gradient == "stored" and self.gradient_source == "jpeg",
+                "gradient source jpeg is computed on RGB frames; use space rgb",
+            ),
+            (self.encoder == "fused" and video, "--store video stores no JPEG files: leave --encoder out"),
+            (
+                self.encoder == "fused" and not planes,
+                "--encoder fused takes planes, not RGB frames: leave it out, or --space rgb",
+            ),
+        )
+        for broken, message in rules:
+            if broken:
+                raise ValueError(message)
         return self
 
     @property
     def coding(self) -> GradientCoding:
-        """How TG is to be understood by whoever reads the data set."""
+        """How TG is computed, for readers of the data set."""
         if self.store == "video":
             return GradientCoding(source="video", space="rgb", stored=False)
         if self.gradient == "derived":
@@ -193,28 +167,27 @@ class ExtractSettings(BaseModel):
 class WorkerSettings(BaseModel):
     """How the work is done on this machine; never changes a byte of the output."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    threads: int = Field(0, ge=0, description="worker processes, one decoder thread each (0: one per core)")
-    timeout_seconds: float = Field(
-        120.0, gt=0, description="give up on a video whose decoder shows no frame for so long"
-    )
-    max_video_seconds: float = Field(
-        21600.0,
-        ge=0,
-        description="give up on a video that takes longer than this in all, such as one whose decoder never ends (0: no limit)",
-    )
-    max_memory_mb: int = Field(4096, ge=512, description="give up on a video that takes a worker over this many MB")
-    max_failures: int = Field(-1, ge=-1, description="stop once more videos than this have failed (-1: never)")
-    engine: Literal["local", "dask"] = Field("local", description="where shards are made: here, or on a Dask cluster")
-    scheduler: str = Field("", description="address of the Dask scheduler, such as tcp://host:8786")
-    scratch: str = Field(
-        "",
-        description="local folder for unfinished work (empty: OUT/.tgprep, or the temporary folder where OUT is a URL)",
-    )
+    threads: int = Field(default=0, ge=0)
+    """worker processes, one decoder thread each (0: one per core)"""
+    timeout_seconds: float = Field(default=120.0, gt=0)
+    """give up on a video whose decoder shows no frame for this long"""
+    max_video_seconds: float = Field(default=21600.0, ge=0)
+    """give up on a video that takes longer than this in all, such as one whose decoder never ends (0: no limit)"""
+    max_memory_mb: int = Field(default=4096, ge=512)
+    """give up on a video for which a worker takes more than this many MB"""
+    max_failures: int = Field(default=-1, ge=-1)
+    """stop once more videos than this have failed (-1: never)"""
+    engine: Literal["local", "dask"] = "local"
+    """write shards on this machine, or on a Dask cluster"""
+    scheduler: str = ""
+    """address of the Dask scheduler, such as tcp://host:8786"""
+    scratch: str = ""
+    """local folder for unfinished work (empty: OUT/.tgprep, or the temporary folder if OUT is a URL)"""
 
     @model_validator(mode="after")
-    def _scheduler_given(self) -> WorkerSettings:
+    def _check_scheduler(self) -> WorkerSettings:
         if (self.engine == "dask") != bool(self.scheduler):
             raise ValueError("--engine dask and --scheduler ADDRESS go together")
         return self

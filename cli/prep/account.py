@@ -1,4 +1,4 @@
-"""What became of the inputs of an extraction: as text, as a last event, or as one JSON object."""
+"""The account of an extraction for the user: as text, as a last event, or as one JSON object."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cli.common import human_bytes, human_seconds, print_json
+from manifests.records import FAILED, SKIPPED, WRITTEN
 
 if TYPE_CHECKING:
     from cli.prep.progress import ExtractProgress
     from manifests.files import Location
     from tgprep.extract.pipeline import Outcome
     from tgprep.scan.scan import Extra, Missing, Scan
+    from tgprep.view.copies import Copies
 
 
 _MAX_LINES = 10
@@ -23,90 +25,91 @@ _MAX_LINES = 10
 def report(
     outcome: Outcome, found: Scan | None, out: Location, progress: ExtractProgress, seconds: float, as_json: bool
 ) -> None:
-    """Tell what became of the inputs: as text, as a last event, or as one JSON object on stdout.
+    """Report what became of the inputs.
 
-    found: None where VIDEOS was not looked at, so that nothing tells what it lacks or has beside the lists.
+    found: None if VIDEOS was not scanned, so that missing and unlisted videos are unknown.
     """
-    account = outcome.account
-    for note in outcome.notes:
-        progress.tell("note", note)
     from tgprep.view.copies import find_copies
 
-    rows = [row for row in outcome.manifest.videos if row.status != "written"]
+    for note in outcome.notes:
+        progress.log("note", note)
+    copies = find_copies(outcome.manifest.videos)
+    if not as_json and not progress.log_json:
+        for line in _lines(outcome, found, copies, out, progress.frames, seconds):
+            progress.log("finished", line)
+        return
+    rows = [row for row in outcome.manifest.videos if row.status != WRITTEN]
     facts = {
-        **dataclasses.asdict(account),
+        **dataclasses.asdict(outcome.account),
         "out": str(out),
         "already_finished": outcome.already_finished,
         "num_shards_kept": outcome.num_shards_kept,
         "seconds": round(seconds, 3),
-        "failed": [{"path": row.path, "error": row.error} for row in rows if row.status == "failed"],
-        "skipped": [{"path": row.path, "reason": row.error} for row in rows if row.status == "skipped"],
-        "copies": dataclasses.asdict(find_copies(outcome.manifest.videos)),
+        "failed": [{"path": row.path, "error": row.error} for row in rows if row.status == FAILED],
+        "skipped": [{"path": row.path, "reason": row.error} for row in rows if row.status == SKIPPED],
+        "copies": dataclasses.asdict(copies),
         "missing": [dataclasses.asdict(entry) for entry in found.missing] if found else [],
         "extra": [dataclasses.asdict(entry) for entry in found.extra] if found else [],
     }
     if progress.log_json:
-        progress.tell("finished", "", **facts)
+        progress.log("finished", "", **facts)
     if as_json:
         print_json(facts)
-    elif not progress.log_json:
-        for line in _account_lines(outcome, found, out, progress.frames, seconds):
-            progress.tell("finished", line)
 
 
-def _account_lines(
-    outcome: Outcome, found: Scan | None, out: Location, num_frames: int, seconds: float
+def _lines(
+    outcome: Outcome, found: Scan | None, copies: Copies, out: Location, num_frames: int, seconds: float
 ) -> Iterator[str]:
-    account = outcome.account
+    account, videos = outcome.account, outcome.manifest.videos
     if outcome.already_finished:
         yield f"{out} is finished already: nothing to do."
     elif outcome.num_shards_kept:
-        yield f"{outcome.num_shards_kept} shards were kept from before."
+        yield f"Kept {outcome.num_shards_kept} shards of earlier runs."
     yield (
         f"{account.num_inputs} inputs = {account.num_written} written + {account.num_failed} failed "
         f"+ {account.num_skipped} skipped"
     )
-    rows = [row for row in outcome.manifest.videos if row.status != "written"]
+    # Failed and skipped inputs, by reason.
+    rows = [row for row in videos if row.status != WRITTEN]
     reasons = Counter(row.error for row in rows)
-    for reason, count in reasons.most_common(10):
+    for reason, count in reasons.most_common(_MAX_LINES):
         example = next(row.path for row in rows if row.error == reason)
-        yield f"  {count} x {reason} ({example}{', …' if count > 1 else ''})"
-    if len(reasons) > 10:
-        yield f"  and {len(reasons) - 10} more reasons: `tgprep info {out}` or videos.parquet"
+        yield f"  {count} x {reason} ({_example(example, count)})"
+    if len(reasons) > _MAX_LINES:
+        yield f"  and {len(reasons) - _MAX_LINES} more reasons: `tgprep info {out}` or videos.parquet"
     if found is not None:
         yield from _missing_lines(found.missing)
         yield from _extra_lines(found.extra, found.dataset)
-    from tgprep.view.copies import find_copies
-
-    yield from find_copies(outcome.manifest.videos).lines()
-    noted = sum(1 for note in outcome.manifest.videos.column("note") if note)
-    if noted:
-        yield f"{noted} written videos carry a note (column `note` of videos.parquet)."
+    yield from copies.lines()
+    if num_notes := sum(1 for note in videos.column("note") if note):
+        yield f"{num_notes} written videos have a note (column `note` of videos.parquet)."
     speed = f" in {human_seconds(seconds)} ({num_frames / max(seconds, 1e-3):.0f} frames/s)" if num_frames else ""
     yield f"{account.num_frames} frames in {account.num_shards} shards, {human_bytes(account.num_bytes)}{speed}: {out}"
     yield f"Next: tgprep split{'' if str(out) == 'dataset' else f' {shlex.quote(str(out))}'} --percent 20"
 
 
 def _missing_lines(missing: Sequence[Missing]) -> Iterator[str]:
-    if not missing:
-        return
-    num_missing = sum(entry.num_missing for entry in missing)
-    yield f"{num_missing} videos that the lists name are not in VIDEOS (no failure: a part of a data set is a data set):"
+    if missing:
+        total = sum(entry.num_missing for entry in missing)
+        yield f"{total} listed videos are missing from VIDEOS (not an error; partial data sets are fine):"
     for entry in missing[:_MAX_LINES]:
-        name = entry.class_name or "no class"
-        yield f"  {name}: {entry.num_missing} of {entry.num_listed} ({entry.examples[0]}{', …' if entry.num_missing > 1 else ''})"
+        examples = _example(entry.examples[0], entry.num_missing)
+        yield f"  {entry.class_name or 'no class'}: {entry.num_missing} of {entry.num_listed} ({examples})"
     yield from _more_classes(missing)
 
 
 def _extra_lines(extra: Sequence[Extra], dataset: str) -> Iterator[str]:
-    if not extra:
-        return
-    num_extra = sum(entry.num_extra for entry in extra)
-    what = "left aside" if dataset == "csv" else "taken; the lists give them no subset"
-    yield f"{num_extra} videos in VIDEOS are in no list ({what}):"
+    if extra:
+        use = "not used" if dataset == "csv" else "used, in no official subset"
+        yield f"{sum(entry.num_extra for entry in extra)} videos in VIDEOS are in no list ({use}):"
     for entry in extra[:_MAX_LINES]:
-        yield f"  {entry.class_name or 'no class'}: {entry.num_extra} ({entry.examples[0]}{', …' if entry.num_extra > 1 else ''})"
+        examples = _example(entry.examples[0], entry.num_extra)
+        yield f"  {entry.class_name or 'no class'}: {entry.num_extra} ({examples})"
     yield from _more_classes(extra)
+
+
+def _example(path: str, count: int) -> str:
+    return f"{path}, …" if count > 1 else path
 
 
 def _more_classes(entries: Sequence[object]) -> Iterator[str]:

@@ -1,15 +1,14 @@
-"""`tgprep extract`: the front door."""
+"""`tgprep extract` and `tgprep plan`: videos become a data set, or an estimate of what that takes."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import shlex
 import signal
 import sys
-import threading
 import time
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -35,47 +34,91 @@ if TYPE_CHECKING:
     from manifests.files import Location
     from tgprep.extract.array_jobs import Task, TaskOutcome
     from tgprep.extract.update import Update
+    from tgprep.extract.workers.request import Request
+    from tgprep.scan.scan import Scan
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+# What `extract` and `plan` have in common: before and behind the options that only `extract` has.
+_INPUTS: tuple[Decorator, ...] = (
+    click.argument("videos", type=PlaceType(), default="videos"),
+    click.argument("out", type=PlaceType(), default="dataset"),
+    click.option(
+        "--dataset",
+        type=click.Choice(["auto", *DATASETS]),
+        default="auto",
+        show_default=True,
+        help="how class, label, group and official split follow from names and lists",
+    ),
+    click.option(
+        "--annotations",
+        type=PlaceType(),
+        help="folder of the official lists, or the .csv file for `--dataset csv`  [default: annotations/ beside VIDEOS]",
+    ),
+    click.option(
+        "--classes",
+        type=click.Choice(["all", "present"]),
+        default="all",
+        show_default=True,
+        help="keep every class of the data set's list, or only those with videos, with new labels",
+    ),
+    options_from(ExtractSettings),
+    options_from(WorkerSettings),
+)
+_OUTPUTS: tuple[Decorator, ...] = (
+    click.option("--log-json", is_flag=True, help="log one JSON object a line on stderr in place of text"),
+    click.option("--json", "as_json", is_flag=True, help="print the account as one JSON object on stdout"),
+)
+
+
+def _with_options(options: tuple[Decorator, ...]) -> Decorator:
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
 
 
 @click.command()
-@click.argument("videos", type=PlaceType(), default="videos")
-@click.argument("out", type=PlaceType(), default="dataset")
-@click.option(
-    "--dataset",
-    type=click.Choice(["auto", *DATASETS]),
-    default="auto",
-    show_default=True,
-    help="how class, label, group and official split are told from names and lists",
-)
-@click.option(
-    "--annotations",
-    type=PlaceType(),
-    help="folder of the official lists, or the .csv file for `--dataset csv`  [default: annotations/ beside VIDEOS]",
-)
-@click.option(
-    "--classes",
-    type=click.Choice(["all", "present"]),
-    default="all",
-    show_default=True,
-    help="keep every class of the data set's list, or only those with videos, numbered anew",
-)
-@options_from(ExtractSettings)
-@options_from(WorkerSettings)
-@click.option("--add", is_flag=True, help="take videos that a finished data set lacks into it, in new shards")
+@_with_options(_INPUTS)
+@click.option("--add", is_flag=True, help="add videos that a finished data set lacks, in new shards")
 @click.option(
     "--retry-failed",
     is_flag=True,
-    help="try the failed videos of a finished data set again; new samples go to new shards",
+    help="retry the failed videos of a finished data set; new samples go to new shards",
 )
-@click.option("--num-tasks", type=click.IntRange(1), help="share the work among so many array jobs on the same OUT")
+@click.option("--num-tasks", type=click.IntRange(1), help="share the work among this many array jobs on the same OUT")
 @click.option(
-    "--task-id", type=click.IntRange(0), help="which of them this is, from 0; the last to end joins the shards"
+    "--task-id", type=click.IntRange(0), help="number of this job, from 0; the last job to end joins the shards"
 )
-@click.option("--dry-run", is_flag=True, help="say what it would take (frames, bytes, time, files), and write nothing")
-@click.option("--log-json", is_flag=True, help="one JSON object a line on stderr in place of text")
-@click.option("--json", "as_json", is_flag=True, help="print the account as one JSON object on stdout")
+@click.option("--dry-run", is_flag=True, help="estimate frames, bytes, time and files, and write nothing")
+@_with_options(_OUTPUTS)
 @handled
-def extract(
+def extract(**options: Any) -> None:
+    """Turn the videos below VIDEOS [default: ./videos] into a data set at OUT [default: ./dataset].
+
+    VIDEOS and OUT are folders, or URLs of object stores (s3://bucket/folder, gs://...).
+
+    Every video ends as written, failed (with the reason) or skipped; the account says how many, and failed videos stay in
+    the table. After an interrupt, a kill or a full disk, run the same command again: it continues where it was.
+
+    \b
+    Exit codes: 0 all well, 1 some videos failed, 2 wrong usage or input, 130/143 interrupted.
+    """
+    _run(**options)
+
+
+@click.command()
+@_with_options(_INPUTS)
+@_with_options(_OUTPUTS)
+@handled
+def plan(**options: Any) -> None:
+    """Estimate what `tgprep extract` with the same arguments would take (frames, bytes, time, files): its --dry-run."""
+    _run(**options, add=False, retry_failed=False, num_tasks=None, task_id=None, dry_run=True)
+
+
+def _run(
+    *,
     videos: Location,
     out: Location,
     dataset: str,
@@ -90,83 +133,72 @@ def extract(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Turn the videos below VIDEOS [default: ./videos] into a data set at OUT [default: ./dataset].
-
-    VIDEOS and OUT are folders, or URLs of object stores (s3://bucket/folder, gs://...).
-
-    Every video ends as written, failed (with the reason) or skipped; the account says how many, and failed videos stay in
-    the table. Interrupted, killed or out of disk: run the same command again, it goes on where it was.
-
-    \b
-    Exit codes: 0 all well, 1 some videos failed, 2 wrong usage or input, 130/143 interrupted.
-    """
     from manifests.object_store import set_warning_handler
     from manifests.records import InputError
-    from tgprep.extract.account import versions
-    from tgprep.extract.array_jobs import run_task
+    from tgprep.extract.array_jobs import extract_task
+    from tgprep.extract.make import TooManyFailuresError
     from tgprep.extract.pipeline import extract as run_extract
-    from tgprep.extract.request import Hooks, Request, TooManyFailuresError
+    from tgprep.extract.pipeline import prepare
     from tgprep.extract.update import Update
-    from tgprep.extract.work_folder import refuse_strange
+    from tgprep.extract.workers.request import Request
     from tgprep.extract.workers.shards import ShardError, StoppedError
     from tgprep.scan.scan import scan
 
     progress = ExtractProgress(log_json)
     began = time.monotonic()
-    set_warning_handler(lambda store, text: progress.tell("note", text))
+    signals: list[int] = []
+    set_warning_handler(lambda store, text: progress.log("note", text))
     try:
         with interruptible() as (stop, signals):
+            # Until the extraction starts there is nothing to end in order: a signal interrupts at once.
             with at_once(signals):
-                settings, run = build(ExtractSettings, options), build(WorkerSettings, options)
+                settings, workers = build(ExtractSettings, options), build(WorkerSettings, options)
                 update = Update(add=add, retry_failed=retry_failed)
                 task = _task(num_tasks, task_id, update)
-                versions(settings)  # that the decoder is there, before the videos are looked for
-                refuse_strange(out)
+                request = Request(
+                    videos, out, settings, workers, stop=stop, on_planned=progress.planned, on_progress=progress
+                )
+                request = prepare(request)  # before the scan, which may take long
                 found = scan(videos, dataset=dataset, annotations=annotations, classes=classes)
             for note in found.notes:
-                progress.tell("note", note)
+                progress.log("note", note)
             if dry_run:
-                pass
-
-                show_estimate(videos, out, found, settings, run, stop, as_json)
+                show_estimate(request, found, as_json)
                 return
-            hooks = Hooks(planned=progress.planned, progress=progress)
             if task is None:
-                outcome = run_extract(videos, out, found, settings, run, stop=stop, hooks=hooks, update=update)
+                outcome = run_extract(request, found, update)
             else:
-                shared = run_task(Request(videos, out, found, settings, run, stop, hooks), task)
-                if shared.joined is None:
+                share = extract_task(request, found, task)
+                if share.joined is None:
                     progress.close()
-                    sys.exit(_report_task(shared, task, out, progress, as_json))
-                outcome = shared.joined
-    except (StoppedError, KeyboardInterrupt):
+                    sys.exit(_report_task(share, task, out, progress, as_json))
+                outcome = share.joined
+    except (StoppedError, KeyboardInterrupt, ShardError, TooManyFailuresError, InputError) as error:
         progress.close()
-        command = shlex.join(["tgprep", *sys.argv[1:]])
-        begun = f"after {progress.line()}.\nFinished shards are kept" if progress.total else "before the first video"
-        text = f"Interrupted {begun}; to go on:\n  {command}"
-        progress.tell("interrupted", text, command=command, **progress.state())
-        sys.exit(128 + (signals[0] if signals else signal.SIGINT))
-    except (ShardError, TooManyFailuresError) as error:
-        progress.close()
-        text = f"Error: {error}\nFinished shards are kept; run the same command again to go on."
-        progress.tell("error", text, message=str(error))
-        sys.exit(EXIT_FAILURES)
-    except InputError as error:
-        progress.tell("error", f"Error: {error}", message=str(error))
-        sys.exit(EXIT_USAGE)
+        sys.exit(_explain(error, progress, signals))
     finally:
         progress.close()
     report(outcome, found, out, progress, time.monotonic() - began, as_json)
     sys.exit(EXIT_FAILURES if outcome.account.num_failed else 0)
 
 
-_ONLY_EXTRACT = {"add": False, "retry_failed": False, "num_tasks": None, "task_id": None, "dry_run": True}
-plan = click.Command(
-    "plan",
-    callback=functools.partial(cast(Any, extract.callback), **_ONLY_EXTRACT),
-    params=[parameter for parameter in extract.params if parameter.name not in _ONLY_EXTRACT],
-    help="Say what `tgprep extract` with the same words would take (frames, bytes, time, files): its --dry-run.",
-)
+def _explain(error: BaseException, progress: ExtractProgress, signals: list[int]) -> int:
+    """Log why the run ended, in the form that --log-json asks for; gives the exit code."""
+    from manifests.records import InputError
+    from tgprep.extract.workers.shards import StoppedError
+
+    if isinstance(error, StoppedError | KeyboardInterrupt):
+        command = shlex.join(["tgprep", *sys.argv[1:]])
+        state = f"after {progress.line()}.\nFinished shards are kept" if progress.total else "before the first video"
+        text = f"Interrupted {state}; to continue:\n  {command}"
+        progress.log("interrupted", text, command=command, **progress.state())
+        return 128 + (signals[0] if signals else signal.SIGINT)
+    if isinstance(error, InputError):
+        progress.log("error", f"Error: {error}", message=str(error))
+        return EXIT_USAGE
+    text = f"Error: {error}\nFinished shards are kept; run the same command again to continue."
+    progress.log("error", text, message=str(error))
+    return EXIT_FAILURES
 
 
 def _task(num_tasks: int | None, task_id: int | None, update: Update) -> Task | None:
@@ -182,70 +214,52 @@ def _task(num_tasks: int | None, task_id: int | None, update: Update) -> Task | 
     return Task(task_id, num_tasks)
 
 
-def _report_task(shared: TaskOutcome, task: Task, out: Location, progress: ExtractProgress, as_json: bool) -> int:
+def _report_task(share: TaskOutcome, task: Task, out: Location, progress: ExtractProgress, as_json: bool) -> int:
     facts = {
         "task_id": task.number,
         "num_tasks": task.num_tasks,
-        "num_shards": shared.num_shards,
-        "num_written": shared.num_written,
-        "num_failed": shared.num_failed,
-        "num_shards_left": shared.num_left,
+        "num_shards": share.num_shards,
+        "num_written": share.num_written,
+        "num_failed": share.num_failed,
+        "num_shards_left": share.num_left,
         "joined": False,
     }
-    for note in shared.notes:
-        progress.tell("note", note)
-    left = f"{shared.num_left} shards of other tasks are still to come" if shared.num_left else "other tasks are ending"
+    for note in share.notes:
+        progress.log("note", note)
+    left = f"{share.num_left} shards of other tasks are still to come" if share.num_left else "other tasks are ending"
     text = (
-        f"task {task.number} of {task.num_tasks}: {shared.num_shards} shards, {shared.num_written} videos written, "
-        f"{shared.num_failed} failed; {left}. The last task joins them; if it cannot: tgprep finalize {shlex.quote(str(out))}"
+        f"task {task.number} of {task.num_tasks}: {share.num_shards} shards, {share.num_written} videos written, "
+        f"{share.num_failed} failed; {left}. The last task joins them; if it cannot: tgprep finalize {shlex.quote(str(out))}"
     )
-    progress.tell("task", text, **facts)
+    progress.log("task", text, **facts)
     if as_json:
         print_json(facts)
-    return EXIT_FAILURES if shared.num_failed else 0
+    return EXIT_FAILURES if share.num_failed else 0
 
 
-if TYPE_CHECKING:
-    from manifests.files import Location
-    from tgprep.config import ExtractSettings, WorkerSettings
-    from tgprep.scan.scan import Scan
-
-
-def show_estimate(
-    videos: Location,
-    out: Location,
-    found: Scan,
-    settings: ExtractSettings,
-    run: WorkerSettings,
-    stop: threading.Event,
-    as_json: bool,
-) -> None:
-    """Print the estimate on stdout: it is the result that was asked for. Raises StoppedError once `stop` is set."""
+def show_estimate(request: Request, found: Scan, as_json: bool) -> None:
+    """Print the estimate on stdout. Raises StoppedError once `stop` is set."""
     from tgprep.extract.estimate import estimate
 
-    told = estimate(videos, out, found, settings, run, stop)
+    expected = estimate(request, found)
     if as_json:
-        print_json(dataclasses.asdict(told))
+        print_json(dataclasses.asdict(expected))
         return
-    workers = f"{told.num_workers} worker process" + ("es" if told.num_workers > 1 else "")
-    free = f", free are {human_bytes(told.num_free_bytes)}" if told.num_free_bytes >= 0 else ""
+    workers = f"{expected.num_workers} worker process" + ("es" if expected.num_workers > 1 else "")
+    free = f", {human_bytes(expected.num_free_bytes)} free" if expected.num_free_bytes >= 0 else ""
     rows = {
-        "videos": f"{told.num_videos}, {human_bytes(told.num_source_bytes)}",
-        "frames": f"about {told.num_frames} (headers of {told.num_headers} videos)",
-        "time": f"about {human_seconds(told.seconds)} with {workers} (measured on {told.num_measured} videos)",
-        "disk": f"about {human_bytes(told.num_bytes)}{free}",
-        "files": f"{told.num_shards} shards and 3 tables; one JPEG a frame would be {told.num_loose_files} files",
+        "videos": f"{expected.num_videos}, {human_bytes(expected.num_source_bytes)}",
+        "frames": f"about {expected.num_frames} (headers of {expected.num_headers} videos)",
+        "time": f"about {human_seconds(expected.seconds)} with {workers} (measured on {expected.num_measured} videos)",
+        "disk": f"about {human_bytes(expected.num_bytes)}{free}",
+        "files": f"{expected.num_shards} shards and 3 tables; one JPEG a frame would be {expected.num_loose_files} files",
     }
     for name, value in rows.items():
         click.echo(f"{name:<8}{value}")
-    if told.num_unreadable:
-        click.echo(f"{told.num_unreadable} of the videos looked at cannot be read and would fail")
-    if 0 <= told.num_free_bytes < told.num_bytes:
-        click.echo(
-            f"The disk of {out} is too small: make room, or use --short-side, "
-            + (
-                "a higher --crf"
-                if settings.store == "video"
-                else "a lower --quality, --gradient derived or --store video"
-            )
-        )
+    if expected.num_unreadable:
+        click.echo(f"{expected.num_unreadable} of the sampled videos cannot be read and would fail")
+    if 0 <= expected.num_free_bytes < expected.num_bytes:
+        smaller = "a lower --quality, --gradient derived or --store video"
+        if request.settings.store == "video":
+            smaller = "a higher --crf"
+        click.echo(f"The disk of {request.out} is too small: make room, or use --short-side, {smaller}")

@@ -1,4 +1,4 @@
-"""`tgprep finalize`: the shards of array jobs become one data set."""
+"""`tgprep finalize`: join the shards of array jobs to one data set."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="print the account as one JSON object on stdout")
 @handled
 def finalize(out: Location, as_json: bool) -> None:
-    """Join the shards that `tgprep extract --num-tasks N --task-id I` made at OUT [default: ./dataset].
+    """Join the shards that `tgprep extract --num-tasks N --task-id I` wrote at OUT [default: ./dataset].
 
-    The last task does it by itself; this is for when that one was lost. Nothing changes while shards are missing.
+    The last task does it by itself; use this if that task was lost. Nothing changes while shards are missing.
 
     \b
     Exit codes: 0 all well, 1 some videos failed or shards are missing, 2 wrong usage or input.
@@ -36,7 +36,7 @@ def finalize(out: Location, as_json: bool) -> None:
     try:
         outcome = run_finalize(out)
     except ShardError as error:
-        progress.tell("error", f"Error: {error}")
+        progress.log("error", f"Error: {error}")
         sys.exit(EXIT_FAILURES)
     report(outcome, None, out, progress, time.monotonic() - began, as_json)
     sys.exit(EXIT_FAILURES if outcome.account.num_failed else 0)

@@ -1,4 +1,4 @@
-"""`tgprep import-rawframes`: frames that were extracted elsewhere become a data set, unchanged."""
+"""`tgprep import-rawframes`: import frames that were extracted elsewhere, unchanged."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from cli.prep.export import now_and_then
     type=click.Choice(["auto", "ucf101", "hmdb51", "kinetics400", "kinetics600", "kinetics700", "folder"]),
     default="auto",
     show_default=True,
-    help="How class, label, group and official split are told from names and lists.",
+    help="How class, label, group and official split follow from names and lists.",
 )
 @click.option("--annotations", type=click.Path(path_type=Path), help="Folder of the official lists.")
 @click.option(
-    "--tg/--no-tg", default=True, help="Bring the tempgrad files in, or derive TG while reading.  [default: tg]"
+    "--tg/--no-tg", default=True, help="Import the tempgrad files, or derive TG while reading.  [default: tg]"
 )
-@click.option("--flow/--no-flow", default=True, help="Bring the flow_xym files in, or leave them out.  [default: flow]")
+@click.option("--flow/--no-flow", default=True, help="Import the flow_xym files, or leave them out.  [default: flow]")
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads (0: one per core).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 @handled
@@ -34,7 +34,7 @@ def import_rawframes(
 ) -> None:
     """Make the data set OUT [default: ./dataset] from DIR/Class/video/img_00001.jpg, tempgrad_00001.jpg, ...
 
-    No frame is decoded: the JPEG bytes go into the shards as they are. Videos with missing frames fail with the reason.
+    No frame is decoded: the JPEG bytes go into the shards unchanged. Videos with missing frames fail with the reason.
 
     \b
     Exit codes: 0 all well, 1 some videos failed, 2 wrong usage or input, 130/143 interrupted.
@@ -56,7 +56,7 @@ def import_rawframes(
                 on_progress=now_and_then("shards"),
             )
         except KeyboardInterrupt:
-            say("Interrupted. Finished shards are kept; run the same command again to go on.")
+            say("Interrupted. Finished shards are kept; run the same command again to continue.")
             sys.exit(128 + (signals[0] if signals else 2))
     for note in outcome.notes:
         say(note)

@@ -1,4 +1,4 @@
-"""How an extraction is followed: a live panel on a terminal, plain lines elsewhere, or one JSON object a line."""
+"""Progress of an extraction: a live panel on a terminal, plain lines elsewhere, or one JSON object a line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cli.common import human_seconds
 from manifests.records import FAILED
 
 if TYPE_CHECKING:
-    from tgprep.extract.request import Workload
+    from tgprep.extract.workers.request import Workload
     from tgprep.extract.workers.shards import Progress
 
 
@@ -29,7 +29,7 @@ _MAX_WORKER_ROWS = 16
 
 
 class ExtractProgress:
-    """Counts what ends and tells it: videos, frames a second, failures, time left. Called from several threads.
+    """Counts and logs what workers report: videos, frames a second, failures, time left. Called from several threads.
 
     log_json: one JSON object a line on stderr in place of text, with `time` (seconds since 1970) and `event`: note, planned,
     video, progress, error, interrupted, finished.
@@ -37,20 +37,20 @@ class ExtractProgress:
 
     def __init__(self, log_json: bool = False) -> None:
         self.lock = threading.Lock()
-        self.began = self.said = time.monotonic()
+        self.began = self.last_line = time.monotonic()
         self.total = self.kept = self.ended = self.failed = self.frames = 0
         self.total_bytes = self.kept_bytes = self.ended_bytes = 0  # of source files
         self.closed = threading.Event()
         self.ticker: threading.Thread | None = None
-        self.current: dict[int, tuple[str, int]] = {}
+        self.current: dict[int, tuple[str, int]] = {}  # worker -> key and frames of its video
         self.live: Any = None
         self.log_json = log_json
         self.on_terminal = not log_json and sys.stderr.isatty()
 
-    def tell(self, event: str, text: str, **facts: Any) -> None:
-        """A line on stderr; that nobody reads it any more (`2>&1 | head`) does not end the work.
+    def log(self, event: str, text: str, **facts: Any) -> None:
+        """Write a line on stderr. A closed stderr (`2>&1 | head`) does not end the work.
 
-        Never called with our lock held: the panel's own thread waits for it while it holds the terminal.
+        Never called with the lock held: the panel's thread waits for the lock while it holds the terminal.
         """
         with contextlib.suppress(BrokenPipeError):
             if self.log_json:
@@ -62,10 +62,10 @@ class ExtractProgress:
                 click.echo(_wrapped(text) if self.on_terminal and event in _PROSE else text, err=True)
 
     def planned(self, workload: Workload) -> None:
-        """What there is to do."""
+        """Start: the work is known."""
         self.total, self.kept = workload.num_videos, workload.num_kept
         self.total_bytes, self.kept_bytes = workload.num_source_bytes, workload.num_kept_source_bytes
-        self.began = self.said = time.monotonic()
+        self.began = self.last_line = time.monotonic()
         if self.on_terminal:
             from rich.console import Console
             from rich.live import Live
@@ -73,44 +73,42 @@ class ExtractProgress:
             self.live = Live(self, console=Console(stderr=True), refresh_per_second=4, transient=True)
             self.live.start()
         else:
-            before = f", {self.kept} of them done before" if self.kept else ""
-            facts = {"num_videos": self.total, "num_kept": self.kept}
-            self.tell("planned", f"{self.total} videos to extract{before}", **facts)
+            kept = f", {self.kept} of them done before" if self.kept else ""
+            self.log("planned", f"{self.total} videos to extract{kept}", num_videos=self.total, num_kept=self.kept)
             self.ticker = threading.Thread(target=self._tick, daemon=True)
             self.ticker.start()
 
     def __call__(self, event: Progress) -> None:
-        """Take in what a worker says."""
+        """Count an event of a worker."""
         row = event.row
         with self.lock:
-            if row is None:
-                self.current[event.worker] = (event.key, event.frames)
-            else:
-                self.current[event.worker] = (row.key, 0)  # it stays in the panel until the next one begins
+            # The key of an ended video stays in the panel until the next one begins.
+            self.current[event.worker] = (row.key, 0) if row else (event.key, event.frames)
+            if row is not None:
                 self.ended += 1
                 self.ended_bytes += row.num_source_bytes
                 self.frames += row.num_frames
                 self.failed += row.status == FAILED
         if row is not None and self.log_json:
             facts = {"path": row.path, "key": row.key, "status": row.status, "error": row.error}
-            self.tell("video", "", **facts, note=row.note, num_frames=row.num_frames, worker=event.worker)
+            self.log("video", "", **facts, note=row.note, num_frames=row.num_frames, worker=event.worker)
         elif row is not None and row.status == FAILED:
-            self.tell("video", f"failed: {row.path}: {row.error}")
+            self.log("video", f"failed: {row.path}: {row.error}")
         if not self.on_terminal:
-            self._tell_now_and_then()
+            self._log_line_if_due()
 
     def _tick(self) -> None:
-        """Without a terminal: that a line comes even while no worker says anything."""
+        """Log a line now and then even while no worker reports anything."""
         while not self.closed.wait(_TICK_SECONDS):
-            self._tell_now_and_then()
+            self._log_line_if_due()
 
-    def _tell_now_and_then(self) -> None:
+    def _log_line_if_due(self) -> None:
         with self.lock:
-            if time.monotonic() - self.said < _PLAIN_SECONDS:
+            if time.monotonic() - self.last_line < _PLAIN_SECONDS:
                 return
-            self.said = time.monotonic()
+            self.last_line = time.monotonic()
             line, state = self.line(), self.state()
-        self.tell("progress", line, **state)
+        self.log("progress", line, **state)
 
     def state(self) -> dict[str, int | float]:
         """The state as numbers; seconds_left is -1 while unknown."""
@@ -127,30 +125,26 @@ class ExtractProgress:
         parts = [f"{self.kept + self.ended} of {self.total} videos", f"{self.rate():.0f} frames/s"]
         if self.failed:
             parts.append(f"{self.failed} failed")
-        left = self.seconds_left()
-        if left >= 0:
+        if (left := self.seconds_left()) >= 0:
             parts.append(f"{human_seconds(left)} left")
         return ", ".join(parts)
 
     def rate(self) -> float:
-        """Frames a second since the beginning, the videos under way included."""
-        under_way = sum(frames for _, frames in self.current.values())
-        return (self.frames + under_way) / max(1e-3, time.monotonic() - self.began)
+        """Frames a second since the beginning, including unfinished videos."""
+        unfinished = sum(frames for _, frames in self.current.values())
+        return (self.frames + unfinished) / max(1e-3, time.monotonic() - self.began)
 
     def seconds_left(self) -> float:
-        """From the time that the bytes of the videos so far took; -1 before the first has ended.
-
-        Bytes, not videos: of few long videos among many short ones, each is as much work as many others.
-        """
-        whole, kept, done = self.total, self.kept, self.ended
+        """Estimate from the bytes of the videos so far, as long videos take longer; -1 before the first has ended."""
+        total, kept, done = self.total, self.kept, self.ended
         if self.total_bytes:
-            whole, kept, done = self.total_bytes, self.kept_bytes, self.ended_bytes
+            total, kept, done = self.total_bytes, self.kept_bytes, self.ended_bytes
         if not done:
             return -1.0
-        return (time.monotonic() - self.began) / done * max(0, whole - kept - done)
+        return (time.monotonic() - self.began) / done * max(0, total - kept - done)
 
     def close(self) -> None:
-        """Take the panel away, and say nothing more by itself."""
+        """Remove the panel and end the automatic lines."""
         self.closed.set()
         if self.ticker is not None:
             self.ticker.join()
@@ -170,7 +164,7 @@ class ExtractProgress:
             head.add_row(bar, Text(self.line(), no_wrap=True, overflow="ellipsis"))
             workers = Table.grid(padding=(0, 2))
             workers.add_column(justify="right", no_wrap=True)
-            # Of one width, so that nothing jumps when names and counts change.
+            # Of fixed width, so that nothing moves when names and counts change.
             workers.add_column(no_wrap=True, overflow="ellipsis", width=max(10, min(60, options.max_width - 24)))
             workers.add_column(justify="right", no_wrap=True, width=14)
             for worker, (key, frames) in sorted(self.current.items())[:_MAX_WORKER_ROWS]:
@@ -183,7 +177,7 @@ class ExtractProgress:
 
 
 def _wrapped(text: str) -> str:
-    """Broken between words at the terminal's width."""
+    """Text broken between words at the terminal's width."""
     width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
     indent = " " * (len(text) - len(text.lstrip()))
     return textwrap.fill(text, width, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False)

@@ -23,8 +23,10 @@ from tgprep.check.check import CheckReport, check
 from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.decode.frames import Planes
 from tgprep.decode.open import open_video
-from tgprep.extract.pipeline import Hooks, Outcome, extract
+from tgprep.extract.pipeline import Outcome, extract
 from tgprep.extract.update import Update
+from tgprep.extract.workers.request import Request
+from tgprep.extract.workers.shards import Progress
 from tgprep.scan.scan import Scan, scan
 
 Rgb = npt.NDArray[np.uint8]
@@ -86,20 +88,19 @@ def extract_videos(
     workers: WorkerSettings | None = None,
     update: Update | None = None,
     stop: threading.Event | None = None,
-    hooks: Hooks | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
     **settings: Any,
 ) -> Outcome:
     """Extract the videos below `videos` (class folders, unless `found` gives a scan) into `out` with one worker process."""
-    return extract(
+    request = Request(
         videos,
         out,
-        found or scan(videos, dataset="folder"),
         ExtractSettings(**settings),
         workers or WorkerSettings(threads=1),
-        update=update,
-        stop=stop,
-        hooks=hooks,
+        stop=stop or threading.Event(),
+        on_progress=on_progress,
     )
+    return extract(request, found or scan(videos, dataset="folder"), update)
 
 
 def check_after(root: Path, change: Callable[[Manifest], Manifest]) -> CheckReport:

@@ -19,8 +19,8 @@ from tgprep.check.tables import rows_by_shard
 from tgprep.config import EARLIER, ExtractSettings, WorkerSettings
 from tgprep.convert.import_rawframes import write_shard
 from tgprep.extract.account import versions
-from tgprep.extract.work_folder import WORK_FOLDER
 from tgprep.extract.workers.local import run_local
+from tgprep.extract.workers.request import WORK_FOLDER, Request
 from tgprep.extract.workers.shards import Progress, ShardError, ShardPlan, ShardResult, StoppedError
 
 
@@ -65,16 +65,9 @@ def repair(
         if settings is None:
             results = _from_frames(plans, videos, work, manifest.header, stop)
         else:
-            results = run_local(
-                plans,
-                videos=videos,
-                out=work,
-                scratch=work / "scratch",
-                settings=settings,
-                run=run or WorkerSettings(),  # type: ignore[call-arg]  # every field has its default
-                stop=stop,
-                on_progress=on_progress,
-            )
+            workers = run or WorkerSettings()
+            request = Request(videos, work, settings, workers, stop=stop, on_progress=on_progress)
+            results = run_local(plans, request, work / "scratch")
         for result in results:
             name = result.shard.name
             lost = [row for row in result.videos if row.error]

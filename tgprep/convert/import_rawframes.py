@@ -1,4 +1,4 @@
-"""A rawframes tree (`Class/video/img_00001.jpg`) -> a data set, without decoding a frame: the JPEG bytes stay as they are."""
+"""Imports a rawframes tree (`Class/video/img_00001.jpg`) as a data set without decoding a frame: JPEG bytes stay unchanged."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import shutil
 import threading
 import uuid
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -29,10 +27,8 @@ from manifests.manifest_io import (
     file_sha256,
     json_bytes,
     publish,
-    write_manifest,
 )
 from manifests.records import (
-    FAILED,
     WRITTEN,
     GradientCoding,
     InputError,
@@ -63,9 +59,10 @@ from tgprep.convert.frame_tree import (
     scan_tree,
     stored_coding,
 )
+from tgprep.extract.account import finalise
 from tgprep.extract.plan import plan_shards
 from tgprep.extract.work_folder import (
-    WORK_FOLDER,
+    check_output_folder,
     clear,
     exclusive,
     load_done,
@@ -73,14 +70,15 @@ from tgprep.extract.work_folder import (
     remove_leftovers,
     save_done,
 )
-from tgprep.extract.workers.shards import ShardPlan, ShardResult
+from tgprep.extract.workers.request import WORK_FOLDER
+from tgprep.extract.workers.shards import ShardPlan, ShardResult, failed_row
 
 _SPOOL_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ImportOutcome:
-    """The data set that was made. notes: what was told from where."""
+    """The new data set. notes: how data set and classes were detected."""
 
     manifest: Manifest
     notes: tuple[str, ...]
@@ -102,16 +100,24 @@ def import_rawframes(
 
     Frames are `img_N.jpg` (from 0 or 1, without gaps) and `tempgrad_N.jpg`, the n-th of which belongs to the n-th frame and
     the next. tg False, or no tempgrad file in the tree: TG is derived while reading. Classes and labels come as in `extract`:
-    from the official lists, from `classInd.txt` in `folder`, else from the class folders. A kill leaves whole shards, and the
-    same call goes on. InputError for mistakes; videos whose files are not in order become failed rows.
+    from the official lists, from `classInd.txt` in `folder`, else from the class folders. After a kill the same call
+    continues with the finished shards. InputError for mistakes; videos whose files are not in order become failed rows.
     """
     stop = stop or threading.Event()
     scan = scan_tree(folder, dataset, annotations)
     stored = tg and has_files(folder, scan.videos, TG_FILE)
     settings: dict[str, str | int | float | bool] = {"imported": "rawframes", "quality": -1, "tg": stored}
-    coding = stored_coding(folder, stored)
     if flow and has_files(folder, scan.videos, FLOW_FILE):
         settings["flow"] = str(export_marker(folder).get("flow", "imported"))
+    header = ManifestHeader(
+        dataset=scan.dataset,
+        classes=scan.classes,
+        gradient=stored_coding(folder, stored),
+        settings=settings,
+        versions={"tgprep": importlib.metadata.version("tgprep"), "pyarrow": pa.__version__},
+        num_folds=scan.num_folds,
+    )
+    check_output_folder(out)
     make_folder(out)
     if (out / HEADER_NAME).exists():
         raise InputError(f"{out} holds a finished data set already. Name a new or empty folder.")
@@ -122,55 +128,44 @@ def import_rawframes(
         plans = plan_shards(scan.videos, 0)
         done = load_done(out, work)
 
-        def one(plan: ShardPlan) -> ShardResult:
+        def finish(plan: ShardPlan) -> ShardResult:
             if stop.is_set():
                 raise KeyboardInterrupt
-            if plan.name not in done:
-                result = write_shard(plan, folder, out, coding, flow_method(settings))
-                save_done(work, result)
-                return result
-            return done[plan.name]
+            if plan.name in done:
+                return done[plan.name]
+            result = write_shard(plan, folder, out, header.gradient, flow_method(settings))
+            save_done(work, result)
+            return result
 
         results: list[ShardResult] = []
         with ThreadPoolExecutor(threads or usable_cores()) as pool:
             try:
-                for number, result in enumerate(pool.map(one, plans), 1):
+                for number, result in enumerate(pool.map(finish, plans), 1):
                     results.append(result)
                     on_progress(number, len(plans))
             except BaseException:
-                stop.set()
+                stop.set()  # else the pool finishes all shards before it ends
                 raise
-        rows = sorted((row for result in results for row in result.videos), key=lambda row: (row.key, row.path))
-        counts = Counter(row.status for row in rows)
-        header = ManifestHeader(
-            dataset=scan.dataset,
-            classes=scan.classes,
-            gradient=coding,
-            settings=settings,
-            versions={"tgprep": importlib.metadata.version("tgprep"), "pyarrow": pa.__version__},
-            num_folds=scan.num_folds,
-            num_written=counts[WRITTEN],
-            num_failed=counts[FAILED],
-        )
-        manifest = write_manifest(out, header, rows, [result.shard for result in results])
-        shutil.rmtree(work, ignore_errors=True)
-    return ImportOutcome(manifest, scan.notes)
+        return ImportOutcome(finalise(out, header, results), scan.notes)
 
 
 def _resume_or_clear(work: Path, scan: TreeScan, settings: dict[str, str | int | float | bool]) -> None:
-    """Keep the shards of an interrupted import of the same tree, forget those of another."""
-    told = [[video.key, video.path, video.label, video.num_source_bytes] for video in scan.videos]
-    mark = json_bytes({"settings": settings, "videos": hashlib.sha256(json.dumps(told).encode()).hexdigest()})
-    place = work / "import.json"
-    if not place.exists() or place.read_bytes() != mark:
+    """Keep the shards of an interrupted import of the same tree, remove those of another."""
+    videos = [[video.key, video.path, video.label, video.num_source_bytes] for video in scan.videos]
+    digest = hashlib.sha256(json.dumps(videos).encode()).hexdigest()
+    plan = json_bytes({"settings": settings, "videos": digest})
+    file = work / "import.json"
+    if not file.exists() or file.read_bytes() != plan:
         clear(work)
-        with atomic_write(place) as file:
-            file.write(mark)
+        with atomic_write(file) as target:
+            target.write(plan)
 
 
 def write_shard(plan: ShardPlan, folder: Path, out: Path, coding: GradientCoding, flow: str) -> ShardResult:
-    """Make one shard in `out` from the frame folders of its videos. flow: how the flow_xym files were computed, "" to leave
-    them out. InputError where it cannot be written; videos whose files are not in order become failed rows.
+    """Write one shard in `out` from the frame folders of its videos.
+
+    flow: how the flow_xym files were computed, "" to leave them out. InputError if it cannot be written; videos whose files
+    are not in order become failed rows.
     """
     temporary = out / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{plan.name}"
     rows = []
@@ -180,7 +175,7 @@ def write_shard(plan: ShardPlan, folder: Path, out: Path, coding: GradientCoding
                 try:
                     rows.append(_pack(tar, video, folder / video.path, plan.name, coding, flow))
                 except FramesError as error:
-                    rows.append(replace(_row(video), status=FAILED, error=str(error)))
+                    rows.append(failed_row(video, str(error)))
             write_end(tar)
             tar.flush()
             os.fsync(tar.fileno())
@@ -207,7 +202,8 @@ def _pack(tar: BinaryIO, video: SourceVideo, folder: Path, shard: str, coding: G
         flows = _spool(stack, files.flow, size)[0] if flow else None
         height, width = size
         row = replace(
-            _row(video),
+            failed_row(video, ""),
+            status=WRITTEN,
             num_frames=rgb.num_frames,
             height=height,
             width=width,
@@ -215,18 +211,23 @@ def _pack(tar: BinaryIO, video: SourceVideo, folder: Path, shard: str, coding: G
             num_source_bytes=rgb.num_bytes,
             source_sha256=sha256,
         )
+        meta: dict[str, str | int | float] = {
+            **row_facts(row),
+            **quality_facts({"quality": -1, "flow": flow or "none"}),
+            "gradient_source": coding.source,
+            "gradient_space": coding.space,
+        }
         try:
-            meta = _meta(row, coding, flow)
             offset, num_bytes, members = write_sample(tar, EncodedVideo(video.key, meta, rgb, tg, flows))
         except MemberTooLargeError as error:
             raise FramesError(f"too large for a tar member: {error}") from None
-    return replace(row, status=WRITTEN, shard=shard, sample_offset=offset, sample_bytes=num_bytes, members=members)
+    return replace(row, shard=shard, sample_offset=offset, sample_bytes=num_bytes, members=members)
 
 
 def _spool(stack: ExitStack, files: Sequence[Path], size: tuple[int, int]) -> tuple[FrameSpool, tuple[int, int], str]:
-    """The files one after the other, their common (height, width), and their sha256. size (0, 0): that of the first."""
-    file_of_all = SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - the stack closes it
-    spool = FrameSpool(cast(BinaryIO, stack.enter_context(file_of_all)))
+    """Concatenate files: the spool, their common (height, width), and the sha256. size (0, 0): take that of the first."""
+    spool_file = SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - the stack closes it
+    spool = FrameSpool(cast(BinaryIO, stack.enter_context(spool_file)))
     digest = hashlib.sha256()
     for file in files:
         try:
@@ -234,7 +235,7 @@ def _spool(stack: ExitStack, files: Sequence[Path], size: tuple[int, int]) -> tu
         except OSError as error:
             raise FramesError(f"{file.name} cannot be read: {error.strerror}") from None
         if not (jpeg.startswith(b"\xff\xd8") and jpeg.endswith(b"\xff\xd9")):
-            raise FramesError(f"{file.name} is not a whole JPEG file")
+            raise FramesError(f"{file.name} is not a complete JPEG file")
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg)
         except ValueError as error:
@@ -245,25 +246,3 @@ def _spool(stack: ExitStack, files: Sequence[Path], size: tuple[int, int]) -> tu
         spool.append(jpeg)
         digest.update(jpeg)
     return spool, size, digest.hexdigest()
-
-
-def _row(video: SourceVideo) -> VideoRow:
-    return VideoRow(
-        video.key,
-        video.path,
-        video.class_name,
-        video.label,
-        video.group,
-        video.subsets,
-        "",
-        num_source_bytes=video.num_source_bytes,
-    )
-
-
-def _meta(row: VideoRow, coding: GradientCoding, flow: str) -> dict[str, str | int | float]:
-    return {
-        **row_facts(row),
-        **quality_facts({"quality": -1, "flow": flow or "none"}),
-        "gradient_source": coding.source,
-        "gradient_space": coding.space,
-    }

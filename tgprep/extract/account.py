@@ -1,14 +1,15 @@
-"""The account of an extraction: every input is written, failed or skipped, and the finished data set says so."""
+"""The end of an extraction: shards become a data set, which accounts for every input as written, failed or skipped."""
 
 from __future__ import annotations
 
 import importlib.metadata
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from manifests.files import Location, below, remove
+from manifests.files import Location, below, remove, remove_tree
 from manifests.manifest_io import write_manifest
 from manifests.records import FAILED, SKIPPED, WRITTEN, InputError, ManifestHeader, VideoRow
 from manifests.table import Manifest
@@ -16,13 +17,14 @@ from tgprep.config import ExtractSettings
 from tgprep.decode.frames import PLANES_VERSION
 from tgprep.decode.open import decoder_versions
 from tgprep.encode.jpeg_tables import ENCODER_VERSION
-from tgprep.extract.plan import Plan
+from tgprep.extract.work_folder import remove_leftovers
+from tgprep.extract.workers.request import WORK_FOLDER
 from tgprep.extract.workers.shards import ShardResult
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What became of the inputs; `num_inputs` is counted on its own, so that the sum proves something."""
+    """What became of the inputs. `num_inputs` is counted independently, so that the sum is a check."""
 
     num_inputs: int
     num_written: int
@@ -51,11 +53,11 @@ def account_of(manifest: Manifest) -> Account:
 
 
 def versions(settings: ExtractSettings) -> dict[str, str]:
-    """Versions of what makes the bytes; InputError where the decoder is not installed or is not there."""
+    """Versions of all that decides the bytes; InputError if the decoder is not installed."""
     name = settings.decoder
     try:
-        decoder = decoder_versions(name)
-    except (Exception, SystemExit) as error:  # a module of the user's may fail in any way
+        used = decoder_versions(name)
+    except (Exception, SystemExit) as error:  # a user's module may fail in any way
         text = " ".join(str(error).split())
         raise InputError(
             f"--decoder {name} cannot be loaded: {type(error).__name__}: {text}. Install it, or put its folder on PYTHONPATH."
@@ -63,55 +65,50 @@ def versions(settings: ExtractSettings) -> dict[str, str]:
     if settings.store == "video":
         from tgprep.encode.h264 import x264_version
 
-        decoder = {**decoder, **decoder_versions("pyav"), "x264": x264_version()}
+        used |= {**decoder_versions("pyav"), "x264": x264_version()}
     if settings.space == "ycbcr420":
-        decoder["planes"] = str(PLANES_VERSION)
+        used["planes"] = str(PLANES_VERSION)
     if settings.encoder == "fused":
-        decoder["fused_encoder"] = str(ENCODER_VERSION)
-    return {name: importlib.metadata.version(name) for name in ("tgprep", "simplejpeg")} | {
-        "pyarrow": pa.__version__,
-        **decoder,
-    }
+        used["fused_encoder"] = str(ENCODER_VERSION)
+    packages = {name: importlib.metadata.version(name) for name in ("tgprep", "simplejpeg")}
+    return {**packages, "pyarrow": pa.__version__, **used}
 
 
-def finalise(out: Location, plan: Plan, results: Sequence[ShardResult], base: Manifest | None) -> Manifest:
-    """Write tables and header of the finished data set; base: the data set that the plan changes, if it does."""
+def finalise(
+    out: Location,
+    header: ManifestHeader,
+    results: Sequence[ShardResult],
+    skipped: Sequence[tuple[str, str]] = (),
+    base: Manifest | None = None,
+) -> Manifest:
+    """Join finished shards to a data set: write tables and header, remove the work folder.
+
+    header: without counts. skipped: (path, reason). base: the data set that the shards change.
+    """
     rows = [row for result in results for row in result.videos]
-    assert len(rows) == len(plan.videos), f"{len(rows)} rows for {len(plan.videos)} videos"
     rows += [
         VideoRow(key="", path=path, class_name="", label=-1, group="", subsets=(), status=SKIPPED, error=reason)
-        for path, reason in plan.skipped
+        for path, reason in skipped
     ]
     shards = [result.shard for result in results]
-    used = plan.versions
     if base is not None:
-        replaced = {row.path for row in rows}
-        rows += [row for row in base.videos if row.status != SKIPPED and row.path not in replaced]
+        new_paths = {row.path for row in rows}
+        rows += [row for row in base.videos if row.status != SKIPPED and row.path not in new_paths]
         while shards and not shards[-1].num_videos:  # every video failed again: no empty shard for that
             remove(below(out, shards.pop().name))
         shards = [*base.shards, *shards]
         before = base.header.versions
-        used = {name: _both(before.get(name, ""), version) for name, version in plan.versions.items()}
+        versions = {name: _join_versions(before.get(name, ""), now) for name, now in header.versions.items()}
+        header = replace(header, versions=versions)
     assert len({row.path for row in rows}) == len(rows), "a video has two rows"
-    counts = {status: sum(row.status == status for row in rows) for status in (WRITTEN, FAILED, SKIPPED)}
-    header = ManifestHeader(
-        dataset=plan.dataset,
-        classes=plan.classes,
-        gradient=plan.settings.coding,
-        settings=plan.settings.model_dump(),
-        versions=used,
-        num_folds=plan.num_folds,
-        num_written=counts[WRITTEN],
-        num_failed=counts[FAILED],
-        num_skipped=counts[SKIPPED],
-    )
-    return write_manifest(out, header, sorted(rows, key=lambda row: (row.key, row.path)), shards)
+    counts = Counter(row.status for row in rows)
+    header = replace(header, num_written=counts[WRITTEN], num_failed=counts[FAILED], num_skipped=counts[SKIPPED])
+    manifest = write_manifest(out, header, sorted(rows, key=lambda row: (row.key, row.path)), shards)
+    work = below(out, WORK_FOLDER)
+    remove_leftovers(out, work)
+    remove_tree(work)
+    return manifest
 
 
-def _both(before: str, now: str) -> str:
+def _join_versions(before: str, now: str) -> str:
     return now if not before or now in before.split(", ") else f"{before}, {now}"
-
-
-def failures(results: Sequence[ShardResult]) -> int:
-    """Failed videos of the given shards."""
-    return sum(row.status == FAILED for result in results for row in result.videos)

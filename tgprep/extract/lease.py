@@ -1,8 +1,8 @@
-"""Who works on an OUT in an object store: an object that is made only if there is none (a conditional PUT), and kept warm.
-A file does the same on a file system without locks.
+"""Leases on an OUT in an object store: an object that is created only if it does not exist (a conditional PUT), and renewed.
 
-Its owner writes it anew every few seconds. Whoever finds it takes it over where the owner's process is gone (same machine) or
-it stays unchanged for some time (another machine). Stores without such a write give a warning: then it is up to the user.
+A file does the same on a file system without locks. The owner rewrites the object every few seconds. Another process takes it over if the
+owner's process has ended (same machine) or the object stays unchanged for some time (another machine). For stores without
+conditional writes there is a warning: then the user must start one run at a time.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from manifests.records import InputError
 from tgprep.extract.workers.shards import ShardError
 
 BEAT_SECONDS = 10.0
-_BEATS_MISSED = 3.5  # so many without a sign, and the owner counts as gone
+_BEATS_MISSED = 3.5  # missed beats after which the owner counts as gone
 
 
 class Lease:
-    """A claim that this process holds; `check` says when somebody else took it."""
+    """A lease that this process holds."""
 
     def __init__(self, url: str, facts: dict[str, Any]) -> None:
         self.url = url
@@ -39,14 +39,14 @@ class Lease:
         self.thread.start()
 
     def check(self) -> None:
-        """ShardError where the claim is no longer ours: another machine took this process for dead."""
+        """Raise ShardError if another machine took the lease over because this process seemed dead."""
         if self.lost:
             raise ShardError(
-                f"{self.url} was taken over by another run while this one did not answer. Only one of them may go on"
+                f"{self.url} was taken over by another run while this one did not answer. Only one of them may continue"
             )
 
     def release(self) -> None:
-        """Let others have it."""
+        """End the lease, so that others can take it."""
         self.ended.set()
         self.thread.join(timeout=BEAT_SECONDS)
         if not self.lost:
@@ -56,7 +56,7 @@ class Lease:
     def _beat(self) -> None:
         while not self.ended.wait(BEAT_SECONDS):
             with contextlib.suppress(OSError, InputError):  # the next beat may get through
-                if _read(self.url).get("token") != self.facts["token"]:
+                if read_lease(self.url).get("token") != self.facts["token"]:
                     self.lost = True
                     return
                 self.facts["beats"] += 1
@@ -64,17 +64,17 @@ class Lease:
 
 
 @contextlib.contextmanager
-def claimed(url: str, what: str, *, wait: bool = False) -> Iterator[Lease]:
-    """Hold the claim for the block. InputError naming the owner where somebody else has it, unless `wait`."""
-    claim = take(url, what, wait=wait)
+def hold_lease(url: str, what: str, *, wait: bool = False) -> Iterator[Lease]:
+    """Hold the lease for the block. InputError naming the owner if another process has it, unless `wait`."""
+    lease = take_lease(url, what, wait=wait)
     try:
-        yield claim
+        yield lease
     finally:
-        claim.release()
+        lease.release()
 
 
-def take(url: str, what: str, *, wait: bool = False) -> Lease:
-    """Make the claim, or take it over from an owner that is gone. what: what is claimed, for the message."""
+def take_lease(url: str, what: str, *, wait: bool = False) -> Lease:
+    """Create the lease, or take it over from an owner that is gone. what: what it protects, for the message."""
     facts = {
         "owner": f"process {os.getpid()} on {socket.gethostname()}",
         "token": uuid.uuid4().hex,
@@ -88,39 +88,36 @@ def take(url: str, what: str, *, wait: bool = False) -> Lease:
             create(url, json.dumps(facts).encode())
         except NotImplementedError:
             warn_once(
-                url, f"{url} cannot be claimed: this store has no conditional write. Start one run at a time on it"
+                url, f"{url} cannot be protected: this store has no conditional write. Start one run at a time on it"
             )
             _write(url, facts)
-        there = _read(url)
-        if there.get("token") == facts["token"]:
+        current = read_lease(url)
+        if current.get("token") == facts["token"]:
             return Lease(url, facts)
-        if there and is_alive(url, there):
+        if current and is_alive(url, current):
             if not wait:
-                owner = there.get("owner", "an unknown process")
+                owner = current.get("owner", "an unknown process")
                 raise InputError(f"{what} is in use by {owner}. Wait for it, or end it and run this command again.")
             time.sleep(0.5)
-        elif there and _read(url).get("token") == there.get("token"):
+        # Its owner is gone. Read again: another process may have taken it over meanwhile.
+        elif current and read_lease(url).get("token") == current.get("token"):
             remove(url)
 
 
-def is_alive(url: str, there: dict[str, Any]) -> bool:
-    """Whether the owner of a claim still works: by its process on this machine, by its sign of life on another."""
-    if there.get("machine") == _machine():
-        return there.get("started") == _started(int(there.get("process", -1)))
+def is_alive(url: str, facts: dict[str, Any]) -> bool:
+    """Whether the owner of a lease still works: on this machine by its process, on another by its beats."""
+    if facts.get("machine") == _machine():
+        return facts.get("started") == _started(int(facts.get("process", -1)))
     end = time.monotonic() + _BEATS_MISSED * BEAT_SECONDS
     while time.monotonic() < end:
         time.sleep(min(1.0, BEAT_SECONDS / 4))
-        if _read(url) != there:
+        if read_lease(url) != facts:
             return True
     return False
 
 
-def read_claim(url: str) -> dict[str, Any]:
-    """What a claim says of its owner; empty where there is none."""
-    return _read(url)
-
-
-def _read(url: str) -> dict[str, Any]:
+def read_lease(url: str) -> dict[str, Any]:
+    """The facts in a lease about its owner; empty if there is none."""
     try:
         content = read_bytes(url)
     except FileNotFoundError:
@@ -129,7 +126,7 @@ def _read(url: str) -> dict[str, Any]:
         facts = json.loads(content)
     except ValueError:
         facts = None
-    return facts if isinstance(facts, dict) and facts else {"owner": f"somebody who left {content[:40]!r}"}
+    return facts if isinstance(facts, dict) and facts else {"owner": f"an unknown process that left {content[:40]!r}"}
 
 
 def _write(url: str, facts: dict[str, Any]) -> None:
@@ -138,7 +135,7 @@ def _write(url: str, facts: dict[str, Any]) -> None:
 
 
 def _machine() -> str:
-    """Names this machine, or the container on it, whose process numbers mean something to us."""
+    """A name of the machine or container within which process numbers are comparable."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts += [
@@ -149,7 +146,7 @@ def _machine() -> str:
 
 
 def _started(process: int) -> str:
-    """When a process started, in the kernel's ticks; "" where there is no such process."""
+    """When a process started, in the kernel's ticks; "" if there is no such process."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):

@@ -1,83 +1,86 @@
-"""The shards of a plan: made by an engine, noted in the journal as each is finished."""
+"""The shards of a plan: written by an engine, noted in the journal as each is finished."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from tgprep.config import WorkerSettings
-from tgprep.extract.account import failures
-from tgprep.extract.request import Request, TooManyFailuresError, Workload
-from tgprep.extract.work_folder import load_done, save_done
+from manifests.records import FAILED
+from tgprep.extract.work_folder import save_done
 from tgprep.extract.workers.local import num_workers, run_local
+from tgprep.extract.workers.request import Engine, Request, Workload
 from tgprep.extract.workers.scratch import refuse_small, scratch_folder
 from tgprep.extract.workers.shards import ShardPlan, ShardResult, StoppedError
 
 
-def _engine(run: WorkerSettings) -> Callable[..., Generator[ShardResult, None, None]]:
-    if run.engine == "local":
-        return run_local
-    from tgprep.extract.workers.dask_cluster import run_dask
-
-    return run_dask
+class TooManyFailuresError(Exception):
+    """More videos failed than --max-failures allows; finished shards stay."""
 
 
-def make_shards(asked: Request, shards: Sequence[ShardPlan], scratch: str = "scratch") -> tuple[list[ShardResult], int]:
-    """Write the shards that no earlier run has finished: the results of all, in order, and how many were kept.
+def make_shards(
+    request: Request,
+    shards: Sequence[ShardPlan],
+    done: Mapping[str, ShardResult],
+    check_owner: Callable[[], None],
+    scratch_name: str = "scratch",
+) -> list[ShardResult]:
+    """Write the shards that the journal, `done`, does not have; the results of all, in order.
 
-    scratch: name of the folder for spools in the work folder, where they lie there. Raises StoppedError, ShardError,
-    TooManyFailuresError; what is finished by then stays.
+    check_owner: raises if another run took OUT over. scratch_name: folder for spools in the work folder. Raises StoppedError, ShardError,
+    TooManyFailuresError; finished shards stay.
     """
-    names = {shard.name for shard in shards}
-    done = {name: result for name, result in load_done(asked.out, asked.work).items() if name in names}
-    num_kept = len(done)
+    results = {shard.name: done[shard.name] for shard in shards if shard.name in done}
     todo = [shard for shard in shards if shard.name not in done]
-    asked.hooks.planned(_workload(shards, list(done.values())))
-    num_failed = failures(list(done.values()))
+    request.on_planned(_workload(shards, results.values()))
+    num_failed = num_failures(results.values())
+    max_failures = request.workers.max_failures
+    engine: Engine = run_local
+    if request.workers.engine == "dask":
+        from tgprep.extract.workers.dask_cluster import run_dask as engine
     with contextlib.ExitStack() as stack:
-        made = _engine(asked.run)(
-            todo,
-            videos=asked.videos,
-            out=asked.out,
-            scratch=_scratch(asked, todo, scratch, stack) if todo else None,
-            settings=asked.settings,
-            run=asked.run,
-            stop=asked.stop,
-            on_progress=asked.hooks.progress,
-        )
-        stack.enter_context(contextlib.closing(made))
-        for result in made:
-            asked.check()
-            save_done(asked.work, result)
-            done[result.shard.name] = result
-            num_failed += failures([result])
-            if 0 <= asked.run.max_failures < num_failed:
+        scratch = _scratch(request, todo, scratch_name, stack) if todo else None
+        # Closing the generator ends the workers, whatever is raised below.
+        new_results = stack.enter_context(contextlib.closing(engine(todo, request, scratch)))
+        for result in new_results:
+            check_owner()
+            save_done(request.work, result)
+            results[result.shard.name] = result
+            num_failed += num_failures([result])
+            if 0 <= max_failures < num_failed:
                 raise TooManyFailuresError(
-                    f"{num_failed} videos failed, --max-failures allows {asked.run.max_failures}. Finished shards are kept."
+                    f"{num_failed} videos failed, --max-failures allows {max_failures}. Finished shards are kept."
                 )
-    if len(done) < len(shards):
+    if len(results) < len(shards):
         raise StoppedError
-    return [done[shard.name] for shard in shards], num_kept
+    return [results[shard.name] for shard in shards]
 
 
-def _workload(shards: Sequence[ShardPlan], done: Sequence[ShardResult]) -> Workload:
+def num_failures(results: Iterable[ShardResult]) -> int:
+    """Failed videos of the given shards."""
+    return sum(row.status == FAILED for result in results for row in result.videos)
+
+
+def _workload(shards: Sequence[ShardPlan], done: Iterable[ShardResult]) -> Workload:
+    videos = [video for shard in shards for video in shard.videos]
+    rows = [row for result in done for row in result.videos]
     return Workload(
-        num_videos=sum(len(shard.videos) for shard in shards),
-        num_source_bytes=sum(video.num_source_bytes for shard in shards for video in shard.videos),
-        num_kept=sum(len(result.videos) for result in done),
-        num_kept_source_bytes=sum(row.num_source_bytes for result in done for row in result.videos),
+        num_videos=len(videos),
+        num_source_bytes=sum(video.num_source_bytes for video in videos),
+        num_kept=len(rows),
+        num_kept_source_bytes=sum(row.num_source_bytes for row in rows),
     )
 
 
-def _scratch(asked: Request, todo: Sequence[ShardPlan], name: str, stack: contextlib.ExitStack) -> Path | None:
-    """The folder for unfinished work; None where each machine of a cluster makes its own."""
-    if isinstance(asked.work, Path) and not asked.run.scratch:
-        folder = asked.work / name
+def _scratch(request: Request, todo: Sequence[ShardPlan], name: str, stack: contextlib.ExitStack) -> Path | None:
+    """The folder for unfinished work; None if each machine of a cluster makes one."""
+    workers = request.workers
+    if isinstance(request.work, Path) and not workers.scratch:
+        folder = request.work / name
         folder.mkdir(exist_ok=True)
-    elif asked.run.engine != "local":
+    elif workers.engine != "local":
         return None
     else:
-        folder = stack.enter_context(scratch_folder(asked.run.scratch, asked.out))
-    refuse_small(folder, todo, num_workers(asked.run, todo), videos=asked.videos, out=asked.out)
+        folder = stack.enter_context(scratch_folder(workers.scratch, request.out))
+    refuse_small(folder, todo, num_workers(workers, todo), videos=request.videos, out=request.out)
     return folder

@@ -1,4 +1,4 @@
-"""What an extraction is going to do, kept in the work folder so that a resumed run does the same."""
+"""The plan of an extraction, kept in the work folder so that a resumed run does the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from manifests.files import Location, atomic_write, below, read_bytes
 from manifests.manifest_io import json_bytes, parquet_table
-from manifests.records import InputError, SourceVideo
+from manifests.records import InputError, ManifestHeader, SourceVideo
 from tgprep.config import EARLIER, ExtractSettings
 from tgprep.extract.workers.shards import ShardPlan
 from tgprep.scan.scan import Scan
@@ -35,32 +35,39 @@ _VIDEOS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The videos to extract and what the header will say of them.
-
-    skipped: (path, reason). versions: of what decodes and encodes, when the work began.
-    update: what changes a finished data set ("--add", "--retry-failed", or both), "" for a new one.
-    base: digest of the data set that is changed. first_shard: number of the first shard, behind those of that data set.
-    """
+    """The videos to extract, and the facts of the header."""
 
     dataset: str
     classes: tuple[str, ...]
     num_folds: int
     videos: tuple[SourceVideo, ...]
-    skipped: tuple[tuple[str, str], ...]
+    skipped: tuple[tuple[str, str], ...]  # (path, reason)
     settings: ExtractSettings
-    versions: dict[str, str]
-    update: str = ""
-    base: str = ""
-    first_shard: int = 0
+    versions: dict[str, str]  # of what decodes and encodes, when the work began
+    update: str = ""  # how a finished data set changes: "--add", "--retry-failed" or both; "" for a new one
+    base: str = ""  # digest of the data set that changes
+    first_shard: int = 0  # number of the first new shard
 
     @property
     def shards(self) -> tuple[ShardPlan, ...]:
         """The shards to write."""
         return plan_shards(self.videos, self.settings.videos_per_shard, self.first_shard)
 
+    @property
+    def header(self) -> ManifestHeader:
+        """The header of the data set, without counts."""
+        return ManifestHeader(
+            dataset=self.dataset,
+            classes=self.classes,
+            gradient=self.settings.coding,
+            settings=self.settings.model_dump(),
+            versions=self.versions,
+            num_folds=self.num_folds,
+        )
+
 
 def new_plan(scan: Scan, settings: ExtractSettings, versions: dict[str, str]) -> Plan:
-    """The plan of a data set that holds all that the scan found."""
+    """The plan of a new data set with every video of the scan."""
     return Plan(
         dataset=scan.dataset,
         classes=scan.classes,
@@ -73,7 +80,7 @@ def new_plan(scan: Scan, settings: ExtractSettings, versions: dict[str, str]) ->
 
 
 def plan_shards(videos: Sequence[SourceVideo], videos_per_shard: int, first_shard: int = 0) -> tuple[ShardPlan, ...]:
-    """Cut the scan into shards: an even mix of all classes, the same for the same keys whatever the machine.
+    """Divide the videos into shards: an even mix of all classes, which depends on the keys alone.
 
     videos_per_shard 0: 8 to 64, so that a small data set still has shards for several workers.
     """
@@ -86,29 +93,27 @@ def plan_shards(videos: Sequence[SourceVideo], videos_per_shard: int, first_shar
 
 
 def shard_size(num_videos: int, videos_per_shard: int) -> int:
-    """Videos in one shard of a set of `num_videos`."""
+    """Videos in one shard of a data set of `num_videos`."""
     return videos_per_shard or min(64, max(8, math.ceil(num_videos / 32)))
 
 
 def mixed_place(key: str) -> tuple[bytes, str]:
-    """Sorting by this mixes classes evenly, the same everywhere."""
+    """A sort key that mixes classes evenly, the same on every machine."""
     return blake2b(key.encode(), digest_size=8).digest(), key
 
 
 def save_plan(work: Location, plan: Plan) -> None:
-    """Keep the plan in the work folder; it counts once plan.json is there."""
+    """Write the plan into the work folder; it is valid once plan.json exists."""
     records = [{**dataclasses.asdict(video), "subsets": list(video.subsets)} for video in plan.videos]
     with atomic_write(below(work, "plan.parquet")) as file:
         pq.write_table(pa.Table.from_pylist(records, schema=_VIDEOS_SCHEMA), file)
-    facts = {
-        field.name: getattr(plan, field.name) for field in dataclasses.fields(plan) if field.name not in ("videos",)
-    }
+    facts = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan) if field.name != "videos"}
     with atomic_write(below(work, "plan.json")) as file:
         file.write(json_bytes({**facts, "settings": plan.settings.model_dump()}))
 
 
 def load_plan(work: Location) -> Plan | None:
-    """The plan of the interrupted run; None where there is none."""
+    """The plan of the interrupted run, if there is one."""
     try:
         facts = json.loads(read_bytes(below(work, "plan.json")))
     except FileNotFoundError:
@@ -128,24 +133,24 @@ def load_plan(work: Location) -> Plan | None:
 
 
 def refuse_difference(out: Location, state: str, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """InputError that names every setting of the data set at `out` that differs from what is asked."""
-    # A setting that was not there yet, when the data set was made, had the value that is the default since, or an older one.
+    """InputError that names every setting of the data set at `out` that differs from the request."""
+    # A setting that is younger than the data set has today's default, unless EARLIER names another value.
     defaults = {name: field.default for name, field in ExtractSettings.model_fields.items()}
-    there = {**defaults, **EARLIER, **before}
+    stored = {**defaults, **EARLIER, **before}
     differences = [
-        f"--{name.replace('_', '-')} is {there.get(name)} there, {value} asked"
+        f"--{name.replace('_', '-')} is {stored.get(name)} in it, {value} requested"
         for name, value in now.items()
-        if there.get(name) != value
+        if stored.get(name) != value
     ]
     if differences:
         raise InputError(
             f"{out} holds {state} data set with other settings: {'; '.join(differences)}. "
-            f"Use the same settings to go on, or name another folder."
+            f"Use the same settings to continue, or name another folder."
         )
 
 
 def changes_since(plan: Plan, scan: Scan, versions: dict[str, str]) -> list[str]:
-    """What has changed since the interrupted run made its plan, for the user."""
+    """Notes for the user on what has changed since the interrupted run made its plan."""
     notes = []
     before = {video.path: video.num_source_bytes for video in plan.videos}
     now = {video.path: video.num_source_bytes for video in scan.videos}
@@ -154,13 +159,12 @@ def changes_since(plan: Plan, scan: Scan, versions: dict[str, str]) -> list[str]
     if not plan.update and (num_new or num_gone or num_other):
         notes.append(
             f"VIDEOS has changed since this extraction began ({num_new} new, {num_gone} gone, {num_other} of another size): "
-            f"the work goes on with the list of the beginning"
+            f"it continues with the list of the beginning"
         )
-    other = [
-        f"{name} {plan.versions.get(name)} then, {now}"
-        for name, now in versions.items()
-        if plan.versions.get(name) != now
-    ]
-    if other:
+    if other := [
+        f"{name} {plan.versions.get(name)} then, {version} now"
+        for name, version in versions.items()
+        if plan.versions.get(name) != version
+    ]:
         notes.append(f"other versions than when this extraction began ({'; '.join(other)}): its bytes may differ")
     return notes

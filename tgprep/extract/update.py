@@ -1,4 +1,4 @@
-"""What --add and --retry-failed do to a finished data set: a plan for the videos it lacks, behind the shards it has."""
+"""Plans for --add and --retry-failed: the videos that a finished data set lacks, in new shards behind the old ones."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tgprep.scan.scan import Scan
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """How a finished data set is to change. add: take in videos it does not have; retry_failed: try failed ones again."""
+    """How a finished data set changes."""
 
-    add: bool = False
-    retry_failed: bool = False
+    add: bool = False  # extract videos that it does not have
+    retry_failed: bool = False  # extract its failed videos again
 
     def __bool__(self) -> bool:
         return self.add or self.retry_failed
@@ -30,7 +30,7 @@ class Update:
 def plan_update(
     base: Manifest, scan: Scan, settings: ExtractSettings, versions: dict[str, str], update: Update
 ) -> Plan:
-    """The videos to extract on top of `base`. Keys, labels and classes of the data set stay; new classes come behind."""
+    """The plan of an update. Keys, labels and classes of the data set stay; new classes get the labels after them."""
     rows = [row for row in base.videos if row.status != SKIPPED]
     known = {row.path for row in rows}
     classes, skipped = base.header.classes, skipped_of(base)
@@ -40,7 +40,7 @@ def plan_update(
     if update.add:
         if scan.num_folds != base.header.num_folds:
             raise InputError(
-                f"{base.root} has {base.header.num_folds} official folds, VIDEOS and its lists now tell {scan.num_folds}. "
+                f"{base.root} has {base.header.num_folds} official folds, VIDEOS and its lists now have {scan.num_folds}. "
                 f"Give the same --annotations and the same kind of folders, or extract into a new folder."
             )
         present = {video.class_name for video in scan.videos}
@@ -64,7 +64,7 @@ def plan_update(
 
 
 def skipped_of(base: Manifest) -> set[tuple[str, str]]:
-    """(path, reason) of the inputs that the data set left out."""
+    """(path, reason) of the inputs that the data set skipped."""
     return {(row.path, row.error) for row in base.videos if row.status == SKIPPED}
 
 
@@ -86,18 +86,20 @@ def _failed(rows: list[VideoRow], scan: Scan) -> list[SourceVideo]:
 
 
 def _new(rows: list[VideoRow], scan: Scan, classes: tuple[str, ...]) -> list[SourceVideo]:
+    """The videos of the scan that are not in the data set, with keys that are unique in it."""
     known = {row.path for row in rows}
-    taken = {row.key.lower() for row in rows}
+    used_keys = {row.key.lower() for row in rows}
     labels = {name: label for label, name in enumerate(classes)}
     videos = []
     for video in scan.videos:
         if video.path in known:
             continue
+        # A key of the data set may belong to a file that is no longer in VIDEOS: a hash of the path makes another one.
         key = video.key
         for digits in (8, 16, 64):
-            if key.lower() not in taken:
+            if key.lower() not in used_keys:
                 break
             key = video_key(video.class_name, PurePosixPath(video.path).stem, hashed=video.path, digits=digits)
-        taken.add(key.lower())
+        used_keys.add(key.lower())
         videos.append(replace(video, key=key, label=labels[video.class_name]))
     return videos

@@ -1,4 +1,4 @@
-"""OUT/.tgprep, the work folder of an unfinished extraction: who owns it, which shards are done, what to clean up."""
+"""OUT/.tgprep, the work folder of an unfinished extraction: its locks, the journal of finished shards, and leftovers."""
 
 from __future__ import annotations
 
@@ -28,16 +28,15 @@ from manifests.files import (
 from manifests.locks import hold
 from manifests.manifest_io import HEADER_NAME, SHARDS_NAME, TEMPORARY_PREFIX, read_header, settle_tables
 from manifests.records import InputError, Members, ShardRow, VideoRow
-from tgprep.extract.lease import claimed, is_alive, read_claim
+from tgprep.extract.lease import hold_lease, is_alive, read_lease
+from tgprep.extract.workers.request import WORK_FOLDER
 from tgprep.extract.workers.shards import ShardResult
 
-WORK_FOLDER = ".tgprep"
 
-
-def refuse_strange(out: Location) -> None:
-    """InputError where OUT cannot be a data set's folder, or holds something that is none of ours; writes nothing."""
+def check_output_folder(out: Location) -> None:
+    """InputError if OUT cannot be made, or holds files but no data set; writes nothing."""
     if isinstance(out, Path) and not out.is_dir():
-        parent = next(place for place in (out, *out.absolute().parents) if place.exists())
+        parent = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
         if not parent.is_dir():
             raise InputError(
                 f"{out} is not a folder{f' ({parent} is a file)' * (parent != out)}. Name a folder for the data set."
@@ -47,19 +46,18 @@ def refuse_strange(out: Location) -> None:
             why = os.strerror(errno.EROFS) if read_only else "is not writable"
             raise InputError(f"Cannot make the folder {out}: {parent}: {why}. Name another folder.")
     try:
-        there = list_folder(out)
+        names = list_folder(out).keys()
     except OSError as error:
         raise InputError(f"Cannot read the folder {out}: {error.strerror or error}.") from None
-    if there and not there.keys() & {HEADER_NAME, WORK_FOLDER, SHARDS_NAME}:
+    if names and not names & {HEADER_NAME, WORK_FOLDER, SHARDS_NAME}:
         raise InputError(
-            f"{out} is not empty ({', '.join(list(there)[:3])}{', …' if len(there) > 3 else ''}) and holds no data set. "
+            f"{out} is not empty ({', '.join(list(names)[:3])}{', …' if len(names) > 3 else ''}) and holds no data set. "
             f"Name a new or empty folder for OUT."
         )
 
 
 def make_folder(out: Location) -> None:
-    """Make OUT where it is absent; InputError where it cannot be, or holds something that is no data set of ours."""
-    refuse_strange(out)
+    """Make OUT if it does not exist; a store needs no folders."""
     if isinstance(out, Path):
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -81,7 +79,7 @@ def exclusive(out: Location) -> Iterator[Check]:
             if hold(lock, out):
                 yield lambda: None
                 return
-    with claimed(_claim(out, "lock"), str(out)) as claim:
+    with hold_lease(_claim(out, "lock"), str(out)) as claim:
         _refuse_others(out, "lock-task")
         yield claim.check
 
@@ -102,7 +100,7 @@ def shared(out: Location, name: str) -> Iterator[Joined]:
             if hold(own, out, f"{name} of {out}") and hold(lock, out, shared=True):
                 yield Joined(lambda: None, lambda: _held(lock, out))
                 return
-    with claimed(_claim(out, f"lock-{name.replace(' ', '-')}"), f"{name} of {out}") as claim:
+    with hold_lease(_claim(out, f"lock-{name.replace(' ', '-')}"), f"{name} of {out}") as claim:
         _refuse_others(out, "lock", whole=True)
         yield Joined(claim.check, lambda: _claimed_alone(out))
 
@@ -121,7 +119,7 @@ def _held(lock: TextIO, out: Path) -> Iterator[bool]:
 def _claimed_alone(out: Location) -> Iterator[bool]:
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(claimed(_claim(out, "lock"), str(out)))
+            stack.enter_context(hold_lease(_claim(out, "lock"), str(out)))
         except InputError:
             yield False
             return
@@ -133,7 +131,7 @@ def _refuse_others(out: Location, name: str, *, whole: bool = False) -> None:
     for other in list_files(below(out, WORK_FOLDER)):
         url = str(below(out, WORK_FOLDER, other))
         if url == claim if whole else url.startswith(claim):
-            there = read_claim(url)
+            there = read_lease(url)
             if there and is_alive(url, there):
                 raise InputError(
                     f"{out} is in use by {there.get('owner', 'another run')}. Wait for it, or end it and run this command again."
@@ -159,7 +157,7 @@ def critical_section(out: Location, name: str) -> Iterator[None]:
             if locked:
                 yield
                 return
-    with claimed(_claim(out, f"lock-{name}"), f"{name} of {out}", wait=True):
+    with hold_lease(_claim(out, f"lock-{name}"), f"{name} of {out}", wait=True):
         yield
 
 
@@ -173,26 +171,20 @@ def _opened(out: Path, name: str) -> TextIO:
         ) from None
 
 
-def make_journal(work: Location) -> None:
-    """The folder of the journal; a store needs none."""
-    if isinstance(work, Path):
-        (work / "done").mkdir(parents=True, exist_ok=True)
-
-
 def clear(work: Location) -> None:
-    """Forget the plan and the journal of work that is finished or void; the lock stays."""
-    remove(below(work, "plan.json"))  # first: without it the rest means nothing
+    """Remove plan and journal; the lock stays."""
+    remove(below(work, "plan.json"))  # first: without it the rest is ignored
     remove(below(work, "plan.parquet"))
     for name in list_files(below(work, "done")):
         remove(below(work, "done", name))
 
 
 def remove_leftovers(out: Location, work: Location) -> None:
-    """Remove what killed runs left behind: unfinished files and spools. Only while no other process works on OUT."""
+    """Remove unfinished files and spools of killed runs. Call it only while no other process works on OUT."""
     if exists(below(out, HEADER_NAME)):
         settle_tables(out, read_header(out))
     if not isinstance(out, Path) or not isinstance(work, Path):
-        return  # a store shows whole objects only
+        return  # a store has no partial objects
     for folder in (out, work, work / "done"):
         for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
             leftover.unlink(missing_ok=True)
@@ -201,13 +193,13 @@ def remove_leftovers(out: Location, work: Location) -> None:
 
 
 def save_done(work: Location, result: ShardResult) -> None:
-    """Note that a shard is finished, with the rows of its videos."""
+    """Add a finished shard, with the rows of its videos, to the journal."""
     with atomic_write(below(work, "done", f"{result.shard.name}.json")) as file:
         file.write(json.dumps(dataclasses.asdict(result)).encode())
 
 
 def load_done(out: Location, work: Location) -> dict[str, ShardResult]:
-    """The shards that earlier runs finished: an entry of the journal, and a file of the right size."""
+    """Read the journal: finished shards by name, if their file has the right size."""
     done = {}
     sizes = list_files(out)
     entries = [below(work, "done", name) for name in list_files(below(work, "done")) if name.endswith(".json")]

@@ -60,7 +60,7 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]
             process.wait()
 
 
-def test_a_cluster_gives_the_same_bytes_though_a_worker_is_killed(
+def test_a_cluster_gives_the_same_bytes_after_a_killed_worker(
     cluster: tuple[str, list[subprocess.Popen[bytes]], Path], tmp_path: Path, reliability: Reliability
 ) -> None:
     address, workers, modules = cluster
@@ -90,14 +90,14 @@ def test_a_cluster_gives_the_same_bytes_though_a_worker_is_killed(
 
 
 @pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.long)], ids=["whole", "killed"])
-def test_a_cluster_works_from_and_to_an_object_store(
+def test_a_cluster_reads_and_writes_an_object_store(
     store: ObjectStore,
     cluster: tuple[str, list[subprocess.Popen[bytes]], Path],
     tmp_path: Path,
     killed: bool,
     reliability: Reliability,
 ) -> None:
-    """Each worker brings its videos to a scratch folder of its own machine and uploads whole shards; nothing stays there."""
+    """Each worker downloads its videos to a scratch folder on its machine and uploads complete shards; nothing stays there."""
     address, workers, modules = cluster
     videos, scratch = tmp_path / "videos", tmp_path / "scratch"
     scratch.mkdir()
@@ -151,7 +151,7 @@ def test_an_interrupted_run_on_a_cluster_is_finished_later(
     run.send_signal(signal.SIGTERM)
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 143, errors
-    assert "to go on:" in errors
+    assert "to continue:" in errors
     assert call("extract", videos, out, *how, path=modules).returncode == 0
     assert call("extract", videos, tmp_path / "local", *HOW, path=modules).returncode == 0
     assert tree(out) == tree(tmp_path / "local")

@@ -15,21 +15,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.prep import main
+from tests.cli.prep.support import SLOW
 from tests.conftest import Reliability
-from tests.extraction import BACKENDS, alive, call, children, kill_group, start, tree, wait_until
+from tests.extraction import alive, call, children, kill_group, start, tree, wait_until
 from tests.object_store import ObjectStore
 from tests.prep.support import moving_square, write_video
 
-SLOW = ("--decoder", "fake_backends:open_video", "--videos-per-shard", "4", "--threads", "2")
 GATE_REPEATS = 1
 LONG_REPEATS = 20
-
-
-@pytest.fixture(scope="module")
-def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("modules")
-    (folder / "fake_backends.py").write_text(BACKENDS)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +118,7 @@ def test_a_killed_run_is_finished_on_another_machine(
     seed: int,
     reliability: Reliability,
 ) -> None:
-    """kill -9 of the whole run and of workers; nothing of the first run's disk is there for the second."""
+    """kill -9 of the whole run and of workers; the second run sees nothing of the first one's disk."""
     draw = random.Random(seed)
     out = f"{place}/out"
     moments = []
@@ -174,7 +167,7 @@ def test_scratch_of_a_killed_run_is_removed_by_the_next(
     assert in_store(store, f"{place}/out") == undisturbed
 
 
-def test_a_second_run_is_refused_and_an_interrupt_lets_go(
+def test_a_second_run_is_refused_and_an_interrupt_releases_the_lease(
     store: ObjectStore, place: str, modules: Path, undisturbed: dict[str, str]
 ) -> None:
     how = ("extract", f"{place}/my videos", f"{place}/out", *SLOW)
@@ -189,7 +182,7 @@ def test_a_second_run_is_refused_and_an_interrupt_lets_go(
     finally:
         kill_group(first)
     assert first.returncode == 143, errors
-    assert "to go on:" in errors
+    assert "to continue:" in errors
     assert not [name for name in store.tree(place) if "lock" in name]
     assert call(*how, path=modules).returncode == 1
     assert in_store(store, f"{place}/out") == undisturbed

@@ -1,4 +1,4 @@
-"""Array jobs: tasks on one OUT, side by side and as real processes, killed, late, twice, and joined."""
+"""Array jobs: tasks on one OUT as real processes, side by side, killed, late, twice, and joined."""
 
 from __future__ import annotations
 
@@ -11,16 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Reliability
-from tests.extraction import BACKENDS, alive, call, children, kill_group, start, tree, wait_until
+from tests.extraction import alive, call, children, kill_group, start, tree, wait_until
 
 HOW = ("--decoder", "fake_backends:open_video", "--videos-per-shard", "3", "--threads", "1", "--dataset", "folder")
-
-
-@pytest.fixture(scope="module")
-def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("modules")
-    (folder / "fake_backends.py").write_text(BACKENDS)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +75,7 @@ def test_killed_tasks_are_run_again_and_joined(
     missing = call("finalize", out)
     if facts["num_shards_left"]:
         assert missing.returncode == 1
-        assert f"{facts['num_shards_left']} of 9 shards are not made yet" in missing.stderr
+        assert f"{facts['num_shards_left']} of 9 shards are missing" in missing.stderr
     assert call("extract", videos, out, *HOW, *share[1], path=modules).returncode == 1
     assert tree(out) == alone
     assert call("finalize", out).returncode == 2
@@ -94,7 +87,7 @@ def test_killed_tasks_are_run_again_and_joined(
     )
 
 
-def test_a_task_is_refused_twice_and_beside_a_whole_run(
+def test_a_task_is_refused_twice_and_beside_a_full_run(
     videos: Path, modules: Path, alone: dict[str, str], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -114,7 +107,7 @@ def test_a_task_is_refused_twice_and_beside_a_whole_run(
     assert tree(out) == alone
 
 
-def test_a_lost_last_task_can_be_joined_by_hand(
+def test_finalize_joins_when_the_last_task_is_lost(
     videos: Path, modules: Path, alone: dict[str, str], tmp_path: Path
 ) -> None:
     """Here the last task cannot join, because another process holds the folder as it ends."""

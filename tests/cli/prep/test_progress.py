@@ -1,4 +1,4 @@
-"""What is shown while an extraction runs: at any width, without a terminal, and as JSON."""
+"""Progress of an extraction: at any width, without a terminal, and as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from cli.prep import progress as module
 from cli.prep.progress import ExtractProgress
 from manifests.records import VideoRow
-from tgprep.extract.request import Workload
+from tgprep.extract.workers.request import Workload
 from tgprep.extract.workers.shards import Progress
 
 
@@ -53,7 +53,7 @@ def test_the_panel_fits_and_does_not_jump(clock: list[float], width: int) -> Non
     progress.close()
 
 
-def test_the_line_counts_rates_and_settles(clock: list[float]) -> None:
+def test_the_line_shows_counts_rate_and_time_left(clock: list[float]) -> None:
     progress = ExtractProgress()
     progress.planned(Workload(100, 0, num_kept=40))
     assert progress.seconds_left() == -1
@@ -87,7 +87,7 @@ def test_without_a_terminal_there_is_one_line_every_thirty_seconds(
     progress.close()
 
 
-def test_the_line_comes_though_no_worker_says_anything(
+def test_the_line_comes_without_worker_events(
     clock: list[float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_TICK_SECONDS", 0.01)
@@ -109,8 +109,8 @@ def test_the_line_comes_though_no_worker_says_anything(
     assert capsys.readouterr().err == ""
 
 
-def test_the_time_left_settles_though_few_videos_are_much_longer(clock: list[float]) -> None:
-    """40 short clips and two that are as much work as 200 of them: by the bytes the rest is known from the first video on."""
+def test_the_time_left_follows_bytes_not_videos(clock: list[float]) -> None:
+    """40 short clips, and two videos that are as much work as 200 of them."""
     progress = ExtractProgress()
     sizes = [1000] * 20 + [200_000] + [1000] * 20 + [200_000]
     progress.planned(Workload(len(sizes) + 3, sum(sizes) + 9000, num_kept=3, num_kept_source_bytes=9000))

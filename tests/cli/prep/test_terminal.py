@@ -1,4 +1,4 @@
-"""`tgprep extract` on a terminal of its own: what is drawn fits, goes on while videos fail, and Ctrl-C ends it."""
+"""`tgprep extract` on a terminal: the panel fits, survives failures, and Ctrl-C ends it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def videos(tmp_path: Path) -> Path:
 
 
 class Terminal:
-    """A process with a terminal of so many columns; `shown` is all that it has written there."""
+    """A process on a terminal with this many columns; `shown` is its output."""
 
     def __init__(self, columns: int, *arguments: str | Path, path: Path, **values: str) -> None:
         self.ours, theirs = os.openpty()
@@ -89,7 +89,7 @@ def terminal() -> Iterator[list[Terminal]]:
 
 
 @pytest.mark.parametrize("columns", [80, 200])
-def test_what_is_drawn_fits_and_failures_do_not_stop_it(
+def test_the_panel_fits_the_terminal_and_survives_failures(
     videos: Path, tmp_path: Path, terminal: list[Terminal], columns: int
 ) -> None:
     run = Terminal(columns, "extract", videos, tmp_path / "out", *HOW, path=tmp_path, FAKE_SECONDS="0.06")
@@ -111,7 +111,7 @@ def test_what_is_drawn_fits_and_failures_do_not_stop_it(
     assert run.shown.rindex("\x1b[?25h") > run.shown.rindex("\x1b[?25l")  # the cursor is given back
 
 
-def test_ctrl_c_takes_the_panel_away_and_tells_the_command(
+def test_ctrl_c_removes_the_panel_and_prints_the_command(
     videos: Path, tmp_path: Path, terminal: list[Terminal]
 ) -> None:
     run = Terminal(80, "extract", videos, tmp_path / "out", *HOW, path=tmp_path, FAKE_SECONDS="0.2")
@@ -119,7 +119,7 @@ def test_ctrl_c_takes_the_panel_away_and_tells_the_command(
     wait_until(lambda: run.read() and " of 24 videos, " in run.shown)
     os.write(run.ours, b"\x03")
     assert run.read_to_the_end() == 130
-    assert "Finished shards are kept; to go on:" in run.shown
+    assert "Finished shards are kept; to continue:" in run.shown
     assert f"  tgprep extract {videos} {tmp_path / 'out'} --decoder" in run.shown  # in one piece, to be copied
     assert run.shown.rindex("\x1b[?25h") > run.shown.rindex("\x1b[?25l")
     assert "Traceback" not in run.shown

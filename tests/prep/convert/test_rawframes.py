@@ -1,10 +1,9 @@
-"""`tgprep export` and `import-rawframes`: the bytes of every frame come through unchanged, and nothing half-done passes for whole."""
+"""`tgprep import-rawframes`: the bytes of every frame come through unchanged, and unfinished trees are not accepted."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,46 +15,13 @@ from click.testing import CliRunner
 
 from cli.prep import main
 from manifests.manifest_io import read_manifest, write_manifest
-from manifests.records import GradientCoding, InputError, ManifestHeader, VideoRow
-from manifests.splits.label_split import LabelSplit, make_split, read_split, write_split
-from manifests.splits.list_import import import_lists
-from manifests.splits.settings import SplitSettings
+from manifests.records import InputError
 from manifests.table import Manifest
 from tests.prep.support import extract_videos
 from tgprep.check.check import check
 from tgprep.convert.export_rawframes import export_rawframes, read_jpegs
 from tgprep.convert.frame_tree import FramesError, find_frames
 from tgprep.convert.import_rawframes import import_rawframes
-from tgprep.convert.rawframes_lists import list_texts, percent_of
-from tgprep.obtain.sample import SampleSettings, render_sample, write_annotations
-from tgprep.scan.scan import scan
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of four videos in UCF101's form, with official lists and a split."""
-    root = tmp_path_factory.mktemp("raw")
-    settings = SampleSettings(
-        num_classes=2, num_groups=4, clips_per_group=1, width=64, height=48, min_frames=8, max_frames=12
-    )
-    render_sample(root / "videos", settings)
-    write_annotations(root / "annotations", settings)
-    found = scan(root / "videos", dataset="ucf101", annotations=root / "annotations")
-    extract_videos(root / "videos", root / "dataset", found, videos_per_shard=3)
-    write_split(root / "dataset", make_split(read_manifest(root / "dataset"), SplitSettings(percent=50, name="half")))
-    return root / "dataset"
-
-
-@pytest.fixture(scope="module")
-def tree(dataset: Path) -> Path:
-    folder = dataset.parent / "rawframes"
-    export_rawframes(str(dataset), folder)
-    return folder
-
-
-@pytest.fixture
-def copy(tree: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tree, tmp_path / "rawframes"))
 
 
 def frames(manifest: Manifest, kind: str) -> dict[str, list[str]]:
@@ -65,46 +31,6 @@ def frames(manifest: Manifest, kind: str) -> dict[str, list[str]]:
         for row in manifest.videos
         if row.status == "written"
     }
-
-
-def test_the_tree_is_laid_out_as_the_reference_does(tree: Path, dataset: Path) -> None:
-    manifest = read_manifest(dataset)
-    for row in manifest.videos:
-        names = sorted(path.name for path in (tree / row.key).iterdir())
-        count = row.num_frames
-        assert names == [f"img_{n:05d}.jpg" for n in range(1, count + 1)] + [
-            f"tempgrad_{n:05d}.jpg" for n in range(1, count)
-        ]
-        # TG k is frame k minus frame k+1 by the reference's own formula, on files read by OpenCV, within JPEG's error.
-        first, second, tg = (
-            cv2.imread(str(tree / row.key / name)).astype(np.float32)  # type: ignore[union-attr]
-            for name in ("img_00003.jpg", "img_00004.jpg", "tempgrad_00003.jpg")
-        )
-        assert np.abs((first - second + 255) / 2 - tg).mean() < 4
-
-
-def test_lists_are_those_of_the_folds_and_splits(tree: Path, dataset: Path) -> None:
-    manifest = read_manifest(dataset)
-    counts = {row.key: (row.num_frames, row.label) for row in manifest.videos}
-    lists = {path.name: path.read_text().splitlines() for path in tree.glob("*_rawframes.txt")}
-    for lines in lists.values():
-        for line in lines:
-            key, num_frames, label = line.split(" ")
-            assert counts[key] == (int(num_frames), int(label))
-    for fold in (1, 2, 3):
-        train, test = lists[f"ucf101_train_split_{fold}_rawframes.txt"], lists[f"ucf101_val_split_{fold}_rawframes.txt"]
-        assert len(train) + len(test) == 8
-        assert not set(train) & set(test)
-    assert (tree / "classInd.txt").read_text() == "".join(
-        f"{n} {c}\n" for n, c in enumerate(manifest.header.classes, 1)
-    )
-    again, report = import_lists(
-        manifest, {"labelled": tree / "half_labelled_rawframes.txt", "test": tree / "half_test_rawframes.txt"}
-    )
-    split = make_split(manifest, SplitSettings(percent=50, name="half"))
-    assert again.keys_of("labelled") == split.keys_of("labelled")
-    assert again.keys_of("test") == split.keys_of("test")
-    assert report.unmatched == ()
 
 
 @pytest.mark.parametrize("form", ["ucf101", "folder"])
@@ -162,7 +88,7 @@ def test_without_gradient(copy: Path, tmp_path: Path) -> None:
     assert check(str(tmp_path / "back"), deep=True).sound
 
 
-def test_broken_videos_fail_alone_and_say_why(copy: Path, tmp_path: Path) -> None:
+def test_broken_videos_fail_with_a_reason(copy: Path, tmp_path: Path) -> None:
     folders = sorted(path for path in copy.glob("*/*") if path.is_dir())
     (folders[0] / "img_00004.jpg").unlink()
     (folders[1] / "tempgrad_00007.jpg").unlink()
@@ -184,7 +110,7 @@ def test_broken_videos_fail_alone_and_say_why(copy: Path, tmp_path: Path) -> Non
         (
             "img file number 4 is missing",
             "tempgrad file",
-            "img_00002.jpg is not a whole JPEG file",
+            "img_00002.jpg is not a complete JPEG file",
             "img_00003.jpg is 20x20",
             "1 frames",
         ),
@@ -207,21 +133,7 @@ def test_numbers_may_begin_at_zero(tmp_path: Path) -> None:
         find_frames(tmp_path, tg=True)
 
 
-def test_an_interrupted_export_goes_on(dataset: Path, tree: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "out"
-    shutil.copytree(tree, folder)
-    lost = sorted(path for path in folder.glob("*/*") if path.is_dir())[2]
-    shutil.rmtree(lost)
-    outcome = export_rawframes(str(dataset), folder)
-    assert (outcome.num_videos, outcome.num_kept) == (8, 7)
-    assert sorted(path.name for path in lost.iterdir()) == sorted(
-        path.name for path in (tree / lost.relative_to(folder)).iterdir()
-    )
-    with pytest.raises(InputError, match="other options"):
-        export_rawframes(str(dataset), folder, tg=False)
-
-
-def test_an_interrupted_import_goes_on(tree: Path, tmp_path: Path) -> None:
+def test_an_interrupted_import_continues(tree: Path, tmp_path: Path) -> None:
     whole = import_rawframes(tree, tmp_path / "whole", dataset="folder").manifest
 
     class StopError(Exception):
@@ -266,7 +178,7 @@ def test_mistakes(dataset: Path, tree: Path, tmp_path: Path) -> None:
     assert run.exit_code == 2
 
 
-def test_flow_comes_through_too(dataset: Path, tmp_path: Path) -> None:
+def test_flow_is_imported(dataset: Path, tmp_path: Path) -> None:
     videos = dataset.parent / "videos"
     made = extract_videos(videos, tmp_path / "flow", videos_per_shard=3, flow="dis").manifest
     tree = tmp_path / "tree"
@@ -292,7 +204,7 @@ def test_flow_comes_through_too(dataset: Path, tmp_path: Path) -> None:
     assert check(theirs.root, deep=True).findings == ()
 
 
-def test_a_damaged_shard_is_made_again_from_the_tree(copy: Path, tmp_path: Path) -> None:
+def test_a_damaged_shard_is_repaired_from_the_tree(copy: Path, tmp_path: Path) -> None:
     whole = import_rawframes(copy, tmp_path / "out", dataset="folder").manifest
     out = tmp_path / "out"
     shards = {shard.name: (out / shard.name).read_bytes() for shard in whole.shards}
@@ -316,7 +228,7 @@ def test_a_damaged_shard_is_made_again_from_the_tree(copy: Path, tmp_path: Path)
 
 
 def test_findings_come_before_a_refusal_to_repair(dataset: Path, tmp_path: Path) -> None:
-    """Of a data set that some other program wrote, nothing can be made again; what is wrong is told all the same."""
+    """A data set of another program cannot be repaired; the findings are reported all the same."""
     manifest = read_manifest(dataset)
     out = tmp_path / "out"
     shutil.copytree(dataset, out)
@@ -333,83 +245,3 @@ def test_findings_come_before_a_refusal_to_repair(dataset: Path, tmp_path: Path)
     remote = CliRunner().invoke(main, ["check", "s3://bucket/data", "--against", str(out), "--repair"])
     assert remote.exit_code == 2
     assert "--repair works on a local folder; s3://bucket/data is remote" in remote.stderr
-
-
-def load_as_the_reference(tree: Path, line: str, num_frames: int, interval: int) -> list[tuple[str, int, bytes, bytes]]:
-    """A clip as the reference's rawframe loader reads it: folder and count from the line, frames counted from 1, TG of the same
-    number, and one frame fewer than there are, so that the last has its TG. Written from its description, not its code.
-    """
-    name, count, label = line.rsplit(" ", 2)
-    usable = int(count) - 1
-    numbers = [1 + place * interval % usable for place in range(num_frames)]
-    return [
-        (
-            name,
-            int(label),
-            (tree / name / f"img_{number:05d}.jpg").read_bytes(),
-            (tree / name / f"tempgrad_{number:05d}.jpg").read_bytes(),
-        )
-        for number in numbers
-    ]
-
-
-def test_the_reference_reads_what_its_lists_name(tree: Path, dataset: Path) -> None:
-    manifest = read_manifest(dataset)
-    split = make_split(manifest, SplitSettings(percent=50, name="half"))
-    semi = tree / "videossl_splits"
-    labelled, rest = (
-        (semi / f"ucf101_train_50_percent_{kind}_split_1_rawframes.txt").read_text().splitlines()
-        for kind in ("labeled", "unlabeled")
-    )
-    full = (tree / "ucf101_train_split_1_rawframes.txt").read_text().splitlines()
-    assert sorted(labelled + rest) == sorted(full)
-    assert [line.split()[0] for line in labelled] == split.keys_of("labelled")
-    stored = {
-        kind: {row.key: list(read_jpegs(manifest, row, kind)) for row in manifest.videos} for kind in ("rgb", "tg")
-    }
-    for line in full:
-        for number, (key, label, rgb, tg) in enumerate(load_as_the_reference(tree, line, num_frames=8, interval=8)):
-            place = number * 8 % (len(stored["rgb"][key]) - 1)
-            assert (rgb, tg) == (stored["rgb"][key][place], stored["tg"][key][place])
-            assert manifest.header.classes[label] == key.split("/")[0]
-
-
-def test_lists_of_kinetics_have_the_names_of_the_reference(tmp_path: Path) -> None:
-    rows = [
-        VideoRow(f"{name}/{n:02d}", f"{name}/{n:02d}.mp4", name, label, "", ("val" if n > 7 else "train",), "written")
-        for label, name in enumerate("ab")
-        for n in range(10)
-    ]
-    header = ManifestHeader("kinetics400", ("a", "b"), GradientCoding(), {}, {}, num_folds=1, num_written=len(rows))
-    data = write_manifest(tmp_path, header, rows, ())
-    for each, seed in ((6, 0), (6, 1), (5, 0)):
-        settings = SplitSettings(per_class=each, strategy="per-class", seed=seed)
-        write_split(tmp_path, make_split(data, settings))
-    for number, name in enumerate(("k6-s1-f1", "k5-s0-f1", "k6-s0-f1")):
-        os.utime(tmp_path / "splits" / f"{name}.parquet", (number, number))  # the last is the newest
-    texts = list_texts(data)
-    newest = "".join(f"{key} 0 {'ab'.index(key[0])}\n" for key in read_split(tmp_path, "k6-s0-f1").keys_of("labelled"))
-    assert texts["videossl_splits/kinetics400_train_1_percent_labeled_rawframes.txt"] == newest
-    assert sorted(name for name in texts if name.startswith(("kinetics", "videossl"))) == [
-        "kinetics400_train_list_rawframes.txt",
-        "kinetics400_val_list_rawframes.txt",
-        "videossl_splits/kinetics400_train_1_percent_labeled_rawframes.txt",
-        "videossl_splits/kinetics400_train_1_percent_unlabeled_rawframes.txt",
-    ]
-    assert len(texts["kinetics400_val_list_rawframes.txt"].splitlines()) == 4
-
-
-def test_percentages_are_told_from_how_a_split_was_made() -> None:
-    told = {
-        "20": {"made": "drawn", "percent": "20"},
-        "": {"made": "drawn", "percent": "2.5"},
-        "10": {"made": "imported", "list_labelled": "x.txt sha256 ab (ltg-kinetics400-10)"},
-        "5": {"made": "imported", "list_labelled": "x.txt sha256 ab (videossl-ucf101-5)"},
-        "1": {"made": "drawn", "per_class": "6", "dataset": "kinetics700"},
-    }
-    blank = np.zeros(0, bool)
-    for percent, provenance in told.items():
-        split = LabelSplit("x", (), np.zeros(0, np.int32), blank, blank, blank, blank, provenance)
-        assert percent_of(split) == percent
-    own = {"made": "imported", "list_labelled": "x.txt sha256 ab"}
-    assert percent_of(LabelSplit("x", (), np.zeros(0, np.int32), blank, blank, blank, blank, own)) == ""

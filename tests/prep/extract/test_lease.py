@@ -1,4 +1,4 @@
-"""Who owns an OUT in a store: one at a time; taken over from the dead, on this machine at once, on another after silence."""
+"""Leases on an OUT in a store: one owner at a time; a dead owner is replaced, on this machine at once, on another after silence."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 from manifests.files import create, exists, read_bytes, remove
 from manifests.records import InputError
 from tests.object_store import ObjectStore
-from tgprep.extract import lease as claim
+from tgprep.extract import lease
 from tgprep.extract.workers.shards import ShardError
 
 
 @pytest.fixture
 def url(store: ObjectStore, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    monkeypatch.setattr(claim, "BEAT_SECONDS", 0.3)
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.3)
     return store.bucket(f"claim-{abs(hash(request.node.name)) % 10**9}") + "/out/.tgprep/lock"
 
 
@@ -36,23 +36,23 @@ def of_another(**facts: object) -> dict[str, object]:
 
 
 def test_one_at_a_time(url: str) -> None:
-    with claim.claimed(url, "OUT"):
+    with lease.hold_lease(url, "OUT"):
         with pytest.raises(InputError, match=r"OUT is in use by process \d+ on .*Wait for it, or end it"):
-            claim.take(url, "OUT")
+            lease.take_lease(url, "OUT")
         time.sleep(0.8)
         assert json.loads(read_bytes(url))["beats"] >= 1
     assert not exists(url)
-    claim.take(url, "OUT").release()
+    lease.take_lease(url, "OUT").release()
 
 
-def test_many_at_once_and_one_gets_it(url: str) -> None:
-    won: list[claim.Claim] = []
+def test_one_of_many_gets_the_lease(url: str) -> None:
+    won: list[lease.Lease] = []
     barrier = threading.Barrier(4)
 
     def try_it() -> None:
         barrier.wait()
         with contextlib.suppress(InputError):
-            won.append(claim.take(url, "OUT"))
+            won.append(lease.take_lease(url, "OUT"))
 
     threads = [threading.Thread(target=try_it) for _ in range(4)]
     for thread in threads:
@@ -63,20 +63,20 @@ def test_many_at_once_and_one_gets_it(url: str) -> None:
     won[0].release()
 
 
-def test_a_dead_process_of_this_machine_gives_way_at_once(url: str) -> None:
+def test_a_dead_process_on_this_machine_is_replaced_at_once(url: str) -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    facts = of_another(machine=claim._machine(), process=child.pid, started=claim._started(child.pid))
+    facts = of_another(machine=lease._machine(), process=child.pid, started=lease._started(child.pid))
     assert create(url, json.dumps(facts).encode())
     with pytest.raises(InputError, match="in use by process 7 on far-away"):
-        claim.take(url, "OUT")
+        lease.take_lease(url, "OUT")
     child.kill()
     child.wait()
     began = time.monotonic()
-    claim.take(url, "OUT").release()
+    lease.take_lease(url, "OUT").release()
     assert time.monotonic() - began < 5
 
 
-def test_another_machine_gives_way_after_silence_only(url: str) -> None:
+def test_another_machine_is_replaced_after_silence_only(url: str) -> None:
     assert create(url, json.dumps(of_another()).encode())
     ended = threading.Event()
 
@@ -84,21 +84,21 @@ def test_another_machine_gives_way_after_silence_only(url: str) -> None:
         number = 0
         while not ended.wait(0.2):
             number += 1
-            claim._write(url, of_another(beats=number))
+            lease._write(url, of_another(beats=number))
 
     thread = threading.Thread(target=beat)
     thread.start()
     try:
         with pytest.raises(InputError, match="in use by process 7 on far-away"):
-            claim.take(url, "OUT")
+            lease.take_lease(url, "OUT")
     finally:
         ended.set()
         thread.join()
-    claim.take(url, "OUT").release()
+    lease.take_lease(url, "OUT").release()
 
 
-def test_who_was_taken_for_dead_learns_it(url: str) -> None:
-    mine = claim.take(url, "OUT")
+def test_a_replaced_owner_detects_it(url: str) -> None:
+    mine = lease.take_lease(url, "OUT")
     mine.check()
     remove(url)
     assert create(url, json.dumps(of_another()).encode())
@@ -109,8 +109,8 @@ def test_who_was_taken_for_dead_learns_it(url: str) -> None:
     assert json.loads(read_bytes(url))["token"] == "theirs"
 
 
-def test_torn_and_foreign_claims_are_replaced(url: str) -> None:
+def test_torn_and_foreign_leases_are_replaced(url: str) -> None:
     for content in (b"", b"no json", b"[]", b'{"process": "x"}', b'{"machine": 3}'):
         assert create(url, content)
-        claim.take(url, "OUT").release()
+        lease.take_lease(url, "OUT").release()
         assert not exists(url)

@@ -1,4 +1,4 @@
-"""--add and --retry-failed: old bytes stay, new samples go behind them, and at every moment there is a whole data set."""
+"""--add and --retry-failed: old bytes stay, new samples go behind them, and at every moment the data set is complete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from manifests.manifest_io import read_manifest
 from manifests.records import InputError
 from tests.extraction import tree
 from tests.prep.support import extract_videos, moving_square, write_video
-from tgprep.extract.pipeline import Hooks, Outcome
+from tgprep.extract.pipeline import Outcome
 from tgprep.extract.update import Update
 from tgprep.extract.work_folder import exclusive
 from tgprep.extract.workers.shards import StoppedError
@@ -55,7 +55,7 @@ def finished(once: Path, tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "copy" / "videos", tmp_path / "copy" / "out"
 
 
-def test_failed_videos_are_tried_again(finished: tuple[Path, Path]) -> None:
+def test_failed_videos_are_retried(finished: tuple[Path, Path]) -> None:
     videos, out = finished
     old, before = read_manifest(out), shards(out)
     write_video(videos / "class0" / "bad.avi", moving_square(5))
@@ -79,7 +79,7 @@ def test_a_retry_that_fails_again_changes_nothing(finished: tuple[Path, Path]) -
     assert tree(out) == before
 
 
-def test_nothing_to_do_is_said(video_folder: MakeFolder, tmp_path: Path) -> None:
+def test_nothing_to_do_is_reported(video_folder: MakeFolder, tmp_path: Path) -> None:
     videos, out = video_folder(), tmp_path / "out"
     run(videos, out)
     before = tree(out)
@@ -88,7 +88,7 @@ def test_nothing_to_do_is_said(video_folder: MakeFolder, tmp_path: Path) -> None
     assert tree(out) == before
 
 
-def test_new_videos_and_classes_are_added_behind(finished: tuple[Path, Path]) -> None:
+def test_new_videos_and_classes_go_behind_the_old_ones(finished: tuple[Path, Path]) -> None:
     videos, out = finished
     old, before = read_manifest(out), shards(out)
     write_video(videos / "class0" / "new.avi", moving_square(4))
@@ -111,7 +111,7 @@ def test_new_videos_and_classes_are_added_behind(finished: tuple[Path, Path]) ->
     assert run(videos, out).notes == ()
 
 
-def test_both_at_once(finished: tuple[Path, Path]) -> None:
+def test_add_and_retry_together(finished: tuple[Path, Path]) -> None:
     videos, out = finished
     write_video(videos / "class0" / "new.avi", moving_square(4))
     write_video(videos / "class0" / "bad.avi", moving_square(5))
@@ -124,13 +124,13 @@ def test_an_unfinished_extraction_is_finished_first(video_folder: MakeFolder, tm
     (videos / "class0" / "bad.avi").write_bytes(b"")
     stop = threading.Event()
     with pytest.raises(StoppedError):
-        run(videos, out, stop=stop, hooks=Hooks(progress=lambda p: stop.set() if p.row and p.row.error else None))
+        run(videos, out, stop=stop, on_progress=lambda p: stop.set() if p.row and p.row.error else None)
     write_video(videos / "class0" / "bad.avi", moving_square(5))
     account = run(videos, out, RETRY).account
     assert (account.num_inputs, account.num_written, account.num_failed) == (7, 7, 0)
 
 
-def test_an_unfinished_extraction_is_finished_and_added_to_in_one_run(video_folder: MakeFolder, tmp_path: Path) -> None:
+def test_one_run_finishes_an_extraction_and_adds_to_it(video_folder: MakeFolder, tmp_path: Path) -> None:
     videos, out = video_folder(2, 3), tmp_path / "out"
     stop = threading.Event()
     stop.set()
@@ -145,12 +145,12 @@ def test_an_unfinished_extraction_is_finished_and_added_to_in_one_run(video_fold
                 pass
             held.append(progress.row.path)
 
-    account = run(videos, out, ADD, hooks=Hooks(progress=try_beside)).account
+    account = run(videos, out, ADD, on_progress=try_beside).account
     assert (account.num_inputs, account.num_written, account.num_failed) == (7, 7, 0)
     assert held[-1].endswith("new.avi")
 
 
-def test_a_stop_in_between_leaves_the_old_data_set(finished: tuple[Path, Path]) -> None:
+def test_a_stopped_update_leaves_the_old_data_set(finished: tuple[Path, Path]) -> None:
     videos, out = finished
     old = read_manifest(out)
     for number in range(6):
@@ -165,11 +165,11 @@ def test_a_stop_in_between_leaves_the_old_data_set(finished: tuple[Path, Path]) 
             stop.set()
 
     with pytest.raises(StoppedError):
-        run(videos, out, ADD, stop=stop, hooks=Hooks(progress=count))
+        run(videos, out, ADD, stop=stop, on_progress=count)
     assert read_manifest(out).digest == old.digest
     outcome = run(videos, out)
     assert outcome.already_finished
-    assert any("an unfinished --add is there" in note for note in outcome.notes)
+    assert any("an unfinished --add exists" in note for note in outcome.notes)
     with pytest.raises(InputError, match="holds an unfinished --add"):
         run(videos, out, RETRY)
     outcome = run(videos, out, ADD)
@@ -181,7 +181,7 @@ class KilledError(BaseException):
 
 
 @pytest.mark.parametrize("moment", range(6))
-def test_a_kill_while_the_tables_are_replaced_leaves_the_old_or_the_new(
+def test_a_kill_while_replacing_tables_leaves_the_old_or_the_new_data_set(
     finished: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
     """Killed before and after every renaming of the last step, in the order in which they come."""

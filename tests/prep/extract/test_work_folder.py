@@ -1,4 +1,4 @@
-"""Who owns an OUT on a file system without locks: a file beside the lock stands in for it, as an object does in a store."""
+"""Leases on an OUT on a file system without locks: a file beside the lock replaces it, as an object does in a store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from manifests.records import InputError
 from tests.extraction import BACKENDS, call, start, tree, wait_until
-from tgprep.extract import lease as claim
+from tgprep.extract import lease
 from tgprep.extract.work_folder import critical_section, exclusive, shared
 
 HOW = ("--decoder", "fake_backends:open_video", "--videos-per-shard", "2", "--threads", "1", "--dataset", "folder")
@@ -24,7 +24,7 @@ def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    monkeypatch.setattr(claim, "BEAT_SECONDS", 0.3)
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.3)
 
 
 def test_one_run_at_a_time(tmp_path: Path, no_locks: None) -> None:
@@ -38,7 +38,7 @@ def test_one_run_at_a_time(tmp_path: Path, no_locks: None) -> None:
         pass
 
 
-def test_tasks_beside_each_other_and_the_last_one_joins(tmp_path: Path, no_locks: None) -> None:
+def test_tasks_share_out_and_the_last_one_joins(tmp_path: Path, no_locks: None) -> None:
     with shared(tmp_path, "task 0") as first:
         with shared(tmp_path, "task 1") as second, critical_section(tmp_path, "plan"):
             with pytest.raises(InputError, match="task 0 of .* is in use by"), shared(tmp_path, "task 0"):
@@ -51,7 +51,7 @@ def test_tasks_beside_each_other_and_the_last_one_joins(tmp_path: Path, no_locks
 
 
 def test_two_real_runs(tmp_path: Path) -> None:
-    """The second is refused, the killed first is taken over, and nothing of all that stays in the data set."""
+    """The second run is refused, the killed first one is replaced, and no lease stays in the data set."""
     (tmp_path / "fake_backends.py").write_text(BACKENDS)
     videos, out = tmp_path / "videos", tmp_path / "out"
     for number in range(8):

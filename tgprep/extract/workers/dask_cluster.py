@@ -1,6 +1,6 @@
-"""Shards made by the workers of a Dask cluster, through joblib: each runs a supervised worker process of its own.
+"""The Dask engine: shards made by the workers of a cluster, through joblib; each runs its own supervised worker process.
 
-VIDEOS and OUT must be the same folders on every machine, or URLs of object stores. A Dask worker that is lost costs nothing: the scheduler gives its
+VIDEOS and OUT must be the same folders on every machine, or URLs of object stores. A lost Dask worker costs nothing: the scheduler gives its
 shard to another, and what it left unfinished is removed before the data set is joined.
 """
 
@@ -11,7 +11,7 @@ import queue
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ import joblib
 from manifests.files import Location
 from manifests.records import InputError
 from tgprep.config import ExtractSettings, WorkerSettings
+from tgprep.extract.workers.request import Request
 from tgprep.extract.workers.scratch import refuse_small, scratch_folder
-from tgprep.extract.workers.shards import Progress, ShardPlan, ShardResult, StoppedError
+from tgprep.extract.workers.shards import Progress, ShardPlan, ShardResult, StoppedError, publish_shard
 from tgprep.extract.workers.supervisor import Supervisor
 
 _POLL_SECONDS = 0.25
@@ -29,47 +30,39 @@ _CONNECT_SECONDS = 10
 _WORKER_SECONDS = 300  # a batch system may take its time to start them
 
 
-def run_dask(
-    plans: Sequence[ShardPlan],
-    *,
-    videos: Location,
-    out: Location,
-    scratch: Path | None,
-    settings: ExtractSettings,
-    run: WorkerSettings,
-    stop: threading.Event,
-    on_progress: Callable[[Progress], None],
-) -> Generator[ShardResult, None, None]:
-    """Write the shards on the cluster at `run.scheduler`; results come as they finish, in any order.
+def run_dask(plans: Sequence[ShardPlan], request: Request, scratch: Path | None) -> Generator[ShardResult, None, None]:
+    """Write the shards on the cluster of the settings' scheduler; results come as they finish, in any order.
 
-    Videos are told when their shard is finished. `stop` ends it: what the cluster has begun is given up. Raises InputError
-    where there is no such scheduler, or no Dask here.
+    Videos are reported when their shard is finished. A set `request.stop` ends it: what the cluster has begun is given up. InputError if there
+    is no such scheduler, or Dask is not installed.
     """
     if not plans:
         return
-    client = _connect(run.scheduler)
-    found: queue.SimpleQueue[ShardResult | BaseException | None] = queue.SimpleQueue()
+    client = _connect(request.workers.scheduler)
+    results: queue.SimpleQueue[ShardResult | BaseException | None] = queue.SimpleQueue()
+    videos, out = (place.resolve() if isinstance(place, Path) else place for place in (request.videos, request.out))
+    folder = scratch and scratch.resolve()
 
+    # joblib blocks while it waits for the cluster: it runs in a thread, so that this one can look at `stop`.
     def gather() -> None:
         jobs = (
-            joblib.delayed(write_shard)(plan, _full(videos), _full(out), scratch and scratch.resolve(), settings, run)
-            for plan in plans
+            joblib.delayed(write_shard)(plan, videos, out, request.settings, request.workers, folder) for plan in plans
         )
         try:
             with joblib.parallel_config(backend="dask", client=client):
                 for result in joblib.Parallel(return_as="generator_unordered", batch_size=1)(jobs):
-                    found.put(result)
-            found.put(None)
-        except BaseException as error:  # whatever it is, the waiting side must hear of it
-            found.put(error)
+                    results.put(result)
+            results.put(None)
+        except BaseException as error:  # raised below, in the caller's thread
+            results.put(error)
 
     threading.Thread(target=gather, daemon=True).start()
     try:
         while True:
-            if stop.is_set():
+            if request.stop.is_set():
                 raise StoppedError
             try:
-                result = found.get(timeout=_POLL_SECONDS)
+                result = results.get(timeout=_POLL_SECONDS)
             except queue.Empty:
                 continue
             if result is None:
@@ -77,36 +70,32 @@ def run_dask(
             if isinstance(result, BaseException):
                 raise result
             for row in result.videos:
-                on_progress(Progress(0, row.key, row.num_frames, row))
+                request.on_progress(Progress(0, row.key, row.num_frames, row))
             yield result
     finally:
         client.close()
-
-
-def _full(place: Location) -> Location:
-    return place.resolve() if isinstance(place, Path) else place
 
 
 def write_shard(
     plan: ShardPlan,
     videos: Location,
     out: Location,
-    scratch: Path | None,
     settings: ExtractSettings,
-    run: WorkerSettings,
+    workers: WorkerSettings,
+    scratch: Path | None,
 ) -> ShardResult:
-    """What a Dask worker runs: one shard, in a worker process that it watches. scratch None: a folder of its own machine."""
-    supervisor = Supervisor(0, run, threading.Event(), lambda progress: None)
+    """Write one shard, on a Dask worker. scratch None: a temporary folder of that machine."""
+    supervisor = Supervisor(0, Request(videos, out, settings, workers))
     with contextlib.ExitStack() as stack:
         stack.callback(supervisor.close)
         if scratch is None:
-            folder = stack.enter_context(scratch_folder(run.scratch, out))
+            folder = stack.enter_context(scratch_folder(workers.scratch, out))
             refuse_small(folder, [plan], 1, videos=videos, out=out)
         else:
             folder = scratch / uuid.uuid4().hex
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             folder.mkdir(parents=True)
-        return supervisor.write(plan, videos=videos, out=out, scratch=folder, settings=settings)
+        return publish_shard(supervisor.write(plan, folder), out)
 
 
 def _connect(scheduler: str) -> Any:

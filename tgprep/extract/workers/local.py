@@ -1,103 +1,108 @@
-"""Where shards are made. `local`: threads of this process, each supervising one worker process."""
+"""The local engine: threads of this process, each supervising one worker process."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import joblib
 
 from manifests import object_store as stores
-from manifests.files import Location, is_url
+from manifests.files import is_url
 from manifests.machine import usable_cores
-from tgprep.config import ExtractSettings, WorkerSettings
-from tgprep.extract.workers.shards import Progress, ShardPlan, ShardResult, StoppedError, put_in_place
+from tgprep.config import WorkerSettings
+from tgprep.extract.workers.request import Request
+from tgprep.extract.workers.shards import ShardPlan, ShardResult, StoppedError, publish_shard
 from tgprep.extract.workers.supervisor import Supervisor
 
 _STOP_SECONDS = 60.0
 
 
-def num_workers(run: WorkerSettings, plans: Sequence[ShardPlan]) -> int:
+def num_workers(settings: WorkerSettings, plans: Sequence[ShardPlan]) -> int:
     """Worker processes that `run_local` starts."""
-    return max(1, min(run.threads or usable_cores(), len(plans)))
+    return max(1, min(settings.threads or usable_cores(), len(plans)))
 
 
-def run_local(
-    plans: Sequence[ShardPlan],
-    *,
-    videos: Location,
-    out: Location,
-    scratch: Path | None,
-    settings: ExtractSettings,
-    run: WorkerSettings,
-    stop: threading.Event,
-    on_progress: Callable[[Progress], None],
-) -> Generator[ShardResult, None, None]:
-    """Write the shards with `run.threads` worker processes; results come as they finish, in any order.
+def run_local(plans: Sequence[ShardPlan], request: Request, scratch: Path | None) -> Generator[ShardResult, None, None]:
+    """Write the shards with `threads` worker processes; results come as they finish, in any order.
 
-    joblib's threads only wait for their worker processes, so that a crashed one takes nothing else with it; for an object
-    store there are twice as many, so that a worker makes the next shard while the one before is uploaded.
-    `stop` ends the run: open shards are discarded and StoppedError is raised. Close the generator to end it early: no
-    process and no unfinished file is left once it is closed.
+    joblib's threads only wait for their worker processes, so that a crash takes nothing else with it. A set `request.stop` discards open shards
+    and raises StoppedError. Close the generator to end early: no process and no unfinished file is left then.
     """
     if not plans:
         return
     assert scratch is not None
-    count = num_workers(run, plans)
-    idle = [Supervisor(number, run, stop, on_progress) for number in range(count)]
-    everyone = tuple(idle)
-    changed = threading.Condition()
-    num_active = 0
-    first_error: list[BaseException] = []
-    whole = False
-
-    def write(plan: ShardPlan) -> ShardResult:
-        nonlocal num_active
-        with changed:
-            changed.wait_for(lambda: idle or stop.is_set())
-            if stop.is_set():  # handed out meanwhile, or waiting: the workers may be gone
-                raise StoppedError
-            num_active += 1
-            supervisor = idle.pop()
-        try:
-            try:
-                made = supervisor.make(plan, videos=videos, out=out, scratch=scratch, settings=settings)
-            finally:
-                with changed:
-                    idle.append(supervisor)
-                    changed.notify_all()
-            return put_in_place(made, out)
-        except BaseException as error:
-            if not stop.is_set():
-                first_error.append(error)
-            stop.set()
-            raise
-        finally:
-            with changed:
-                num_active -= 1
-                changed.notify_all()
-
+    count = num_workers(request.workers, plans)
+    pool = _Supervisors(count, request, scratch)
     parallel = joblib.Parallel(
-        n_jobs=count * (2 if is_url(out) else 1),
+        n_jobs=count * (2 if is_url(request.out) else 1),  # as many threads again for uploads
         backend="threading",
         return_as="generator_unordered",
         pre_dispatch="n_jobs",
         batch_size=1,
     )
+    complete = False
     try:
-        for result in parallel(joblib.delayed(write)(plan) for plan in plans):  # noqa: UP028 - stop before it is closed
+        for result in parallel(joblib.delayed(pool.write)(plan) for plan in plans):  # noqa: UP028 - see `finally`
             yield result
-        whole = True
+        complete = True
     except StoppedError:
-        # The other threads were told to stop by the one that failed, and may be heard first.
-        raise (first_error[0] if first_error else StoppedError()) from None
+        # One thread failed and stopped the others, whose StoppedError may arrive before its error.
+        raise (pool.first_error[0] if pool.first_error else StoppedError()) from None
     finally:
-        if not whole:  # else the caller may go on: what --add and --retry-failed do behind an unfinished extraction
-            stop.set()
+        pool.close(complete)
+
+
+class _Supervisors:
+    """The supervisors of a run, handed out to its threads."""
+
+    def __init__(self, count: int, request: Request, scratch: Path) -> None:
+        self.request = request
+        self.scratch = scratch
+        self.idle = [Supervisor(number, request, self.should_stop) for number in range(count)]
+        self.supervisors = tuple(self.idle)
+        self.changed = threading.Condition()
+        self.num_active = 0
+        self.ended = threading.Event()  # a shard failed, or the caller wants no more
+        self.first_error: list[BaseException] = []
+
+    def should_stop(self) -> bool:
+        return self.ended.is_set() or self.request.stop.is_set()
+
+    def write(self, plan: ShardPlan) -> ShardResult:
+        with self.changed:
+            self.changed.wait_for(lambda: self.idle or self.should_stop())
+            if self.should_stop():  # the supervisors may be closed by now
+                raise StoppedError
+            self.num_active += 1
+            supervisor = self.idle.pop()
+        try:
+            # The supervisor is free for the next shard while this one is published: an upload takes long.
+            try:
+                unpublished = supervisor.write(plan, self.scratch)
+            finally:
+                with self.changed:
+                    self.idle.append(supervisor)
+                    self.changed.notify_all()
+            return publish_shard(unpublished, self.request.out)
+        except BaseException as error:
+            if not self.should_stop():
+                self.first_error.append(error)
+            self.ended.set()
+            raise
+        finally:
+            with self.changed:
+                self.num_active -= 1
+                self.changed.notify_all()
+
+    def close(self, complete: bool) -> None:
+        """Wait for the threads, then end the worker processes. If the run is not complete, threads stop and give up on stores."""
+        if not complete:
+            self.ended.set()
             stores.giving_up.set()
-        with changed:
-            changed.wait_for(lambda: num_active == 0, timeout=_STOP_SECONDS)
+        with self.changed:
+            self.changed.wait_for(lambda: self.num_active == 0, timeout=_STOP_SECONDS)
         stores.giving_up.clear()
-        for supervisor in everyone:
+        for supervisor in self.supervisors:
             supervisor.close()

@@ -1,4 +1,4 @@
-"""Shards as values: planned, in progress, made, and put in place under their final name."""
+"""Shards as values: planned, in progress, complete, and published under their final name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MAX_REASON = 500  # characters of an error message that are kept
 
 
 class StoppedError(Exception):
-    """The run was told to stop; the open shard is discarded."""
+    """The run was asked to stop; the open shard is discarded."""
 
 
 class ShardError(Exception):
@@ -21,7 +21,7 @@ class ShardError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """One shard to be: its file name and its videos, in order."""
+    """A shard to write: its file name and its videos, in order."""
 
     name: str
     videos: tuple[SourceVideo, ...]
@@ -37,7 +37,7 @@ class ShardResult:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What watchers are told: `row` when a video has ended, else frames of the current one. worker: 0-based."""
+    """One event of a worker: `row` if a video has ended, else the frames of the current one. worker: counted from 0."""
 
     worker: int
     key: str
@@ -46,26 +46,26 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class MadeShard:
-    """A whole, synced shard under a temporary name, on the disk of OUT or, for a store, in the scratch folder."""
+class UnpublishedShard:
+    """A complete, synced shard under a temporary name, on the disk of OUT or, for a store, in the scratch folder."""
 
     temporary: Path
     result: ShardResult
 
 
-def put_in_place(made: MadeShard, out: Location) -> ShardResult:
-    """Give a shard its final name in OUT: by renaming, or by one upload. The temporary file is gone after it."""
-    target = below(out, made.result.shard.name)
+def publish_shard(unpublished: UnpublishedShard, out: Location) -> ShardResult:
+    """Publish a shard under its final name in OUT, by renaming or one upload, and remove the temporary file."""
+    target = below(out, unpublished.result.shard.name)
     try:
         if isinstance(target, Path):
-            publish(made.temporary, target)
+            publish(unpublished.temporary, target)
         else:
-            upload(made.temporary, target)
+            upload(unpublished.temporary, target)
     except OSError as error:
         raise ShardError(f"cannot write {target}: {error.strerror or error}") from None
     finally:
-        made.temporary.unlink(missing_ok=True)
-    return made.result
+        unpublished.temporary.unlink(missing_ok=True)
+    return unpublished.result
 
 
 def failed_row(source: SourceVideo, reason: str) -> VideoRow:
@@ -84,6 +84,6 @@ def failed_row(source: SourceVideo, reason: str) -> VideoRow:
 
 
 def _one_line(text: str) -> str:
-    """Text that every table and terminal takes: one line, valid UTF-8, not endless."""
+    """Text that every table and terminal takes: one line, valid UTF-8, limited in length."""
     line = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
     return line if len(line) <= _MAX_REASON else f"{line[:_MAX_REASON]}…"

@@ -1,54 +1,68 @@
-"""Watches one worker process: a video that makes it hang, crash or eat memory costs that video, never the run."""
+"""Runs and watches one worker process: a video that makes it hang, crash or use too much memory costs that video, never the run."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import selectors
 import signal
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-from manifests.files import TEMPORARY_PREFIX, Location, below
+from manifests.files import TEMPORARY_PREFIX, below
 from manifests.object_store import warn_once
-from manifests.records import Members, ShardRow, VideoRow
-from tgprep.config import ExtractSettings, WorkerSettings
-from tgprep.extract.workers.jobs import HeaderJob, ShardJob
+from manifests.records import WRITTEN, ShardRow, VideoRow
+from tgprep.config import WorkerSettings
+from tgprep.extract.workers.messages import (
+    Answer,
+    FramesDone,
+    Job,
+    JobFailed,
+    Ready,
+    ShardDone,
+    ShardJob,
+    StoreWarning,
+    VideoBegun,
+    VideoDone,
+    VideoEncoded,
+    decode,
+    encode,
+)
+from tgprep.extract.workers.request import Request
 from tgprep.extract.workers.shards import (
-    MadeShard,
     Progress,
     ShardError,
     ShardPlan,
     ShardResult,
     StoppedError,
+    UnpublishedShard,
     failed_row,
-    put_in_place,
 )
 
 _POLL_SECONDS = 0.1
 _START_SECONDS = 300.0  # imports from a busy file system, and compiling
 _END_SECONDS = 10.0
-_JOBS_PER_WORKER = 256  # decoders leak: a worker is replaced after so many shards
-_ATTEMPTS = 2  # at a video that crashes its decoder, makes it hang or eat memory
-_ATTEMPTS_KILLED = 10  # at one during which somebody else killed the process: the video is hardly to blame
-_ATTEMPTS_TO_START = 3  # a process that ends by itself before it serves: the installation is broken
-_ATTEMPTS_KILLED_UNSTARTED = 20  # one that is killed before: memory is short, or somebody cleans up
+_JOBS_PER_WORKER = 256  # decoders leak memory: a worker is replaced after this many shards
+# Losses of a worker at one video before the video fails, by (worker had started, it was killed from outside).
+_MAX_LOSSES = {
+    (True, False): 2,  # the video crashes its decoder, makes it hang or use too much memory
+    (True, True): 10,  # killed by another process: the video is hardly to blame
+    (False, False): 3,  # it ends by itself before it takes a job: the installation is broken
+    (False, True): 20,  # killed before it takes a job: memory is short, or an administrator ends processes
+}
 
 
 class WorkerLostError(Exception):
     """The worker process ended or was killed; the message is the reason for the video it worked on.
 
-    started: it had begun to serve. killed: by a signal that no decoder sends itself. final: no second attempt is worth its time.
+    started: it had taken jobs. killed: by a signal that no decoder sends itself. final: a second attempt is not worth its time.
     """
 
     def __init__(self, reason: str, *, started: bool = True, killed: bool = False, final: bool = False) -> None:
@@ -59,17 +73,17 @@ class WorkerLostError(Exception):
 
 
 class Worker:
-    """A worker process and the lines it says."""
+    """A worker process: jobs go in, answers come out."""
 
-    def __init__(self, run: WorkerSettings, stop: threading.Event, encoder: str = "") -> None:
-        self.run = run
-        self.stop = stop
+    def __init__(self, settings: WorkerSettings, should_stop: Callable[[], bool], encoder: str = "") -> None:
+        self.settings = settings
+        self.should_stop = should_stop
         self.num_jobs = 0
         self.started = False
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
-            # glibc gives frame-sized buffers back after every frame otherwise: measured, up to a third of the time.
+            # Otherwise glibc returns frame-sized buffers to the kernel after every frame: up to a third of the time, measured.
             "MALLOC_TRIM_THRESHOLD_": str(256 * 1024**2),
             "MALLOC_MMAP_THRESHOLD_": str(64 * 1024**2),
         }
@@ -86,64 +100,72 @@ class Worker:
         self.selector.register(self.process.stdout, selectors.EVENT_READ)
         self.unread = b""
 
-    def send(self, job: ShardJob | HeaderJob) -> None:
-        """Give it work."""
+    def send(self, job: Job) -> None:
+        """Start a job."""
         assert self.process.stdin is not None
         self.num_jobs += 1
         try:
-            self.process.stdin.write(job.to_json().encode() + b"\n")
+            self.process.stdin.write(encode(job))
             self.process.stdin.flush()
         except BrokenPipeError:
             raise self._lost() from None
 
-    def events(self) -> Iterator[dict[str, Any]]:
-        """What it says, line by line; StoppedError on a stop.
+    def answers(self) -> Iterator[Answer]:
+        """The worker's answers as they come; StoppedError on a stop.
 
-        WorkerLostError where it dies, stalls, grows too large or does not come to the end of a video.
+        WorkerLostError if it dies, is silent for too long, grows too large, or does not come to the end of a video.
         """
-        last_moment = math.inf  # of the video under way
-        deadline = time.monotonic() + (self.run.timeout_seconds if self.started else _START_SECONDS)
-        assert self.process.stdout is not None
+        video_deadline = math.inf
+        deadline = time.monotonic() + (self.settings.timeout_seconds if self.started else _START_SECONDS)
         while True:
-            if self.stop.is_set():
+            if self.should_stop():
                 self.kill()
                 raise StoppedError
-            heard = self.selector.select(_POLL_SECONDS)
-            if heard:
-                piece = os.read(self.process.stdout.fileno(), 1 << 16)
-                if not piece:
-                    raise self._lost()
-                *lines, self.unread = (self.unread + piece).split(b"\n")
-                for event in map(json.loads, lines):
-                    if "ready" in event:
+            if self.selector.select(_POLL_SECONDS):
+                for answer in self._read():
+                    if isinstance(answer, Ready):
                         self.started = True
                         continue
-                    if "video" in event and self.run.max_video_seconds:
-                        last_moment = time.monotonic() + self.run.max_video_seconds
-                    elif "encoded" in event or "row" in event:
-                        last_moment = math.inf
-                    yield event
-                deadline = time.monotonic() + self.run.timeout_seconds
+                    # The time limit of a video counts decoding, not the writing after it.
+                    if isinstance(answer, VideoBegun) and self.settings.max_video_seconds:
+                        video_deadline = time.monotonic() + self.settings.max_video_seconds
+                    elif isinstance(answer, VideoEncoded | VideoDone):
+                        video_deadline = math.inf
+                    yield answer
+                deadline = time.monotonic() + self.settings.timeout_seconds
             elif time.monotonic() > deadline:
                 self.kill()
                 if not self.started:
                     raise WorkerLostError(f"it did not start within {_START_SECONDS:g} s", started=False)
-                raise WorkerLostError(f"the decoder showed no frame for {self.run.timeout_seconds:g} s and was stopped")
-            if time.monotonic() > last_moment:
+                seconds = self.settings.timeout_seconds
+                raise WorkerLostError(f"the decoder showed no frame for {seconds:g} s and was stopped")
+            # A decoder may show frames for ever, or use up the machine's memory, without ever being silent.
+            if time.monotonic() > video_deadline:
                 self.kill()
-                reason = f"the decoder did not end within {self.run.max_video_seconds:g} s and was stopped (--max-video-seconds)"
+                seconds = self.settings.max_video_seconds
+                reason = f"the decoder did not end within {seconds:g} s and was stopped (--max-video-seconds)"
                 raise WorkerLostError(reason, final=True)
-            if _resident_mb(self.process.pid) > self.run.max_memory_mb:
+            if _resident_mb(self.process.pid) > self.settings.max_memory_mb:
                 self.kill()
-                raise WorkerLostError(f"the decoder took over {self.run.max_memory_mb} MB of memory and was stopped")
+                raise WorkerLostError(
+                    f"the decoder took over {self.settings.max_memory_mb} MB of memory and was stopped"
+                )
+
+    def _read(self) -> Iterator[Answer]:
+        assert self.process.stdout is not None
+        piece = os.read(self.process.stdout.fileno(), 1 << 16)
+        if not piece:
+            raise self._lost()
+        *lines, self.unread = (self.unread + piece).split(b"\n")
+        return map(decode, lines)
 
     def kill(self) -> None:
-        """End the process now, and what its decoder may have started."""
+        """End the process now, and all that its decoder may have started."""
         self._kill_group()
         self.close()
 
     def close(self) -> None:
-        """Let it go: it ends by itself once its input is closed."""
+        """Close its input, at which it ends by itself; kill it if it does not."""
         self.selector.close()
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None and not stream.closed:
@@ -159,7 +181,7 @@ class Worker:
 
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # it leads a session of its own
+            os.killpg(self.process.pid, signal.SIGKILL)  # it leads its own session
 
     def _lost(self) -> WorkerLostError:
         self.close()
@@ -172,93 +194,89 @@ class Worker:
 
 
 class Supervisor:
-    """Writes shards through one worker process; keeps the process from shard to shard. Not for use by two threads."""
+    """Writes shards through one worker process, which it keeps from shard to shard. Not for use by two threads."""
 
-    def __init__(
-        self, number: int, run: WorkerSettings, stop: threading.Event, on_progress: Callable[[Progress], None]
-    ) -> None:
+    def __init__(self, number: int, request: Request, should_stop: Callable[[], bool] | None = None) -> None:
         self.number = number
-        self.run = run
-        self.stop = stop
-        self.on_progress = on_progress
+        self.request = request
+        self.should_stop = should_stop or request.stop.is_set
         self.worker: Worker | None = None
 
-    def make(
-        self, plan: ShardPlan, *, videos: Location, out: Location, scratch: Path, settings: ExtractSettings
-    ) -> MadeShard:
-        """Make one shard under a temporary name, to be put in place. StoppedError, ShardError: nothing is left behind."""
-        folder = out if isinstance(out, Path) else scratch
+    def write(self, plan: ShardPlan, scratch: Path) -> UnpublishedShard:
+        """Write one shard under a temporary name. StoppedError, ShardError: nothing is left behind."""
+        request = self.request
+        folder = request.out if isinstance(request.out, Path) else scratch
         temporary = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{plan.name}"
         job = ShardJob(
             shard=plan.name,
             temporary=str(temporary),
             scratch=str(scratch),
-            videos_root=str(videos),
-            settings=settings,
+            videos_root=str(request.videos),
+            settings=request.settings,
             videos=plan.videos,
             worker=self.number,
         )
-        rows: list[VideoRow] = []
         try:
-            finished = self._finish(job, rows)
+            rows, done = self._complete(job)
         except BaseException as error:
             temporary.unlink(missing_ok=True)
             if isinstance(error, OSError):
-                raise ShardError(f"cannot write {below(out, plan.name)}: {error.strerror or error}") from None
+                raise ShardError(f"cannot write {below(request.out, plan.name)}: {error.strerror or error}") from None
             raise
-        written = sum(row.status == "written" for row in rows)
-        shard = ShardRow(plan.name, written, finished["num_bytes"], finished["finished"])
-        return MadeShard(temporary, ShardResult(shard, tuple(rows)))
+        num_written = sum(row.status == WRITTEN for row in rows)
+        shard = ShardRow(plan.name, num_written, done.num_bytes, done.sha256)
+        return UnpublishedShard(temporary, ShardResult(shard, tuple(rows)))
 
-    def write(
-        self, plan: ShardPlan, *, videos: Location, out: Location, scratch: Path, settings: ExtractSettings
-    ) -> ShardResult:
-        """Make one shard and put it in place."""
-        return put_in_place(self.make(plan, videos=videos, out=out, scratch=scratch, settings=settings), out)
-
-    def _finish(self, job: ShardJob, rows: list[VideoRow]) -> dict[str, Any]:
-        """Run the job, again from the video where a worker was lost, until the shard is whole."""
+    def _complete(self, job: ShardJob) -> tuple[list[VideoRow], ShardDone]:
+        """Run the job, again from the video at which a worker is lost, until the shard is complete."""
         all_videos = job.videos
-        losses = _Losses()
+        rows: list[VideoRow] = []
+        losses: Counter[tuple[int, bool, bool]] = Counter()
         while True:
             job = dataclasses.replace(job, videos=all_videos[len(rows) :])
             try:
-                for event in self._run(job):
-                    if "row" in event:
-                        row = _row(event["row"])
-                        rows.append(row)
-                        job = dataclasses.replace(job, start=event["end"])
-                        self.on_progress(Progress(self.number, row.key, row.num_frames, row))
-                    elif "finished" in event:
-                        return event
-                    elif "trouble" in event:
-                        warn_once(*event["trouble"])
-                    elif "fatal" in event:
-                        raise ShardError(event["fatal"])
+                for answer in self._run(job):
+                    if isinstance(answer, VideoDone):
+                        rows.append(answer.row)
+                        job = dataclasses.replace(job, start=answer.end)
+                        self._report(answer.row.key, answer.row.num_frames, answer.row)
+                    elif isinstance(answer, ShardDone):
+                        return rows, answer
+                    elif isinstance(answer, StoreWarning):
+                        warn_once(answer.store, answer.text)
+                    elif isinstance(answer, JobFailed):
+                        raise ShardError(answer.reason)
                     else:
                         key = all_videos[len(rows)].key if len(rows) < len(all_videos) else ""
-                        self.on_progress(Progress(self.number, key, event.get("frames", 0)))
+                        self._report(key, answer.num_frames if isinstance(answer, FramesDone | VideoEncoded) else 0)
             except WorkerLostError as lost:
                 self.worker = None
-                at = len(rows)
-                if not lost.final and losses.try_again(at, lost):
+                kind = (lost.started, lost.killed)
+                losses[len(rows), *kind] += 1
+                count = losses[len(rows), *kind]
+                if not lost.started:
+                    time.sleep(min(1.0, 0.1 * count))
+                if not lost.final and count < _MAX_LOSSES[kind]:
                     continue  # a fresh process begins with the same video
                 if not lost.started:
                     raise ShardError(f"the worker process cannot start: {lost}") from None
-                if at == len(all_videos):
-                    raise ShardError(f"the worker was lost again and again while closing {job.shard}: {lost}") from None
-                row = failed_row(all_videos[at], str(lost))
+                if len(rows) == len(all_videos):
+                    raise ShardError(f"the worker was lost repeatedly while closing {job.shard}: {lost}") from None
+                # The video is to blame: it fails, and the next process goes on behind it.
+                row = failed_row(all_videos[len(rows)], str(lost))
                 rows.append(row)
-                self.on_progress(Progress(self.number, row.key, 0, row))
+                self._report(row.key, 0, row)
 
-    def _run(self, job: ShardJob) -> Iterator[dict[str, Any]]:
+    def _run(self, job: ShardJob) -> Iterator[Answer]:
         if self.worker is not None and self.worker.num_jobs >= _JOBS_PER_WORKER:
-            self.worker.close()
-            self.worker = None
+            self.close()
         if self.worker is None:
-            self.worker = Worker(self.run, self.stop, job.settings.encoder)
+            self.worker = Worker(self.request.workers, self.should_stop, job.settings.encoder)
         self.worker.send(job)
-        yield from self.worker.events()
+        yield from self.worker.answers()
+
+    def _report(self, key: str, num_frames: int, row: VideoRow | None = None) -> None:
+        self.request.on_progress(Progress(self.number, key, num_frames, row))
 
     def close(self) -> None:
         """End the worker process."""
@@ -267,39 +285,9 @@ class Supervisor:
             self.worker = None
 
 
-class _Losses:
-    """How often workers were lost, and where: decides whether a video is tried again."""
-
-    def __init__(self) -> None:
-        self.at = -1
-        self.counts: Counter[tuple[bool, bool]] = Counter()
-
-    def try_again(self, at: int, lost: WorkerLostError) -> bool:
-        """Count a loss at video number `at`; False: enough."""
-        if at != self.at:
-            self.at = at
-            self.counts.clear()
-        kind = (lost.started, lost.killed)
-        self.counts[kind] += 1
-        if not lost.started:
-            time.sleep(min(1.0, 0.1 * self.counts[kind]))
-        allowed = {
-            (True, False): _ATTEMPTS,
-            (True, True): _ATTEMPTS_KILLED,
-            (False, False): _ATTEMPTS_TO_START,
-            (False, True): _ATTEMPTS_KILLED_UNSTARTED,
-        }
-        return self.counts[kind] < allowed[kind]
-
-
-def _row(values: dict[str, Any]) -> VideoRow:
-    members = Members(**values.pop("members"))
-    return VideoRow(members=members, **{**values, "subsets": tuple(values["subsets"])})
-
-
 def _resident_mb(pid: int) -> float:
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except (OSError, IndexError, ValueError):
-        return 0.0  # no such system file here: the guard by deadline remains
+        return 0.0  # not Linux: only the time limits guard
     return pages * os.sysconf("SC_PAGE_SIZE") / 1024**2

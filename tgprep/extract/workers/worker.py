@@ -1,8 +1,7 @@
-"""The process that decodes and packs: `python -m tgprep.extract.workers.worker`, one job (a shard) per line of JSON on standard input.
+"""The process that decodes and packs: `python -m tgprep.extract.workers.worker`, one job per line of standard input.
 
-It is started, watched and, where a video makes it hang, crash or eat memory, killed by `tgprep.extract.workers.supervisor`. It answers with
-lines of JSON: `{"ready": true}` once, `{"video": i}` before video i (again once it was brought from a store), `{"frames": n}` now and then,
-`{"encoded": true, "frames": n}` once the decoder is done, `{"row": ..., "end": offset}` after it, `{"finished": sha256, "num_bytes": n}` at the end of the shard, `{"fatal": reason}` where the shard itself cannot be written.
+`tgprep.extract.workers.supervisor` starts and watches it, and kills it if a video makes it hang, crash or use too much memory.
+`tgprep.extract.workers.messages` defines what they say to each other.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import dataclasses
 import errno
 import gc
 import hashlib
-import json
 import os
 import signal
 import sys
@@ -23,7 +21,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TextIO
+from typing import BinaryIO
 
 import cv2
 
@@ -36,34 +34,42 @@ from tgprep.config import ExtractSettings
 from tgprep.decode.frames import DecodeError
 from tgprep.decode.open import open_video
 from tgprep.encode.encode import encode_video
-from tgprep.extract.workers.fetch_ahead import ReadAhead
-from tgprep.extract.workers.jobs import HeaderJob, ShardJob
+from tgprep.extract.workers.fetch_ahead import FetchAhead
+from tgprep.extract.workers.messages import (
+    Answer,
+    FramesDone,
+    HeaderJob,
+    HeaderRead,
+    JobFailed,
+    Ready,
+    ShardDone,
+    ShardJob,
+    StoreWarning,
+    VideoBegun,
+    VideoDone,
+    VideoEncoded,
+    decode,
+    encode,
+)
 from tgprep.extract.workers.shards import failed_row
 
 _HEARTBEAT_SECONDS = 0.25
 # Only writing gives these: the data set cannot be written, whatever the video.
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-Emit = Callable[[dict[str, Any]], None]
-
-
-class _Digest(Protocol):
-    def update(self, data: bytes, /) -> None: ...
-    def hexdigest(self) -> str: ...
+Emit = Callable[[Answer], None]
 
 
 class _HashingFile:
-    """A file written strictly forward that keeps its sha256 up to date."""
+    """A file that is only appended to, and whose sha256 is kept up to date."""
 
     def __init__(self, file: BinaryIO, start: int) -> None:
         self.file = file
-        self.digest: _Digest = hashlib.sha256()
+        self.digest = hashlib.sha256()
         file.seek(0)
-        left = start
-        while left:
-            piece = file.read(min(left, 1024 * 1024))
-            assert piece, f"the unfinished shard is shorter than its {start} whole bytes"
+        while file.tell() < start:
+            piece = file.read(min(start - file.tell(), 1024 * 1024))
+            assert piece, f"the unfinished shard is shorter than the {start} bytes of its samples"
             self.digest.update(piece)
-            left -= len(piece)
         file.truncate(start)
         file.seek(start)
 
@@ -76,36 +82,36 @@ class _HashingFile:
 
 
 def write_shard(job: ShardJob, emit: Emit) -> None:
-    """Pack the job's videos behind the bytes that are already there, and close the tar."""
+    """Append the job's videos to the samples that the tar has, and close it."""
     temporary = Path(job.temporary)
     with ExitStack() as stack:
-        brought = None
+        fetched = None
         if is_url(job.videos_root):
             folder = Path(job.scratch) / f"videos-{job.worker}"
-            brought = stack.enter_context(ReadAhead(job.videos_root, folder, job.videos))
+            fetched = stack.enter_context(FetchAhead(job.videos_root, folder, job.videos))
         file = stack.enter_context(temporary.open("r+b" if job.start else "w+b"))
         tar = _HashingFile(file, job.start)
         for index in range(len(job.videos)):
-            emit({"video": index})
-            row = _pack(tar, index, job, brought, emit)
-            with _signs_of_life(emit, row.num_frames):
+            emit(VideoBegun())
+            row = _pack(tar, index, job, fetched, emit)
+            with _heartbeat(emit, row.num_frames):
                 file.flush()
-            emit({"row": _row_values(row), "end": tar.tell()})
-        write_end(tar)  # type: ignore[arg-type]  # it only writes and tells
-        with _signs_of_life(emit, 0):
+            emit(VideoDone(row, tar.tell()))
+        write_end(tar)  # type: ignore[arg-type]  # it calls write and tell only
+        with _heartbeat(emit, 0):
             file.flush()
             os.fsync(file.fileno())
-        emit({"finished": tar.digest.hexdigest(), "num_bytes": tar.tell()})
+        emit(ShardDone(tar.digest.hexdigest(), tar.tell()))
 
 
 @contextlib.contextmanager
-def _signs_of_life(emit: Emit, num_frames: int) -> Iterator[None]:
-    """Say now and then that work goes on while a slow disk keeps this thread: no decoder is to blame for that."""
+def _heartbeat(emit: Emit, num_frames: int) -> Iterator[None]:
+    """Send signs of life while a slow disk blocks this thread: no decoder is to blame for that."""
     ended = threading.Event()
 
     def beat() -> None:
         while not ended.wait(_HEARTBEAT_SECONDS):
-            emit({"frames": num_frames})
+            emit(FramesDone(num_frames))
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -116,7 +122,7 @@ def _signs_of_life(emit: Emit, num_frames: int) -> Iterator[None]:
         thread.join()
 
 
-def _pack(tar: _HashingFile, index: int, job: ShardJob, brought: ReadAhead | None, emit: Emit) -> VideoRow:
+def _pack(tar: _HashingFile, index: int, job: ShardJob, fetched: FetchAhead | None, emit: Emit) -> VideoRow:
     source = job.videos[index]
     last = time.monotonic()
 
@@ -125,16 +131,16 @@ def _pack(tar: _HashingFile, index: int, job: ShardJob, brought: ReadAhead | Non
         now = time.monotonic()
         if now - last >= _HEARTBEAT_SECONDS:
             last = now
-            emit({"frames": count})
+            emit(FramesDone(count))
 
     with ExitStack() as stack:
         try:
-            if brought is None:
+            if fetched is None:
                 path = Path(job.videos_root) / source.path
             else:
-                stack.callback(brought.forget, index)
-                path = brought.get(index, lambda: on_frame(0))
-                emit({"video": index})  # its time runs from here: the store is not the decoder's fault
+                stack.callback(fetched.remove, index)
+                path = fetched.get(index, lambda: on_frame(0))
+                emit(VideoBegun())  # its time limit counts from here: a slow store is not the decoder's fault
             encoded, facts = encode_video(source, path, job.settings, Path(job.scratch), stack, on_frame)
         except MemberTooLargeError as error:
             hint = "a smaller picture (--short-side 256), a lower --quality, or --store video makes it fit"
@@ -144,17 +150,17 @@ def _pack(tar: _HashingFile, index: int, job: ShardJob, brought: ReadAhead | Non
         except MemoryError:
             return failed_row(source, "out of memory while decoding")
         except (UnreachableError, InputError):
-            raise  # the store, not this video
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # no interrupt of ours: SIGINT is ignored here
-            _refuse_if_all_is_gone(error, job)
+            raise  # the store is to blame, not this video
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # a decoder may raise them; SIGINT is ignored here
+            _raise_if_storage_gone(error, job)
             if isinstance(error, DecodeError):
                 return failed_row(source, str(error))
             if isinstance(error, OSError):
                 return failed_row(source, f"cannot be read: {error.strerror or error}")
             traceback.print_exc()
             return failed_row(source, f"the decoder failed: {type(error).__name__}: {_text(error)}")
-        emit({"encoded": True, "frames": facts.num_frames})
-        with _signs_of_life(emit, facts.num_frames):
+        emit(VideoEncoded(facts.num_frames))
+        with _heartbeat(emit, facts.num_frames):
             offset, num_bytes, members = write_sample(tar, encoded)  # type: ignore[arg-type]  # as above
     fields = {field.name: getattr(facts, field.name) for field in dataclasses.fields(facts)}
     return dataclasses.replace(
@@ -168,14 +174,14 @@ def _pack(tar: _HashingFile, index: int, job: ShardJob, brought: ReadAhead | Non
     )
 
 
-def _refuse_if_all_is_gone(error: BaseException, job: ShardJob) -> None:
-    """Raise OSError where not this video is to blame: a full disk, or a folder that is no longer there."""
+def _raise_if_storage_gone(error: BaseException, job: ShardJob) -> None:
+    """Raise OSError if the error is not this video's fault: the disk is full, or a folder has disappeared."""
     if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
         raise error
     if not Path(job.scratch).is_dir():
         raise FileNotFoundError(errno.ENOENT, "the folder was removed while it was written", job.scratch)
     if is_url(job.videos_root):
-        if isinstance(error, FileNotFoundError):  # what was decoded is a copy of ours
+        if isinstance(error, FileNotFoundError):  # the decoder read our copy
             raise error
         return
     root = Path(job.videos_root)
@@ -190,12 +196,17 @@ def _text(error: BaseException) -> str:
         return "its message cannot be shown"
 
 
-def _row_values(row: VideoRow) -> dict[str, Any]:
-    return dataclasses.asdict(row)
+def _header_frames(path: Path, settings: ExtractSettings) -> int:
+    try:
+        video = open_video(path, decoder=settings.decoder, space=settings.space, short_side=0)
+        with contextlib.closing(video):
+            return max(0, video.num_frames_header)
+    except Exception:  # whatever the decoder raises, it cannot read the file
+        return -1
 
 
 def _die_with(supervisor: int) -> None:
-    """End with the supervisor even while a decoder hangs, and be what the kernel takes first when memory runs out."""
+    """End with the supervisor even while a decoder hangs, and be the first that the kernel kills when memory runs out."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG = 1
         with contextlib.suppress(OSError):
@@ -204,10 +215,10 @@ def _die_with(supervisor: int) -> None:
         sys.exit(1)
 
 
-def _private_channels() -> tuple[TextIO, TextIO]:
-    """Jobs and answers on descriptors of their own: decoders, and programs they start, may print and read as they like."""
-    jobs = os.fdopen(os.dup(0), "r", encoding="utf-8")
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+def _private_channels() -> tuple[BinaryIO, BinaryIO]:
+    """Move jobs and answers to other descriptors: decoders, and programs they start, may use standard input and output."""
+    jobs = os.fdopen(os.dup(0), "rb")
+    answers = os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
@@ -218,54 +229,40 @@ def _private_channels() -> tuple[TextIO, TextIO]:
 def main() -> None:
     """Serve jobs until standard input ends."""
     _die_with(int(sys.argv[1]))
-    cv2.setNumThreads(1)  # a worker is one core's work
+    cv2.setNumThreads(1)  # a worker uses one core
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides what an interrupt means
     jobs, answers = _private_channels()
+    lock = threading.Lock()
 
-    speaking = threading.Lock()
-
-    def emit(event: dict[str, Any]) -> None:
-        with speaking:
-            answers.write(json.dumps(event) + "\n")
+    def emit(answer: Answer) -> None:
+        with lock:
+            answers.write(encode(answer))
             answers.flush()
 
-    stores.set_warning_handler(lambda store, text: emit({"trouble": [store, text]}))
+    stores.set_warning_handler(lambda store, text: emit(StoreWarning(store, text)))
     if "fused" in sys.argv[2:]:
-        from tgprep.encode.fused import prepare  # numba: what stores no planes does without
+        from tgprep.encode.fused import prepare  # imports numba, which the other encoder does not need
 
         prepare()
     gc.collect()
-    gc.freeze()  # what stays for ever need not be looked through again and again
-    emit({"ready": True})
+    gc.freeze()  # the collector need not look at the imported modules again
+    emit(Ready())
     for line in jobs:
         try:
-            if headers := HeaderJob.from_json(line):
-                read_headers(headers, emit)
+            job = decode(line)
+            if isinstance(job, HeaderJob):
+                for path in job.paths:
+                    emit(HeaderRead(_header_frames(Path(path), job.settings)))
             else:
-                write_shard(ShardJob.from_json(line), emit)
+                write_shard(job, emit)
         except OSError as error:
             place = f" ({error.filename})" if error.filename else ""
-            emit({"fatal": f"cannot go on: {error.strerror or error}{place}"})
+            emit(JobFailed(f"cannot go on: {error.strerror or error}{place}"))
         except InputError as error:
-            emit({"fatal": str(error)})
+            emit(JobFailed(str(error)))
         except Exception as error:
             traceback.print_exc()
-            emit({"fatal": f"{type(error).__name__}: {_text(error)}"})
-
-
-def read_headers(job: HeaderJob, emit: Callable[[dict[str, Any]], None]) -> None:
-    """Answer `{"header": n}` for each file: frames as the container claims, 0 where it does not say, -1 unreadable."""
-    for path in job.paths:
-        emit({"header": _header_frames(Path(path), job.settings)})
-
-
-def _header_frames(path: Path, settings: ExtractSettings) -> int:
-    try:
-        video = open_video(path, decoder=settings.decoder, space=settings.space, short_side=0)
-        with contextlib.closing(video):
-            return max(0, video.num_frames_header)
-    except Exception:  # whatever a decoder raises, the file is what it cannot read
-        return -1
+            emit(JobFailed(f"{type(error).__name__}: {_text(error)}"))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def frames_of(path: Path, **how: Any) -> list[Pixels]:
 
 
 @pytest.mark.parametrize(("method", "compat"), [("dis", ""), ("farneback", "flow_magnitude")])
-def test_flow_is_that_of_the_decoded_frames(videos: Path, tmp_path: Path, method: FlowMethod, compat: str) -> None:
+def test_flow_is_computed_from_decoded_frames(videos: Path, tmp_path: Path, method: FlowMethod, compat: str) -> None:
     manifest = make(videos, tmp_path / "out", flow=method, compat=compat)
     assert manifest.videos.arrow.schema.equals(FLOW_VIDEO_SCHEMA)
     assert (manifest.header.settings["flow"], manifest.header.settings["compat"]) == (method, compat)
@@ -79,7 +79,7 @@ def test_a_data_set_without_flow_keeps_its_form(videos: Path, tmp_path: Path) ->
         assert not [name for name in tar.getnames() if "flow" in name]
 
 
-def test_flow_leaves_the_other_members_as_they_are(videos: Path, tmp_path: Path) -> None:
+def test_flow_does_not_change_other_members(videos: Path, tmp_path: Path) -> None:
     plain, flow = make(videos, tmp_path / "plain"), make(videos, tmp_path / "flow", flow="dis")
     for one, other in zip(plain.videos, flow.videos, strict=True):
         for kind in ("rgb", "tg"):
@@ -99,7 +99,7 @@ def test_new_videos_get_flow_too(videos: Path, tmp_path: Path) -> None:
     assert len(manifest.videos) == len(paths)
     assert all(row.members.flow_offset > 0 for row in manifest.videos)
     assert check(str(tmp_path / "out"), deep=True, against=few).findings == ()
-    with pytest.raises(InputError, match="--flow is dis there, none asked"):
+    with pytest.raises(InputError, match="--flow is dis in it, none requested"):
         make(few, tmp_path / "out")
 
 
@@ -150,12 +150,12 @@ def test_compat_stores_what_the_reference_stores(videos: Path, tmp_path: Path) -
     ("settings", "message"),
     [
         ({"compat": "nothing_known"}, "nothing_known is unknown: one or more of opencv_frames, gradient_of_jpeg"),
-        ({"compat": "flow_magnitude"}, "of stored flow: add --flow dis"),
+        ({"compat": "flow_magnitude"}, "applies to stored flow: add --flow dis"),
         ({"compat": "opencv_frames", "decoder": "pyav"}, "stands for --decoder opencv, got --decoder pyav"),
         ({"flow": "raft"}, "'none', 'dis' or 'farneback'"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_contradicting_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         ExtractSettings(**settings)
 
@@ -176,7 +176,7 @@ def test_materialised_tars_keep_flow(videos: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["dis", "farneback"])
-def test_flow_of_full_range_planes_whose_rows_lie_apart(tmp_path: Path, method: FlowMethod) -> None:
+def test_flow_of_full_range_planes_with_padded_rows(tmp_path: Path, method: FlowMethod) -> None:
     """A width that is no multiple of what decoders align rows to, and levels that no pass over the pixels copies."""
     root = tmp_path / "videos"
     write_video(root / "c" / "v.avi", moving_square(6, width=100, height=48), "mjpeg", "yuvj420p")

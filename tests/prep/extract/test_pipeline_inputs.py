@@ -263,7 +263,7 @@ def without_privileges(secret: Path) -> tuple[str, ...]:
     return prefix
 
 
-def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     write_video(videos / "a" / "ok.avi", moving_square(3))
     write_video(videos / "a" / "secret.avi", moving_square(3))
