@@ -171,7 +171,6 @@ def _show_table(balance: Balance) -> None:
 
 
 def _verdict(setup: Setup, ranks: Ranks, balance: Balance) -> list[str]:
-    from tgtrain.data.stores.remote import RemoteShards
 
     waiting = 100 * balance.waiting_share(balance.loader)
     with_own = f"With {_processes(balance.workers)}, as training uses here,"
@@ -182,8 +181,7 @@ def _verdict(setup: Setup, ranks: Ranks, balance: Balance) -> list[str]:
     lines.append(_advice(balance, len(os.sched_getaffinity(0))))
     if ranks.device.type == "cpu":
         lines.append("Both were measured alone; on a CPU they share the cores, so each is slower in training.")
-    if isinstance(setup.reader.shards, RemoteShards):
-        cache = setup.reader.shards.cache
+    if (cache := setup.reader.shards.cache) is not None:
         held = human_bytes(cache.num_held())
         lines.append(f"Shards came through the cache {cache.folder}, which holds {held} now: a second call is faster.")
     return lines

@@ -154,7 +154,6 @@ def _print_outcome(outcome: Outcome, folder: Path, as_json: bool) -> None:
 
 def _announce(setup: Setup, ranks: Ranks, folder: Path) -> None:
     """Print what is about to be trained, and the warnings and notes about it."""
-    from tgtrain.data.stores.remote import RemoteShards
     from tgtrain.ranks.slurm import unused_tasks_note
     from tgtrain.train.preflight import notes
     from tgtrain.train.trainer import num_steps_of
@@ -167,8 +166,7 @@ def _announce(setup: Setup, ranks: Ranks, folder: Path) -> None:
     )
     on = ranks.device.type if ranks.world_size == 1 else f"{ranks.world_size} processes, {ranks.device.type}"
     say(f"{num_steps} steps ({config.optimiser.epochs} epochs of {per_epoch}) on {on}, run folder {folder}")
-    if isinstance(setup.reader.shards, RemoteShards):
-        cache = setup.reader.shards.cache
+    if (cache := setup.reader.shards.cache) is not None:
         say(
             f"shards come through the cache {cache.folder}: {human_bytes(cache.num_held())} of at most "
             f"{human_bytes(cache.num_bytes)} held; {config.data.block_shards} shards are shuffled together"

@@ -1,4 +1,4 @@
-"""The batches of a run on one rank: a pure function of (seed, step), read by loader workers, uint8 until they reach the device."""
+"""The batch of a step on one rank: a pure function of (seed, step); pixels stay uint8 until they reach the device."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,55 +17,62 @@ from torch.utils.data import Dataset, get_worker_info
 
 from manifests.machine import peak_memory_mb
 from manifests.records import InputError
-from tgtrain.data.clip import ClipSettings, plan_train
+from tgtrain.data.clip import ClipPlan, ClipSettings, plan_train
 from tgtrain.data.lookahead import upcoming
 from tgtrain.data.order import BlockOrder, Draw, RepeatedOrder, StreamOrder, rank_part, replayed_key, substitutes_of
 from tgtrain.data.reader import BadSampleError, Clip, ClipReader
+from tgtrain.data.stores.video_index import StoredVideo
 from tgtrain.method.augment.plan import StrongPlan, StrongSettings, draw_strong_plans
 from tgtrain.method.augment.plan_mvpl import MvplSettings, draw_mvpl_plan
 from tgtrain.randomness import Choice, Stream, sample_seed
 
-_NOTHING = np.empty((0, 0, 0, 3), np.uint8)
-_SUBSTITUTES = 16  # tried for a damaged sample before reading gives up
+_NO_PIXELS = np.empty((0, 0, 0, 3), np.uint8)
+_MAX_SUBSTITUTES = 16  # tried for a damaged sample before reading gives up
+Plans = tuple[StrongPlan, ...]
+_NO_PLANS: tuple[Plans, Plans] = ((), ())
 
 
 @dataclass(frozen=True, slots=True)
 class ClipBatch:
-    """Clips of one stream: rgb, tg uint8[B, T, S, S, 3] (None for a view not asked for), labels int64[B].
+    """Clips of one stream.
 
-    keys: the videos. With more than one clip a video the rows are clip-major: the first clips of all videos, then the second
-    ones; B is then a multiple of the number of keys. bad: what could not be read and was replaced, one message each.
+    With more than one clip a video the rows are clip-major: the first clips of all videos, then the second ones; B is then a
+    multiple of the number of keys.
     """
 
     rgb: Tensor | None
+    """uint8[B, T, S, S, 3]; None if the model does not use this view."""
     tg: Tensor | None
+    """As rgb."""
     labels: Tensor
+    """int64[B]."""
     keys: tuple[str, ...]
+    """Of the videos."""
     bad: tuple[str, ...] = ()
+    """One message for each sample that could not be read and was replaced."""
 
     def pin_memory(self) -> ClipBatch:
-        """The same in pinned memory, from which a GPU copies while it computes."""
+        """A copy in pinned memory, from which a GPU copies while it computes."""
         rgb, tg = (None if clips is None else clips.pin_memory() for clips in (self.rgb, self.tg))
         return replace(self, rgb=rgb, tg=tg, labels=self.labels.pin_memory())
 
 
 @dataclass(frozen=True, slots=True)
 class SslBatch:
-    """One step's clips on one rank. unlabelled is None for supervised training; its labels are for diagnostics alone.
-
-    strong_rgb, strong_tg: what the strong view does to each unlabelled clip, drawn on the host.
-    labelled_rgb, labelled_tg: the same for labelled clips, () where those are learnt from as they are.
-    loader_mb: peak memory of the loader process that read it; 0 where none did.
-    """
+    """The clips of one step on one rank."""
 
     step: int
     labelled: ClipBatch
     unlabelled: ClipBatch | None
-    strong_rgb: tuple[StrongPlan, ...] = ()
-    strong_tg: tuple[StrongPlan, ...] = ()
-    labelled_rgb: tuple[StrongPlan, ...] = ()
-    labelled_tg: tuple[StrongPlan, ...] = ()
+    """None for supervised training. Its labels are for diagnostics only."""
+    strong_rgb: Plans = ()
+    """What the strong view does to each unlabelled clip, drawn on the host."""
+    strong_tg: Plans = ()
+    labelled_rgb: Plans = ()
+    """The same for labelled clips; () if these have no strong views."""
+    labelled_tg: Plans = ()
     loader_mb: float = 0.0
+    """Peak memory of the loader process that read the batch; 0 if the training process read it."""
 
     @property
     def num_clips(self) -> int:
@@ -71,26 +80,83 @@ class SslBatch:
         return sum(len(clips.labels) for clips in (self.labelled, self.unlabelled) if clips is not None)
 
     def pin_memory(self) -> SslBatch:
-        """The same in pinned memory (called by the DataLoader, which knows tensors and containers by itself, not this)."""
+        """A copy in pinned memory. The DataLoader calls this: by itself it knows tensors and containers only."""
         unlabelled = None if self.unlabelled is None else self.unlabelled.pin_memory()
         return replace(self, labelled=self.labelled.pin_memory(), unlabelled=unlabelled)
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSource:
-    """The videos of a stream, int64[N]: their numbers in the reader, and their labels (-1 unknown)."""
+    """The videos of a stream."""
 
     videos: npt.NDArray[np.int64]
+    """int64[N], numbers in the video index."""
     labels: npt.NDArray[np.int64]
+    """int64[N], -1 if unknown."""
     order: StreamOrder | RepeatedOrder | BlockOrder
+
+
+class FilledClips(NamedTuple):
+    """What was read for one draw."""
+
+    row: int
+    """Of the video in its StreamSource."""
+    pass_index: int
+    """The pass that its clips were drawn for."""
+    bad: list[str]
+    """What is wrong with the samples that it replaces."""
+
+
+class ClipFetcher(Protocol):
+    """How the clips of a draw are found: one implementation for shards read by index, one for sequential shards."""
+
+    @property
+    def follows_order(self) -> bool:
+        """Whether step s brings the videos that the stream's order names for it."""
+
+    def from_step(self, step: int) -> ClipFetcher:
+        """A fetcher for the steps from this one on."""
+
+    def fill(
+        self, dataset: StepDataset, source: StreamSource, stream: Stream, draw: Draw, into: list[Clip]
+    ) -> FilledClips:
+        """Decode the clips of a draw into the memory of a batch. InputError if nothing can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedClips:
+    """Clips of the drawn video; a damaged one is replaced by another video of its stream."""
+
+    follows_order: bool = True
+
+    def from_step(self, step: int) -> IndexedClips:
+        """See `ClipFetcher`: any step can be read at any time."""
+        return self
+
+    def fill(
+        self, dataset: StepDataset, source: StreamSource, stream: Stream, draw: Draw, into: list[Clip]
+    ) -> FilledClips:
+        """See `ClipFetcher`."""
+        bad: list[str] = []
+        for row in (draw.video, *substitutes_of(draw, len(source.videos), dataset.seed, stream, _MAX_SUBSTITUTES)):
+            number = int(source.videos[row])
+            plans = dataset.plan_clips(stream, dataset.reader.index[number], draw.pass_index)
+            try:
+                # All clips in one call: frames that they share are decoded once.
+                dataset.reader.read_views(number, plans, rgb=dataset.rgb, tg=dataset.tg, into=into)
+            except BadSampleError as error:
+                bad.append(str(error))
+            else:
+                return FilledClips(row, draw.pass_index, bad[:1])  # damaged substitutes count when they are drawn
+        raise InputError(
+            f"A sample cannot be read, nor any of the {len(bad) - 1} others of its stream that were tried in its place: "
+            f"{bad[0]}. `tgprep check` finds what is damaged and explains how to repair it."
+        )
 
 
 @dataclass(slots=True)
 class StepDataset(Dataset[SslBatch]):
-    """Item s is the batch of step s on this rank. Any step can be asked for, in any process.
-
-    strong_labelled: labelled clips get strong views too. replayed: see `order.replayed_key`.
-    """
+    """Item s is the batch of step s on this rank. Any process can read any step, unless the fetcher is sequential."""
 
     reader: ClipReader
     labelled: StreamSource
@@ -103,7 +169,10 @@ class StepDataset(Dataset[SslBatch]):
     rgb: bool = True
     tg: bool = True
     strong_labelled: bool = False
+    """Whether labelled clips get strong views too."""
     replayed: bool = False
+    """See `order.replayed_key`."""
+    fetcher: ClipFetcher = IndexedClips()
 
     @property
     def sources(self) -> list[StreamSource]:
@@ -111,48 +180,64 @@ class StepDataset(Dataset[SslBatch]):
         return [source for source in (self.unlabelled, self.labelled) if source is not None]
 
     def coverage(self, num_steps: int) -> dict[str, int]:
-        """How far each stream has come after so many steps, by names for the log; nothing where the order does not tell."""
-        told: dict[str, int] = {}
+        """How far each stream has come after `num_steps`, by names for the log; {} if it does not follow from the order."""
+        figures: dict[str, int] = {}
         for name, source in (("labelled", self.labelled), ("unlabelled", self.unlabelled)):
-            if source is not None:
-                there = source.order.coverage(num_steps)
-                told |= {f"{name}_{key}": value for key, value in dataclasses.asdict(there).items()}
-                told[f"{name}_num_videos"] = len(source.videos)
-        return told
+            if source is not None and self.fetcher.follows_order:
+                covered = dataclasses.asdict(source.order.coverage(num_steps))
+                figures |= {f"{name}_{key}": value for key, value in covered.items()}
+                figures[f"{name}_num_videos"] = len(source.videos)
+        return figures
 
-    def in_order(self, steps: Sequence[int]) -> Dataset[SslBatch] | None:
-        """What iterates over the batches of these steps where they cannot be asked for one by one, else None."""
-        return None
+    def from_step(self, step: int) -> StepDataset:
+        """The dataset for a loader that reads the steps from this one on."""
+        return replace(self, fetcher=self.fetcher.from_step(step))
+
+    def plan_clips(self, stream: Stream, video: StoredVideo, pass_index: int) -> tuple[ClipPlan, ...]:
+        """The clips that a pass draws for a video."""
+        rng = sample_seed(self.seed, stream, pass_index, video.key, Choice.CLIP)
+        return plan_train(video.num_frames, video.height, video.width, self.clip, rng)
 
     def __getitem__(self, step: int) -> SslBatch:
-        batch = self._batch(step)
-        return replace(batch, loader_mb=peak_memory_mb()) if get_worker_info() is not None else batch
-
-    def _batch(self, step: int) -> SslBatch:
         self.reader.shards.expect(lambda: upcoming(self.sources, self.reader.index, step))
-        labelled, draws = self._read(self.labelled, Stream.LABELLED, step)
-        labelled_plans = (
-            self._plans(self.labelled, Stream.LABELLED, draws, labelled) if self.strong_labelled else ((), ())
-        )
-        if self.unlabelled is None:
-            return SslBatch(step, labelled, None, (), (), *labelled_plans)
-        unlabelled, draws = self._read(self.unlabelled, Stream.UNLABELLED, step)
-        plans = self._plans(self.unlabelled, Stream.UNLABELLED, draws, unlabelled)
-        return SslBatch(step, labelled, unlabelled, *plans, *labelled_plans)
+        labelled, labelled_plans = self._read(self.labelled, Stream.LABELLED, step, self.strong_labelled)
+        unlabelled, plans = None, _NO_PLANS
+        if self.unlabelled is not None:
+            unlabelled, plans = self._read(self.unlabelled, Stream.UNLABELLED, step, True)
+        loader_mb = peak_memory_mb() if get_worker_info() is not None else 0.0
+        return SslBatch(step, labelled, unlabelled, *plans, *labelled_plans, loader_mb)
 
-    def _plans(
-        self, source: StreamSource, stream: Stream, draws: tuple[Draw, ...], batch: ClipBatch
-    ) -> tuple[tuple[StrongPlan, ...], tuple[StrongPlan, ...]]:
-        """What the strong views do to each clip of a batch, in the order of its rows: for RGB, for TG."""
-        by_video = []
-        for draw, key in zip(draws, batch.keys, strict=True):
-            where = replayed_key(draw, source.order.batch_size) if self.replayed else (draw.pass_index, key)
-            by_video.append(self._strong(stream, *where))
-        pairs = [pair for clip in zip(*by_video, strict=True) for pair in clip]
-        return tuple(rgb for rgb, _ in pairs), tuple(tg for _, tg in pairs)
+    def _read(
+        self, source: StreamSource, stream: Stream, step: int, strong: bool
+    ) -> tuple[ClipBatch, tuple[Plans, Plans]]:
+        """The clips of a stream, and what the strong views do to each (for RGB, for TG), in the order of its rows."""
+        draws = rank_part(source.order.draws(step), self.rank, self.world_size)
+        clip = self.clip
+        # Clips are decoded straight into the memory that travels to the training process: no copy on the way.
+        num_rows = len(draws) * clip.num_clips
+        num_gradients = clip.clip_frames + (clip.gradient == "slow")
+        rgb = _batch_memory((num_rows, clip.clip_frames, clip.size, clip.size, 3)) if self.rgb else None
+        tg = _batch_memory((num_rows, num_gradients, clip.size, clip.size, 3)) if self.tg else None
+        labels, keys, bad, by_video = [], [], [], []
+        for number, draw in enumerate(draws):
+            into = [
+                Clip(_NO_PIXELS if rgb is None else rgb[row].numpy(), None if tg is None else tg[row].numpy())
+                for row in range(number, num_rows, len(draws))
+            ]
+            filled = self.fetcher.fill(self, source, stream, draw, into)
+            key = self.reader.index.key(source.videos[filled.row])
+            labels.append(int(source.labels[filled.row]))
+            keys.append(key)
+            bad += filled.bad
+            if strong:
+                origin = replayed_key(draw, source.order.batch_size) if self.replayed else (filled.pass_index, key)
+                by_video.append(self._strong(stream, *origin))
+        batch = ClipBatch(rgb, tg, torch.tensor(labels * clip.num_clips, dtype=torch.int64), tuple(keys), tuple(bad))
+        pairs = [pair for clips in zip(*by_video, strict=True) for pair in clips]
+        return batch, (tuple(rgb_plan for rgb_plan, _ in pairs), tuple(tg_plan for _, tg_plan in pairs))
 
     def _strong(self, stream: Stream, pass_index: int, key: str) -> list[tuple[StrongPlan, StrongPlan]]:
-        """The plans of the clips of one video, each its own, drawn one after the other."""
+        """The strong views (RGB, TG) of the clips of one video, drawn one after the other."""
         rgb, tg = (
             sample_seed(self.seed, stream, pass_index, key, choice) for choice in (Choice.STRONG_RGB, Choice.STRONG_TG)
         )
@@ -162,53 +247,9 @@ class StepDataset(Dataset[SslBatch]):
             ]
         return [draw_strong_plans(rgb, tg, self.strong) for _ in range(self.clip.num_clips)]
 
-    def _read(self, source: StreamSource, stream: Stream, step: int) -> tuple[ClipBatch, tuple[Draw, ...]]:
-        draws = rank_part(source.order.draws(step), self.rank, self.world_size)
-        clip = self.clip
-        side = clip.size
-        frames, gradients = clip.clip_frames, clip.clip_frames + (clip.gradient == "slow")
-        # Decoded straight into what travels to the training process: a clip is copied nowhere on its way.
-        num_rows = len(draws) * clip.num_clips
-        rgb = _batch_memory((num_rows, frames, side, side, 3)) if self.rgb else None
-        tg = _batch_memory((num_rows, gradients, side, side, 3)) if self.tg else None
-        labels, keys, bad = [], [], []
-        for number, draw in enumerate(draws):
-            into = [
-                Clip(_NOTHING if rgb is None else rgb[row].numpy(), None if tg is None else tg[row].numpy())
-                for row in range(number, num_rows, len(draws))
-            ]
-            place, problems = self._read_one(source, stream, draw, into)
-            labels.append(int(source.labels[place]))
-            keys.append(self.reader.index.key(source.videos[place]))
-            bad += problems
-        labels_B = torch.tensor(labels * clip.num_clips, dtype=torch.int64)
-        return ClipBatch(rgb, tg, labels_B, tuple(keys), tuple(bad)), draws
-
-    def _read_one(self, source: StreamSource, stream: Stream, draw: Draw, into: list[Clip]) -> tuple[int, list[str]]:
-        """Fill in the clips of a draw; where its sample is damaged, those of a substitute. Gives its place in the stream, and what is
-        wrong with the damaged sample.
-        """
-        problems: list[str] = []
-        substitutes = substitutes_of(draw, len(source.videos), self.seed, stream, _SUBSTITUTES)
-        for place in (draw.video, *substitutes):
-            video = int(source.videos[place])
-            facts = self.reader.index[video]
-            rng = sample_seed(self.seed, stream, draw.pass_index, facts.key, Choice.CLIP)
-            try:
-                plans = plan_train(facts.num_frames, facts.height, facts.width, self.clip, rng)
-                # In one go: frames that clips share are decoded once.
-                self.reader.read_views(video, plans, rgb=self.rgb, tg=self.tg, into=into)
-                return place, problems[:1]  # substitutes that are damaged count when it is their turn
-            except BadSampleError as error:
-                problems.append(str(error))
-        raise InputError(
-            f"A sample cannot be read, nor any of the {len(problems) - 1} others of its stream that were tried in its place: "
-            f"{problems[0]}. `tgprep check` finds what is damaged and tells how to mend it."
-        )
-
 
 def _batch_memory(shape: tuple[int, ...]) -> Tensor:
-    """uint8 of this shape: in a loader process memory that the training process maps, else plain memory."""
+    """uint8 of this shape; in a loader process it is shared memory that the training process maps."""
     if get_worker_info() is None:
         return torch.empty(shape, dtype=torch.uint8)
     storage = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")  # type: ignore[no-untyped-call]
@@ -216,55 +257,50 @@ def _batch_memory(shape: tuple[int, ...]) -> Tensor:
 
 
 def split_batch(batch: SslBatch, num_parts: int) -> list[SslBatch]:
-    """The batch of one rank in equal parts, cut by videos: block k of its videos, with all their clips, is part k."""
+    """The batch of one rank in equal micro-batches: number k is block k of its videos, with all their clips."""
     if num_parts == 1:
         return [batch]
-    labelled = _split_clips(batch.labelled, num_parts)
-    unlabelled = [None] * num_parts if batch.unlabelled is None else _split_clips(batch.unlabelled, num_parts)
-    plans = [
-        _split_rows(rows, source, num_parts)
-        for rows, source in (
-            (batch.strong_rgb, batch.unlabelled),
-            (batch.strong_tg, batch.unlabelled),
-            (batch.labelled_rgb, batch.labelled),
-            (batch.labelled_tg, batch.labelled),
+    parts = []
+    for number in range(num_parts):
+        labelled_rows = _rows_of_part(batch.labelled, number, num_parts)
+        labelled = _part(batch.labelled, labelled_rows, number, num_parts)
+        unlabelled, rows = None, []
+        if batch.unlabelled is not None:
+            rows = _rows_of_part(batch.unlabelled, number, num_parts)
+            unlabelled = _part(batch.unlabelled, rows, number, num_parts)
+        parts.append(
+            SslBatch(
+                batch.step,
+                labelled,
+                unlabelled,
+                strong_rgb=_chosen(batch.strong_rgb, rows),
+                strong_tg=_chosen(batch.strong_tg, rows),
+                labelled_rgb=_chosen(batch.labelled_rgb, labelled_rows),
+                labelled_tg=_chosen(batch.labelled_tg, labelled_rows),
+            )
         )
-    ]
-    return [SslBatch(batch.step, *parts) for parts in zip(labelled, unlabelled, *plans, strict=True)]
+    return parts
 
 
-def _split_clips(clips: ClipBatch, num_parts: int) -> list[ClipBatch]:
-    size = len(clips.keys) // num_parts
-    blocks = _blocks(clips, num_parts)
-
-    def part(tensor: Tensor, block: Sequence[slice]) -> Tensor:
-        return tensor[block[0]] if len(block) == 1 else torch.cat([tensor[rows] for rows in block])
-
-    return [
-        ClipBatch(
-            None if clips.rgb is None else part(clips.rgb, block),
-            None if clips.tg is None else part(clips.tg, block),
-            part(clips.labels, block),
-            clips.keys[number * size : (number + 1) * size],
-            clips.bad if number == 0 else (),
-        )
-        for number, block in enumerate(blocks)
-    ]
-
-
-def _split_rows(rows: tuple[StrongPlan, ...], clips: ClipBatch | None, num_parts: int) -> list[tuple[StrongPlan, ...]]:
-    if clips is None or not rows:
-        return [()] * num_parts
-    return [tuple(row for piece in block for row in rows[piece]) for block in _blocks(clips, num_parts)]
-
-
-def _blocks(clips: ClipBatch, num_parts: int) -> list[list[slice]]:
-    """Which rows make each part: of the clip-major rows one run per clip of a video."""
-    num_videos, num_rows = len(clips.keys), len(clips.labels)
+def _rows_of_part(clips: ClipBatch, number: int, num_parts: int) -> list[slice]:
+    """The rows of a micro-batch: of the clip-major rows one block for each clip of a video."""
+    num_videos = len(clips.keys)
     if num_videos % num_parts:
-        raise ValueError(f"{num_videos} videos do not make {num_parts} equal parts")
+        raise ValueError(f"{num_videos} videos cannot be cut into {num_parts} equal parts")
     size = num_videos // num_parts
-    return [
-        [slice(first + k * size, first + (k + 1) * size) for first in range(0, num_rows, num_videos)]
-        for k in range(num_parts)
-    ]
+    starts = range(number * size, len(clips.labels), num_videos)
+    return [slice(start, start + size) for start in starts]
+
+
+def _part(clips: ClipBatch, rows: list[slice], number: int, num_parts: int) -> ClipBatch:
+    def chosen(tensor: Tensor) -> Tensor:
+        return tensor[rows[0]] if len(rows) == 1 else torch.cat([tensor[block] for block in rows])
+
+    size = len(clips.keys) // num_parts
+    rgb, tg = (None if view is None else chosen(view) for view in (clips.rgb, clips.tg))
+    keys = clips.keys[number * size : (number + 1) * size]
+    return ClipBatch(rgb, tg, chosen(clips.labels), keys, clips.bad if number == 0 else ())
+
+
+def _chosen(plans: Plans, rows: Sequence[slice]) -> Plans:
+    return tuple(chain.from_iterable(plans[block] for block in rows))

@@ -1,22 +1,19 @@
-"""From a setup to the batches of one rank: which videos make each stream, and how their strong views are drawn."""
+"""Build the batches of one rank from a setup: the videos and order of each stream, and the settings of strong views."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
 
 from manifests.records import InputError
 from tgtrain.config import Config
-from tgtrain.data.batch import StepDataset, StreamSource
+from tgtrain.data.batch import ClipFetcher, IndexedClips, StepDataset, StreamSource
 from tgtrain.data.loader import default_workers
 from tgtrain.data.lookahead import largest_need
 from tgtrain.data.order import BlockOrder, RepeatedOrder, StreamOrder, steps_per_epoch
-from tgtrain.data.sequential_batches import StreamedDataset
+from tgtrain.data.sequential_batches import SequentialClips
 from tgtrain.data.setup import Setup
-from tgtrain.data.stores.remote import RemoteShards
-from tgtrain.data.stores.sequential import StreamedShards
 from tgtrain.method.augment.plan import StrongSettings, draw_run_signs
 from tgtrain.method.augment.plan_mvpl import MvplSettings
 from tgtrain.randomness import Stream
@@ -24,7 +21,7 @@ from tgtrain.ranks.distributed import Ranks
 
 
 def step_dataset(setup: Setup, ranks: Ranks) -> StepDataset:
-    """The batches of this rank, by step (with data.reader=stream in order alone). InputError where the settings do not allow any."""
+    """The batches of this rank, by step. InputError if the settings do not allow any."""
     config = setup.config
     views = wanted_views(config)
     unlabelled = None
@@ -43,31 +40,29 @@ def step_dataset(setup: Setup, ranks: Ranks) -> StepDataset:
         world_size=ranks.world_size,
         rgb="rgb" in views,
         tg="tg" in views,
+        fetcher=_fetcher(setup),
     )
-    if config.data.reader == "stream":
-        return _streamed(setup, dataset)
     _check_cache(setup, dataset)
     return dataset
 
 
-def _streamed(setup: Setup, dataset: StepDataset) -> StreamedDataset:
-    """The same batches from streams. InputError where a setting asks for an order that streams do not have."""
-    kept = [quirk for quirk in setup.config.compat.quirks if quirk in ("fixed_labelled_order", "replayed_operations")]
-    if kept:
-        raise InputError(f"data.reader=stream cannot have compat.quirks {', '.join(kept)}: it has no order of its own.")
-    assert isinstance(setup.reader.shards, StreamedShards)
-    fields = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(dataset)}
-    return StreamedDataset(**fields, source=setup.reader.shards.source, buffer_clips=setup.config.data.shuffle_clips)
+def _fetcher(setup: Setup) -> ClipFetcher:
+    """How clips are found in this reading mode. InputError if a setting needs an order that sequential shards do not have."""
+    if setup.reader.shards.source is None:
+        return IndexedClips()
+    quirks = [quirk for quirk in setup.config.compat.quirks if quirk in ("fixed_labelled_order", "replayed_operations")]
+    if quirks:
+        raise InputError(f"data.reader=stream cannot have compat.quirks {', '.join(quirks)}: its order is not fixed.")
+    return SequentialClips(setup.config.data.shuffle_clips)
 
 
 def _check_cache(setup: Setup, dataset: StepDataset) -> None:
-    """Refuse a cache that is too small to work ahead."""
-    if not isinstance(setup.reader.shards, RemoteShards):
-        return
+    """Reject a cache that is too small to fetch ahead."""
     cache = setup.reader.shards.cache
-    needed = largest_need(
-        dataset.sources, setup.reader.index, {shard.name: shard.num_bytes for shard in setup.manifest.shards}
-    )
+    if cache is None:
+        return
+    shard_bytes = {shard.name: shard.num_bytes for shard in setup.manifest.shards}
+    needed = largest_need(dataset.sources, setup.reader.index, shard_bytes)
     if cache.num_bytes < needed:
         gigabytes = gigabytes_up(needed)
         raise InputError(
@@ -78,12 +73,12 @@ def _check_cache(setup: Setup, dataset: StepDataset) -> None:
 
 
 def training_workers(config: Config) -> int:
-    """Loader processes that a training process starts here with this config."""
+    """Loader processes that each training process starts on this machine."""
     return default_workers() if config.runtime.workers < 0 else config.runtime.workers
 
 
 def gigabytes_up(num_bytes: int) -> str:
-    """So many GB (10^9 bytes) as three digits say, never less: 0.0615, 12.4, 1340."""
+    """Bytes as GB (10^9 bytes) with three digits, rounded up: 0.0615, 12.4, 1340."""
     digits = max(0, 2 - math.floor(math.log10(max(num_bytes, 1) / 1e9)))
     return f"{math.ceil(num_bytes * 10**digits / 10**9) / 10**digits:.{digits}f}"
 
@@ -95,17 +90,16 @@ def wanted_views(config: Config) -> tuple[str, ...]:
 
 
 def _source(setup: Setup, part: str, batch_size: int, stream: Stream) -> StreamSource:
-    places = np.flatnonzero(setup.split.part(part))
-    seed = setup.config.runtime.seed
-    order: StreamOrder | RepeatedOrder | BlockOrder = StreamOrder(len(places), batch_size, seed, stream)
-    if stream is Stream.UNLABELLED and setup.config.data.block_shards and len(places):
-        order = BlockOrder(setup.reader.index.shard[places], setup.config.data.block_shards, batch_size, seed, stream)
-    if stream is Stream.LABELLED and "fixed_labelled_order" in setup.config.compat.quirks:
-        num_unlabelled = int(setup.split.unlabelled.sum()) or len(places)
-        order = RepeatedOrder(
-            len(places), batch_size, seed, stream, steps_per_epoch(num_unlabelled, setup.config.batch.unlabelled)
-        )
-    return StreamSource(places, setup.split.label[places].astype(np.int64), order)
+    videos = np.flatnonzero(setup.split.part(part))
+    config, seed = setup.config, setup.config.runtime.seed
+    order: StreamOrder | RepeatedOrder | BlockOrder = StreamOrder(len(videos), batch_size, seed, stream)
+    if stream is Stream.UNLABELLED and config.data.block_shards and len(videos):
+        order = BlockOrder(setup.reader.index.shard[videos], config.data.block_shards, batch_size, seed, stream)
+    if stream is Stream.LABELLED and "fixed_labelled_order" in config.compat.quirks:
+        num_unlabelled = int(setup.split.unlabelled.sum()) or len(videos)
+        num_steps = steps_per_epoch(num_unlabelled, config.batch.unlabelled)
+        order = RepeatedOrder(len(videos), batch_size, seed, stream, num_steps)
+    return StreamSource(videos, setup.split.label[videos].astype(np.int64), order)
 
 
 def _strong_settings(config: Config) -> StrongSettings | MvplSettings:

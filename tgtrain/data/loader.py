@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import multiprocessing
 import os
-import re
+import pickle
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from typing import Any, TypeVar
 
@@ -17,7 +16,6 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from manifests.object_store import UnreachableError
 from manifests.records import InputError
 from tgtrain.data.batch import SslBatch, StepDataset
 from tgtrain.ranks.signals import end_later, start_helpers
@@ -26,64 +24,63 @@ Item = TypeVar("Item")
 
 
 def step_loader(dataset: StepDataset, steps: Sequence[int], workers: int, pin: bool) -> Iterator[SslBatch]:
-    """The batches of the given steps, in order, prepared ahead by `workers` processes (0: by this one)."""
-    streamed = dataset.in_order(steps)
-    loader: DataLoader[SslBatch] = DataLoader(
-        dataset if streamed is None else streamed,
-        batch_size=None,
-        sampler=steps if streamed is None else None,
-        num_workers=workers,
-        prefetch_factor=2 if workers else None,
-        pin_memory=pin,
-        worker_init_fn=start_worker if workers else None,
-        collate_fn=_same,
-        multiprocessing_context=worker_context() if workers else None,
-    )
-    with _plain_errors(workers):
-        yield from loader
+    """The batches of the given steps, in order, read ahead by `workers` processes (0: by this one)."""
+    return item_loader(dataset.from_step(steps[0] if len(steps) else 0), steps, workers, pin)
 
 
 def item_loader(dataset: Dataset[Item], order: Sequence[int], workers: int, pin: bool) -> Iterator[Item]:
-    """The items of any data set in this order, prepared ahead by `workers` processes (0: by this one)."""
-    loader: DataLoader[Item] = DataLoader(
-        dataset,
+    """The items of a dataset in this order, read ahead by `workers` processes (0: by this one).
+
+    Process k reads every `workers`-th item, from the k-th on. An InputError or OSError in a loader process is raised here
+    as it was raised there; any other exception comes with its traceback, as torch reports it.
+    """
+    if not workers:
+        keep_pages()  # frames are decoded in this process
+    loader: DataLoader[Item | _Failure] = DataLoader(
+        _WithFailures(dataset) if workers else dataset,
         batch_size=None,
         sampler=order,
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=start_worker if workers else None,
-        collate_fn=_same,
+        collate_fn=_unchanged,
         multiprocessing_context=worker_context() if workers else None,
     )
-    with _plain_errors(workers):
-        yield from loader
+    for item in loader:
+        if isinstance(item, _Failure):
+            raise item.error
+        yield item
 
 
-@contextmanager
-def _plain_errors(workers: int) -> Iterator[None]:
-    """Within, errors of loader processes are raised as the user needs them: without the traceback that torch puts in front."""
-    if not workers:
-        keep_pages()  # the frames are decoded here
-    try:
-        yield
-    except InputError as error:
-        raise InputError(str(error).rsplit("InputError: ", 1)[-1].strip()) from None
-    except OSError as error:  # an UnreachableError, too
-        if error.errno is not None:
-            raise
-        # What is left of one of a loader process is its text alone, as Python prints an OSError.
-        found = re.search(r"\[Errno (\d+)\] ([^\n]*?)(?:: '([^\n]*)')?\s*$", str(error))
-        if found:
-            raise type(error)(int(found[1]), found[2], found[3]) from None
-        if isinstance(error, UnreachableError):
-            raise UnreachableError(errno.EIO, str(error), "the data set") from None
-        raise
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """What a loader process hands over in place of an item that it could not read."""
+
+    error: InputError | OSError
+
+
+class _WithFailures(Dataset[Item | _Failure]):
+    """A dataset whose errors are values: torch sends exceptions as text, which loses their type and their errno."""
+
+    def __init__(self, dataset: Dataset[Item]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, number: int) -> Item | _Failure:
+        try:
+            return self.dataset[number]
+        except (InputError, OSError) as error:
+            # Some libraries raise errors that cannot be pickled, or not be unpickled; torch then sends their text.
+            try:
+                pickle.loads(pickle.dumps(error))
+            except Exception:
+                raise error from None
+            return _Failure(error)
 
 
 def worker_context() -> BaseContext:
     """How loader processes start: from a clean server process that has done its imports.
 
-    Forking this process would copy the locks of threads that torch and OpenCV have started in it: such workers hang.
+    Forking this process would copy locks of threads that torch and OpenCV have started in it: such workers hang.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tgtrain.data.batch", "tgtrain.evaluate.evaluate"])
@@ -92,17 +89,17 @@ def worker_context() -> BaseContext:
 
 
 def default_workers() -> int:
-    """One less than the cores this process may use (its share of them, under `--devices` or torchrun), at least 1, at most 16."""
-    sharing = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    return max(1, min(16, len(os.sched_getaffinity(0)) // sharing - 1))
+    """One less than the cores this process may use (its share of them with `--devices` or torchrun); 1 to 16."""
+    num_sharing = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    return max(1, min(16, len(os.sched_getaffinity(0)) // num_sharing - 1))
 
 
-def _same(batch: Any) -> Any:
-    return batch
+def _unchanged(item: Any) -> Any:
+    return item
 
 
 def start_worker(number: int) -> None:
-    """Set up a loader process: one thread of work, memory that is kept, and an end when the training process ends."""
+    """Set up a loader process: one computing thread, buffers that stay allocated, and an end with the training process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     end_later()
     cv2.setNumThreads(1)
@@ -113,8 +110,8 @@ def start_worker(number: int) -> None:
 def _end_with_parent() -> None:
     """Wait for the end of the training process, then end this one.
 
-    torch looks whether the parent has changed, but the parent of a process that the server started is the server, and the
-    server lives while the worker holds its pipe: after kill -9 of the training process both would stay for ever.
+    torch checks whether the parent has changed, but the parent of a process that the server started is the server, and the
+    server lives as long as the worker holds its pipe: after kill -9 of the training process both would stay forever.
     """
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -123,10 +120,10 @@ def _end_with_parent() -> None:
 
 
 def keep_pages() -> None:
-    """Tell glibc not to give frame-sized buffers back after every frame: measured, up to 48 % more clips a second."""
+    """Keep glibc from returning frame-sized buffers to the kernel after every frame: measured, up to 48 % more clips a second."""
     try:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-1, 256 * 1024**2)  # M_TRIM_THRESHOLD
         libc.mallopt(-3, 64 * 1024**2)  # M_MMAP_THRESHOLD
     except (OSError, AttributeError):
-        pass  # not glibc: nothing to tell
+        pass  # not glibc

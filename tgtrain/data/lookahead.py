@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tgtrain.data.order import BlockOrder, RepeatedOrder, StreamOrder
-from tgtrain.data.stores.local import Need
-from tgtrain.data.stores.video_index import VideoIndex
+from tgtrain.data.stores.video_index import Need, VideoIndex
 
 _BLOCKS = 2  # the one that is read, and the next
 _STEPS = 64  # looked ahead where no stream has blocks

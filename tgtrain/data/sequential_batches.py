@@ -1,35 +1,36 @@
-"""Batches from shards that can only be read from their beginning (data.reader=stream): the same samples, with weaker promises.
+"""Clips from shards that can only be read from their beginning (data.reader=stream): the same clips, with weaker promises.
 
-Every loader process of every rank, a slot, has shards of its own and goes through them again and again, in an order drawn anew for
-each pass. Of each sample only the bytes of the clip are kept that is drawn for it (from seed, stream, pass and key, as with the
-indexed reader), in a buffer that clips are taken from at random:
+Every loader process of every rank, a slot, has shards of its own. It reads them again and again, in an order drawn for each pass.
+Of each sample it keeps only the bytes of the clip that is drawn for it (from seed, stream, pass and key, as with the indexed
+reader), in a buffer that clips are taken from at random:
 
     shards of the slot  7 4 9 | 9 7 4 | ...       passes
-    samples             in the order in which they are stored
+    samples             in stored order
     buffer              up to data.shuffle_clips clips, and BUFFER_BYTES
-    batches             of steps w, w + W, ... of this rank, where w is the process and W how many there are
+    batches             of steps w, w + W, ... of this rank, for process w of W
 
-Labelled and unlabelled videos are two streams, so that their ratio is exact in every batch; streams never end, so that all ranks do
-the same number of steps. What is lost is told by `weaker_promises`.
+Labelled and unlabelled videos are two streams, so that their ratio is exact in every batch. Streams never end, so that all ranks do
+the same number of steps. `weaker_promises` lists what is lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import get_worker_info
 
 from manifests.records import InputError
-from tgtrain.data.batch import ClipBatch, SslBatch, StepDataset, StreamSource
-from tgtrain.data.clip import ClipPlan, plan_train
+from tgtrain.data.batch import FilledClips, StepDataset, StreamSource
+from tgtrain.data.clip import ClipPlan
 from tgtrain.data.order import Draw
 from tgtrain.data.reader import BadSampleError, Clip, ClipReader
-from tgtrain.data.stores.local import Need
-from tgtrain.data.stores.sequential import TRIES, BrokenStreamError, HeldSample, Members, ShardSource, held_sample
+from tgtrain.data.stores.sequential import HeldSample, MemoryShards, held_sample
+from tgtrain.data.stores.shard_source import TRIES, BrokenStreamError, Members
 from tgtrain.data.stores.video_index import StoredVideo
 from tgtrain.randomness import Choice, Indices, Stream, permute, round_keys, sample_seed
 
@@ -48,52 +49,37 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class WaitingClips:
-    """The clips drawn for one sample: place of its video in the stream, pass, and the bytes they are decoded from."""
+    """The clips drawn for one sample."""
 
-    place: int
+    row: int
+    """Of its video in the stream."""
     pass_index: int
     plans: tuple[ClipPlan, ...]
     sample: HeldSample
-
-
-class _OneSample:
-    """`Shards` of a sample that is at hand."""
-
-    def __init__(self) -> None:
-        self.sample = HeldSample(())
-
-    def read(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        return [self.sample.read(*each) for each in ranges]
-
-    def expect(self, upcoming: Callable[[], Iterable[Need]]) -> None:
-        return None
-
-    def close(self) -> None:
-        self.sample = HeldSample(())
+    """The bytes that the clips are decoded from."""
 
 
 def share_of(shards: Indices, slot: Slot) -> Indices:
-    """Places of the videos of a slot, int64, in order. shards: int64[N], the shard of each video of a stream.
+    """Rows of the videos of a slot, int64, rising. shards: int64[N], the shard of each video of a stream.
 
-    Whole shards, every `total`-th of those that occur; where there are fewer shards than slots, slots share one and take its videos
-    in turn. A slot that would have none takes all.
+    Every `total`-th of the shards that occur. If there are fewer shards than slots, slots share one and take its videos in turn.
+    A slot that would have none takes all videos.
     """
-    found = np.unique(shards)
-    if len(found) >= slot.total:
-        return np.flatnonzero(np.isin(shards, found[slot.number :: slot.total]))
-    inside = np.flatnonzero(shards == found[slot.number % len(found)])
-    sharing = len(range(slot.number % len(found), slot.total, len(found)))
-    own = inside[slot.number // len(found) :: sharing]
+    used = np.unique(shards)
+    if len(used) >= slot.total:
+        return np.flatnonzero(np.isin(shards, used[slot.number :: slot.total]))
+    inside = np.flatnonzero(shards == used[slot.number % len(used)])
+    num_sharing = len(range(slot.number % len(used), slot.total, len(used)))
+    own = inside[slot.number // len(used) :: num_sharing]
     return own if len(own) else np.arange(len(shards))
 
 
 class ClipBuffer:
-    """The endless clips of one stream in one slot, shuffled. Draws are `WaitingClips`, or what is wrong with a damaged sample."""
+    """The endless clips of one stream in one slot, shuffled. Items are `WaitingClips`, or a message about a damaged sample."""
 
     def __init__(
         self,
         reader: ClipReader,
-        source: ShardSource,
         videos: npt.NDArray[np.int64],
         plan: Plan,
         *,
@@ -105,39 +91,40 @@ class ClipBuffer:
         rgb: bool = True,
         tg: bool = True,
     ) -> None:
-        """videos: their numbers in the reader. num_before: videos that all slots have drawn before: where to begin."""
-        self.index, self.source, self.videos, self.plan = reader.index, source, videos, plan
+        """reader: of sequential shards. videos: numbers in its index. num_before: videos that all slots have drawn before."""
+        assert reader.shards.source is not None
+        self.index, self.source, self.videos, self.plan = reader.index, reader.shards.source, videos, plan
         self.seed, self.stream_id, self.slot = seed, stream_id, slot
         self.rgb, self.tg = rgb, tg
         self.shards = reader.index.shard[videos]
         self.own = share_of(self.shards, slot)
         self.buffer_clips = min(buffer_clips, len(self.own))  # more would mix one pass into the next but one
-        self.first_pass, self.begun = divmod(num_before // slot.total, len(self.own))
-        self.at_hand = _OneSample()
-        self.reader = ClipReader(reader.index, self.at_hand, reader.gop)
+        self.first_pass, self.num_in_pass = divmod(num_before // slot.total, len(self.own))
+        self.memory = MemoryShards()
+        self.reader = ClipReader(reader.index, self.memory, reader.gop)
 
     def read(self, clips: WaitingClips, into: Sequence[Clip] | None = None) -> list[Clip]:
-        """Decode clips, into their places where some are given. BadSampleError where the sample is damaged."""
-        self.at_hand.sample = clips.sample
-        video = int(self.videos[clips.place])
+        """Decode clips, into the memory of `into` if given. BadSampleError if the sample is damaged."""
+        self.memory.sample = clips.sample
+        video = int(self.videos[clips.row])
         return self.reader.read_views(video, clips.plans, rgb=self.rgb, tg=self.tg, into=into)
 
     def draws(self) -> Generator[WaitingClips | str]:
-        """Clips in random order, damaged samples as soon as they are met."""
+        """Clips in random order; messages about damaged samples as soon as these are met."""
         name = f"slot {self.slot.number} of {self.slot.total}"
         rng = sample_seed(self.seed, self.stream_id, self.first_pass, name, Choice.BUFFER)
         waiting: list[WaitingClips] = []
-        num_bytes = grown = 0
-        for met in self.passes():
-            if isinstance(met, str):
-                yield met
+        num_bytes = num_added = 0
+        for item in self.passes():
+            if isinstance(item, str):
+                yield item
                 continue
-            waiting.append(met)
-            num_bytes += met.sample.num_bytes
-            grown += 1
-            # Until it is full the buffer grows by every second clip, so that the first batch need not wait for all of it.
-            full = len(waiting) >= self.buffer_clips or num_bytes >= BUFFER_BYTES
-            if full or grown % 2 == 0:
+            waiting.append(item)
+            num_bytes += item.sample.num_bytes
+            num_added += 1
+            # Until it is full the buffer grows by every second clip only, so that the first batch comes early.
+            is_full = len(waiting) >= self.buffer_clips or num_bytes >= BUFFER_BYTES
+            if is_full or num_added % 2 == 0:
                 chosen = int(rng.random() * len(waiting))
                 waiting[chosen], waiting[-1] = waiting[-1], waiting[chosen]
                 drawn = waiting.pop()
@@ -145,22 +132,24 @@ class ClipBuffer:
                 yield drawn
 
     def passes(self) -> Iterator[WaitingClips | str]:
-        """All samples of the slot, pass after pass, as they are stored; InputError after a pass without any whole one."""
+        """All samples of the slot in stored order, pass after pass; InputError after a pass without a valid one."""
         names, counts = np.unique(self.shards[self.own], return_counts=True)
         for pass_index in count(self.first_pass):
             keys = round_keys(self.seed, self.stream_id, pass_index, _SHARDS, self.slot.number)
             turns = permute(np.arange(len(names)), len(names), np.repeat(keys[:, None], len(names), axis=1))
-            if pass_index == self.first_pass:
-                turns = turns[np.searchsorted(np.cumsum(counts[turns]), self.begun, side="right") :]
-            num_whole, last = 0, ""
+            if pass_index == self.first_pass:  # a resumed run begins at the shard where it was
+                turns = turns[np.searchsorted(np.cumsum(counts[turns]), self.num_in_pass, side="right") :]
+            num_valid, last_fault = 0, ""
             for shard in names[turns].tolist():
-                for met in self._shard(shard, pass_index):
-                    num_whole += not isinstance(met, str)
-                    last = met if isinstance(met, str) else last
-                    yield met
-            if not num_whole:
+                for item in self._shard(shard, pass_index):
+                    if isinstance(item, str):
+                        last_fault = item
+                    else:
+                        num_valid += 1
+                    yield item
+            if not num_valid:
                 raise InputError(
-                    f"No sample can be read from {len(turns)} shards, the last: {last}. Check data.shards and the data set "
+                    f"No sample can be read from {len(turns)} shards, the last: {last_fault}. Check data.shards and the data set "
                     "(`tgprep check` on a copy finds what is damaged)."
                 )
 
@@ -168,17 +157,16 @@ class ClipBuffer:
         """The samples of one shard, then one message for each that did not come."""
         name = self.index.shards[shard]
         missing = {
-            self.index.key(int(self.videos[place])): int(place)
-            for place in self.own[self.shards[self.own] == shard].tolist()
+            self.index.key(int(self.videos[row])): int(row) for row in self.own[self.shards[self.own] == shard].tolist()
         }
         reason = "its shard ends before it"
         for _ in range(TRIES):
             samples = self.source.samples(name)
             try:
                 for key, members in samples:
-                    place = missing.pop(key, None)
-                    if place is not None:
-                        yield self._drawn(place, pass_index, members)
+                    row = missing.pop(key, None)
+                    if row is not None:
+                        yield self._drawn(row, pass_index, members)
                     if not missing:
                         return
             except BrokenStreamError as error:
@@ -188,126 +176,93 @@ class ClipBuffer:
         for key in missing:
             yield f"{key} in {name}: {reason}"
 
-    def _drawn(self, place: int, pass_index: int, members: Members) -> WaitingClips | str:
+    def _drawn(self, row: int, pass_index: int, members: Members) -> WaitingClips | str:
         """The clips that this pass draws for a sample, with the bytes that they need."""
-        video = int(self.videos[place])
-        facts = self.index[video]
+        number = int(self.videos[row])
+        video = self.index[number]
         try:
-            self.at_hand.sample = held_sample(facts, members)
-            plans = self.plan(facts, pass_index)
-            needed = self.reader.ranges(video, plans, rgb=self.rgb, tg=self.tg)
-            return WaitingClips(place, pass_index, plans, self.at_hand.sample.only(needed))
+            self.memory.sample = held_sample(video, members)
+            plans = self.plan(video, pass_index)
+            needed = self.reader.ranges(number, plans, rgb=self.rgb, tg=self.tg)
+            return WaitingClips(row, pass_index, plans, self.memory.sample.only(needed))
         except ValueError as error:
-            return f"{facts.key} in {facts.shard}: {error}"
+            return f"{video.key} in {video.shard}: {error}"
         except BadSampleError as error:
             return str(error)
 
 
-@dataclass(slots=True, kw_only=True)
-class StreamedDataset(StepDataset):
-    """The batches of this rank from streams: in order alone, see `in_order`."""
+class SequentialClips:
+    """Clips as the shards of this process bring them; a damaged sample is replaced by the next clip.
 
-    source: ShardSource
-    buffer_clips: int
+    Steps must be read in order: in one process all from `first_step` on, in process w of W every W-th.
+    """
 
-    def coverage(self, num_steps: int) -> dict[str, int]:
-        """Nothing: what has come depends on the processes."""
-        return {}
+    follows_order = False
 
-    def in_order(self, steps: Sequence[int]) -> StreamedSteps:
-        """The batches of these steps, for a DataLoader."""
-        return StreamedSteps(self, steps)
+    def __init__(self, buffer_clips: int, first_step: int = 0) -> None:
+        self.buffer_clips, self.first_step = buffer_clips, first_step
+        self.buffers: dict[
+            Stream, tuple[ClipBuffer, Iterator[WaitingClips | str]]
+        ] = {}  # opened by the process that reads
 
+    def from_step(self, step: int) -> SequentialClips:
+        """See `ClipFetcher`."""
+        return SequentialClips(self.buffer_clips, step)
 
-class StreamedSteps(IterableDataset[SslBatch]):
-    """Batches of the given steps; of W loader processes each makes every W-th."""
-
-    def __init__(self, dataset: StreamedDataset, steps: Sequence[int]) -> None:
-        self.dataset, self.steps = dataset, steps
-
-    def __iter__(self) -> Iterator[SslBatch]:
-        worker = get_worker_info()
-        number, total = (worker.id, worker.num_workers) if worker is not None else (0, 1)
-        batches = _SlotBatches(self.dataset, Slot(self.dataset.rank * total + number, self.dataset.world_size * total))
-        batches.begin(self.steps[0] if len(self.steps) else 0)
-        for step in self.steps[number::total]:
-            yield batches[step]
-
-
-class _SlotBatches(StepDataset):
-    """Batches of one slot: those of a StepDataset, with the clips that its streams bring."""
-
-    def __init__(self, dataset: StreamedDataset, slot: Slot) -> None:
-        names = StepDataset.__dataclass_fields__
-        super().__init__(**{name: getattr(dataset, name) for name in names})
-        self.streamed, self.slot = dataset, slot
-        self.flows: dict[Stream, ClipBuffer] = {}
-        self.draws: dict[Stream, Iterator[WaitingClips | str]] = {}
-        self.passes: list[int] = []
-
-    def begin(self, step: int) -> None:
-        """Open the streams where a run has them at this step, up to a shard."""
-        for stream, source in ((Stream.LABELLED, self.labelled), (Stream.UNLABELLED, self.unlabelled)):
-            if source is not None:
-                self.flows[stream] = flow = ClipBuffer(
-                    self.reader,
-                    self.streamed.source,
-                    source.videos,
-                    self._planned(stream),
-                    seed=self.seed,
-                    stream_id=stream,
-                    slot=self.slot,
-                    num_before=step * source.order.batch_size,
-                    buffer_clips=self.streamed.buffer_clips,
-                    rgb=self.rgb,
-                    tg=self.tg,
-                )
-                self.draws[stream] = flow.draws()
-
-    def _planned(self, stream: Stream) -> Plan:
-        def plan(facts: StoredVideo, pass_index: int) -> tuple[ClipPlan, ...]:
-            rng = sample_seed(self.seed, stream, pass_index, facts.key, Choice.CLIP)
-            return plan_train(facts.num_frames, facts.height, facts.width, self.clip, rng)
-
-        return plan
-
-    def _read(self, source: StreamSource, stream: Stream, step: int) -> tuple[ClipBatch, tuple[Draw, ...]]:
-        self.passes = []
-        batch, draws = super()._read(source, stream, step)
-        return batch, tuple(replace(draw, pass_index=p) for draw, p in zip(draws, self.passes, strict=True))
-
-    def _read_one(self, source: StreamSource, stream: Stream, draw: Draw, into: list[Clip]) -> tuple[int, list[str]]:
-        """Fill in the clips of the next video of a stream; what is damaged before it is told."""
-        problems: list[str] = []
-        for met in self.draws[stream]:
-            if isinstance(met, str):
-                problems.append(met)
+    def fill(
+        self, dataset: StepDataset, source: StreamSource, stream: Stream, draw: Draw, into: list[Clip]
+    ) -> FilledClips:
+        """See `ClipFetcher`: the next clips of the stream, whatever the draw."""
+        if stream not in self.buffers:
+            buffer = self._open(dataset, source, stream)
+            self.buffers[stream] = buffer, buffer.draws()
+        buffer, items = self.buffers[stream]
+        bad: list[str] = []
+        for item in items:
+            if isinstance(item, str):
+                bad.append(item)
                 continue
             try:
-                self.flows[stream].read(met, into)
+                buffer.read(item, into)
             except BadSampleError as error:
-                problems.append(str(error))
+                bad.append(str(error))
             else:
-                self.passes.append(met.pass_index)
-                return met.place, problems
-            if len(problems) > 2 * len(self.flows[stream].own):
+                return FilledClips(item.row, item.pass_index, bad)
+            if len(bad) > 2 * len(buffer.own):
                 raise InputError(
-                    f"No sample can be read: {problems[-1]}. `tgprep check` on a copy of the data set finds what is damaged."
+                    f"No sample can be read: {bad[-1]}. `tgprep check` on a copy of the data set finds what is damaged."
                 )
         raise AssertionError("streams never end")
 
+    def _open(self, dataset: StepDataset, source: StreamSource, stream: Stream) -> ClipBuffer:
+        """The stream in this process, from where a run has it at the first step, up to a shard."""
+        worker = get_worker_info()
+        number, total = (worker.id, worker.num_workers) if worker is not None else (0, 1)
+        return ClipBuffer(
+            dataset.reader,
+            source.videos,
+            partial(dataset.plan_clips, stream),
+            seed=dataset.seed,
+            stream_id=stream,
+            slot=Slot(dataset.rank * total + number, dataset.world_size * total),
+            num_before=self.first_step * source.order.batch_size,
+            buffer_clips=self.buffer_clips,
+            rgb=dataset.rgb,
+            tg=dataset.tg,
+        )
+
 
 def weaker_promises(workers: int, buffer_clips: int, num_shards: int) -> list[str]:
-    """What a run with the stream reader does not promise, in words. workers: loader processes of each training process."""
-    told = [
-        "data.reader=stream reads whole shards, once for labelled and once for unlabelled videos, and keeps nothing on disk",
+    """What a run with data.reader=stream does not promise, for its log. workers: loader processes of each training process."""
+    lines = [
+        "data.reader=stream reads complete shards, once for labelled and once for unlabelled videos, and keeps nothing on disk",
         f"the order depends on the number of training and loader processes (here {workers} for each training process); about "
-        f"{buffer_clips} neighbours are shuffled",
-        "each loader process goes through videos of its own once a pass: where their numbers differ, some come more often",
-        "a resumed run goes on at the beginning of about the shard where it was, not at the same video",
+        f"{buffer_clips} neighbours are shuffled together",
+        "each loader process reads videos of its own once a pass: if their numbers differ, some videos come more often",
+        "a resumed run starts near the shard where it was, not at the exact sample",
     ]
     if num_shards < workers:
-        told.append(
-            f"{num_shards} shards are fewer than {workers} loader processes: some read the same shard, each its part"
+        lines.append(
+            f"{num_shards} shards are fewer than {workers} loader processes: some read the same shard, each a part of it"
         )
-    return told
+    return lines

@@ -16,7 +16,7 @@ from tgtrain.config import Config
 from tgtrain.data.clip import ClipSettings
 from tgtrain.data.reader import ClipReader, open_reader
 from tgtrain.data.stores.cache import CacheSettings
-from tgtrain.data.stores.sequential import ShardSource
+from tgtrain.data.stores.shard_source import ShardSource
 
 _REMOTE_BLOCK_SHARDS = 32  # about 2,000 videos are shuffled together
 

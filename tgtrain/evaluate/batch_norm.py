@@ -17,10 +17,9 @@ from tgtrain.data.build import wanted_views
 from tgtrain.data.clip import ClipPlan, plan_eval, plan_train
 from tgtrain.data.loader import item_loader
 from tgtrain.data.order import StreamOrder
-from tgtrain.data.reader import BadSampleError
+from tgtrain.data.reader import BadSampleError, Clip
 from tgtrain.data.sequential_batches import ClipBuffer, Slot
 from tgtrain.data.setup import Setup
-from tgtrain.data.stores.sequential import StreamedShards
 from tgtrain.data.stores.video_index import StoredVideo
 from tgtrain.method.augment.apply import network_input
 from tgtrain.method.networks.model import Model
@@ -60,15 +59,12 @@ def recompute_batch_norm(
     if "precise_bn_rgb_only" in setup.config.compat.quirks and "rgb" in views:
         views = ("rgb",)
     bad: dict[str, None] = {}  # in order
-    num_used = []
-    # From a stream each view is read for itself.
-    for together in [(view,) for view in views] if isinstance(setup.reader.shards, StreamedShards) else [views]:
-        networks = _Together([model.backbone(view) for view in together])  # type: ignore[arg-type]
-        batches = _batches(setup, ranks, together, wanted, workers, bad)
-        num_used.append(recompute_statistics(networks, takewhile(lambda _: not should_stop(), batches), wanted))
+    networks = _Together([model.backbone(view) for view in views])  # type: ignore[arg-type]
+    batches = _batches(setup, ranks, views, wanted, workers, bad)
+    num_used = recompute_statistics(networks, takewhile(lambda _: not should_stop(), batches), wanted)
     everyone = ranks.gather((num_used, list(bad)))
-    num_batches = min(map(sum, zip(*(used for used, _ in everyone), strict=True)))
-    return BatchNormMeasured(num_batches, tuple(dict.fromkeys(reason for _, found in everyone for reason in found)))
+    reasons = dict.fromkeys(reason for _, reasons in everyone for reason in reasons)
+    return BatchNormMeasured(sum(used for used, _ in everyone), tuple(reasons))
 
 
 class _Together(nn.Module):
@@ -121,16 +117,22 @@ class _TrainList(Dataset[_Read]):
             self.reader.shards.expect(lambda: [self.videos[d.video] for n in upcoming for d in self.order.draws(n)])
         draw = self.order.draws(number)[row]
         video = self.videos[draw.video]
-        place = self.reader.index[video]
-        if self.drawn_anew:
-            rng = sample_seed(self.seed, _STREAM, draw.pass_index, place.key, Choice.CLIP)
-            (plan,) = plan_train(place.num_frames, place.height, place.width, self.clip, rng)
-        else:
-            (plan,) = plan_eval(place.num_frames, place.height, place.width, self.clip)
+        plans = self.plan(self.reader.index[video], draw.pass_index)
         try:
-            clip = self.reader.read(video, plan, rgb=self.rgb, tg=self.tg)
+            (clip,) = self.reader.read_views(video, plans, rgb=self.rgb, tg=self.tg)
         except BadSampleError as error:
             return _Read(None, None, str(error))
+        return self.as_read(clip)
+
+    def plan(self, video: StoredVideo, pass_index: int) -> tuple[ClipPlan, ...]:
+        """The one clip of a video."""
+        if self.drawn_anew:
+            rng = sample_seed(self.seed, _STREAM, pass_index, video.key, Choice.CLIP)
+            return plan_train(video.num_frames, video.height, video.width, self.clip, rng)
+        return plan_eval(video.num_frames, video.height, video.width, self.clip)
+
+    def as_read(self, clip: Clip) -> _Read:
+        """The views of a clip as tensors."""
         rgb = torch.from_numpy(clip.rgb) if self.rgb else None
         return _Read(rgb, None if clip.tg is None else torch.from_numpy(clip.tg), "")
 
@@ -141,14 +143,13 @@ def _batches(
     """Network inputs of the views: in all as many batches as the train list gives, up to `wanted`; rank r takes every W-th of them
     whole, from the r-th on. bad: gets what is wrong with videos that cannot be read.
     """
-    if isinstance(setup.reader.shards, StreamedShards):
-        (view,) = views
-        yield from ([inputs] for inputs in _streamed_batches(setup, ranks, view, wanted, bad))
-        return
     dataset = _TrainList(setup, views, ranks.world_size)
     numbers = range(ranks.rank, min(wanted, dataset.num_batches), ranks.world_size)
-    positions = [position for number in numbers for position in dataset.batch(number)]
-    read = item_loader(dataset, positions, min(workers, len(positions)), ranks.device.type == "cuda")
+    if setup.reader.shards.source is not None:
+        read = _sequential_clips(setup, ranks, dataset)
+    else:
+        positions = [position for number in numbers for position in dataset.batch(number)]
+        read = item_loader(dataset, positions, min(workers, len(positions)), ranks.device.type == "cuda")
     for _ in numbers:
         clips: list[list[Tensor]] = []
         for item in islice(read, dataset.size):
@@ -165,39 +166,24 @@ def _batches(
             ]
 
 
-def _streamed_batches(setup: Setup, ranks: Ranks, view: str, wanted: int, bad: dict[str, None]) -> Iterator[Tensor]:
-    """As many batches from a stream of this rank, see tgtrain.data.sequential_batches: of shards that cannot be read but from their beginning."""
-    assert isinstance(setup.reader.shards, StreamedShards)
-    config = setup.config
-    train_places = np.array(setup.videos("train"), np.int64)
-    size = min(config.batch.labelled, len(train_places))
-    one_clip = replace(setup.clip, num_clips=1)
-
-    def planned(place: StoredVideo, pass_index: int) -> tuple[ClipPlan, ...]:
-        if config.precise_bn.clips == "training":
-            rng = sample_seed(config.runtime.seed, _STREAM, pass_index, place.key, Choice.CLIP)
-            return plan_train(place.num_frames, place.height, place.width, one_clip, rng)
-        return plan_eval(place.num_frames, place.height, place.width, setup.clip)
-
-    flow = ClipBuffer(
-        setup.reader, setup.reader.shards.source, train_places, planned,
-        seed=config.runtime.seed, stream_id=_STREAM, slot=Slot(ranks.rank, ranks.world_size), num_before=0,
-        buffer_clips=config.data.shuffle_clips, rgb=view == "rgb", tg=view == "tg",
+def _sequential_clips(setup: Setup, ranks: Ranks, dataset: _TrainList) -> Iterator[_Read]:
+    """The endless clips of this rank, from shards that can only be read from their beginning."""
+    buffer = ClipBuffer(
+        setup.reader, np.array(dataset.videos, np.int64), dataset.plan, seed=dataset.seed, stream_id=_STREAM,
+        slot=Slot(ranks.rank, ranks.world_size), num_before=0, buffer_clips=setup.config.data.shuffle_clips,
+        rgb=dataset.rgb, tg=dataset.tg,
     )  # fmt: skip
-    with closing(flow.draws()) as draws:
-        for _ in range(ranks.rank, min(wanted, max(1, len(train_places) // size)), ranks.world_size):
-            clips = []
-            for met in islice(draws, size):
-                try:
-                    if isinstance(met, str):
-                        raise BadSampleError(met)
-                    (clip,) = flow.read(met)
-                except BadSampleError as error:
-                    bad[str(error)] = None
-                    continue
-                clips.append(torch.from_numpy(clip.rgb if view == "rgb" else clip.tg))
-            if len(clips) > 1:
-                yield _network_input(setup, ranks, view, torch.stack(clips))
+    with closing(buffer.draws()) as draws:
+        for item in draws:
+            if isinstance(item, str):
+                yield _Read(None, None, item)
+                continue
+            try:
+                (clip,) = buffer.read(item)
+            except BadSampleError as error:
+                yield _Read(None, None, str(error))
+            else:
+                yield dataset.as_read(clip)
 
 
 def _network_input(setup: Setup, ranks: Ranks, view: str, clips: Tensor) -> Tensor:

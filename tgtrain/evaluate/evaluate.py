@@ -13,7 +13,6 @@ from tgtrain.data.clip import plan_eval
 from tgtrain.data.loader import item_loader
 from tgtrain.data.reader import BadSampleError, Clip
 from tgtrain.data.setup import Setup
-from tgtrain.data.stores.sequential import StreamedShards
 from tgtrain.evaluate.results import EvalProtocol, Result
 from tgtrain.evaluate.score import BATCH_VIEWS, Average, Floats, Modality, Scorer, VideoScores, VideoViews
 from tgtrain.method.networks.model import Model
@@ -85,7 +84,7 @@ def evaluate(
     on_progress: called with (videos done, videos of this rank). should_stop: called after every video; if it returns True on
     any rank, all raise StoppedError.
     """
-    share = _share_of(setup, videos, ranks, workers)
+    share = setup.reader.shards.share(videos, ranks.rank, ranks.world_size, workers)
     dataset = _ViewDataset(setup, [videos[place] for place in share], settings)
     loader = item_loader(dataset, range(len(dataset)), workers, ranks.device.type == "cuda")
     scorer = Scorer(
@@ -121,21 +120,6 @@ def evaluate(
         rgb_features=_rows([video.rgb_features for _, video in readable]) if keep["rgb"] else None,
         tg_features=_rows([video.tg_features for _, video in readable]) if keep["tg"] else None,
     )
-
-
-def _share_of(setup: Setup, videos: Sequence[int], ranks: Ranks, workers: int) -> list[int]:
-    """Places in `videos` of those that this rank scores.
-
-    With sequential reading a rank's videos lie together, and each loader process, which takes every W-th, reads
-    forward through its own.
-    """
-    if not isinstance(setup.reader.shards, StreamedShards):
-        return list(range(ranks.rank, len(videos), ranks.world_size))
-    numbers = np.asarray(videos, np.int64)
-    starts, _ = setup.reader.index.extents()
-    stored = np.lexsort((starts[numbers], setup.reader.index.shard[numbers]))
-    parts = np.array_split(np.array_split(stored, ranks.world_size)[ranks.rank], max(1, workers))
-    return [int(part[turn]) for turn in range(len(parts[0])) for part in parts if turn < len(part)]
 
 
 def _rows(rows: Sequence[Floats | None], width: int = 0) -> Floats:

@@ -17,7 +17,7 @@ from manifests.splits.label_split import read_split
 from tgtrain.data.clip import ClipPlan, ClipSettings, plan_eval
 from tgtrain.data.reader import BadSampleError, ClipReader, Pixels, open_reader
 from tgtrain.data.stores.cache import CacheSettings
-from tgtrain.data.stores.sequential import ShardSource
+from tgtrain.data.stores.shard_source import ShardSource
 from tgtrain.evaluate.results import TestResult
 from tgtrain.report.classes import Pair
 from tgtrain.report.run_data import RunData

@@ -116,13 +116,13 @@ def test_frames_that_clips_share_are_decoded_once(data_set: Path, monkeypatch: p
     dataset.unlabelled = None
     dataset.clip = replace(dataset.clip, num_clips=8, clip_spread="uniform")
     decoded: list[str] = []
-    real = ClipReader._decode
+    real = ClipReader._decode_jpeg
 
     def counted(reader: ClipReader, jpeg: bytes, place: StoredVideo, what: str, slot: int) -> object:
         decoded.append(what)
         return real(reader, jpeg, place, what, slot)
 
-    monkeypatch.setattr(ClipReader, "_decode", counted)
+    monkeypatch.setattr(ClipReader, "_decode_jpeg", counted)
     batch = dataset[0]
     assert batch.labelled.rgb is not None
     assert len(batch.labelled.rgb) == 8

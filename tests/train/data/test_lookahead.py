@@ -26,9 +26,8 @@ from tgtrain.data.build import gigabytes_up, step_dataset
 from tgtrain.data.lookahead import largest_need, upcoming
 from tgtrain.data.order import BlockOrder, StreamOrder
 from tgtrain.data.setup import Setup, prepare
-from tgtrain.data.stores.local import Need
 from tgtrain.data.stores.remote import RemoteShards
-from tgtrain.data.stores.video_index import VideoIndex, index_of
+from tgtrain.data.stores.video_index import Need, VideoIndex, index_of
 from tgtrain.ranks.distributed import Ranks
 
 SETTINGS = (
@@ -187,9 +186,9 @@ def test_with_exactly_the_advised_room_no_shard_is_fetched_twice(
     """A pass over all training shards, each block used up before the one after the next is fetched; the same batches as from disk."""
     monkeypatch.setattr("tgtrain.data.stores.remote._PLAN_SECONDS", 0.01)
     fetched: list[str] = []
-    fetch = RemoteShards._fetch
+    fetch = RemoteShards._download
     monkeypatch.setattr(
-        RemoteShards, "_fetch", lambda self, claim: fetched.append(claim.piece.name) or fetch(self, claim)
+        RemoteShards, "_download", lambda self, claim: fetched.append(claim.piece.name) or fetch(self, claim)
     )
     dataset = dataset_of(setup_of(url, tmp_path / "roomy", advised(setup)))
     shards = dataset.reader.shards

@@ -1,14 +1,14 @@
 """A cache of remote shards on local disk, shared by all processes of a node and by all runs that name the same folder.
 
-    {sha256}.tar                        a whole shard, its sha256 checked before it had this name
-    {sha256}-{offset}-{size}.sample     the frames of one sample of that shard, its form checked (tgtrain.data.stores.remote)
-    {sha256}[-{offset}-{size}].damaged  either of them, where the store holds other bytes than the manifest says
-    *.part                              on its way; of full length from the start, so that it counts; locked by who fetches it
-    room, slot-N, told-*                locked for a moment: bytes in all; downloads at a time; warnings given
+    {sha256}.tar                        a complete shard, its sha256 checked before it gets this name
+    {sha256}-{offset}-{size}.sample     the frames of one sample of that shard, its structure checked (tgtrain.data.stores.remote)
+    {sha256}[-{offset}-{size}].damaged  either of them, if the store holds other bytes than the manifest says
+    *.part                              being fetched: of full length from the start, so that it counts; locked by its process
+    room, slot-N, warned-*                lock files: total bytes; downloads at a time; warnings given
 
-Files appear under their names whole (rename). Locks are those of the kernel (flock) on open files: a killed process leaves none.
-What is used gets a new time of change; where room is needed, what was used longest ago goes first. A file that is removed
-while somebody reads it stays readable for them.
+Files get their final names when they are complete (rename). Locks are kernel locks (flock) on open files, so a killed process leaves
+none. Reading a piece updates its modification time, and the least recently used pieces are evicted first. A file that is removed
+while a process reads it stays readable for that process.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from pathlib import Path
 from manifests.files import publish
 from manifests.records import InputError, ShardRow
 
-_TOUCH_SECONDS = 1.0  # a use is noted at most this often
-_QUIET_SECONDS = 60.0
-_PARTS = (".tar", ".sample", ".damaged", ".part")
+_TOUCH_SECONDS = 1.0  # a read updates the modification time at most this often
+_QUIET_SECONDS = 60.0  # between two warnings about one subject
+_SUFFIXES = (".tar", ".sample", ".damaged", ".part")  # of files that count
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What is fetched at once: `size` bytes from `offset` of a shard. digest: sha256 of the whole shard."""
+    """What is fetched at once: `size` bytes from `offset` of a shard."""
 
     shard: str
-    digest: str
+    digest: str  # sha256 of the complete shard
     offset: int
     size: int
     is_whole: bool
@@ -47,12 +47,6 @@ class Piece:
         return f"{self.digest}.tar" if self.is_whole else f"{self.digest}-{self.offset}-{self.size}.sample"
 
 
-def piece_name(file_name: str) -> str:
-    """The piece that a file of the cache serves, by name: what is damaged in the store stands for the piece itself."""
-    stem, _, kind = file_name.rpartition(".")
-    return f"{stem}.{'sample' if '-' in stem else 'tar'}" if kind == "damaged" else file_name
-
-
 def whole_shard(row: ShardRow) -> Piece:
     """The shard as one piece."""
     return Piece(row.name, row.sha256, 0, row.num_bytes, True)
@@ -60,18 +54,18 @@ def whole_shard(row: ShardRow) -> Piece:
 
 @dataclass(frozen=True, slots=True)
 class CacheSettings:
-    """folder: "" for tgtrain's own below the user's cache folder. num_bytes: what it may hold; 0: 80 % of what the disk has free."""
+    """Where the cache is and how much it may hold."""
 
-    folder: str = ""
-    num_bytes: int = 0
+    folder: str = ""  # "" for tgtrain's own below the user's cache folder
+    num_bytes: int = 0  # 0: 80 % of what the disk has free, what the cache holds already included
 
     def open(self) -> Cache:
-        """The cache, its folder made where it is missing. InputError where it cannot be."""
+        """The cache; its folder is created if it is missing. InputError if that fails."""
         folder = Path(self.folder).expanduser() if self.folder else default_folder()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             cache = Cache(folder.resolve(), self.num_bytes)
-            cache.remove_left_over()
+            cache.remove_leftovers()
             if not self.num_bytes:
                 free = shutil.disk_usage(folder).free
                 cache = Cache(cache.folder, (cache.num_held() + free) * 4 // 5)
@@ -89,16 +83,16 @@ def default_folder() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """folder: of the files. num_bytes: the most that they may hold together, those on their way included."""
+    """A folder of pieces."""
 
     folder: Path
-    num_bytes: int
+    num_bytes: int  # the limit for all pieces together, those being fetched included
 
     def open(self, piece: Piece) -> int | None:
-        """A descriptor of the piece, whose use is noted; None where it is not there whole."""
-        for name in _files_of(piece):
+        """A descriptor of the piece, marked as used; None if it is not in the cache."""
+        for path in self._paths(piece):
             try:
-                file = os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC)
+                file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue
             status = os.fstat(file)
@@ -107,126 +101,134 @@ class Cache:
                     with contextlib.suppress(OSError):
                         os.utime(file)
                 return file
-            os.close(file)  # cut short by somebody: it is fetched anew
-            (self.folder / name).unlink(missing_ok=True)
+            os.close(file)  # truncated by another program: fetch it again
+            path.unlink(missing_ok=True)
         return None
 
     def names(self) -> set[str]:
-        """What is there, by file name."""
+        """All file names."""
         return set(os.listdir(self.folder))  # noqa: PTH208 - names alone are needed, of many files
 
     def pieces(self) -> set[str]:
-        """What need not be fetched, by names of pieces: damaged ones too, which are as good as the store has them."""
-        return set(map(piece_name, self.names()))
+        """Names of the pieces that need not be fetched, damaged ones included: the store has no better ones."""
+        return set(map(_piece_name, self.names()))
 
     def num_held(self) -> int:
-        """Bytes of all pieces, those on their way included."""
+        """Bytes of all pieces, those being fetched included."""
         return sum(status.st_size for _, status in self._files())
 
     def has(self, piece: Piece) -> bool:
-        """Whether it need not be fetched."""
-        return any((self.folder / name).exists() for name in _files_of(piece))
+        """Whether the piece need not be fetched."""
+        return any(path.exists() for path in self._paths(piece))
 
     @contextlib.contextmanager
-    def claimed(self, piece: Piece) -> Iterator[Claim | None]:
-        """The right to fetch a piece, until the block ends; None where somebody else has it, or the piece is there by now."""
+    def claim(self, piece: Piece) -> Iterator[Claim | None]:
+        """The right to fetch a piece, until the block ends; None if another process has it, or the piece has come meanwhile."""
         path = self.folder / f"{piece.name}.part"
-        self.folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it all
+        self.folder.mkdir(parents=True, exist_ok=True)  # it may be removed at any time
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            if not _locked(file) or not _is_at(file, path):
+            if not _lock(file) or not _is_at(file, path):
                 yield None
                 return
             try:
                 yield None if self.has(piece) else Claim(self, piece, path, file)
             finally:
-                if _is_at(file, path):
+                if _is_at(file, path):  # it was not published
                     path.unlink()
         finally:
             os.close(file)
 
-    def make_room(self, size: int, keep: Collection[str], *, at_any_price: bool, reserve: Callable[[], None]) -> bool:
-        """Have `reserve` take `size` bytes; what was used longest ago is removed for them, but none of `keep` (pieces).
+    def reserve(
+        self, size: int, protected: Collection[str], allocate: Callable[[], None], *, evict_protected: bool
+    ) -> bool:
+        """Evict least recently used pieces until `size` bytes fit, and have `allocate` take them; False if there is no room.
 
-        at_any_price: even those, the ones used longest ago first. False where there is no room.
+        protected: names of pieces that are evicted only if `evict_protected`, and then after all others.
         """
-        with self._alone("room") as file:
+        with self._locked("room") as file:
             known = os.pread(file, 32, 0)
-            held = int(known) if known.isdigit() else self.num_bytes
-            if held + size > self.num_bytes:
-                held = self._evict(self.num_bytes - size, keep)
-                if held + size > self.num_bytes and at_any_price:
-                    held = self._evict(self.num_bytes - size, ())
-                # Written before it is true: a process that is killed in between leaves too much room taken, never too little.
-            fits = held + size <= self.num_bytes
-            text = b"%d" % (held + size if fits else held)
+            num_held = int(known) if known.isdigit() else self.num_bytes
+            # The figure in the file may be too high; `_evict` counts what is really held.
+            if num_held + size > self.num_bytes:
+                num_held = self._evict(self.num_bytes - size, protected)
+                if num_held + size > self.num_bytes and evict_protected:
+                    num_held = self._evict(self.num_bytes - size, ())
+            fits = num_held + size <= self.num_bytes
+            # Written before the bytes are taken: if this process is killed in between, the figure is too high, never too low.
+            text = b"%d" % (num_held + size if fits else num_held)
             os.pwrite(file, text, 0)
             os.ftruncate(file, len(text))
             if fits:
-                reserve()
+                allocate()
             return fits
 
     @contextlib.contextmanager
     def slot(self, num_slots: int) -> Iterator[bool]:
-        """Whether one of the node's places for background downloads was free; it is held until the block ends."""
+        """Whether one of the node's slots for background downloads was free; it is held until the block ends."""
         for number in range(num_slots):
             file = os.open(self.folder / f"slot-{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
-                if _locked(file):
+                if _lock(file):
                     yield True
                     return
             finally:
                 os.close(file)
         yield False
 
-    def heard(self, subject: str) -> bool:
-        """Whether a process of this node has warned of the subject within a minute; from now on one has."""
-        name = f"told-{hashlib.sha256(subject.encode()).hexdigest()[:16]}"
+    def already_warned(self, subject: str) -> bool:
+        """Whether a process of this node has warned of the subject within a minute. If not, the caller is to warn now."""
+        name = f"warned-{hashlib.sha256(subject.encode()).hexdigest()[:16]}"
         try:
-            with self._alone(name) as file:
+            with self._locked(name) as file:
                 status = os.fstat(file)
-                before = status.st_size > 0 and time.time() - status.st_mtime < _QUIET_SECONDS
+                is_recent = status.st_size > 0 and time.time() - status.st_mtime < _QUIET_SECONDS
                 os.pwrite(file, b"1", 0)
                 os.utime(file)
-                return before
+                return is_recent
         except OSError:
             return False
 
-    def remove_left_over(self) -> None:
-        """Remove what killed processes left half fetched, and what was damaged: it may be mended by now."""
+    def remove_leftovers(self) -> None:
+        """Remove partial files of killed processes, and damaged pieces: the store may have been repaired."""
         for path, _ in self._files():
             if path.suffix == ".damaged":
                 path.unlink(missing_ok=True)
             elif path.suffix == ".part":
-                _remove_dead(path)
+                _remove_abandoned(path)
 
-    def _evict(self, allowed: int, keep: Collection[str]) -> int:
-        """Remove what was used longest ago until no more than `allowed` bytes are held; gives the bytes held then."""
+    def _evict(self, limit: int, protected: Collection[str]) -> int:
+        """Remove least recently used pieces until at most `limit` bytes are held; returns the bytes held then."""
         files = sorted(self._files(), key=lambda entry: entry[1].st_mtime_ns)
-        held = sum(status.st_size for _, status in files)
+        num_held = sum(status.st_size for _, status in files)
         for path, status in files:
-            if held <= allowed:
+            if num_held <= limit:
                 break
             if path.suffix == ".part":
-                removed = _remove_dead(path)
+                is_removed = _remove_abandoned(path)
             else:
-                removed = piece_name(path.name) not in keep
-                if removed:
+                is_removed = _piece_name(path.name) not in protected
+                if is_removed:
                     path.unlink(missing_ok=True)
-            held -= status.st_size if removed else 0
-        return held
+            num_held -= status.st_size if is_removed else 0
+        return num_held
+
+    def _paths(self, piece: Piece) -> tuple[Path, Path]:
+        """Of its valid and of its damaged form."""
+        return self.folder / piece.name, self.folder / f"{piece.name.rpartition('.')[0]}.damaged"
 
     def _files(self) -> list[tuple[Path, os.stat_result]]:
-        found = []
+        files = []
         with os.scandir(self.folder) as entries:
             for entry in entries:
-                if entry.name.endswith(_PARTS):
+                if entry.name.endswith(_SUFFIXES):
                     with contextlib.suppress(FileNotFoundError):
-                        found.append((Path(entry.path), entry.stat()))
-        return found
+                        files.append((Path(entry.path), entry.stat()))
+        return files
 
     @contextlib.contextmanager
-    def _alone(self, name: str) -> Iterator[int]:
+    def _locked(self, name: str) -> Iterator[int]:
+        """The lock file of a name, locked until the block ends."""
         file = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -244,25 +246,28 @@ class Claim:
     path: Path
     file: int
 
-    def make_room(self, keep: Collection[str], *, at_any_price: bool = False) -> bool:
-        """Reserve the bytes of the piece; False where the cache has no room for them now."""
+    def reserve(self, protected: Collection[str], *, evict_protected: bool = False) -> bool:
+        """Reserve the bytes of the piece; False if the cache has no room for them now. See `Cache.reserve`."""
         os.ftruncate(self.file, 0)
-        return self.cache.make_room(
-            self.piece.size, keep, at_any_price=at_any_price, reserve=lambda: os.ftruncate(self.file, self.piece.size)
+        size = self.piece.size
+        return self.cache.reserve(
+            size, protected, lambda: os.ftruncate(self.file, size), evict_protected=evict_protected
         )
 
     def publish(self, *, damaged: bool = False) -> None:
-        """The piece is whole: give it its name."""
+        """Give the complete piece its name."""
         os.fsync(self.file)
-        publish(self.path, self.cache.folder / _files_of(self.piece)[damaged])
+        publish(self.path, self.cache._paths(self.piece)[damaged])
 
 
-def _files_of(piece: Piece) -> tuple[str, str]:
-    """Its file when it is what the manifest says, and when it is not."""
-    return piece.name, f"{piece.name.rpartition('.')[0]}.damaged"
+def _piece_name(file_name: str) -> str:
+    """The piece that a file of the cache serves; a damaged file serves its piece too."""
+    stem, _, suffix = file_name.rpartition(".")
+    return f"{stem}.{'sample' if '-' in stem else 'tar'}" if suffix == "damaged" else file_name
 
 
-def _locked(file: int) -> bool:
+def _lock(file: int) -> bool:
+    """Lock an open file if no other process has; the lock ends when the file is closed."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -271,21 +276,21 @@ def _locked(file: int) -> bool:
 
 
 def _is_at(file: int, path: Path) -> bool:
-    """Whether the open file is the one of that name: another process may have renamed or removed it before we had the lock."""
+    """Whether an open file still has this name: another process may have renamed or removed it before this one locked it."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:
         return False
 
 
-def _remove_dead(path: Path) -> bool:
-    """Remove a partial file unless somebody is fetching it."""
+def _remove_abandoned(path: Path) -> bool:
+    """Remove a partial file unless a process is fetching it."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return True
     try:
-        if not _locked(file):
+        if not _lock(file):
             return False
         if _is_at(file, path):
             path.unlink()

@@ -1,9 +1,9 @@
-"""Where the stored videos lie, as columns: 650,000 of them cost milliseconds to look up and nothing to hand to loader workers."""
+"""Where the stored videos are, as columns: 650,000 videos are looked up in milliseconds and shared by all loader processes."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -11,20 +11,20 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from manifests.records import WRITTEN, InputError, Members
 from manifests.sample import BLOCK_BYTES
 from manifests.table import Manifest
 
-# Members of flow come last, and only some data sets have them.
+Need = str | int  # to be read soon: a complete shard by its name, or the sample of one video by its number in the index
+# The members of flow come last; only some data sets have them.
 _NUMBERS = ("num_frames", "height", "width", *(field.name for field in dataclasses.fields(Members)))
 _COLUMNS = ("numbers", "shard", "text", "ends")
 
 
 @dataclass(frozen=True, slots=True)
 class StoredVideo:
-    """What reading needs to know of a stored video."""
+    """What reading needs to know of one stored video."""
 
     key: str
     shard: str
@@ -35,10 +35,10 @@ class StoredVideo:
 
 
 class VideoIndex(Sequence[StoredVideo]):
-    """Stored videos, numbered from 0; a row is made when asked for.
+    """Stored videos, numbered from 0; a `StoredVideo` is made when it is looked up.
 
     shards: names of the tar files. numbers: int64[N, C], columns num_frames, height, width, then the fields of Members.
-    shard: int64[N], places in `shards`. text: uint8, all keys one after the other; ends: int64[N + 1], key i is
+    shard: int64[N], indices into `shards`. text: uint8, all keys one after the other; ends: int64[N + 1], key i is
     text[ends[i]:ends[i + 1]].
     """
 
@@ -51,10 +51,13 @@ class VideoIndex(Sequence[StoredVideo]):
         ends: npt.NDArray[np.int64],
     ) -> None:
         self.shards, self.numbers, self.shard, self.text, self.ends = shards, numbers, shard, text, ends
-        self._shared: dict[str, torch.Tensor] = {}
+        self._shared: dict[str, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tensors travel to loader processes as shared memory: one copy for all of them.
+        # torch pickles tensors as shared memory: one copy serves all loader processes. Imported here, because
+        # the decoding processes of `tgtrain predict` import this module and need no torch.
+        import torch
+
         if not self._shared:
             self._shared = {name: torch.from_numpy(getattr(self, name)) for name in _COLUMNS}
         return {"shards": self.shards, **self._shared}
@@ -77,10 +80,10 @@ class VideoIndex(Sequence[StoredVideo]):
         return {(height, width): count for (height, width), count in zip(pairs.tolist(), counts.tolist(), strict=True)}
 
     def extents(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Where the members that are read lie, the tar header of the first included: starts and sizes in bytes, int64[N]."""
-        held = _NUMBERS[: self.numbers.shape[1]]
-        starts = self.numbers[:, [place for place, name in enumerate(held) if name.endswith("_offset")]]
-        sizes = self.numbers[:, [place for place, name in enumerate(held) if name.endswith("_bytes")]]
+        """Extent of the members that are read, with the tar header of the first: starts and sizes in bytes, int64[N] each."""
+        names = _NUMBERS[: self.numbers.shape[1]]
+        starts = self.numbers[:, [column for column, name in enumerate(names) if name.endswith("_offset")]]
+        sizes = self.numbers[:, [column for column, name in enumerate(names) if name.endswith("_bytes")]]
         ends = np.where(starts >= 0, starts + sizes, 0).max(axis=1, initial=0)
         first = np.where(starts >= 0, starts, np.iinfo(np.int64).max).min(axis=1, initial=np.iinfo(np.int64).max)
         return first - BLOCK_BYTES, ends - first + BLOCK_BYTES
@@ -98,35 +101,32 @@ class VideoIndex(Sequence[StoredVideo]):
         shard = self.shards[self.shard[index]]
         return StoredVideo(self.key(index), shard, num_frames, height, width, Members(*members))
 
-    def __iter__(self) -> Iterator[StoredVideo]:
-        return (self[number] for number in range(len(self)))
-
 
 def index_of(manifest: Manifest, keys: Sequence[str]) -> VideoIndex:
-    """The places of the videos with these keys, in their order. InputError where one has no sample."""
+    """The index of the videos with these keys, in their order. InputError if one has no sample."""
     table = manifest.videos.arrow
     rows = pc.index_in(pa.array(keys, pa.string()), value_set=table["key"].combine_chunks())
     if rows.null_count:
         first = keys[rows.is_null().index(True).as_py()]
         raise InputError(f"{rows.null_count} videos of the split are not in the data set (the first: {first}).")
     numbers = [name for name in _NUMBERS if name in table.column_names]
-    found = table.select(["key", "shard", "status", "error", *numbers]).take(rows).combine_chunks()
-    failed = pc.not_equal(found["status"], WRITTEN).index(True).as_py()
+    videos = table.select(["key", "shard", "status", "error", *numbers]).take(rows).combine_chunks()
+    failed = pc.not_equal(videos["status"], WRITTEN).index(True).as_py()
     if failed >= 0:
-        error = found["error"][failed].as_py()
-        raise InputError(f"{keys[failed]} of the split has no sample: {error}. Make the split anew.")
-    shards = _whole(found["shard"].dictionary_encode())
-    text = _whole(found["key"].cast(pa.large_string()))
+        error = videos["error"][failed].as_py()
+        raise InputError(f"{keys[failed]} of the split has no sample: {error}. Make the split again.")
+    shards = _one_chunk(videos["shard"].dictionary_encode())
+    text = _one_chunk(videos["key"].cast(pa.large_string()))
     _, ends, content = text.buffers()
     return VideoIndex(
         shards=tuple(shards.dictionary.to_pylist()),
-        numbers=np.stack([found[name].to_numpy().astype(np.int64) for name in numbers], axis=1),
+        numbers=np.stack([videos[name].to_numpy().astype(np.int64) for name in numbers], axis=1),
         shard=shards.indices.to_numpy().astype(np.int64),
         text=np.frombuffer(content or b"", np.uint8).copy(),
         ends=np.frombuffer(ends, np.int64, len(keys) + 1).copy() if keys else np.zeros(1, np.int64),
     )
 
 
-def _whole(column: pa.ChunkedArray) -> Any:
+def _one_chunk(column: pa.ChunkedArray) -> Any:
     combined = column.combine_chunks()
     return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined

@@ -25,8 +25,8 @@ def piece(number: int, size: int = 100) -> Piece:
 
 
 def put(cache: Cache, what: Piece, keep: tuple[str, ...] = (), **how: bool) -> bool:
-    with cache.claimed(what) as claim:
-        if claim is None or not claim.make_room(keep, **how):
+    with cache.claim(what) as claim:
+        if claim is None or not claim.reserve(keep, **how):
             return False
         os.pwrite(claim.file, b"x" * what.size, 0)
         claim.publish()
@@ -98,9 +98,9 @@ def test_what_must_stay_stays_unless_a_reader_waits(tmp_path: Path) -> None:
     assert not put(cache, piece(2), keep)
     assert has(cache, piece(0))
     assert not (tmp_path / f"{piece(2).name}.part").exists()
-    assert put(cache, piece(2), keep, at_any_price=True)
+    assert put(cache, piece(2), keep, evict_protected=True)
     assert not has(cache, piece(0))
-    assert not put(cache, piece(3, 251), at_any_price=True)
+    assert not put(cache, piece(3, 251), evict_protected=True)
 
 
 def test_what_is_damaged_in_the_store_counts_as_there(tmp_path: Path) -> None:
@@ -108,16 +108,16 @@ def test_what_is_damaged_in_the_store_counts_as_there(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 250)
     sample = Piece("shard-000001.tar", piece(1).digest, 512, 100, False)
     for what in (piece(0), sample):
-        with cache.claimed(what) as claim:
+        with cache.claim(what) as claim:
             assert claim is not None
-            assert claim.make_room(())
+            assert claim.reserve(())
             os.pwrite(claim.file, b"y" * what.size, 0)
             claim.publish(damaged=True)
     assert cache.names() == {"room", f"{piece(0).digest}.damaged", f"{piece(1).digest}-512-100.damaged"}
     assert {piece(0).name, sample.name} <= cache.pieces()
     for what in (piece(0), sample):
         assert use(cache, what) == b"y" * 100
-        with cache.claimed(what) as again:
+        with cache.claim(what) as again:
             assert again is None
     assert not put(cache, piece(2), keep=(piece(0).name, sample.name))
     assert put(cache, piece(2), keep=(sample.name,))
@@ -147,17 +147,17 @@ def test_a_file_that_was_cut_short_is_not_used(tmp_path: Path) -> None:
 
 def test_one_fetches_and_the_others_see_that(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 1000)
-    with cache.claimed(piece(0)) as first:
+    with cache.claim(piece(0)) as first:
         assert first is not None
-        assert first.make_room(())
-        with cache.claimed(piece(0)) as second:
+        assert first.reserve(())
+        with cache.claim(piece(0)) as second:
             assert second is None
-        with cache.claimed(piece(1)) as other:
+        with cache.claim(piece(1)) as other:
             assert other is not None
-        cache.remove_left_over()  # of others: this one is alive
+        cache.remove_leftovers()  # of others: this one is alive
         assert cache.open(piece(0)) is None
         first.publish()
-    with cache.claimed(piece(0)) as late:
+    with cache.claim(piece(0)) as late:
         assert late is None
     assert cache.open(piece(1)) is None
     assert sorted(cache.names()) == [piece(0).name, "room"]
@@ -165,9 +165,9 @@ def test_one_fetches_and_the_others_see_that(tmp_path: Path) -> None:
 
 def test_an_error_while_fetching_leaves_nothing(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 1000)
-    with pytest.raises(ZeroDivisionError), cache.claimed(piece(0)) as claim:
+    with pytest.raises(ZeroDivisionError), cache.claim(piece(0)) as claim:
         assert claim is not None
-        claim.make_room(())
+        claim.reserve(())
         raise ZeroDivisionError
     assert cache.names() == {"room"}
     assert put(cache, piece(0))
@@ -179,8 +179,8 @@ HOLDER = """
     from tests.train.data.stores.test_cache import piece
     from tgtrain.data.stores.cache import Cache
     cache = Cache(Path(sys.argv[1]), 1000)
-    with cache.claimed(piece(0, 900)) as claim, cache.slot(1) as free:
-        assert free and claim.make_room(())
+    with cache.claim(piece(0, 900)) as claim, cache.slot(1) as free:
+        assert free and claim.reserve(())
         os.pwrite(claim.file, b"half", 0)
         print("ready", flush=True)
         time.sleep(60)
@@ -196,7 +196,7 @@ def test_kill_9_of_a_process_that_fetches(tmp_path: Path) -> None:
     assert process.stdout.readline() == "ready\n"
     cache = Cache(tmp_path, 1000)
     assert not put(cache, piece(0, 900))
-    assert not put(cache, piece(1, 900), at_any_price=True)
+    assert not put(cache, piece(1, 900), evict_protected=True)
     with cache.slot(1) as is_free:
         assert not is_free
     process.send_signal(signal.SIGKILL)
@@ -227,8 +227,8 @@ def _hammer(folder: Path, seed: int, stop: Event) -> None:
         what = piece(rng.randrange(15))
         file = cache.open(what)
         if file is None:
-            with cache.claimed(what) as claim:
-                if claim is not None and claim.make_room((), at_any_price=True):
+            with cache.claim(what) as claim:
+                if claim is not None and claim.reserve((), evict_protected=True):
                     os.pwrite(claim.file, bytes([len(what.shard)]) * 60, 0)
                     time.sleep(0.001)
                     os.pwrite(claim.file, bytes([len(what.shard)]) * 40, 60)
@@ -260,7 +260,7 @@ def test_processes_share_it_while_some_are_killed(tmp_path: Path) -> None:
     assert processes[0].exitcode == 0
     # A scan that is not atomic may count a file under both its names.
     assert max(held) <= 1200
-    cache.remove_left_over()
+    cache.remove_leftovers()
     assert cache.num_held() <= 1000
     for number in range(15):
         if has(cache, piece(number)):
@@ -269,13 +269,13 @@ def test_processes_share_it_while_some_are_killed(tmp_path: Path) -> None:
 
 def test_one_warning_for_all_processes(tmp_path: Path) -> None:
     one, other = Cache(tmp_path, 1000), Cache(tmp_path, 1000)
-    assert not one.heard("s3://bucket")
-    assert other.heard("s3://bucket")
-    assert not other.heard("s3://other")
+    assert not one.already_warned("s3://bucket")
+    assert other.already_warned("s3://bucket")
+    assert not other.already_warned("s3://other")
     for path in tmp_path.iterdir():
         os.utime(path, (0, 0))
-    assert not one.heard("s3://bucket")  # that was another time of trouble
-    assert other.heard("s3://bucket")
+    assert not one.already_warned("s3://bucket")  # that was another time of trouble
+    assert other.already_warned("s3://bucket")
 
 
 def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

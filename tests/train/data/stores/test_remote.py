@@ -27,8 +27,8 @@ from tests.train.support import write_data_set
 from tgtrain.data.clip import ClipSettings, plan_eval
 from tgtrain.data.reader import BadSampleError, ClipReader, open_reader
 from tgtrain.data.stores.cache import CacheSettings
-from tgtrain.data.stores.local import Need
 from tgtrain.data.stores.remote import RemoteShards
+from tgtrain.data.stores.video_index import Need
 
 SETTINGS = ClipSettings(clip_frames=4, interval=3, size=32)
 (PLAN,) = plan_eval(20, 48, 64, SETTINGS)
@@ -207,7 +207,7 @@ def test_trouble_before_the_cache_is_open_is_not_told_again(
     threading.Thread(target=lambda: (wait_until(lambda: told), store.gate.open())).start()
     reader = open_remote(url, tmp_path / "cache")
     assert len(told) == 1
-    assert shards_of(reader).cache.heard(url.rpartition("/")[0])
+    assert shards_of(reader).cache.already_warned(url.rpartition("/")[0])
 
 
 def test_a_store_that_stays_away_is_no_damage(
@@ -273,7 +273,7 @@ def test_two_readers_fetch_each_shard_once(url: str, store: ObjectStore, local: 
     readers = [open_remote(url, tmp_path / "cache") for _ in range(2)]
     before = store.gate.num_bytes
     for reader in readers:
-        reader.shards.expect(lambda: readers[0].places.shards)
+        reader.shards.expect(lambda: readers[0].index.shards)
     assert pixels(readers[0]) == expected(local)
     assert pixels(readers[1]) == expected(local)
     total = sum(shard.num_bytes for shard in read_manifest(local).shards)
