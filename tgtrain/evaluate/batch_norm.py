@@ -117,9 +117,9 @@ class _TrainList(Dataset[_Read]):
             self.reader.shards.expect(lambda: [self.videos[d.video] for n in upcoming for d in self.order.draws(n)])
         draw = self.order.draws(number)[row]
         video = self.videos[draw.video]
-        plans = self.plan(self.reader.index[video], draw.pass_index)
+        (plan,) = self.plan(self.reader.index[video], draw.pass_index)
         try:
-            (clip,) = self.reader.read_views(video, plans, rgb=self.rgb, tg=self.tg)
+            clip = self.reader.read(video, plan, rgb=self.rgb, tg=self.tg)
         except BadSampleError as error:
             return _Read(None, None, str(error))
         return self.as_read(clip)
