@@ -173,7 +173,7 @@ class WithAnother(Ranks):
     """A rank beside another one, which has measured two batches and met a damaged video."""
 
     def gather(self, value: Any) -> list[Any]:
-        return [value, ([2], ["of the other"])]
+        return [value, (2, ["of the other"])]
 
 
 def test_what_another_rank_has_measured_counts(data_set: Path) -> None:
