@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from manifests.files import digest_of, open_location
-from manifests.locks import hold
+from manifests.locks import hold_lock
 from manifests.manifest_io import TEMPORARY_PREFIX, atomic_write, file_sha256, is_url, join, json_bytes
 from manifests.records import InputError
 from manifests.sample import BLOCK_BYTES, RECORD_BYTES, write_end
@@ -195,7 +195,7 @@ def _claimed(folder: Path, claim: dict[str, str]) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / _LOCK_NAME).open("a+", encoding="utf-8") as lock:
-            hold(lock, folder)
+            hold_lock(lock, str(folder))
             for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
                 leftover.unlink(missing_ok=True)
             with atomic_write(folder / _CLAIM_NAME) as file:

@@ -8,12 +8,10 @@ planes nor gradient planes are ever made. What comes out are baseline JPEG files
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.gradient import Frame
+from manifests.locks import wait_for_lock
 from tgprep.encode import fused_kernels as kernels
 from tgprep.encode import jpeg_tables as tables
 from tgprep.encode.fused_kernels import LANES, QUICK, STEPS
@@ -137,7 +136,8 @@ def prepare() -> None:
                 place = Path(tempfile.gettempdir()) / f"tgprep-compile-{os.getuid()}.lock"
                 lock = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
                 stack.callback(os.close, lock)
-                _hold(lock)
+                # Not for ever: the process that compiles may hang.
+                wait_for_lock(lock, timeout_seconds=_COMPILE_SECONDS, give_up=kernels.is_kept)
         try:
             _try_out()
         except Exception as error:  # of numba's cache: a full disk, a torn file
@@ -153,20 +153,6 @@ def prepare() -> None:
 def _try_out() -> None:
     grey = np.full((16, 16), 128, np.uint8)
     PlaneEncoder(16, 16, 95, limited=False).encode(grey, grey[::2, :8], grey[::2, :8])
-
-
-def _hold(lock: int) -> None:
-    """Wait for a process that compiles, until it is done, but not for ever: it may hang."""
-    until = time.monotonic() + _COMPILE_SECONDS
-    while time.monotonic() < until:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.05)
-        else:
-            return
-        if kernels.is_kept():
-            return
 
 
 def _sizes(shapes: Sequence[tuple[int, int]], rows: int, columns: int) -> tuple[npt.NDArray[np.int64], int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -25,7 +24,7 @@ from manifests.files import (
     read_many,
     remove,
 )
-from manifests.locks import hold
+from manifests.locks import hold_lock, wait_for_lock
 from manifests.manifest_io import HEADER_NAME, SHARDS_NAME, TEMPORARY_PREFIX, read_header, settle_tables
 from manifests.records import InputError, Members, ShardRow, VideoRow
 from tgprep.extract.lease import hold_lease, is_alive, read_lease
@@ -76,7 +75,7 @@ def exclusive(out: Location) -> Iterator[Check]:
     """
     if isinstance(out, Path):
         with _opened(out, "lock") as lock:
-            if hold(lock, out):
+            if hold_lock(lock, str(out)):
                 yield lambda: None
                 return
     with hold_lease(_claim(out, "lock"), str(out)) as claim:
@@ -97,7 +96,7 @@ def shared(out: Location, name: str) -> Iterator[Joined]:
     """Work on OUT beside others. InputError where a run holds OUT alone, or another process works under the same name."""
     if isinstance(out, Path):
         with _opened(out, "lock") as lock, _opened(out, f"lock-{name}") as own:
-            if hold(own, out, f"{name} of {out}") and hold(lock, out, shared=True):
+            if hold_lock(own, f"{name} of {out}") and hold_lock(lock, str(out), shared=True):
                 yield Joined(lambda: None, lambda: _held(lock, out))
                 return
     with hold_lease(_claim(out, f"lock-{name.replace(' ', '-')}"), f"{name} of {out}") as claim:
@@ -108,7 +107,7 @@ def shared(out: Location, name: str) -> Iterator[Joined]:
 @contextlib.contextmanager
 def _held(lock: TextIO, out: Path) -> Iterator[bool]:
     try:
-        hold(lock, out)
+        hold_lock(lock, str(out))
     except InputError:
         yield False  # others are still at work: the last of them joins
     else:
@@ -149,11 +148,9 @@ def critical_section(out: Location, name: str) -> Iterator[None]:
     """Wait until no other process is at the same point; for moments only."""
     if isinstance(out, Path):
         with _opened(out, f"lock-{name}") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                locked = True
-            except OSError:
-                locked = False
+            locked = False
+            with contextlib.suppress(OSError):  # a file system without locks: the claim below takes their place
+                locked = wait_for_lock(lock)
             if locked:
                 yield
                 return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -18,6 +17,7 @@ import pyarrow.compute as pc
 import torch
 from pydantic import Field, PlainValidator, TypeAdapter, ValidationError, ValidationInfo
 
+from manifests.locks import hold_lock
 from manifests.machine import processor_name
 from manifests.manifest_io import TEMPORARY_PREFIX, atomic_write, json_bytes, read_manifest
 from manifests.records import InputError
@@ -146,17 +146,7 @@ def owned(run: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"Cannot write to {run}: {error.strerror}. Name another folder with --out.") from None
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read().strip() or "another process"
-            raise InputError(f"{run} is in use by {owner}. Wait for it, or name another folder with --out.") from None
-        except OSError:
-            pass  # a file system without locks: nothing tells of a second run
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {platform.node()}")
-        lock.flush()
+        hold_lock(lock, str(run), advice="name another folder with --out")
         yield
 
 

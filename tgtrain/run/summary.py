@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from manifests.locks import try_lock
 from tgtrain.config import Config
 from tgtrain.method.networks.model import SingleStream, View, build_model, count_macs, count_parameters
 from tgtrain.run import checkpoint as checkpoints
@@ -119,9 +119,8 @@ def _state(run: Path, step: int, num_steps: int, due: bool) -> str:
     """running (its lock is held), finished, stopped, or not begun. due: the last evaluation is still to be made."""
     try:
         with (run / ".lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return "running"
+            if try_lock(lock.fileno(), shared=True) is False:
+                return "running"
     except OSError:
         pass  # no lock: copied from elsewhere
     return "finished" if step >= num_steps > 0 and not due else "stopped" if step else "not begun"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import shutil
 import tempfile
 import time
@@ -12,6 +11,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from manifests.files import Location, is_url
+from manifests.locks import try_lock, wait_for_lock
 from manifests.records import InputError
 from tgprep.extract.workers.shards import ShardPlan
 
@@ -37,7 +37,7 @@ def scratch_folder(asked: str, out: Location) -> Iterator[Path]:
         ) from None
     with (folder / "lock").open("w") as lock:
         with contextlib.suppress(OSError):  # a file system without locks: what a kill leaves there stays
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            wait_for_lock(lock)
         try:
             yield folder
         finally:
@@ -71,5 +71,5 @@ def _remove_if_dead(folder: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
             return
         with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+            if try_lock(lock):
+                shutil.rmtree(folder, ignore_errors=True)

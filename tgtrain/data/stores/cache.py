@@ -14,7 +14,6 @@ while a process reads it stays readable for that process.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from manifests.files import publish
+from manifests.locks import try_lock, wait_for_lock
 from manifests.records import InputError, ShardRow
 
 _TOUCH_SECONDS = 1.0  # a read updates the modification time at most this often
@@ -128,7 +128,7 @@ class Cache:
         self.folder.mkdir(parents=True, exist_ok=True)  # it may be removed at any time
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            if not _lock(file) or not _is_at(file, path):
+            if not try_lock(file, required=True) or not _is_at(file, path):
                 yield None
                 return
             try:
@@ -169,7 +169,7 @@ class Cache:
         for number in range(num_slots):
             file = os.open(self.folder / f"slot-{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
-                if _lock(file):
+                if try_lock(file, required=True):
                     yield True
                     return
             finally:
@@ -231,7 +231,7 @@ class Cache:
         """The lock file of a name, locked until the block ends."""
         file = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            wait_for_lock(file)
             yield file
         finally:
             os.close(file)
@@ -266,15 +266,6 @@ def _piece_name(file_name: str) -> str:
     return f"{stem}.{'sample' if '-' in stem else 'tar'}" if suffix == "damaged" else file_name
 
 
-def _lock(file: int) -> bool:
-    """Lock an open file if no other process has; the lock ends when the file is closed."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _is_at(file: int, path: Path) -> bool:
     """Whether an open file still has this name: another process may have renamed or removed it before this one locked it."""
     try:
@@ -290,7 +281,7 @@ def _remove_abandoned(path: Path) -> bool:
     except FileNotFoundError:
         return True
     try:
-        if not _lock(file):
+        if not try_lock(file, required=True):
             return False
         if _is_at(file, path):
             path.unlink()
