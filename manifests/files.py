@@ -12,11 +12,12 @@ import io
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from manifests.object_store import call, no_bucket
+from manifests.records import InputError
 
 _PIECE_BYTES = 4 * 1024 * 1024
 
@@ -202,6 +203,23 @@ def list_tree(folder: str) -> dict[str, int]:
         return {name[start:]: int(entry["size"] or 0) for name, entry in found.items() if name[start:]}
 
     return call(folder, find)
+
+
+def require_own_folder(
+    folder: Location, markers: Collection[str], kind: str, advice: str, *, ignored: Collection[str] = ()
+) -> bool:
+    """Check that a command may write into a folder: it is absent, empty, or holds one of the command's own files.
+
+    Returns whether one of `markers` is there. Temporary files and `ignored` names do not count. Raises InputError if the
+    folder holds anything else ("FOLDER is not empty (...) and holds no KIND. ADVICE"), OSError if it cannot be read.
+    """
+    names = [name for name in list_folder(folder) if not name.startswith(TEMPORARY_PREFIX) and name not in ignored]
+    if not set(names).isdisjoint(markers):
+        return True
+    if names:
+        shown = ", ".join(names[:3]) + ", …" * (len(names) > 3)
+        raise InputError(f"{folder} is not empty ({shown}) and holds no {kind}. {advice}")
+    return False
 
 
 def remove(place: Location) -> None:

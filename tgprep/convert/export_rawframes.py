@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 import simplejpeg
 
-from manifests.files import open_location
+from manifests.files import open_location, require_own_folder
 from manifests.gradient import temporal_gradient
 from manifests.machine import usable_cores
 from manifests.manifest_io import TEMPORARY_PREFIX, atomic_write, join, json_bytes, read_manifest
@@ -100,14 +100,11 @@ def _claim(folder: Path, manifest: Manifest, tg: bool) -> None:
         claim["flow"] = method
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        present = sorted(path.name for path in folder.iterdir() if not path.name.startswith(TEMPORARY_PREFIX))
-        if MARKER in present:
-            if json.loads((folder / MARKER).read_bytes()) != claim:
-                raise InputError(
-                    f"{folder} holds the export of another data set or with other options. Name another folder."
-                )
-        elif present:
-            raise InputError(f"{folder} is not empty ({', '.join(present[:3])}). Name a new or empty folder.")
+        ours = require_own_folder(folder, (MARKER,), "export", "Name a new or empty folder.")
+        if ours and json.loads((folder / MARKER).read_bytes()) != claim:
+            raise InputError(
+                f"{folder} holds the export of another data set or with other options. Name another folder."
+            )
         with atomic_write(folder / MARKER) as file:
             file.write(json_bytes(claim))
     except (OSError, ValueError) as error:

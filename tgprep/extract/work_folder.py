@@ -19,10 +19,10 @@ from manifests.files import (
     exists,
     is_url,
     list_files,
-    list_folder,
     read_bytes,
     read_many,
     remove,
+    require_own_folder,
 )
 from manifests.locks import hold_lock, wait_for_lock
 from manifests.manifest_io import HEADER_NAME, SHARDS_NAME, TEMPORARY_PREFIX, read_header, settle_tables
@@ -45,14 +45,11 @@ def check_output_folder(out: Location) -> None:
             why = os.strerror(errno.EROFS) if read_only else "is not writable"
             raise InputError(f"Cannot make the folder {out}: {parent}: {why}. Name another folder.")
     try:
-        names = list_folder(out).keys()
+        require_own_folder(
+            out, {HEADER_NAME, WORK_FOLDER, SHARDS_NAME}, "data set", "Name a new or empty folder for OUT."
+        )
     except OSError as error:
         raise InputError(f"Cannot read the folder {out}: {error.strerror or error}.") from None
-    if names and not names & {HEADER_NAME, WORK_FOLDER, SHARDS_NAME}:
-        raise InputError(
-            f"{out} is not empty ({', '.join(list(names)[:3])}{', …' if len(names) > 3 else ''}) and holds no data set. "
-            f"Name a new or empty folder for OUT."
-        )
 
 
 def make_folder(out: Location) -> None:

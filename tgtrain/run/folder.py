@@ -17,9 +17,10 @@ import pyarrow.compute as pc
 import torch
 from pydantic import Field, PlainValidator, TypeAdapter, ValidationError, ValidationInfo
 
+from manifests.files import require_own_folder
 from manifests.locks import hold_lock
 from manifests.machine import processor_name
-from manifests.manifest_io import TEMPORARY_PREFIX, atomic_write, json_bytes, read_manifest
+from manifests.manifest_io import atomic_write, json_bytes, read_manifest
 from manifests.records import InputError
 from manifests.splits.label_split import split_digest
 from tgtrain.config import Config, config_from_dict, differences
@@ -111,17 +112,10 @@ def check_folder(run: Path, setup: Setup) -> None:
     try:
         if (run / CONFIG_NAME).exists():
             _same_run(run, setup)
-        elif run.exists() and (others := sorted(entry.name for entry in run.iterdir() if not _left_over(entry.name))):
-            raise InputError(
-                f"{run} is not empty ({', '.join(others[:3])}) and holds no run. Name another folder with --out."
-            )
+        else:
+            require_own_folder(run, (), "run", "Name another folder with --out.", ignored=(_LOCK,))
     except OSError as error:
         raise InputError(f"{run} cannot be the folder of a run: {error.strerror}. Name another with --out.") from None
-
-
-def _left_over(name: str) -> bool:
-    """Whether a file is from a start that was killed before it wrote config.json."""
-    return name == _LOCK or name.startswith(TEMPORARY_PREFIX)
 
 
 def begin_folder(run: Path, setup: Setup, ranks: Ranks, *, num_steps: int, steps_per_epoch: int) -> None:
