@@ -1,4 +1,4 @@
-"""A data set as a rawframes tree: one JPEG file a frame in folders `Class/video`, as mmaction and the reference code read them."""
+"""Export a data set as a rawframes tree: one JPEG file a frame in folders `Class/video`, as mmaction and the reference code read it."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _REFERENCE_QUALITY = 95
 
 @dataclass(frozen=True, slots=True)
 class ExportOutcome:
-    """What was written: videos (some kept from an earlier run), frame files of this run, list files."""
+    """What the tree holds, and what this run wrote."""
 
     num_videos: int
-    num_kept: int
-    num_files: int
-    lists: tuple[str, ...]
+    num_kept: int  # videos of an earlier run
+    num_files: int  # frame files of this run
+    lists: tuple[str, ...]  # names of the list files
 
 
 def export_rawframes(
@@ -57,39 +57,44 @@ def export_rawframes(
 ) -> ExportOutcome:
     """Write every written video as `folder/Class/video/img_00001.jpg`, `tempgrad_00001.jpg` (counted from 1), and lists.
 
-    The stored JPEG files are copied byte for byte; where the data set stores no TG, it is computed from the decoded JPEGs, as
-    the reference does. Frames of stored videos become JPEG files of quality 95. Stored flow becomes flow_xym_00000.jpg (counted
-    from 0, as the reference does). Folders are named by the keys. Lists: see `list_texts`. A video's folder appears once it is whole; an interrupted export goes on where it was.
-    InputError where `folder` holds something else, a key is unknown, or a shard is damaged.
+    The stored JPEG files are copied byte for byte; if the data set stores no TG, it is computed from the decoded JPEGs, as the
+    reference does. Frames of stored videos become JPEG files of quality 95. Stored flow becomes flow_xym_00000.jpg (counted
+    from 0, as the reference does). Folders are named by the keys. Lists: see `list_texts`.
+    The folder of a video appears once it is complete, and an interrupted export is resumed.
+    Raises InputError if `folder` holds something else, a key is unknown, or a shard is damaged.
     """
     manifest = read_manifest(root)
     stop = stop or threading.Event()
     table = manifest.videos.arrow.select(["key", "status"]).to_pydict()
-    places = [place for place, status in enumerate(table["status"]) if status == WRITTEN]
+    indices = [index for index, status in enumerate(table["status"]) if status == WRITTEN]
     if keys:
-        place_of = {table["key"][place].lower(): place for place in places}
-        if unknown := [key for key in keys if key.lower() not in place_of]:
+        index_of = {table["key"][index].lower(): index for index in indices}
+        if unknown := [key for key in keys if key.lower() not in index_of]:
             raise InputError(f"--keys: {len(unknown)} name no written video of {root}, such as {unknown[0]!r}.")
-        places = sorted({place_of[key.lower()] for key in keys})
+        indices = sorted({index_of[key.lower()] for key in keys})
     _claim(folder, manifest, tg)
 
-    def one(place: int) -> int:
+    def export_one(index: int) -> int:
         if stop.is_set():
             raise KeyboardInterrupt
-        return _export_video(manifest, manifest.videos[place], folder, tg)
+        return _export_video(manifest, manifest.videos[index], folder, tg)
 
     num_files = num_kept = 0
     with ThreadPoolExecutor(threads or usable_cores()) as pool:
         try:
-            for done, count in enumerate(pool.map(one, places), 1):
+            for done, count in enumerate(pool.map(export_one, indices), 1):
                 num_files += count
                 num_kept += count == 0
-                on_progress(done, len(places))
+                on_progress(done, len(indices))
         except BaseException:
-            stop.set()
+            stop.set()  # ends the threads that are still at work
             raise
-    lists = [] if keys else list(_write_lists(manifest, folder))
-    return ExportOutcome(len(places), num_kept, num_files, tuple(lists))
+    lists = {} if keys else list_texts(manifest)
+    for name, text in lists.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        with atomic_write(folder / name) as file:
+            file.write(text.encode())
+    return ExportOutcome(len(indices), num_kept, num_files, tuple(lists))
 
 
 def _claim(folder: Path, manifest: Manifest, tg: bool) -> None:
@@ -112,9 +117,9 @@ def _claim(folder: Path, manifest: Manifest, tg: bool) -> None:
 
 
 def read_jpegs(manifest: Manifest, row: VideoRow, kind: str) -> Iterator[bytes]:
-    """The JPEG files of a video in order; kind: "rgb", "tg" or "flow". InputError where the shard is damaged.
+    """The JPEG files of a video in order; kind: "rgb", "tg" or "flow". Raises InputError if the shard is damaged.
 
-    As stored; the frames of a stored video are encoded here, from the planes that are decoded.
+    Frames of a stored video are decoded and encoded as JPEG files; all others are as stored.
     """
     try:
         with open_location(join(manifest.root, row.shard)) as shard:
@@ -128,11 +133,11 @@ def read_jpegs(manifest: Manifest, row: VideoRow, kind: str) -> Iterator[bytes]:
             for first, last in zip(bounds, bounds[1:], strict=False):
                 jpeg = shard.read(last - first)
                 if not (len(jpeg) == last - first and jpeg.startswith(b"\xff\xd8") and jpeg.endswith(b"\xff\xd9")):
-                    raise ValueError("a frame is not a whole JPEG file")
+                    raise ValueError("a frame is not a complete JPEG file")
                 yield jpeg
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{row.shard}, {row.key}: {error}. `tgprep check {manifest.root}` tells what is damaged and how to mend it."
+            f"{row.shard}, {row.key}: {error}. `tgprep check {manifest.root}` shows what is damaged and how to mend it."
         ) from None
 
 
@@ -146,40 +151,40 @@ def _jpegs_of_video(shard: BinaryIO, row: VideoRow) -> Iterator[bytes]:
 
 
 def _export_video(manifest: Manifest, row: VideoRow, folder: Path, tg: bool) -> int:
-    """Write the folder of one video and give the number of its files; 0 where it is there already."""
+    """Write the folder of one video and return the number of its files; 0 if an earlier run wrote it."""
     if not _KEY.fullmatch(row.key):
         raise InputError(
-            f"videos.parquet: the key {row.key!r} cannot be a folder. `tgprep check {manifest.root}` tells more."
+            f"videos.parquet: the key {row.key!r} cannot be a folder. `tgprep check {manifest.root}` shows more."
         )
     target = folder / row.key
-    if target.is_dir():  # whole: it was renamed once all its files were there
+    if target.is_dir():  # complete: it was renamed once all its files were there
         return 0
+    frames = [(RGB_NAME, 1, read_jpegs(manifest, row, "rgb"))]
+    if tg:
+        frames.append((TG_NAME, 1, _gradients(manifest, row)))
+    if flow_method(manifest.header.settings):
+        frames.append((FLOW_NAME, 0, read_jpegs(manifest, row, "flow")))
     temporary = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
     try:
         temporary.mkdir()
         count = 0
-        for number, jpeg in enumerate(read_jpegs(manifest, row, "rgb"), 1):
-            (temporary / RGB_NAME.format(number)).write_bytes(jpeg)
-            count += 1
-        for number, jpeg in enumerate(_gradients(manifest, row) if tg else (), 1):
-            (temporary / TG_NAME.format(number)).write_bytes(jpeg)
-            count += 1
-        has_flow = flow_method(manifest.header.settings)
-        for number, jpeg in enumerate(read_jpegs(manifest, row, "flow") if has_flow else ()):
-            (temporary / FLOW_NAME.format(number)).write_bytes(jpeg)
-            count += 1
+        for name, first, jpegs in frames:
+            for number, jpeg in enumerate(jpegs, first):
+                (temporary / name.format(number)).write_bytes(jpeg)
+                count += 1
         target.parent.mkdir(exist_ok=True)
         temporary.rename(target)
         return count
     except OSError as error:
         raise InputError(
-            f"{folder}: cannot be written ({error.strerror or error}). Run the same command again to go on."
+            f"{folder}: cannot be written ({error.strerror or error}). Run the same command again to resume."
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _gradients(manifest: Manifest, row: VideoRow) -> Iterator[bytes]:
+    """The TG frames as JPEG files, computed from the decoded JPEGs if the data set stores none."""
     if manifest.header.gradient.stored:
         yield from read_jpegs(manifest, row, "tg")
         return
@@ -189,11 +194,3 @@ def _gradients(manifest: Manifest, row: VideoRow) -> Iterator[bytes]:
         if previous is not None:
             yield simplejpeg.encode_jpeg(temporal_gradient(previous, frame), _REFERENCE_QUALITY, "RGB", "420")
         previous = frame
-
-
-def _write_lists(manifest: Manifest, folder: Path) -> Iterator[str]:
-    for name, text in list_texts(manifest).items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        with atomic_write(folder / name) as file:
-            file.write(text.encode())
-        yield name

@@ -1,4 +1,4 @@
-"""A label split as shards of its own, one set of tars a part, for readers that know WebDataset but not our tables."""
+"""Write a label split as plain shards, one set of tars per part, for readers that know WebDataset but not our tables."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
-from manifests.files import digest_of, open_location
+from manifests.files import digest_of, list_files, open_location
 from manifests.locks import hold_lock
 from manifests.manifest_io import TEMPORARY_PREFIX, atomic_write, file_sha256, is_url, join, json_bytes
 from manifests.records import InputError
-from manifests.sample import BLOCK_BYTES, RECORD_BYTES, write_end
+from manifests.sample import BLOCK_BYTES, RECORD_BYTES, json_member, member_header, write_end
 from manifests.splits.check import ERROR, check_split
 from manifests.splits.label_split import LabelSplit, split_table
 from manifests.splits.settings import PARTS
@@ -31,38 +31,37 @@ FACTS_NAME = "split.json"
 _CLAIM_NAME = ".tgprep-split.json"
 _LOCK_NAME = ".tgprep-lock"
 _PIECE_BYTES = 4 * 1024 * 1024
-Tell = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class MaterialisedPart:
-    """One part as written. shards: names of its tar files."""
+    """One part as written."""
 
     part: str
     num_videos: int
     num_bytes: int
-    shards: tuple[str, ...]
+    shards: tuple[str, ...]  # names of its tar files
 
 
 @dataclass(frozen=True, slots=True)
 class Materialised:
-    """What lies in the folder. num_kept: shards that an earlier run had finished; num_relabelled: samples whose label differs
-    from their class's."""
+    """What the folder holds."""
 
     folder: Path
     parts: tuple[MaterialisedPart, ...]
     num_shards: int
-    num_kept: int
-    num_relabelled: int
+    num_kept: int  # shards that an earlier run finished
+    num_relabelled: int  # samples whose label differs from their class's
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """One sample: new bytes before what is copied from `shard`, bytes first:last (half-open)."""
+    """One sample: new bytes, then bytes first:last (half-open) of a shard of the data set."""
 
     key: str
     shard: str
-    start: bytes
+    new_bytes: bytes
     first: int
     last: int
 
@@ -77,17 +76,17 @@ class _Target:
 
     @property
     def num_bytes(self) -> int:
-        """Size of the whole file, its end included."""
-        end = sum(len(piece.start) + piece.last - piece.first for piece in self.pieces) + 2 * BLOCK_BYTES
+        """Size of the file with its end."""
+        end = sum(len(piece.new_bytes) + piece.last - piece.first for piece in self.pieces) + 2 * BLOCK_BYTES
         return end + -end % RECORD_BYTES
 
 
 def default_folder(root: str, name: str) -> Path:
-    """Where a split goes when no folder is named: beside the data set, `dataset-p20-s0-f1`. InputError for a URL."""
+    """The folder of a split by default, beside the data set: `dataset-p20-s0-f1`. Raises InputError for a URL."""
     if is_url(root):
         raise InputError(f"{root} is a URL: name a local folder for the shards with --output DIR.")
-    place = Path(root).resolve() if Path(root).name in ("", "..") else Path(root)
-    return place.with_name(f"{place.name}-{name}")
+    folder = Path(root).resolve() if Path(root).name in ("", "..") else Path(root)
+    return folder.with_name(f"{folder.name}-{name}")
 
 
 def materialise(
@@ -96,68 +95,59 @@ def materialise(
     place: str | Path,
     *,
     stop: threading.Event | None = None,
-    on_progress: Tell = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> Materialised:
     """Write `place/PART-000000.tar ...` for every part of the split that has videos, then `place/split.json`.
 
-    Samples are copied byte for byte from the data set's shards, whose sha256 is checked first; only where the split trains with
-    another label than the class's, the .json member gets that label. A tar appears once it is whole; after an interruption
-    the same call goes on. stop: set it to end early (KeyboardInterrupt). on_progress: called with bytes done and all bytes.
-    InputError where the split must not be used, the folder is not ours to write, space lacks, or a shard is damaged.
+    Samples are copied byte for byte from the data set's shards, whose sha256 is checked first; only if the split trains with
+    another label than the class's, the .json member gets that label. A tar appears once it is complete, and after an interruption
+    the same call resumes. stop: set it to end early (KeyboardInterrupt). on_progress: called with bytes done and all bytes.
+    Raises InputError if the split must not be used, the folder holds something else, space lacks, or a shard is damaged.
     """
     stop = stop or threading.Event()
     if problems := [problem.message for problem in check_split(split, manifest) if problem.level == ERROR]:
         raise InputError(
-            f"Split {split.name} must not be used: {'; '.join(problems)}. `tgprep split --show` tells more."
+            f"Split {split.name} must not be used: {'; '.join(problems)}. `tgprep split --show` shows more."
         )
+    content = json.dumps([split_table(split).to_pydict(), split.provenance], sort_keys=True)
     claim = {
         "dataset_digest": manifest.digest,
         "split": split.name,
-        "split_sha256": hashlib.sha256(_table_text(split)).hexdigest(),
+        "split_sha256": hashlib.sha256(content.encode()).hexdigest(),
     }
     if is_url(place):
         raise InputError(f"--output {place}: a local folder is needed; copy it to the object store afterwards.")
     folder = Path(place)
     _refuse_unsafe(manifest, folder, claim)
     targets, relabelled = _plan(manifest, split)
-    sizes = {target.name: target.num_bytes for target in targets}
     with _claimed(folder, claim):
-        recorded = _recorded(folder)
-        kept = {
-            name
-            for name, size in sizes.items()
-            if _size(folder / name) == size and recorded.get(name) in (None, file_sha256(folder / name))
-        }
-        missing = sum(size for name, size in sizes.items() if name not in kept)
-        free = shutil.disk_usage(folder).free
-        if missing > free:
+        kept = _finished(folder, targets)
+        missing_bytes = sum(target.num_bytes for target in targets if target.name not in kept)
+        free_bytes = shutil.disk_usage(folder).free
+        if missing_bytes > free_bytes:
             raise InputError(
-                f"{folder}: {missing / 1e9:.3g} GB are to be written, {free / 1e9:.3g} GB are free. Make room, or name another --output."
+                f"{folder}: {missing_bytes / 1e9:.3g} GB are to be written, {free_bytes / 1e9:.3g} GB are free. Make room, or name another --output."
             )
         _write_targets(manifest, folder, targets, kept, stop, on_progress)
-        parts = tuple(_part(part, targets) for part in PARTS if any(target.part == part for target in targets))
         _write_facts(manifest, split, folder, targets, claim, relabelled)
+    parts = tuple(_part(part, targets) for part in PARTS if any(target.part == part for target in targets))
     return Materialised(folder, parts, len(targets), len(kept), len(relabelled))
 
 
-def _table_text(split: LabelSplit) -> bytes:
-    rows = split_table(split).to_pydict()
-    return json.dumps([rows, split.provenance], sort_keys=True).encode()
-
-
-def _recorded(folder: Path) -> dict[str, str]:
-    """sha256 of the tar files as a finished run wrote them; empty where none has finished."""
+def _finished(folder: Path, targets: list[_Target]) -> set[str]:
+    """Names of the tar files that an earlier run wrote completely; after a finished run their sha256 must match."""
     try:
-        return {shard["name"]: shard["sha256"] for shard in json.loads((folder / FACTS_NAME).read_bytes())["shards"]}
+        shards = json.loads((folder / FACTS_NAME).read_bytes())["shards"]
     except FileNotFoundError:
-        return {}
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return -1
+        shards = []
+    recorded = {shard["name"]: shard["sha256"] for shard in shards}
+    sizes = list_files(folder)
+    return {
+        target.name
+        for target in targets
+        if sizes.get(target.name) == target.num_bytes
+        and recorded.get(target.name) in (None, file_sha256(folder / target.name))
+    }
 
 
 def _refuse_unsafe(manifest: Manifest, folder: Path, claim: dict[str, str]) -> None:
@@ -213,54 +203,52 @@ def _plan(manifest: Manifest, split: LabelSplit) -> tuple[list[_Target], list[di
     """The tar files to write, and the samples whose label is not that of their class."""
     table = manifest.videos.arrow.select(["key", "label", "shard", "sample_offset", "sample_bytes"])
     row_of = {key: row for row, key in enumerate(table.column("key").to_pylist())}
-    rows = np.array([row_of[key] for key in split.key], np.int64)
-    label_of_class, shard, offset, num_bytes = (
-        column.to_pylist() for column in table.take(pa.array(rows)).select(table.column_names[1:]).columns
-    )
-    videos_per_shard = int(manifest.header.settings.get("videos_per_shard", 0))
-    pieces: dict[int, _Piece] = {}
+    samples = table.take(pa.array([row_of[key] for key in split.key], pa.int64()))
+    columns = (column.to_pylist() for column in samples.columns)
+    pieces: list[_Piece] = []
     relabelled = []
-    for place, key in enumerate(split.key):
-        start, first, last = b"", offset[place], offset[place] + num_bytes[place]
-        label = int(split.label[place])
-        if label != label_of_class[place]:
-            start, first = _relabelled(manifest, shard[place], first, key, label)
-            relabelled.append({"key": key, "label": label, "label_of_class": label_of_class[place]})
-        pieces[place] = _Piece(key, shard[place], start, first, last)
+    for key, label, shard, first, num_bytes, new_label in zip(*columns, split.label.tolist(), strict=True):
+        last, new_bytes = first + num_bytes, b""
+        if new_label != label:
+            new_bytes, first = _relabel(manifest, shard, first, key, new_label)
+            relabelled.append({"key": key, "label": new_label, "label_of_class": label})
+        pieces.append(_Piece(key, shard, new_bytes, first, last))
+    # Every part is mixed and cut like the shards of a data set.
+    videos_per_shard = int(manifest.header.settings.get("videos_per_shard", 0))
     targets = []
     for part in PARTS:
-        places = sorted(np.flatnonzero(split.part(part)).tolist(), key=lambda place: mixed_place(split.key[place]))
-        size = shard_size(len(places), videos_per_shard)
-        for number, start_at in enumerate(range(0, len(places), size)):
-            chosen = tuple(pieces[place] for place in places[start_at : start_at + size])
-            targets.append(_Target(f"{part}-{number:06d}.tar", part, chosen))
+        chosen = [pieces[row] for row in np.flatnonzero(split.part(part)).tolist()]
+        chosen.sort(key=lambda piece: mixed_place(piece.key))
+        size = shard_size(len(chosen), videos_per_shard)
+        for number, start in enumerate(range(0, len(chosen), size)):
+            targets.append(_Target(f"{part}-{number:06d}.tar", part, tuple(chosen[start : start + size])))
     return targets, relabelled
 
 
-def _relabelled(manifest: Manifest, shard: str, offset: int, key: str, label: int) -> tuple[bytes, int]:
-    """The .json member with another label, and where the members after it begin in the shard."""
-    try:
-        with open_location(join(manifest.root, shard)) as file:
-            file.seek(offset)
-            header = tarfile.TarInfo.frombuf(file.read(BLOCK_BYTES), "utf-8", "strict")
-            facts = json.loads(file.read(header.size))
+def _relabel(manifest: Manifest, shard: str, offset: int, key: str, label: int) -> tuple[bytes, int]:
+    """The .json member of a sample with another label, and where the next member begins in the shard."""
+    with _open_shard(manifest, shard) as file:
+        file.seek(offset)
+        header = tarfile.TarInfo.frombuf(file.read(BLOCK_BYTES), "utf-8", "strict")
         if header.name != f"{key}.json":
-            raise ValueError(f"{header.name} where {key}.json is expected")
-    except (OSError, ValueError, tarfile.HeaderError) as error:
-        raise InputError(_damaged(manifest, shard, str(error))) from None
-    text = (json.dumps({**facts, "label": label}, ensure_ascii=False, separators=(", ", ": ")) + "\n").encode()
-    new = tarfile.TarInfo(header.name)
-    new.size, new.mode = len(text), 0o644
-    member = new.tobuf(format=tarfile.USTAR_FORMAT) + text + b"\0" * (-len(text) % BLOCK_BYTES)
+            raise ValueError(f"{header.name}, expected {key}.json")
+        facts = json.loads(file.read(header.size))
+    content = json_member({**facts, "label": label})
+    member = member_header(header.name, len(content)) + content + b"\0" * (-len(content) % BLOCK_BYTES)
     return member, offset + BLOCK_BYTES + header.size + -header.size % BLOCK_BYTES
 
 
 def _write_targets(
-    manifest: Manifest, folder: Path, targets: list[_Target], kept: set[str], stop: threading.Event, on_progress: Tell
+    manifest: Manifest,
+    folder: Path,
+    targets: list[_Target],
+    kept: set[str],
+    stop: threading.Event,
+    on_progress: OnProgress,
 ) -> None:
-    total = sum(target.num_bytes for target in targets)
-    done = 0
-    sound: set[str] = set()
+    total_bytes = sum(target.num_bytes for target in targets)
+    num_bytes = 0
+    checked: set[str] = set()
     digests = {shard.name: shard.sha256 for shard in manifest.shards}
     for target in targets:
         if target.name not in kept:
@@ -268,54 +256,57 @@ def _write_targets(
                 for piece in target.pieces:
                     if stop.is_set():
                         raise KeyboardInterrupt
-                    if piece.shard not in sound:
+                    if piece.shard not in checked:
                         _check_digest(manifest, piece.shard, digests.get(piece.shard, ""))
-                        sound.add(piece.shard)
-                    out.write(piece.start)
-                    for block in _copied(manifest, piece):
+                        checked.add(piece.shard)
+                    out.write(piece.new_bytes)
+                    for block in _read_piece(manifest, piece):
                         out.write(block)
-                    on_progress(done + out.tell(), total)
+                    on_progress(num_bytes + out.tell(), total_bytes)
                 write_end(out)
-        done += target.num_bytes
-        on_progress(done, total)
+        num_bytes += target.num_bytes
+        on_progress(num_bytes, total_bytes)
 
 
-def _check_digest(manifest: Manifest, shard: str, sha256: str) -> None:
+def _check_digest(manifest: Manifest, shard: str, expected: str) -> None:
+    with _open_shard(manifest, shard) as file:
+        sha256, _ = digest_of(file)
+        if sha256 != expected:
+            raise ValueError(f"sha256 {sha256[:16]}…, expected {expected[:16]}…")
+
+
+def _read_piece(manifest: Manifest, piece: _Piece) -> Iterator[bytes]:
+    with _open_shard(manifest, piece.shard) as file:
+        file.seek(piece.first)
+        num_left = piece.last - piece.first
+        while num_left:
+            block = file.read(min(num_left, _PIECE_BYTES))
+            if not block:
+                raise ValueError(f"it ends within {piece.key}")
+            yield block
+            num_left -= len(block)
+
+
+@contextlib.contextmanager
+def _open_shard(manifest: Manifest, shard: str) -> Iterator[BinaryIO]:
+    """Open a shard of the data set; errors inside become an InputError that names it."""
     try:
         with open_location(join(manifest.root, shard)) as file:
-            found, _ = digest_of(file)
-    except OSError as error:
-        raise InputError(_damaged(manifest, shard, error.strerror or str(error))) from None
-    if found != sha256:
-        raise InputError(_damaged(manifest, shard, f"sha256 {found[:16]}…, expected {sha256[:16]}…"))
-
-
-def _copied(manifest: Manifest, piece: _Piece) -> Iterator[bytes]:
-    try:
-        with open_location(join(manifest.root, piece.shard)) as source:
-            source.seek(piece.first)
-            left = piece.last - piece.first
-            while left:
-                block = source.read(min(left, _PIECE_BYTES))
-                if not block:
-                    raise InputError(_damaged(manifest, piece.shard, f"it ends within {piece.key}"))
-                yield block
-                left -= len(block)
-    except OSError as error:
-        raise InputError(_damaged(manifest, piece.shard, error.strerror or str(error))) from None
-
-
-def _damaged(manifest: Manifest, shard: str, what: str) -> str:
-    return f"{shard}: {what}. `tgprep check {manifest.root}` tells what is damaged and how to mend it."
+            yield file
+    except (OSError, ValueError, tarfile.HeaderError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{shard}: {reason}. `tgprep check {manifest.root}` shows what is damaged and how to mend it."
+        ) from None
 
 
 def _part(part: str, targets: list[_Target]) -> MaterialisedPart:
-    own = [target for target in targets if target.part == part]
+    chosen = [target for target in targets if target.part == part]
     return MaterialisedPart(
         part,
-        sum(len(target.pieces) for target in own),
-        sum(target.num_bytes for target in own),
-        tuple(target.name for target in own),
+        sum(len(target.pieces) for target in chosen),
+        sum(target.num_bytes for target in chosen),
+        tuple(target.name for target in chosen),
     )
 
 

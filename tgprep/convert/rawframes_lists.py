@@ -1,4 +1,4 @@
-"""The list files beside an exported rawframes tree, under the names that the reference code looks for."""
+"""The list files of an exported rawframes tree, under the names that the reference code reads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def list_texts(manifest: Manifest) -> dict[str, str]:
     header = manifest.header
     texts = {"classInd.txt": "".join(f"{number} {name}\n" for number, name in enumerate(header.classes, 1))}
     texts |= _official(manifest)
-    for name in list_splits(manifest.root):  # the newest first: it has the reference's name where several would
+    for name in list_splits(manifest.root):  # the newest first: of several splits, it gets the reference's name
         split = read_split(manifest.root, name)
         for part in PARTS:
             if split.part(part).any():
@@ -40,19 +40,19 @@ def _official(manifest: Manifest) -> dict[str, str]:
     table = manifest.videos.arrow.select(["key", "num_frames", "label", "subsets", "status"]).to_pydict()
     rows = [row for row in zip(*table.values(), strict=True) if row[4] == WRITTEN]
     # The reference calls the test lists of UCF101 and HMDB51 `val`; Kinetics has one fold, and `list` in place of its number.
-    tested = {"test": "val"} if header.dataset in ("ucf101", "hmdb51") else {}
+    reference_name = {"test": "val"} if header.dataset in ("ucf101", "hmdb51") else {}
     texts = {}
     for fold in range(header.num_folds):
         for subset in ("train", "val", "test"):
             lines = [f"{key} {frames} {label}\n" for key, frames, label, subsets, _ in rows if subsets[fold] == subset]
             if lines:
                 which = "list" if header.dataset.startswith("kinetics") else f"split_{fold + 1}"
-                texts[f"{header.dataset}_{tested.get(subset, subset)}_{which}_rawframes.txt"] = "".join(lines)
+                texts[f"{header.dataset}_{reference_name.get(subset, subset)}_{which}_rawframes.txt"] = "".join(lines)
     return texts
 
 
 def _semi_supervised(split: LabelSplit, manifest: Manifest) -> dict[str, str]:
-    """The labelled list and the rest of train as the reference names them, where the split says a percentage."""
+    """The labelled list and the rest of train as the reference names them, if the split has a percentage."""
     dataset, percent = manifest.header.dataset, percent_of(split)
     if not percent or dataset not in OFFICIAL:
         return {}
@@ -65,7 +65,7 @@ def _semi_supervised(split: LabelSplit, manifest: Manifest) -> dict[str, str]:
     frames = dict(zip(manifest.videos.column("key"), manifest.videos.column("num_frames"), strict=True))
     texts = {}
     for (share, kind), flags in parts.items():
-        keys = [split.key[place] for place in np.flatnonzero(flags)]
+        keys = [split.key[index] for index in np.flatnonzero(flags)]
         if keys:
             name = f"{SEMI_FOLDER}/{dataset}_train_{share}_percent_{kind}{fold}_rawframes.txt"
             texts[name] = "".join(f"{key} {frames[key]} {labels[key]}\n" for key in keys)
@@ -73,14 +73,14 @@ def _semi_supervised(split: LabelSplit, manifest: Manifest) -> dict[str, str]:
 
 
 def percent_of(split: LabelSplit) -> str:
-    """The whole percentage of a split, drawn or imported from a published list; "" where there is none."""
-    told = split.provenance
-    if told.get("made") == "imported":
-        found = _PUBLISHED.search(told.get("list_labelled", ""))
-        return found[1] if found else ""
-    if "percent" in told:
-        return told["percent"] if told["percent"].isdigit() else ""
-    if told.get("dataset", "").startswith("kinetics") and told.get("per_class", "").isdigit():
-        percent = Fraction(int(told["per_class"]), KINETICS_PER_PERCENT)
+    """The percentage of a split, drawn or imported from a published list, if it is an integer; else ""."""
+    provenance = split.provenance
+    if provenance.get("made") == "imported":
+        match = _PUBLISHED.search(provenance.get("list_labelled", ""))
+        return match[1] if match else ""
+    if "percent" in provenance:
+        return provenance["percent"] if provenance["percent"].isdigit() else ""
+    if provenance.get("dataset", "").startswith("kinetics") and provenance.get("per_class", "").isdigit():
+        percent = Fraction(int(provenance["per_class"]), KINETICS_PER_PERCENT)
         return str(percent) if percent.denominator == 1 else ""
     return ""
