@@ -23,11 +23,11 @@ _MAX_LINES = 10
 
 
 def report(
-    outcome: Outcome, found: Scan | None, out: Location, progress: ExtractProgress, seconds: float, as_json: bool
+    outcome: Outcome, scan: Scan | None, out: Location, progress: ExtractProgress, seconds: float, as_json: bool
 ) -> None:
     """Report what became of the inputs.
 
-    found: None if VIDEOS was not scanned, so that missing and unlisted videos are unknown.
+    scan: None if VIDEOS was not scanned, so that missing and unlisted videos are unknown.
     """
     from tgprep.view.copies import find_copies
 
@@ -35,7 +35,7 @@ def report(
         progress.log("note", note)
     copies = find_copies(outcome.manifest.videos)
     if not as_json and not progress.log_json:
-        for line in _lines(outcome, found, copies, out, progress.frames, seconds):
+        for line in _lines(outcome, scan, copies, out, progress.frames, seconds):
             progress.log("finished", line)
         return
     rows = [row for row in outcome.manifest.videos if row.status != WRITTEN]
@@ -48,8 +48,8 @@ def report(
         "failed": [{"path": row.path, "error": row.error} for row in rows if row.status == FAILED],
         "skipped": [{"path": row.path, "reason": row.error} for row in rows if row.status == SKIPPED],
         "copies": dataclasses.asdict(copies),
-        "missing": [dataclasses.asdict(entry) for entry in found.missing] if found else [],
-        "extra": [dataclasses.asdict(entry) for entry in found.extra] if found else [],
+        "missing": [dataclasses.asdict(entry) for entry in scan.missing] if scan else [],
+        "extra": [dataclasses.asdict(entry) for entry in scan.extra] if scan else [],
     }
     if progress.log_json:
         progress.log("finished", "", **facts)
@@ -58,7 +58,7 @@ def report(
 
 
 def _lines(
-    outcome: Outcome, found: Scan | None, copies: Copies, out: Location, num_frames: int, seconds: float
+    outcome: Outcome, scan: Scan | None, copies: Copies, out: Location, num_frames: int, seconds: float
 ) -> Iterator[str]:
     account, videos = outcome.account, outcome.manifest.videos
     if outcome.already_finished:
@@ -77,9 +77,9 @@ def _lines(
         yield f"  {count} x {reason} ({_example(example, count)})"
     if len(reasons) > _MAX_LINES:
         yield f"  and {len(reasons) - _MAX_LINES} more reasons: `tgprep info {out}` or videos.parquet"
-    if found is not None:
-        yield from _missing_lines(found.missing)
-        yield from _extra_lines(found.extra, found.dataset)
+    if scan is not None:
+        yield from _missing_lines(scan.missing)
+        yield from _extra_lines(scan.extra, scan.dataset)
     yield from copies.lines()
     if num_notes := sum(1 for note in videos.column("note") if note):
         yield f"{num_notes} written videos have a note (column `note` of videos.parquet)."

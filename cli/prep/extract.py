@@ -135,14 +135,12 @@ def _run(
 ) -> None:
     from manifests.object_store import set_warning_handler
     from manifests.records import InputError
-    from tgprep.extract.array_jobs import extract_task
+    from tgprep.extract import array_jobs, pipeline
     from tgprep.extract.make import TooManyFailuresError
-    from tgprep.extract.pipeline import extract as run_extract
-    from tgprep.extract.pipeline import prepare
     from tgprep.extract.update import Update
     from tgprep.extract.workers.request import Request
     from tgprep.extract.workers.shards import ShardError, StoppedError
-    from tgprep.scan.scan import scan
+    from tgprep.scan.scan import scan as scan_videos
 
     progress = ExtractProgress(log_json)
     began = time.monotonic()
@@ -158,17 +156,16 @@ def _run(
                 request = Request(
                     videos, out, settings, workers, stop=stop, on_planned=progress.planned, on_progress=progress
                 )
-                request = prepare(request)  # before the scan, which may take long
-                found = scan(videos, dataset=dataset, annotations=annotations, classes=classes)
-            for note in found.notes:
+                request = pipeline.prepare(request)  # before the scan, which may take long
+                scan = scan_videos(videos, dataset=dataset, annotations=annotations, classes=classes)
+            for note in scan.notes:
                 progress.log("note", note)
             if dry_run:
-                show_estimate(request, found, as_json)
-                return
+                return show_estimate(request, scan, as_json)
             if task is None:
-                outcome = run_extract(request, found, update)
+                outcome = pipeline.extract(request, scan, update)
             else:
-                share = extract_task(request, found, task)
+                share = array_jobs.extract_task(request, scan, task)
                 if share.joined is None:
                     progress.close()
                     sys.exit(_report_task(share, task, out, progress, as_json))
@@ -178,7 +175,7 @@ def _run(
         sys.exit(_explain(error, progress, signals))
     finally:
         progress.close()
-    report(outcome, found, out, progress, time.monotonic() - began, as_json)
+    report(outcome, scan, out, progress, time.monotonic() - began, as_json)
     sys.exit(EXIT_FAILURES if outcome.account.num_failed else 0)
 
 
@@ -237,11 +234,11 @@ def _report_task(share: TaskOutcome, task: Task, out: Location, progress: Extrac
     return EXIT_FAILURES if share.num_failed else 0
 
 
-def show_estimate(request: Request, found: Scan, as_json: bool) -> None:
+def show_estimate(request: Request, scan: Scan, as_json: bool) -> None:
     """Print the estimate on stdout. Raises StoppedError once `stop` is set."""
     from tgprep.extract.estimate import estimate
 
-    expected = estimate(request, found)
+    expected = estimate(request, scan)
     if as_json:
         print_json(dataclasses.asdict(expected))
         return

@@ -20,23 +20,8 @@ import pyarrow as pa
 import simplejpeg
 
 from manifests.machine import usable_cores
-from manifests.manifest_io import (
-    HEADER_NAME,
-    TEMPORARY_PREFIX,
-    atomic_write,
-    file_sha256,
-    json_bytes,
-    publish,
-)
-from manifests.records import (
-    WRITTEN,
-    GradientCoding,
-    InputError,
-    ManifestHeader,
-    ShardRow,
-    SourceVideo,
-    VideoRow,
-)
+from manifests.manifest_io import HEADER_NAME, TEMPORARY_PREFIX, atomic_write, file_sha256, json_bytes, publish
+from manifests.records import WRITTEN, GradientCoding, InputError, ManifestHeader, ShardRow, SourceVideo, VideoRow
 from manifests.sample import (
     EncodedVideo,
     FrameSpool,
@@ -105,25 +90,14 @@ def import_rawframes(
     """
     stop = stop or threading.Event()
     scan = scan_tree(folder, dataset, annotations)
-    stored = tg and has_files(folder, scan.videos, TG_FILE)
-    settings: dict[str, str | int | float | bool] = {"imported": "rawframes", "quality": -1, "tg": stored}
-    if flow and has_files(folder, scan.videos, FLOW_FILE):
-        settings["flow"] = str(export_marker(folder).get("flow", "imported"))
-    header = ManifestHeader(
-        dataset=scan.dataset,
-        classes=scan.classes,
-        gradient=stored_coding(folder, stored),
-        settings=settings,
-        versions={"tgprep": importlib.metadata.version("tgprep"), "pyarrow": pa.__version__},
-        num_folds=scan.num_folds,
-    )
+    header = _header(folder, scan, tg, flow)
     check_output_folder(out)
     make_folder(out)
     if (out / HEADER_NAME).exists():
         raise InputError(f"{out} holds a finished data set already. Name a new or empty folder.")
     work = out / WORK_FOLDER
     with exclusive(out):
-        _resume_or_clear(work, scan, settings)
+        _resume_or_clear(work, scan, header.settings)
         remove_leftovers(out, work)
         plans = plan_shards(scan.videos, 0)
         done = load_done(out, work)
@@ -133,7 +107,7 @@ def import_rawframes(
                 raise KeyboardInterrupt
             if plan.name in done:
                 return done[plan.name]
-            result = write_shard(plan, folder, out, header.gradient, flow_method(settings))
+            result = write_shard(plan, folder, out, header.gradient, flow_method(header.settings))
             save_done(work, result)
             return result
 
@@ -147,6 +121,22 @@ def import_rawframes(
                 stop.set()  # else the pool finishes all shards before it ends
                 raise
         return ImportOutcome(finalise(out, header, results), scan.notes)
+
+
+def _header(folder: Path, scan: TreeScan, tg: bool, flow: bool) -> ManifestHeader:
+    """The header of the data set, without counts."""
+    stored = tg and has_files(folder, scan.videos, TG_FILE)
+    settings: dict[str, str | int | float | bool] = {"imported": "rawframes", "quality": -1, "tg": stored}
+    if flow and has_files(folder, scan.videos, FLOW_FILE):
+        settings["flow"] = str(export_marker(folder).get("flow", "imported"))
+    return ManifestHeader(
+        dataset=scan.dataset,
+        classes=scan.classes,
+        gradient=stored_coding(folder, stored),
+        settings=settings,
+        versions={"tgprep": importlib.metadata.version("tgprep"), "pyarrow": pa.__version__},
+        num_folds=scan.num_folds,
+    )
 
 
 def _resume_or_clear(work: Path, scan: TreeScan, settings: dict[str, str | int | float | bool]) -> None:

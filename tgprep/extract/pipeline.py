@@ -14,14 +14,7 @@ from tgprep.extract.account import Account, account_of, finalise, versions
 from tgprep.extract.make import make_shards
 from tgprep.extract.plan import Plan, changes_since, load_plan, new_plan, refuse_difference, save_plan
 from tgprep.extract.update import Update, plan_update, skipped_of
-from tgprep.extract.work_folder import (
-    check_output_folder,
-    clear,
-    exclusive,
-    load_done,
-    make_folder,
-    remove_leftovers,
-)
+from tgprep.extract.work_folder import check_output_folder, clear, exclusive, load_done, make_folder, remove_leftovers
 from tgprep.extract.workers.request import Request
 from tgprep.extract.workers.shards import ShardError, ShardResult
 from tgprep.scan.scan import Scan
@@ -41,7 +34,7 @@ class Outcome:
 def prepare(request: Request) -> Request:
     """Add the versions to a request. InputError if the decoder is not installed or OUT cannot be a data set's folder; writes nothing.
 
-    Call it before a long scan; `extract` calls it if nobody has.
+    Call it before a long scan; `extract` calls it otherwise.
     """
     if request.versions:
         return request

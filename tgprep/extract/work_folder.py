@@ -9,8 +9,11 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TextIO
+
+from pydantic import TypeAdapter
 
 from manifests.files import (
     Location,
@@ -26,7 +29,7 @@ from manifests.files import (
 )
 from manifests.locks import hold_lock, wait_for_lock
 from manifests.manifest_io import HEADER_NAME, SHARDS_NAME, TEMPORARY_PREFIX, read_header, settle_tables
-from manifests.records import InputError, Members, ShardRow, VideoRow
+from manifests.records import InputError
 from tgprep.extract.lease import hold_lease, is_alive, read_lease
 from tgprep.extract.workers.request import WORK_FOLDER
 from tgprep.extract.workers.shards import ShardResult
@@ -62,96 +65,98 @@ def make_folder(out: Location) -> None:
 
 
 Check = Callable[[], None]
+_RESULT = TypeAdapter(ShardResult)
 
 
 @contextlib.contextmanager
 def exclusive(out: Location) -> Iterator[Check]:
-    """Hold OUT for this run alone; the lock vanishes with the process, however it ends.
+    """Hold OUT for this run alone; the hold ends with the process.
 
-    Gives a check that raises ShardError where another machine took OUT over (object stores, and file systems without locks).
+    Gives a check that raises ShardError if another machine took OUT over (object stores, and file systems without locks).
     """
     if isinstance(out, Path):
         with _opened(out, "lock") as lock:
             if hold_lock(lock, str(out)):
                 yield lambda: None
                 return
-    with hold_lease(_claim(out, "lock"), str(out)) as claim:
-        _refuse_others(out, "lock-task")
-        yield claim.check
+    with hold_lease(_lease(out, "lock"), str(out)) as lease:
+        _refuse_other_leases(out, "lock-task*")
+        yield lease.check
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Joined:
-    """A share in OUT. check: as `exclusive` gives. last: whether OUT is now ours alone, to join the shards."""
+class Share:
+    """A shared hold of OUT."""
 
-    check: Check
-    last: Callable[[], contextlib.AbstractContextManager[bool]]
+    check: Check  # as `exclusive` gives
+    last: Callable[[], contextlib.AbstractContextManager[bool]]  # holds OUT alone; False while others work on it
 
 
 @contextlib.contextmanager
-def shared(out: Location, name: str) -> Iterator[Joined]:
-    """Work on OUT beside others. InputError where a run holds OUT alone, or another process works under the same name."""
+def shared(out: Location, name: str) -> Iterator[Share]:
+    """Work on OUT beside others. InputError if a run holds OUT alone, or another process works under the same name."""
     if isinstance(out, Path):
-        with _opened(out, "lock") as lock, _opened(out, f"lock-{name}") as own:
-            if hold_lock(own, f"{name} of {out}") and hold_lock(lock, str(out), shared=True):
-                yield Joined(lambda: None, lambda: _held(lock, out))
+        with _opened(out, "lock") as lock, _opened(out, f"lock-{name}") as own_lock:
+            if hold_lock(own_lock, f"{name} of {out}") and hold_lock(lock, str(out), shared=True):
+                yield Share(lambda: None, lambda: _attempt(_held(lock, out)))
                 return
-    with hold_lease(_claim(out, f"lock-{name.replace(' ', '-')}"), f"{name} of {out}") as claim:
-        _refuse_others(out, "lock", whole=True)
-        yield Joined(claim.check, lambda: _claimed_alone(out))
+    with hold_lease(_lease(out, f"lock-{name.replace(' ', '-')}"), f"{name} of {out}") as lease:
+        _refuse_other_leases(out, "lock")
+        yield Share(lease.check, lambda: _attempt(hold_lease(_lease(out, "lock"), str(out))))
 
 
 @contextlib.contextmanager
-def _held(lock: TextIO, out: Path) -> Iterator[bool]:
-    try:
-        hold_lock(lock, str(out))
-    except InputError:
-        yield False  # others are still at work: the last of them joins
-    else:
-        yield True
+def _held(lock: TextIO, out: Path) -> Iterator[None]:
+    hold_lock(lock, str(out))
+    yield
 
 
 @contextlib.contextmanager
-def _claimed_alone(out: Location) -> Iterator[bool]:
+def _attempt(holding: contextlib.AbstractContextManager[object]) -> Iterator[bool]:
+    """Whether OUT can be held; if so, hold it for the block."""
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(hold_lease(_claim(out, "lock"), str(out)))
+            stack.enter_context(holding)
+            is_free = True
         except InputError:
-            yield False
-            return
-        yield True
+            is_free = False
+        yield is_free
 
 
-def _refuse_others(out: Location, name: str, *, whole: bool = False) -> None:
-    claim = _claim(out, name)
-    for other in list_files(below(out, WORK_FOLDER)):
-        url = str(below(out, WORK_FOLDER, other))
-        if url == claim if whole else url.startswith(claim):
-            there = read_lease(url)
-            if there and is_alive(url, there):
-                raise InputError(
-                    f"{out} is in use by {there.get('owner', 'another run')}. Wait for it, or end it and run this command again."
-                )
+def _refuse_other_leases(out: Location, pattern: str) -> None:
+    """InputError if a living process has a lease with a matching name; other such leases are removed."""
+    pattern = _lease_name(out, pattern)
+    for name in list_files(below(out, WORK_FOLDER)):
+        if fnmatchcase(name, pattern):
+            url = str(below(out, WORK_FOLDER, name))
+            facts = read_lease(url)
+            if facts and is_alive(url, facts):
+                owner = facts.get("owner", "another run")
+                raise InputError(f"{out} is in use by {owner}. Wait for it, or end it and run this command again.")
             remove(url)
 
 
-def _claim(out: Location, name: str) -> str:
-    """What stands for a lock where there is none: an object of a store, or a file beside the lock that could not be had."""
-    return str(below(out, WORK_FOLDER, name if is_url(out) else f"claim-{name}"))
+def _lease(out: Location, name: str) -> str:
+    return str(below(out, WORK_FOLDER, _lease_name(out, name)))
+
+
+def _lease_name(out: Location, name: str) -> str:
+    """An object of a store, or a file beside the lock that the file system does not support."""
+    return name if is_url(out) else f"claim-{name}"
 
 
 @contextlib.contextmanager
 def critical_section(out: Location, name: str) -> Iterator[None]:
-    """Wait until no other process is at the same point; for moments only."""
+    """Block until this process holds the named lock. Keep the section short."""
     if isinstance(out, Path):
         with _opened(out, f"lock-{name}") as lock:
             locked = False
-            with contextlib.suppress(OSError):  # a file system without locks: the claim below takes their place
+            with contextlib.suppress(OSError):  # a file system without locks: a lease replaces it
                 locked = wait_for_lock(lock)
             if locked:
                 yield
                 return
-    with hold_lease(_claim(out, f"lock-{name}"), f"{name} of {out}", wait=True):
+    with hold_lease(_lease(out, f"lock-{name}"), f"{name} of {out}", wait=True):
         yield
 
 
@@ -198,12 +203,7 @@ def load_done(out: Location, work: Location) -> dict[str, ShardResult]:
     sizes = list_files(out)
     entries = [below(work, "done", name) for name in list_files(below(work, "done")) if name.endswith(".json")]
     for content in read_many(map(str, entries)) if is_url(work) else map(read_bytes, entries):
-        raw = json.loads(content)
-        shard = ShardRow(**raw["shard"])
-        rows = tuple(
-            VideoRow(**{**row, "members": Members(**row["members"]), "subsets": tuple(row["subsets"])})
-            for row in raw["videos"]
-        )
-        if sizes.get(shard.name) == shard.num_bytes:
-            done[shard.name] = ShardResult(shard, rows)
+        result = _RESULT.validate_python(json.loads(content))
+        if sizes.get(result.shard.name) == result.shard.num_bytes:
+            done[result.shard.name] = result
     return done

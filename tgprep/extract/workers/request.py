@@ -1,4 +1,4 @@
-"""What an extraction is asked for, and how a caller follows it: the one value that reaches every engine."""
+"""The request for an extraction, which reaches every engine, and the events by which its caller follows it."""
 
 from __future__ import annotations
 
@@ -47,5 +47,5 @@ class Request:
         return below(self.out, WORK_FOLDER)
 
 
-# Makes shards and gives each as it is finished, in any order. The path is the folder for unfinished work; None: each machine uses one of its own.
+# Writes shards and gives each as it is finished, in any order. The path is the folder for unfinished work; None: each machine makes one.
 Engine = Callable[[Sequence[ShardPlan], Request, Path | None], Generator[ShardResult, None, None]]

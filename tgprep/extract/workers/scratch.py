@@ -1,4 +1,4 @@
-"""Local folders for unfinished work: spools, videos brought from a store, shards before they are uploaded."""
+"""Local folders for unfinished work: spools, downloaded videos, shards before their upload."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from manifests.locks import try_lock, wait_for_lock
 from manifests.records import InputError
 from tgprep.extract.workers.shards import ShardPlan
 
-_YOUNG_SECONDS = 3600.0  # a folder without a lock may just have been made
+_YOUNG_SECONDS = 3600.0  # a folder without a lock may be new
 
 
 @contextlib.contextmanager
-def scratch_folder(asked: str, out: Location) -> Iterator[Path]:
-    """A new folder in `asked` (the system's temporary folder where empty), removed at the end.
+def scratch_folder(parent: str, out: Location) -> Iterator[Path]:
+    """A new folder in `parent` (if empty, the system's temporary folder), removed at the end.
 
-    Folders of this OUT whose process was killed are removed first. InputError where none can be made.
+    Folders of this OUT whose process was killed are removed first. InputError if none can be made.
     """
-    root = Path(asked or tempfile.gettempdir())
+    root = Path(parent or tempfile.gettempdir())
     prefix = f"tgprep-{blake2b(str(out).encode(), digest_size=6).hexdigest()}-"
     try:
         for old in root.glob(f"{prefix}*"):
@@ -32,11 +32,11 @@ def scratch_folder(asked: str, out: Location) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
     except OSError as error:
         raise InputError(
-            f"--scratch {root}: no folder for unfinished work can be made there ({error.strerror}). Name a local folder that "
-            f"is there and writable."
+            f"--scratch {root}: no folder for unfinished work can be made there ({error.strerror}). Name a local "
+            f"folder that exists and is writable."
         ) from None
     with (folder / "lock").open("w") as lock:
-        with contextlib.suppress(OSError):  # a file system without locks: what a kill leaves there stays
+        with contextlib.suppress(OSError):  # without locks, the folder stays after a kill
             wait_for_lock(lock)
         try:
             yield folder
@@ -47,7 +47,7 @@ def scratch_folder(asked: str, out: Location) -> Iterator[Path]:
 def refuse_small(
     folder: Path, plans: Sequence[ShardPlan], num_workers: int, *, videos: Location, out: Location
 ) -> None:
-    """InputError where the disk of `folder` is sure to be too small: a shard is larger than its videos."""
+    """InputError if the disk of `folder` is certainly too small: a shard is larger than its videos."""
     sizes = [[video.num_source_bytes for video in plan.videos] for plan in plans]
     needed = 0
     if is_url(videos):
