@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -152,6 +153,30 @@ def interruptible() -> Iterator[tuple[threading.Event, list[int]]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def stoppable(message: str) -> Iterator[threading.Event]:
+    """Run work that a signal stops through the event; if it stops, print the message and exit with 128 + the signal."""
+    with interruptible() as (stop, signals):
+        try:
+            yield stop
+        except KeyboardInterrupt:
+            say(message)
+            sys.exit(128 + (signals[0] if signals else signal.SIGINT))
+
+
+def progress_lines(unit: str = "", *, of_bytes: bool = False, seconds: float = 10.0) -> Callable[[int, int], None]:
+    """A callback (done, total) that prints at most one line in so many seconds."""
+    printed = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal printed
+        if time.monotonic() - printed > seconds:
+            printed = time.monotonic()
+            say(f"{human_bytes(done)} of {human_bytes(total)}" if of_bytes else f"{done} of {total} {unit}")
+
+    return report
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from cli.common import (
     human_seconds,
     interruptible,
     print_json,
+    progress_lines,
     say,
 )
 
@@ -75,7 +76,13 @@ def check(out: str, deep: bool, quick: bool, against: Path | None, mend: bool, t
     with interruptible() as (stop, signals):
         try:
             report = run_check(
-                out, deep=deep, quick=quick, against=against, threads=threads, stop=stop, on_progress=_progress()
+                out,
+                deep=deep,
+                quick=quick,
+                against=against,
+                threads=threads,
+                stop=stop,
+                on_progress=progress_lines("shards"),
             )
             repaired = None
             if mend and report.damaged_shards:
@@ -95,7 +102,9 @@ def check(out: str, deep: bool, quick: bool, against: Path | None, mend: bool, t
                     raise
                 if not signals:
                     stop.clear()  # the engine sets it once it is done
-                report = run_check(out, deep=deep, against=against, threads=threads, stop=stop, on_progress=_progress())
+                report = run_check(
+                    out, deep=deep, against=against, threads=threads, stop=stop, on_progress=progress_lines("shards")
+                )
         except KeyboardInterrupt:
             say("Interrupted: nothing was changed, except shards that were repaired whole.")
             sys.exit(128 + (signals[0] if signals else 2))
@@ -108,18 +117,6 @@ def _tell(report: CheckReport, repaired: RepairReport | None, seconds: float, as
         print_json(_facts(report, repaired))
     else:
         _show(report, repaired, seconds)
-
-
-def _progress() -> Any:
-    said = time.monotonic()
-
-    def tell(done: int, total: int) -> None:
-        nonlocal said
-        if time.monotonic() - said > 10:
-            said = time.monotonic()
-            say(f"{done} of {total} shards")
-
-    return tell
 
 
 def _facts(report: CheckReport, repaired: RepairReport | None) -> dict[str, Any]:

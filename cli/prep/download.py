@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from cli.common import EXIT_FAILURES, handled, human_bytes, interruptible, print_json, say
+from cli.common import EXIT_FAILURES, handled, human_bytes, print_json, say, stoppable
 
 
 @click.command()
@@ -44,15 +44,12 @@ def download(name: str, folder: Path, base: str, unpack: bool, as_json: bool) ->
                 + (f" of {human_bytes(total)} ({100 * done // max(total, 1)} %)" if total >= 0 else "")
             )
 
-    with interruptible() as (stop, signals):
+    with stoppable("Interrupted. What has arrived is kept; run the same command again to continue.") as stop:
         try:
             outcome = run(name, folder, base=base, unpack_archives=unpack, stop=stop, on_progress=tell)
         except DownloadError as error:
             say(f"Error: {error}")
             sys.exit(EXIT_FAILURES)
-        except KeyboardInterrupt:
-            say("Interrupted. What has come is kept; run the same command again to go on.")
-            sys.exit(128 + (signals[0] if signals else 2))
     if as_json:
         print_json({"path": str(folder), "num_fetched": outcome.num_fetched, "num_files": outcome.num_files})
     else:

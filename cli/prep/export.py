@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from cli.common import handled, interruptible, print_json, say
+from cli.common import handled, print_json, progress_lines, say, stoppable
 
 
 @click.command()
@@ -33,14 +30,10 @@ def export(out: str, folder: Path, form: str, tg: bool, keys: str, threads: int,
     from tgprep.convert.export_rawframes import export_rawframes
 
     chosen = tuple(key.strip() for key in keys.split(",") if key.strip())
-    with interruptible() as (stop, signals):
-        try:
-            outcome = export_rawframes(
-                out, folder, tg=tg, keys=chosen, threads=threads, stop=stop, on_progress=now_and_then("videos")
-            )
-        except KeyboardInterrupt:
-            say("Interrupted. Whole videos are kept; run the same command again to go on.")
-            sys.exit(128 + (signals[0] if signals else 2))
+    with stoppable("Interrupted. Finished videos are kept; run the same command again to continue.") as stop:
+        outcome = export_rawframes(
+            out, folder, tg=tg, keys=chosen, threads=threads, stop=stop, on_progress=progress_lines("videos")
+        )
     if as_json:
         print_json(
             {
@@ -54,16 +47,3 @@ def export(out: str, folder: Path, form: str, tg: bool, keys: str, threads: int,
         return
     kept = f" ({outcome.num_kept} were there)" if outcome.num_kept else ""
     say(f"{outcome.num_videos} videos{kept}, {outcome.num_files} files, {len(outcome.lists)} lists: {folder}")
-
-
-def now_and_then(what: str) -> Callable[[int, int], None]:
-    """A line of progress every ten seconds."""
-    said = time.monotonic()
-
-    def tell(done: int, total: int) -> None:
-        nonlocal said
-        if time.monotonic() - said > 10:
-            said = time.monotonic()
-            say(f"{done} of {total} {what}")
-
-    return tell

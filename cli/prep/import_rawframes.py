@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from cli.common import EXIT_FAILURES, handled, interruptible, print_json, say
-from cli.prep.export import now_and_then
+from cli.common import EXIT_FAILURES, handled, print_json, progress_lines, say, stoppable
 
 
 @click.command("import-rawframes")
@@ -42,22 +41,18 @@ def import_rawframes(
     from manifests.sample import flow_method
     from tgprep.convert.import_rawframes import import_rawframes as run
 
-    with interruptible() as (stop, signals):
-        try:
-            outcome = run(
-                folder,
-                out,
-                dataset=dataset,
-                annotations=annotations,
-                tg=tg,
-                flow=flow,
-                threads=threads,
-                stop=stop,
-                on_progress=now_and_then("shards"),
-            )
-        except KeyboardInterrupt:
-            say("Interrupted. Finished shards are kept; run the same command again to continue.")
-            sys.exit(128 + (signals[0] if signals else 2))
+    with stoppable("Interrupted. Finished shards are kept; run the same command again to continue.") as stop:
+        outcome = run(
+            folder,
+            out,
+            dataset=dataset,
+            annotations=annotations,
+            tg=tg,
+            flow=flow,
+            threads=threads,
+            stop=stop,
+            on_progress=progress_lines("shards"),
+        )
     for note in outcome.notes:
         say(note)
     header = outcome.manifest.header

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 
 import click
 
-from cli.common import EXIT_FAILURES, PlaceType, handled, human_bytes, print_json, say
+from cli.common import EXIT_FAILURES, PlaceType, handled, human_bytes, print_json, progress_lines, say
 
 _MAX_VIDEOS = 300
 
@@ -42,16 +41,14 @@ def preview(
     """
     from tgprep.view.preview import write_preview
 
-    said = time.monotonic()
-
-    def tell(done: int, total: int) -> None:
-        nonlocal said
-        if time.monotonic() - said > 10:
-            said = time.monotonic()
-            say(f"{done} of {total} videos")
-
     outcome = write_preview(
-        out, output, split=split, keys=_keys(keys), max_videos=max_videos, threads=threads, on_progress=tell
+        out,
+        output,
+        split=split,
+        keys=_keys(keys),
+        max_videos=max_videos,
+        threads=threads,
+        on_progress=progress_lines("videos"),
     )
     for key, reason in outcome.damaged:
         say(f"damaged: {key}: {reason}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +15,10 @@ from cli.common import (
     PlaceType,
     handled,
     human_bytes,
-    interruptible,
     print_json,
+    progress_lines,
     say,
+    stoppable,
 )
 from manifests.splits.settings import EXPORT_FORMS, LABELS, PARTS, POOLS, STRATEGIES, UNLABELLED, SplitSettings
 
@@ -299,12 +299,8 @@ def _materialise(out: str, manifest: Manifest, as_json: bool, **options: Any) ->
 
     chosen = read_split(out, options["materialise"])
     folder = options["output"] or default_folder(out, chosen.name)
-    with interruptible() as (stop, signals):
-        try:
-            made = materialise(manifest, chosen, folder, stop=stop, on_progress=_told_bytes())
-        except KeyboardInterrupt:
-            say("Interrupted. Whole shards are kept; run the same command again to go on.")
-            sys.exit(128 + (signals[0] if signals else 2))
+    with stoppable("Interrupted. Finished shards are kept; run the same command again to continue.") as stop:
+        made = materialise(manifest, chosen, folder, stop=stop, on_progress=progress_lines(of_bytes=True))
     if as_json:
         print_json({"name": chosen.name, **dataclasses.asdict(made), "folder": str(made.folder)})
         return
@@ -316,18 +312,6 @@ def _materialise(out: str, manifest: Manifest, as_json: bool, **options: Any) ->
         say(f"{made.num_relabelled} samples carry another label than their class folder's (listed in split.json)")
     kept = f" ({made.num_kept} of {made.num_shards} shards were there)" if made.num_kept else ""
     say(f"split {chosen.name} as plain shards{kept}: {made.folder}")
-
-
-def _told_bytes() -> Callable[[int, int], None]:
-    said = time.monotonic()
-
-    def tell(done: int, total: int) -> None:
-        nonlocal said
-        if time.monotonic() - said > 10:
-            said = time.monotonic()
-            say(f"{human_bytes(done)} of {human_bytes(total)}")
-
-    return tell
 
 
 def _show(out: str, manifest: Manifest, as_json: bool, **options: Any) -> None:
