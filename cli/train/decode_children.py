@@ -1,4 +1,7 @@
-"""Raw videos -> views, each decoded in a child process that can be killed: a decoder that crashes or hangs costs one video."""
+"""Views of raw videos, decoded in child processes that can be killed: a decoder that crashes or hangs costs one video.
+
+The children import no torch.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +30,7 @@ _START_SECONDS = 120.0  # imports on a busy machine
 
 @dataclass(frozen=True, slots=True)
 class ViewJob:
-    """What to read of a video. short_side: of the stored frames of the data set that was trained on, 0 as they are.
-
-    flow, flow_compat: how that data set computed flow, where the clip settings ask for it.
-    """
+    """What to read of a video."""
 
     path: Path
     clip: ClipSettings
@@ -39,61 +39,65 @@ class ViewJob:
     rgb: bool
     tg: bool
     short_side: int
+    """Of the stored frames of the data set that was trained on, pixels; 0 for unscaled."""
     decoder: str
     flow: str = ""
+    """How that data set computed flow, used if the clip settings have flow; `flow_compat` likewise."""
     flow_compat: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ViewReply:
-    """The views of a video, or why there are none."""
+    """The views of a video, or why it cannot be read."""
 
     clips: list[Clip]
     num_frames: int = 0
     bad: str = ""
+    """Why it cannot be read."""
 
 
 def read_all(template: ViewJob, paths: Sequence[Path], children: int, deadline_seconds: float) -> Iterator[ViewReply]:
-    """Views of each video, in order, read ahead by `children` processes; memory holds a few videos' views at a time."""
-    readers: list[_Child] = []
+    """Read the views of each video, in order, ahead of use by `children` processes; holds a few videos' views at a time."""
+    processes: list[_Child] = []
     stopping, local = threading.Event(), threading.local()
 
     def read(path: Path) -> ViewReply:
         if not hasattr(local, "child"):
             local.child = _Child(stopping)
-            readers.append(local.child)
+            processes.append(local.child)
         child: _Child = local.child
-        return child.ask(replace(template, path=path), deadline_seconds)
+        return child.request(replace(template, path=path), deadline_seconds)
 
+    # One thread a child process: it waits for the reply, and restarts the process if it is lost.
     pool = ThreadPoolExecutor(children)
-    waiting: deque[Future[ViewReply]] = deque()
+    pending: deque[Future[ViewReply]] = deque()
     try:
         for path in paths:
-            waiting.append(pool.submit(read, path))
-            if len(waiting) > children:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(pool.submit(read, path))
+            if len(pending) > children:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
-        # The threads own their processes: a kill wakes the one that waits for an answer, and it cleans up itself.
+        # The threads own their processes: a kill wakes the one that waits for a reply, and it cleans up itself.
         stopping.set()
-        for child in readers:
+        for child in processes:
             child.kill()
         pool.shutdown(wait=True, cancel_futures=True)
-        for child in readers:
+        for child in processes:
             child.close()
 
 
 class _Child:
-    """One decoding process, started when it is needed and anew after it was lost."""
+    """One decoding process, started with the first request and restarted after it was lost."""
 
     def __init__(self, stopping: threading.Event) -> None:
         self.stopping = stopping
         self.process: multiprocessing.process.BaseProcess | None = None
         self.connection: Connection | None = None
 
-    def ask(self, job: ViewJob, deadline_seconds: float) -> ViewReply:
-        """The reply to a job; a process that dies or takes too long is given up, and so is the video."""
+    def request(self, job: ViewJob, deadline_seconds: float) -> ViewReply:
+        """Send a job and wait for the reply; a process that dies or misses the deadline is killed, and its video is bad."""
         try:
             if self.connection is None:
                 self._start()
@@ -111,14 +115,13 @@ class _Child:
         return ViewReply([], bad=reason)
 
     def kill(self) -> None:
-        """End the process from another thread; nothing else is touched."""
-        process = self.process
-        if process is not None:
+        """Kill the process from another thread; its own thread cleans up."""
+        if (process := self.process) is not None:
             with contextlib.suppress(ValueError):  # its own thread has closed it
                 process.kill()
 
     def close(self) -> None:
-        """End the process and forget it."""
+        """Kill the process, if there is one, and release it."""
         if self.process is not None:
             self.process.kill()
             self.process.join()
@@ -135,13 +138,13 @@ class _Child:
         self.process = process
         theirs.close()
         if not self.connection.poll(_START_SECONDS):
-            raise OSError("it does not start")
+            raise OSError("the process does not start")
         self.connection.recv()
 
 
 def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    from tgtrain.evaluate import predict  # noqa: F401  (before the clock of the first video runs)
+    from tgtrain.evaluate import predict  # noqa: F401  (imported before the deadline of the first video starts)
 
     with contextlib.suppress(EOFError, OSError):
         connection.send(True)
@@ -150,7 +153,7 @@ def _serve(connection: Connection) -> None:
 
 
 def _of_pair(job: ViewJob) -> OfPair:
-    """What stands for TG of two frames: TG, or the flow that the network was trained on."""
+    """The function that gives a TG picture of two frames: their TG, or the flow that the network was trained on."""
     from manifests.gradient import temporal_gradient
 
     if job.clip.gradient != "flow":
@@ -173,11 +176,11 @@ def _read(job: ViewJob) -> ViewReply:
     from tgprep.decode.open import open_video
     from tgtrain.evaluate.predict import OpenedVideo, UnreadableError, read_views
 
-    opened = []
+    videos = []
 
     def open_frames() -> OpenedVideo:
         video = open_video(job.path, decoder=job.decoder, space="rgb", short_side=job.short_side)
-        opened.append(video)
+        videos.append(video)
         return OpenedVideo(cast("Iterator[Frame]", video.frames), video.num_frames_header)
 
     try:
@@ -189,6 +192,6 @@ def _read(job: ViewJob) -> ViewReply:
     except (OSError, ValueError, MemoryError) as error:
         return ViewReply([], bad=f"{type(error).__name__}: {error}")
     finally:
-        for video in opened:
+        for video in videos:
             video.close()
     return ViewReply(clips, num_frames)
