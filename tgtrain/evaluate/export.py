@@ -1,7 +1,7 @@
-"""One network of a trained model as a file for other programs: ONNX, or a program of torch.export; checked after it is written.
+"""Export one network of a trained model for other programs, as ONNX or a torch.export program, and check the result.
 
-What is exported takes frames as a video decoder gives them and normalises them itself, so that nothing has to be agreed
-on but which frames are taken: `clips` uint8[B, T, H, W, 3] RGB in, `logits` float32[B, K] out; B, H and W are free (from 33 pixels).
+The exported network takes frames as a video decoder gives them and normalises them itself: `clips` uint8[B, T, H, W, 3]
+RGB in, `logits` float32[B, K] out; B, H and W are free (from 33 pixels).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,31 +31,31 @@ from tgtrain.run.trained import Trained
 
 Form = Literal["onnx", "torch"]
 OPSET = 17
-SMALLEST_FREE = 33  # pixels: torch.export takes a picture that shrinks to one pixel on its way for another program
+MIN_FREE_SIZE = 33  # pixels: torch.export cannot leave a size free that shrinks to one pixel in the network
 TOLERANCE = 1e-3  # of the largest logit: float32 sums in another order
 SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}
 
 
 class ExportError(Exception):
-    """The file does not say what the model says; it is not kept."""
+    """The exported network gives other logits than the model; its file is not kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written. num_frames: of a clip. size: height and width that the network was trained at, pixels.
-
-    largest_difference: between the file's logits and the model's on random clips, as a part of the largest logit; None
-    unchecked. note: why it was not checked, "" where it was.
-    """
+    """An exported network."""
 
     path: Path
     view: View
     num_frames: int
+    """Of a clip."""
     size: int
+    """Height and width that the network was trained at, pixels."""
     num_classes: int
     num_bytes: int
     largest_difference: float | None
+    """Between the logits of file and model on random clips, as a fraction of the largest logit; None if not checked."""
     note: str
+    """Why it was not checked, "" if it was."""
 
 
 class ClipClassifier(nn.Module):
@@ -80,9 +80,9 @@ class ClipClassifier(nn.Module):
 
 
 def export(trained: Trained, path: Path, form: Form, view: View = "rgb") -> Exported:
-    """Write the network of a view to `path` and compare what the file says with what the model says.
+    """Write the network of a view to `path` after comparing its logits with the model's.
 
-    Raises InputError where a package is missing or the run has no such network, ExportError where the comparison fails.
+    Raises InputError if a package is missing or the run has no such network, ExportError if the comparison fails.
     """
     if view not in trained.views:
         raise InputError(f"{trained.run} trained no network for {view}, only for {' and '.join(trained.views)}.")
@@ -93,19 +93,19 @@ def export(trained: Trained, path: Path, form: Form, view: View = "rgb") -> Expo
     network = ClipClassifier(trained, view)
     data = trained.config.data
     clips = _clips(2, data.clip_frames, data.size)
-    told = _facts(trained, view)
-    content = _onnx(network, clips, told) if form == "onnx" else _program(network, clips, told)
+    facts = _facts(trained, view)
+    content = _onnx(network, clips, facts) if form == "onnx" else _program(network, clips, facts)
     difference, note = _difference(network, content, form, data.clip_frames, data.size)
     if difference is not None and not difference <= TOLERANCE:
         raise ExportError(
-            f"the exported network answers otherwise than the model (by {difference:.2g} of its largest logit)"
+            f"the exported network gives other logits than the model (by {difference:.2g} of the largest)"
         )
     with atomic_write(path) as file:
         file.write(content)
     return Exported(path, view, data.clip_frames, data.size, len(trained.classes), len(content), difference, note)
 
 
-def _onnx(network: nn.Module, clips: Tensor, told: dict[str, str]) -> bytes:
+def _onnx(network: nn.Module, clips: Tensor, facts: dict[str, str]) -> bytes:
     try:
         import onnx
     except ModuleNotFoundError:
@@ -114,7 +114,7 @@ def _onnx(network: nn.Module, clips: Tensor, told: dict[str, str]) -> bytes:
         ) from None
     buffer = io.BytesIO()
     with _quiet():
-        # The exporter that needs no further package; the newer one wants onnxscript and gives the same operators.
+        # The older exporter: the newer one needs onnxscript and gives the same operators.
         torch.onnx.export(
             network,
             (clips,),
@@ -126,7 +126,7 @@ def _onnx(network: nn.Module, clips: Tensor, told: dict[str, str]) -> bytes:
             dynamic_axes={"clips": {0: "batch", 2: "height", 3: "width"}, "logits": {0: "batch"}},
         )
     model = onnx.load_from_string(buffer.getvalue())
-    for key, value in told.items():
+    for key, value in facts.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
     onnx.checker.check_model(model)
@@ -134,31 +134,31 @@ def _onnx(network: nn.Module, clips: Tensor, told: dict[str, str]) -> bytes:
     return content
 
 
-def _program(network: nn.Module, clips: Tensor, told: dict[str, str]) -> bytes:
+def _program(network: nn.Module, clips: Tensor, facts: dict[str, str]) -> bytes:
     with _quiet():
         free = {0: torch.export.Dim("batch", min=1, max=65536)}
-        if clips.shape[2] >= SMALLEST_FREE:
-            free[2] = torch.export.Dim("height", min=SMALLEST_FREE, max=4096)
-            free[3] = torch.export.Dim("width", min=SMALLEST_FREE, max=4096)
+        if clips.shape[2] >= MIN_FREE_SIZE:
+            free[2] = torch.export.Dim("height", min=MIN_FREE_SIZE, max=4096)
+            free[3] = torch.export.Dim("width", min=MIN_FREE_SIZE, max=4096)
         program = torch.export.export(network, (clips,), dynamic_shapes={"clips": free})
     buffer = io.BytesIO()
-    torch.export.save(program, buffer, extra_files={"tgtrain.json": json.dumps(told)})
+    torch.export.save(program, buffer, extra_files={"tgtrain.json": json.dumps(facts)})
     return buffer.getvalue()
 
 
 def _difference(network: nn.Module, content: bytes, form: Form, frames: int, size: int) -> tuple[float | None, str]:
-    """Largest difference on clips of several numbers and sizes, as a part of the largest logit; or why there is none."""
+    """Largest difference over batches of several sizes, as a fraction of the largest logit; or why it is unknown."""
     try:
-        answer = _onnx_answer(content) if form == "onnx" else _program_answer(content)
+        run = _onnx_runner(content) if form == "onnx" else _program_runner(content)
     except ModuleNotFoundError:
         return None, "not checked: onnxruntime is missing (pip install 'tgprep[export]')"
     worst = 0.0
-    larger = size + size // 7 if size >= SMALLEST_FREE else size  # the crops of a 10x3 test
+    larger = size + size // 7 if size >= MIN_FREE_SIZE else size  # the crops of a 10x3 test
     for number, side in ((1, size), (3, size), (1, larger)):
         clips = _clips(number, frames, side, seed=number)
         with torch.no_grad():
             expected = network(clips).numpy()
-        got = answer(clips)
+        got = run(clips)
         if got.shape != expected.shape:
             raise ExportError(
                 f"the exported network gives {list(got.shape)} for {number} clips, the model {list(expected.shape)}"
@@ -167,27 +167,23 @@ def _difference(network: nn.Module, content: bytes, form: Form, frames: int, siz
     return worst, ""
 
 
-def _onnx_answer(content: bytes) -> Any:
+def _onnx_runner(content: bytes) -> Callable[[Tensor], npt.NDArray[np.float32]]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-    def answer(clips: Tensor) -> npt.NDArray[np.float32]:
-        return np.asarray(session.run(["logits"], {"clips": clips.numpy()})[0], np.float32)
-
-    return answer
+    return lambda clips: np.asarray(session.run(["logits"], {"clips": clips.numpy()})[0], np.float32)
 
 
-def _program_answer(content: bytes) -> Any:
+def _program_runner(content: bytes) -> Callable[[Tensor], npt.NDArray[np.float32]]:
     program = torch.export.load(io.BytesIO(content)).module()
 
-    def answer(clips: Tensor) -> npt.NDArray[np.float32]:
+    def run(clips: Tensor) -> npt.NDArray[np.float32]:
         with torch.no_grad():
             return np.asarray(program(clips).numpy(), np.float32)
 
-    return answer
+    return run
 
 
 def _clips(number: int, frames: int, size: int, seed: int = 0) -> Tensor:
@@ -196,9 +192,9 @@ def _clips(number: int, frames: int, size: int, seed: int = 0) -> Tensor:
 
 
 def _facts(trained: Trained, view: View) -> dict[str, str]:
-    """What a user of the file must know, as text: class names, and how clips are cut."""
+    """Metadata that users of the file need: class names, and how clips are cut."""
     clip = clip_settings(trained.config)
-    how = {
+    cutting = {
         "view": view,
         "frames": clip.clip_frames,
         "interval": clip.interval,
@@ -209,14 +205,14 @@ def _facts(trained: Trained, view: View) -> dict[str, str]:
     }
     return {
         "classes": json.dumps(trained.classes, ensure_ascii=False),
-        "input": json.dumps(how),
+        "input": json.dumps(cutting),
         "origin": json.dumps({**trained.origin, "recipe": trained.config.name}),
     }
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters warn of themselves, on stderr and through warnings; what matters is the comparison afterwards."""
+    """Suppress what the exporters print and warn of; the comparison afterwards is what counts."""
     with warnings.catch_warnings(), open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):  # noqa: PTH123
         warnings.simplefilter("ignore")
         yield
