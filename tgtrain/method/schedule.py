@@ -1,4 +1,4 @@
-"""When what happens in a run: learning rate, epochs, warm-ups; pure functions of the step, the epoch and the recipe.
+"""The schedule of a run: learning rate, epochs and warm-up, as pure functions of the step, the epoch and the recipe.
 
 Epochs, iterations and steps count from 0; an epoch has the same number of iterations throughout a run, and
 step = epoch * iterations_per_epoch + iteration.
@@ -14,15 +14,14 @@ WARMUP_START = 0.1
 
 @dataclass(frozen=True, slots=True)
 class LearningRateSettings:
-    """The published schedule: cosine by epoch to 0, multiplied with a linear warm-up by iteration.
-
-    base: rate at the top, 0.2 published for 80 videos a step. num_epochs: length of the cosine.
-    warmup_epochs: 30 of 180 published, 0 for none.
-    """
+    """The published schedule: cosine by epoch to 0, multiplied by a linear warm-up by iteration."""
 
     base: float
+    """Highest rate; published 0.2 for 80 videos a step."""
     num_epochs: int
+    """Length of the cosine."""
     warmup_epochs: int
+    """Published 30 of 180; 0 for none."""
     iterations_per_epoch: int
 
     def __post_init__(self) -> None:
@@ -36,7 +35,7 @@ class LearningRateSettings:
 
 
 def learning_rate(settings: LearningRateSettings, epoch: int, iteration: int) -> float:
-    """The rate of one step (LTG, CVPR 2022, section 4.1): constant within an epoch once the warm-up is over.
+    """Rate of one step (LTG, CVPR 2022, section 4.1): constant within an epoch once the warm-up is over.
 
         0.5 * base * (1 + cos(pi * epoch / num_epochs))
         * (0.1 + 0.9 * step / (warmup_epochs * iterations_per_epoch))     while epoch < warmup_epochs
@@ -57,9 +56,6 @@ def epoch_of(step: int, iterations_per_epoch: int) -> tuple[int, int]:
 
 
 def is_due(epoch: int, every_epochs: int, num_epochs: int) -> bool:
-    """Whether something done every so many epochs (evaluation, a checkpoint) is done after this one; always after the last.
-
-    every_epochs 0: after the last one only.
-    """
+    """Whether something done every `every_epochs` epochs (0: never) is due after this epoch; always after the last one."""
     done = epoch + 1
     return done == num_epochs or (every_epochs > 0 and done % every_epochs == 0)

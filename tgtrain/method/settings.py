@@ -1,14 +1,14 @@
-"""Which loss terms a method adds up, with which weights, and whether a model can serve it."""
+"""Which loss terms a method adds up, with which weights, and which models it can train."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from manifests.records import InputError
 from tgtrain.method.losses import AlignKind, ContrastVariant, PseudoLabelMetric, StopGradient
-from tgtrain.method.networks.model import ModelSettings
+from tgtrain.method.networks.model import ModelSettings, wrong_choices
 
 WeakForward = Literal["joined", "apart"]
 Method = Literal["ltg", "fixmatch", "uda", "mvpl", "supervised"]
@@ -18,52 +18,58 @@ Method = Literal["ltg", "fixmatch", "uda", "mvpl", "supervised"]
 class MethodSettings:
     """Which terms make up the loss, and their weights. The defaults are the main recipe of LTG (CVPR 2022).
 
-    method: "ltg", "fixmatch" and "mvpl" share one formula and differ in the model and in the terms that are switched on;
-    "uda" has soft targets; "supervised" forwards the labelled clips alone.
-    labelled_weight, unlabelled_weight: per view (0.5 with two views, 1 with one).
-    threshold: least probability of a trusted pseudo-label, 0..1. warmup_epochs: epochs without pseudo-label loss.
-    align_stages: stages (0 to 3) whose features are aligned, () for none; align_weight: per stage.
-    contrast: variants of the contrast loss, () for none; contrast_warmup_epochs: epochs in which it is only reported.
-    temperature: of the contrast loss, above 0. clips_per_video: clips of each video in a part of the batch.
-    uda_detach: see `losses.uda_loss`. weak_forward: weak views go through the networks with all others ("joined"), or before
-    them, without gradient and with BatchNorm statistics of their own ("apart": less time and memory, another result).
-    Raises InputError naming every setting that does not fit.
+    Raises InputError naming every wrong setting.
     """
 
     method: Method = "ltg"
+    """ltg, fixmatch and mvpl share one formula and differ in the model and in the terms that are switched on; uda has soft
+    targets; supervised forwards only the labelled clips."""
     labelled_weight: float = 0.5
+    """Per view, as is `unlabelled_weight`: 0.5 with two views, 1 with one."""
     unlabelled_weight: float = 0.5
     threshold: float = 0.3
+    """Least probability of a trusted pseudo-label, 0..1."""
     pseudo_label_metric: PseudoLabelMetric = "avg"
     warmup_epochs: int = 30
+    """Epochs without pseudo-label loss."""
     align_stages: tuple[int, ...] = (0, 1, 2, 3)
+    """Stages (0 to 3) whose features are aligned, () for none."""
     align_loss: AlignKind = "cosine"
     align_weight: float = 1.0
+    """Per stage."""
     stop_gradient: StopGradient = "tg"
     contrast: tuple[ContrastVariant, ...] = ("crossview_sameclip",)
+    """Variants of the contrast loss, () for none."""
     contrast_weight: float = 1.0
     contrast_warmup_epochs: int = 0
+    """Epochs in which the contrast loss is reported but not learnt from."""
     temperature: float = 0.5
+    """Of the contrast loss, above 0."""
     clips_per_video: int = 1
+    """Clips of each video in a part of the batch."""
     uda_detach: bool = True
+    """See `losses.uda_loss`."""
     weak_forward: WeakForward = "joined"
+    """joined: weak views go through the networks with all others; apart: before them, without gradient and with BatchNorm
+    statistics of their own (less time and memory, another result)."""
 
     def __post_init__(self) -> None:
-        wrong = [
-            *_not_among("method", self.method, Method),
-            *_not_among("pseudo_label_metric", self.pseudo_label_metric, PseudoLabelMetric),
-            *_not_among("align_loss", self.align_loss, AlignKind),
-            *_not_among("stop_gradient", self.stop_gradient, StopGradient),
-            *_not_among("weak_forward", self.weak_forward, WeakForward),
-        ]
-        for variant in self.contrast:
-            wrong += _not_among("contrast", variant, ContrastVariant)
+        wrong = wrong_choices(
+            self,
+            method=Method,
+            pseudo_label_metric=PseudoLabelMetric,
+            align_loss=AlignKind,
+            stop_gradient=StopGradient,
+            weak_forward=WeakForward,
+        )
+        wrong += self._wrong_numbers() + self._wrong_terms()
+        if wrong:
+            raise InputError("The method cannot be run:\n  " + "\n  ".join(wrong))
+
+    def _wrong_numbers(self) -> list[str]:
+        wrong = []
         if not 0 <= self.threshold <= 1:
             wrong.append(f"threshold: got {self.threshold}, expected a probability, 0 to 1")
-        if not set(self.align_stages) <= {0, 1, 2, 3} or len(set(self.align_stages)) < len(self.align_stages):
-            wrong.append(f"align_stages: got {self.align_stages}, expected different stages, each 0, 1, 2 or 3")
-        if len(set(self.contrast)) < len(self.contrast):
-            wrong.append(f"contrast: got {self.contrast}, expected each variant once")
         if not 0 < self.temperature < math.inf:
             wrong.append(f"temperature: got {self.temperature}, expected more than 0")
         for name in ("labelled_weight", "unlabelled_weight", "align_weight", "contrast_weight"):
@@ -74,21 +80,35 @@ class MethodSettings:
                 wrong.append(f"{name}: got {epochs}, expected 0 or more")
         if not 1 <= self.clips_per_video <= 64:
             wrong.append(f"clips_per_video: got {self.clips_per_video}, expected 1 to 64")
+        return wrong
+
+    def _wrong_terms(self) -> list[str]:
+        """Complaints about alignment and contrast, and what they require of other settings."""
+        variants = get_args(ContrastVariant)
+        wrong = [
+            f"contrast: got {variant!r}, expected one of {', '.join(variants)}"
+            for variant in self.contrast
+            if variant not in variants
+        ]
+        if not set(self.align_stages) <= {0, 1, 2, 3} or len(set(self.align_stages)) < len(self.align_stages):
+            wrong.append(f"align_stages: got {self.align_stages}, expected different stages, each 0, 1, 2 or 3")
+        if len(set(self.contrast)) < len(self.contrast):
+            wrong.append(f"contrast: got {self.contrast}, expected each variant once")
         between_clips = [variant for variant in self.contrast if variant != "crossview_sameclip"]
         if between_clips and self.clips_per_video != 2:
             wrong.append(f"clips_per_video: got {self.clips_per_video}, contrast {', '.join(between_clips)} expects 2")
+        learns_from_weak = {
+            "align_stages": bool(self.align_stages),
+            "contrast": bool(self.contrast),
+            "uda_detach false": self.method == "uda" and not self.uda_detach,
+        }
         if self.weak_forward == "apart":
             wrong += [
                 f"weak_forward: got apart, but {name} learns from the weak views: it needs joined"
-                for name, learns in (
-                    ("align_stages", bool(self.align_stages)),
-                    ("contrast", bool(self.contrast)),
-                    ("uda_detach false", self.method == "uda" and not self.uda_detach),
-                )
+                for name, learns in learns_from_weak.items()
                 if learns
             ]
-        if wrong:
-            raise InputError("The method cannot be run:\n  " + "\n  ".join(wrong))
+        return wrong
 
     @property
     def uses_unlabelled(self) -> bool:
@@ -97,9 +117,9 @@ class MethodSettings:
 
 
 def check_method(method: MethodSettings, model: ModelSettings) -> None:
-    """Refuse a method that the model cannot serve, and a model with parts that the method would leave untrained.
+    """Reject a method that the model cannot serve, and a model with parts that the method would leave untrained.
 
-    Raises InputError with everything that does not fit.
+    Raises InputError naming everything that does not match.
     """
     streams, variants = model.streams, set(method.contrast)
     wrong = []
@@ -123,8 +143,3 @@ def check_method(method: MethodSettings, model: ModelSettings) -> None:
         )
     if wrong:
         raise InputError("Model and method do not fit:\n  " + "\n  ".join(wrong))
-
-
-def _not_among(name: str, got: str, kind: Any) -> list[str]:
-    choices = get_args(kind)
-    return [] if got in choices else [f"{name}: got {got!r}, expected one of {', '.join(choices)}"]

@@ -1,6 +1,6 @@
 """The networks that are trained: one backbone, classifier and projection per view of a video.
 
-Names in the state dict are stable (checkpoints rely on them): `rgb.*`, `tg.*` backbones (`net.*` where both views
+Names in the state dict are stable (checkpoints rely on them): `rgb.*`, `tg.*` backbones (`net.*` if both views
 share one), `head_rgb.fc.*`, `head_tg.fc.*` classifiers, `project_rgb.*`, `project_tg.*`, `project_shared.*`.
 
 Shape letters: B clips, K classes, D embedding, C channels, T frames, H height, W width (pixels).
@@ -9,7 +9,7 @@ Shape letters: B clips, K classes, D embedding, C channels, T frames, H height, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,6 @@ Streams = Literal["two", "rgb", "tg", "joint"]
 BackboneName = Literal["r3d", "slowonly"]
 ProjectionKind = Literal["separate", "shared", "none"]
 
-
 _DEPTHS = {"r3d": tuple(R3D.BLOCKS_PER_STAGE), "slowonly": tuple(SlowOnly.BLOCKS_PER_STAGE)}
 
 
@@ -32,68 +31,71 @@ _DEPTHS = {"r3d": tuple(R3D.BLOCKS_PER_STAGE), "slowonly": tuple(SlowOnly.BLOCKS
 class ModelSettings:
     """Which network is built. The defaults are the published model of Learning from Temporal Gradient.
 
-    streams: "two" (RGB and TG, separate weights), "rgb" or "tg" (one network), "joint" (both views, one network: MvPL).
-    backbone: "r3d" (depth 10 or 18) or "slowonly" (depth 50). width: channels of the stem, 64 published.
-    dropout: probability before the classifier, in [0, 1).
-    projection: heads for the contrast loss: "separate" (one per view), "shared" (one for both), "none".
-    Raises InputError naming every setting that does not fit.
+    Raises InputError naming every wrong setting.
     """
 
     num_classes: int
     streams: Streams = "two"
+    """two: RGB and TG with separate weights; rgb or tg: one network; joint: both views in one network (MvPL)."""
     backbone: BackboneName = "r3d"
     depth: int = 18
+    """10 or 18 for r3d, 50 for slowonly."""
     width: int = 64
+    """Channels of the stem."""
     dropout: float = 0.5
+    """Probability before the classifier, in [0, 1)."""
     projection: ProjectionKind = "separate"
+    """Heads for the contrast loss: one per view, one shared by both, or none."""
 
     def __post_init__(self) -> None:
-        wrong = []
+        wrong = wrong_choices(self, streams=Streams, backbone=BackboneName, projection=ProjectionKind)
         if not 1 <= self.num_classes <= 100_000:
             wrong.append(f"num_classes: got {self.num_classes}, expected 1 to 100000")
-        if self.streams not in get_args(Streams):
-            wrong.append(f"streams: got {self.streams!r}, expected one of {', '.join(get_args(Streams))}")
-        if self.backbone not in _DEPTHS:
-            wrong.append(f"backbone: got {self.backbone!r}, expected one of {', '.join(_DEPTHS)}")
-        elif self.depth not in _DEPTHS[self.backbone]:
+        if self.backbone in _DEPTHS and self.depth not in _DEPTHS[self.backbone]:
             depths = " or ".join(map(str, _DEPTHS[self.backbone]))
             wrong.append(f"depth: got {self.depth}, expected {depths} for the backbone {self.backbone}")
         if not 1 <= self.width <= 512:
             wrong.append(f"width: got {self.width}, expected 1 to 512")
         if not 0 <= self.dropout < 1:
             wrong.append(f"dropout: got {self.dropout}, expected 0 <= dropout < 1")
-        if self.projection not in get_args(ProjectionKind):
-            wrong.append(f"projection: got {self.projection!r}, expected one of {', '.join(get_args(ProjectionKind))}")
         if wrong:
             raise InputError("The model cannot be built:\n  " + "\n  ".join(wrong))
 
 
+def wrong_choices(settings: object, **kinds: Any) -> list[str]:
+    """Complaints about the fields of settings whose value is none of those of their Literal."""
+    return [
+        f"{name}: got {getattr(settings, name)!r}, expected one of {', '.join(get_args(kind))}"
+        for name, kind in kinds.items()
+        if getattr(settings, name) not in get_args(kind)
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class StreamOutput:
-    """What one network says about B clips of one view.
-
-    logits_BK: class scores before softmax. features: the four stage outputs [B, C, T, H, W], stage 1 first.
-    embedding_BD: for the contrast loss, not normalised; None in eval mode and where the model has no projection.
-    """
+    """The outputs of one network for B clips of one view."""
 
     logits_BK: Tensor
+    """Class scores before softmax."""
     features: tuple[Tensor, ...]
+    """The four stage outputs [B, C, T, H, W], stage 1 first."""
     embedding_BD: Tensor | None
+    """For the contrast loss, not normalised; None in eval mode and if the model has no projection."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelOutput:
-    """The outputs of the views that were given to the model; None for the other one."""
+    """The outputs for the views that were given to the model; None for the other one."""
 
     rgb: StreamOutput | None
     tg: StreamOutput | None
 
 
 class SharedDropout(nn.Module):
-    """Dropout of rows [B, C] whose mask is drawn for the joined batch, of which these rows are every `stride`-th, from `first` on.
+    """Dropout of rows [B, C] with a mask drawn for the joined batch, of which they are every `stride`-th row from `first` on.
 
-    So ranks (and parts of a batch) that begin from the same state of the generator drop what one process with the whole
-    batch drops. With first 0 and stride 1, as made, it is `nn.Dropout`, on CPU to the bit.
+    So ranks that start from the same state of the generator drop what one process with the joined batch drops. With the
+    initial first 0 and stride 1 it equals `nn.Dropout`, on CPU bit for bit.
     """
 
     def __init__(self, probability: float) -> None:
@@ -104,13 +106,13 @@ class SharedDropout(nn.Module):
     def forward(self, rows_BC: Tensor) -> Tensor:
         if not self.training or not self.probability:
             return rows_BC
-        kept = 1 - self.probability
-        joined = rows_BC.new_empty((rows_BC.shape[0] * self.stride, rows_BC.shape[1])).bernoulli_(kept)
-        return rows_BC * joined.div_(kept)[self.first :: self.stride]
+        keep_probability = 1 - self.probability
+        mask = rows_BC.new_empty((rows_BC.shape[0] * self.stride, rows_BC.shape[1])).bernoulli_(keep_probability)
+        return rows_BC * mask.div_(keep_probability)[self.first :: self.stride]
 
 
 def share_dropout(model: nn.Module, first: int, stride: int) -> None:
-    """Tell every dropout of the model which rows of the joined batch come next, see `SharedDropout`."""
+    """Set for every dropout of the model which rows of the joined batch this rank has, see `SharedDropout`."""
     for module in model.modules():
         if isinstance(module, SharedDropout):
             module.first, module.stride = first, stride
@@ -130,7 +132,7 @@ class Classifier(nn.Module):
 
 
 class Projection(nn.Module):
-    """Three-layer MLP of the contrast loss, pooled features [B, C] -> [B, D]; no biases, the last BatchNorm is bare."""
+    """Three-layer MLP of the contrast loss, pooled features [B, C] -> [B, D]; no biases, no affine in the last BatchNorm."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -150,7 +152,7 @@ class Projection(nn.Module):
 
 
 class TwoStream(nn.Module):
-    """Separate networks for RGB and TG. At inference `model(rgb=clips)` runs the RGB network alone."""
+    """Separate networks for RGB and TG. At inference `model(rgb=clips)` runs only the RGB network."""
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
@@ -164,7 +166,7 @@ class TwoStream(nn.Module):
         self.project_shared = _projection(settings, self.rgb) if shared else None
 
     def forward(self, rgb: Tensor | None = None, tg: Tensor | None = None) -> ModelOutput:
-        """rgb, tg: normalised clips [B, 3, T, H, W], either or both. Raises InputError where the clips do not fit."""
+        """rgb, tg: normalised clips [B, 3, T, H, W], either or both. Raises InputError if their shape is wrong."""
         return ModelOutput(
             None if rgb is None else _run(self.rgb, self.head_rgb, self.project_rgb or self.project_shared, rgb),
             None if tg is None else _run(self.tg, self.head_tg, self.project_tg or self.project_shared, tg),
@@ -191,15 +193,15 @@ class SingleStream(nn.Module):
         """rgb or tg: normalised clips [B, 3, T, H, W] of this network's view; the other one must be None."""
         clips, other = (rgb, tg) if self.view == "rgb" else (tg, rgb)
         if clips is None or other is not None:
-            raise InputError(f"This model has a {self.view} network only: give it {self.view} clips and no others.")
+            raise InputError(f"This model has only a {self.view} network: give it {self.view} clips and no others.")
         head, project = self.get_submodule(f"head_{self.view}"), getattr(self, f"project_{self.view}", None)
         output = _run(self.backbone(self.view), head, project, clips)
         return ModelOutput(output, None) if self.view == "rgb" else ModelOutput(None, output)
 
     def backbone(self, view: View) -> R3D | SlowOnly:
-        """The network that the clips of a view go through. Raises InputError for the view that it does not have."""
+        """The network that the clips of a view go through. Raises InputError for the other view."""
         if view != self.view:
-            raise InputError(f"This model has a {self.view} network only; got a request for {view}.")
+            raise InputError(f"This model has only a {self.view} network; got a request for {view}.")
         network = self.get_submodule(view)
         assert isinstance(network, R3D | SlowOnly)
         return network
@@ -215,10 +217,7 @@ class JointStream(nn.Module):
         self.project_shared = None if settings.projection == "none" else _projection(settings, self.net)
 
     def forward(self, rgb: Tensor | None = None, tg: Tensor | None = None) -> ModelOutput:
-        """rgb, tg: normalised clips [B, 3, T, H, W], either or both, of one size.
-
-        Raises InputError where the clips do not fit.
-        """
+        """rgb, tg: normalised clips [B, 3, T, H, W] of one size, either or both. Raises InputError if their shape is wrong."""
         given = [clips for clips in (rgb, tg) if clips is not None]
         joined = _run(self.net, self.head_rgb, self.project_shared, torch.cat(given))
         num_rgb = 0 if rgb is None else rgb.shape[0]
@@ -236,7 +235,7 @@ Model = TwoStream | SingleStream | JointStream
 
 
 def build_model(settings: ModelSettings, seed: int = 0) -> Model:
-    """A model with fresh weights, a function of settings and seed alone (the global generators play no part).
+    """Build a model with initial weights that depend only on settings and seed, not on the global generators.
 
     Convolutions: Kaiming normal, fan out. BatchNorm: weight 1, bias 0 (weight 0 for the last of every SlowOnly block).
     Linear layers: normal with deviation 0.01, bias 0.
@@ -252,7 +251,7 @@ def build_model(settings: ModelSettings, seed: int = 0) -> Model:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, Bottleneck):
-            # A block that starts as the identity; BatchNorm's own defaults are right everywhere else.
+            # The block starts as the identity; elsewhere the defaults of BatchNorm are right.
             nn.init.zeros_(module.bn3.weight)
     return model
 
@@ -263,21 +262,25 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def count_macs(settings: ModelSettings, num_frames: int = 8, height: int = 224, width: int = 224) -> int:
-    """Multiply-accumulates of one clip at inference (one view; backbone and classifier), from shapes alone."""
-    view: View = "tg" if settings.streams == "tg" else "rgb"
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model = _construct(settings).eval()
-        model(**{view: torch.empty(1, 3, num_frames, height, width)})
+    """Multiply-accumulates of one clip at inference (one view; backbone and classifier), computed from shapes."""
+    with FlopCounterMode(display=False) as counter:
+        _meta_forward(settings, num_frames, height, width)
     return int(counter.get_total_flops()) // 2
 
 
 def last_shape(settings: ModelSettings, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
-    """T, H, W of the last stage's features of such clips, from shapes alone."""
+    """T, H, W of the features of the last stage for clips of this size."""
+    t, h, w = _meta_forward(settings, num_frames, height, width).features[-1].shape[2:]
+    return t, h, w
+
+
+def _meta_forward(settings: ModelSettings, num_frames: int, height: int, width: int) -> StreamOutput:
+    """Run one clip without values, for its shapes."""
     view: View = "tg" if settings.streams == "tg" else "rgb"
     with torch.device("meta"), torch.no_grad():
         output = _construct(settings).eval()(**{view: torch.empty(1, 3, num_frames, height, width)})
-    t, h, w = getattr(output, view).features[-1].shape[2:]
-    return t, h, w
+    stream: StreamOutput = getattr(output, view)
+    return stream
 
 
 def _construct(settings: ModelSettings) -> Model:

@@ -156,9 +156,9 @@ def test_clips_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InputError, match=r"\[B, 3, frames, height, width\].*\[2, 4, 3, 32, 32\]"):
         model(rgb=clips(2).swapaxes(1, 2))
     single = build_model(small(streams="rgb", projection="none"))
-    with pytest.raises(InputError, match="rgb network only"):
+    with pytest.raises(InputError, match="only a rgb network"):
         single(tg=clips(2))
-    with pytest.raises(InputError, match="rgb network only"):
+    with pytest.raises(InputError, match="only a rgb network"):
         single(clips(2), clips(2))
     with pytest.raises(InputError, match="request for tg"):
         single.backbone("tg")
