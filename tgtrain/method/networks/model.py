@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from manifests.records import InputError
-from tgtrain.method.networks.r3d import R3D
-from tgtrain.method.networks.slowonly import Bottleneck, SlowOnly
+from tgtrain.method.networks.backbones import R3D, Bottleneck, SlowOnly
 
 View = Literal["rgb", "tg"]
 Streams = Literal["two", "rgb", "tg", "joint"]

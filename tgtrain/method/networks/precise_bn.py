@@ -1,7 +1,7 @@
-"""Precise BatchNorm: statistics for evaluation from many batches with the weights of one moment.
+"""Precise BatchNorm: statistics for evaluation, computed over many batches with fixed weights.
 
-Running averages lag behind the weights; before an evaluation the reference replaces them (Wu and Johnson, Rethinking
-"Batch" in BatchNorm, 2021, section 3; there the variance of the means is added, here and in the reference it is not).
+Running averages lag behind the weights, so the reference replaces them before an evaluation (Wu and Johnson, Rethinking
+"Batch" in BatchNorm, 2021, section 3; the paper adds the variance of the means, the reference and this module do not).
 """
 
 from __future__ import annotations
@@ -19,17 +19,15 @@ from tgtrain.method.networks.sync_bn import own_rows_only
 
 @torch.no_grad()
 def recompute_statistics(network: nn.Module, batches: Iterable[Tensor | Sequence[Tensor]], num_batches: int) -> int:
-    """Replace every running mean and variance of `network` by the plain average over batches of the batch statistics.
+    """Replace every running mean and variance of `network` by the plain average of the batch statistics.
 
-    Variances are the unbiased ones of each batch; the variance of the means is left out. The network is run on each
-    batch with its BatchNorm layers in train mode and all else in eval mode; afterwards modes, momenta and counters are as they
-    were. No more memory is needed than for a forward.
+    Variances are the unbiased ones of each batch. The network is run on each batch with its BatchNorm layers in train mode
+    and all else in eval mode; afterwards modes, momenta and counters are restored. Needs no more memory than a forward.
 
-    network: what is called on a batch [B, 3, T, H, W], the backbone of a view (`model.backbone("rgb")`); or several as one, on a batch of each.
-    batches: read up to `num_batches`; fewer are fine, with none the statistics stay. Every batch must leave a layer
-    more than one value per channel. Ranks each bring whole batches of their own, as many as they have (none, too): the
-    result is the average over the batches of all of them, the same on every rank. All ranks must call this.
-    Returns the number of batches that this rank used.
+    network: called on each batch; the backbone of a view (`model.backbone("rgb")`), or several as one module.
+    batches: read up to `num_batches`; with none the statistics stay. Every batch must give each layer more than one value
+    per channel. Ranks have batches of their own, possibly none: the result is the average over all of them, the same on
+    every rank. All ranks must call this. Returns the number of batches that this rank used.
     """
     layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     modes = {module: module.training for module in network.modules()}
@@ -42,7 +40,7 @@ def recompute_statistics(network: nn.Module, batches: Iterable[Tensor | Sequence
             layer.train()
         for used, batch in enumerate(islice(batches, num_batches), start=1):
             for layer in layers:
-                # mean_n = mean_{n-1} + (x_n - mean_{n-1}) / n: the running average is the plain one; n = 1 drops the old.
+                # mean_n = mean_{n-1} + (x_n - mean_{n-1}) / n makes the running average a plain one; n = 1 drops the old.
                 layer.momentum = 1 / used
             with own_rows_only(layers):
                 network(batch)
@@ -53,16 +51,14 @@ def recompute_statistics(network: nn.Module, batches: Iterable[Tensor | Sequence
             layer.momentum = momentum
             if counter is not None and layer.num_batches_tracked is not None:
                 layer.num_batches_tracked.copy_(counter)
-    _join_over_ranks(layers, used)
+    _average_over_ranks(layers, used)
     return used
 
 
-def _join_over_ranks(layers: list[_BatchNorm], used: int) -> None:
-    """Average the statistics over the ranks, each weighted with its number of batches; with none at all they stay."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return
+def _average_over_ranks(layers: list[_BatchNorm], used: int) -> None:
+    """Average the statistics over the ranks, weighted by their numbers of batches; with no batch at all they stay."""
     statistics = [s for layer in layers for s in (layer.running_mean, layer.running_var) if s is not None]
-    if not statistics:
+    if not statistics or not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return
     sums = torch.cat([s.double() * used for s in statistics] + [statistics[0].new_full((1,), used).double()])
     dist.all_reduce(sums)

@@ -1,6 +1,6 @@
-"""BatchNorm over the rows of all ranks: torch's own on GPUs, and one for CPUs, where torch has none.
+"""BatchNorm over the rows of all ranks: torch's SyncBatchNorm on GPUs, and one for CPUs, for which torch has none.
 
-The same model trained on any number of ranks is the one trained on the joined batch, on every machine.
+With it a model trained on any number of ranks equals one trained on the joined batch, on every machine.
 Shape letters: N rows of one rank, M values per channel of all ranks, C channels; `...` stands for T, H, W.
 """
 
@@ -23,9 +23,9 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 class CrossRankBatchNorm(_BatchNorm):
     """BatchNorm whose batch statistics cover the rows of all ranks of the default process group, on any device.
 
-    Means, variances and gradients are those of one process with the joined batch, up to rounding; every rank ends with
-    the same running statistics to the bit. Ranks may bring different numbers of rows. In eval mode, and without other
-    ranks, plain BatchNorm. Each forward in train mode and each backward is one collective: all ranks must make them.
+    Means, variances and gradients equal those of one process with the joined batch, up to rounding; the running
+    statistics of all ranks are bit-equal. Ranks may have different numbers of rows. In eval mode, and with one rank,
+    it is plain BatchNorm. Each forward in train mode and each backward is one collective: all ranks must call them.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -38,17 +38,17 @@ class CrossRankBatchNorm(_BatchNorm):
             return super().forward(input)
         self._check_input_dim(input)
         output, mean_C, variance_C, count = _CrossRankNorm.apply(input, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
-        self._track(mean_C, variance_C, count)
-        joined: Tensor = output
-        return joined
+        self._update_statistics(mean_C, variance_C, count)
+        normalised: Tensor = output
+        return normalised
 
     @torch.no_grad()
-    def _track(self, mean_C: Tensor, variance_C: Tensor, count: Tensor) -> None:
-        """Running statistics as plain BatchNorm keeps them: the unbiased variance, momentum None for the plain average."""
-        if not self.track_running_stats:
+    def _update_statistics(self, mean_C: Tensor, variance_C: Tensor, count: Tensor) -> None:
+        """Update running statistics like plain BatchNorm: unbiased variance; momentum None means the plain average."""
+        if not self.track_running_stats or self.num_batches_tracked is None:
             return
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
+        assert self.running_mean is not None
+        assert self.running_var is not None
         self.num_batches_tracked.add_(1)
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         unbiased_C = variance_C * (count / (count - 1))
@@ -57,7 +57,7 @@ class CrossRankBatchNorm(_BatchNorm):
 
 
 class _CrossRankNorm(torch.autograd.Function):
-    """Normalisation over all ranks; means and variances are combined as of parts of one sample (Chan et al., 1979)."""
+    """Normalisation over all ranks, which combines means and variances of partial samples (Chan et al., 1979)."""
 
     @staticmethod
     def forward(
@@ -66,7 +66,7 @@ class _CrossRankNorm(torch.autograd.Function):
         values = input.float()
         own_var_C, own_mean_C = torch.var_mean(values, dim=_all_but_channels(input), correction=0)
         own_count = own_mean_C.new_full((1,), input.numel() / input.shape[1])
-        parts_RX = _gathered(torch.cat([own_mean_C, own_var_C, own_count]).double())
+        parts_RX = _gather(torch.cat([own_mean_C, own_var_C, own_count]).double())
         mean_RC, var_RC, count_R1 = parts_RX.tensor_split((input.shape[1], 2 * input.shape[1]), dim=1)
         count = count_R1.sum()
         if count <= 1:
@@ -76,7 +76,7 @@ class _CrossRankNorm(torch.autograd.Function):
         inverse_C = (variance_C + eps).rsqrt().float()
         mean_C, variance_C, count = mean_C.float(), variance_C.float(), count.float()
         ctx.save_for_backward(input, weight_C, mean_C, inverse_C, count)
-        # The kernel of eval mode does the arithmetic: it takes the statistics that it is given.
+        # The eval-mode kernel normalises with given statistics.
         output = F.batch_norm(values, mean_C, variance_C, weight_C, bias_C, training=False, eps=eps)
         ctx.mark_non_differentiable(mean_C, variance_C, count)
         return output.to(input.dtype), mean_C, variance_C, count
@@ -93,10 +93,10 @@ class _CrossRankNorm(torch.autograd.Function):
         dist.all_reduce(sums_2C)
         mean_grad_C, mean_product_C = sums_2C / count
         scale_C = inverse_C if weight_C is None else inverse_C * weight_C
-        # In place on `normal`, which is needed no more: one tensor of the input's size less.
+        # In place on `normal`, which is not needed any more: saves one tensor of the input's size.
         grad_input = normal.mul_(-mean_product_C.view(shape)).add_(grad).sub_(mean_grad_C.view(shape))
         grad_input = grad_input.mul_(scale_C.view(shape)).to(input.dtype)
-        # Of the weights each rank brings its own part: DistributedDataParallel joins those.
+        # Weight gradients stay those of this rank: DistributedDataParallel joins them.
         grad_bias_C, grad_weight_C = own_sums_2C
         return grad_input, *((None, None) if weight_C is None else (grad_weight_C, grad_bias_C)), None
 
@@ -105,41 +105,37 @@ def _all_but_channels(input: Tensor) -> list[int]:
     return [axis for axis in range(input.dim()) if axis != 1]
 
 
-def _gathered(row: Tensor) -> Tensor:
-    """The rows of all ranks, rank 0 first."""
+def _gather(row: Tensor) -> Tensor:
+    """Stack the rows of all ranks, rank 0 first."""
     rows = [torch.empty_like(row) for _ in range(dist.get_world_size())]
     dist.all_gather(rows, row)
     return torch.stack(rows)
 
 
 def synchronised(model: ModuleT, device: torch.device) -> ModuleT:
-    """The model with every BatchNorm joined over ranks; names in the state dict stay."""
+    """Replace every BatchNorm of the model by one over all ranks; names in the state dict stay."""
     if device.type == "cuda":
         converted: ModuleT = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return converted
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, _BatchNorm):
-                joined = CrossRankBatchNorm(
+                replacement = CrossRankBatchNorm(
                     layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
                 )
-                joined.load_state_dict(layer.state_dict())
-                parent.add_module(name, joined.train(layer.training))
+                replacement.load_state_dict(layer.state_dict())
+                parent.add_module(name, replacement.train(layer.training))
     return model
 
 
 @contextmanager
 def own_rows_only(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """Within, the joined BatchNorm layers among these take the statistics of this rank's rows alone."""
+    """Within this context, cross-rank BatchNorm layers among these use the statistics of this rank's rows only."""
     changed = [layer for layer in layers if isinstance(layer, CrossRankBatchNorm | nn.SyncBatchNorm)]
     for layer in changed:
-        layer.forward = partial(_plain, layer)  # type: ignore[method-assign]
+        layer.forward = partial(_BatchNorm.forward, layer)  # type: ignore[method-assign]
     try:
         yield
     finally:
         for layer in changed:
             del layer.forward
-
-
-def _plain(layer: _BatchNorm, input: Tensor) -> Tensor:
-    return _BatchNorm.forward(layer, input)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tgtrain.method.networks.backbones import R3D
 from tgtrain.method.networks.model import ModelSettings, build_model
 from tgtrain.method.networks.precise_bn import recompute_statistics
-from tgtrain.method.networks.r3d import R3D
 
 
 def small_network() -> R3D:
