@@ -141,6 +141,19 @@ def test_a_decoder_that_crashes_or_hangs_costs_one_video(
     np.testing.assert_array_equal(replies[0].clips[1].tg, replies[4].clips[1].tg)
 
 
+def test_decoding_processes_import_no_torch(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "listing_decoder.py").write_text(
+        "import sys\n"
+        "def decode(path):\n"
+        "    raise ValueError(sorted(name for name in sys.modules if name in ('torch', 'tgtrain.data.reader')))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    video = videos_of(folder)[0]
+    job = ViewJob(video, ClipSettings(size=32), 1, 1, True, True, 0, "listing_decoder:decode")
+    (reply,) = read_all(job, [video], children=1, deadline_seconds=60)
+    assert reply.bad == "ValueError: ['tgtrain.data.reader']"
+
+
 def test_an_interrupt_ends_predict_at_once_while_a_decoder_hangs(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "slow_decoder.py").write_text(
         "import time\nfrom pathlib import Path\n"
