@@ -1,9 +1,9 @@
-"""What is to be known about a split: counts of its parts and classes, what is wrong or doubtful in it, how two compare."""
+"""Check a label split: counts of its parts and classes, problems, and the overlap of two splits."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,7 +65,7 @@ def class_counts(split: LabelSplit, part: str, num_classes: int) -> npt.NDArray[
 
 def count_parts(split: LabelSplit, manifest: Manifest) -> tuple[PartCount, ...]:
     """Sizes of the four parts."""
-    _, units, _, grouped = _units(split, manifest)
+    groups = _groups(split, manifest)
     counts = []
     for part in PARTS:
         flags = split.part(part)
@@ -75,7 +75,7 @@ def count_parts(split: LabelSplit, manifest: Manifest) -> tuple[PartCount, ...]:
                 part,
                 int(flags.sum()),
                 int((per_class > 0).sum()),
-                len({units[place] for place in np.flatnonzero(flags & grouped)}),
+                len({groups.unit[row] for row in np.flatnonzero(flags & groups.grouped)}),
                 int(per_class.min()),
                 float(per_class.mean()),
                 int(per_class.max()),
@@ -86,69 +86,72 @@ def count_parts(split: LabelSplit, manifest: Manifest) -> tuple[PartCount, ...]:
 
 def check_split(split: LabelSplit, manifest: Manifest) -> tuple[Problem, ...]:
     """Everything wrong or doubtful in a split against its data set, errors first."""
-    found: list[Problem] = []
+    groups = _groups(split, manifest)
+    checks = (*_check_videos(split, manifest, groups.rows), *_check_parts(split), *_check_classes(split, manifest))
+    problems = [problem for problem in (*checks, *_check_groups(split, manifest, groups)) if problem.count]
+    rank = {ERROR: 0, WARNING: 1, NOTE: 2}
+    return tuple(sorted(problems, key=lambda problem: rank[problem.level]))
 
-    def add(level: str, kind: str, names: Sequence[str], message: str) -> None:
-        if names:
-            found.append(Problem(level, kind, len(names), message.format(n=len(names)), tuple(names[:5])))
 
-    def keys(flags: Flags) -> list[str]:
-        return [split.key[place] for place in np.flatnonzero(flags)]
+def _problem(level: str, kind: str, names: Sequence[str], message: str) -> Problem:
+    """A Problem of these videos, groups or classes; {n} in the message becomes their number."""
+    return Problem(level, kind, len(names), message.format(n=len(names)), tuple(names[:5]))
 
+
+def _keys(split: LabelSplit, flags: Flags) -> list[str]:
+    return [split.key[row] for row in np.flatnonzero(flags)]
+
+
+def _check_videos(split: LabelSplit, manifest: Manifest, rows: npt.NDArray[np.int64]) -> Iterator[Problem]:
+    """Are the videos of the split written videos of this data set, with its labels?"""
     digest = split.provenance.get("dataset_digest", "")
     if digest != manifest.digest:
-        add(
+        yield _problem(
             ERROR,
             "other-data-set",
             [digest[:16] or "none"],
             "the split was made for another data set or another extraction of it; make it again",
         )
-    rows, units, within, grouped = _units(split, manifest)
-    status = np.asarray(manifest.videos.arrow.column("status").to_numpy(zero_copy_only=False), dtype=object)
-    known = rows >= 0
-    written = known & (status[np.where(known, rows, 0)] == WRITTEN) if len(status) else known
-    add(ERROR, "unknown-videos", keys(~known), "{n} videos are not in the data set")
-    add(ERROR, "not-written", keys(known & ~written), "{n} videos were not extracted (failed or skipped)")
+    table, known = manifest.videos.arrow, rows >= 0
+    safe_rows = np.where(known, rows, 0)  # of unknown videos any row will do: `known` excludes them
+    written, same_label = known, known
+    if len(table):
+        status = np.asarray(table.column("status").to_numpy(zero_copy_only=False), dtype=object)
+        written = known & (status[safe_rows] == WRITTEN)
+        same_label = split.label == table.column("label").to_numpy()[safe_rows]
     num_classes = len(manifest.header.classes)
-    valid = (split.label >= 0) & (split.label < num_classes)
-    add(ERROR, "label-range", keys(~valid), f"{{n}} videos have labels outside the {num_classes} classes")
+    in_range = (split.label >= 0) & (split.label < num_classes)
+    yield _problem(ERROR, "unknown-videos", _keys(split, ~known), "{n} videos are not in the data set")
+    yield _problem(
+        ERROR, "not-written", _keys(split, known & ~written), "{n} videos were not extracted (failed or skipped)"
+    )
+    yield _problem(
+        ERROR, "label-range", _keys(split, ~in_range), f"{{n}} videos have labels outside the {num_classes} classes"
+    )
+    yield _problem(
+        WARNING,
+        "other-labels",
+        _keys(split, known & ~same_label),
+        "{n} videos train with another label than their class folder's",
+    )
+
+
+def _check_parts(split: LabelSplit) -> Iterator[Problem]:
+    """Are the parts disjoint and present?"""
     for name, first, second in (
         ("test-in-train", split.train, split.test),
         ("validation-in-train", split.train, split.validation),
         ("test-in-validation", split.validation, split.test),
     ):
-        add(ERROR, name, keys(first & second), f"{{n}} videos are in both parts ({name.replace('-in-', ' and ')})")
+        message = f"{{n}} videos are in both parts ({name.replace('-in-', ' and ')})"
+        yield _problem(ERROR, name, _keys(split, first & second), message)
     if not split.labelled.any():
-        add(ERROR, "no-labels", [split.name], "no video is labelled")
-
-    ours = manifest.videos.arrow.column("label").to_numpy()
-    differing = known & (split.label != ours[np.where(known, rows, 0)]) if len(ours) else ~known
-    add(
-        WARNING,
-        "other-labels",
-        keys(differing & known),
-        "{n} videos train with another label than their class folder's",
-    )
-    names = manifest.header.classes
-    have = {part: class_counts(split, part, num_classes) for part in PARTS}
-    train = _class_counts(split, split.train, num_classes)
-    add(
-        WARNING,
-        "unlabelled-classes",
-        _named(names, (train > 0) & (have["labelled"] == 0)),
-        "classes with train videos but no labelled one: {n}",
-    )
-    add(
-        WARNING,
-        "untested-classes",
-        _named(names, (train > 0) & (have["test"] == 0)) if split.test.any() else [],
-        "classes with train videos but no test one: {n}",
-    )
-    add(NOTE, "empty-classes", _named(names, (train == 0) & (have["test"] == 0)), "classes without any video: {n}")
+        yield _problem(ERROR, "no-labels", [split.name], "no video is labelled")
     if not split.test.any():
-        add(WARNING, "no-test", [split.name], "there is no test part (`--test-percent P` sets one aside by group)")
+        message = "there is no test part (`--test-percent P` sets one aside by group)"
+        yield _problem(WARNING, "no-test", [split.name], message)
     elif not split.validation.any():
-        add(
+        yield _problem(
             NOTE,
             "no-validation",
             [split.name],
@@ -156,39 +159,62 @@ def check_split(split: LabelSplit, manifest: Manifest) -> tuple[Problem, ...]:
             "(`--hold-out P` keeps a part of train for that)",
         )
 
-    def groups(flags: Flags) -> set[str]:
-        return {units[place] for place in np.flatnonzero(flags & grouped)}
 
+def _check_classes(split: LabelSplit, manifest: Manifest) -> Iterator[Problem]:
+    """Does every class with train videos have labelled and test videos?"""
+    names = manifest.header.classes
+    labelled, test = (class_counts(split, part, len(names)) for part in ("labelled", "test"))
+    train = _class_counts(split, split.train, len(names))
+    yield _problem(
+        WARNING,
+        "unlabelled-classes",
+        _named(names, (train > 0) & (labelled == 0)),
+        "classes with train videos but no labelled one: {n}",
+    )
+    yield _problem(
+        WARNING,
+        "untested-classes",
+        _named(names, (train > 0) & (test == 0)) if split.test.any() else [],
+        "classes with train videos but no test one: {n}",
+    )
+    yield _problem(NOTE, "empty-classes", _named(names, (train == 0) & (test == 0)), "classes without any video: {n}")
+
+
+def _check_groups(split: LabelSplit, manifest: Manifest, groups: _Groups) -> Iterator[Problem]:
+    """Do clips of one source lie on both sides of a border between parts?"""
+
+    def units(flags: Flags) -> set[str]:
+        return {groups.unit[row] for row in np.flatnonzero(flags & groups.grouped)}
+
+    # Leaks within a class: train and test hold clips of the same class and source.
     held = split.test | split.validation
-    in_train = {within[place] for place in np.flatnonzero(split.train & grouped)}
-    in_held = Counter(within[place] for place in np.flatnonzero(held & grouped))
+    in_train = {groups.within_class[row] for row in np.flatnonzero(split.train & groups.grouped)}
+    in_held = Counter(groups.within_class[row] for row in np.flatnonzero(held & groups.grouped))
     shared = sorted(in_train & set(in_held))
     remedy = " (--pool official keeps them apart)" * (split.provenance.get("pool") == "non-test")
-    add(
+    yield _problem(
         WARNING,
         "groups-in-train-and-test",
         shared,
         f"{{n}} groups are in train and in test or validation: {sum(in_held[name] for name in shared)} of {int(held.sum())} "
         f"videos there have a clip of the same class and source in train{remedy}",
     )
+    # Milder: the same person or scene, in another class. Official lists have such groups, so they are only noted there.
     if groups_span_classes(manifest.header.dataset):
-        known_leaks = {name.split("/", 1)[1] for name in shared}
-        add(
+        leaked = {name.split("/", 1)[1] for name in shared}
+        yield _problem(
             NOTE if manifest.header.dataset in OFFICIAL else WARNING,
             "groups-across-classes",
-            sorted((groups(split.train) & groups(held)) - known_leaks),
+            sorted((units(split.train) & units(held)) - leaked),
             "{n} groups are in train and, with another class only, in test or validation",
         )
-    both = sorted(groups(split.labelled) & groups(split.unlabelled & ~split.labelled))
-    labelled_groups = len(groups(split.labelled))
-    add(
+    labelled = units(split.labelled)
+    yield _problem(
         NOTE,
         "groups-partly-labelled",
-        both,
-        f"{{n}} of {labelled_groups} labelled groups have unlabelled videos too (no leak into test; --by-group avoids it)",
+        sorted(labelled & units(split.unlabelled & ~split.labelled)),
+        f"{{n}} of {len(labelled)} labelled groups have unlabelled videos too (no leak into test; --by-group avoids it)",
     )
-    rank = {ERROR: 0, WARNING: 1, NOTE: 2}
-    return tuple(sorted(found, key=lambda problem: rank[problem.level]))
 
 
 def compare_splits(first: LabelSplit, second: LabelSplit) -> tuple[Overlap, ...]:
@@ -209,20 +235,27 @@ def _named(classes: Sequence[str], flags: npt.NDArray[np.bool_]) -> list[str]:
     return [name for name, flag in zip(classes, flags.tolist(), strict=True) if flag]
 
 
-def _units(split: LabelSplit, manifest: Manifest) -> tuple[npt.NDArray[np.int64], list[str], list[str], Flags]:
-    """Per video of the split: its row in the manifest (-1: none), its group's name in the data set and within its class
-    (`Class/group`), and whether it has a group."""
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """Per video of a split: its manifest row (-1: none), its group in the data set and within its class, and if it has one."""
+
+    rows: npt.NDArray[np.int64]
+    unit: list[str]
+    within_class: list[str]
+    grouped: Flags
+
+
+def _groups(split: LabelSplit, manifest: Manifest) -> _Groups:
     columns = manifest.videos.arrow.select(["key", "class_name", "group"])
-    places = pc.index_in(pa.array(split.key, pa.string()), value_set=columns.column("key").combine_chunks())
-    rows = pc.fill_null(places, -1).to_numpy().astype(np.int64)
+    found = pc.index_in(pa.array(split.key, pa.string()), value_set=columns.column("key").combine_chunks())
+    rows = pc.fill_null(found, -1).to_numpy().astype(np.int64)
     known = np.flatnonzero(rows >= 0)
     taken = columns.take(pa.array(rows[known])).to_pydict()
-    within, grouped = [""] * len(rows), np.zeros(len(rows), bool)
-    units = list(within)
+    within_class, unit, grouped = [""] * len(rows), [""] * len(rows), np.zeros(len(rows), bool)
     spans = groups_span_classes(manifest.header.dataset)
-    for at, class_name, group in zip(known, taken["class_name"], taken["group"], strict=True):
+    for row, class_name, group in zip(known, taken["class_name"], taken["group"], strict=True):
         if group:
-            within[at] = f"{class_name}/{group}"
-            units[at] = group if spans else within[at]
-            grouped[at] = True
-    return rows, units, within, grouped
+            within_class[row] = f"{class_name}/{group}"
+            unit[row] = group if spans else within_class[row]
+            grouped[row] = True
+    return _Groups(rows, unit, within_class, grouped)
