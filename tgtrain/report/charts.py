@@ -1,217 +1,177 @@
-"""Which charts a report has: the quantities of a run's log by theme, or each quantity of several runs over one another."""
+"""The charts of a report: the logged quantities of one run by theme, or each quantity of several runs in one chart."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from os.path import commonprefix
 
 import numpy as np
 
-from tgtrain.report.plot import DASHES, NUM_COLOURS, Axis, Line, Plot, draw, number
+from tgtrain.report.plot import BOTTOM, LEFT, NUM_COLOURS, RIGHT, TOP, Line, Plot, draw, number, reduce_points
 from tgtrain.report.run_data import Curve, RunData
 
-_RGB, _TG = 0, 1  # colours: everywhere the same
-_LOGGED = {"memory_gb": "memory_mb"}  # shown in another unit than logged
-
-
-@dataclass(frozen=True, slots=True)
-class LegendItem:
-    """A line's label and last value as text; name: as the log calls the quantity. dashes: of its stroke, SVG units."""
-
-    label: str
-    name: str
-    colour: int
-    dashes: str
-    last: str
+_SCALE = {"%": 100.0, "GB": 1 / 1024}  # from the logged value to the unit of a chart
+_HIDDEN = {"epoch", "seconds_left", "loader_memory_mb", "num_bad", "train/num_selected", "train/num_correct"}
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """One figure of the page. names: of the quantities in the log. at: where the legend's values are from.
-
-    readout: for the pointer, see `_readout`. num_merged: log lines that share a point.
-    """
+    """One figure of the page."""
 
     title: str
-    names: str
-    at: str
+    names: str  # of the quantities in the log
+    at: str  # where the values of the legend are from
     note: str
-    svg: str
-    legend: tuple[LegendItem, ...]
-    readout: dict[str, object]
-    num_merged: int
+    alt: str
+    plot: Plot
+    lines: tuple[Line, ...]
+    readout: dict[str, object]  # for the script that reads values with the pointer
+
+    @property
+    def num_merged(self) -> int:
+        """Log lines that share a point."""
+        return max(line.points.num_merged for line in self.lines)
 
 
 @dataclass(frozen=True, slots=True)
 class _Theme:
-    """Quantities that share a chart. lines: (name in the log, label, colour). unit: "%" for fractions, else as written."""
+    """Quantities that share a chart."""
 
     title: str
-    lines: tuple[tuple[str, str, int], ...]
+    lines: Mapping[str, tuple[str, int]]  # name in the log -> label, colour
     note: str = ""
-    unit: str = ""
+    unit: str = ""  # "%" for fractions
     may_log: bool = False
-    zero: bool = False  # the value axis begins at 0: quantities that are compared as lengths
-    marked: bool = False  # show where the pseudo-label loss starts
+    zero: bool = False  # the value axis begins at 0
+    marked: bool = False  # mark the start of the pseudo-label loss
+
+
+_LABELLED_ACCURACY = _Theme(
+    "Accuracy on labelled clips",
+    {
+        "train/labelled_top1_rgb": ("RGB top-1", 0),
+        "train/labelled_top1_tg": ("TG top-1", 1),
+        "train/labelled_top5_rgb": ("RGB top-5", 2),
+        "train/labelled_top5_tg": ("TG top-5", 3),
+    },
+    "In the training batches, with augmentation and dropout.",
+    "%",
+)
+_PSEUDO_LABELS = {"train/mask_fraction": ("trusted", 2), "train/pseudo_precision": ("right among trusted", 3)}
+_STEP_TIMES = {
+    "seconds_per_step": ("steps alone", 4),
+    "overall_seconds_per_step": ("mean since the start, with evaluations and checkpoints", 0),
+}
+_WAITING = {"waiting_share": ("Waiting for data", 3)}
+_SPEED = (
+    _Theme("Throughput", {"clips_per_second": ("Throughput", 2)}, "Training clips per second.", "clips/s", zero=True),
+    _Theme("Waiting for data", _WAITING, "Share of the time that steps waited for clips.", "%", zero=True),
+    _Theme("Time per step", _STEP_TIMES, unit="s", zero=True),
+    _Theme(
+        "Peak memory", {"memory_mb": ("Peak memory", 6)}, "Of the GPU, or of the process on a CPU.", "GB", zero=True
+    ),
+)
 
 
 def run_charts(run: RunData) -> tuple[Chart, ...]:
-    """The charts of one run, in reading order; quantities that it did not log are left out."""
-    curves = _named_curves(run)
-    charts = [_accuracy_chart(run)]
-    for theme in _themes(run):
-        present = [(name, label, colour) for name, label, colour in theme.lines if name in curves]
-        if present:
-            lines = [
-                (name, Line(label, curves[name], colour, place)) for place, (name, label, colour) in enumerate(present)
-            ]
-            charts.append(_chart(theme, lines, [run]))
-    return tuple(chart for chart in charts if chart is not None)
-
-
-def compared_charts(runs: Sequence[RunData]) -> tuple[Chart, ...]:
-    """One chart a quantity, with a line for each run that logged it; the colour of a run is its place."""
-    charts = []
-    curves = [_named_curves(run) for run in runs]
-    accuracies = [_evaluations(run) for run in runs]
-    for name in sorted({name for found in accuracies for name in found}, key=_metric_order):
+    """The charts of one run in reading order, without quantities that it did not log."""
+    curves, charts = _named_curves(run), []
+    for theme in _themes(run, curves):
+        present = {name: style for name, style in theme.lines.items() if name in curves}
         lines = [
-            (name, Line(run.name, found[name], place, place + place // NUM_COLOURS))
-            for place, (run, found) in enumerate(zip(runs, accuracies, strict=True))
-            if name in found
+            _line(theme, name, label, curves[name], colour, dash)
+            for dash, (name, (label, colour)) in enumerate(present.items())
         ]
-        charts.append(_chart(_Theme(name, (), "Accuracy while training, one centre clip and crop.", "%"), lines, runs))
-    for theme in _joined([_themes(run) for run in runs]):
-        for name, label, _ in theme.lines:
-            lines = [
-                (name, Line(run.name, found[name], place, place + place // NUM_COLOURS))
-                for place, (run, found) in enumerate(zip(runs, curves, strict=True))
-                if name in found
-            ]
-            if lines:
-                title = theme.title if label == theme.title else f"{theme.title}: {label}"
-                charts.append(_chart(replace(theme, title=title, marked=False), lines, runs))
+        if lines:
+            charts.append(_chart(theme, lines, [run]))
     return tuple(charts)
 
 
-def _joined(themes: Sequence[Sequence[_Theme]]) -> list[_Theme]:
-    """The themes of all runs with the quantities of each; a note that not all runs share (another threshold) is dropped."""
-    joined: dict[str, _Theme] = {}
-    for theme in (theme for own in themes for theme in own):
-        before = joined.get(theme.title, theme)
-        note = theme.note if before.note == theme.note else ""
-        joined[theme.title] = replace(theme, lines=tuple(dict.fromkeys((*before.lines, *theme.lines))), note=note)
-    return list(joined.values())
+def compared_charts(runs: Sequence[RunData]) -> tuple[Chart, ...]:
+    """One chart for each quantity, with a line for each run that logged it. A run has the same colour in all charts."""
+    curves = [_named_curves(run) for run in runs]
+    themes = [_themes(run, named) for run, named in zip(runs, curves, strict=True)]
+    order = {theme.title: place for place, theme in enumerate(themes[0])}
+    quantities = {name: (theme, label) for own in themes for theme in own for name, (label, _) in theme.lines.items()}
+    charts = []
+    for name, (theme, label) in sorted(quantities.items(), key=lambda item: order.get(item[1][0].title, len(order))):
+        lines = [
+            _line(theme, name, run.name, named[name], place, place + place // NUM_COLOURS)
+            for place, (run, named) in enumerate(zip(runs, curves, strict=True))
+            if name in named
+        ]
+        # A note that differs between the runs (another threshold) is left out.
+        notes = {other.note for own in themes for other in own if other.title == theme.title}
+        title = theme.title if label == theme.title else f"{theme.title}: {label}"
+        note = theme.note if len(notes) == 1 else ""
+        if lines:
+            charts.append(_chart(replace(theme, title=title, note=note, marked=False), lines, runs))
+    return tuple(charts)
 
 
-def _themes(run: RunData) -> tuple[_Theme, ...]:
-    names = run.train
-    threshold = run.settings.get("method.threshold")
-    trusted = f"Share of unlabelled clips whose pseudo-label passes the threshold{f' {threshold:g}' if isinstance(threshold, float) else ''}, and how many of those are right."
-    clip_norm = run.settings.get("optimiser.clip_norm")
-    clipped = (
-        f"L2 norm of all gradients before clipping at {clip_norm:g}." if clip_norm else "L2 norm of all gradients."
-    )
-    align = tuple(
-        (name, f"stage {name[-1]}", int(name[-1]) - 1) for name in names if name.startswith("loss/align_stage")
-    )
-    contrast = _numbered(names, "loss/contrast_")
+def _themes(run: RunData, names: Mapping[str, Curve]) -> list[_Theme]:
+    """All themes in reading order, also those without a quantity of this run."""
+    threshold, clip_norm = run.config.method.threshold, run.config.optimiser.clip_norm
+    trusted = f"Share of unlabelled clips whose pseudo-label passes the threshold {threshold:g}, and how many of those are right."
+    gradient_note = f"L2 norm of all gradients{f' before clipping at {clip_norm:g}' if clip_norm else ''}."
+    accuracies = sorted((name for name in names if "@" in name), key=_metric_order)
     themes = [
-        _Theme("Total loss", (("loss/total", "Total loss", 2),), "Sum of all terms, weights applied.", marked=True),
-        _Theme("Supervised loss", _views("loss/supervised"), "Cross-entropy of the labelled clips."),
         _Theme(
-            "Pseudo-label loss",
-            _views("loss/pseudo"),
-            "Cross-entropy of strong views against trusted pseudo-labels.",
-            marked=True,
-        ),
-        _Theme("Alignment loss", align, "Distance of RGB features to TG features, by stage."),
-        _Theme("Contrast loss", contrast, "How well RGB and TG of a clip are told to belong together."),
-        _Theme(
-            "Accuracy on labelled clips",
-            (
-                ("train/labelled_top1_rgb", "RGB top-1", 0),
-                ("train/labelled_top1_tg", "TG top-1", 1),
-                ("train/labelled_top5_rgb", "RGB top-5", 2),
-                ("train/labelled_top5_tg", "TG top-5", 3),
-            ),
-            "In the training batches, with augmentation and dropout.",
+            "Accuracy",
+            {name: (name, colour) for colour, name in enumerate(accuracies)},
+            "One centre clip and crop of every video, while training.",
             "%",
         ),
+        *_loss_themes(names),
+        _LABELLED_ACCURACY,
+        _Theme("Pseudo-labels", _PSEUDO_LABELS, trusted, "%", zero=True, marked=True),
+        _Theme("Learning rate", {"learning_rate": ("Learning rate", 4)}, zero=True),
+        _Theme("Gradient norm", {"grad_norm": ("Gradient norm", 5)}, gradient_note, may_log=True),
+        *_SPEED,
+    ]
+    known = _HIDDEN.union(*(theme.lines for theme in themes))
+    return [*themes, *(_Theme(name, {name: (name, 7)}) for name in names if name not in known)]
+
+
+def _loss_themes(names: Mapping[str, Curve]) -> list[_Theme]:
+    total = {"loss/total": ("Total loss", 2)}
+    align = [name for name in names if name.startswith("loss/align_stage")]
+    contrast = [name for name in names if name.startswith("loss/contrast_")]
+    supervised, pseudo = (
+        {f"loss/{term}_rgb": ("RGB", 0), f"loss/{term}_tg": ("TG", 1)} for term in ("supervised", "pseudo")
+    )
+    return [
+        _Theme("Total loss", total, "Sum of all terms, weights applied.", marked=True),
+        _Theme("Supervised loss", supervised, "Cross-entropy of the labelled clips."),
+        _Theme("Pseudo-label loss", pseudo, "Cross-entropy of strong views with trusted pseudo-labels.", marked=True),
         _Theme(
-            "Pseudo-labels",
-            (("train/mask_fraction", "trusted", 2), ("train/pseudo_precision", "right among trusted", 3)),
-            trusted,
-            "%",
-            zero=True,
-            marked=True,
-        ),
-        _Theme("Learning rate", (("learning_rate", "Learning rate", 4),), zero=True),
-        _Theme("Gradient norm", (("grad_norm", "Gradient norm", 5),), clipped, may_log=True),
-        _Theme(
-            "Throughput", (("clips_per_second", "Throughput", 2),), "Training clips a second.", "clips/s", zero=True
-        ),
-        _Theme(
-            "Waiting for data",
-            (("waiting_share", "Waiting for data", 3),),
-            "Share of the time that steps waited for clips.",
-            "%",
-            zero=True,
-        ),
-        _Theme(
-            "Time per step",
-            (
-                ("seconds_per_step", "steps alone", 4),
-                ("overall_seconds_per_step", "with evaluations and checkpoints, since the start", 0),
-            ),
-            "",
-            "s",
-            zero=True,
+            "Alignment loss",
+            {name: (f"stage {name[-1]}", int(name[-1]) - 1) for name in align},
+            "Distance of RGB features to TG features, by stage.",
         ),
         _Theme(
-            "Peak memory",
-            (("memory_gb", "Peak memory", 6),),
-            "Of the GPU where one is used, else of the process.",
-            "GB",
-            zero=True,
+            "Contrast loss",
+            {name: (name.removeprefix("loss/contrast_"), 4 + k) for k, name in enumerate(contrast)},
+            "How well RGB and TG of the same clip are matched.",
         ),
     ]
-    known = {name for theme in themes for name, _, _ in theme.lines} | {
-        "epoch", "memory_mb", "loader_memory_mb", "num_bad", "train/num_selected", "train/num_correct"
-    }  # fmt: skip
-    others = [_Theme(name, ((name, name, 7),), "") for name in names if name not in known]
-    return (*themes, *others)
-
-
-def _views(prefix: str) -> tuple[tuple[str, str, int], ...]:
-    return ((f"{prefix}_rgb", "RGB", _RGB), (f"{prefix}_tg", "TG", _TG))
-
-
-def _numbered(names: Mapping[str, Curve], prefix: str) -> tuple[tuple[str, str, int], ...]:
-    found = [name for name in names if name.startswith(prefix)]
-    return tuple((name, name.removeprefix(prefix), 4 + place) for place, name in enumerate(found))
 
 
 def _named_curves(run: RunData) -> dict[str, Curve]:
-    """The train curves as charts want them: memory in GB, precision only where something was trusted."""
-    curves = dict(run.train)
-    if "memory_mb" in curves:
-        curves["memory_gb"] = replace(curves["memory_mb"], value=curves["memory_mb"].value / 1024)
+    """All curves of a run, with evaluations as `top1@1x1 (test)`; precision is a gap where nothing was trusted."""
+    curves = {
+        f"{name} ({part})": curve
+        for part, named in run.evaluate.items()
+        for name, curve in named.items()
+        if "@" in name
+    }
+    curves.update(run.train)
     precision, selected = curves.get("train/pseudo_precision"), curves.get("train/num_selected")
     if precision is not None and selected is not None:
-        none = np.isin(precision.step, selected.step[selected.value == 0])
-        curves["train/pseudo_precision"] = replace(precision, value=np.where(none, np.nan, precision.value))
-    return {name: curve for name, curve in curves.items() if np.isfinite(curve.value).any()}
-
-
-def _evaluations(run: RunData) -> dict[str, Curve]:
-    """`top1@1x1 (test)` -> curve."""
-    return {
-        f"{name} ({part})": curve
-        for part, curves in run.evaluate.items()
-        for name, curve in curves.items()
-        if "@" in name and np.isfinite(curve.value).any()
-    }
+        without = np.isin(precision.step, selected.step[selected.value == 0])
+        curves["train/pseudo_precision"] = replace(precision, value=np.where(without, np.nan, precision.value))
+    return {name: curve for name, curve in curves.items() if len(curve.finite().step)}
 
 
 def _metric_order(name: str) -> tuple[int, str]:
@@ -219,87 +179,63 @@ def _metric_order(name: str) -> tuple[int, str]:
     return next((place for place, start in enumerate(order) if name.startswith(start)), len(order)), name
 
 
-def _accuracy_chart(run: RunData) -> Chart | None:
-    found = _evaluations(run)
-    if not found:
-        return None
-    names = sorted(found, key=_metric_order)
-    lines = [(name, Line(name, found[name], place, place)) for place, name in enumerate(names)]
-    return _chart(_Theme("Accuracy", (), "One centre clip and crop of every video, while training.", "%"), lines, [run])
+def _line(theme: _Theme, name: str, label: str, curve: Curve, colour: int, dash: int) -> Line:
+    points = reduce_points(curve, _SCALE.get(theme.unit, 1.0))
+    value = float(curve.finite().value[-1]) * _SCALE.get(theme.unit, 1.0)
+    text = f"{value:.1f}" if theme.unit == "%" else number(value)
+    last = f"{text} {theme.unit}".rstrip()
+    return Line(label, name, points, last, int(curve.step[-1]), colour % NUM_COLOURS, dash)
 
 
-def _chart(theme: _Theme, lines: Sequence[tuple[str, Line]], runs: Sequence[RunData]) -> Chart:
-    percent = theme.unit == "%"
-    marks = [float(mark) for run in runs for mark in _pseudo_start(run)] if theme.marked else []
-    names = list(dict.fromkeys(_LOGGED.get(name, name).partition(" (")[0] for name, _ in lines))
-    unit = f" {theme.unit}" if theme.unit else ""
-    legend = []
-    for name, line in lines:
-        finite = line.curve.value[np.isfinite(line.curve.value)]
-        last = (f"{100 * finite[-1]:.1f}" if percent else number(float(finite[-1]))) + unit if len(finite) else "none"
-        dashes = " ".join(f"{2 * length:g}" for length in DASHES[line.dash % len(DASHES)])
-        legend.append(LegendItem(line.label, name, line.colour % NUM_COLOURS, dashes, last))
-    alt = f"Line chart: {theme.title} over steps. Last values: " + ", ".join(
-        f"{item.label} {item.last}" for item in legend
-    )
-    plot = draw([line for _, line in lines], alt, percent=percent, may_log=theme.may_log, zero=theme.zero, marks=marks)
-    notes = [theme.note] if theme.note else []
-    last_step = max(int(line.curve.step[-1]) for _, line in lines)
-    if marks and marks[0] < last_step:
+def _chart(theme: _Theme, lines: Sequence[Line], runs: Sequence[RunData]) -> Chart:
+    marks = [start for run in runs for start in _pseudo_start(run)] if theme.marked else []
+    plot = draw(lines, "%" * (theme.unit == "%"), may_log=theme.may_log, zero=theme.zero, marks=marks)
+    notes = [theme.note] * bool(theme.note)
+    last_steps = {line.last_step for line in lines}
+    if marks and marks[0] < max(last_steps):
         notes.append("Dashed line: the pseudo-label loss starts.")
-    if plot.y.log:
+    if plot.log:
         notes.append("Logarithmic scale.")
-    merged = max(points.num_merged for points in plot.points)
-    at = f"last, step {last_step:,}" if len({int(line.curve.step[-1]) for _, line in lines}) == 1 else "last"
+    names = list(dict.fromkeys(line.name for line in lines if "@" not in line.name))
+    # Names with the same beginning are shortened: `loss/pseudo_rgb, _tg`.
+    head = commonprefix(names).rpartition("_")[0]  # noqa: RUF071 (by characters, as meant)
+    names[1:] = [name.removeprefix(head) for name in names[1:]]
+    last = ", ".join(f"{line.label} {line.last}" for line in lines)
     return Chart(
-        theme.title,
-        _together(names),
-        at,
-        " ".join(notes),
-        plot.svg,
-        tuple(legend),
-        _readout(plot, lines, unit, runs),
-        merged,
+        title=theme.title,
+        names=", ".join(names),
+        at=f"last, step {last_steps.pop():,}" if len(last_steps) == 1 else "last",
+        note=" ".join(notes),
+        alt=f"Line chart: {theme.title} over steps. Last values: {last}",
+        plot=plot,
+        lines=tuple(lines),
+        readout=_readout(plot, lines, theme.unit, runs),
     )
-
-
-def _together(names: Sequence[str]) -> str:
-    """Names of the log, those that share a beginning folded: `loss/pseudo_rgb, _tg`."""
-    head = names[0].rpartition("_")[0]
-    if len(names) > 1 and head and all(name.startswith(f"{head}_") for name in names):
-        return ", ".join([names[0], *(name.removeprefix(head) for name in names[1:])])
-    return ", ".join(names)
 
 
 def _pseudo_start(run: RunData) -> list[int]:
-    """The step after which the pseudo-label loss counts, where there is such a loss and a warm-up."""
-    epochs = run.settings.get("method.warmup_epochs", 0)
-    unlabelled = run.settings.get("method.method") != "supervised"
-    return [int(epochs) * run.steps_per_epoch] if unlabelled and isinstance(epochs, int) and epochs > 0 else []
+    """The step after which the pseudo-label loss counts; [] without such a loss or without a warm-up."""
+    method = run.config.method
+    return [method.warmup_epochs * run.facts.steps_per_epoch] if method.uses_unlabelled and method.warmup_epochs else []
 
 
-def _readout(plot: Plot, lines: Sequence[tuple[str, Line]], unit: str, runs: Sequence[RunData]) -> dict[str, object]:
-    """What reading values with the pointer needs, as JSON: both axes, and per line its steps and values (null: a gap).
-
-    per_epoch: steps of an epoch, 0 where the runs differ in it.
-    """
-    per_epoch = {run.steps_per_epoch for run in runs}
+def _readout(plot: Plot, lines: Sequence[Line], unit: str, runs: Sequence[RunData]) -> dict[str, object]:
+    """Axes as [start, end, low, high] and the values of each line (null: a gap), for report.js."""
+    per_epoch = {run.facts.steps_per_epoch for run in runs}
     return {
-        "x": _axis(plot.x),
-        "y": _axis(plot.y),
-        "log": plot.y.log,
-        "unit": unit,
-        "per_epoch": per_epoch.pop() if len(per_epoch) == 1 else 0,
+        "x": [LEFT, RIGHT, *plot.x],
+        "y": [BOTTOM, TOP, *plot.y],
+        "log": plot.log,
+        "unit": f" {unit}".rstrip(),
+        "per_epoch": per_epoch.pop() if len(per_epoch) == 1 else 0,  # 0: the runs differ
         "lines": [
             {
-                "colour": line.colour % NUM_COLOURS,
-                "step": points.step.tolist(),
-                "value": [float(f"{value:.5g}") if np.isfinite(value) else None for value in points.value.tolist()],
+                "colour": line.colour,
+                "step": line.points.step.tolist(),
+                "value": [
+                    float(f"{value:.5g}") if np.isfinite(value) else None for value in line.points.value.tolist()
+                ],
             }
-            for (_, line), points in zip(lines, plot.points, strict=True)
+            for line in lines
         ],
     }
-
-
-def _axis(axis: Axis) -> list[float]:
-    return [float(f"{value:.7g}") for value in (axis.start, axis.end, axis.low, axis.high)]

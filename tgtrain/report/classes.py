@@ -1,9 +1,8 @@
-"""Accuracy by class and what is taken for what: the confusion matrix as a table or, with many classes, as a map."""
+"""Accuracy by class, and the confusion matrix as a table (few classes) or a map (many)."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,29 +11,29 @@ import numpy as np
 from tgtrain.evaluate.results import ClassScore, TestResult
 from tgtrain.report.run_data import RunData
 
-MOST_TABLE_CLASSES = 16
-MOST_CONFUSIONS = 8
+MAX_TABLE_CLASSES = 16
+MAX_CONFUSIONS = 8
 _NUM_LEVELS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """count: videos; share: of the videos of its true class, 0..1; level: 0 (none) to 10, for the shade."""
+    """A cell of the matrix."""
 
     count: int
-    share: float
-    level: int
+    share: float  # of the videos of the true class, 0..1
+    level: int  # shade, 0 (none) to 10
 
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """The classes that occur as truth or prediction. rows: the table (few classes), svg and readout: the map (many)."""
+    """The classes that occur as truth or prediction, with `rows` for a table or else `svg` and `readout` for a map."""
 
     names: tuple[str, ...]
     num_left_out: int
-    rows: tuple[tuple[Cell, ...], ...]
-    svg: str
-    readout: dict[str, object]
+    rows: tuple[tuple[Cell, ...], ...] = ()
+    svg: str = ""
+    readout: dict[str, object] | None = None  # for the script that reads cells with the pointer
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,77 +50,65 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """A row of the table of classes; accuracies: one per compared result, None where the class has no videos there."""
+    """A row of the table of classes."""
 
     name: str
     num_videos: int
-    accuracies: tuple[float | None, ...]
-    taken_for: str
-
-
-def class_names(run: RunData, result: TestResult | None = None) -> tuple[str, ...]:
-    """Names by label, as many as the confusion matrix has rows; labels beyond the class list are named by number."""
-    size = len(result.confusion) if result is not None and result.confusion is not None else 0
-    names = dict(enumerate(run.data.classes))
-    names.update({score.label: score.name for score in (result.classes if result else ())})
-    size = max(size, max(names, default=-1) + 1)
-    return tuple(names.get(label, f"class {label}") for label in range(size))
+    accuracies: tuple[float | None, ...]  # one for each compared result; None if the class has no videos there
+    taken_for: str  # the most frequent wrong class, with its count
 
 
 def confusion_view(run: RunData, result: TestResult) -> Confusion | None:
-    """The matrix as the page shows it, or None where the result has none or is empty."""
+    """The matrix as the page shows it; None if the result has none or it is empty."""
     if result.confusion is None or not result.confusion.any():
         return None
-    counts = result.confusion
-    kept = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
-    counts = counts[np.ix_(kept, kept)]
-    every = class_names(run, result)
-    names = tuple(every[label] for label in kept)
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    level = np.where(counts > 0, np.ceil(share * _NUM_LEVELS), 0).astype(int)
-    small = len(names) <= MOST_TABLE_CLASSES
-    rows = tuple(
-        tuple(Cell(int(counts[t, p]), float(share[t, p]), int(level[t, p])) for p in range(len(names)))
-        for t in range(len(names) if small else 0)
-    )
-    cells = [[int(t), int(p), int(counts[t, p])] for t, p in np.argwhere(counts)] if not small else []
-    readout: dict[str, object] = {"names": list(names), "cells": cells, "sums": counts.sum(axis=1).tolist()}
-    return Confusion(
-        names, len(every) - len(names), rows, "" if small else _map(level, names), {} if small else readout
-    )
+    present = np.flatnonzero(result.confusion.sum(axis=0) + result.confusion.sum(axis=1))
+    counts = result.confusion[np.ix_(present, present)]
+    sums = counts.sum(axis=1)
+    names = tuple(run.class_name(int(label)) for label in present)
+    num_left_out = len(result.confusion) - len(names)
+    share = counts / np.maximum(sums, 1)[:, None]
+    level = np.ceil(share * _NUM_LEVELS).astype(int)
+    if len(names) <= MAX_TABLE_CLASSES:
+        rows = (zip(*row, strict=True) for row in zip(counts.tolist(), share.tolist(), level.tolist(), strict=True))
+        return Confusion(names, num_left_out, tuple(tuple(Cell(*cell) for cell in row) for row in rows))
+    cells = [[t, p, int(counts[t, p])] for t, p in np.argwhere(counts).tolist()]
+    readout: dict[str, object] = {"names": names, "cells": cells, "sums": sums.tolist()}
+    return Confusion(names, num_left_out, svg=_map(level), readout=readout)
 
 
-def top_confusions(run: RunData, result: TestResult, most: int = MOST_CONFUSIONS) -> tuple[Pair, ...]:
+def top_confusions(run: RunData, result: TestResult, limit: int = MAX_CONFUSIONS) -> tuple[Pair, ...]:
     """The most frequent confusions, most frequent first; equal counts by label."""
     if result.confusion is None:
         return ()
-    names, sums = class_names(run, result), result.confusion.sum(axis=1)
+    sums = result.confusion.sum(axis=1).tolist()
     wrong = result.confusion - np.diag(np.diag(result.confusion))
-    places = sorted(map(tuple, np.argwhere(wrong).tolist()), key=lambda place: (-wrong[place], place))
-    return tuple(Pair(t, p, names[t], names[p], int(wrong[t, p]), int(sums[t])) for t, p in places[:most])
+    cells = sorted((-int(wrong[t, p]), t, p) for t, p in np.argwhere(wrong).tolist())
+    return tuple(Pair(t, p, run.class_name(t), run.class_name(p), -count, sums[t]) for count, t, p in cells[:limit])
 
 
-def class_rows(runs: Sequence[RunData], results: Sequence[TestResult]) -> tuple[ClassRow, ...]:
-    """Accuracy by class, weakest first (by the first result), for one result or several side by side."""
-    scores: dict[str, dict[int, ClassScore]] = defaultdict(dict)
-    for place, result in enumerate(results):
+def class_rows(run: RunData, results: Sequence[TestResult]) -> tuple[ClassRow, ...]:
+    """Accuracy by class, weakest first by the first result, for one result or several side by side."""
+    scores: dict[str, dict[int, ClassScore]] = {}
+    for column, result in enumerate(results):
         for score in result.classes:
-            scores[score.name][place] = score
-    taken = _taken_for(runs[0], results[0])
-    rows = [
-        ClassRow(
-            name,
-            max(score.num_videos for score in found.values()),
-            tuple(_finite(found.get(place)) for place in range(len(results))),
-            taken.get(name, ""),
+            scores.setdefault(score.name, {})[column] = score
+    rows = []
+    for name, by_column in scores.items():
+        accuracies = [by_column[column].accuracy if column in by_column else math.nan for column in range(len(results))]
+        rows.append(
+            ClassRow(
+                name,
+                max(score.num_videos for score in by_column.values()),
+                tuple(value if math.isfinite(value) else None for value in accuracies),
+                _taken_for(run, results[0], by_column[0].label) if 0 in by_column else "",
+            )
         )
-        for name, found in scores.items()
-    ]
     return tuple(sorted(rows, key=lambda row: 2.0 if row.accuracies[0] is None else row.accuracies[0]))
 
 
 def majority_share(result: TestResult) -> float | None:
-    """Share of the most frequent class: what always naming it would score."""
+    """Accuracy of always predicting the most frequent class."""
     counts = [score.num_videos for score in result.classes]
     return max(counts) / sum(counts) if sum(counts) else None
 
@@ -135,26 +122,17 @@ def interval95(fraction: float, count: int) -> tuple[float, float]:
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
-def _finite(score: ClassScore | None) -> float | None:
-    return score.accuracy if score is not None and math.isfinite(score.accuracy) else None
+def _taken_for(run: RunData, result: TestResult, label: int) -> str:
+    if result.confusion is None or not 0 <= label < len(result.confusion):
+        return ""
+    wrong = result.confusion[label].copy()
+    wrong[label] = 0
+    return f"{run.class_name(int(wrong.argmax()))} ({wrong.max()})" if wrong.any() else ""
 
 
-def _taken_for(run: RunData, result: TestResult) -> dict[str, str]:
-    """Per class the wrong class that was named most often, with its count."""
-    if result.confusion is None:
-        return {}
-    names, found = class_names(run, result), {}
-    for label, counts in enumerate(result.confusion):
-        wrong = counts.copy()
-        wrong[label] = 0
-        if wrong.any():
-            found[names[label]] = f"{names[int(wrong.argmax())]} ({wrong.max()})"
-    return found
-
-
-def _map(level_KK: np.ndarray, names: Sequence[str]) -> str:
-    """The matrix as an <svg> of one unit a class; one path a shade, so that 400 classes stay small."""
-    size = len(names)
+def _map(level_KK: np.ndarray) -> str:
+    """The matrix as an <svg> of one unit per class, with one path for each shade, so that 400 classes stay small."""
+    size = len(level_KK)
     paths = []
     for level in range(1, _NUM_LEVELS + 1):
         squares = "".join(f"M{p} {t}h1v1h-1z" for t, p in np.argwhere(level_KK == level).tolist())

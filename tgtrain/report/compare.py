@@ -3,50 +3,50 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from manifests.records import InputError
-from tgtrain.config import load_recipe
+from tgtrain.config import flat_settings, load_recipe
 from tgtrain.report.facts import evaluations
 from tgtrain.report.run_data import RunData
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A setting as text. recipe: what the shipped recipe says, "" where the same; special: differs from the defaults."""
+    """A setting as text."""
 
     name: str
     value: str
-    recipe: str
-    special: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SettingsGroup:
-    """The settings of one section."""
-
-    name: str
-    settings: tuple[Setting, ...]
+    recipe: str  # the value in the shipped recipe, "" if the same
+    special: bool  # whether it differs from the main recipe, ucf101-20
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedRow:
-    """A row over all runs: values as text, and whether the runs differ."""
+    """A setting over all runs, as text."""
 
     name: str
     values: tuple[str, ...]
-    differs: bool
+
+    @property
+    def differs(self) -> bool:
+        """Whether the runs differ in it."""
+        return len(set(self.values)) > 1
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedMetric:
-    """A metric, its value for every run (None: not measured), and the highest of them."""
+    """A metric over all runs; None for a run that did not measure it."""
 
     name: str
     values: tuple[float | None, ...]
-    best: float
+
+    @property
+    def best(self) -> float:
+        """The highest value."""
+        return max(value for value in self.values if value is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,66 +58,63 @@ class Comparison:
     warnings: tuple[str, ...]
 
 
-def settings_groups(run: RunData) -> tuple[SettingsGroup, ...]:
-    """All settings by section, with what differs from the shipped recipe of that name and from the defaults."""
-    recipe, defaults = _shipped(run, run.recipe), _shipped(run, "ucf101-20")
-    groups: dict[str, list[Setting]] = {}
-    for key, value in run.settings.items():
-        section, dot, name = key.partition(".")
-        if not dot:
-            continue  # name, description and published stand elsewhere
-        told = _text(recipe[key]) if key in recipe and recipe[key] != value else ""
-        groups.setdefault(section, []).append(
-            Setting(name, _text(value), told, key in defaults and defaults[key] != value)
-        )
-    return tuple(SettingsGroup(section, tuple(settings)) for section, settings in groups.items())
+def run_settings(run: RunData) -> dict[str, list[Setting]]:
+    """All settings by section, with what differs from the shipped recipe and from the main one."""
+    recipe, main = _shipped(run, run.config.name), _shipped(run, "ucf101-20")
+    sections: dict[str, list[Setting]] = {}
+    for key, value in _settings(run).items():
+        section, _, name = key.partition(".")
+        published = _text(recipe[key]) if recipe.get(key, value) != value else ""
+        sections.setdefault(section, []).append(Setting(name, _text(value), published, main.get(key, value) != value))
+    return sections
 
 
 def compare(runs: Sequence[RunData]) -> Comparison:
-    """Headline figures of every run under the names they were measured by, and the settings that differ."""
-    found = [_named_values(run) for run in runs]
-    metrics = []
-    for name in sorted({name for values in found for name in values}, key=_column_order):
-        values = tuple(named.get(name) for named in found)
-        metrics.append(ComparedMetric(name, values, max(value for value in values if value is not None)))
-    keys = dict.fromkeys(key for run in runs for key in run.settings if "." in key)
-    rows = []
-    for key in keys:
-        texts = tuple(_text(run.settings[key]) if key in run.settings else "–" for run in runs)
-        rows.append(ComparedRow(key, texts, len(set(texts)) > 1))
-    return Comparison(tuple(metrics), tuple(rows), _comparison_warnings(runs))
+    """The accuracies of all runs under the names that they were measured by, the settings, and what limits comparison."""
+    named = [_accuracies(run) for run in runs]
+    names = sorted({name for values in named for name in values}, key=_row_order)
+    settings = [_settings(run) for run in runs]
+    return Comparison(
+        tuple(ComparedMetric(name, tuple(values.get(name) for values in named)) for name in names),
+        tuple(ComparedRow(key, tuple(_text(values[key]) for values in settings)) for key in settings[0]),
+        tuple(_warnings(runs)),
+    )
 
 
-def _comparison_warnings(runs: Sequence[RunData]) -> tuple[str, ...]:
+def _settings(run: RunData) -> dict[str, Any]:
+    """`section.key` -> value. Name, description and published figure of a recipe appear elsewhere on the page."""
+    return {key: value for key, value in flat_settings(run.config).items() if "." in key}
+
+
+def _warnings(runs: Sequence[RunData]) -> list[str]:
     warnings = []
     if len({run.data.digest for run in runs}) > 1:
         warnings.append("The runs used different data sets, so their accuracies are not comparable directly.")
     elif len({run.split.digest for run in runs}) > 1:
         warnings.append("The runs used different splits: other labelled or other test videos.")
-    unfinished = [run.name for run in runs if run.steps_done < run.num_steps]
+    unfinished = [run.name for run in runs if not run.finished]
     if unfinished:
         warnings.append(f"Not finished: {', '.join(unfinished)}.")
-    protocols = {tuple(sorted({result.protocol for result in run.results})) for run in runs}
-    if len(protocols) > 1:
+    if len({frozenset(result.protocol for result in run.results) for run in runs}) > 1:
         warnings.append("Not all runs were tested by the same protocols; only figures in one row compare.")
-    warnings += [f"{run.name}: {problem}" for run in runs for problem in run.problems]
-    return tuple(warnings)
+    return warnings + [f"{run.name}: {problem}" for run in runs for problem in run.problems]
 
 
-def _named_values(run: RunData) -> dict[str, float]:
-    """`top1@10x3` -> value of tests on the test part by RGB; others carry part and network in the name."""
+def _accuracies(run: RunData) -> dict[str, float]:
+    """`top1@10x3` -> value for tests of RGB on the test part; names of others carry the part and the network."""
     named: dict[str, float] = {}
     for result in run.results:
         extra = [result.modality] * (result.modality != "rgb") + [result.part] * (result.part != "test")
         for name, value in result.metrics.items():
             named.setdefault(f"{name} ({', '.join(extra)})" if extra else name, value)
     for part in run.evaluate:
-        for last in evaluations(run, part, 0)[:1]:
+        for last in evaluations(run, part)[:1]:
             named.update({f"{entry.name} (last while training, {part})": entry.value for entry in last.accuracies})
     return named
 
 
-def _column_order(name: str) -> tuple[bool, int, int, str]:
+def _row_order(name: str) -> tuple[bool, int, int, str]:
+    """Tests before evaluations while training, more views first, then by metric."""
     metric, _, rest = name.partition("@")
     clips, _, crops = rest.split(" ")[0].partition("x")
     views = int(clips) * int(crops) if clips.isdigit() and crops.isdigit() else 0
@@ -126,25 +123,17 @@ def _column_order(name: str) -> tuple[bool, int, int, str]:
 
 
 def _shipped(run: RunData, name: str) -> dict[str, Any]:
-    """The settings of a shipped recipe for as many classes as the run has; empty where there is none of that name."""
-    if not name or name.endswith(".toml"):
-        return {}
+    """The settings of a shipped recipe for the classes of the run; empty if there is none of that name."""
     try:
-        config = load_recipe(name, num_classes=len(run.data.classes) or None)
+        return flat_settings(load_recipe(name, num_classes=len(run.data.classes) or None))
     except InputError:
         return {}
-    return {
-        f"{section}.{key}": value
-        for section, content in config.to_dict().items()
-        if isinstance(content, Mapping)
-        for key, value in content.items()
-    }
 
 
 def _text(value: Any) -> str:
-    """As a user would write it in a recipe, strings without quotes."""
+    """A value as it is written in a recipe, strings without quotes."""
     if isinstance(value, str):
         return value or "–"
     if isinstance(value, list | tuple):
-        return ", ".join(_text(item) for item in value) or "none"
+        return ", ".join(map(_text, value)) or "none"
     return json.dumps(value)

@@ -1,39 +1,40 @@
-"""The words and figures of a report about one run: headline, every accuracy, how it was measured and trained, notes."""
+"""The words and figures of a report about one run: accuracies, how it was measured and trained, data, notes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from tgtrain.data.clip import REFERENCE_SHORT_SIDE
 from tgtrain.data.crop import reference_pixels
 from tgtrain.evaluate.results import TestResult
 from tgtrain.report.classes import interval95, majority_share
 from tgtrain.report.plot import number
-from tgtrain.report.run_data import Curve, RunData
+from tgtrain.report.run_data import RunData
 
 _MODALITY_TEXT = {"rgb": "RGB network", "tg": "TG network", "both": "RGB and TG networks"}
-_REFERENCE_SHORT_SIDE = 256
 _SLOW_LOADER_SHARE = 0.2
+
+Rows = tuple[tuple[str, str], ...]  # label, text
 
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """One measured accuracy. name: with protocol, as in the files; value 0..1; interval: 95 %, None where not known."""
+    """One measured accuracy."""
 
-    name: str
-    value: float
-    interval: tuple[float, float] | None
+    name: str  # with protocol, as in the files
+    value: float  # 0..1
+    interval: tuple[float, float] | None  # 95 %, None if unknown
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A row of the table of results. source: test, or while training (last, best). note: what to keep in mind."""
+    """A row of the table of results."""
 
     protocol: str
     part: str
-    source: str
+    source: str  # a test, or an evaluation while training (last, best)
     step: int
     num_videos: int
     accuracies: tuple[Accuracy, ...]
@@ -42,54 +43,66 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the page says of one run, besides charts and tables of classes."""
+    """What the page says of one run, besides charts and tables of classes. Texts are "" if nothing is known."""
 
     run: RunData
-    headline: Accuracy | None
+    measurements: tuple[Measurement, ...]  # the first one is the headline
     headline_text: str
-    others: tuple[Accuracy, ...]
-    measurements: tuple[Measurement, ...]
-    protocol_text: str
-    baseline_text: str
-    published: str
-    finished: bool
     status: str
     time_per_step: str
-    time_text: str
     speed_text: str
-    waiting_text: str
-    pictures: tuple[tuple[str, int, float], ...]
-    provenance: tuple[tuple[str, str], ...]
+    pictures: tuple[tuple[str, int, float], ...]  # size as stored, number of videos, share
+    measured: Rows
+    trained: Rows
+    data: Rows
+    place: Rows
+    split: Rows
     notes: tuple[str, ...]
+
+    @property
+    def headline(self) -> Accuracy | None:
+        """The accuracy that is shown first."""
+        return self.measurements[0].accuracies[0] if self.measurements else None
 
 
 def facts_of(run: RunData) -> Facts:
     """Everything the page says of a run in words."""
     measurements = _measurements(run)
-    first = measurements[0] if measurements else None
-    result = run.results[0] if run.results else None
-    seconds = run.median("seconds_per_step")
-    rate, waiting = run.median("clips_per_second"), run.median("waiting_share")
+    seconds, rate = run.median("seconds_per_step"), run.median("clips_per_second")
+    time_per_step = "" if seconds is None else f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.3g} s"
     total = sum(run.data.pictures.values())
+    pictures = tuple((size, count, count / total) for size, count in run.data.pictures.items() if total)
+    data, split, facts = run.data, run.split, run.facts
     return Facts(
         run=run,
-        headline=first.accuracies[0] if first else None,
-        headline_text=_headline_text(run, first, result),
-        others=first.accuracies[1:] if first else (),
         measurements=measurements,
-        protocol_text=_protocol_text(run, first.protocol, result.average if result else "") if first else "",
-        baseline_text=_baseline_text(result),
-        published=str(run.settings.get("published", "")),
-        finished=run.steps_done >= run.num_steps,
+        headline_text=_headline_text(run, measurements),
         status=_status(run),
-        time_per_step=_seconds(seconds) if seconds is not None else "",
-        time_text=_time_text(run, seconds),
+        time_per_step=time_per_step,
         speed_text=f"{number(rate)} clips/s" if rate is not None else "",
-        waiting_text=_waiting_text(waiting),
-        pictures=tuple((size, count, count / total) for size, count in run.data.pictures.items()) if total else (),
-        # What the data set's own card says is not said again.
-        provenance=tuple(
-            (k, v) for k, v in run.split.provenance.items() if v not in (run.data.digest, run.data.dataset)
+        pictures=pictures,
+        measured=_measured(run, measurements, pictures),
+        trained=_trained(run, seconds, time_per_step),
+        data=(
+            ("Name", f"{data.dataset}, {len(data.classes)} classes"),
+            ("Videos", f"{data.num_videos:,} with {data.num_frames:,} frames"),
+            ("Location", data.root),
+            ("Digest", data.digest),
+        ),
+        place=(
+            ("Folder", str(run.folder)),
+            *((("Started", facts.started),) if facts.started else ()),
+            *((name.capitalize(), str(value)) for name, value in facts.machine.items()),
+            *facts.versions.items(),
+        ),
+        split=(
+            *(
+                (part.capitalize(), f"{getattr(split, part):,}")
+                for part in ("labelled", "unlabelled", "validation", "test")
+            ),
+            # The facts of the data set are beside it on the page.
+            *((k, v or "–") for k, v in split.provenance.items() if v not in (data.digest, data.dataset)),
+            ("Digest", split.digest),
         ),
         notes=_notes(run, measurements),
     )
@@ -98,126 +111,152 @@ def facts_of(run: RunData) -> Facts:
 def _measurements(run: RunData) -> tuple[Measurement, ...]:
     rows = []
     for result in run.results:
-        accuracies = tuple(
-            Accuracy(name, value, interval95(value, result.num_videos) if name.startswith("top") else None)
-            for name, value in result.metrics.items()
-        )
-        notes = [f"{_steps(run.steps_done - result.step)} before the last one"] * (result.step < run.steps_done)
-        notes += [f"{result.num_bad:,} more videos could not be read"] * (result.num_bad > 0)
-        source = f"tgtrain test, {_MODALITY_TEXT.get(result.modality, result.modality)}"
+        notes = []
+        if result.step < run.steps_done:
+            notes.append(f"{_steps(run.steps_done - result.step)} before the last one")
+        if result.num_bad:
+            notes.append(f"{result.num_bad:,} more videos could not be read")
         rows.append(
             Measurement(
-                result.protocol, result.part, source, result.step, result.num_videos, accuracies, "; ".join(notes)
+                result.protocol,
+                result.part,
+                f"tgtrain test, {_MODALITY_TEXT.get(result.modality, result.modality)}",
+                result.step,
+                result.num_videos,
+                tuple(_accuracy(name, value, result.num_videos) for name, value in result.metrics.items()),
+                "; ".join(notes),
             )
         )
     for part in run.evaluate:
-        num_videos = {"test": run.split.test, "validation": run.split.validation}.get(part, 0)
-        rows += evaluations(run, part, num_videos)
+        rows += evaluations(run, part)
     return tuple(rows)
 
 
-def evaluations(run: RunData, part: str, num_videos: int) -> list[Measurement]:
-    """The last evaluation of a part while training, and the best one where that is another; num_videos: 0 unknown."""
-    curves = {name: curve for name, curve in run.evaluate[part].items() if "@" in name}
-    curves = dict(sorted(curves.items(), key=lambda item: not item[0].startswith("top1@")))
-    top1 = next(iter(curves), "")
-    if not top1.startswith("top1@") or not np.isfinite(curves[top1].value).any():
+def evaluations(run: RunData, part: str) -> list[Measurement]:
+    """The last evaluation of a part while training, and the best one if it is another."""
+    num_videos = {"test": run.split.test, "validation": run.split.validation}.get(part, 0)
+    curves = {name: curve.finite() for name, curve in run.evaluate[part].items() if "@" in name}
+    names = sorted(curves, key=lambda name: not name.startswith("top1@"))
+    if not names or not names[0].startswith("top1@") or not len(curves[names[0]].step):
         return []
-    finite = np.isfinite(curves[top1].value)
-    curve = Curve(curves[top1].step[finite], curves[top1].value[finite])
-    best = int(curve.value.argmax())
-    places = [(len(curve.step) - 1, "last while training", "")]
-    if curve.value[best] > curve.value[-1]:
-        optimistic = f"chosen among {len(curve.step)} by the same videos: optimistic"
-        places.append((best, "best while training", optimistic))
+    top1 = curves[names[0]]
+    best = int(top1.value.argmax())
+    shown = [(len(top1.step) - 1, "last while training", "")]
+    if top1.value[best] > top1.value[-1]:
+        shown.append((best, "best while training", f"chosen among {len(top1.step)} by the same videos: optimistic"))
     rows = []
-    for place, source, note in places:
-        step = int(curve.step[place])
-        accuracies = []
-        for name, other in curves.items():
-            value = other.value[other.step == step]
-            if len(value) and np.isfinite(value[0]):
-                interval = interval95(float(value[0]), num_videos) if num_videos and name.startswith("top") else None
-                accuracies.append(Accuracy(name, float(value[0]), interval))
-        rows.append(Measurement(top1.partition("@")[2], part, source, step, num_videos, tuple(accuracies), note))
+    for index, source, note in shown:
+        step = int(top1.step[index])
+        accuracies = tuple(
+            _accuracy(name, float(curves[name].value[curves[name].step == step][0]), num_videos)
+            for name in names
+            if np.isin(step, curves[name].step)
+        )
+        rows.append(Measurement(names[0].partition("@")[2], part, source, step, num_videos, accuracies, note))
     return rows
 
 
-def _headline_text(run: RunData, first: Measurement | None, result: TestResult | None) -> str:
-    if first is None:
+def _accuracy(name: str, value: float, num_videos: int) -> Accuracy:
+    counted = num_videos > 0 and name.startswith("top")  # a mean over classes has no such interval
+    return Accuracy(name, value, interval95(value, num_videos) if counted else None)
+
+
+def _headline_text(run: RunData, measurements: tuple[Measurement, ...]) -> str:
+    if not measurements:
         return "No accuracy has been measured yet."
-    if not first.num_videos:
-        return f"{first.part} videos; {first.source}, step {first.step:,}"
-    right = f"{round(first.accuracies[0].value * first.num_videos):,} of {first.num_videos:,} {first.part} videos right"
-    if result is None:
-        return f"{right}; {first.source}, step {first.step:,}"
+    first = measurements[0]
+    videos = f"{first.part} videos"
+    if first.num_videos:
+        right = round(first.accuracies[0].value * first.num_videos)
+        videos = f"{right:,} of {first.num_videos:,} {first.part} videos right"
+    if not run.results:
+        return f"{videos}; {first.source}, step {first.step:,}"
+    result = run.results[0]
     network = _MODALITY_TEXT.get(result.modality, result.modality)
-    return f"{right}; {network}, checkpoint {result.checkpoint or f'of step {result.step}'}"
+    return f"{videos}; {network}, checkpoint {result.checkpoint or f'of step {result.step}'}"
 
 
-def _protocol_text(run: RunData, protocol: str, average: str) -> str:
+def _measured(
+    run: RunData, measurements: tuple[Measurement, ...], pictures: tuple[tuple[str, int, float], ...]
+) -> Rows:
+    result = run.results[0] if run.results else None
+    sizes = ", ".join(f"{size} ({100 * share:.1f} %)" for size, _, share in pictures[:4]) or "not recorded"
+    rows = {"Protocol": _protocol_text(run, measurements[0].protocol, result) if measurements else ""}
+    rows["Pictures"] = f"{sizes} as stored"
+    share = majority_share(result) if result else None
+    if share:
+        rows["Baseline"] = f"Always naming the most frequent class would score {100 * share:.1f} %."
+    if run.config.published:
+        rows["Published"] = f"{run.config.published}, for the recipe {run.config.name} on its own data and split"
+    if measurements and measurements[0].accuracies[0].interval:
+        rows["Interval"] = (
+            "Wilson’s, as if the videos were independent; videos of one group are not, so the true interval is wider."
+        )
+    return tuple((label, text) for label, text in rows.items() if text)
+
+
+def _protocol_text(run: RunData, protocol: str, result: TestResult | None) -> str:
     clips, _, crops = protocol.partition("x")
     if not (clips.isdigit() and crops.isdigit()):
         return ""
-    size = int(run.settings.get("data.size", 224))
-    short_side = reference_pixels(_REFERENCE_SHORT_SIDE, size)
+    data = run.config.data
+    short_side = reference_pixels(REFERENCE_SHORT_SIDE, data.size)
     if crops == "3":
-        short_side = int(run.settings.get("data.test_size", 0)) or short_side
-    cut = (
-        f"the centre crop of {size} pixels"
-        if crops == "1"
-        else f"{crops} crops of {short_side} pixels (both ends and middle)"
-    )
-    when = "the clip in the middle" if clips == "1" else f"{clips} clips spread evenly"
-    frames, interval = run.settings.get("data.clip_frames", 8), run.settings.get("data.interval", 8)
+        short_side = data.test_size or short_side
+        cut = f"3 crops of {short_side} pixels (both ends and middle)"
+    else:
+        cut = f"the centre crop of {data.size} pixels"
+    which = "the clip in the middle" if clips == "1" else f"{clips} clips spread evenly"
     views = int(clips) * int(crops)
+    average = (result.average if result else "") or "scores"
+    averaged = f"; the {average} of the {views} views are averaged" if views > 1 else ""
     return (
-        f"{protocol}: {when} of every video, {frames} frames {interval} apart, short side {short_side} pixels, {cut}"
-        + (f"; the {average or 'scores'} of the {views} views are averaged." if views > 1 else ".")
+        f"{protocol}: {which} of every video, {data.clip_frames} frames {data.interval} apart, "
+        f"short side {short_side} pixels, {cut}{averaged}."
     )
 
 
-def _baseline_text(result: TestResult | None) -> str:
-    share = majority_share(result) if result else None
-    return f"Always naming the most frequent class would score {100 * share:.1f} %." if share else ""
+def _trained(run: RunData, seconds: float | None, time_per_step: str) -> Rows:
+    facts, waiting = run.facts, run.median("waiting_share")
+    rows = {"Steps": f"{_status(run)}; {facts.steps_per_epoch:,} an epoch"}
+    if seconds is not None:
+        left = facts.num_steps if run.finished else facts.num_steps - run.steps_done
+        what = f"all {_steps(left)}" if run.finished else "the steps left"
+        rows["Time"] = (
+            f"{time_per_step} a step (median), about {_duration(seconds * left)} for {what}, without evaluation"
+        )
+    if waiting is not None:
+        verdict = (
+            "reading clips slows this run down: give it more loader workers (runtime.workers) or faster storage"
+            if waiting > _SLOW_LOADER_SHARE
+            else "reading clips keeps up"
+        )
+        rows["Reading"] = f"{100 * waiting:.0f} % of the time spent waiting for data: {verdict}"
+    rows["Labels"] = f"{run.split.labelled:,} labelled videos, {run.split.unlabelled:,} unlabelled"
+    processes = "1 process" if facts.world_size == 1 else f"{facts.world_size} processes"
+    rows["Machine"] = f"{processes} on {run.device}" if run.device else processes
+    return tuple(rows.items())
 
 
 def _status(run: RunData) -> str:
-    done, planned = min(run.steps_done, run.num_steps), run.num_steps
-    if done >= planned:
+    done, planned = run.steps_done, run.facts.num_steps
+    if run.finished:
         return f"Finished: {_steps(planned)}"
-    if not done:
-        return f"No step logged yet of {planned:,}"
-    return f"{done:,} of {_steps(planned)} ({100 * done / planned:.0f} %)"
-
-
-def _time_text(run: RunData, seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    if run.steps_done >= run.num_steps:
-        return f"about {_duration(seconds * run.num_steps)} for all {_steps(run.num_steps)}, evaluation apart"
-    return f"about {_duration(seconds * (run.num_steps - run.steps_done))} for the steps left, evaluation apart"
-
-
-def _waiting_text(share: float | None) -> str:
-    if share is None:
-        return ""
-    verdict = (
-        "reading clips slows this run down: give it more loader workers (runtime.workers) or faster storage"
-        if share > _SLOW_LOADER_SHARE
-        else "reading clips keeps up"
+    return (
+        f"{done:,} of {_steps(planned)} ({100 * done / planned:.0f} %)"
+        if done
+        else f"No step logged yet of {planned:,}"
     )
-    return f"{100 * share:.0f} % of the time spent waiting for data: {verdict}"
 
 
-def _notes(run: RunData, measurements: Sequence[Measurement]) -> tuple[str, ...]:
+def _notes(run: RunData, measurements: tuple[Measurement, ...]) -> tuple[str, ...]:
     notes = list(run.problems)
     if not run.train:
         notes.append("This run has logged no training step yet, so there are no curves.")
-    bad = run.last("num_bad")
-    if bad:
+    replaced = run.train["num_bad"].finite().value.tolist() if "num_bad" in run.train else []
+    if replaced and replaced[-1]:
         notes.append(
-            f"{bad:,.0f} damaged clips were met and replaced while training; `tgprep check` names their videos."
+            f"{replaced[-1]:,.0f} damaged clips were replaced while training; `tgprep check` names their videos."
         )
     if not run.results and run.steps_done:
         notes.append(f"No test result yet: `tgtrain test {run.folder}` measures one, with predictions for every video.")
@@ -226,10 +265,6 @@ def _notes(run: RunData, measurements: Sequence[Measurement]) -> tuple[str, ...]
             f"The accuracy shown first was measured at step {measurements[0].step:,}; the run has gone on to {run.steps_done:,}."
         )
     return tuple(notes)
-
-
-def _seconds(seconds: float) -> str:
-    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 def _duration(seconds: float) -> str:

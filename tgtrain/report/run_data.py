@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.records import InputError
-from tgtrain.config import Config, flat_settings
+from tgtrain.config import Config
 from tgtrain.evaluate.results import TestResult, read_results
 from tgtrain.run.checkpoint import every_checkpoint, step_of
 from tgtrain.run.folder import CONFIG_NAME, METRICS_NAME, DataFacts, RunFacts, SplitFacts, read_facts
@@ -71,31 +71,6 @@ class RunData:
     def device(self) -> str:
         """The GPU of the run, else its CPU; "" if unknown."""
         return str(self.facts.machine.get("device") or self.facts.machine.get("cpu", ""))
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """`section.key` -> value."""
-        return flat_settings(self.facts.config)
-
-    @property
-    def num_steps(self) -> int:
-        """Planned steps."""
-        return self.facts.num_steps
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps of an epoch."""
-        return self.facts.steps_per_epoch
-
-    @property
-    def recipe(self) -> str:
-        """Name of the recipe."""
-        return self.config.name
-
-    def last(self, name: str) -> float | None:
-        """The last finite value of a train quantity."""
-        values = self.train[name].finite().value if name in self.train else np.empty(0)
-        return float(values[-1]) if len(values) else None
 
     def class_name(self, label: int) -> str:
         """Name of a class; `class N` for a label beyond the list."""

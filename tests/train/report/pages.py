@@ -1,7 +1,8 @@
-"""Run folders as `tgtrain run` and `tgtrain test` leave them, and a parser of the report page; for the tests of the report."""
+"""Run folders as `tgtrain run` and `tgtrain test` write them, and a parser of the report page, for the tests of the report."""
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from tgtrain.config import load_recipe
 
 CLASSES = ("Moving", "Still")
-VOID = {"meta", "img", "br", "link", "input", "hr"}
+VOID = {"meta", "img", "source", "br", "link", "input", "hr"}
 
 
 def write_run(
@@ -30,7 +31,7 @@ def write_run(
     split: str = "p50-s0-f1",
     split_digest: str = "5" * 64,
 ) -> Path:
-    """A run's config.json, without metrics: 8 of 24 steps an epoch of 1 are what `log` fills by default."""
+    """A run folder with config.json and the metrics of the first of 24 steps, one step per epoch."""
     folder.mkdir(parents=True)
     config = load_recipe(recipe, overrides, num_classes=len(classes))
     facts = {
@@ -140,10 +141,11 @@ def write_test(
 
 @dataclass
 class Parsed(HTMLParser):
-    """A page taken apart; fails on a tag that is closed wrongly and on an id that comes twice."""
+    """The parts of a page; fails on a tag that is closed wrongly and on an id that occurs twice."""
 
     text: list[str] = field(default_factory=list)
-    images: list[dict[str, str]] = field(default_factory=list)
+    images: list[dict[str, str]] = field(default_factory=list)  # JPEG pictures
+    charts: list[str] = field(default_factory=list)  # SVG documents for light pages
     links: list[str] = field(default_factory=list)
     ids: set[str] = field(default_factory=set)
     tags: list[str] = field(default_factory=list)
@@ -160,19 +162,21 @@ class Parsed(HTMLParser):
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
-        assert len(values) == len(attrs), f"an attribute comes twice: {attrs}"
+        assert len(values) == len(attrs), f"an attribute occurs twice: {attrs}"
         self.tags.append(tag)
         if "id" in values:
-            assert values["id"] not in self.ids, f"id {values['id']} comes twice"
+            assert values["id"] not in self.ids, f"id {values['id']} occurs twice"
             self.ids.add(values["id"])
         self.links += [values[name] for name in ("src", "href", "xlink:href", "srcset", "action") if name in values]
-        if tag == "img":
+        if tag == "img" and values["src"].startswith("data:image/svg+xml;base64,"):
+            self.charts.append(base64.b64decode(values["src"].partition(",")[2]).decode())
+        elif tag == "img":
             self.images.append(values)
-        if tag == "svg" and values.get("class") in ("plot", "map"):
+        if tag == "svg" and values.get("class") == "map":
             assert values["role"] == "img", values
             assert values["aria-label"], values
-        if tag == "figure" and "data-readout" in values:
-            self.readouts.append(json.loads(values["data-readout"]))
+        if tag == "figure" and (readout := values.get("data-readout", values.get("data-map"))):
+            self.readouts.append(json.loads(readout))
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open, f"</{tag}> closes nothing"

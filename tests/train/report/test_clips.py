@@ -6,6 +6,7 @@ import base64
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,6 +20,10 @@ from manifests.splits.label_split import make_split, read_split, write_split
 from manifests.splits.settings import SplitSettings
 from tests.prep.support import extract_videos
 from tests.train.report.pages import Parsed, parse, write_run, write_test
+from tgtrain.config import load_recipe
+from tgtrain.data.clip import plan_eval
+from tgtrain.data.reader import open_reader
+from tgtrain.data.setup import clip_settings
 from tgtrain.report.page import write_report
 
 
@@ -54,7 +59,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                         container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
                     container.mux(stream.encode())
     videos, out = base / "videos", base / "dataset"
-    extract_videos(videos, out)
+    extract_videos(videos, out, flow="dis")
     write_split(out, make_split(read_manifest(out), SplitSettings(percent=50, name="half")))
     return out
 
@@ -78,9 +83,8 @@ def pixels(image: dict[str, str]) -> np.ndarray:
 
 
 def strips(page: Parsed) -> list[list[dict[str, str]]]:
-    """The pictures of each film strip: 8 RGB, then 8 TG."""
-    frames = [image for image in page.images if "frame " in image["alt"] or "gradient at" in image["alt"]]
-    frames = [image for image in frames if " of " not in image["alt"]]
+    """The pictures of each film strip: 8 RGB, then 8 of what moves."""
+    frames = [image for image in page.images if " at frame " in image["alt"]]
     return [frames[start : start + 16] for start in range(0, len(frames), 16)]
 
 
@@ -91,8 +95,8 @@ def test_example_clips_show_the_videos(real_run: Path) -> None:
     assert len(clips) == 4  # all test videos: fewer than the page has room for
     moving, still = clips[0], clips[2]
     # The demo's centre clip: 8 frames 8 apart span 64, more than the 40 there are, so they wrap around.
-    assert [image["alt"] for image in moving[:8]] == [f"RGB frame {8 * k % 40}" for k in range(8)]
-    assert [image["alt"] for image in moving[8:]] == [f"Temporal gradient at frame {8 * k % 40}" for k in range(8)]
+    assert [image["alt"] for image in moving[:8]] == [f"RGB at frame {8 * k % 40}" for k in range(8)]
+    assert [image["alt"] for image in moving[8:]] == [f"TG at frame {8 * k % 40}" for k in range(8)]
     for image in still[:8]:
         frame = pixels(image)
         assert frame.shape == (112, 112, 3)
@@ -109,6 +113,27 @@ def test_example_clips_show_the_videos(real_run: Path) -> None:
     assert brighter < darker
 
 
+@pytest.mark.parametrize("gradient", ["fast", "slow", "flow"])
+def test_film_strips_show_the_clip_that_the_run_reads(data: Path, tmp_path: Path, gradient: str) -> None:
+    override = (f"data.gradient={gradient}",)
+    digest = read_manifest(data).digest
+    folder = write_run(tmp_path / "run", root=str(data), digest=digest, split="half", overrides=override)
+    shown = strips(parse(write_report([folder])))[0]
+    # What the trainer gets from the reader, at the size of the strip.
+    settings = replace(clip_settings(load_recipe("demo", override, num_classes=2)), size=112)
+    reader = open_reader(read_manifest(data), read_split(data, "half").keys_of("test")[:1])
+    stored = reader.index[0]
+    clip = reader.read(0, plan_eval(stored.num_frames, stored.height, stored.width, settings)[0])
+    reader.close()
+    assert clip.tg is not None
+    expected = clip.tg.astype(np.float64)
+    if gradient == "slow":  # the raw frames, which the step subtracts
+        expected = (expected[1:] - expected[:-1] + 255) / 2
+    assert len(expected) == 8
+    for image, frame in zip(shown, [*clip.rgb, *expected], strict=True):
+        assert np.abs(pixels(image) - frame).mean() < 3  # JPEG quality 82
+
+
 def test_predictions_and_confusions_come_with_pictures(real_run: Path, data: Path) -> None:
     page = parse(write_report([real_run]))
     keys = read_split(data, "half").keys_of("test")
@@ -123,7 +148,7 @@ def test_predictions_and_confusions_come_with_pictures(real_run: Path, data: Pat
     np.testing.assert_allclose(pixels(confusion[0])[56, 20], (220, 30, 30), atol=14)
 
 
-def test_compared_runs_show_each_ones_prediction(real_run: Path, data: Path, tmp_path: Path) -> None:
+def test_compared_runs_show_the_prediction_of_each(real_run: Path, data: Path, tmp_path: Path) -> None:
     other = write_run(tmp_path / "other", root=str(data), digest=read_manifest(data).digest, split="half")
     write_test(other, [[0, 2], [0, 2]], keys=read_split(data, "half").keys_of("test"))
     words = parse(write_report([real_run, other], tmp_path / "page.html")).words
@@ -131,7 +156,7 @@ def test_compared_runs_show_each_ones_prediction(real_run: Path, data: Path, tmp
     assert words.count("run: ✓ right") == 3
 
 
-def test_data_set_that_is_gone_is_told_not_fatal(run: Path) -> None:
+def test_missing_data_set_is_reported_on_the_page(run: Path) -> None:
     page = parse(write_report([run]))
     assert "There are no pictures, because the run’s data set cannot be read where it was." in page.words
     assert "/nowhere/data" in page.words
@@ -145,7 +170,7 @@ def test_data_set_that_has_changed_is_not_shown(data: Path, tmp_path: Path) -> N
     assert not page.images
 
 
-def test_damaged_video_is_left_out_and_said(real_run: Path, data: Path, tmp_path: Path) -> None:
+def test_damaged_video_is_left_out_and_reported(real_run: Path, data: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(data, copy)
     row = next(row for row in read_manifest(copy).videos if row.key.startswith("Moving/test0"))

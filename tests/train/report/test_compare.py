@@ -32,7 +32,7 @@ def test_compared_runs_overlay_every_quantity(three: list[Path], tmp_path: Path)
     assert len(charts["Pseudo-label loss: RGB"]["lines"]) == 2
     for stage in range(1, 5):  # logged by one run only, and not the last
         assert len(charts[f"Alignment loss: stage {stage}"]["lines"]) == 1
-    assert [line["colour"] for line in charts["top1@1x1 (test)"]["lines"]] == [0, 1, 2]
+    assert [line["colour"] for line in charts["Accuracy: top1@1x1 (test)"]["lines"]] == [0, 1, 2]
     total = html[html.index("<h3>Total loss</h3>") :]
     legend = re.findall(r"<span>(\w+) <b>", total[: total.index("</figure>")])
     assert legend == ["ltg", "fixmatch", "supervised"]
