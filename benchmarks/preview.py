@@ -29,7 +29,7 @@ from typing import Any
 
 from manifests.manifest_io import file_sha256, read_manifest, write_manifest
 from manifests.records import ShardRow, VideoRow
-from manifests.sample import EncodedVideo, FrameSpool, row_facts, write_end, write_sample
+from manifests.sample import EncodedVideo, FrameSpool, sample_facts, write_end, write_sample
 from manifests.splits.label_split import make_split, write_split
 from manifests.splits.settings import SplitSettings
 from tgprep.config import ExtractSettings, WorkerSettings
@@ -84,11 +84,6 @@ def make(root: Path, num_videos: int) -> None:
     small = extract(Request(root / "videos", root / "small", ExtractSettings(), WorkerSettings()), found).manifest
     out = root / "dataset"
     out.mkdir()
-    common = {
-        "jpeg_quality": 95,
-        "gradient_source": small.header.gradient.source,
-        "gradient_space": small.header.gradient.space,
-    }
     rows: list[VideoRow] = []
     name = "shard-000000.tar"
     with (out / name).open("w+b") as tar:
@@ -98,7 +93,8 @@ def make(root: Path, num_videos: int) -> None:
             row = sources[number % len(sources)]
             row = replace(row, key=f"{row.key}_{number:04}", group=f"g{number // 40:02}", shard=name)
             rgb, tg = spools[sources[number % len(sources)].key]
-            encoded = EncodedVideo(row.key, {**row_facts(row), **common}, rgb, tg)
+            facts = sample_facts(row, small.header.settings, small.header.gradient)
+            encoded = EncodedVideo(row.key, facts, rgb, tg)
             offset, size, members = write_sample(tar, encoded)
             rows.append(replace(row, sample_offset=offset, sample_bytes=size, members=members))
         write_end(tar)

@@ -29,7 +29,7 @@ import numpy as np
 
 from manifests.manifest_io import write_manifest
 from manifests.records import WRITTEN, GradientCoding, ManifestHeader, ShardRow, VideoRow
-from manifests.sample import EncodedVideo, FrameSpool, row_facts, write_end, write_sample
+from manifests.sample import EncodedVideo, FrameSpool, sample_facts, write_end, write_sample
 
 CLASSES = tuple(f"made_up_class_{number:03}" for number in range(700))
 FRAMES = 250
@@ -57,7 +57,6 @@ def make(out: Path, num_videos: int) -> None:
     rgb = FrameSpool(io.BytesIO(bytes(FRAMES)), list(range(FRAMES + 1)))
     tg = FrameSpool(io.BytesIO(bytes(FRAMES - 1)), list(range(FRAMES)))
     gradient = GradientCoding(space="ycbcr420")
-    coding = {"jpeg_quality": 95, "gradient_source": gradient.source, "gradient_space": gradient.space}
     out.mkdir(parents=True)
     rows: list[VideoRow] = []
     shards: list[ShardRow] = []
@@ -79,7 +78,7 @@ def make(out: Path, num_videos: int) -> None:
                 "pixel_format": "yuv420p",
                 "source_sha256": hashlib.sha256(key.encode()).hexdigest(),
             }
-            meta = {**row_facts(VideoRow(subsets=(), status=WRITTEN, **facts)), **coding}
+            meta = sample_facts(VideoRow(subsets=(), status=WRITTEN, **facts), {"quality": 95}, gradient)
             offset, size, members = write_sample(shard, EncodedVideo(key, meta, rgb, tg))
             rows.append(
                 VideoRow(

@@ -1,13 +1,9 @@
-"""The values that both sides agree on: rows of the tables, the header of a data set, and the error for users."""
+"""The values that extraction and training share: rows of the tables, the header of a data set, the error for users."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 FORMAT_VERSION = 1
 
@@ -19,36 +15,33 @@ STATUSES = (WRITTEN, FAILED, SKIPPED)
 
 
 class InputError(Exception):
-    """A mistake in what the user gave: shown as one message (what, where, got, expected, what to do), exit code 2."""
+    """A mistake in the user's input, shown as one message (what, where, got, expected, what to do); exit code 2."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceVideo:
-    """One input video as the scan found it.
+    """One input video, as the scan reports it."""
 
-    key: `Class/stem`, only `[A-Za-z0-9_-]` and one `/`; unique in the data set.
-    path: relative to VIDEOS, POSIX separators, the user's own spelling.
-    label: line number of the class in the class list, from 0.
-    group: the actor or scene the video was cut from (`g01`), "" where the data set names none.
-    subsets: per official fold (fold 1 first) one of "train", "val", "test", "unused", "" (in no list).
-    num_source_bytes: size of the file at scan time.
-    """
-
-    key: str
-    path: str
+    key: str  # `Class/stem`: only `[A-Za-z0-9_-]` and one `/`; unique in the data set
+    path: str  # relative to VIDEOS, with POSIX separators, in the user's spelling
     class_name: str
-    label: int
-    group: str = ""
-    subsets: tuple[str, ...] = ()
-    num_source_bytes: int = 0
+    label: int  # line number of the class in the class list, from 0
+    group: str = ""  # the actor or scene the video was cut from (`g01`), "" if the data set names none
+    subsets: tuple[
+        str, ...
+    ] = ()  # per official fold, fold 1 first: "train", "val", "test", "unused" or "" (in no list)
+    num_source_bytes: int = 0  # size of the file at the time of the scan
+
+    def row(self, status: str, **columns: Any) -> VideoRow:
+        """The video's row in videos.parquet, with the columns that the scan did not know."""
+        return VideoRow(**{name: getattr(self, name) for name in _SOURCE_FIELDS} | columns, status=status)
 
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Where the members of one sample lie: absolute byte offsets in the shard file and sizes in bytes.
+    """Byte offsets (from the beginning of the shard) and sizes of the members of one sample; -1 and 0 if a member is absent.
 
-    rgb: the member with the frames, .rgb.mjpeg or .mp4.
-    `index` members are .npy files of uint64 frame offsets (T+1 numbers for T frames); -1 and 0 where a member is absent.
+    rgb: the member with the frames, .rgb.mjpeg or .mp4. index: .npy files of uint64 frame offsets, T+1 numbers for T frames.
     """
 
     rgb_index_offset: int = -1
@@ -75,12 +68,9 @@ class Members:
 
 @dataclass(frozen=True, slots=True)
 class VideoRow:
-    """One row of videos.parquet: a source video, what became of it, and where its sample lies.
+    """One row of videos.parquet: a source video, its status, and the location of its sample.
 
-    status: written, failed (with `error`) or skipped (with `error`).
-    shard, sample_offset, sample_bytes: the tar file and the half-open byte range of the sample's members in it.
-    num_frames: T, frames decoded; num_frames_header: what the container claims (-1 unknown: never trusted).
-    fps: frames per second as the container says, 0.0 unknown. height, width: of the stored frames, pixels.
+    The columns that SourceVideo has too are explained there.
     """
 
     key: str
@@ -89,17 +79,17 @@ class VideoRow:
     label: int
     group: str
     subsets: tuple[str, ...]
-    status: str
-    error: str = ""
+    status: str  # one of STATUSES
+    error: str = ""  # why the video failed or was skipped
     note: str = ""
-    shard: str = ""
-    sample_offset: int = -1
+    shard: str = ""  # name of the tar file
+    sample_offset: int = -1  # first byte of the sample in the shard
     sample_bytes: int = 0
     members: Members = field(default_factory=Members)
-    num_frames: int = 0
-    num_frames_header: int = -1
-    fps: float = 0.0
-    height: int = 0
+    num_frames: int = 0  # T, frames decoded
+    num_frames_header: int = -1  # what the container claims, never trusted; -1: unknown
+    fps: float = 0.0  # frames per second according to the container; 0.0: unknown
+    height: int = 0  # of the stored frames, in pixels
     width: int = 0
     codec: str = ""
     pixel_format: str = ""
@@ -111,6 +101,14 @@ class VideoRow:
     def stem(self) -> str:
         """The key without its class."""
         return self.key.rsplit("/", 1)[-1]
+
+    @property
+    def source(self) -> SourceVideo:
+        """The video as the scan reported it."""
+        return SourceVideo(**{name: getattr(self, name) for name in _SOURCE_FIELDS})
+
+
+_SOURCE_FIELDS = tuple(column.name for column in fields(SourceVideo))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,24 +123,19 @@ class ShardRow:
 
 @dataclass(frozen=True, slots=True)
 class GradientCoding:
-    """How TG frames were computed, so that `check` can compute them again.
-
-    source: "decoded" (frames as decoded), "jpeg" (frames decoded again from the stored JPEGs, as the reference does) or
-        "video" (frames decoded from the stored .mp4: `--store video`).
-    space: "rgb" or "ycbcr420" (the same affine map on the Y, Cb and Cr planes).
-    stored: whether the shards hold TG members; False means: derive TG from the RGB frames while reading.
-    zero_level: the grey level that stands for no motion.
-    """
+    """How TG frames were computed, so that `check` can compute them again."""
 
     source: str = "decoded"
-    space: str = "rgb"
-    stored: bool = True
-    zero_level: int = 127
+    """The frames used: "decoded" (from the input), "jpeg" (decoded again from the stored JPEG files, as the reference does) or
+    "video" (decoded from the stored .mp4, `--store video`)."""
+    space: str = "rgb"  # or "ycbcr420": the same affine map on the Y, Cb and Cr planes
+    stored: bool = True  # whether the shards hold TG members; if not, TG is derived from the RGB frames while reading
+    zero_level: int = 127  # the grey level of no motion
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestHeader:
-    """dataset.json: what the data set is and how it was made; written last, so a folder without it is unfinished."""
+    """dataset.json: what the data set is and how it was made. Written last, so a folder without it is unfinished."""
 
     dataset: str
     classes: tuple[str, ...]

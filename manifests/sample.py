@@ -32,7 +32,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from manifests.records import ManifestHeader, Members, VideoRow
+from manifests.records import GradientCoding, ManifestHeader, Members, VideoRow
 
 BLOCK_BYTES = 512
 RECORD_BYTES = 10240
@@ -42,29 +42,36 @@ MAX_MEMBER_BYTES = 8 * 1024**3 - 1  # ustar writes sizes as 11 octal digits
 Meta = dict[str, str | int | float]
 
 
-# What the .json member of a sample repeats of its row, in the member's order: its field, and the column of videos.parquet.
-ROW_FACTS = {
-    name: "path" if name == "source_path" else name
-    for name in (
-        "key",
-        "class_name",
-        "label",
-        "group",
-        "num_frames",
-        "fps",
-        "height",
-        "width",
-        "source_path",
-        "source_sha256",
-        "codec",
-        "pixel_format",
-    )
-}
+Settings = Mapping[str, str | int | float | bool]
 
 
-def row_facts(row: VideoRow) -> Meta:
-    """The fields ROW_FACTS of a row."""
-    return {name: getattr(row, column) for name, column in ROW_FACTS.items()}
+def sample_facts(row: VideoRow, settings: Settings, gradient: GradientCoding) -> Meta:
+    """The content of a sample's .json member: what it repeats of its row and of dataset.json, in the member's order."""
+    return {
+        "key": row.key,
+        "class_name": row.class_name,
+        "label": row.label,
+        "group": row.group,
+        "num_frames": row.num_frames,
+        "fps": row.fps,
+        "height": row.height,
+        "width": row.width,
+        "source_path": row.path,
+        "source_sha256": row.source_sha256,
+        "codec": row.codec,
+        "pixel_format": row.pixel_format,
+        **_coding_facts(settings),
+        "gradient_source": gradient.source,
+        "gradient_space": gradient.space,
+    }
+
+
+def _coding_facts(settings: Settings) -> Meta:
+    flow: Meta = {"flow": method} if (method := flow_method(settings)) else {}
+    if settings.get("store") == "video":
+        return {"video_crf": int(settings["crf"]), "video_gop": int(settings["gop"]), **flow}
+    quality = settings.get("quality")
+    return {"jpeg_quality": quality, **flow} if isinstance(quality, int) else flow
 
 
 class MemberTooLargeError(Exception):
@@ -211,17 +218,8 @@ def video_gop(header: ManifestHeader) -> int:
     return int(settings["gop"]) if settings.get("store") == "video" else 0
 
 
-def quality_facts(settings: Mapping[str, str | int | float | bool]) -> Meta:
-    """What the .json member of a sample repeats of the settings of its data set (dataset.json): how its frames are coded."""
-    flow: Meta = {"flow": method} if (method := flow_method(settings)) else {}
-    if settings.get("store") == "video":
-        return {"video_crf": int(settings["crf"]), "video_gop": int(settings["gop"]), **flow}
-    quality = settings.get("quality")
-    return {"jpeg_quality": quality, **flow} if isinstance(quality, int) else flow
-
-
-def flow_method(settings: Mapping[str, str | int | float | bool]) -> str:
-    """How the stored flow was computed ("dis" or "farneback"); "" where a data set of these settings holds none."""
+def flow_method(settings: Settings) -> str:
+    """How the stored flow was computed ("dis" or "farneback"); "" if a data set with these settings stores none."""
     method = settings.get("flow", "none")
     return "" if method == "none" else str(method)
 

@@ -13,6 +13,11 @@ from manifests.table import Manifest, VideoTable
 
 
 @pytest.fixture(scope="session")
+def lists(shared: Path) -> Path:
+    return shared / "annotations/video_semisup/data"
+
+
+@pytest.fixture(scope="session")
 def official(shared: Path) -> Callable[[str], Manifest]:
     """A manifest of a whole data set, as extraction of all its videos would give it."""
     made: dict[str, Manifest] = {}

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from manifests.manifest_io import publish, read_manifest
-from manifests.records import InputError, ManifestHeader, SourceVideo, VideoRow
+from manifests.records import InputError, ManifestHeader, VideoRow
 from manifests.sample import flow_method
 from manifests.table import Manifest
 from tgprep.check.tables import rows_by_shard
@@ -54,7 +54,7 @@ def repair(
     settings = None if imported else _settings(root, manifest.header)
     by_name = {shard.name: shard for shard in manifest.shards}
     rows = rows_by_shard(manifest)
-    plans = [ShardPlan(name, tuple(_source(row) for row in rows.rows(name))) for name in damaged]
+    plans = [ShardPlan(name, tuple(row.source for row in rows.rows(name))) for name in damaged]
     work = root / WORK_FOLDER / f"repair-{uuid.uuid4().hex}"
     had_work = work.parent.exists()
     (work / "scratch").mkdir(parents=True)
@@ -105,10 +105,6 @@ def _settings(root: Path, header: ManifestHeader) -> ExtractSettings:
             f"{root} was not made by `tgprep extract` of this version (settings in dataset.json: {', '.join(header.settings)}): "
             "--repair cannot make its shards again. Make the data set again from where it came."
         ) from None
-
-
-def _source(row: VideoRow) -> SourceVideo:
-    return SourceVideo(row.key, row.path, row.class_name, row.label, row.group, row.subsets, row.num_source_bytes)
 
 
 def _why(manifest: Manifest, settings: ExtractSettings | None, rows: Sequence[VideoRow]) -> str:

@@ -16,14 +16,12 @@ from manifests.records import ManifestHeader, ShardRow, VideoRow
 from manifests.sample import (
     BLOCK_BYTES,
     RECORD_BYTES,
-    Meta,
     decode_offsets,
     flow_method,
     frame_members,
     json_member,
     member_header,
-    quality_facts,
-    row_facts,
+    sample_facts,
     video_gop,
 )
 from manifests.table import Manifest, VideoTable
@@ -123,12 +121,6 @@ def _check_samples(
     return num_frames
 
 
-def expected_facts(row: VideoRow, header: ManifestHeader) -> Meta:
-    """What the .json member of a video must say, as far as the tables know it."""
-    gradient = {"gradient_source": header.gradient.source, "gradient_space": header.gradient.space}
-    return {**row_facts(row), **quality_facts(header.settings), **gradient}
-
-
 def _read(file: BinaryIO, offset: int, num_bytes: int, name: str) -> bytes:
     file.seek(offset)
     content = file.read(num_bytes)
@@ -193,7 +185,7 @@ def _member(file: BinaryIO, offset: int, name: str, num_bytes: int, *, read: boo
 
 
 def _check_facts(content: bytes, row: VideoRow, header: ManifestHeader) -> None:
-    expected = expected_facts(row, header)
+    expected = sample_facts(row, header.settings, header.gradient)
     if json_member(expected) == content:
         return
     # Not the bytes that this version would write: find out why, or whether only unknown facts were added.

@@ -27,8 +27,7 @@ from manifests.sample import (
     FrameSpool,
     MemberTooLargeError,
     flow_method,
-    quality_facts,
-    row_facts,
+    sample_facts,
     write_end,
     write_sample,
 )
@@ -191,9 +190,8 @@ def _pack(tar: BinaryIO, video: SourceVideo, folder: Path, shard: str, coding: G
         tg = _spool(stack, files.tg, size)[0] if coding.stored else None
         flows = _spool(stack, files.flow, size)[0] if flow else None
         height, width = size
-        row = replace(
-            failed_row(video, ""),
-            status=WRITTEN,
+        row = video.row(
+            WRITTEN,
             num_frames=rgb.num_frames,
             height=height,
             width=width,
@@ -201,12 +199,7 @@ def _pack(tar: BinaryIO, video: SourceVideo, folder: Path, shard: str, coding: G
             num_source_bytes=rgb.num_bytes,
             source_sha256=sha256,
         )
-        meta: dict[str, str | int | float] = {
-            **row_facts(row),
-            **quality_facts({"quality": -1, "flow": flow or "none"}),
-            "gradient_source": coding.source,
-            "gradient_space": coding.space,
-        }
+        meta = sample_facts(row, {"quality": -1, "flow": flow or "none"}, coding)
         try:
             offset, num_bytes, members = write_sample(tar, EncodedVideo(video.key, meta, rgb, tg, flows))
         except MemberTooLargeError as error:

@@ -6,7 +6,6 @@ import hashlib
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
@@ -15,15 +14,14 @@ import numpy as np
 import simplejpeg
 
 from manifests.gradient import Frame
-from manifests.records import SourceVideo
+from manifests.records import WRITTEN, SourceVideo, VideoRow
 from manifests.sample import (
     MAX_MEMBER_BYTES,
     EncodedVideo,
     FrameSpool,
     MemberTooLargeError,
-    Meta,
     Mp4Spool,
-    quality_facts,
+    sample_facts,
 )
 from tgprep.config import ExtractSettings
 from tgprep.decode.frames import DecodedVideo, DecodeError, Picture, Planes
@@ -45,22 +43,6 @@ _CHROMA_SHIFT = 127.75
 SPOOL_BYTES_IN_MEMORY = BYTES_IN_MEMORY
 
 
-@dataclass(frozen=True, slots=True)
-class VideoFacts:
-    """What an encoded video turned out to be: the columns of its row that the scan could not know."""
-
-    num_frames: int
-    num_frames_header: int
-    fps: float
-    height: int
-    width: int
-    codec: str
-    pixel_format: str
-    rotation_degrees: int
-    source_sha256: str
-    note: str
-
-
 def encode_video(
     source: SourceVideo,
     path: Path,
@@ -68,8 +50,8 @@ def encode_video(
     scratch: Path,
     stack: ExitStack,
     on_frame: Callable[[int], None] = lambda count: None,
-) -> tuple[EncodedVideo, VideoFacts]:
-    """Decode a whole video and encode its frames and gradients.
+) -> tuple[EncodedVideo, VideoRow]:
+    """Decode a video and encode its frames and gradients; the row has no shard yet.
 
     scratch: folder for the spools of long videos. stack: owns the spools; close it once the sample is packed.
     on_frame is called with the number of frames so far. Raises DecodeError with the reason for the user.
@@ -110,7 +92,8 @@ def encode_video(
         raise DecodeError("the file was changed while it was read")
     _judge(video, writer.num_frames, settings)
     rgb, tg = writer.finish()
-    facts = VideoFacts(
+    row = source.row(
+        WRITTEN,
         num_frames=writer.num_frames,
         num_frames_header=video.num_frames_header,
         fps=video.fps,
@@ -122,8 +105,8 @@ def encode_video(
         source_sha256=source_sha256,
         note="; ".join(_notes(video, writer.num_frames)),
     )
-    meta = _meta(source, facts, settings)
-    return EncodedVideo(key=source.key, meta=meta, rgb=rgb, tg=tg, flow=flow.spool if flow else None), facts
+    meta = sample_facts(row, settings.model_dump(), settings.coding)
+    return EncodedVideo(key=source.key, meta=meta, rgb=rgb, tg=tg, flow=flow.spool if flow else None), row
 
 
 def _refuse_large(height: int, width: int, settings: ExtractSettings) -> None:
@@ -328,23 +311,3 @@ def _notes(video: DecodedVideo, num_frames: int) -> list[str]:
     if video.num_frames_header not in (-1, num_frames):
         notes.append(f"the header says {video.num_frames_header} frames, {num_frames} decode")
     return notes + video.notes
-
-
-def _meta(source: SourceVideo, facts: VideoFacts, settings: ExtractSettings) -> Meta:
-    return {
-        "key": source.key,
-        "class_name": source.class_name,
-        "label": source.label,
-        "group": source.group,
-        "num_frames": facts.num_frames,
-        "fps": facts.fps,
-        "height": facts.height,
-        "width": facts.width,
-        "source_path": source.path,
-        "source_sha256": facts.source_sha256,
-        "codec": facts.codec,
-        "pixel_format": facts.pixel_format,
-        **quality_facts(settings.model_dump()),
-        "gradient_source": settings.coding.source,
-        "gradient_space": settings.coding.space,
-    }

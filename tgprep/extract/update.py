@@ -71,15 +71,7 @@ def skipped_of(base: Manifest) -> set[tuple[str, str]]:
 def _failed(rows: list[VideoRow], scan: Scan) -> list[SourceVideo]:
     sizes = {video.path: video.num_source_bytes for video in scan.videos}
     return [
-        SourceVideo(
-            row.key,
-            row.path,
-            row.class_name,
-            row.label,
-            row.group,
-            row.subsets,
-            sizes.get(row.path, row.num_source_bytes),
-        )
+        replace(row.source, num_source_bytes=sizes.get(row.path, row.num_source_bytes))
         for row in rows
         if row.status == FAILED
     ]

@@ -17,13 +17,13 @@ import simplejpeg
 from scipy.ndimage import map_coordinates
 
 from manifests.gradient import temporal_gradient, temporal_gradient_chroma
-from manifests.records import SourceVideo
+from manifests.records import SourceVideo, VideoRow
 from manifests.sample import EncodedVideo, FrameSpool
 from tests.prep.support import Rgb, decoded, moving_square, psnr, to_rgb, write_video
 from tgprep.config import ExtractSettings
 from tgprep.decode.frames import DecodeError, Planes
 from tgprep.decode.planes import centred, full_range
-from tgprep.encode.encode import VideoFacts, encode_video, gradient_of
+from tgprep.encode.encode import encode_video, gradient_of
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def source(path: Path) -> SourceVideo:
     return SourceVideo("class/video", path.name, "class", 0)
 
 
-def encode(path: Path, settings: ExtractSettings, stack: ExitStack) -> tuple[EncodedVideo, VideoFacts]:
+def encode(path: Path, settings: ExtractSettings, stack: ExitStack) -> tuple[EncodedVideo, VideoRow]:
     return encode_video(source(path), path, settings, path.parent, stack)
 
 

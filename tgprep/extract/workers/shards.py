@@ -70,17 +70,7 @@ def publish_shard(unpublished: UnpublishedShard, out: Location) -> ShardResult:
 
 def failed_row(source: SourceVideo, reason: str) -> VideoRow:
     """The row of a video that gave no sample."""
-    return VideoRow(
-        key=source.key,
-        path=source.path,
-        class_name=source.class_name,
-        label=source.label,
-        group=source.group,
-        subsets=source.subsets,
-        status=FAILED,
-        error=_one_line(reason),
-        num_source_bytes=source.num_source_bytes,
-    )
+    return source.row(FAILED, error=_one_line(reason))
 
 
 def _one_line(text: str) -> str:

@@ -28,7 +28,7 @@ import cv2
 from manifests import object_store as stores
 from manifests.files import is_url
 from manifests.object_store import UnreachableError
-from manifests.records import WRITTEN, InputError, VideoRow
+from manifests.records import InputError, VideoRow
 from manifests.sample import MemberTooLargeError, write_end, write_sample
 from tgprep.config import ExtractSettings
 from tgprep.decode.frames import DecodeError
@@ -141,7 +141,7 @@ def _pack(tar: _HashingFile, index: int, job: ShardJob, fetched: FetchAhead | No
                 stack.callback(fetched.remove, index)
                 path = fetched.get(index, lambda: on_frame(0))
                 emit(VideoBegun())  # its time limit counts from here: a slow store is not the decoder's fault
-            encoded, facts = encode_video(source, path, job.settings, Path(job.scratch), stack, on_frame)
+            encoded, row = encode_video(source, path, job.settings, Path(job.scratch), stack, on_frame)
         except MemberTooLargeError as error:
             hint = "a smaller picture (--short-side 256), a lower --quality, or --store video makes it fit"
             if job.settings.store == "video":
@@ -159,19 +159,10 @@ def _pack(tar: _HashingFile, index: int, job: ShardJob, fetched: FetchAhead | No
                 return failed_row(source, f"cannot be read: {error.strerror or error}")
             traceback.print_exc()
             return failed_row(source, f"the decoder failed: {type(error).__name__}: {_text(error)}")
-        emit(VideoEncoded(facts.num_frames))
-        with _heartbeat(emit, facts.num_frames):
+        emit(VideoEncoded(row.num_frames))
+        with _heartbeat(emit, row.num_frames):
             offset, num_bytes, members = write_sample(tar, encoded)  # type: ignore[arg-type]  # as above
-    fields = {field.name: getattr(facts, field.name) for field in dataclasses.fields(facts)}
-    return dataclasses.replace(
-        failed_row(source, ""),
-        status=WRITTEN,
-        shard=job.shard,
-        sample_offset=offset,
-        sample_bytes=num_bytes,
-        members=members,
-        **fields,
-    )
+    return dataclasses.replace(row, shard=job.shard, sample_offset=offset, sample_bytes=num_bytes, members=members)
 
 
 def _raise_if_storage_gone(error: BaseException, job: ShardJob) -> None:
