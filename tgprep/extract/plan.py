@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from manifests.files import Location, atomic_write, below, read_bytes
 from manifests.manifest_io import json_bytes, parquet_table
@@ -66,6 +67,9 @@ class Plan:
         )
 
 
+_PLAN = TypeAdapter(Plan)
+
+
 def new_plan(scan: Scan, settings: ExtractSettings, versions: dict[str, str]) -> Plan:
     """The plan of a new data set with every video of the scan."""
     return Plan(
@@ -118,18 +122,9 @@ def load_plan(work: Location) -> Plan | None:
         facts = json.loads(read_bytes(below(work, "plan.json")))
     except FileNotFoundError:
         return None
-    return Plan(
-        **{
-            **facts,
-            "classes": tuple(facts["classes"]),
-            "skipped": tuple((path, reason) for path, reason in facts["skipped"]),
-            "settings": ExtractSettings(**EARLIER | facts["settings"]),
-            "videos": tuple(
-                SourceVideo(**{**record, "subsets": tuple(record["subsets"])})
-                for record in parquet_table(read_bytes(below(work, "plan.parquet"))).to_pylist()
-            ),
-        }
-    )
+    videos = parquet_table(read_bytes(below(work, "plan.parquet"))).to_pylist()
+    plan: Plan = _PLAN.validate_python({**facts, "settings": EARLIER | facts["settings"], "videos": videos})
+    return plan
 
 
 def refuse_difference(out: Location, state: str, before: dict[str, Any], now: dict[str, Any]) -> None:
