@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from manifests.files import digest_of, list_files, open_location
+from manifests.files import digest_of, list_files, open_location, require_own_folder
 from manifests.locks import hold_lock
 from manifests.manifest_io import TEMPORARY_PREFIX, atomic_write, file_sha256, is_url, join, json_bytes
 from manifests.records import InputError
@@ -118,7 +118,7 @@ def materialise(
     if is_url(place):
         raise InputError(f"--output {place}: a local folder is needed; copy it to the object store afterwards.")
     folder = Path(place)
-    _refuse_unsafe(manifest, folder, claim)
+    _check_folder(manifest, folder, claim)
     targets, relabelled = _plan(manifest, split)
     with _claimed(folder, claim):
         kept = _finished(folder, targets)
@@ -150,38 +150,36 @@ def _finished(folder: Path, targets: list[_Target]) -> set[str]:
     }
 
 
-def _refuse_unsafe(manifest: Manifest, folder: Path, claim: dict[str, str]) -> None:
-    """InputError where the folder is the data set's own, holds anything else, or another split."""
+def _check_folder(manifest: Manifest, folder: Path, claim: dict[str, str]) -> None:
+    """Raise InputError if the folder is in the data set, or holds anything but this split."""
     if not is_url(manifest.root):
         root = Path(manifest.root).resolve()
         if root == folder.resolve() or root in folder.resolve().parents:
             raise InputError(f"--output {folder} lies in the data set {manifest.root}. Name a folder outside of it.")
+    markers = (FACTS_NAME, _CLAIM_NAME)
     try:
-        present = sorted(path.name for path in folder.iterdir() if not path.name.startswith(TEMPORARY_PREFIX))
-    except FileNotFoundError:
-        return
+        if not require_own_folder(
+            folder, markers, "split", "Name a new or empty folder with --output.", ignored=(_LOCK_NAME,)
+        ):
+            return
+        marker = next(folder / name for name in markers if (folder / name).exists())
+        facts = json.loads(marker.read_bytes())
+        found = {key: facts[key] for key in claim}
     except OSError as error:
         raise InputError(f"--output {folder} cannot be used as a folder ({error.strerror}).") from None
-    for name in (FACTS_NAME, _CLAIM_NAME):
-        if name not in present:
-            continue
-        try:
-            there = json.loads((folder / name).read_bytes())
-            state = {key: there[key] for key in claim}
-        except (OSError, ValueError, KeyError, TypeError):
-            break
-        if state != claim:
-            raise InputError(
-                f"--output {folder} holds split {state['split']} as of another data set or draw. Name another folder, or remove that one."
-            )
-        return
-    if [name for name in present if name != _LOCK_NAME]:
-        raise InputError(f"--output {folder} is not empty ({', '.join(present[:3])}). Name a new or empty folder.")
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            f"--output {folder} holds a {marker.name} that is damaged or of another program. Name a new or empty folder."
+        ) from None
+    if found != claim:
+        raise InputError(
+            f"--output {folder} holds split {found['split']} of another data set or draw. Name another folder, or remove that one."
+        )
 
 
 @contextlib.contextmanager
 def _claimed(folder: Path, claim: dict[str, str]) -> Iterator[None]:
-    """Hold the folder for this process, marked as this split's; what killed runs left is removed."""
+    """Lock the folder for this process, mark it as this split's, and remove what killed runs left."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / _LOCK_NAME).open("a+", encoding="utf-8") as lock:
@@ -195,7 +193,7 @@ def _claimed(folder: Path, claim: dict[str, str]) -> Iterator[None]:
             (folder / _LOCK_NAME).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
-            f"{folder}: writing failed ({error.strerror or error}). Run the same command again to go on."
+            f"{folder}: writing failed ({error.strerror or error}). Run the same command again to resume."
         ) from None
 
 

@@ -17,6 +17,7 @@ import cv2
 import joblib
 import numpy as np
 
+from manifests.files import require_own_folder
 from manifests.manifest_io import TEMPORARY_PREFIX, atomic_write, json_bytes
 from manifests.records import InputError
 from tgprep.obtain.sample_paths import MOTIONS
@@ -197,64 +198,40 @@ def _render_video(path: Path, video: SampleVideo, settings: SampleSettings) -> N
 
 
 def _claim(out: Path, settings: SampleSettings, videos: tuple[SampleVideo, ...]) -> None:
-    """Make `out`, or see that it holds this very sample and nothing else, and leave the settings in it."""
+    """Create `out`, or check that it holds this very sample and nothing else, and write the settings into it."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: expected a folder for the sample data set, got a file; name another place")
-    wanted = {"generator_version": GENERATOR_VERSION, **dataclasses.asdict(settings)}
+    requested = {"generator_version": GENERATOR_VERSION, **dataclasses.asdict(settings)}
     record = out / SETTINGS_NAME
-    foreign: list[str] = []
-    if record.is_file():
-        foreign = _foreign(out, videos)
-        found = _read_settings(record)
-        changed = [
-            f"{name} = {found.get(name)!r} there, {wanted.get(name)!r} asked"
-            for name in sorted(wanted.keys() | found.keys())
-            if found.get(name) != wanted.get(name)
-        ]
-        if changed:
-            raise InputError(
-                f"{out}: holds a sample data set of other settings ({'; '.join(changed)}); "
-                "ask for the same settings, or name a new or empty folder"
-            )
-    elif out.is_dir():
-        foreign = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith("."))
-    if foreign:
-        shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
-        raise InputError(
-            f"{out}: expected a new or empty folder for the sample data set, or an unfinished one, found {shown}; "
-            "name another folder, or move these away"
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    if not record.exists():
+    hidden = {path.name for path in out.glob(".*")} - {SETTINGS_NAME}
+    advice = "Name another folder, or move these away."
+    if not require_own_folder(out, (SETTINGS_NAME,), "sample data set", advice, ignored=hidden):
+        out.mkdir(parents=True, exist_ok=True)
         with atomic_write(record) as file:
-            file.write(json_bytes(wanted))
-
-
-def _foreign(out: Path, videos: tuple[SampleVideo, ...]) -> list[str]:
-    """What lies in `out` that is not of this sample, hidden things aside: paths below `out`, sorted."""
-    names = {video.name for video in videos}
-    classes = {video.class_name for video in videos}
-    found: list[str] = []
-    for entry in out.iterdir():
-        if entry.name in classes and entry.is_dir():
-            found += [
-                f"{entry.name}/{inner.name}" for inner in entry.iterdir() if f"{entry.name}/{inner.name}" not in names
-            ]
-        else:
-            found.append(entry.name)
-    return sorted(name for name in found if not name.rsplit("/", 1)[-1].startswith("."))
-
-
-def _read_settings(record: Path) -> dict[str, Any]:
+            file.write(json_bytes(requested))
+        return
     try:
-        found = json.loads(record.read_bytes())
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        found: dict[str, Any] = dict(json.loads(record.read_bytes()))
+    except (ValueError, TypeError):
         raise InputError(
             f"{record}: expected the settings of a sample data set (JSON), found something else; name another folder"
+        ) from None
+    changed = [
+        f"{name} = {found.get(name)!r} there, {requested.get(name)!r} requested"
+        for name in sorted(requested.keys() | found.keys())
+        if found.get(name) != requested.get(name)
+    ]
+    if changed:
+        raise InputError(
+            f"{out}: holds a sample data set of other settings ({'; '.join(changed)}); "
+            "request the same settings, or name a new or empty folder"
         )
-    return found
+    # Other files would become videos of the data set.
+    present = [path.relative_to(out) for path in sorted(out.rglob("*")) if path.is_file()]
+    visible = {str(path) for path in present if not any(part.startswith(".") for part in path.parts)}
+    if foreign := sorted(visible - {video.name for video in videos}):
+        shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
+        raise InputError(f"{out}: holds files that are not of its sample data set, found {shown}. {advice}")
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
