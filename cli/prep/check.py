@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import sys
+import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,10 +19,10 @@ from cli.common import (
     handled,
     human_bytes,
     human_seconds,
-    interruptible,
     print_json,
     progress_lines,
     say,
+    stoppable,
 )
 
 if TYPE_CHECKING:
@@ -73,67 +76,47 @@ def check(out: str, deep: bool, quick: bool, against: Path | None, mend: bool, t
         given = "--deep" if deep else "--against"
         raise InputError(f"--quick reads no bytes of shards or videos: it cannot be combined with {given}.")
     began = time.monotonic()
-    with interruptible() as (stop, signals):
-        try:
-            report = run_check(
-                out,
-                deep=deep,
-                quick=quick,
-                against=against,
-                threads=threads,
-                stop=stop,
-                on_progress=progress_lines("shards"),
-            )
-            repaired = None
-            if mend and report.damaged_shards:
-                from tgprep.check.repair import repair
-                from tgprep.config import WorkerSettings
-                from tgprep.extract.workers.shards import StoppedError
-
-                assert against is not None
-                say(f"extracting {len(report.damaged_shards)} shards again")
-                try:
-                    run = build(WorkerSettings, {"threads": threads})
-                    repaired = repair(Path(out), against, report.damaged_shards, run=run, stop=stop)
-                except StoppedError:
-                    raise KeyboardInterrupt from None
-                except InputError:
-                    _tell(report, None, time.monotonic() - began, as_json)  # what was found, before the refusal
-                    raise
-                if not signals:
-                    stop.clear()  # the engine sets it once it is done
-                report = run_check(
-                    out, deep=deep, against=against, threads=threads, stop=stop, on_progress=progress_lines("shards")
-                )
-        except KeyboardInterrupt:
-            say("Interrupted: nothing was changed, except shards that were repaired whole.")
-            sys.exit(128 + (signals[0] if signals else 2))
-    _tell(report, repaired, time.monotonic() - began, as_json)
+    with stoppable("Interrupted: nothing was changed, except shards that were repaired completely.") as stop:
+        progress = progress_lines("shards")
+        run = functools.partial(
+            run_check, out, deep=deep, against=against, threads=threads, stop=stop, on_progress=progress
+        )
+        report, repair_report = run(quick=quick), None
+        if against is not None and mend and report.damaged_shards:
+            try:
+                repair_report = _repair(Path(out), against, report.damaged_shards, threads, stop)
+            except InputError:
+                _print(report, None, time.monotonic() - began, as_json)  # the findings, before the error
+                raise
+            report = run()
+    _print(report, repair_report, time.monotonic() - began, as_json)
     sys.exit(0 if report.sound else EXIT_FAILURES)
 
 
-def _tell(report: CheckReport, repaired: RepairReport | None, seconds: float, as_json: bool) -> None:
+def _repair(root: Path, videos: Path, damaged: tuple[str, ...], threads: int, stop: threading.Event) -> RepairReport:
+    from tgprep.check.repair import repair
+    from tgprep.config import WorkerSettings
+    from tgprep.extract.workers.shards import StoppedError
+
+    say(f"extracting {len(damaged)} shards again")
+    try:
+        return repair(root, videos, damaged, run=build(WorkerSettings, {"threads": threads}), stop=stop)
+    except StoppedError:
+        raise KeyboardInterrupt from None
+
+
+def _print(report: CheckReport, repair_report: RepairReport | None, seconds: float, as_json: bool) -> None:
     if as_json:
-        print_json(_facts(report, repaired))
-    else:
-        _show(report, repaired, seconds)
-
-
-def _facts(report: CheckReport, repaired: RepairReport | None) -> dict[str, Any]:
-    import dataclasses
-
-    facts = {"sound": report.sound, **dataclasses.asdict(report)}
-    if repaired is not None:
-        facts["repaired"] = list(repaired.repaired)
-        facts["not_repaired"] = [{"shard": name, "reason": reason} for name, reason in repaired.failed]
-    return facts
-
-
-def _show(report: CheckReport, repaired: RepairReport | None, seconds: float) -> None:
-    if repaired is not None:
-        for name in repaired.repaired:
+        facts = {"sound": report.sound, **dataclasses.asdict(report)}
+        if repair_report is not None:
+            facts["repaired"] = list(repair_report.repaired)
+            facts["not_repaired"] = [{"shard": name, "reason": reason} for name, reason in repair_report.failed]
+        print_json(facts)
+        return
+    if repair_report is not None:
+        for name in repair_report.repaired:
             click.echo(f"repaired  {name}: extracted again, with the recorded sha256")
-        for name, reason in repaired.failed:
+        for name, reason in repair_report.failed:
             click.echo(f"not repaired  {name}: {reason}")
     for finding in report.findings[:_SHOWN]:
         click.echo(f"{finding.kind}  {finding.place}\n    {finding.message}")
@@ -143,12 +126,11 @@ def _show(report: CheckReport, repaired: RepairReport | None, seconds: float) ->
         say(f"note: {note}")
     if len(report.notes) > _SHOWN:
         say(f"and {len(report.notes) - _SHOWN} more notes (--json lists them all)")
-    remedies = dict.fromkeys(finding.mend for finding in report.findings)
-    for remedy in remedies:
+    for remedy in dict.fromkeys(finding.mend for finding in report.findings):
         click.echo(f"To mend: {remedy}.")
-    looked = f"{report.num_videos} videos, {report.num_shards} shards ({human_bytes(report.num_bytes)}), {report.num_splits} splits"
-    looked += f", {report.num_frames} frames decoded" if report.deep else ""
-    looked += f", {report.num_sources} source videos" if report.num_sources else ""
-    looked += " (bytes of shards not read)" if report.quick else ""
+    scope = f"{report.num_videos} videos, {report.num_shards} shards ({human_bytes(report.num_bytes)}), {report.num_splits} splits"
+    scope += f", {report.num_frames} frames decoded" if report.deep else ""
+    scope += f", {report.num_sources} source videos" if report.num_sources else ""
+    scope += " (bytes of shards not read)" if report.quick else ""
     verdict = "sound" if report.sound else f"{len(report.findings)} findings"
-    click.echo(f"{report.root}: {verdict}; {looked} in {human_seconds(seconds)}")
+    click.echo(f"{report.root}: {verdict}; {scope} in {human_seconds(seconds)}")

@@ -1,4 +1,4 @@
-"""`tgprep download`: the public data sets."""
+"""`tgprep download`: fetch the public data sets."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from cli.common import EXIT_FAILURES, handled, human_bytes, print_json, say, sto
 def download(name: str, folder: Path, base: str, unpack: bool, as_json: bool) -> None:
     """Fetch a public data set into DIR [default: .]: archives/, videos/ and annotations/.
 
-    Interrupted or cut off: run the same command again, it goes on where it was. Size and sha256 are checked where they are
-    published. The videos of UCF101 and HMDB51 come as .rar, which needs `unar` or `bsdtar`.
+    After an interruption, the same command resumes. Size and sha256 are checked if they are published. The videos of UCF101 and
+    HMDB51 come as .rar, which needs `unar` or `bsdtar`.
 
     \b
-    Exit codes: 0 all well, 1 a file could not be had, 2 wrong usage or input, 130/143 interrupted.
+    Exit codes: 0 success, 1 a file could not be fetched, 2 wrong usage or input, 130/143 interrupted.
     """
     from tgprep.obtain.download import SOURCES
     from tgprep.obtain.download import download as run
@@ -33,20 +33,18 @@ def download(name: str, folder: Path, base: str, unpack: bool, as_json: bool) ->
 
     source = SOURCES[name]
     say(f"{name}: {source.terms}. {source.home}")
-    said = time.monotonic()
+    printed = time.monotonic()
 
-    def tell(file: str, done: int, total: int) -> None:
-        nonlocal said
-        if done == total or time.monotonic() - said > 5:
-            said = time.monotonic()
-            say(
-                f"{file}: {human_bytes(done)}"
-                + (f" of {human_bytes(total)} ({100 * done // max(total, 1)} %)" if total >= 0 else "")
-            )
+    def report(file: str, done: int, total: int) -> None:
+        nonlocal printed
+        if done == total or time.monotonic() - printed > 5:
+            printed = time.monotonic()
+            of_total = f" of {human_bytes(total)} ({100 * done // max(total, 1)} %)" if total >= 0 else ""
+            say(f"{file}: {human_bytes(done)}{of_total}")
 
     with stoppable("Interrupted. What has arrived is kept; run the same command again to continue.") as stop:
         try:
-            outcome = run(name, folder, base=base, unpack_archives=unpack, stop=stop, on_progress=tell)
+            outcome = run(name, folder, base=base, unpack_archives=unpack, stop=stop, on_progress=report)
         except DownloadError as error:
             say(f"Error: {error}")
             sys.exit(EXIT_FAILURES)

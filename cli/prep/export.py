@@ -1,4 +1,4 @@
-"""`tgprep export`: a data set in the form that other people's tools read."""
+"""`tgprep export`: write a data set in the form that other tools read."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from cli.common import handled, print_json, progress_lines, say, stoppable
     "--format", "form", type=click.Choice(["rawframes"]), default="rawframes", show_default=True, help="What to write."
 )
 @click.option("--tg/--no-tg", default=True, help="Write the TG frames too.  [default: tg]")
-@click.option("--keys", metavar="KEY,...", default="", help="These videos only (no lists are written then).")
+@click.option("--keys", metavar="KEY,...", default="", help="Only these videos; no lists are written then.")
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads (0: one per core).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 @handled
 def export(out: str, folder: Path, form: str, tg: bool, keys: str, threads: int, as_json: bool) -> None:
     """Write the data set at OUT into DIR as the reference code and mmaction read it.
 
-    rawframes: DIR/Class/video/img_00001.jpg and tempgrad_00001.jpg, counted from 1, the stored JPEG bytes unchanged (of a data
-    set made with --store video: encoded with quality 95); beside them classInd.txt and lists `Class/video num_frames label` of the official folds and of every split,
-    also under the reference's names (videossl_splits/ucf101_train_20_percent_labeled_split_1_rawframes.txt). Folders have the names of the keys: letters, digits, _ and -.
+    rawframes: DIR/Class/video/img_00001.jpg and tempgrad_00001.jpg, counted from 1, with the stored JPEG bytes (of a data set made
+    with --store video: encoded with quality 95). Folders have the names of the keys: letters, digits, _ and -.
+
+    Beside them: classInd.txt and lists `Class/video num_frames label` of the official folds and of every split, also under the
+    reference's names (videossl_splits/ucf101_train_20_percent_labeled_split_1_rawframes.txt).
     """
     from tgprep.convert.export_rawframes import export_rawframes
 

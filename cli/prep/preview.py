@@ -1,4 +1,4 @@
-"""`tgprep preview`: a page to look at a data set."""
+"""`tgprep preview`: write a page to look at a data set."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def preview(
 ) -> None:
     """Write one self-contained page to look at the data set at OUT [default: ./dataset].
 
-    Classes, film strips of RGB over TG, short moving clips, charts of class balance and length, the videos that failed and
-    why; to be filtered by class, part of the split, group and text. Works offline.
+    It shows classes, film strips of RGB over TG, short moving clips, charts of class balance and length, and the videos that
+    failed and why, with filters for class, part of the split, group and text. It works offline.
     """
     from tgprep.view.preview import write_preview
 
@@ -53,7 +53,7 @@ def preview(
     for key, reason in outcome.damaged:
         say(f"damaged: {key}: {reason}")
     if outcome.damaged:
-        say(f"{len(outcome.damaged)} videos cannot be read: `tgprep check {out} --deep` tells what is wrong.")
+        say(f"{len(outcome.damaged)} videos cannot be read: `tgprep check {out} --deep` shows what is wrong.")
     if as_json:
         print_json(
             {
@@ -70,12 +70,12 @@ def preview(
     sys.exit(EXIT_FAILURES if outcome.damaged else 0)
 
 
-def _keys(given: tuple[str, ...]) -> tuple[str, ...]:
+def _keys(options: tuple[str, ...]) -> tuple[str, ...]:
     """The keys of all --keys options: lists with commas, and files."""
     from manifests.records import InputError
 
     keys: list[str] = []
-    for text in given:
+    for text in options:
         if text.startswith("@"):
             try:
                 keys += Path(text[1:]).read_text("utf-8").splitlines()
@@ -83,6 +83,7 @@ def _keys(given: tuple[str, ...]) -> tuple[str, ...]:
                 raise InputError(f"--keys {text}: the list cannot be read ({error}).") from None
         else:
             keys += text.split(",")
-    if given and not any(key.strip() for key in keys):
-        raise InputError(f"--keys {' '.join(given)}: names no video.")
-    return tuple(key.strip() for key in keys if key.strip())
+    keys = [key.strip() for key in keys if key.strip()]
+    if options and not keys:
+        raise InputError(f"--keys {' '.join(options)}: names no video.")
+    return tuple(keys)

@@ -1,4 +1,4 @@
-"""`tgprep sample`: a small data set made here, as real video files."""
+"""`tgprep sample`: render a small data set as real video files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from manifests.machine import usable_cores
 @click.option("--num-classes", type=int, default=None, help="classes, 2 to 8  [default: 8]")
 @click.option("--num-groups", type=int, default=None, help="actors of each class  [default: 10]")
 @click.option("--clips-per-group", type=int, default=None, help="videos of each actor  [default: 2]")
-@click.option("--videos-per-class", type=int, default=None, help="instead of the two above: they are chosen to fit")
+@click.option("--videos-per-class", type=int, default=None, help="instead of the two above, which are chosen to fit")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--width", type=int, default=None, help="pixels  [default: 160]")
 @click.option("--height", type=int, default=None, help="pixels  [default: 120]")
@@ -45,10 +45,10 @@ def sample(
     annotations: Path | None,
     threads: int,
 ) -> None:
-    """Render a small action data set into OUT [default: ./videos]: classes that differ in motion alone.
+    """Render a small action data set into OUT [default: ./videos] whose classes differ only in motion.
 
-    The same seed gives the same bytes. No single frame tells the class, and every class survives a mirror, as the method
-    needs. Named as UCF101 names its files, with train and test lists of whole groups.
+    The same seed gives the same bytes. No single frame shows the class, and a horizontal flip does not change it. Files are named
+    like those of UCF101, with train and test lists that share no group.
     """
     from manifests.records import InputError
     from tgprep.obtain.sample import SampleSettings, groups_and_clips, render_sample, write_annotations
@@ -59,7 +59,7 @@ def sample(
                 "--videos-per-class chooses --num-groups and --clips-per-group itself: give one or the others."
             )
         num_groups, clips_per_group = groups_and_clips(videos_per_class)
-    given = {
+    options = {
         "num_classes": num_classes,
         "num_groups": num_groups,
         "clips_per_group": clips_per_group,
@@ -67,18 +67,15 @@ def sample(
         "height": height,
         "container": container,
     }
-    settings = SampleSettings(seed=seed, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    settings = SampleSettings(seed=seed, **{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]
     lists = annotations or out.resolve().parent / "annotations"
-    if (lists / "classInd.txt").exists() and (lists / "classInd.txt").read_text().split()[1::2] != list(
-        settings.class_names
-    ):
+    class_list = lists / "classInd.txt"
+    if class_list.exists() and class_list.read_text().split()[1::2] != list(settings.class_names):
         raise InputError(f"{lists} holds the lists of another data set. Name another folder with --annotations.")
-    written = render_sample(out, settings, num_workers=threads or usable_cores())
+    paths = render_sample(out, settings, num_workers=threads or usable_cores())
+    list_text = "; one group cannot be train and test: no lists"
     if settings.num_groups > 1:
         write_annotations(lists, settings)
-        say(f"{len(written)} videos of {settings.num_classes} classes in {out}, lists in {lists}")
-    else:
-        say(
-            f"{len(written)} videos of {settings.num_classes} classes in {out}; one group cannot be train and test: no lists"
-        )
+        list_text = f", lists in {lists}"
+    say(f"{len(paths)} videos of {settings.num_classes} classes in {out}{list_text}")
     say("Next: tgprep extract" + ("" if str(out) == "videos" else f" {out} OUT"))

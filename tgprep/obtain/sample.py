@@ -211,11 +211,13 @@ def _claim(out: Path, settings: SampleSettings, videos: tuple[SampleVideo, ...])
             file.write(json_bytes(requested))
         return
     try:
-        found: dict[str, Any] = dict(json.loads(record.read_bytes()))
-    except (ValueError, TypeError):
+        found: Any = json.loads(record.read_bytes())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
         raise InputError(
             f"{record}: expected the settings of a sample data set (JSON), found something else; name another folder"
-        ) from None
+        )
     changed = [
         f"{name} = {found.get(name)!r} there, {requested.get(name)!r} requested"
         for name in sorted(requested.keys() | found.keys())
