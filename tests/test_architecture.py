@@ -195,3 +195,12 @@ def test_tree_of_readme_is_the_real_tree() -> None:
 
 def test_no_command_module_shadows_a_package() -> None:
     assert not {"tgprep.py", "tgtrain.py", "manifests.py"} & {path.name for path in (ROOT / "cli").rglob("*.py")}
+
+
+def test_tests_share_helpers_only_through_support_modules() -> None:
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for name in imports(path):
+            parts = name.split(".")
+            inside = any(part.startswith("test_") and (ROOT / "tests").joinpath(*parts[1:k], f"{part}.py").exists()
+                         for k, part in enumerate(parts) if parts[0] == "tests")  # fmt: skip
+            assert not inside, f"{path.relative_to(ROOT)} imports {name}: move what it needs to a support module"

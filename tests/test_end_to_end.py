@@ -1,4 +1,4 @@
-"""The whole walk by the commands alone: on a sample rendered here, and the three commands as they stand on real UCF101 clips."""
+"""All steps by the commands alone: on a sample rendered here, and the three commands of the README on real UCF101 clips."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_from_videos_to_report_on_a_sample(tmp_path: Path) -> None:
     assert "top1@2x1" in (tmp_path / page).read_text(encoding="utf-8")
 
 
-def test_the_three_commands_as_they_stand_on_real_clips(shared: Path, tmp_path: Path) -> None:
+def test_three_commands_of_readme_on_real_clips(shared: Path, tmp_path: Path) -> None:
     for class_folder in sorted((shared / "ucf101_3class" / "UCF-101").iterdir()):
         (tmp_path / "videos" / class_folder.name).mkdir(parents=True)
         clips = sorted(class_folder.iterdir())

@@ -18,9 +18,10 @@ from cli.common import handled, say
 )
 @handled
 def report(runs: tuple[Path, ...], output: Path | None) -> None:
-    """Write one self-contained HTML page about RUN [default: the newest run below ./runs], or compare several runs.
+    """Write one HTML page about RUN [default: the newest run below ./runs], or compare several runs.
 
-    Accuracy, curves, confusions, example clips, data and settings; it opens anywhere, without a network. Prints its path.
+    The page shows accuracy, curves, confusions, example clips, data and settings. It is one file that needs no network.
+    Prints the path of the page.
     """
     from tgtrain.report.page import write_report
 

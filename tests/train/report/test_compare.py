@@ -62,7 +62,7 @@ def test_compared_settings_show_what_differs(three: list[Path], tmp_path: Path) 
     assert "optimiser.momentum 0.9 0.9 0.9" in same
 
 
-def test_other_data_split_and_protocol_are_called_out(three: list[Path], tmp_path: Path) -> None:
+def test_other_data_split_and_protocol_are_reported(three: list[Path], tmp_path: Path) -> None:
     other_split = write_run(tmp_path / "other-split", split_digest="6" * 64)
     words = parse(write_report([three[0], other_split], tmp_path / "page.html")).words
     assert "different splits" in words
@@ -71,7 +71,7 @@ def test_other_data_split_and_protocol_are_called_out(three: list[Path], tmp_pat
     assert "different data sets" in parse(write_report([three[0], other_data], tmp_path / "page.html")).words
 
 
-def test_runs_of_one_name_are_told_apart_and_one_named_twice_counts_once(tmp_path: Path) -> None:
+def test_runs_of_one_name_are_called_by_their_paths(tmp_path: Path) -> None:
     first, second = write_run(tmp_path / "a" / "run"), write_run(tmp_path / "b" / "run")
     words = parse(write_report([first, second, first], tmp_path / "page.html")).words
     assert "2 runs compared" in words

@@ -1,4 +1,4 @@
-"""The report page of one run: what it says, what it tolerates, and that it is one sound, self-contained file."""
+"""The report page of one run: what it says, what it tolerates, and that it is one valid, self-contained file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tgtrain.report.classes import interval95
 from tgtrain.report.page import write_report
 
 
-def test_page_is_one_sound_file_that_loads_nothing(run: Path) -> None:
+def test_page_is_one_valid_file_that_loads_nothing(run: Path) -> None:
     path = write_report([run])
     assert path == run / "report.html"
     html = path.read_text()
@@ -31,7 +31,7 @@ def test_page_is_one_sound_file_that_loads_nothing(run: Path) -> None:
         assert not re.search(r"(?:href|src)=\"(?!#)|@import|<script", svg)
 
 
-def test_page_is_written_whole_or_not_at_all_and_the_same_bytes_again(run: Path, tmp_path: Path) -> None:
+def test_page_is_written_atomically_with_the_same_bytes_again(run: Path, tmp_path: Path) -> None:
     first, second = write_report([run], tmp_path / "a.html"), write_report([run], tmp_path / "b.html")
     assert first.read_bytes() == second.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "b.html", "runs"]
@@ -52,7 +52,7 @@ def test_headline_names_protocol_data_split_steps_and_time(run: Path) -> None:
     assert "the logits of the 30 views are averaged" in words
 
 
-def test_accuracies_while_training_are_told_apart_from_tests(run: Path) -> None:
+def test_accuracies_while_training_are_listed_beside_tests(run: Path) -> None:
     lines = [record for step in range(1, 9) for record in records("ltg", step)]
     lines[-1]["top1@1x1"] = 0.3  # worse than the one before
     log(run, lines)
@@ -112,7 +112,7 @@ def test_methods_without_terms_have_no_charts_of_them(tmp_path: Path, method: st
         assert title not in curves
 
 
-def test_line_cut_short_by_a_kill_is_left_out_and_said(run: Path) -> None:
+def test_line_cut_short_by_a_kill_is_left_out_and_reported(run: Path) -> None:
     lines = [record for step in (1, 2, 3) for record in records("ltg", step)]
     log(run, lines, tail='{"kind": "train", "step": 4, "loss/to')
     words = parse(write_report([run])).words
@@ -144,7 +144,7 @@ def test_values_that_are_no_numbers_are_gaps(run: Path) -> None:
     assert (1.0, None, 2.0, None) in chart_values(parse(write_report([run])))
 
 
-def test_precision_is_a_gap_where_nothing_was_trusted(run: Path) -> None:
+def test_precision_is_a_gap_if_nothing_was_trusted(run: Path) -> None:
     lines = [record for step in (1, 2, 3) for record in records("ltg", step)]
     lines[0] |= {"train/num_selected": 0.0, "train/mask_fraction": 0.0, "train/pseudo_precision": 0.0}
     log(run, lines)
@@ -171,7 +171,7 @@ def test_finished_run_and_checkpoints_count_as_steps(tmp_path: Path) -> None:
     assert "Finished: 24 steps" in parse(write_report([folder])).words
 
 
-def test_slow_reading_is_called_out(run: Path) -> None:
+def test_slow_reading_is_reported(run: Path) -> None:
     assert "12 % of the time spent waiting for data: reading clips keeps up" in parse(write_report([run])).words
     lines = [record | {"waiting_share": 0.6} for record in records("ltg", 1)]
     log(run, lines)
@@ -279,7 +279,7 @@ def test_interval_is_wilsons(right: int, count: int, expected: tuple[float, floa
 
 
 @pytest.mark.parametrize(("num_classes", "shown"), [(3, False), (5, False), (6, True)])
-def test_top5_of_five_classes_or_fewer_is_no_figure(tmp_path: Path, num_classes: int, shown: bool) -> None:
+def test_top5_of_five_classes_or_fewer_is_not_shown(tmp_path: Path, num_classes: int, shown: bool) -> None:
     from tgtrain.evaluate.results import read_results
 
     told = {"protocol": "1x1", "num_videos": 4, "top1@1x1": 0.5, "top5@1x1": 1.0, "mean_class@1x1": 0.5}
@@ -312,7 +312,7 @@ def test_config_of_another_form_is_refused(run: Path) -> None:
         write_report([run])
 
 
-def test_place_that_cannot_be_written_is_refused(run: Path, tmp_path: Path) -> None:
+def test_output_that_cannot_be_written_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is a folder\. Name a file in it"):
         write_report([run], tmp_path)
     (tmp_path / "file").write_text("")
