@@ -1,10 +1,10 @@
-"""Decoders compared on real and odd files: speed, honesty about the number of frames, the same pixels every time, hangs and crashes.
+"""Compare decoders on real and odd files: speed, number of frames, the same pixels every time, hangs and crashes.
 
     python benchmarks/decoders.py VIDEOS [--speed ucf101,hmdb51,kinetics400] [--repeats 20] [--output benchmarks/results/decoders.json]
 
-VIDEOS: a folder with videos; speed is taken on those below the folders named by --speed. The truth about frames is what the ffmpeg
-program (the binary of imageio-ffmpeg) decodes of a file's default stream. Each decoder reads each file in a process of its own with a time
-limit, `--repeats` times from start to end; digests are of all its pixels.
+VIDEOS: a folder with videos; speed is measured on those below the folders named by --speed. The expected number of frames is that of
+the ffmpeg program (the binary of imageio-ffmpeg) for a file's default stream. Each decoder reads each file `--repeats` times in a
+separate process with a time limit; digests are of all pixels.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tgprep.decode.frames import DecodeError, Planes
 from tgprep.decode.open import open_video
 
 WAYS = {
-    "pyav, planes as coded": ("pyav", "ycbcr420"),  # what the fused encoder takes
+    "pyav, planes as coded": ("pyav", "ycbcr420"),  # the input of the fused encoder
     "pyav, planes": ("pyav", "ycbcr420"),
     "pyav, RGB": ("pyav", "rgb"),
     "opencv, RGB": ("opencv", "rgb"),
@@ -41,14 +41,14 @@ ENDINGS = {".avi", ".mp4", ".mkv", ".webm", ".mov", ".mpg", ".gif"}
 
 
 def true_frames(path: Path) -> int:
-    """Frames that the ffmpeg program decodes; 0 where it decodes none."""
+    """Number of frames that the ffmpeg program decodes."""
     program = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-an", "-fps_mode", "passthrough"]
     listing = subprocess.run([*program, "-f", "framecrc", "-"], capture_output=True, check=False)
     return sum(bool(line) and not line.startswith("#") for line in listing.stdout.decode().splitlines())
 
 
 def read(way: str, path: Path, repeats: int) -> None:
-    """Decode the file so many times; print one JSON line each (frames, digest, processor seconds of decoding alone)."""
+    """Decode the file `repeats` times; print a JSON line each (frames, digest, processor seconds of decoding only)."""
     decoder, space = WAYS[way]
     for _ in range(repeats):
         digest, count, seconds = hashlib.sha256(), 0, 0.0
@@ -69,8 +69,8 @@ def read(way: str, path: Path, repeats: int) -> None:
         print(json.dumps({"frames": count, "digest": digest.hexdigest(), "seconds": seconds}), flush=True)
 
 
-def one(way: str, path: Path, repeats: int) -> dict[str, Any]:
-    """What a decoder makes of a file: frames, how many different outcomes, processor seconds of the fastest run, or what went wrong."""
+def run_decoder(way: str, path: Path, repeats: int) -> dict[str, Any]:
+    """The result of a decoder for a file: frames, number of different outcomes, processor seconds of the fastest run, or the error."""
     words = [sys.executable, __file__, "--read", way, str(path), "--repeats", str(repeats)]
     try:
         done = subprocess.run(
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("videos", type=Path)
     parser.add_argument("--speed", default="ucf101,hmdb51,kinetics400")
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--processes", type=int, default=1, help="files that are read at a time")
+    parser.add_argument("--processes", type=int, default=1, help="files read at a time")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/decoders.json"))
     parser.add_argument("--read", metavar="WAY", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -107,21 +107,19 @@ def main() -> None:
     root = arguments.videos.resolve()
     files = sorted(path for path in root.rglob("*") if path.is_file() and path.suffix.lower() in ENDINGS)
     truth = {path: true_frames(path) for path in files}
-    found: dict[str, dict[Path, dict[str, Any]]] = {}
+    outcomes_by_way: dict[str, dict[Path, dict[str, Any]]] = {}
     for way in WAYS:
         with ThreadPoolExecutor(arguments.processes) as pool:
-            outcomes = pool.map(one, [way] * len(files), files, [arguments.repeats] * len(files))
-            found[way] = dict(zip(files, outcomes, strict=True))
+            outcomes = pool.map(run_decoder, [way] * len(files), files, [arguments.repeats] * len(files))
+            outcomes_by_way[way] = dict(zip(files, outcomes, strict=True))
         print(way, time.strftime("%H:%M:%S"), file=sys.stderr, flush=True)
     rows: dict[str, Any] = {}
-    for way, outcomes in found.items():
+    for way, outcomes in outcomes_by_way.items():
         speed: dict[str, float] = {}
         for folder in arguments.speed.split(","):
-            read_there = [
-                o for path, o in outcomes.items() if path.relative_to(root).parts[0] == folder and o["frames"]
-            ]
-            seconds = sum(o.get("seconds", 0.0) for o in read_there)
-            speed[folder] = round(sum(o["frames"] for o in read_there) / seconds, 1) if seconds else 0.0
+            in_folder = [o for path, o in outcomes.items() if path.relative_to(root).parts[0] == folder and o["frames"]]
+            seconds = sum(o.get("seconds", 0.0) for o in in_folder)
+            speed[folder] = round(sum(o["frames"] for o in in_folder) / seconds, 1) if seconds else 0.0
         wrong = defaultdict(list)
         for path, outcome in outcomes.items():
             name = path.relative_to(root).as_posix()

@@ -1,13 +1,14 @@
-"""Extraction against the bare codecs and against the two-pass way of loose files, in one run on one corpus.
+"""Compare extraction with the bare codecs and with the two-pass way to loose files, in one run on one corpus.
 
     python benchmarks/extract.py VIDEOS [--output benchmarks/results/extract.json] [--repeats 3] [--workers 2] [--copies 1]
 
-VIDEOS: class folders of videos. Every figure is frames per core-second: frames divided by the processor seconds (user and system) of all
-processes of the command, which a busy machine disturbs less than wall time. --copies: take every video so many times, for a corpus that outweighs the start of a process. Ratios are within the run; the ways take turns, medians are reported.
-Everything is written below TMPDIR: /dev/shm leaves out what a disk and its file system cost, which is most for loose files.
+VIDEOS: class folders of videos. Figures are frames per core-second: frames divided by the processor seconds (user and system) of all
+processes of the command, which a busy machine disturbs less than wall time. --copies: repeat every video, so that the corpus
+outweighs the start of a process. Ratios are within the run; the ways take turns, medians are reported. Everything is written below
+TMPDIR: /dev/shm leaves out the cost of a disk and its file system, which is highest for loose files.
 
-The plain loops keep frame-sized buffers by the settings of malloc that the workers of tgprep have. The two-pass way runs without these, as its
-users run it, and once more with them: what it takes without depends on what else its process has on its heap.
+The plain loops keep frame-sized buffers by the malloc settings that the workers of tgprep have. The two-pass way runs without them,
+as its users run it, and once more with them: its time without them depends on what else is on the heap of its process.
 """
 
 from __future__ import annotations
@@ -35,16 +36,15 @@ CODECS = """
 import sys
 from pathlib import Path
 from tgprep.decode.open import open_video
-from tgprep.encode.fused import plane_encoder
+from tgprep.encode.fused import picture_encoder
 gradient = sys.argv[2] == "stored"
 part, parts = int(sys.argv[4]), int(sys.argv[5])
 with open(sys.argv[3] + f".{part}", "wb") as out:
     for path in sorted(p for p in Path(sys.argv[1]).rglob("*") if p.is_file())[part::parts]:
         video = open_video(path, decoder="pyav", space="ycbcr420", short_side=0, as_coded=True)
-        encoder = None
-        for p in video.frames:
-            encoder = encoder or plane_encoder(*p.y.shape, 95, limited=p.limited, gradients=gradient)
-            for jpeg in encoder.encode(p.y, p.cb, p.cr, left=p.left):
+        encode = picture_encoder(95, gradients=gradient)
+        for planes in video.frames:
+            for jpeg in encode(planes):
                 if jpeg is not None:
                     out.write(jpeg)
 """
@@ -68,7 +68,7 @@ with open(sys.argv[3], "wb") as out:
             previous = p
 """
 
-# One pass with the usual libraries: what is written first by everyone who does not want the loose files.
+# One pass with the usual libraries: the obvious script without loose files.
 ONE_PASS = """
 import sys, cv2, numpy as np, simplejpeg
 from pathlib import Path
@@ -123,7 +123,7 @@ for folder in sorted(p for p in Path(sys.argv[1]).glob("*/*") if p.is_dir()):
 """
 
 
-# As the workers of tgprep have it: frame-sized buffers are kept.
+# The settings of the workers of tgprep: frame-sized buffers are kept.
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(256 * 1024**2), "MALLOC_MMAP_THRESHOLD_": str(64 * 1024**2)}
 
 
@@ -181,14 +181,14 @@ def copy_corpus(source: Path, target: Path, copies: int) -> None:
 
 
 def file_system(folder: Path) -> str:
-    """The kind of file system that a folder lies on."""
+    """The type of file system of a folder."""
     mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
-    around = [(place, kind) for place, kind in mounts if folder.resolve().is_relative_to(place)]
-    return max(around, key=lambda found: len(found[0]))[1]
+    above = [(point, kind) for point, kind in mounts if folder.resolve().is_relative_to(point)]
+    return max(above, key=lambda mount: len(mount[0]))[1]
 
 
 def compare(videos: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run all ways in turns and put their figures together."""
+    """Run all ways in turns and collect their figures."""
 
     def tgprep(target: Path, *options: str, threads: int = 1) -> list[str]:
         words = ["-m", "cli.prep", "extract", videos, str(target), "--dataset", "folder", "--threads", str(threads)]
@@ -226,9 +226,8 @@ def compare(videos: str, arguments: argparse.Namespace) -> dict[str, Any]:
     sizes: dict[str, dict[str, int]] = {}
     num_frames = 0
     for number in range(arguments.repeats):
-        first = (
-            number * len(ways) // arguments.repeats
-        )  # another order each time: what one way leaves to be written burdens the next
+        # Another order each time: what one way leaves to be written burdens the next.
+        first = number * len(ways) // arguments.repeats
         for name, way in [*ways.items()][first:] + [*ways.items()][:first]:
             os.sync()
             with tempfile.TemporaryDirectory() as folder:

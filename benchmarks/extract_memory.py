@@ -1,9 +1,9 @@
-"""Memory of an extraction worker: over many videos, and over one long large video; both must be flat.
+"""Measure the memory of an extraction worker over many videos, and over one long large video; both must be flat.
 
     python benchmarks/extract_memory.py CLIP [--output benchmarks/results/extract_memory.json] [--videos 1000] [--minutes 10]
 
-CLIP: a real video. The many are links to it under their own names; the long one is CLIP over and over, scaled to 1920x1080 at 25
-frames a second (made with FFmpeg). Resident memory of the worker process is read twice a second while `tgprep extract --threads 1` runs, and that of the process that supervises it.
+CLIP: a real video. The many are links to it; the long one is CLIP in a loop, scaled to 1920x1080 at 25 frames a second by FFmpeg.
+The resident memory of the worker process and of its supervisor is read twice a second while `tgprep extract --threads 1` runs.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ PARTS = 10
 
 
 def resident_mb(pid: int) -> tuple[float, float]:
-    """Resident memory of a process, and of the largest of its children; 0.0 where there is none."""
+    """Resident memory of a process, and of the largest of its children; 0.0 if there is none."""
     own, largest = 0.0, 0.0
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             if int(entry.name) == pid or parent == pid:
-                found = int((entry / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-                own, largest = (found, largest) if int(entry.name) == pid else (own, max(largest, found))
+                resident = int((entry / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+                own, largest = (resident, largest) if int(entry.name) == pid else (own, max(largest, resident))
         except (OSError, IndexError, ValueError):
             continue
     return own, largest
 
 
 def extract(videos: Path) -> dict[str, Any]:
-    """Memory over one extraction, by tenths of its time."""
+    """Memory during an extraction, by tenths of its time."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["extract", str(videos), f"{folder}/out", "--dataset", "folder", "--threads", "1", "--log-json"]
         with subprocess.Popen(

@@ -1,10 +1,10 @@
-"""From decoded planes to JPEG files, way by way: what each costs a frame, and how near its files are to what was decoded.
+"""Compare ways from decoded planes to JPEG files: time a frame, and distance of the files from the decoded planes.
 
     python benchmarks/jpeg.py VIDEOS [--output benchmarks/results/jpeg.json] [--frames 1500] [--repeats 5]
 
-VIDEOS: a folder of videos in limited-range 4:2:0, such as UCF101. Frames are decoded before; processor microseconds a frame are the least of the
-repeats, in which the ways take turns. Quality 95. Distances are of luma, against the decoded levels spread to 0..255 without rounding (TG: against half their
-differences), in dB of peak signal to noise.
+VIDEOS: a folder of videos in limited-range 4:2:0, such as UCF101. Frames are decoded beforehand; processor microseconds a frame are
+the minimum over the repeats, in which the ways take turns. Quality 95. Distances are of luma from the decoded levels in full range
+without rounding (TG: from half their differences), as peak signal-to-noise ratio in dB.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ import simplejpeg
 from manifests.machine import processor_name
 from tgprep.decode.frames import Planes
 from tgprep.decode.open import open_video
-from tgprep.decode.planes import as_jpeg
+from tgprep.decode.planes import to_jpeg_form
 from tgprep.encode.encode import gradient_of
-from tgprep.encode.fused import PlaneEncoder
+from tgprep.encode.fused import picture_encoder
 
 QUALITY = 95
 Jpegs = list[bytes]
@@ -63,25 +63,22 @@ def planes_jpeg(picture: Planes, fast: bool = False) -> bytes:
 
 
 def ways(frames: list[Planes]) -> dict[str, Callable[[], tuple[Jpegs, Jpegs]]]:
-    """Each makes the files of all frames and, in the second list, of all gradients."""
-    full = [as_jpeg(picture) for picture in frames]
+    """Functions that return the files of all frames and those of all gradients."""
+    full = [to_jpeg_form(picture) for picture in frames]
     rgb = [as_rgb(picture) for picture in full]
     bgr = [np.ascontiguousarray(picture[..., ::-1]) for picture in rgb]
     height, width = frames[0].y.shape
-    encoders = {
-        wanted: PlaneEncoder(height, width, QUALITY, limited=True, gradients=wanted) for wanted in (False, True)
-    }
 
     def fused(gradient: bool) -> tuple[Jpegs, Jpegs]:
-        encoders[gradient].restart()
-        both = [encoders[gradient].encode(p.y, p.cb, p.cr, left=p.left) for p in frames]
+        encode = picture_encoder(QUALITY, gradients=gradient)
+        both = [encode(picture) for picture in frames]
         return [frame for frame, _ in both], [tg for _, tg in both if tg is not None]
 
     def libjpeg(gradient: bool, fast: bool = False) -> tuple[Jpegs, Jpegs]:
         files, gradients = [], []
         previous = None
         for picture in frames:
-            picture = as_jpeg(picture)
+            picture = to_jpeg_form(picture)
             files.append(planes_jpeg(picture, fast))
             if gradient and previous is not None:
                 tg = gradient_of(previous, picture)
@@ -147,9 +144,9 @@ def luma(jpeg: bytes) -> Any:
     return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width].astype(np.float64)
 
 
-def decibels(files: Jpegs, wanted: list[Any]) -> float:
-    """Mean over frames of the peak signal to noise."""
-    errors = [float(np.square(luma(jpeg) - levels).mean()) for jpeg, levels in zip(files, wanted, strict=True)]
+def decibels(files: Jpegs, exact: list[Any]) -> float:
+    """Mean over frames of the peak signal-to-noise ratio."""
+    errors = [float(np.square(luma(jpeg) - levels).mean()) for jpeg, levels in zip(files, exact, strict=True)]
     return round(float(np.mean(10 * np.log10(255**2 / np.maximum(errors, 1e-9)))), 2)
 
 
@@ -164,11 +161,11 @@ def main() -> None:
     frames = decoded(arguments.videos.resolve(), arguments.frames)
     exact = [(np.clip(picture.y, 16, 235) - 16.0) * 255 / 219 for picture in frames]
     gradients = [(one - two + 255) / 2 for one, two in zip(exact, exact[1:], strict=False)]
-    found = ways(frames)
-    seconds: dict[str, list[float]] = {name: [] for name in found}
+    functions = ways(frames)
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
     rows: dict[str, Any] = {}
     for _ in range(arguments.repeats):
-        for name, way in found.items():
+        for name, way in functions.items():
             began = time.process_time()
             files, tg = way()
             seconds[name].append(time.process_time() - began)

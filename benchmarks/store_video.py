@@ -1,11 +1,11 @@
-"""Stored videos (`--store video`) against stored JPEGs: bytes, the cost of writing, and of reading training clips, in one run.
+"""Compare stored videos (`--store video`) with stored JPEGs: bytes, time to write, time to read training clips, in one run.
 
     python benchmarks/store_video.py VIDEOS [--output benchmarks/results/store_video.json] [--repeats 3] [--clips 24]
 
-VIDEOS: any folder of videos, such as short-side-256 clips of Kinetics. Every figure is by processor time of one thread, which a busy machine disturbs less than
-wall time; the ways take turns and medians are reported: trust the ratios. A clip is the main recipe's: 8 RGB frames 8 apart
-with their TG, a random crop resized to 224, read through `tgtrain.data.reader` as in training. The grid tries distances of
-self-contained pictures, qualities and kinds of coding on decoded frames; then the whole commands are compared.
+VIDEOS: any folder of videos, such as short-side-256 clips of Kinetics. All times are processor time of one thread, which a busy
+machine disturbs less than wall time; the ways take turns and medians are reported: trust the ratios. A clip is that of the main
+recipe: 8 RGB frames 8 apart with their TG, a random crop resized to 224, read through `tgtrain.data.reader` as in training. The grid
+varies the distance of self-contained pictures, quality and coding on decoded frames; then the complete commands are compared.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ from tgtrain.data.reader import open_reader
 from tgtrain.data.video_frames import GopDecoder, runs_of
 from tgtrain.randomness import sample_seed
 
-SPAN = 65  # frames that a clip of 8, 8 apart, and its TG lie in
+SPAN = 65  # frames from the first to the last of a clip of 8, 8 apart, with its TG
 CODING = encode_h264._X264
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way to code the frames. extra: further x264 settings; preset: of x264."""
+    """A way to code the frames. extra: further x264 settings; preset: of x264."""
 
     gop: int
     crf: int
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument(
         "--copies", type=int, default=4, help="of every video, so that the corpus outweighs the start of a process"
     )
-    parser.add_argument("--no-grid", action="store_true", help="compare the whole commands alone")
+    parser.add_argument("--no-grid", action="store_true", help="compare the complete commands only")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     paths = [path for path in sorted(arguments.videos.rglob("*")) if path.is_file()]
@@ -142,14 +142,14 @@ def grid(paths: list[Path], arguments: argparse.Namespace) -> dict[str, dict[str
     for _ in range(arguments.repeats):
         for name, way in ways.items():
             figures[name].append(as_jpeg(videos, clips) if way is None else as_video(videos, clips, way))
-    told = {
+    medians = {
         name: {key: round(statistics.median(run[key] for run in runs), 3) for key in runs[0]}
         for name, runs in figures.items()
     }
-    told["ffmpeg program through a pipe, default way"] = {
+    medians["ffmpeg program through a pipe, default way"] = {
         "encode_ms_a_frame": round(statistics.median(through_pipe(videos) for _ in range(arguments.repeats)), 3)
     }
-    return told
+    return medians
 
 
 def as_jpeg(videos: list[list[Planes]], clips: list[tuple[int, list[int]]]) -> dict[str, float]:
@@ -157,14 +157,14 @@ def as_jpeg(videos: list[list[Planes]], clips: list[tuple[int, list[int]]]) -> d
     stored = [[simplejpeg.encode_jpeg_yuv_planes(p.y, p.cb, p.cr, 95) for p in frames] for frames in videos]
     encoded = cpu() - began
     began = cpu()
-    for video, wanted in clips:
-        for k in wanted:
+    for video, numbers in clips:
+        for k in numbers:
             simplejpeg.decode_jpeg(stored[video][k], colorspace="RGB")
     read = cpu() - began
     count = sum(map(len, videos))
     near = faithful(videos, lambda v, k: simplejpeg.decode_jpeg(stored[v][k], colorspace="RGB"))
     size = sum(len(jpeg) for frames in stored for jpeg in frames) / count
-    needed = sum(len(stored[video][k]) for video, wanted in clips for k in wanted)
+    needed = sum(len(stored[video][k]) for video, numbers in clips for k in numbers)
     return row(size, encoded / count, read / len(clips), needed / len(clips), len(clips[0][1]), near)
 
 

@@ -276,22 +276,22 @@ def human_seconds(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
 
 
-def tell(findings: Iterator[Finding], can: str, as_json: bool) -> None:
-    """Print findings as they come and end the program: exit code 1 where one stops the work. can: `train` or the like."""
-    found = []
+def print_findings(findings: Iterator[Finding], can: str, as_json: bool) -> None:
+    """Print findings as they come and exit, with code 1 if one is an error. can: `train` or the like."""
+    done = []
     for finding in findings:
-        found.append(finding)
+        done.append(finding)
         if not as_json:
             click.echo(f"{_MARKS[finding.level]:<5}  {finding.name:<13}  {finding.text}")
             if finding.advice:
                 click.echo(f"{'':<22}-> {finding.advice}")
-    wrong = [finding for finding in found if finding.level == "error"]
-    warned = [finding for finding in found if finding.level == "warning"]
+    wrong = [finding.name for finding in done if finding.level == "error"]
+    warned = [finding.name for finding in done if finding.level == "warning"]
     if as_json:
-        print_json({"ok": not wrong, "findings": [asdict(finding) for finding in found]})
+        print_json({"ok": not wrong, "findings": [asdict(finding) for finding in done]})
     elif wrong:
-        click.echo(f"\nWrong: {', '.join(finding.name for finding in wrong)}.")
+        click.echo(f"\nWrong: {', '.join(wrong)}.")
     else:
-        better = f" Could be better: {', '.join(finding.name for finding in warned)}." if warned else ""
+        better = f" Could be better: {', '.join(warned)}." if warned else ""
         click.echo(f"\nThis machine can {can}.{better}")
     sys.exit(EXIT_FAILURES if wrong else 0)

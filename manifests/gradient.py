@@ -1,7 +1,15 @@
-"""The temporal gradient (TG), defined once for both sides.
+"""The temporal gradient (TG): the one definition, for extraction and training.
 
 `TG_k = floor((I_k - I_{k+1} + 255) / 2)` on uint8: previous minus next, no motion = 127, range 0..255
 (Xiao et al., Learning from Temporal Gradient for Semi-supervised Action Recognition, CVPR 2022).
+
+The gradient is affine and so is RGB to YCbCr. So TG of a luma plane is the same formula, TG of a Cb or Cr plane is
+`floor((C_k - C_{k+1} + 256) / 2)` with chroma's neutral 128 for no motion, and the planes together are TG of the RGB frame up
+to rounding.
+
+`temporal_gradient` is the definition. Extraction has two faster ways to the same values, which tests compare with it:
+`tgprep.encode.encode.gradient_of` (one weighted sum of OpenCV a plane, exact) and `tgprep.encode.fused` (the difference of
+cosine transforms, without the rounding to 8 bits before the JPEG encoder).
 
 No floats are needed: with n = 255 - I_{k+1} the value is the floor average of I_k and n, which is
 `(I_k & n) + ((I_k ^ n) >> 1)` on uint8 without overflow.
@@ -34,20 +42,4 @@ def temporal_gradient(
     np.bitwise_xor(previous, inverted, out=inverted)
     np.right_shift(inverted, 1, out=inverted)
     np.add(result, inverted, out=result)
-    return result
-
-
-def temporal_gradient_chroma(
-    previous: Frame, following: Frame, out: Frame | None = None, scratch: Frame | None = None
-) -> Frame:
-    """TG of a Cb or Cr plane: `floor((C_k - C_{k+1} + 256) / 2)`, whose level for no motion is chroma's neutral 128.
-
-    The gradient is affine and so is RGB -> YCbCr: TG of the luma plane by `temporal_gradient` and of the chroma planes by
-    this function is TG of the RGB frame, up to rounding. Arguments as there.
-    """
-    inverted = np.invert(following, out=scratch)
-    result = np.bitwise_or(previous, inverted, out=out)
-    np.bitwise_xor(previous, inverted, out=inverted)
-    np.right_shift(inverted, 1, out=inverted)
-    np.subtract(result, inverted, out=result)
     return result

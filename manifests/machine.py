@@ -1,4 +1,4 @@
-"""What a machine offers, tried rather than looked up: what `tgprep doctor` and `tgtrain doctor` have in common."""
+"""The machine: cores, memory, and the checks that `tgprep doctor` and `tgtrain doctor` share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,45 +22,87 @@ SLOW_DISK_BYTES_PER_SECOND = 50e6
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at. level: `error` stops the work. advice: what to do, "" where nothing is wrong."""
+    """The result of a check."""
 
     name: str
-    level: Level
+    level: Level  # `error` stops the work
     text: str
-    advice: str = ""
+    advice: str = ""  # what to do
 
 
-def run_checks(checks: Sequence[Callable[[], Iterator[Finding]]]) -> Iterator[Finding]:
-    """All findings, one by one as they come; a check that breaks is a finding."""
-    for check in checks:
+def judge(name: str, good: bool, text: str, advice: str, level: Level = "warning") -> Finding:
+    """A finding that is `ok` without advice if `good`, else of this level."""
+    return Finding(name, "ok", text) if good else Finding(name, level, text, advice)
+
+
+def run_checks(checks: Mapping[str, Callable[[], Iterator[Finding]]]) -> Iterator[Finding]:
+    """Yield all findings as they come; a check that fails itself is an error of its name."""
+    for name, check in checks.items():
         try:
             yield from check()
-        except Exception as error:  # a doctor reports what breaks instead of breaking
-            name = getattr(check, "__name__", "disk").strip("_<>").replace("lambda", "disk").replace("_", " ")
+        except Exception as error:
             yield Finding(name, "error", f"the check itself failed: {type(error).__name__}: {error}")
 
 
-def python() -> Finding:
-    """The version of Python."""
-    good = sys.version_info >= (3, 11)
+def check_packages(required: Mapping[str, str], optional: Mapping[str, str]) -> Iterator[Finding]:
+    """Check Python and import every package. required: module to distribution. optional: module to what needs it."""
     text = f"{platform.python_version()} on {platform.platform(terse=True)}"
-    return Finding("python", "ok" if good else "error", text, "" if good else "Python 3.11 or newer is needed.")
+    yield judge("python", sys.version_info >= (3, 11), text, "Python 3.11 or newer is needed.", "error")
+    for module in (*required, *optional):
+        try:
+            imported = importlib.import_module(module)
+        except ImportError as error:
+            advice = "pip install 'tgprep[all]'" + (f" (needed for: {optional[module]})" if module in optional else "")
+            yield Finding(module, "note" if module in optional else "error", f"cannot be imported ({error})", advice)
+            continue
+        try:
+            version = importlib.metadata.version(required.get(module, module))
+        except importlib.metadata.PackageNotFoundError:
+            version = str(getattr(imported, "__version__", "version unknown"))
+        yield Finding(module, "ok", version)
 
 
-def package(module: str, distribution: str, what: str, missing: Level) -> Finding:
-    """Whether a module can be imported. what: the part of the work that needs it; missing: the level where it cannot."""
+def check_processor(quota_advice: Callable[[float], str], least_bytes: float, memory_advice: str) -> Iterator[Finding]:
+    """Check that the container's quota covers the usable cores, and the memory."""
+    usable, all_cores = usable_cores(), os.cpu_count() or 1
     try:
-        importlib.import_module(module)
-        return Finding(module, "ok", importlib.metadata.version(distribution))
-    except ImportError as error:
-        advice = "pip install 'tgprep[all]'" + (f" (needed for: {what})" if what else "")
-        return Finding(module, missing, f"cannot be imported ({error})", advice)
-    except importlib.metadata.PackageNotFoundError:
-        return Finding(module, "ok", str(getattr(importlib.import_module(module), "__version__", "version unknown")))
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota = 0.0 if limit == "max" else int(limit) / int(period)
+    except (OSError, ValueError):
+        quota = 0.0
+    text = f"{usable} of {all_cores} cores usable" + (f", a quota of {quota:g}" if quota else "")
+    advice = f"This container may use {quota:g} cores{quota_advice(quota)}"
+    yield judge("processor", not quota or quota >= usable - 0.5, text, advice)
+    memory = memory_bytes()
+    yield judge("memory", memory >= least_bytes, f"{memory / 1e9:.1f} GB", memory_advice)
+
+
+def check_jpeg(work: Literal["encodes", "decodes"], slow_per_second: float) -> Iterator[Finding]:
+    """Encode or decode JPEG pictures for 0.2 s: correct, and fast enough."""
+    import numpy as np
+
+    simplejpeg = importlib.import_module("simplejpeg")  # by name, as every package that a doctor checks
+    rows, columns = np.mgrid[0:240, 0:320]
+    picture = np.stack([rows % 256, columns % 256, (rows + columns) % 256], axis=-1).astype(np.uint8)
+    jpeg = simplejpeg.encode_jpeg(picture, 95, "RGB", "420")
+    began, count = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - began) < 0.2:
+        if work == "encodes":
+            jpeg = simplejpeg.encode_jpeg(picture, 95, "RGB", "420")
+        else:
+            simplejpeg.decode_jpeg(jpeg, "RGB")
+        count += 1
+    error = float(np.abs(simplejpeg.decode_jpeg(jpeg, "RGB").astype(int) - picture).mean())
+    if error > 8:
+        advice = "pip install --force-reinstall simplejpeg"
+        yield Finding("jpeg", "error", f"{work} wrongly (by {error:.0f} levels)", advice)
+    else:
+        text = f"{work} {count / seconds:.0f} pictures of 320x240 a second and core"
+        yield judge("jpeg", count / seconds >= slow_per_second, text, "The machine is busy or throttled.")
 
 
 def processor_name() -> str:
-    """The processor, as the system names it."""
+    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -70,57 +112,43 @@ def processor_name() -> str:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on: those of the machine, or what taskset or a batch system leaves of them."""
+    """Number of cores that this process may run on: fewer than the machine has under taskset or a batch system."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def cores() -> tuple[int, float, str]:
-    """Cores that this process may run on, the quota of its container in cores (0.0: none), and both in words."""
-    usable, all_cores = usable_cores(), os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        allowed = 0.0 if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        allowed = 0.0
-    return usable, allowed, f"{usable} of {all_cores} cores usable" + (f", a quota of {allowed:g}" if allowed else "")
-
-
 def memory_bytes() -> float:
     """Memory that this process may use: the machine's, or the container's limit."""
-    whole = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    physical = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        return whole if limit == "max" else min(whole, float(limit))
+        return physical if limit == "max" else min(physical, float(limit))
     except (OSError, ValueError):
-        return whole
+        return physical
 
 
-def open_files(wanted: int, why: str) -> Finding:
-    """The limit of open files, against what is wanted."""
+def check_open_files(required: int, why: str) -> Iterator[Finding]:
+    """Check the limit of open files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    text = f"{soft} allowed (at most {hard})"
-    if soft >= wanted or soft == resource.RLIM_INFINITY:
-        return Finding("open files", "ok", text)
-    raise_to = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    raise_to = required if hard == resource.RLIM_INFINITY else min(required, hard)
     how = f"ulimit -n {raise_to}" if raise_to > soft else "ask for a higher limit (limits.conf, docker --ulimit nofile)"
-    return Finding("open files", "warning", text, f"{why}: {how}")
+    good = soft >= required or soft == resource.RLIM_INFINITY
+    yield judge("open files", good, f"{soft} allowed (at most {hard})", f"{why}: {how}")
 
 
-def disk(folder: Path, wanted_bytes: float, why: str, command: str) -> Iterator[Finding]:
-    """Room in a folder (or the nearest one above it that exists), and how fast it is: writes and reads 64 MB, past the cache
-    where the system allows. command: what names another folder.
+def check_disk(folder: Path, least_bytes: float, why: str, command: str) -> Iterator[Finding]:
+    """Check free space and speed in a folder, or the nearest one above it that exists.
+
+    Writes and reads 64 MB, past the cache if the system allows. command: the command that names another folder.
     """
-    place = folder
-    while not place.is_dir():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    good = free > wanted_bytes
-    yield Finding("space", "ok" if good else "warning", f"{free / 1e9:.1f} GB free in {place}", "" if good else why)
+    while not folder.is_dir():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    yield judge("space", free > least_bytes, f"{free / 1e9:.1f} GB free in {folder}", why)
     content = os.urandom(2**20)
     try:
-        with tempfile.NamedTemporaryFile(dir=place, prefix=".tmp-doctor-") as file:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".tmp-doctor-") as file:
             began = time.perf_counter()
             for _ in range(64):
                 file.write(content)
@@ -134,15 +162,12 @@ def disk(folder: Path, wanted_bytes: float, why: str, command: str) -> Iterator[
                 pass
             read = 64 * len(content) / (time.perf_counter() - began)
     except OSError as error:
-        yield Finding("disk", "error", f"cannot write to {place}: {error.strerror}", f"Name another folder: {command}.")
+        yield Finding(
+            "disk", "error", f"cannot write to {folder}: {error.strerror}", f"Name another folder: {command}."
+        )
         return
-    slow = min(written, read) < SLOW_DISK_BYTES_PER_SECOND
-    yield Finding(
-        "disk",
-        "warning" if slow else "ok",
-        f"writes {written / 1e6:.0f} MB/s, reads {read / 1e6:.0f} MB/s in {place}",
-        "Keep the data set on a local disk." if slow else "",
-    )
+    text = f"writes {written / 1e6:.0f} MB/s, reads {read / 1e6:.0f} MB/s in {folder}"
+    yield judge("disk", min(written, read) >= SLOW_DISK_BYTES_PER_SECOND, text, "Keep the data set on a local disk.")
 
 
 def peak_memory_mb() -> float:

@@ -64,7 +64,7 @@ def test_three_commands_of_readme_on_real_clips(shared: Path, tmp_path: Path) ->
             shutil.copy(clip, tmp_path / "videos" / class_folder.name)
     shutil.copytree(shared / "annotations" / "ucf101", tmp_path / "annotations")
     extracted = command(tmp_path, "tgprep", "extract", "--threads", "2")
-    assert "data set: ucf101" in extracted.stderr
+    assert "detected data set ucf101" in extracted.stderr
     split = command(tmp_path, "tgprep", "split", "--percent", "20")
     assert "p20-s0-f1" in split.stdout
     trained = command(tmp_path, "tgtrain", "run")

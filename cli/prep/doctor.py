@@ -1,4 +1,4 @@
-"""`tgprep doctor`: whether this machine can extract, and what to do where it cannot."""
+"""`tgprep doctor`: whether this machine can extract, and what to do if not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.common import handled
+from cli.common import handled, print_findings
 
 
 @click.command()
@@ -16,9 +16,8 @@ from cli.common import handled
 def doctor(folder: Path, as_json: bool) -> None:
     """Try what extraction needs on this machine: packages, decoders on a clip, JPEG, programs, limits, the disk of FOLDER.
 
-    Says what is wrong and what to do. Exit code 1 where something is wrong that stops extraction.
+    Prints what is wrong and what to do. Exit code 1 if an error stops extraction.
     """
-    from cli.common import tell
     from tgprep.doctor import examine
 
-    tell(examine(folder.absolute()), "extract", as_json)
+    print_findings(examine(folder.absolute()), "extract", as_json)

@@ -47,7 +47,7 @@ _INPUTS: tuple[Decorator, ...] = (
         type=click.Choice(["auto", *DATASETS]),
         default="auto",
         show_default=True,
-        help="how class, label, group and official split follow from names and lists",
+        help="how class, label, group and official split are inferred from names and lists",
     ),
     click.option(
         "--annotations",

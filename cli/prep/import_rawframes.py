@@ -18,7 +18,7 @@ from cli.common import EXIT_FAILURES, handled, print_json, progress_lines, say, 
     type=click.Choice(["auto", "ucf101", "hmdb51", "kinetics400", "kinetics600", "kinetics700", "folder"]),
     default="auto",
     show_default=True,
-    help="How class, label, group and official split follow from names and lists.",
+    help="How class, label, group and official split are inferred from names and lists.",
 )
 @click.option("--annotations", type=click.Path(path_type=Path), help="Folder of the official lists.")
 @click.option(

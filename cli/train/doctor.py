@@ -1,4 +1,4 @@
-"""`tgtrain doctor`: whether this machine can train, and what to do where it cannot."""
+"""`tgtrain doctor`: whether this machine can train, and what to do if not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.common import handled, quiet_threads
+from cli.common import handled, print_findings, quiet_threads
 
 
 @click.command()
@@ -16,10 +16,9 @@ from cli.common import handled, quiet_threads
 def doctor(folder: Path, as_json: bool) -> None:
     """Try what training needs on this machine: packages, devices, processes, JPEG, shared memory, limits, the disk of FOLDER.
 
-    Says what is wrong and what to do. Exit code 1 where something is wrong that stops training.
+    Prints what is wrong and what to do. Exit code 1 if an error stops training.
     """
     quiet_threads()
-    from cli.common import tell
     from manifests.records import InputError
 
     try:
@@ -27,4 +26,4 @@ def doctor(folder: Path, as_json: bool) -> None:
     except ModuleNotFoundError as error:
         raise InputError(f"Training needs {error.name}: pip install 'tgprep[train]'.") from None
 
-    tell(examine(folder.absolute()), "train", as_json)
+    print_findings(examine(folder.absolute()), "train", as_json)

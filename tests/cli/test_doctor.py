@@ -1,4 +1,4 @@
-"""`tgprep doctor`: every decoder is tried on a clip; what is broken is named, with what to do."""
+"""`tgprep doctor`: every decoder is tried on a clip; whatever is broken is named, with advice."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tgprep import doctor
 from tgprep.doctor import CLIP, CLIP_FRAMES, decode_clip, examine
 
 
-def test_this_machine_is_found_fit(tmp_path: Path) -> None:
-    shown = CliRunner().invoke(main, ["doctor", str(tmp_path / "not" / "there"), "--json"])
-    assert shown.exit_code == 0, shown.output
-    told = json.loads(shown.stdout)
-    levels = {finding["name"]: finding["level"] for finding in told["findings"]}
-    assert told["ok"]
+def test_this_machine_passes(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["doctor", str(tmp_path / "not" / "there"), "--json"])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    levels = {finding["name"]: finding["level"] for finding in report["findings"]}
+    assert report["ok"]
     assert {levels[name] for name in ("python", "pyarrow", "pyav", "ffmpeg program", "jpeg", "space")} == {"ok"}
     assert {"opencv", "processor", "memory", "rar archives", "open files", "disk"} <= levels.keys()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_clip_is_what_ffprobe_counts() -> None:
+def test_clip_has_the_frames_that_ffmpeg_counts() -> None:
     import imageio_ffmpeg
 
     words = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(CLIP), "-f", "null", "-"]
@@ -36,8 +36,8 @@ def test_the_clip_is_what_ffprobe_counts() -> None:
     assert re.findall(r"frame=\s*(\d+)", counted)[-1] == str(CLIP_FRAMES)
 
 
-def test_the_ffmpeg_program_and_the_decoder_are_held_against_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another build shows the same picture; where one of them does not, it is told, and nothing else stops."""
+def test_ffmpeg_program_is_compared_with_pyav(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A difference or a missing program is reported, and stops nothing else."""
     from tgprep.decode import open as decode
 
     assert re.fullmatch(r"shows what PyAV shows; ffmpeg n?\d+\.[\w.+-]+", decode_clip("ffmpeg"))
@@ -47,14 +47,14 @@ def test_the_ffmpeg_program_and_the_decoder_are_held_against_each_other(monkeypa
     with pytest.raises(ValueError, match=r"show different pixels: \d+\.\d levels apart"):
         decode_clip("ffmpeg")
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
-    (found,) = doctor._ffmpeg_program()
-    assert (found.level, found.advice.split(".")[0]) == (
+    (finding,) = doctor._ffmpeg_program()
+    assert (finding.level, finding.advice.split(".")[0]) == (
         "note",
         "pip install --force-reinstall ffmpeg-python imageio-ffmpeg",
     )
 
 
-def test_what_is_broken_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_parts_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "av.py").write_text("import os\nos.abort()\n")  # a library that takes the process with it
     (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')\n")
     (tmp_path / "decord.py").write_text("import time\ntime.sleep(60)\n")
@@ -64,24 +64,24 @@ def test_what_is_broken_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(doctor, "OPEN_FILES", 10**9)
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
     monkeypatch.setenv("PATH", "")
-    found = {finding.name: finding for finding in examine(tmp_path)}
-    assert found["pyav"].level == "error"
-    assert "it ended with -6" in found["pyav"].text
-    assert "default decoder" in found["pyav"].advice
-    assert found["opencv"].level == "note"
-    assert "libGL.so.1" in found["opencv"].text
-    assert "no answer in 5 s" in found["decord"].text
-    assert found["jpeg"].level == "error"  # a check that fails is a finding, not a traceback
-    assert "ulimit" in found["open files"].advice or "higher limit" in found["open files"].advice
-    assert "apt-get install unar" in found["rar archives"].advice
+    findings = {finding.name: finding for finding in examine(tmp_path)}
+    assert findings["pyav"].level == "error"
+    assert "it ended with -6" in findings["pyav"].text
+    assert "default decoder" in findings["pyav"].advice
+    assert findings["opencv"].level == "note"
+    assert "libGL.so.1" in findings["opencv"].text
+    assert "no answer in 5 s" in findings["decord"].text
+    assert findings["jpeg"].level == "error"  # a check that fails is a finding, not a traceback
+    assert "ulimit" in findings["open files"].advice or "higher limit" in findings["open files"].advice
+    assert "apt-get install unar" in findings["rar archives"].advice
     monkeypatch.undo()
 
 
-def test_frames_that_are_lost_or_swapped_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_and_swapped_frames_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     from tgprep.decode import open as decode
 
-    whole = decode.open_video(CLIP, decoder="pyav", space="rgb", short_side=0)
-    frames = list(whole.frames)
+    video = decode.open_video(CLIP, decoder="pyav", space="rgb", short_side=0)
+    frames = list(video.frames)
     assert len(frames) == CLIP_FRAMES
     for changed, words in (
         (frames[:-1], "19 of 20 frames"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from manifests.gradient import temporal_gradient, temporal_gradient_chroma
+from manifests.gradient import temporal_gradient
 
 PREVIOUS, FOLLOWING = (levels.astype(np.uint8) for levels in np.meshgrid(np.arange(256), np.arange(256)))
 
@@ -18,15 +18,9 @@ def test_every_pair_of_levels_equals_the_published_formula() -> None:
     np.testing.assert_array_equal(temporal_gradient(PREVIOUS, FOLLOWING), published)
 
 
-def test_chroma_is_the_same_map_about_128() -> None:
-    expected = (PREVIOUS.astype(np.int32) - FOLLOWING.astype(np.int32) + 256) // 2
-    np.testing.assert_array_equal(temporal_gradient_chroma(PREVIOUS, FOLLOWING), expected)
-
-
 def test_no_motion_is_grey() -> None:
     frame = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     assert np.unique(temporal_gradient(frame, frame)).tolist() == [127]
-    assert np.unique(temporal_gradient_chroma(frame, frame)).tolist() == [128]
 
 
 def test_buffers_are_used_and_inputs_left_alone() -> None:

@@ -13,11 +13,10 @@ from typing import Any
 
 from manifests import datasets
 from manifests.records import GradientCoding, InputError, SourceVideo
-from tgprep.scan.annotations import lists_near
+from tgprep.scan.annotations import annotation_paths
 from tgprep.scan.files import VideoFile, some
-from tgprep.scan.guess import guess_dataset
 from tgprep.scan.keys import unique_keys, video_key
-from tgprep.scan.rules import VideoLabel, by_folder, by_lists
+from tgprep.scan.rules import VideoLabel, by_folder, by_lists, guess_dataset
 
 MARKER = ".tgprep-export.json"
 RGB_FILE = re.compile(r"img_(\d+)\.jpe?g", re.IGNORECASE)
@@ -105,17 +104,17 @@ def scan_tree(folder: Path, dataset: str, annotations: Path | None) -> TreeScan:
         raise InputError(f"--dataset {dataset}: one of auto, folder, {', '.join(datasets.OFFICIAL)}.")
     files = _frame_folders(folder)
     notes: list[str] = []
-    with lists_near(folder, annotations) as lists:
+    with annotation_paths(folder, annotations) as lists:
         if dataset == "auto":
             dataset = guess_dataset(files, lists, annotations)
-            notes.append(f"detected data set {dataset} from class folders and names (--dataset sets it)")
+            notes.append(f"detected data set {dataset} from folder and file names (--dataset sets it)")
         if dataset == "folder":
             labelling = by_folder(files, folder)
         else:
             labelling = by_lists(dataset, files, folder, lists, annotations)
     notes.extend(labelling.notes)
-    entries = {path: entry for path, entry in labelling.facts.items() if isinstance(entry, VideoLabel)}
-    if lost := [f"{path} ({entry})" for path, entry in labelling.facts.items() if not isinstance(entry, VideoLabel)]:
+    entries = {path: entry for path, entry in labelling.labels.items() if isinstance(entry, VideoLabel)}
+    if lost := [f"{path} ({entry})" for path, entry in labelling.labels.items() if not isinstance(entry, VideoLabel)]:
         raise InputError(
             f"{folder}: {len(lost)} frame folders belong to no class: {some(lost)}. Use --dataset folder, or move them."
         )

@@ -1,4 +1,4 @@
-"""What a decoder gives: frames as planes or RGB, and the facts of their video."""
+"""What a decoder returns: frames as RGB arrays or planes, and facts about their video."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from manifests.gradient import Frame
 
-PLANES_VERSION = 2  # of what decoders' planes become: 1 left chroma where the video has it
+PLANES_VERSION = 2  # of the planes made from decoded frames: version 1 left chroma where the video has it
 
 
 class DecodeError(Exception):
@@ -16,36 +16,30 @@ class DecodeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Planes:
-    """A 4:2:0 picture in BT.601: y uint8[H, W], cb and cr uint8[ceil(H/2), ceil(W/2)], rows possibly apart.
-
-    limited: levels 16..235 (chroma 16..240) stand for 0..255, as most videos are coded; else full range, as JPEG has it.
-    left: chroma is that of the left of two pixels, as most videos are coded; else of their middle, as JPEG has it.
-    """
+    """A 4:2:0 picture in BT.601: y uint8[H, W], cb and cr uint8[ceil(H/2), ceil(W/2)]; rows may have a stride."""
 
     y: Frame
     cb: Frame
     cr: Frame
-    limited: bool = False
-    left: bool = False
+    limited: bool = (
+        False  # levels 16..235 (chroma 16..240) stand for 0..255, as in most videos; else full range as in JPEG
+    )
+    left: bool = False  # chroma is sampled at the left of two pixels, as in most videos; else midway as in JPEG
 
 
-Picture = Planes | Frame
+Picture = Planes | Frame  # a Frame is RGB, uint8[H, W, 3]
 
 
 @dataclass(slots=True)
 class DecodedVideo:
-    """A video opened for one sequential pass.
+    """A video opened for one sequential pass over its frames."""
 
-    frames: the stream; `num_damaged_packets` and `notes` are complete once it has ended.
-    num_frames_header: what the container claims, -1 unknown. fps: frames per second as the container says, 0.0 unknown.
-    """
-
-    frames: Iterator[Picture]
-    num_frames_header: int = -1
-    fps: float = 0.0
+    frames: Iterator[Picture]  # `num_damaged_packets` and `notes` are complete once it has ended
+    num_frames_header: int = -1  # what the container claims, -1: unknown
+    fps: float = 0.0  # frames per second as the container says, 0.0: unknown
     codec: str = ""
     pixel_format: str = ""
-    rotation_degrees: int = 0
+    rotation_degrees: int = 0  # as stored in the container; the frames are already rotated
     num_damaged_packets: int = 0
     notes: list[str] = field(default_factory=list)
     close: Callable[[], None] = lambda: None

@@ -1,25 +1,20 @@
-"""Video file -> DecodedVideo: a stream of frames in decoder output order, one decoder thread, nothing trusted from the header.
-
-A frame is `Planes` (Y, Cb, Cr as uint8 arrays: 4:2:0, BT.601, what a JPEG file holds) or an RGB array
-uint8[H, W, 3]. Rotation stored in the container is applied. Buffers belong to the reader of the stream.
-"""
+"""Open a video file with a named decoder: frames in display order, one decoder thread, nothing trusted from the header."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-import numpy as np
-
-from tgprep.decode.frames import DecodedVideo, DecodeError, Picture, scaled_size
+from tgprep.decode.frames import DecodedVideo, DecodeError, Picture, Planes, scaled_size
 
 
 def open_video(path: Path, *, decoder: str, space: str, short_side: int, as_coded: bool = False) -> DecodedVideo:
-    """Open a video with the named decoder; DecodeError says why it cannot be read.
+    """Open a video with a built-in decoder, or one named `package.module:function`; DecodeError says why it cannot be read.
 
-    as_coded: planes may be limited and left, see `Planes`; else they are as a JPEG file has them.
+    space: "ycbcr420" asks the default decoder for `Planes`, "rgb" for arrays; other decoders give what they have.
+    as_coded: leave the range and chroma position of planes as the video has them; else they are as in JPEG files.
     """
     if not path.is_file():
         raise DecodeError("the file is gone" if not path.exists() else "not a regular file")
@@ -29,49 +24,39 @@ def open_video(path: Path, *, decoder: str, space: str, short_side: int, as_code
         from tgprep.decode.pyav import open_pyav
 
         return open_pyav(path, space=space, short_side=short_side, as_coded=as_coded)
+    module, _, function = decoder.partition(":")
     if decoder in ("opencv", "decord"):
-        module = importlib.import_module(f"tgprep.decode.{decoder}")
-        return _scaled(getattr(module, f"open_{decoder}")(path), short_side)
-    module_name, _, function = decoder.partition(":")
-    opened: DecodedVideo = getattr(importlib.import_module(module_name), function)(path)
-    return _scaled(opened, short_side)
+        module, function = "tgprep.decode.rgb_decoders", f"open_{decoder}"
+    video: DecodedVideo = getattr(importlib.import_module(module), function)(path)
+    video.frames = _adapted(video.frames, short_side, as_coded)
+    return video
 
 
 def decoder_versions(decoder: str) -> dict[str, str]:
-    """Names and versions of what decodes, for dataset.json."""
-    if decoder == "pyav":
-        import av
-
-        libraries = {name: ".".join(map(str, version)) for name, version in av.library_versions.items()}
-        return {
-            "av": av.__version__,
-            "libavcodec": libraries.get("libavcodec", ""),
-            "libswscale": libraries.get("libswscale", ""),
-        }
-    if decoder == "opencv":
-        import cv2
-
-        return {"cv2": cv2.__version__}
+    """Names and versions of the libraries that decode, for dataset.json. ImportError if a custom decoder is not there."""
     module_name, colon, function = decoder.partition(":")
-    module = importlib.import_module(module_name)
+    module = importlib.import_module({"pyav": "av", "opencv": "cv2"}.get(module_name, module_name))
     if colon and not callable(getattr(module, function, None)):
         raise ImportError(f"{module_name} has no function {function or 'named behind the colon'}")
-    return {module.__name__: str(getattr(module, "__version__", ""))}
+    versions = {module.__name__: str(getattr(module, "__version__", ""))}
+    if decoder == "pyav":
+        libraries: dict[str, tuple[int, ...]] = module.library_versions
+        versions |= {name: ".".join(map(str, libraries.get(name, ()))) for name in ("libavcodec", "libswscale")}
+    return versions
 
 
-def _scaled(video: DecodedVideo, short_side: int) -> DecodedVideo:
-    if not short_side:
-        return video
-    source = video.frames
+def _adapted(frames: Iterator[Picture], short_side: int, as_coded: bool) -> Iterator[Picture]:
+    """Scale frames and convert planes for a decoder that knows no settings."""
+    for frame in frames:
+        if isinstance(frame, Planes):
+            from tgprep.decode.planes import to_jpeg_form
 
-    def frames() -> Iterator[Picture]:
-        import cv2
+            if short_side:
+                raise DecodeError("--short-side scales RGB frames only, and this decoder gives planes")
+            yield frame if as_coded else to_jpeg_form(frame)
+        elif (size := scaled_size(frame.shape[1], frame.shape[0], short_side)) == (frame.shape[1], frame.shape[0]):
+            yield frame
+        else:
+            import cv2
 
-        for frame in source:
-            assert isinstance(frame, np.ndarray)
-            size = scaled_size(frame.shape[1], frame.shape[0], short_side)
-            resized: Any = frame if size == (frame.shape[1], frame.shape[0]) else cv2.resize(frame, size)
-            yield resized
-
-    video.frames = frames()
-    return video
+            yield cast(Picture, cv2.resize(frame, size))

@@ -1,4 +1,4 @@
-"""Arithmetic on `Planes`: from one range of levels to the other, turned, and from RGB frames."""
+"""Arithmetic on `Planes`: range, chroma position, rotation, and planes from RGB frames."""
 
 from __future__ import annotations
 
@@ -11,50 +11,39 @@ import numpy as np
 from manifests.gradient import Frame
 from tgprep.decode.frames import Planes
 
-# Limited to full range is floor((level - low) * 255 / span + neutral + 0.5), clipped. OpenCV's weighted sum does it in one pass of vector
-# instructions; its floats cannot round another way on another machine: no luma level comes nearer than 0.006 to a tie, and the one
-# tie of chroma (level 16) is moved off by 0.001, less than any other level is away from one. A test compares all 256 levels.
+# Limited to full range is floor((level - low) * 255 / span + neutral + 0.5), clipped. OpenCV's weighted sum does it in one
+# pass of vector instructions, at half the time of a lookup table. Its floats cannot round differently on another machine:
+# no luma level comes nearer than 0.006 to a tie, and the one tie of chroma (level 16) is moved off by 0.001, less than any
+# other level is away from one. A test compares all 256 levels.
 _LUMA_SCALE, _LUMA_SHIFT = 255 / 219, -16 * 255 / 219
 _CHROMA_SCALE, _CHROMA_SHIFT = 255 / 224, 128 - 128 * 255 / 224 + 0.001
 
 
-def full_range(y: Frame, cb: Frame, cr: Frame) -> Planes:
-    """Planes in limited range (luma 16..235, chroma 16..240) -> Planes in full range, as JPEG files hold them; exactly rounded."""
-    return Planes(
-        _weighted(y, _LUMA_SCALE, _LUMA_SHIFT),
-        _weighted(cb, _CHROMA_SCALE, _CHROMA_SHIFT),
-        _weighted(cr, _CHROMA_SCALE, _CHROMA_SHIFT),
-    )
-
-
-def in_range(planes: Planes, *, limited: bool) -> Planes:
-    """The same picture in limited or in full range; unchanged where it is."""
+def to_range(planes: Planes, *, limited: bool) -> Planes:
+    """The picture in limited or in full range, exactly rounded; the same object if it already is."""
     if planes.limited == limited:
         return planes
-    if not limited:
-        return replace(full_range(planes.y, planes.cb, planes.cr), left=planes.left)
-    return Planes(
-        _weighted(planes.y, 1 / _LUMA_SCALE, 16.0),
-        _weighted(planes.cb, 1 / _CHROMA_SCALE, 128 - 128 / _CHROMA_SCALE),
-        _weighted(planes.cr, 1 / _CHROMA_SCALE, 128 - 128 / _CHROMA_SCALE),
-        limited=True,
-        left=planes.left,
-    )
+    luma, chroma = (_LUMA_SCALE, _LUMA_SHIFT), (_CHROMA_SCALE, _CHROMA_SHIFT)
+    if limited:
+        luma, chroma = (1 / _LUMA_SCALE, 16.0), (1 / _CHROMA_SCALE, 128 - 128 / _CHROMA_SCALE)
+    y = _weighted(planes.y, *luma)
+    return replace(planes, y=y, cb=_weighted(planes.cb, *chroma), cr=_weighted(planes.cr, *chroma), limited=limited)
 
 
-def as_jpeg(planes: Planes) -> Planes:
-    """The same picture as JPEG files have it: full range, chroma in the middle of two pixels."""
-    if planes.left:
-        planes = replace(planes, cb=centred(planes.cb), cr=centred(planes.cr), left=False)
-    return in_range(planes, limited=False)
+def to_jpeg_form(planes: Planes) -> Planes:
+    """The picture as JPEG files have it: full range, chroma midway between two pixels."""
+    planes = to_range(to_midway_chroma(planes), limited=False)
+    y, cb, cr = (np.ascontiguousarray(plane) for plane in (planes.y, planes.cb, planes.cr))
+    return Planes(y, cb, cr)
 
 
-def _weighted(plane: Frame, scale: float, shift: float) -> Frame:
-    return cast(Frame, cv2.addWeighted(plane, scale, plane, 0.0, shift))
+def to_midway_chroma(planes: Planes) -> Planes:
+    """The picture with chroma midway between two pixels, as JPEG files have it; the same object if it already is."""
+    return replace(planes, cb=midway(planes.cb), cr=midway(planes.cr), left=False) if planes.left else planes
 
 
-def centred(chroma: Frame) -> Frame:
-    """Chroma in the middle of two pixels, as JPEG files have it, from that of the left one: a quarter of the way to the next.
+def midway(chroma: Frame) -> Frame:
+    """Move a chroma plane from the left of two pixels to midway: a quarter of the way to the next sample of the row.
 
     floor((3 * sample + next + 2) / 4); the last one of a row stays. Sums of quarters are exact as floats, ties are moved off.
     """
@@ -64,33 +53,35 @@ def centred(chroma: Frame) -> Frame:
     return moved
 
 
-def planes_of_rgb(rgb: Frame) -> Planes:
-    """RGB to full-range BT.601 planes; chroma is the mean of 2x2 pixels, the last row or column repeated where odd."""
-    packed = cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb)
-    half = _halved(np.asarray(packed, np.uint8))
+def planes_from_rgb(rgb: Frame) -> Planes:
+    """Full-range BT.601 planes of an RGB frame; chroma is the mean of 2x2 pixels, the last row or column repeated if odd."""
+    packed = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb), np.uint8)
+    half = _halved(packed)
     y, cr, cb = (np.ascontiguousarray(channel) for channel in (packed[:, :, 0], half[:, :, 1], half[:, :, 2]))
-    return Planes(np.asarray(y, np.uint8), np.asarray(cb, np.uint8), np.asarray(cr, np.uint8))
+    return Planes(y, cb, cr)
 
 
-def turned(planes: Planes, turns: int) -> Planes:
-    """A picture turned by so many quarters to the left.
-
-    The last chroma row or column of an odd size covers one pixel, not two. Where turning would put it first, all chroma
-    would lie a pixel off: it is then taken to the size of luma, turned and halved anew.
-    """
+def rotate(planes: Planes, quarter_turns: int) -> Planes:
+    """Turn a picture with chroma midway to the left by a number of quarter turns."""
     height, width = planes.y.shape
-    anew = (turns != 3 and width % 2) or (turns != 1 and height % 2)
+    # The last chroma row or column of an odd size covers one pixel, not two. If turning would put it first, all chroma would
+    # be a pixel off: it is then brought to the size of luma, turned and halved again.
+    resample = (quarter_turns != 3 and width % 2) or (quarter_turns != 1 and height % 2)
     cb, cr = (
-        _halved(np.rot90(np.repeat(np.repeat(plane, 2, 0), 2, 1)[:height, :width], turns))
-        if anew
-        else np.ascontiguousarray(np.rot90(plane, turns))
+        _halved(np.rot90(np.repeat(np.repeat(plane, 2, 0), 2, 1)[:height, :width], quarter_turns))
+        if resample
+        else np.ascontiguousarray(np.rot90(plane, quarter_turns))
         for plane in (planes.cb, planes.cr)
     )
-    return Planes(np.ascontiguousarray(np.rot90(planes.y, turns)), cb, cr, limited=planes.limited)
+    return Planes(np.ascontiguousarray(np.rot90(planes.y, quarter_turns)), cb, cr, limited=planes.limited)
+
+
+def _weighted(plane: Frame, scale: float, shift: float) -> Frame:
+    return cast(Frame, cv2.addWeighted(plane, scale, plane, 0.0, shift))
 
 
 def _halved(pixels: Frame) -> Frame:
-    """The mean of 2x2 pixels each, the last row or column repeated where odd."""
+    """The mean of 2x2 pixels each, the last row or column repeated if odd."""
     height, width = pixels.shape[:2]
     even = cv2.copyMakeBorder(pixels, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
     half = cv2.resize(even, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)

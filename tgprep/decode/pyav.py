@@ -1,4 +1,4 @@
-"""Decoding with PyAV (FFmpeg inside the wheel): the default. Gives the decoder's own planes, or RGB by exact swscale."""
+"""The default decoder, PyAV (FFmpeg inside the wheel): the video's own planes, or RGB converted exactly by swscale."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 
 from manifests.gradient import Frame
 from tgprep.decode.frames import DecodedVideo, DecodeError, Picture, Planes, scaled_size
-from tgprep.decode.planes import centred, full_range, planes_of_rgb, turned
+from tgprep.decode.planes import planes_from_rgb, rotate, to_jpeg_form, to_midway_chroma
 
 # Exact and the same on every CPU: swscale's default takes shortcuts that darken RGB by about one level.
 _EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
-# AVColorSpace numbers -> matrices; anything unnamed is BT.601, as every player of these data sets assumes.
+# AVColorSpace numbers to matrices; anything else is BT.601, as every player of these data sets assumes.
 _MATRICES = {
     1: Colorspace.ITU709,
     4: Colorspace.FCC,
@@ -25,15 +25,15 @@ _MATRICES = {
     10: Colorspace.BT2020,
 }
 _BT601 = (2, 5, 6)
-# Decoders whose chroma is that of the left one of two pixels, and stays so when swscale makes 4:2:0 of it; hevc says so of
-# 4:2:0 only. FFmpeg knows it of every frame (chroma_location), PyAV does not show it. All others have it in the middle.
+# Codecs that sample chroma at the left of two pixels, also after swscale has made 4:2:0 of it; hevc does so for 4:2:0 only.
+# FFmpeg knows the position of every frame (chroma_location), but PyAV does not show it. All others have it midway.
 _LEFT_SITED = frozenset(("h264", "mpeg2video", "mpeg4"))
 
 
 def open_pyav(path: Path, *, space: str, short_side: int, as_coded: bool = False) -> DecodedVideo:
-    """Open a file's default video stream; space "ycbcr420" streams Planes, "rgb" streams uint8[H, W, 3].
+    """Open a file's default video stream: space "ycbcr420" gives `Planes`, "rgb" gives uint8[H, W, 3].
 
-    as_coded: planes stay as they are, without a pass over every pixel; the picture says what they are, see `Planes`.
+    as_coded: leave planes in the video's own range and chroma position, which saves a pass over every pixel.
     """
     try:
         container = av.open(str(path), mode="r", metadata_errors="replace")
@@ -75,13 +75,18 @@ def _video_stream(container: Any) -> Any:
 
 def _frames(container: Any, stream: Any, video: DecodedVideo, convert: _Converter) -> Iterator[Picture]:
     try:
-        for packet_frames in _decoded_packets(container, stream, video):
-            for frame in packet_frames:
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except (av.error.InvalidDataError, av.error.UndefinedError, av.error.ExternalError):
+                video.num_damaged_packets += 1
+                continue
+            for frame in frames:
                 if frame.is_corrupt:
                     convert.num_concealed += 1
                 yield convert(frame)
     except av.FFmpegError as error:
-        # The container itself breaks off here: what was decoded stands, and the reader of the stream decides.
+        # The container itself breaks off here. What was decoded is kept; the caller decides what to make of it.
         video.num_damaged_packets += 1
         video.notes.append(f"the file breaks off: {_reason(error)}")
     finally:
@@ -94,24 +99,14 @@ def _frames(container: Any, stream: Any, video: DecodedVideo, convert: _Converte
         )
 
 
-def _decoded_packets(container: Any, stream: Any, video: DecodedVideo) -> Iterator[list[Any]]:
-    for packet in container.demux(stream):
-        try:
-            frames = packet.decode()
-        except (av.error.InvalidDataError, av.error.UndefinedError, av.error.ExternalError):
-            video.num_damaged_packets += 1
-            continue
-        yield frames
-
-
 class _Converter:
-    """Turns FFmpeg frames into pictures of one form and one size; keeps its tables and scaler between frames."""
+    """Converts FFmpeg frames to pictures of one form and one size; keeps its scaler between frames."""
 
     def __init__(self, video: DecodedVideo, space: str, short_side: int, as_coded: bool) -> None:
         self.video = video
-        self.as_coded = as_coded
-        self.planes_wanted = space == "ycbcr420"
+        self.space = space
         self.short_side = short_side
+        self.as_coded = as_coded
         self.scaler = VideoReformatter()
         self.size: tuple[int, int] | None = None
         self.source_size: tuple[int, int] | None = None
@@ -129,33 +124,30 @@ class _Converter:
         if (frame.width, frame.height) != self.source_size:
             self.num_resized += 1
         turns = self.video.rotation_degrees // 90 % 4 if self.video.rotation_degrees % 90 == 0 else 0
-        if not self.planes_wanted:
+        if self.space != "ycbcr420":
             return np.ascontiguousarray(np.rot90(self._rgb(frame), turns))
         planes = self._planes(frame)
-        return turned(planes, turns) if turns else planes
+        return rotate(planes, turns) if turns else planes
 
     def _planes(self, frame: Any) -> Planes:
-        assert self.size is not None
         name = frame.format.name
         if frame.colorspace not in _BT601 or not name.startswith("yuv"):
-            # swscale's conversions between matrices round down; by way of exact RGB nothing is lost but time.
-            return planes_of_rgb(self._rgb(frame))
+            # swscale rounds down when it converts between matrices; the detour over exact RGB costs nothing but time.
+            return planes_from_rgb(self._rgb(frame))
         full = _is_full_range(frame)
         codec = self.video.codec
         left = codec in _LEFT_SITED or (codec == "hevc" and name.startswith(("yuv420p", "yuvj420p")))
         if (frame.width, frame.height) != self.size or name not in ("yuv420p", "yuvj420p"):
             levels = ColorRange.JPEG if full else ColorRange.MPEG
             frame = self._scaled(frame, "yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=levels)
-        y, cb, cr = (_plane(plane) for plane in frame.planes[:3])
-        if self.as_coded and not self.video.rotation_degrees:
-            return Planes(y, cb, cr, limited=not full, left=left)
-        if left:
-            cb, cr = centred(cb), centred(cr)
-        if self.as_coded:
-            return Planes(y, cb, cr, limited=not full)
-        if full:
-            return Planes(np.ascontiguousarray(y), np.ascontiguousarray(cb), np.ascontiguousarray(cr))
-        return full_range(y, cb, cr)
+        y, cb, cr = (
+            np.ndarray((plane.height, plane.width), np.uint8, plane, 0, (plane.line_size, 1))
+            for plane in frame.planes[:3]
+        )
+        planes = Planes(y, cb, cr, limited=not full, left=left)
+        if not self.as_coded:
+            return to_jpeg_form(planes)
+        return to_midway_chroma(planes) if self.video.rotation_degrees else planes
 
     def _rgb(self, frame: Any) -> Frame:
         scaled = self._scaled(frame, "rgb24")
@@ -175,10 +167,6 @@ class _Converter:
 
 def _is_full_range(frame: Any) -> bool:
     return bool(frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj"))
-
-
-def _plane(plane: Any) -> Frame:
-    return np.ndarray((plane.height, plane.width), np.uint8, plane, 0, (plane.line_size, 1))
 
 
 def _reason(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""The frames of an .mp4 member again: for checking, looking and converting. Training has a decoder of its own (tgtrain.data.video_frames)."""
+"""Decode an .mp4 member of a shard, to check, show or convert it. Training has its own decoder (tgtrain.data.video_frames)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from manifests.gradient import Frame
 from manifests.records import VideoRow
 from tgprep.decode.frames import Planes
 
-# A damaged picture is an error, not a guess from its neighbours.
+# FFmpeg options: a damaged picture is an error, not a guess from its neighbours.
 STRICT = {"err_detect": "explode", "ec": "0"}
 
 
 class MemberFile(io.RawIOBase):
-    """The bytes start:start + num_bytes of a file as a file of their own, read when asked for."""
+    """The bytes start:start + num_bytes of a file, presented as a file."""
 
     def __init__(self, file: BinaryIO, start: int, num_bytes: int) -> None:
         self.file, self.start, self.num_bytes = file, start, num_bytes
-        self.place = 0
+        self.position = 0
 
     def readable(self) -> bool:
         return True
@@ -32,23 +32,23 @@ class MemberFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.num_bytes}[whence]
-        self.place = max(0, base + offset)
-        return self.place
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.num_bytes}[whence]
+        self.position = max(0, base + offset)
+        return self.position
 
     def tell(self) -> int:
-        return self.place
+        return self.position
 
     def read(self, size: int = -1) -> bytes:
-        left = max(0, self.num_bytes - self.place)
-        self.file.seek(self.start + self.place)
-        content = self.file.read(left if size < 0 else min(size, left))
-        self.place += len(content)
+        remaining = max(0, self.num_bytes - self.position)
+        self.file.seek(self.start + self.position)
+        content = self.file.read(remaining if size < 0 else min(size, remaining))
+        self.position += len(content)
         return content
 
 
 def stored_planes(shard: BinaryIO, row: VideoRow) -> Iterator[Planes]:
-    """All frames of a video in order, as planes of the size in its row. ValueError where the member is damaged."""
+    """All frames of a video in order, as planes of the size in its row. ValueError if the member is damaged."""
     member: Any = MemberFile(shard, row.members.rgb_offset, row.members.rgb_bytes)
     try:
         with av.open(member, "r", format="mp4") as container:
@@ -62,10 +62,11 @@ def stored_planes(shard: BinaryIO, row: VideoRow) -> Iterator[Planes]:
 
 
 def _planes(frame: Any, row: VideoRow, number: int) -> Planes:
-    wanted = (row.height + row.height % 2, row.width + row.width % 2)
-    if frame.format.name != "yuvj420p" or (frame.height, frame.width) != wanted or frame.is_corrupt:
+    # H.264 stores even sizes; the repeated last row and column are cut off again below.
+    height, width = row.height + row.height % 2, row.width + row.width % 2
+    if frame.format.name != "yuvj420p" or (frame.height, frame.width) != (height, width) or frame.is_corrupt:
         what = "damaged" if frame.is_corrupt else f"{frame.width}x{frame.height} {frame.format.name}"
-        raise ValueError(f"frame {number} is {what}, expected {wanted[1]}x{wanted[0]} yuvj420p")
+        raise ValueError(f"frame {number} is {what}, expected {width}x{height} yuvj420p")
     y, cb, cr = (np.frombuffer(p, np.uint8).reshape(-1, p.line_size)[: p.height, : p.width] for p in frame.planes)
     half = slice((row.height + 1) // 2), slice((row.width + 1) // 2)
     return Planes(
@@ -75,21 +76,24 @@ def _planes(frame: Any, row: VideoRow, number: int) -> Planes:
     )
 
 
-def stored_frames(shard: BinaryIO, row: VideoRow, wanted: Iterable[int]) -> Iterator[tuple[int, Frame]]:
-    """The frames with these numbers as uint8[H, W, 3] RGB, by rising number. ValueError as above, or where one is missing."""
-    left = set(wanted)
+def stored_frames(shard: BinaryIO, row: VideoRow, numbers: Iterable[int]) -> Iterator[tuple[int, Frame]]:
+    """The frames with these numbers as (number, uint8[H, W, 3] RGB), in rising order.
+
+    ValueError if the member is damaged or a frame is missing.
+    """
+    remaining = set(numbers)
     for number, planes in enumerate(stored_planes(shard, row)):
-        if number in left:
-            left.remove(number)
+        if number in remaining:
+            remaining.remove(number)
             yield number, rgb_of(planes)
-        if not left:
+        if not remaining:
             return
-    if left:
-        raise ValueError(f"frame {min(left)} is missing")
+    if remaining:
+        raise ValueError(f"frame {min(remaining)} is missing")
 
 
 def rgb_of(planes: Planes) -> Frame:
-    """RGB of planes in full range BT.601, chroma interpolated between its centres as JPEG decoders do."""
+    """RGB of full-range BT.601 planes, chroma interpolated as JPEG decoders do."""
     height, width = planes.y.shape
     even = (width + width % 2, height + height % 2)
     cb, cr = (

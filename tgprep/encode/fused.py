@@ -1,8 +1,10 @@
-"""Planes -> JPEG files of a picture and of its gradient, from one cosine transform.
+"""JPEG files of pictures and of their temporal gradients from one cosine transform (`--encoder fused`).
 
 The gradient (manifests.gradient) is affine, and so are the step from limited to full range and the cosine transform: the
-transform of TG is half the difference of the transforms of two pictures, and the range is a factor in the quantiser. Neither full-range
-planes nor gradient planes are ever made. What comes out are baseline JPEG files in 4:2:0 with libjpeg's tables for the quality.
+transform of TG is half the difference of the transforms of two pictures, and the range is a factor in the quantiser. So
+neither full-range planes nor gradient planes are ever computed. The files are baseline JPEG, 4:2:0, with libjpeg's tables.
+
+The rest of the program uses `picture_encoder`, and `compile_kernels` to pay for the compilation beforehand.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import functools
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +23,14 @@ import numpy.typing as npt
 
 from manifests.gradient import Frame
 from manifests.locks import wait_for_lock
+from tgprep.decode.frames import DecodeError, Picture, Planes
+from tgprep.decode.planes import to_range
 from tgprep.encode import fused_kernels as kernels
 from tgprep.encode import jpeg_tables as tables
 from tgprep.encode.fused_kernels import LANES, QUICK, STEPS
 
-# What TG is on average where pictures differ: floor((a - b + 255) / 2) and, for chroma, floor((a - b + 256) / 2).
+# The mean of TG over all pairs of levels of one difference: the floors in floor((a - b + 255) / 2) for luma and
+# floor((a - b + 256) / 2) for chroma take a quarter off 127.5 and 128.
 _LUMA_ZERO, _CHROMA_ZERO = 127.25, 127.75
 _UINT8 = np.dtype(np.uint8)
 _COMPILE_SECONDS = 60.0
@@ -34,7 +39,7 @@ _BYTES_PER_BLOCK = 256  # 64 numbers of at most 26 bits, and the eight bytes wri
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Levels of black and white in a plane. scale, shift: full = level * scale + shift."""
+    """Levels of black and white in a plane; full range = level * scale + shift."""
 
     low: int
     high: int
@@ -48,33 +53,34 @@ LIMITED_CHROMA = Range(16, 240, 255 / 224, 128 - 128 * 255 / 224)
 
 
 class PlaneEncoder:
-    """Encodes pictures of one size, quality and range, one after the other; keeps the transform of the one before.
+    """Encodes pictures of one size, quality and range in order; keeps the transform of the previous one.
 
-    height, width: 1 to 65,500 pixels. quality: 1 to 100. gradients: whether these are wanted at all. limited: luma 16..235 and chroma 16..240 stand for 0..255 (what lies outside is clipped); else
-    planes are full range, as JPEG has it.
+    height, width: 1 to 65,500 pixels. quality: 1 to 100. gradients: whether they will be used.
+    limited: luma 16..235 and chroma 16..240 stand for 0..255 (levels outside are clipped); else planes are full range as in JPEG.
     """
 
     def __init__(self, height: int, width: int, quality: int, *, limited: bool, gradients: bool = True) -> None:
         start = tables.header(height, width, quality)
+        # Geometry: rows and columns of squares of 16x16 pixels.
         rows, columns = -(-height // 16), -(-width // 16)
         half = (-(-height // 2), -(-width // 2))
         self._shapes = ((height, width), half, half)
-        ranges = (LIMITED_LUMA, LIMITED_CHROMA, LIMITED_CHROMA) if limited else (FULL, FULL, FULL)
         self._rows, (self._size, row_blocks) = rows, _sizes(self._shapes, rows, columns)
-        self._clip = np.array([[levels.low, levels.high] for levels in ranges], np.uint8)
-        zeros = (_LUMA_ZERO, _CHROMA_ZERO, _CHROMA_ZERO)
-        self._shifts = np.array(
-            [_shifts(levels, zero) for levels, zero in zip(ranges, zeros, strict=True)], np.float32
-        ).reshape(3, 16)
-        self._scales = np.array(
-            [_scales(levels, quality, chroma=n > 0) for n, levels in enumerate(ranges)], np.float32
-        ).reshape(3, 128)
         self._order = _order(self._size, columns)
+        # Quantisation, with the range folded in; axes: plane, then picture and gradient.
+        ranges = (LIMITED_LUMA, LIMITED_CHROMA, LIMITED_CHROMA) if limited else (FULL, FULL, FULL)
+        zeros = (_LUMA_ZERO, _CHROMA_ZERO, _CHROMA_ZERO)
+        shifts = [_shifts(levels, zero) for levels, zero in zip(ranges, zeros, strict=True)]
+        scales = [_scales(levels, quality, chroma=n > 0) for n, levels in enumerate(ranges)]
+        self._clip = np.array([[levels.low, levels.high] for levels in ranges], np.uint8)
+        self._shifts = np.array(shifts, np.float32).reshape(3, 16)
+        self._scales = np.array(scales, np.float32).reshape(3, 128)
+        # Output: twice the room, as every byte could be 0xFF and have a zero put behind it. Untouched pages take no memory.
         room = 6 * rows * columns * _BYTES_PER_BLOCK + 64
-        # Twice the room: every byte could be 0xFF, and have a zero put behind it. What is not written to takes no memory.
         self._start, self._out = len(start), np.empty((2, len(start) + 2 * room), np.uint8)
         self._out[:, : len(start)] = np.frombuffer(start, np.uint8)
         self._raw = np.empty((2, room), np.uint8)
+        # Scratch space, and the coefficients of the previous picture.
         self._padded = np.empty(64 * int((self._size[:, 2] * self._size[:, 3]).max()), np.uint8)
         self._work = np.zeros(64 * LANES, np.float32)
         self._coefficients = np.zeros(64 * rows * row_blocks * gradients, np.float32)
@@ -84,14 +90,14 @@ class PlaneEncoder:
         self._num_pictures = 0
 
     def restart(self) -> None:
-        """Forget the picture before: the next one begins a video."""
+        """Begin a new video: the next picture has no gradient."""
         self._num_pictures = 0
 
     def encode(self, y: Frame, cb: Frame, cr: Frame, *, left: bool = False) -> tuple[bytes, bytes | None]:
-        """The JPEG files of a picture and of TG from the picture before to this one (None for the first, or where none is wanted).
+        """Return the JPEG files of a picture and of TG from the previous picture (None for the first, or without gradients).
 
-        y uint8[height, width], cb and cr half the size, rounded up; rows may lie apart, pixels of a row may not.
-        left: chroma is that of the left of two pixels, and is taken to their middle (`planes.centred`).
+        y uint8[height, width], cb and cr half the size, rounded up; rows may have a stride, pixels within a row may not.
+        left: chroma is sampled at the left of two pixels, and is moved midway (`planes.midway`).
         """
         for number, (plane, shape) in enumerate(zip((y, cb, cr), self._shapes, strict=True)):
             if plane.dtype != _UINT8 or plane.shape != shape or (shape[1] > 1 and plane.strides[1] != 1):
@@ -109,80 +115,96 @@ class PlaneEncoder:
         return self._out[0, :end].tobytes(), self._out[1, :gradient_end].tobytes() if gradient else None
 
 
-@functools.lru_cache(maxsize=1)
-def _encoder_of(height: int, width: int, quality: int, limited: bool, gradients: bool) -> PlaneEncoder:
-    return PlaneEncoder(height, width, quality, limited=limited, gradients=gradients)
+_encoder_of_size = functools.lru_cache(maxsize=1)(PlaneEncoder)  # most videos of a data set have one size
 
 
-def plane_encoder(height: int, width: int, quality: int, *, limited: bool, gradients: bool = True) -> PlaneEncoder:
-    """An encoder for a video, the last one again where it fits: most videos of a data set have one size.
+def picture_encoder(quality: int, *, gradients: bool) -> Callable[[Picture], tuple[bytes, bytes | None]]:
+    """Return the encoder of a video: a function that takes its pictures, which must be planes, in order.
 
-    One video at a time: of two of one size, encoded by turns, each would get the other's picture in its gradients.
+    It returns the JPEG file of a picture, and that of TG from the picture before (None for the first, or without `gradients`).
+    Encode one video at a time: two videos of one size would share the previous picture.
     """
-    encoder = _encoder_of(height, width, quality, limited, gradients)
-    encoder.restart()
-    return encoder
+    compile_kernels()
+    encoder: PlaneEncoder | None = None
+    limited = False
+
+    def encode(planes: Picture) -> tuple[bytes, bytes | None]:
+        nonlocal encoder, limited
+        if not isinstance(planes, Planes):
+            raise DecodeError("the decoder gives RGB frames: --space rgb takes them")
+        if encoder is None:
+            # The range of the first picture is that of the video, as it decides the quantiser.
+            limited = planes.limited
+            encoder = _encoder_of_size(*planes.y.shape, quality, limited=limited, gradients=gradients)
+            encoder.restart()
+        planes = to_range(planes, limited=limited)
+        return encoder.encode(planes.y, planes.cb, planes.cr, left=planes.left)
+
+    return encode
 
 
 @functools.cache
-def prepare() -> None:
-    """Compile the kernels (seconds, once on a machine), or load them; of several processes one compiles, and the others wait for it.
+def compile_kernels() -> None:
+    """Compile the kernels (seconds, once on a machine) or load them from numba's cache.
 
-    Machine code that cannot be kept costs every process the time to compile; what is damaged where it was kept is made anew.
+    Of several processes one compiles and the others wait for it. A damaged cache is replaced; without a place for a cache
+    every process compiles for itself.
     """
     with contextlib.ExitStack() as stack:
-        if not kernels.is_kept():  # else loading needs no turns
+        if not kernels.has_cached_code():  # loading needs no lock
             with contextlib.suppress(OSError):
                 place = Path(tempfile.gettempdir()) / f"tgprep-compile-{os.getuid()}.lock"
                 lock = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
                 stack.callback(os.close, lock)
                 # Not for ever: the process that compiles may hang.
-                wait_for_lock(lock, timeout_seconds=_COMPILE_SECONDS, give_up=kernels.is_kept)
+                wait_for_lock(lock, timeout_seconds=_COMPILE_SECONDS, give_up=kernels.has_cached_code)
         try:
-            _try_out()
-        except Exception as error:  # of numba's cache: a full disk, a torn file
-            print(f"compiled anew, as it cannot be kept or loaded ({type(error).__name__}: {error})", file=sys.stderr)
-            kernels.forget()
+            _encode_test_picture()
+        except Exception as error:  # raised by numba's cache: a full disk, a torn file
+            print(
+                f"compiled again, as the cached code cannot be used ({type(error).__name__}: {error})", file=sys.stderr
+            )
+            kernels.clear_code_cache()
             try:
-                _try_out()
-            except Exception:  # nor can it be kept now
-                kernels.keep_nothing()
-                _try_out()
+                _encode_test_picture()
+            except Exception:  # the new code cannot be written either
+                kernels.disable_code_cache()
+                _encode_test_picture()
 
 
-def _try_out() -> None:
+def _encode_test_picture() -> None:
     grey = np.full((16, 16), 128, np.uint8)
     PlaneEncoder(16, 16, 95, limited=False).encode(grey, grey[::2, :8], grey[::2, :8])
 
 
 def _sizes(shapes: Sequence[tuple[int, int]], rows: int, columns: int) -> tuple[npt.NDArray[np.int64], int]:
-    """`size` of the kernels for rows x columns squares of 16x16 pixels; blocks of a row of squares, with what fills up chunks."""
-    found, row_blocks = [], 0
+    """`size` of the kernels for rows x columns squares, and the number of blocks of a row of squares, filled up to chunks."""
+    sizes, row_blocks = [], 0
     for (height, width), factor in zip(shapes, (2, 1, 1), strict=True):
         wide = -(-factor * columns // 8) * 8
-        found.append((height, width, factor, wide, 64 * row_blocks, 64 * rows * row_blocks))
+        sizes.append((height, width, factor, wide, 64 * row_blocks, 64 * rows * row_blocks))
         row_blocks += factor * -(-wide // LANES) * LANES
-    return np.array(found), row_blocks
+    return np.array(sizes), row_blocks
 
 
 def _order(size: npt.NDArray[np.int64], columns: int) -> npt.NDArray[np.int64]:
-    """Four blocks of Y, one of Cb, one of Cr, square by square."""
+    """`order` of the kernels: four blocks of Y, one of Cb, one of Cr, square by square."""
     column = np.arange(columns)
-    found = np.empty((columns, 6, 3), np.int64)
+    order = np.empty((columns, 6, 3), np.int64)
     parts = [(0, down, 2 * column + right) for down in (0, 1) for right in (0, 1)]
     for place, (plane, block_row, block_column) in enumerate([*parts, (1, 0, column), (2, 0, column)]):
         chunks = -(-int(size[plane, 3]) // LANES)
         chunk, lane = block_row * chunks + block_column // LANES, block_column % LANES
         base = size[plane, 4] + chunk * 64 * LANES
-        found[:, place] = np.stack([base + lane, np.full_like(lane, plane), base // 16 + lane], axis=1)
-    return found.reshape(-1, 3)
+        order[:, place] = np.stack([base + lane, np.full_like(lane, plane), base // 16 + lane], axis=1)
+    return order.reshape(-1, 3)
 
 
 def _shifts(levels: Range, zero: float) -> npt.NDArray[np.float64]:
-    """What is added to the numbers of vertical frequency 0: nothing but to that of both frequencies 0."""
-    found = np.zeros((2, 8))
-    found[:, 0] = 64 * (levels.shift - 128) / levels.scale, 128 * (zero - 128) / levels.scale
-    return found
+    """`shifts` of a plane: only the coefficient of both frequencies 0 is shifted."""
+    shifts = np.zeros((2, 8))
+    shifts[:, 0] = 64 * (levels.shift - 128) / levels.scale, 128 * (zero - 128) / levels.scale
+    return shifts
 
 
 def _scales(levels: Range, quality: int, *, chroma: bool) -> npt.NDArray[np.float64]:
@@ -191,21 +213,22 @@ def _scales(levels: Range, quality: int, *, chroma: bool) -> npt.NDArray[np.floa
 
 
 def _factors(steps: tables.Table, scale: float) -> npt.NDArray[np.float64]:
-    """What makes levels of coefficients, in a chunk's order: 8 * u + v."""
+    """The factors from coefficients to levels, in a chunk's order: 8 * u + v."""
     angles = np.arange(8) * np.pi / 16
-    own = np.where(np.arange(8) == 0, 1.0, np.sqrt(2) * np.cos(angles))  # the factors that the transform leaves out
-    natural = scale / (8 * steps.reshape(8, 8) * own[:, None] * own[None, :])
+    omitted = np.where(np.arange(8) == 0, 1.0, np.sqrt(2) * np.cos(angles))  # the factors that the transform leaves out
+    natural = scale / (8 * steps.reshape(8, 8) * omitted[:, None] * omitted[None, :])
     return np.asarray(natural.T.reshape(64))
 
 
 def _codes(ac: bool) -> npt.NDArray[np.uint32]:
-    found = np.zeros((2, 256), np.uint32)
+    """`codes` of the kernels: code * 32 + bits by symbol, with room below the code for the bits of its value."""
+    codes = np.zeros((2, 256), np.uint32)
     chosen = (tables.LUMA_AC, tables.CHROMA_AC) if ac else (tables.LUMA_DC, tables.CHROMA_DC)
     for row, table in enumerate(chosen):
         for symbol, (code, bits) in table.codes().items():
-            size = symbol & 15  # of the value behind it
-            found[row, symbol] = (code << size) << 5 | (bits + size)
-    return found
+            size = symbol & 15  # bits of the value that follows
+            codes[row, symbol] = (code << size) << 5 | (bits + size)
+    return codes
 
 
 def _with_values(codes: npt.NDArray[np.uint32], levels: range) -> npt.NDArray[np.uint32]:

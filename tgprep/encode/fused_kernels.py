@@ -1,15 +1,15 @@
-"""The inner loops of `tgprep.encode.fused`, compiled by numba: planes -> cosine transform -> quantised numbers -> entropy-coded bits.
+"""The inner loops of `tgprep.encode.fused`, compiled by numba: planes, cosine transform, quantised levels, entropy-coded bits.
 
-A plane is cut into blocks of 8x8 pixels. LANES neighbouring blocks of a row of blocks make a chunk, which is stored number by number:
-`chunk[(8 * u + v) * LANES + lane]`, u and v the horizontal and vertical frequency. Eight lanes at a time are one vector; what works on them is
-made instruction by instruction (`_Eight`), as no compiler's vectoriser is to be trusted with short rows. All of it is in this file, by which
-numba tells whether the machine code that it kept is still right.
+A plane is cut into blocks of 8x8 pixels. LANES neighbouring blocks of a row of blocks make a chunk, which is stored frequency
+by frequency: `chunk[(8 * u + v) * LANES + lane]`, u and v the horizontal and vertical frequency. Eight lanes are one vector;
+the code for vectors is emitted instruction by instruction (`_Eight`), as automatic vectorisation of short rows is unreliable.
+All kernels are in this one file, because numba invalidates its cached machine code by the file that holds a function.
 
-All results are integers or single IEEE operations in a fixed order: the same bytes on every machine. The machine is taken to be
-little-endian: four pixels are read as one word, the first in its lowest bits, and eight bytes of code are turned around as they are written.
+All results are integers or single IEEE operations in a fixed order: the same bytes on every machine. The machine must be
+little-endian: four pixels are read as one word, the first in its lowest bits, and eight bytes of code are swapped when written.
 
-Legend of array arguments: coefficients float32[64 * LANES * chunks], scaled as the transform of Arai, Agui and Nakajima leaves them;
-levels int16, the quantised numbers; marks uint16[4 * LANES * chunks], per block the zigzag positions of levels that are not 0.
+Array arguments: coefficients float32[64 * LANES * chunks], scaled as the transform of Arai, Agui and Nakajima leaves them;
+levels int16, the quantised coefficients; marks uint16[4 * LANES * chunks], per block the zigzag positions of nonzero levels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tgprep.encode.jpeg_tables import ZIGZAG
 LANES = 48
 STEPS = 2048  # no step between two DC levels is larger
 QUICK = 128  # levels from -QUICK to QUICK - 1 have their code and bits in one table
-PLACES = (ZIGZAG % 8 * 8 + ZIGZAG // 8) * LANES  # zigzag position -> place in a chunk
+PLACES = (ZIGZAG % 8 * 8 + ZIGZAG // 8) * LANES  # zigzag position to offset in a chunk
 
 
 _U = np.uint64
@@ -44,19 +44,26 @@ _inner = njit(error_model="numpy", forceinline=True)
 
 
 def _entry(function: Any) -> Any:
-    """Compile on the first call, keeping the machine code on disk where there is a place for it."""
+    """Compile on the first call; cache the machine code on disk if there is a place for it."""
     try:
         return njit(cache=True, error_model="numpy")(function)
     except RuntimeError:  # neither beside this file nor in the user's folder
         return njit(error_model="numpy")(function)
 
 
-# Plain loads and stores: numba's own would look for negative indices, which keeps loops from becoming vector instructions.
+def _pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any, element: Any = None) -> Any:
+    """Pointer to an array's item, or to a value of another type there. kind: the array's type."""
+    data = context.make_array(kind)(context, builder, array).data
+    if element is None:
+        return builder.gep(data, [index], inbounds=True)
+    return builder.bitcast(builder.gep(data, [index]), element.as_pointer())
+
+
+# Plain loads and stores. Numba's own check for negative indices, which prevents vector instructions.
 @intrinsic
 def _get(typing_context: Any, array: Any, index: Any) -> Any:
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        return builder.load(builder.gep(data, [arguments[1]], inbounds=True))
+        return builder.load(_pointer(context, builder, signature.args[0], arguments[0], arguments[1]))
 
     return array.dtype(array, types.int64), code
 
@@ -64,50 +71,41 @@ def _get(typing_context: Any, array: Any, index: Any) -> Any:
 @intrinsic
 def _put(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        builder.store(arguments[2], builder.gep(data, [arguments[1]], inbounds=True))
+        builder.store(arguments[2], _pointer(context, builder, signature.args[0], arguments[0], arguments[1]))
         return context.get_dummy_value()
 
     return types.void(array, types.int64, array.dtype), code
 
 
 @intrinsic
-def _put_big_endian(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
-    """Eight bytes from `index` on, the highest first."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(64).as_pointer())
-        builder.store(builder.bswap(arguments[2]), place, align=1)
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, types.uint64), code
-
-
-@intrinsic
 def _eight_bytes(typing_context: Any, array: Any, index: Any) -> Any:
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(64).as_pointer())
-        return builder.load(place, align=1)
+        return builder.load(
+            _pointer(context, builder, signature.args[0], arguments[0], arguments[1], ir.IntType(64)), align=1
+        )
 
     return types.uint64(array, types.int64), code
 
 
-@intrinsic
-def _put_eight_bytes(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(64).as_pointer())
-        builder.store(arguments[2], place, align=1)
-        return context.get_dummy_value()
+def _store_eight_bytes(swap: bool) -> Any:
+    def typed(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            place = _pointer(context, builder, signature.args[0], arguments[0], arguments[1], ir.IntType(64))
+            builder.store(builder.bswap(arguments[2]) if swap else arguments[2], place, align=1)
+            return context.get_dummy_value()
 
-    return types.void(array, types.int64, types.uint64), code
+        return types.void(array, types.int64, types.uint64), code
+
+    return intrinsic(typed)
+
+
+_put_eight_bytes = _store_eight_bytes(False)
+_put_big_endian = _store_eight_bytes(True)  # the highest byte first
 
 
 @intrinsic
 def _byte(typing_context: Any, address: Any, index: Any) -> Any:
-    """The byte at a place in memory, `index` bytes behind `address`."""
+    """Load the byte at `address` + `index`."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         start = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
@@ -117,10 +115,9 @@ def _byte(typing_context: Any, address: Any, index: Any) -> Any:
 
 
 def _lanes(builder: Any, context: Any, kind: Any, array: Any, index: Any, count: int) -> Any:
-    """Where `count` neighbours of an array lie, as one vector."""
-    made = context.make_array(kind)(context, builder, array)
-    element = context.get_data_type(kind.dtype)
-    return builder.bitcast(builder.gep(made.data, [index]), ir.VectorType(element, count).as_pointer())
+    """Pointer to `count` neighbours of an array, as one vector."""
+    vector = ir.VectorType(context.get_data_type(kind.dtype), count)
+    return _pointer(context, builder, kind, array, index, vector)
 
 
 def _further(builder: Any, index: Any, step: int) -> Any:
@@ -128,7 +125,7 @@ def _further(builder: Any, index: Any, step: int) -> Any:
 
 
 class _Eight:
-    """Eight floats side by side in code that is being made: arithmetic on them makes instructions."""
+    """A vector of eight floats in the code being generated: arithmetic on it emits instructions."""
 
     def __init__(self, builder: Any, value: Any) -> None:
         self.builder = builder
@@ -140,9 +137,8 @@ class _Eight:
 
     @classmethod
     def same(cls, context: Any, builder: Any, kind: Any, array: Any, index: Any) -> _Eight:
-        """One number of an array eight times."""
-        made = context.make_array(kind)(context, builder, array)
-        number = builder.load(builder.gep(made.data, [index]))
+        """One number of an array, broadcast to eight lanes."""
+        number = builder.load(_pointer(context, builder, kind, array, index))
         one = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
         return cls(builder, builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), 8), [0] * 8)))
 
@@ -160,7 +156,7 @@ class _Eight:
         self.builder.store(self.value, _lanes(self.builder, context, kind, array, index, 8), align=4)
 
     def store_nearest(self, context: Any, kind: Any, array: Any, index: Any) -> None:
-        """The nearest integers, of 16 bits: adding 1.5 * 2^23 leaves them in the lowest bits of a float."""
+        """Store the nearest integers as int16: adding 1.5 * 2^23 leaves them in the lowest bits of a float."""
         moved = self.builder.fadd(self.value, ir.Constant(_FLOATS, [12582912.0] * 8))
         bits = self.builder.bitcast(moved, ir.VectorType(ir.IntType(32), 8))
         nearest = self.builder.trunc(bits, ir.VectorType(ir.IntType(16), 8))  # 1.5 * 2^23 itself has zeros there
@@ -168,7 +164,7 @@ class _Eight:
 
 
 def _transform(numbers: Sequence[_Eight]) -> tuple[_Eight, ...]:
-    """Eight numbers to eight frequencies: 29 additions, 5 products (Arai, Agui and Nakajima, 1988)."""
+    """Transform eight numbers to eight frequencies: 29 additions, 5 products (Arai, Agui and Nakajima, 1988)."""
     a, b, c, d, e, f, g, h = numbers
     ah, bg, cf, de = a + h, b + g, c + f, d + e
     h, g, f, e = a - h, b - g, c - f, d - e
@@ -192,11 +188,12 @@ def _transform(numbers: Sequence[_Eight]) -> tuple[_Eight, ...]:
 
 @intrinsic
 def _eight_rows(typing_context: Any, words: Any, at: Any, work: Any, to: Any) -> Any:
-    """One row of eight blocks, 16 words of four pixels -> work[8 * u * LANES + to:], its frequencies u."""
+    """Transform one row of eight blocks, 16 words of four pixels, to work[8 * u * LANES + to:], its frequencies u."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         whole = ir.VectorType(ir.IntType(32), 8)
         row = builder.load(_lanes(builder, context, signature.args[0], arguments[0], arguments[1], 16), align=1)
+        # Take the words apart: one vector for each of the eight columns, a lane for each block.
         pixels = []
         for half in (0, 1):
             every_second = ir.Constant(whole, list(range(half, 16, 2)))
@@ -219,7 +216,7 @@ def _columns(context: Any, builder: Any, kind: Any, work: Any, at: Any) -> tuple
 def _put_levels(
     context: Any, builder: Any, frequencies: Sequence[_Eight], kinds: Any, values: Any, u: Any, to: Any
 ) -> None:
-    """kinds, values: shift, scale, levels. The frequencies 8 * u to 8 * u + 7 of eight blocks -> levels[to:], the nearest integers."""
+    """Quantise the frequencies 8 * u to 8 * u + 7 of eight blocks to levels[to:]. kinds, values: of shift, scale, levels."""
     for v, frequency in enumerate(frequencies):
         if v == 0:
             frequency += _Eight.same(context, builder, kinds[0], values[0], u)
@@ -232,7 +229,7 @@ def _put_levels(
 def _eight_columns(
     typing_context: Any, work: Any, at: Any, u: Any, shift: Any, scale: Any, levels: Any, to: Any
 ) -> Any:  # fmt: skip
-    """Eight rows of work[at:] -> levels[to:], of the frequencies 8 * u to 8 * u + 7."""
+    """Transform eight rows of work[at:] and quantise them to levels[to:], the frequencies 8 * u to 8 * u + 7."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         frequencies = _columns(context, builder, signature.args[0], *arguments[:2])
@@ -247,18 +244,20 @@ def _eight_columns_of_two(
     typing_context: Any, work: Any, at: Any, u: Any, shifts: Any, scales: Any, levels: Any, other_levels: Any, to: Any, earlier: Any,
     place: Any,
 ) -> Any:  # fmt: skip
-    """The same, and of what earlier[place:] is less these frequencies -> other_levels[to:]; they take its place.
+    """The same, and quantise earlier[place:] minus these frequencies to other_levels[to:]; they then replace it.
 
-    shifts: [2 * 8], scales: [2 * 64], for both.
+    shifts: [2 * 8], scales: [2 * 64], for picture and gradient.
     """
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         frequencies = _columns(context, builder, signature.args[0], *arguments[:2])
         kinds, u, to = signature.args, arguments[2], arguments[7]
-        kept = [_further(builder, arguments[9], v * LANES) for v in range(8)]
-        before = [_Eight.loaded(context, builder, kinds[8], arguments[8], index) for index in kept]
-        for index, frequency in zip(kept, frequencies, strict=True):
+        # The frequencies of the previous picture are replaced by those of this one.
+        places = [_further(builder, arguments[9], v * LANES) for v in range(8)]
+        before = [_Eight.loaded(context, builder, kinds[8], arguments[8], index) for index in places]
+        for index, frequency in zip(places, frequencies, strict=True):
             frequency.store(context, kinds[8], arguments[8], index)
+        # TG is affine: its frequencies are the differences, with a scale and a shift of their own.
         differences = [earlier - later for earlier, later in zip(before, frequencies, strict=True)]
         _put_levels(context, builder, frequencies, kinds[3:6], arguments[3:6], u, to)
         others = ((*kinds[3:5], kinds[6]), (*arguments[3:5], arguments[6]))
@@ -271,20 +270,20 @@ def _eight_columns_of_two(
 
 @intrinsic
 def _eight_marks(typing_context: Any, levels: Any, base: Any, marks: Any, to: Any) -> Any:
-    """marks[to:], of eight lanes, and the same LANES behind: one word for every 16 zigzag positions, of levels[base:] that are not 0."""
+    """Mark the nonzero levels[base:] of eight lanes: a word for each 16 zigzag positions, at marks[to:] and every LANES after."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = ir.VectorType(ir.IntType(16), 8)
         nothing = ir.Constant(kind, [0] * 8)
         for word in range(4):
-            found = nothing
+            bits = nothing
             for bit, place in enumerate(PLACES[16 * word : 16 * word + 16]):
                 index = builder.add(arguments[1], ir.Constant(ir.IntType(64), int(place)))
                 level = builder.load(_lanes(builder, context, signature.args[0], arguments[0], index, 8), align=2)
-                there = builder.icmp_signed("!=", level, nothing)
-                found = builder.or_(found, builder.select(there, ir.Constant(kind, [1 << bit] * 8), nothing))
+                nonzero = builder.icmp_signed("!=", level, nothing)
+                bits = builder.or_(bits, builder.select(nonzero, ir.Constant(kind, [1 << bit] * 8), nothing))
             index = builder.add(arguments[3], ir.Constant(ir.IntType(64), word * LANES))
-            builder.store(found, _lanes(builder, context, signature.args[2], arguments[2], index, 8), align=2)
+            builder.store(bits, _lanes(builder, context, signature.args[2], arguments[2], index, 8), align=2)
         return context.get_dummy_value()
 
     return types.void(levels, types.int64, marks, types.int64), code
@@ -318,11 +317,11 @@ def _centred(source: int, x: int, low: Any, high: Any) -> Any:
 
 @_inner
 def _copy(level: Any, source: int, count: int, low: Any, high: Any, padded: Any, to: int) -> None:
-    """`count` samples of a row. The last 32 once more, so that all go in vectors; a short row one by one."""
-    whole = count // 32 * 32
-    for x in range(whole):
+    """Copy `count` samples of a row. The last 32 are copied twice, so that all go in vectors; a short row goes one by one."""
+    in_vectors = count // 32 * 32
+    for x in range(in_vectors):
         _put(padded, to + x, level(source, x, low, high))
-    if whole:
+    if in_vectors:
         for x in range(32):
             _put(padded, to + count - 32 + x, level(source, count - 32 + x, low, high))
     else:
@@ -334,9 +333,9 @@ def _copy(level: Any, source: int, count: int, low: Any, high: Any, padded: Any,
 def _pad(
     address: int, stride: int, height: int, width: int, low: Any, high: Any, centre: bool, padded: Any, rows: int, columns: int
 ) -> None:  # fmt: skip
-    """Copy a plane of bytes into whole blocks, its last row and column repeated, levels clipped to low..high.
+    """Copy a plane of bytes into complete blocks, its last row and column repeated, levels clipped to low..high.
 
-    centre: each sample goes a quarter of the way to the next one of its row.
+    centre: move each sample a quarter of the way to the next one of its row.
     """
     for y in range(height):
         source, target = address + y * stride, y * columns
@@ -357,26 +356,17 @@ def _analyse(
     where: Any, row: int, size: Any, clip: Any, shifts: Any, scales: Any, padded: Any, work: Any, coefficients: Any,
     levels: Any, marks: Any, with_gradient: bool, centre: bool,
 ) -> None:  # fmt: skip
-    """One plane of a row of squares, and of the gradient from the picture before it."""
+    """Transform and quantise one plane of a row of squares, and of the gradient from the previous picture."""
     height, width, rows, columns, first, place = size[0], size[1], size[2], size[3], size[4], size[5]
     top = 8 * rows * row
-    _pad(
-        where[0] + top * where[1],
-        where[1],
-        min(height - top, 8 * rows),
-        width,
-        clip[0],
-        clip[1],
-        centre,
-        padded,
-        8 * rows,
-        8 * columns,
-    )
+    address, num_rows = where[0] + top * where[1], min(height - top, 8 * rows)
+    _pad(address, where[1], num_rows, width, clip[0], clip[1], centre, padded, 8 * rows, 8 * columns)
     words = padded.view(np.uint32)
     base, kept = first, place + row * rows * -(-columns // LANES) * 64 * LANES
     for block_row in range(rows):
         for column in range(0, columns, LANES):
             lanes = min(LANES, columns - column)
+            # Rows first, into scratch space that fits the nearest cache; then columns, straight to levels.
             for y in range(8):
                 for lane in range(0, lanes, 8):
                     at = (8 * block_row + y) * 2 * columns + 2 * (column + lane)
@@ -399,7 +389,7 @@ def _analyse(
 
 @_inner
 def _flush(out: Any, at: int, bits: Any, count: Any) -> Any:
-    """Write the whole bytes among the `count` lowest bits; gives where to go on and how many bits are left."""
+    """Write the complete bytes among the `count` lowest bits; return the next position and how many bits are left."""
     _put_big_endian(out, at, bits << ((_U(64) - count) & _U(63)))
     return at + np.int64(count >> _U(3)), count & _U(7)
 
@@ -412,7 +402,7 @@ def _append(bits: Any, count: Any, code: Any) -> Any:
 
 @_inner
 def _with_value(codes: Any, first: int, level: int) -> Any:
-    """The code of a level's size, counted from codes[first], with the level behind it."""
+    """The code of a level's size, counted from codes[first], followed by the level."""
     sign = level >> 63
     size = _U(64) - _leading_zeros(_U((level ^ sign) - sign))
     return _U(_get(codes, first + np.int64(size))) | ((_U(level + sign) & ((_U(1) << size) - _U(1))) << _U(5))
@@ -420,7 +410,7 @@ def _with_value(codes: Any, first: int, level: int) -> Any:
 
 @_inner
 def _write_run(raw: Any, end: int, bits: Any, count: Any, run: Any, codes: Any, kind: int) -> Any:
-    """Write what waits and the code for 16 zeros as often as it fits into a run; gives what is left of it."""
+    """Write the pending bits and the code for 16 zeros as often as it fits into a run; return what is left of the run."""
     end, count = _flush(raw, end, bits, count)
     while run > _U(15):
         bits, count = _append(bits, count, _U(_get(codes, 256 * kind + 0xF0)))
@@ -433,22 +423,24 @@ def _write_run(raw: Any, end: int, bits: Any, count: Any, run: Any, codes: Any, 
 def _write(
     levels: Any, marks: Any, order: Any, codes: Any, steps: Any, quick: Any, places: Any, raw: Any, state: Any
 ) -> None:
-    """Entropy-code a row of squares to raw. state: int64[6], where to go on, bits left over and their count, the last DC level of each plane."""
+    """Entropy-code a row of squares to raw. state: int64[6], next position, pending bits, their count, last DC level by plane."""
     end, bits, count = state[0], _U(state[1]), _U(state[2])
     for number in range(order.shape[0]):
         base, part, mark = order[number, 0], order[number, 1], order[number, 2]
         kind = np.int64(part > 0)
+        # DC: the difference from the previous block of the plane.
         direct = np.int64(_get(levels, base))
         step = direct - _get(state, 3 + part)
         _put(state, 3 + part, direct)
         bits, count = _append(bits, count, _U(_get(steps, 2 * STEPS * kind + step + STEPS)))
         end, count = _flush(raw, end, bits, count)
+        # AC: visit nonzero levels only, by the 64 bits of marks; bit 0 is DC.
         left = _U(_get(marks, mark)) | (_U(_get(marks, mark + LANES)) << _U(16))
         left |= (_U(_get(marks, mark + 2 * LANES)) << _U(32)) | (_U(_get(marks, mark + 3 * LANES)) << _U(48))
         left &= ~_U(1)
         last = _U(0)
         while left:
-            # Two at a time: the bits of both wait for one store (7 + 2 * 26 at most).
+            # Two at a time: the bits of both (7 + 2 * 26 at most) fit one store.
             for _ in range(2):
                 if left:
                     position = _trailing_zeros(left)
@@ -463,6 +455,7 @@ def _write(
                         code = _with_value(codes, 256 * kind + np.int64(run << _U(4)), level)
                     bits, count = _append(bits, count, code)
             end, count = _flush(raw, end, bits, count)
+        # End of block, unless the last position was coded.
         if last != _U(63):
             bits, count = _append(bits, count, _U(_get(codes, 256 * kind)))
     end, count = _flush(raw, end, bits, count)
@@ -471,7 +464,7 @@ def _write(
 
 @_inner
 def _close(raw: Any, state: Any, out: Any, at: int) -> Any:
-    """Fill up the last byte with ones; everything to out[at:]."""
+    """Fill up the last byte with ones; copy everything to out[at:]."""
     end, bits, count = state[0], _U(state[1]), _U(state[2])
     if count:
         _put(raw, end, np.uint8((bits << (_U(8) - count)) | ((_U(1) << (_U(8) - count)) - _U(1))))
@@ -484,19 +477,26 @@ def encode(
     where: Any, rows: int, size: Any, clip: Any, shifts: Any, scales: Any, places: Any, padded: Any, work: Any, coefficients: Any,
     levels: Any, marks: Any, order: Any, codes: Any, steps: Any, quick: Any, raw: Any, out: Any, at: int, with_gradient: bool, left: bool,
 ) -> Any:  # fmt: skip
-    """A picture, and where wanted the gradient from the one before, to out[0, at:] and out[1, at:]; gives where both end, EOI included.
+    """Encode a picture, and TG from the previous one, to out[0, at:] and out[1, at:]; return where both end, EOI included.
 
-    Row by row of squares of 16x16 pixels, so that what passes between the steps stays in the processor's nearest memory.
-    An axis of length 3 is Y, Cb, Cr; one of length 2 picture and gradient, or luma and chroma tables.
-    where: int64[3, 2], address of a plane's bytes and the distance of its rows. rows: of squares. size: int64[3, 6], height, width, rows of blocks in a row of squares,
-    columns of blocks (a multiple of 8), place of the first number in levels, and in coefficients. clip: uint8[3, 2], the levels of black and
-    white. scales: float32[3, 2 * 64]: level = coefficient * scale, to the nearest integer. shifts: float32[3, 2 * 8], added before to coefficients of vertical frequency 0.
-    left: chroma is that of the left of two pixels. places: int64[64], zigzag position -> place in a chunk. padded uint8[pixels of a row of
-    squares], work float32[64 * LANES], levels int16[2, ...], marks uint16[2, ...], raw uint8[2, ...]: scratch. out: uint8[2, ...]. coefficients: of the picture before, replaced by this one's; none where no
-    gradient is ever wanted.
-    order: int64[blocks, 3], blocks of a row of squares in the order of the file: their place in levels, plane, place in marks.
+    Row by row of squares of 16x16 pixels, so that intermediate values stay in the nearest cache.
+    An axis of length 3 is Y, Cb, Cr; one of length 2 is picture and gradient, or luma and chroma tables.
+
+    where: int64[3, 2], address of a plane's bytes and the stride of its rows. rows: number of rows of squares.
+    size: int64[3, 6], height, width, rows of blocks in a row of squares, columns of blocks (a multiple of 8), first index in
+        levels, first index in coefficients.
+    clip: uint8[3, 2], the levels of black and white.
+    shifts: float32[3, 2 * 8], added to coefficients of vertical frequency 0. scales: float32[3, 2 * 64]: level = nearest
+        integer of coefficient * scale.
+    places: int64[64], zigzag position to offset in a chunk.
+    padded uint8[pixels of a row of squares], work float32[64 * LANES], levels int16[2, ...], marks uint16[2, ...], raw
+        uint8[2, ...]: scratch space. out: uint8[2, ...].
+    coefficients: of the previous picture, replaced by this one's; empty if no gradient is ever needed.
+    order: int64[blocks, 3], the blocks of a row of squares in the order of the file: index in levels, plane, index in marks.
     codes: uint32[2 * 256], code * 32 + bits, of AC symbols; codes lie above room for the bits of their value, which are counted.
-    steps: uint32[2 * 2 * STEPS], the same with the value, of the step from one DC level to the next, from -STEPS on. quick: uint32[2 * 16 * 2 * QUICK], the same with the value, of AC levels behind 0..15 zeros.
+    steps: uint32[2 * 2 * STEPS], the same with the value, of the step from one DC level to the next, from -STEPS on.
+    quick: uint32[2 * 16 * 2 * QUICK], the same with the value, of AC levels after 0..15 zeros.
+    left: chroma is sampled at the left of two pixels.
     """
     states = np.zeros((2, 6), np.int64)
     for row in range(rows):
@@ -514,11 +514,11 @@ def encode(
 
 @_inner
 def _stuff(raw: Any, start: int, end: int, out: Any, at: int) -> int:
-    """Copy bytes, a zero behind each 0xFF, then the marker EOI."""
+    """Copy bytes with a zero after each 0xFF, then the marker EOI."""
     position = start
     while position < end:
         eight = _eight_bytes(raw, position)
-        # The highest bit of a byte is set in both only where the byte is 0xFF.
+        # Eight bytes at once if none is 0xFF: only for 0xFF is the highest bit of a byte set in both operands.
         if position + 8 <= end and not (
             eight & ((eight & _U(0x7F7F7F7F7F7F7F7F)) + _U(0x0101010101010101)) & _U(0x8080808080808080)
         ):
@@ -539,31 +539,26 @@ def _stuff(raw: Any, start: int, end: int, out: Any, at: int) -> int:
     return at + 2
 
 
-def _kept() -> list[Path]:
-    """The files of numba's cache that hold, or would hold, machine code of `encode`: none where it has no place."""
-    cache = getattr(encode, "_cache", None)
-    place, name = getattr(cache, "_cache_path", None), getattr(getattr(cache, "_cache_file", None), "_index_name", "")
-    return sorted(Path(place).glob(f"{Path(name).stem}.*")) if place and name else []
-
-
-def is_kept() -> bool:
-    """Whether numba keeps machine code of this very file; it may turn out to be of another processor, or damaged."""
+def has_cached_code() -> bool:
+    """Whether numba has cached machine code of this very file; it may turn out to be of another processor, or damaged."""
     cache_file = getattr(getattr(encode, "_cache", None), "_cache_file", None)
     with contextlib.suppress(Exception):  # no such methods in a later numba, a damaged index
         return bool(cache_file._load_index())  # type: ignore[union-attr]
     return False
 
 
-def forget() -> None:
-    """Remove machine code that lies on the disk; `encode` is compiled anew, and kept, at its next call."""
+def clear_code_cache() -> None:
+    """Delete the cached machine code of `encode`, which compiles and caches it again at its next call."""
     global encode
-    for path in _kept():
+    cache = getattr(encode, "_cache", None)
+    folder, index = getattr(cache, "_cache_path", None), getattr(getattr(cache, "_cache_file", None), "_index_name", "")
+    for path in Path(folder).glob(f"{Path(index).stem}.*") if folder and index else ():
         with contextlib.suppress(OSError):
             path.unlink()
     encode = _entry(getattr(encode, "py_func", encode))
 
 
-def keep_nothing() -> None:
-    """Compile `encode` anew at its next call, in memory alone."""
+def disable_code_cache() -> None:
+    """Let `encode` compile at its next call, in memory only."""
     global encode
     encode = njit(error_model="numpy")(getattr(encode, "py_func", encode))

@@ -1,12 +1,12 @@
-"""Frames as one H.264 video that is cheap to cut clips out of: `--store video`.
+"""Encode frames as one H.264 video that is cheap to cut clips out of (`--store video`).
 
-A self-contained picture (with its parameter sets) every `gop` frames, every other picture predicted from the one before it
-alone, all in the order of display: frame k needs the pictures k // gop * gop .. k and nothing else. No B-frames: measured,
-they save bytes and cost as many decoded pictures as they skip. CAVLC and no loop filter: half the time to decode for a
-tenth of the bytes. Planes are those of the JPEG store, 4:2:0 in full range BT.601, so both stores mean the same colours.
+A self-contained picture (with its parameter sets) every `gop` frames, every other picture predicted from the previous one
+only, all in the order of display: frame k needs the pictures k // gop * gop .. k and nothing else. No B-frames: they save
+bytes but cost as many decoded pictures as they skip. CAVLC and no loop filter: half the time to decode for a tenth of the
+bytes. Planes are those of the JPEG store, 4:2:0 in full range BT.601, so that colours mean the same in both stores.
 
-x264 runs in this process, through PyAV: the same bytes as the ffmpeg program gives from the same frames, without a pipe
-and a process a video (benchmarks/store_video.py), and under the deadline and the memory guard of the worker.
+x264 runs in this process, through PyAV: the same bytes as from the ffmpeg program, without a pipe and a process for each video
+(benchmarks/store_video.py), and under the deadline and the memory limit of the worker.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ from manifests.gradient import Frame
 from manifests.records import InputError
 from manifests.sample import Mp4Spool
 from tgprep.decode.frames import DecodeError, Picture, Planes
-from tgprep.decode.planes import planes_of_rgb
+from tgprep.decode.planes import planes_from_rgb
 
 PRESET = "veryfast"
 _FALLBACK_FPS = 25
 _MAX_FPS = 1000
-_SEI = 6  # x264 writes its name and options into one: 700 bytes a video
-
+_SEI = 6  # unit type into which x264 writes its name and options: 700 bytes a video
 
 # One thread, no lookahead, nothing that depends on the processor: the same frames give the same bytes.
 _X264 = (
@@ -41,9 +40,9 @@ _X264 = (
 
 
 class Mp4Writer:
-    """Encodes one picture after the other into an .mp4 in `file`, which must seek.
+    """Encodes pictures in order into an .mp4 in `file`, which must be seekable.
 
-    fps: frames per second as the container is to say; 0.0 (unknown) and what no player takes becomes 25.
+    fps: frames per second for the container; 0.0 (unknown) and rates that no player accepts become 25.
     """
 
     def __init__(self, file: BinaryIO, crf: int, gop: int, fps: float) -> None:
@@ -61,11 +60,13 @@ class Mp4Writer:
         context.color_range = ColorRange.JPEG
         context.colorspace = Colorspace.ITU601
         self.stream = stream
-        self.without_sei: BitStreamFilterContext | None = None
+        self.without_sei: BitStreamFilterContext | None = (
+            None  # needs the stream's header, known after the first picture
+        )
 
     def add(self, picture: Picture) -> None:
-        """Encode a picture. DecodeError, with the reason for the user, where the encoder refuses it."""
-        planes = picture if isinstance(picture, Planes) else planes_of_rgb(picture)
+        """Encode a picture. DecodeError with the reason for the user if the encoder rejects it."""
+        planes = picture if isinstance(picture, Planes) else planes_from_rgb(picture)
         height, width = (side + side % 2 for side in planes.y.shape)
         if not self.num_frames:
             self.stream.width, self.stream.height = width, height
@@ -81,14 +82,14 @@ class Mp4Writer:
         self.num_frames += 1
 
     def finish(self) -> tuple[Mp4Spool, None]:
-        """End the file; gives it with the places of the pictures, read off the file itself, and no gradients."""
+        """Complete the file; return it with the offsets of the pictures, as read back from it, and no gradients."""
         self._mux(self.stream.encode(None))
         self.container.close()
         self.num_bytes = self.file.seek(0, io.SEEK_END)
         return Mp4Spool(self.file, picture_offsets(self.file, self.num_frames, self.gop), self.num_bytes), None
 
     def close(self) -> None:
-        """Let go of the encoder, finished or not; what went wrong before has been told."""
+        """Release the encoder, finished or not; earlier errors have been raised already."""
         with contextlib.suppress(av.FFmpegError, OSError, ValueError):
             self.container.close()
 
@@ -103,10 +104,10 @@ class Mp4Writer:
 
 
 def picture_offsets(file: BinaryIO, num_frames: int, gop: int) -> list[int]:
-    """Where the coded pictures of an .mp4 of ours lie in it: T + 1 byte offsets, picture k is offsets[k]:offsets[k + 1].
+    """Byte offsets of the coded pictures in an .mp4 of ours, T + 1: picture k is offsets[k]:offsets[k + 1].
 
-    ValueError where it is not laid out as the format says: T pictures back to back in the order of display, of which
-    those at multiples of `gop` and no others are self-contained.
+    ValueError if the layout is not that of the format: T pictures back to back in the order of display, of which those at
+    multiples of `gop` and no others are self-contained.
     """
     file.seek(0)
     try:
@@ -132,7 +133,7 @@ def picture_offsets(file: BinaryIO, num_frames: int, gop: int) -> list[int]:
 
 
 def x264_version() -> str:
-    """The build number of the x264 in use, as it writes it into its streams. InputError where PyAV has none."""
+    """The build number of x264, as it writes it into its streams. InputError if PyAV has no x264."""
     if "libx264" not in av.codecs_available:
         raise InputError(
             "--store video needs the encoder libx264, which the installed PyAV lacks: install its wheel (pip install av)."
@@ -154,7 +155,7 @@ def _rate(fps: float) -> Fraction:
 
 
 def _fill(target: Frame, source: Frame) -> None:
-    """Copy a plane into one that may be a row or a column larger: H.264 needs even sizes, the last ones are repeated."""
+    """Copy a plane into one of even size, as H.264 needs; the last row and column are repeated."""
     height, width = source.shape
     target[:height, :width] = source
     target[:height, width:] = source[:, -1:]

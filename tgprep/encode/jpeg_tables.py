@@ -15,23 +15,14 @@ import numpy.typing as npt
 Table = npt.NDArray[np.int64]
 
 
-MAX_SIDE = 65500  # what libjpeg reads
+MAX_SIDE = 65500  # largest picture that libjpeg reads
+ENCODER_VERSION = 1  # of `tgprep.encode.fused`: raised whenever the same pictures give other bytes
 
 
-ENCODER_VERSION = 1  # of what `tgprep.encode.fused` makes: goes up whenever the same pictures give other bytes
-
-
-def _zigzag() -> Table:
-    """Natural indices in zigzag order: along the diagonals, turning at each end."""
-    order = sorted(
-        ((v, u) for v in range(8) for u in range(8)),
-        key=lambda at: (at[0] + at[1], at[0] if (at[0] + at[1]) % 2 else at[1]),
-    )
-    return np.array([8 * v + u for v, u in order])
-
-
-ZIGZAG = _zigzag()
-
+# Natural indices in zigzag order: along the diagonals, turning at each end.
+ZIGZAG: Table = np.array(
+    sorted(range(64), key=lambda at: (at // 8 + at % 8, at // 8 if (at // 8 + at % 8) % 2 else at % 8))
+)
 
 # Annex K.1, for quality 50 of the Independent JPEG Group's scale.
 _LUMA = """
@@ -55,30 +46,30 @@ def quantiser(quality: int, *, chroma: bool) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class HuffmanTable:
-    """counts: codes of 1 to 16 bits; symbols in the order of their codes."""
+    """A Huffman table as JPEG files store it."""
 
-    counts: tuple[int, ...]
-    symbols: bytes
+    counts: tuple[int, ...]  # numbers of codes of 1 to 16 bits
+    symbols: bytes  # in the order of their codes
 
     def codes(self) -> dict[int, tuple[int, int]]:
-        """symbol -> (code, bits)."""
-        found, code, at = {}, 0, 0
+        """(code, number of bits) by symbol."""
+        codes, code, at = {}, 0, 0
         for bits, count in enumerate(self.counts, start=1):
             for symbol in self.symbols[at : at + count]:
-                found[symbol] = (code, bits)
+                codes[symbol] = (code, bits)
                 code += 1
             at += count
             code <<= 1
-        return found
+        return codes
 
 
 def _symbols(words: str) -> bytes:
-    """Bytes in hexadecimal; `a..b` stands for all from a to b."""
-    found: list[int] = []
+    """Bytes from hexadecimal words; `a..b` stands for all from a to b."""
+    symbols: list[int] = []
     for word in words.split():
         first, _, last = word.partition("..")
-        found.extend(range(int(first, 16), int(last or first, 16) + 1))
-    return bytes(found)
+        symbols.extend(range(int(first, 16), int(last or first, 16) + 1))
+    return bytes(symbols)
 
 
 # Annex K.3.
@@ -102,7 +93,7 @@ CHROMA_AC = HuffmanTable(
 
 
 def header(height: int, width: int, quality: int) -> bytes:
-    """Everything before the entropy-coded data of a JFIF picture in 4:2:0: SOI to SOS. Sizes: 1 to MAX_SIDE pixels."""
+    """Everything before the entropy-coded data of a JFIF picture in 4:2:0, SOI to SOS. Sizes: 1 to MAX_SIDE pixels."""
     if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
         raise ValueError(f"a JPEG picture has 1 to {MAX_SIDE} rows and columns, got {width}x{height}")
     parts = [b"\xff\xd8", _segment(0xE0, b"JFIF\0", (1, 1, 0, 0, 1, 0, 1, 0, 0))]
@@ -111,8 +102,8 @@ def header(height: int, width: int, quality: int) -> bytes:
     components = ((1, 0x22, 0), (2, 0x11, 1), (3, 0x11, 1))  # number, sampling factors, quantiser
     size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
     parts.append(_segment(0xC0, [8], size, [3], *components))
-    for place, table in ((0x00, LUMA_DC), (0x10, LUMA_AC), (0x01, CHROMA_DC), (0x11, CHROMA_AC)):
-        parts.append(_segment(0xC4, [place], table.counts, table.symbols))
+    for slot, table in ((0x00, LUMA_DC), (0x10, LUMA_AC), (0x01, CHROMA_DC), (0x11, CHROMA_AC)):
+        parts.append(_segment(0xC4, [slot], table.counts, table.symbols))
     parts.append(_segment(0xDA, (3, 1, 0x00, 2, 0x11, 3, 0x11, 0, 63, 0)))
     return b"".join(parts)
 

@@ -1,4 +1,4 @@
-"""Where the frames of a video wait until its sample is packed: in memory as they came, of long videos in a temporary file."""
+"""A spool holds the frames of a video until its sample is packed: in memory, or in a temporary file if the video is long."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ BYTES_IN_MEMORY = 32 * 1024 * 1024
 
 
 class Spool(io.RawIOBase):
-    """A file that is written once, then read once from its start. Pieces of memory are kept and handed out again as they are, not copied.
+    """A file that is written once, then read from its start. Pieces in memory are returned without a copy.
 
-    scratch: folder for the temporary file, which has no name and goes with the process.
+    scratch: folder for the temporary file, which has no name and disappears with the process.
     """
 
     def __init__(self, scratch: Path, bytes_in_memory: int = BYTES_IN_MEMORY) -> None:
@@ -43,15 +43,15 @@ class Spool(io.RawIOBase):
             self._pieces.clear()
         return len(piece)
 
-    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
-        """Back to the start, from which it is read."""
-        if place or whence != io.SEEK_SET:
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go back to the start; no other position is possible."""
+        if offset or whence != io.SEEK_SET:
             raise io.UnsupportedOperation("a spool is read from its start")
         self._next = 0
         return self.file.seek(0) if self.file is not None else 0
 
     def read(self, size: int = -1) -> bytes:
-        """The next piece, whatever its size, or all that is left where size is negative; b"" at the end."""
+        """The next piece, whatever its size, or everything left if size is negative; b"" at the end."""
         if self.file is not None:
             return self.file.read(size)
         if size < 0:
@@ -63,7 +63,7 @@ class Spool(io.RawIOBase):
         return self._pieces[self._next - 1]
 
     def close(self) -> None:
-        """Let go of memory and file."""
+        """Release memory and file."""
         self._pieces.clear()
         if self.file is not None:
             self.file.close()

@@ -91,7 +91,7 @@ def _new(rows: list[VideoRow], scan: Scan, classes: tuple[str, ...]) -> list[Sou
         for digits in (8, 16, 64):
             if key.lower() not in used_keys:
                 break
-            key = video_key(video.class_name, PurePosixPath(video.path).stem, hashed=video.path, digits=digits)
+            key = video_key(video.class_name, PurePosixPath(video.path).stem, hash_of=video.path, digits=digits)
         used_keys.add(key.lower())
         videos.append(replace(video, key=key, label=labels[video.class_name]))
     return videos

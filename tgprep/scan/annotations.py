@@ -1,4 +1,4 @@
-"""Where the official lists of a data set are looked for: beside and in VIDEOS; copied to a local folder from a store."""
+"""Look for the official lists of a data set beside and in VIDEOS; lists in an object store are copied to a temporary folder."""
 
 from __future__ import annotations
 
@@ -12,56 +12,56 @@ from manifests.datasets import LIST_FOLDERS
 from manifests.files import Location, below, download, exists, list_folder, name_of
 from manifests.records import InputError
 
-_LIST_ENDS = (".txt", ".csv")
-_MAX_BYTES = 256 * 1024 * 1024
-_MAX_FILES = 2000  # in one folder; HMDB51 has 153
+_MAX_BYTES = 256 * 1024 * 1024  # of a list
+_MAX_FILES = 2000  # in a folder; HMDB51 has 153
 
 
 @contextlib.contextmanager
-def lists_near(videos: Location, annotations: Location | None) -> Iterator[list[Path]]:
-    """Local files or folders that may hold official lists, in the order in which they count.
+def annotation_paths(videos: Location, annotations: Location | None) -> Iterator[list[Path]]:
+    """Local files and folders that may hold official lists, in order of precedence.
 
-    annotations: what the user named; then it alone counts, and is the first. InputError where it is not in the store.
+    annotations: if the user named it, it is the only one. InputError if it is not in the store.
     """
-    with contextlib.ExitStack() as stack:
-        if isinstance(annotations, Path):
-            yield [annotations]
-        elif annotations is not None:
-            yield [_copied(annotations, stack)]
-        elif isinstance(videos, Path):
-            # Not resolve(): VIDEOS may be a symbolic link into the user's layout.
-            around = Path(os.path.abspath(videos))  # noqa: PTH100
-            yield [around.parent / "annotations", around.parent, around / "annotations", around]
-        else:
-            parent = videos.rpartition("/")[0]
-            places: list[Location] = [below(videos, "annotations"), videos]
-            if not parent.endswith("/"):  # VIDEOS is no bucket
-                places = [below(parent, "annotations"), parent, *places]
-            root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tgprep-lists-")))
-            for number, place in enumerate(places):
-                with contextlib.suppress(InputError):  # what lies beside VIDEOS may be nobody's to read
-                    _copy(str(place), root / str(number))
-            yield [root / str(number) for number in range(len(places))]
+    if isinstance(annotations, Path):
+        yield [annotations]
+        return
+    if annotations is None and isinstance(videos, Path):
+        # Not resolve(): VIDEOS may be a symbolic link into the user's layout.
+        folder = Path(os.path.abspath(videos))  # noqa: PTH100
+        yield [folder.parent / "annotations", folder.parent, folder / "annotations", folder]
+        return
+    with tempfile.TemporaryDirectory(prefix="tgprep-lists-") as temporary:
+        root = Path(temporary)
+        if annotations is not None:
+            yield [_copy_annotations(str(annotations), root / name_of(annotations))]
+            return
+        parent = str(videos).rpartition("/")[0]
+        urls = [below(videos, "annotations"), videos]
+        if not parent.endswith("/"):  # VIDEOS is not a bucket
+            urls = [below(parent, "annotations"), parent, *urls]
+        for number, url in enumerate(urls):
+            with contextlib.suppress(InputError):  # there may be no permission to read beside VIDEOS
+                _copy_lists(str(url), root / str(number))
+        yield [root / str(number) for number in range(len(urls))]
 
 
-def _copied(url: str, stack: contextlib.ExitStack) -> Path:
-    target = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tgprep-lists-"))) / name_of(url)
+def _copy_annotations(url: str, target: Path) -> Path:
     if exists(url):
         download(url, target)
     elif list_folder(url):
-        _copy(url, target)
+        _copy_lists(url, target)
     else:
         raise InputError(f"--annotations {url}: no such file or folder.")
     return target
 
 
-def _copy(url: str, target: Path) -> None:
-    """Copy the lists in a folder of a store, and those in the folders that the archives of lists make."""
+def _copy_lists(url: str, target: Path) -> None:
+    """Copy the lists in a folder of a store, and in the folders that archives of lists unpack to."""
     target.mkdir()
-    found = list_folder(url)
-    lists = [name for name, size in found.items() if name.lower().endswith(_LIST_ENDS) and 0 < size <= _MAX_BYTES]
+    entries = list_folder(url)
+    lists = [n for n, size in entries.items() if n.lower().endswith((".txt", ".csv")) and 0 < size <= _MAX_BYTES]
     for name in lists[:_MAX_FILES]:
         download(f"{url}/{name}", target / name)
-    for name, size in found.items():
+    for name, size in entries.items():
         if size < 0 and name in LIST_FOLDERS:
-            _copy(f"{url}/{name}", target / name)
+            _copy_lists(f"{url}/{name}", target / name)

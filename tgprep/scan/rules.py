@@ -1,11 +1,11 @@
-"""What each data set's rules tell of the files found: class, group and official subset of each, and what the lists miss."""
+"""Class, group and official subset of each file by the rules of a data set, and what the lists name besides."""
 
 from __future__ import annotations
 
 import csv
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -13,55 +13,97 @@ from manifests import datasets
 from manifests.datasets import KINETICS, OfficialLists
 from manifests.files import Location, below, exists
 from manifests.records import InputError
-from tgprep.scan.files import OTHER_EXTENSIONS, Skipped, VideoFile, Walk, extension_of, some
+from tgprep.scan.files import OTHER_EXTENSIONS, Listing, Skipped, VideoFile, extension_of, some
 
 _NUM_EXAMPLES = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """How many of the videos that the official lists name for a class are not in the folder. examples: the first few."""
+    """A class of which listed videos are not in the folder."""
 
     class_name: str
     num_listed: int
     num_missing: int
-    examples: tuple[str, ...]
+    examples: tuple[str, ...]  # names of the first few
 
 
 @dataclass(frozen=True, slots=True)
 class Extra:
-    """How many videos of a class no list names. class_name "": nothing tells it. examples: the paths of the first few."""
+    """A class with videos that no list names."""
 
-    class_name: str
+    class_name: str  # "": unknown
     num_extra: int
-    examples: tuple[str, ...]
+    examples: tuple[str, ...]  # paths of the first few
 
 
 @dataclass(frozen=True, slots=True)
 class VideoLabel:
-    """What the rules of a data set tell of a file."""
+    """What the rules of a data set say about a file."""
 
     class_name: str
     group: str
-    subsets: tuple[str, ...]
+    subsets: tuple[str, ...]  # one a fold
 
 
 @dataclass(frozen=True, slots=True)
 class Labelling:
-    """The outcome of a data set's rules: classes, facts per file (text: skipped with the reason), folds, missing, extra, notes."""
+    """The labels of all files, and what the user should know about them."""
 
     classes: tuple[str, ...]
-    facts: dict[str, VideoLabel | str]
+    labels: dict[str, VideoLabel | str]  # by path; text is the reason to skip the file
     num_folds: int
     missing: tuple[Missing, ...]
     extra: tuple[Extra, ...]
     notes: tuple[str, ...]
 
 
+def guess_dataset(files: list[VideoFile], paths: list[Path], annotations: Path | None) -> str:
+    """Guess the data set: one that at least two thirds of the files fit by class and by name, else `csv` or `folder`."""
+    if annotations is not None and annotations.is_file() and not datasets.is_kinetics_csv(annotations):
+        return "csv"
+    num_fitting: dict[str, int] = {}
+    for dataset in datasets.OFFICIAL:
+        if count := _num_fitting(dataset, files, paths):
+            num_fitting[dataset] = count
+            if dataset not in KINETICS:
+                return dataset
+    # The Kinetics share most classes: take the one that labels most files, the smallest of equals.
+    return max(num_fitting, key=lambda dataset: num_fitting[dataset], default="folder")
+
+
+def _num_fitting(dataset: str, files: list[VideoFile], paths: list[Path]) -> int:
+    """Number of files that fit a data set by class and by name; 0 if less than two thirds of all."""
+    named = [file for file in files if datasets.name_fits(dataset, file.stem)]
+    if len(named) * 3 < len(files) * 2:
+        return 0
+    # Lists beside the videos take precedence over ours: a data set in UCF101's form has its own classes.
+    try:
+        lists = datasets.find_official(dataset, paths)
+    except datasets.OtherKineticsError as error:
+        if any(datasets.size_fits(other, error.num_classes) for other in KINETICS if other != dataset):
+            return 0
+        raise
+    classes = lists.classes if lists else datasets.class_list(dataset)
+    if not datasets.size_fits(dataset, len(classes)):
+        return 0
+    folded = {datasets.folded_class(name) for name in classes}
+    num_fitting = sum(
+        any(datasets.folded_class(folder) in folded for folder in file.folders)
+        or datasets.class_of_name(dataset, file.stem, classes) != ""
+        for file in named
+    )
+    # Kinetics videos without class folders fit by the ids in the lists.
+    if lists and dataset in KINETICS and any(not file.folders for file in named):
+        num_fitting = max(num_fitting, sum(lists.find("", file.stem) is not None for file in named))
+    return num_fitting if num_fitting * 3 >= len(files) * 2 else 0
+
+
 def by_lists(
-    dataset: str, files: list[VideoFile], videos: Location, places: list[Path], annotations: Location | None
+    dataset: str, files: list[VideoFile], videos: Location, paths: list[Path], annotations: Location | None
 ) -> Labelling:
-    lists = datasets.find_official(dataset, places)
+    """Label the files of a known data set by class folder and name, and by its official lists if `paths` hold them."""
+    lists = datasets.find_official(dataset, paths)
     if lists is None and annotations is not None:
         raise InputError(
             f"--annotations {annotations}: no official lists of {dataset} there; expected {datasets.expected_files(dataset)}."
@@ -71,124 +113,137 @@ def by_lists(
         raise InputError(
             f"--dataset {dataset} takes its class list from the official csv files, and none was found next to {videos}. Give them with --annotations PATH."
         )
-    by_folder = {datasets.folded_class(name): name for name in classes}
-    facts: dict[str, VideoLabel | str] = {}
-    seen: set[int] = set()
+    by_folded = {datasets.folded_class(name): name for name in classes}
+    labels: dict[str, VideoLabel | str] = {}
+    listed_indices: set[int] = set()
     extra: defaultdict[str, list[str]] = defaultdict(list)
     other_class: list[str] = []
     for file in files:
-        class_name = next(
-            (name for folder in reversed(file.folders) if (name := by_folder.get(datasets.folded_class(folder)))), ""
-        )
-        class_name = class_name or datasets.class_of_name(dataset, file.stem, classes)
-        place = lists.find(class_name, file.stem) if lists else None
-        listed = lists.videos[place] if lists is not None and place is not None else None
-        if listed is not None and class_name and listed.class_name not in ("", class_name):
-            other_class.append(file.path)
-        class_name = class_name or (listed.class_name if listed else "")
+        # The class: the innermost folder that is one, else the file name, else the lists.
+        names = (by_folded.get(datasets.folded_class(folder)) for folder in reversed(file.folders))
+        class_name = next(filter(None, names), "") or datasets.class_of_name(dataset, file.stem, classes)
+        index = lists.find(class_name, file.stem) if lists else None
+        if lists is not None and index is not None:
+            listed = lists.videos[index]
+            if class_name and listed.class_name not in ("", class_name):
+                other_class.append(file.path)
+            class_name = class_name or listed.class_name
         if not class_name:
-            facts[file.path] = f"class unknown: no folder of the path is a class of {dataset}" + (
-                ", and the lists do not label it" if lists else ""
-            )
+            hint = ", and the lists do not label it" if lists else ""
+            labels[file.path] = f"class unknown: no folder of the path is a class of {dataset}{hint}"
             continue
-        if listed is not None and place is not None:
-            seen.add(place)
-            subsets = listed.subsets
+        if lists is not None and index is not None:
+            listed_indices.add(index)
+            subsets = lists.videos[index].subsets
         else:
-            told = _subset_of(file) if dataset in KINETICS else ""
-            subsets = (told,) * (lists.num_folds if lists else 1)
+            subset = _subset_of_folders(file) if dataset in KINETICS else ""
+            subsets = (subset,) * (lists.num_folds if lists else 1)
             if lists:
                 extra[class_name].append(file.path)
-        facts[file.path] = VideoLabel(class_name, datasets.group_of(dataset, class_name, file.stem), subsets)
-    notes = []
-    if lists is not None:
-        notes.append(
-            f"official lists: {lists.source} ({lists.num_folds} fold{'s' if lists.num_folds > 1 else ''}, {len(lists.videos)} videos)"
-        )
-    if extra:
-        paths = [path for entry in extra.values() for path in entry]
-        notes.append(f"{len(paths)} videos are in no official list: {some(sorted(paths))}")
-    if other_class:
-        notes.append(
-            f"{len(other_class)} videos lie in another class folder than the lists say; the folder is taken: {some(other_class)}"
-        )
+        labels[file.path] = VideoLabel(class_name, datasets.group_of(dataset, class_name, file.stem), subsets)
     num_folds = lists.num_folds if lists else 1
-    if not any(subset for entry in facts.values() if isinstance(entry, VideoLabel) for subset in entry.subsets):
+    if not any(subset for label in labels.values() if isinstance(label, VideoLabel) for subset in label.subsets):
         num_folds = 0
-        facts = {
-            path: replace(entry, subsets=()) if isinstance(entry, VideoLabel) else entry
-            for path, entry in facts.items()
-        }
-        notes.append(
-            "no official split lists found: every video counts as train (--annotations PATH names their folder; "
-            f"expected {datasets.expected_files(dataset)})"
-            if lists is None
-            else "the official lists name none of the videos: every video counts as train"
+        labels = {p: replace(each, subsets=()) if isinstance(each, VideoLabel) else each for p, each in labels.items()}
+    missing = _missing(lists, listed_indices) if lists else ()
+    notes = _notes_on_lists(
+        dataset, lists, [path for group in extra.values() for path in group], other_class, num_folds
+    )
+    return Labelling(classes, labels, num_folds, missing, _extra(extra), tuple(notes))
+
+
+def _notes_on_lists(
+    dataset: str, lists: OfficialLists | None, extra: list[str], other_class: list[str], num_folds: int
+) -> Iterator[str]:
+    if lists is not None:
+        folds = f"{lists.num_folds} fold{'s' if lists.num_folds > 1 else ''}"
+        yield f"official lists: {lists.source} ({folds}, {len(lists.videos)} videos)"
+    if extra:
+        yield f"{len(extra)} videos are in no official list: {some(sorted(extra))}"
+    if other_class:
+        yield f"{len(other_class)} videos are in another class folder than the lists say; the folder counts: {some(other_class)}"
+    if not num_folds and lists is not None:
+        yield "the official lists name none of the videos: every video counts as train"
+    elif not num_folds:
+        expected = datasets.expected_files(dataset)
+        yield (
+            "no official split lists found: every video counts as train "
+            f"(--annotations PATH names their folder; expected {expected})"
         )
-    return Labelling(classes, facts, num_folds, _missing(lists, seen) if lists else (), _extra(extra), tuple(notes))
 
 
-def _extra(paths: dict[str, list[str]]) -> tuple[Extra, ...]:
-    return tuple(Extra(name, len(entry), tuple(sorted(entry)[:_NUM_EXAMPLES])) for name, entry in sorted(paths.items()))
-
-
-def _subset_of(file: VideoFile) -> str:
+def _subset_of_folders(file: VideoFile) -> str:
     return next((subset for folder in file.folders if (subset := datasets.subset_of_folder(folder))), "")
 
 
-def _missing(lists: OfficialLists, seen: set[int]) -> tuple[Missing, ...]:
-    listed: Counter[str] = Counter(video.class_name for video in lists.videos)
-    absent: defaultdict[str, list[str]] = defaultdict(list)
-    for place, video in enumerate(lists.videos):
-        if place not in seen:
-            absent[video.class_name].append(video.stem)
+def _extra(paths: Mapping[str, list[str]]) -> tuple[Extra, ...]:
+    return tuple(Extra(name, len(group), tuple(sorted(group)[:_NUM_EXAMPLES])) for name, group in sorted(paths.items()))
+
+
+def _missing(lists: OfficialLists, present: set[int]) -> tuple[Missing, ...]:
+    absent = [video for index, video in enumerate(lists.videos) if index not in present]
+    return _missing_by_class((v.class_name for v in lists.videos), ((v.class_name, v.stem) for v in absent))
+
+
+def _missing_by_class(listed: Iterable[str], absent: Iterable[tuple[str, str]]) -> tuple[Missing, ...]:
+    """listed: the class of every listed video. absent: class and name of those that are not in the folder."""
+    num_listed = Counter(listed)
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    for class_name, name in absent:
+        names[class_name].append(name)
     return tuple(
-        Missing(name, listed[name], len(stems), tuple(sorted(stems)[:_NUM_EXAMPLES]))
-        for name, stems in sorted(absent.items())
+        Missing(name, num_listed[name], len(group), tuple(sorted(group)[:_NUM_EXAMPLES]))
+        for name, group in sorted(names.items())
     )
 
 
 def by_folder(files: list[VideoFile], videos: Location) -> Labelling:
-    """VIDEOS/[train|val|test/]Class/.../file: the subset layout only where every top folder names a subset."""
+    """Label files in VIDEOS/[train|val|test/]Class/.../file; the subset layout only if every top folder names a subset."""
     nested = [file for file in files if file.folders]
     if not nested:
-        raise InputError(_flat(videos))
+        raise InputError(
+            f"VIDEOS {videos}: all videos are directly in this folder, so their classes are unknown. Expected VIDEOS/Class/file "
+            "(or VIDEOS/train/Class/file). Give the folder above if this is one class, or list the classes: "
+            "--dataset csv --annotations FILE.csv (path,label). For Kinetics videos named by YouTube id: --dataset kinetics400 --annotations FOLDER with the official csv files."
+        )
     notes: list[str] = []
+    # Skip folders that only hold the others, such as UCF-101/ of the archive.
     depth = 0
     while (
         len({file.folders[depth] for file in nested}) == 1
         and all(len(file.folders) > depth + 1 for file in nested)
         and not datasets.subset_of_folder(nested[0].folders[depth])
     ):
-        depth += 1  # one folder that only holds the others: UCF-101/ of the archive
-    tops = {file.folders[depth] for file in nested}
-    subset_names = {top: datasets.subset_of_folder(top) for top in tops}
-    with_subsets = all(subset_names.values())
+        depth += 1
     if depth:
-        notes.append(f"class folders lie in {'/'.join(nested[0].folders[:depth])}/")
-    facts: dict[str, VideoLabel | str] = {}
-    class_place = depth + with_subsets
+        notes.append(f"class folders are in {'/'.join(nested[0].folders[:depth])}/")
+    subset_names = {top: datasets.subset_of_folder(top) for top in {file.folders[depth] for file in nested}}
+    with_subsets = all(subset_names.values())
+    labels: dict[str, VideoLabel | str] = {}
+    class_depth = depth + with_subsets
     for file in files:
-        if len(file.folders) <= class_place:
-            facts[file.path] = "no class folder above it (expected VIDEOS/Class/file)"
+        if len(file.folders) <= class_depth:
+            labels[file.path] = "no class folder above it (expected VIDEOS/Class/file)"
             continue
-        name = file.folders[class_place]
+        name = file.folders[class_depth]
         subsets = (subset_names[file.folders[depth]],) if with_subsets else ()
-        facts[file.path] = VideoLabel(name, datasets.group_of("folder", name, file.stem), subsets)
-    classes = tuple(sorted({entry.class_name for entry in facts.values() if isinstance(entry, VideoLabel)}))
+        labels[file.path] = VideoLabel(name, datasets.group_of("folder", name, file.stem), subsets)
+    classes = tuple(sorted({label.class_name for label in labels.values() if isinstance(label, VideoLabel)}))
     if with_subsets:
-        notes.append(
-            f"subsets from the top folders: {', '.join(f'{top}/ is {subset_names[top]}' for top in sorted(tops))}"
-        )
+        subsets_text = ", ".join(f"{top}/ is {subset}" for top, subset in sorted(subset_names.items()))
+        notes.append(f"subsets from the top folders: {subsets_text}")
     else:
         notes.append(
             "no train/, val/ or test/ folders: every video counts as train (tgprep split --test-percent sets a test part aside)"
         )
-    return Labelling(classes, facts, int(with_subsets), (), (), tuple(notes))
+    return Labelling(classes, labels, int(with_subsets), (), (), tuple(notes))
 
 
-def by_csv(walk: Walk, videos: Location, annotations: Path | None) -> Labelling:
-    """path,label[,group,subset]: paths relative to VIDEOS; labels are class names, or integers from 0."""
+def by_csv(listing: Listing, videos: Location, annotations: Path | None) -> tuple[Labelling, list[Skipped]]:
+    """Label files by path,label[,group,subset]: paths relative to VIDEOS; labels are class names, or integers from 0.
+
+    Also returns listed files that are no videos.
+    """
     if annotations is None or not annotations.is_file():
         raise InputError(
             "--dataset csv needs --annotations FILE.csv with the columns path,label and, if wanted, group,subset."
@@ -196,47 +251,41 @@ def by_csv(walk: Walk, videos: Location, annotations: Path | None) -> Labelling:
     rows = list(_csv_rows(annotations))
     if not rows:
         raise InputError(f"{annotations}: no rows below the header; expected path,label[,group,subset].")
-    numbered = all(re.fullmatch(r"\d{1,6}", label) for _, _, label, _, _ in rows)
+    numbered = all(re.fullmatch(r"\d{1,6}", row.label) for row in rows)
     if numbered:
-        classes = tuple(str(number) for number in range(max(int(label) for _, _, label, _, _ in rows) + 1))
+        classes = tuple(str(number) for number in range(max(int(row.label) for row in rows) + 1))
     else:
-        classes = tuple(sorted({label for _, _, label, _, _ in rows}))
-    with_subsets = any(subset for *_, subset in rows)
-    on_disk = {file.path for file in walk.files}
-    left_out = {entry.path for entry in walk.skipped}
-    facts: dict[str, VideoLabel | str] = {}
-    listed: Counter[str] = Counter()
-    absent: defaultdict[str, list[str]] = defaultdict(list)
-    for number, path, label, group, subset in rows:
-        class_name = str(int(label)) if numbered else label
-        if path in facts:
-            raise InputError(f"{annotations}, line {number}: {path} is listed twice. Keep one of the lines.")
-        listed[class_name] += 1
-        facts[path] = VideoLabel(class_name, group, (subset,) if with_subsets else ())
-        if path in on_disk or path in left_out:
-            continue
-        if reason := _set_aside(videos, path):
-            walk.skipped.append(Skipped(path, reason))
-        else:
-            absent[class_name].append(path)
-    missing = tuple(
-        Missing(name, listed[name], len(paths), tuple(sorted(paths)[:_NUM_EXAMPLES]))
-        for name, paths in sorted(absent.items())
-    )
-    notes = [f"list: {annotations.name} ({len(rows)} videos, {len(classes)} classes)"]
+        classes = tuple(sorted({row.label for row in rows}))
+    with_subsets = any(row.subset for row in rows)
+    labels: dict[str, VideoLabel | str] = {}
+    for row in rows:
+        if row.path in labels:
+            raise InputError(f"{annotations}, line {row.line}: {row.path} is listed twice. Keep one of the lines.")
+        class_name = str(int(row.label)) if numbered else row.label
+        labels[row.path] = VideoLabel(class_name, row.group, (row.subset,) if with_subsets else ())
+    class_of = {path: label.class_name for path, label in labels.items() if isinstance(label, VideoLabel)}
+    # Listed paths that are not among the videos: skipped already, no video, or missing.
+    unseen = class_of.keys() - {file.path for file in listing.videos} - {entry.path for entry in listing.skipped}
+    no_videos = [Skipped(path, reason) for path in sorted(unseen) if (reason := _why_no_video(videos, path))]
+    absent = unseen - {entry.path for entry in no_videos}
+    missing = _missing_by_class(class_of.values(), ((class_of[path], path) for path in absent))
+    # Videos that are not listed: by the innermost folder that is a class.
     extra: defaultdict[str, list[str]] = defaultdict(list)
-    for file in walk.files:
-        if file.path not in facts:
-            extra[next((name for name in reversed(file.folders) if name in listed), "")].append(file.path)
-    if paths := sorted(path for entry in extra.values() for path in entry):
-        notes.append(f"{len(paths)} video files are not in {annotations.name} and were left aside: {some(paths)}")
+    listed_classes = set(class_of.values())
+    for file in listing.videos:
+        if file.path not in labels:
+            folder = next((name for name in reversed(file.folders) if name in listed_classes), "")
+            extra[folder].append(file.path)
+    notes = [f"list: {annotations.name} ({len(rows)} videos, {len(classes)} classes)"]
+    if paths := sorted(path for group in extra.values() for path in group):
+        notes.append(f"{len(paths)} video files are not in {annotations.name} and were ignored: {some(paths)}")
     if not with_subsets:
         notes.append("no column subset: every video counts as train")
-    return Labelling(classes, facts, int(with_subsets), missing, _extra(extra), tuple(notes))
+    return Labelling(classes, labels, int(with_subsets), missing, _extra(extra), tuple(notes)), no_videos
 
 
-def _set_aside(videos: Location, path: str) -> str:
-    """Why a listed file that the walk passed over, as it passes over notes and archives, is not taken; "" where there is none."""
+def _why_no_video(videos: Location, path: str) -> str:
+    """Why a listed file is not among the videos although it exists: hidden, or another kind of file. "" if it is missing."""
     hidden = any(part.startswith(".") for part in path.split("/"))
     extension = extension_of(path)
     if not (hidden or extension in OTHER_EXTENSIONS) or not exists(below(videos, path)):
@@ -248,34 +297,36 @@ def _set_aside(videos: Location, path: str) -> str:
     )
 
 
-def _csv_rows(annotations: Path) -> Iterator[tuple[int, str, str, str, str]]:
+@dataclass(frozen=True, slots=True)
+class _CsvRow:
+    line: int
+    path: str
+    label: str
+    group: str
+    subset: str
+
+
+def _csv_rows(annotations: Path) -> Iterator[_CsvRow]:
     try:
         with annotations.open(newline="", encoding="utf-8-sig") as lines:
             rows = csv.DictReader(lines)
             if absent := {"path", "label"} - set(rows.fieldnames or ()):
-                got = ",".join(rows.fieldnames or ()) or "an empty file"
+                header = ",".join(rows.fieldnames or ()) or "an empty file"
                 raise InputError(
-                    f"{annotations}: the first line lacks {' and '.join(sorted(absent))} (got {got[:200]!r}); expected the header path,label[,group,subset]."
+                    f"{annotations}: the first line lacks {' and '.join(sorted(absent))} (got {header[:200]!r}); expected the header path,label[,group,subset]."
                 )
             for row in rows:
                 path, label = (row["path"] or "").strip(), (row["label"] or "").strip()
                 where = f"{annotations}, line {rows.line_num}"
                 if not path or not label:
                     raise InputError(f"{where}: path {path!r}, label {label!r}; both must be given.")
+                # Lists written on Windows have backslashes only.
                 pure = PurePosixPath(path.replace("\\", "/") if "/" not in path else path)
                 if pure.is_absolute() or ".." in pure.parts:
                     raise InputError(f"{where}: path {path!r} leaves VIDEOS; give paths relative to VIDEOS.")
                 subset = (row.get("subset") or "").strip()
                 if subset and not (subset := datasets.subset_of_folder(subset) or subset * (subset == "unused")):
                     raise InputError(f"{where}: subset {row['subset']!r}; expected train, val, test or unused.")
-                yield rows.line_num, str(pure), label, (row.get("group") or "").strip(), subset
+                yield _CsvRow(rows.line_num, str(pure), label, (row.get("group") or "").strip(), subset)
     except UnicodeDecodeError as error:
         raise InputError(f"{annotations} is not UTF-8 text ({error}). Save it as UTF-8.") from None
-
-
-def _flat(videos: Location) -> str:
-    return (
-        f"VIDEOS {videos}: all videos lie straight in the folder, so nothing tells their classes. Expected VIDEOS/Class/file "
-        "(or VIDEOS/train/Class/file). Give the folder above if this is one class, or list the classes: "
-        "--dataset csv --annotations FILE.csv (path,label). For Kinetics videos named by YouTube id: --dataset kinetics400 --annotations FOLDER with the official csv files."
-    )

@@ -324,5 +324,5 @@ def test_doctor_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "pip install" in found["simplejpeg"].advice
     assert "--shm-size" in found["shared memory"].advice
     assert found["open files"].level == "warning"
-    assert found["pictures"].level == "error"  # a check that fails is a finding, not a traceback
+    assert found["jpeg"].level == "error"  # a check that fails is a finding, not a traceback
     assert "Wrong: simplejpeg" in call(tgtrain, "doctor", tmp_path, expected=1).stdout

@@ -16,14 +16,14 @@ import pytest
 import simplejpeg
 from scipy.ndimage import map_coordinates
 
-from manifests.gradient import temporal_gradient, temporal_gradient_chroma
+from manifests.gradient import temporal_gradient
 from manifests.records import SourceVideo, VideoRow
 from manifests.sample import EncodedVideo, FrameSpool
 from tests.prep.support import Rgb, decoded, moving_square, psnr, to_rgb, write_video
 from tgprep.config import ExtractSettings
 from tgprep.decode.frames import DecodeError, Planes
-from tgprep.decode.planes import centred, full_range
-from tgprep.encode.encode import encode_video, gradient_of
+from tgprep.decode.planes import midway, to_range
+from tgprep.encode.encode import _LibjpegEncoder, encode_video, gradient_of
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def exact_rgb(path: Path, limit: int) -> list[npt.NDArray[np.float64]]:
         "odd/testsrc2_odd_height_and_width_mpeg2.mp4",
     ],
 )
-def test_the_planes_path_is_as_faithful_as_the_rgb_path(shared: Path, stack: ExitStack, name: str) -> None:
+def test_planes_are_as_faithful_as_rgb(shared: Path, stack: ExitStack, name: str) -> None:
     """Within 0.5 dB (TG 1 dB) and 0.5 level of bias a channel of what the RGB path reaches, both against the formula."""
     path = shared / "videos" / name
     exact = exact_rgb(path, 40)
@@ -132,7 +132,7 @@ def test_the_planes_path_is_as_faithful_as_the_rgb_path(shared: Path, stack: Exi
      ("libx264", "yuv422p", "mp4"), ("mpeg1video", "yuv420p", "mpg"), ("msmpeg4", "yuv420p", "avi"),
      ("h263", "yuv420p", "avi"), ("libvpx-vp9", "yuv420p", "webm"), ("mjpeg", "yuvj420p", "avi")],
 )  # fmt: skip
-def test_chroma_lies_where_jpeg_files_have_it(tmp_path: Path, codec: str, pixel_format: str, suffix: str) -> None:
+def test_chroma_position_is_that_of_jpeg(tmp_path: Path, codec: str, pixel_format: str, suffix: str) -> None:
     """In the middle of its pixels, though most video codecs have it at the left one: colours against FFmpeg's own RGB.
 
     Half a pixel off costs these pictures about 7 dB, and no more than their own chroma is left of 38.
@@ -151,7 +151,7 @@ def test_chroma_lies_where_jpeg_files_have_it(tmp_path: Path, codec: str, pixel_
     assert psnr(rgb, to_rgb(theirs)) > 38
 
 
-def test_gradient_from_jpegs_is_that_of_the_stored_frames(tmp_path: Path, stack: ExitStack) -> None:
+def test_gradient_source_jpeg(tmp_path: Path, stack: ExitStack) -> None:
     path = write_video(tmp_path / "a.avi", moving_square(5), **{"q:v": "2"})
     encoded, _ = encode(path, ExtractSettings(gradient_source="jpeg"), stack)
     rgb, tg = frames_of(encoded.rgb), frames_of(encoded.tg)
@@ -161,14 +161,14 @@ def test_gradient_from_jpegs_is_that_of_the_stored_frames(tmp_path: Path, stack:
     assert encoded.meta["gradient_source"] == "jpeg"
 
 
-def test_derived_gradients_are_not_stored(tmp_path: Path, stack: ExitStack) -> None:
+def test_derived_gradient_is_not_stored(tmp_path: Path, stack: ExitStack) -> None:
     path = write_video(tmp_path / "a.avi", moving_square(4))
     encoded, _ = encode(path, ExtractSettings(gradient="derived"), stack)
     assert encoded.tg is None
     assert encoded.rgb.num_frames == 4
 
 
-def test_a_long_video_is_spooled_to_disk(tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_video_is_spooled_to_disk(tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tgprep.encode.encode.SPOOL_BYTES_IN_MEMORY", 4096)
     path = write_video(tmp_path / "a.avi", moving_square(12), **{"q:v": "2"})
     encoded, _ = encode(path, ExtractSettings(), stack)
@@ -177,19 +177,19 @@ def test_a_long_video_is_spooled_to_disk(tmp_path: Path, stack: ExitStack, monke
     assert len(frames_of(encoded.rgb)) == 12
 
 
-def test_no_meta_value_is_null_and_types_are_plain(tmp_path: Path, stack: ExitStack) -> None:
+def test_meta_values_are_plain(tmp_path: Path, stack: ExitStack) -> None:
     encoded, _ = encode(write_video(tmp_path / "a.avi", moving_square(3)), ExtractSettings(), stack)
     assert {type(value) for value in encoded.meta.values()} == {str, int, float}
 
 
-def test_one_frame_has_no_gradient(tmp_path: Path, stack: ExitStack) -> None:
+def test_one_frame_is_refused(tmp_path: Path, stack: ExitStack) -> None:
     path = write_video(tmp_path / "one.avi", moving_square(1))
     with pytest.raises(DecodeError, match="only 1 frame: a temporal gradient needs two"):
         encode(path, ExtractSettings(), stack)
 
 
 @pytest.mark.parametrize("tenth", range(1, 10))
-def test_a_cut_file_gives_its_frames_or_one_reason(tmp_path: Path, stack: ExitStack, tenth: int) -> None:
+def test_truncated_file_gives_frames_or_a_reason(tmp_path: Path, stack: ExitStack, tenth: int) -> None:
     whole = write_video(tmp_path / "whole.avi", moving_square(40), **{"q:v": "2"}).read_bytes()
     path = tmp_path / "cut.avi"
     path.write_bytes(whole[: len(whole) * tenth // 10])
@@ -204,7 +204,7 @@ def test_a_cut_file_gives_its_frames_or_one_reason(tmp_path: Path, stack: ExitSt
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_flipped_bytes_never_escape_as_another_error(tmp_path: Path, stack: ExitStack, seed: int) -> None:
+def test_flipped_bytes_give_frames_or_a_reason(tmp_path: Path, stack: ExitStack, seed: int) -> None:
     content = bytearray(write_video(tmp_path / "a.mp4", moving_square(20), codec="libx264").read_bytes())
     generator = np.random.default_rng(seed)
     for place in generator.integers(0, len(content), 30):
@@ -219,7 +219,7 @@ def test_flipped_bytes_never_escape_as_another_error(tmp_path: Path, stack: Exit
         assert facts.num_frames >= 2
 
 
-def test_damage_can_be_refused(shared: Path, stack: ExitStack) -> None:
+def test_on_damage_fail(shared: Path, stack: ExitStack) -> None:
     path = shared / "videos" / "odd" / "corrupted.mp4"
     _, facts = encode(path, ExtractSettings(), stack)
     assert facts.num_frames == 49
@@ -228,7 +228,7 @@ def test_damage_can_be_refused(shared: Path, stack: ExitStack) -> None:
         encode(path, ExtractSettings(on_damage="fail"), stack)
 
 
-def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, stack: ExitStack) -> None:
+def test_file_changed_while_reading_is_refused(tmp_path: Path, stack: ExitStack) -> None:
     path = write_video(tmp_path / "a.avi", moving_square(10))
 
     def grow(count: int) -> None:
@@ -241,24 +241,25 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, stack: 
 
 
 @pytest.mark.parametrize("width", [1, 3, 7, 31, 33, 256])
-def test_the_fast_gradient_is_the_defined_one_for_every_pair_of_values(width: int) -> None:
+def test_fast_gradient_equals_the_definition(width: int) -> None:
     values = np.arange(256, dtype=np.uint8)
     pairs = np.stack(np.meshgrid(values, values)).reshape(2, -1)
     one, two = (np.resize(side, (-(-65536 // width), width)) for side in pairs)  # every place in a vector register
     planes = gradient_of(Planes(one, one, two), Planes(two, two, one))
     assert isinstance(planes, Planes)
     assert np.array_equal(planes.y, temporal_gradient(one, two))
-    assert np.array_equal(planes.cb, temporal_gradient_chroma(one, two))
-    assert np.array_equal(planes.cr, temporal_gradient_chroma(two, one))
+    # Chroma has the same gradient about its neutral 128.
+    assert np.array_equal(planes.cb, (one.astype(int) - two + 256) // 2)
+    assert np.array_equal(planes.cr, (two.astype(int) - one + 256) // 2)
     rgb = gradient_of(np.dstack([one, two, one]), np.dstack([two, one, one]))
     assert isinstance(rgb, np.ndarray)
     assert np.array_equal(rgb[..., 1], temporal_gradient(two, one))
 
 
 @pytest.mark.parametrize("width", [1, 3, 7, 31, 33, 256])
-def test_limited_range_is_widened_with_exact_rounding(width: int) -> None:
+def test_full_range_is_exactly_rounded(width: int) -> None:
     levels = np.resize(np.arange(256, dtype=np.uint8), (-(-256 // width), width))
-    planes = full_range(levels, levels, levels)
+    planes = to_range(Planes(levels, levels, levels, limited=True), limited=False)
     exact = [Fraction(int(level) - 16) * 255 / 219 for level in levels.flat]
     assert planes.y.ravel().tolist() == [min(max(floor(value + Fraction(1, 2)), 0), 255) for value in exact]
     exact = [Fraction(int(level) - 128) * 255 / 224 + 128 for level in levels.flat]
@@ -267,12 +268,28 @@ def test_limited_range_is_widened_with_exact_rounding(width: int) -> None:
 
 
 @pytest.mark.parametrize("width", [1, 2, 255, 512])
-def test_chroma_between_two_samples_is_exactly_rounded(width: int) -> None:
-    """Every pair of levels: three quarters of a sample and a quarter of the next, halves up, and the last one as it is."""
+def test_midway_chroma_is_exactly_rounded(width: int) -> None:
+    """Every pair of levels: three quarters of a sample and a quarter of the next, halves up; the last one stays."""
     first, second = np.divmod(np.arange(1 << 16), 256)
     pairs = np.stack([first, second], axis=1).astype(np.uint8)
     rows = np.resize(pairs.ravel(), (-(-pairs.size // width), width))
-    padded = np.hstack([rows, rows[:, :3]])[:, :width]  # as planes of a decoder lie in memory: rows apart
-    moved = centred(padded)
+    padded = np.hstack([rows, rows[:, :3]])[:, :width]  # rows with a stride, as decoders give them
+    moved = midway(padded)
     assert np.array_equal(moved[:, :-1], (3 * rows[:, :-1].astype(np.int64) + rows[:, 1:] + 2) // 4)
     assert np.array_equal(moved[:, -1], rows[:, -1])
+
+
+@pytest.mark.parametrize(("height", "width"), [(63, 86), (64, 85), (63, 85), (1, 1)])
+def test_libjpeg_bytes_of_odd_sizes_depend_on_the_picture_only(height: int, width: int) -> None:
+    """libjpeg-turbo reads an even number of rows and columns, here from memory that differs."""
+    levels = np.random.default_rng(1).integers(0, 256, (height, width), dtype=np.uint8)
+    half = np.full((-(-height // 2), -(-width // 2)), 128, np.uint8)
+    files = set()
+    for behind in (0, 255):
+        memory = np.full(height * width + 1000, behind, np.uint8)
+        y = memory[: height * width].reshape(height, width)
+        y[:] = levels
+        encode_picture = _LibjpegEncoder(ExtractSettings(encoder="libjpeg"), gradients=False)
+        files.add(encode_picture(Planes(y, half, half))[0])
+    assert len(files) == 1
+    assert simplejpeg.decode_jpeg(files.pop(), colorspace="RGB").shape == (height, width, 3)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tgprep.encode.flow import FlowMethod, flow_estimator, flow_picture, quantised
+from tgprep.encode.flow import FlowMethod, flow_estimator, flow_picture, quantise
 
 METHODS: tuple[FlowMethod, ...] = ("dis", "farneback")
 
@@ -51,14 +51,14 @@ def test_what_came_before_changes_nothing(method: FlowMethod) -> None:
 def test_eight_bits_are_those_of_the_flow_tools() -> None:
     pixels = np.array([-40, -20, -19.9, -0.1, 0, 0.1, 5, 19.99, 20, 99], np.float32)
     wanted = [math.floor((min(20, max(-20, value)) + 20) * 255 / 40) for value in pixels.tolist()]
-    assert quantised(pixels).tolist() == wanted
-    assert quantised(np.zeros(1, np.float32))[0] == 127
+    assert quantise(pixels).tolist() == wanted
+    assert quantise(np.zeros(1, np.float32))[0] == 127
 
 
 @pytest.mark.parametrize("uncentred", [False, True])
 def test_the_picture_is_that_of_a_plain_loop(uncentred: bool) -> None:
     flow = np.random.default_rng(1).normal(0, 6, (9, 11, 2)).astype(np.float32)
-    eight = quantised(flow).astype(np.float64)
+    eight = quantise(flow).astype(np.float64)
     x, y = eight[..., 0], eight[..., 1]
     centre = 0.0 if uncentred else 127.5
     m = np.sqrt((x - centre) ** 2 + (y - centre) ** 2)

@@ -232,9 +232,9 @@ def main() -> None:
 
     stores.set_warning_handler(lambda store, text: emit(StoreWarning(store, text)))
     if "fused" in sys.argv[2:]:
-        from tgprep.encode.fused import prepare  # imports numba, which the other encoder does not need
+        from tgprep.encode.fused import compile_kernels  # imports numba, which the other encoder does not need
 
-        prepare()
+        compile_kernels()
     gc.collect()
     gc.freeze()  # the collector need not look at the imported modules again
     emit(Ready())

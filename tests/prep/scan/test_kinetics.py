@@ -1,0 +1,83 @@
+"""Which Kinetics a folder holds, by class folders, ids and official csv files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from manifests import datasets
+from manifests.records import InputError
+from tests.prep.scan.support import fill
+from tgprep.scan.scan import scan
+
+
+def test_kinetics_folders_with_spaces_and_subsets(tmp_path: Path) -> None:
+    fill(
+        tmp_path,
+        "train/playing ukulele/OELUl7M9SMw_000022_000032.mp4",
+        "val_256/massaging_person's_head/dE6urGn-Hlo.mkv",
+    )
+    result = scan(tmp_path)
+    assert (result.dataset, result.num_folds) == ("kinetics400", 1)
+    assert [(video.key, video.class_name, video.subsets) for video in result.videos] == [
+        ("massaging_person_s_head/dE6urGn-Hlo", "massaging_person's_head", ("val",)),
+        ("playing_ukulele/OELUl7M9SMw_000022_000032", "playing_ukulele", ("train",)),
+    ]
+
+
+def test_kinetics600_classes_come_from_the_csv(tmp_path: Path) -> None:
+    fill(tmp_path, "videos/train/juggling chainsaws/AAAAAAAAAAA_000001_000011.mp4")
+    with pytest.raises(InputError, match="takes its class list from the official csv"):
+        scan(tmp_path / "videos", dataset="kinetics600")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/train.csv").write_text(
+        "label,youtube_id,time_start,time_end,split\njuggling chainsaws,AAAAAAAAAAA,1,11,train\nzorbing,BBBBBBBBBBB,1,11,train\n"
+    )
+    result = scan(tmp_path / "videos", dataset="kinetics600")
+    assert (result.classes, result.videos[0].label) == (("juggling_chainsaws", "zorbing"), 0)
+    assert [(entry.class_name, entry.num_missing) for entry in result.missing] == [("zorbing", 1)]
+
+
+def kinetics_lists(folder: Path, classes: list[str]) -> None:
+    """An official csv with one video a class, `VIDEO000123` of the class number 123."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [f'"{name.replace("_", " ")}",VIDEO{number:06d},1,11,train' for number, name in enumerate(classes)]
+    (folder / "train.csv").write_text("label,youtube_id,time_start,time_end,split\n" + "\n".join(rows) + "\n")
+
+
+MADE_UP = [f"made_up_{number}" for number in range(400)]
+
+
+@pytest.mark.parametrize(
+    ("num_known", "num_made_up", "detected"),
+    [(400, 0, "kinetics400"), (368, 229, "kinetics600"), (300, 400, "kinetics700"), (10, 3, None)],
+)
+def test_lists_decide_which_kinetics(tmp_path: Path, num_known: int, num_made_up: int, detected: str | None) -> None:
+    """Class names overlap and file names have one form; lists with a few unknown classes are an error."""
+    classes = [*datasets.class_list("kinetics400")[:num_known], *MADE_UP[:num_made_up]]
+    kinetics_lists(tmp_path / "annotations", classes)
+    fill(
+        tmp_path / "videos", *(f"train/{classes[n].replace('_', ' ')}/VIDEO{n:06d}_000001_000011.mp4" for n in range(9))
+    )
+    if detected is None:
+        with pytest.raises(InputError, match=r"3 labels are not among the 400 classes of kinetics400"):
+            scan(tmp_path / "videos")
+        return
+    for place in ("videos", "flat"):
+        fill(tmp_path / "flat", *(f"VIDEO{number:06d}.mp4" for number in range(9)))
+        result = scan(tmp_path / place)
+        assert (result.dataset, len(result.classes), result.num_folds) == (detected, len(classes), 1)
+        assert {video.class_name for video in result.videos} == set(classes[:9])
+        assert {video.subsets for video in result.videos} == {("train",)}
+
+
+def test_lists_of_two_kinetics_side_by_side(tmp_path: Path) -> None:
+    """The one that labels most files is detected; the smaller if both label all."""
+    known = list(datasets.class_list("kinetics400"))
+    kinetics_lists(tmp_path / "annotations/kinetics400", known)
+    kinetics_lists(tmp_path / "annotations/kinetics600", [*known[:368], *MADE_UP[:229]])
+    fill(tmp_path / "a", *(f"{name}/VIDEO000001.mp4" for name in known[:9]))
+    assert scan(tmp_path / "a", annotations=tmp_path / "annotations").dataset == "kinetics400"
+    fill(tmp_path / "b", *(f"{name}/VIDEO000001.mp4" for name in (*known[:9], *MADE_UP[:3])))
+    assert scan(tmp_path / "b", annotations=tmp_path / "annotations").dataset == "kinetics600"
