@@ -1,13 +1,13 @@
-"""The strong operations on batches of uint8 clips, on whatever device they lie.
+"""The strong operations on batches of uint8 clips, on CPU or GPU.
 
 Shapes: B clips, T frames, H x W pixels, 3 channels RGB; clips_BT3HW is uint8[B, T, 3, H, W], contiguous (planes are
 faster than interleaved colours on a CPU). Every operation returns a new uint8 tensor of that
 shape; parameters are one number (or row) a clip, shared by its T frames, on the clips' device.
 Statistics that an operation takes from the image (mean, extremes, histogram) are those of each single frame.
 
-Colour operations give the same bytes as Pillow (and so as imgaug's `pillike`, which the reference uses): integers where
-Pillow has integers, truncation where it truncates. Geometric ones interpolate bilinearly in float32.
-No clip's result depends on the others in the batch, and nothing waits for the device.
+Colour operations give the same bytes as Pillow (and imgaug's `pillike`, which the reference uses): they use integers and
+truncate as Pillow does. Geometric ones interpolate bilinearly in float32.
+The result of a clip does not depend on the rest of the batch, and nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -19,62 +19,59 @@ import torch.nn.functional as F
 from torch import Tensor
 
 GREY_WEIGHTS = (19595, 38470, 7471)  # ITU-R 601 luma in 1/65536, as Pillow converts RGB to L
-
-
-Affine = tuple[float, float, float, float, float, float]
+Affine = tuple[float, float, float, float, float, float]  # (a, b, c, d, e, f): source x = ax + by + c, y = dx + ey + f
 
 
 def shear_x_affine(degrees: float) -> Affine:
-    """Moves a pixel to x - tan(angle) * y: for a positive angle the lower half goes left."""
+    """Move a pixel to x - tan(angle) * y: for a positive angle the lower half goes left."""
     return (1.0, math.tan(math.radians(degrees)), 0.0, 0.0, 1.0, 0.0)
 
 
 def shear_y_affine(degrees: float) -> Affine:
-    """Moves a pixel to y + tan(angle) * x: for a positive angle the right half goes down."""
+    """Move a pixel to y + tan(angle) * x: for a positive angle the right half goes down."""
     return (1.0, 0.0, 0.0, -math.tan(math.radians(degrees)), 1.0, 0.0)
 
 
 def translate_affine(right: float, down: float) -> Affine:
-    """Moves the image by so many pixels, fractions included."""
+    """Move the image by a number of pixels, fractions included."""
     return (1.0, 0.0, -right, 0.0, 1.0, -down)
 
 
 def rotate_affine(degrees: float) -> Affine:
-    """Turns the image about its centre, clockwise for a positive angle."""
+    """Turn the image about its centre, clockwise for a positive angle."""
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return (cosine, sine, 0.0, -sine, cosine, 0.0)
 
 
 def affine(clips_BT3HW: Tensor, matrices_B6: Tensor, fill: int = 0) -> Tensor:
-    """Each clip through its own matrix (float32[B, 6], see above), rounded to the nearest grey level.
+    """Transform each clip with its own matrix (float32[B, 6], see `Affine`), rounded to the nearest grey level.
 
-    What comes from outside the image has the grey level `fill`, and mixes with the image along its edge.
+    Pixels from outside the image have the grey level `fill`, and blend with the image along its edge.
     """
     b, t, channels, h, w = clips_BT3HW.shape
     centre_x, centre_y = (w - 1) / 2, (h - 1) / 2
     x_W = torch.arange(w, device=clips_BT3HW.device, dtype=torch.float32) - centre_x
     y_H1 = torch.arange(h, device=clips_BT3HW.device, dtype=torch.float32)[:, None] - centre_y
     m = matrices_B6[:, :, None, None].unbind(1)
-    # Written out: a matrix product may choose another algorithm, and other last bits, for another batch size.
+    # No matrix product: it may choose another algorithm, with other last bits, for another batch size.
     source_x = m[0] * x_W + m[1] * y_H1 + (m[2] + centre_x)
     source_y = m[3] * x_W + m[4] * y_H1 + (m[5] + centre_y)
     grid_BHW2 = torch.stack([(2 * source_x + 1) / w - 1, (2 * source_y + 1) / h - 1], dim=-1)
-    # One grid a clip: its frames and colours are so many channels of one image.
-    # grid_sample pads with zeros, so zero is made to stand for `fill`.
+    # One grid a clip: its frames and colours are the channels of one image. grid_sample pads with zeros, so subtract `fill`.
     image = clips_BT3HW.view(b, t * channels, h, w).float().sub_(fill)
     moved = F.grid_sample(image, grid_BHW2, align_corners=False)
     return moved.add_(fill + 0.5).to(torch.uint8).view(clips_BT3HW.shape)
 
 
 def posterize(clips_BT3HW: Tensor, bits_B: Tensor) -> Tensor:
-    """Keeps the highest bits (0 to 8) of every value."""
+    """Keep the highest bits (0 to 8) of every value."""
     dropped_B = (8 - bits_B).to(torch.int32)
     masks_B = (255 >> dropped_B << dropped_B).to(torch.uint8)
     return clips_BT3HW & _per_clip(masks_B)
 
 
 def solarize(clips_BT3HW: Tensor, thresholds_B: Tensor) -> Tensor:
-    """Inverts values >= threshold (0 to 256)."""
+    """Invert values >= threshold (0 to 256)."""
     # Compared as uint8 (256, which inverts nothing, does not fit): value >= threshold is value > threshold - 1.
     reached = clips_BT3HW > _per_clip((thresholds_B - 1).clamp(0, 255).to(torch.uint8))
     reached |= _per_clip(thresholds_B <= 0)
@@ -82,17 +79,17 @@ def solarize(clips_BT3HW: Tensor, thresholds_B: Tensor) -> Tensor:
 
 
 def invert(clips_BT3HW: Tensor) -> Tensor:
-    """255 - value."""
+    """Compute 255 - value."""
     return 255 - clips_BT3HW
 
 
 def color(clips_BT3HW: Tensor, factors_B: Tensor) -> Tensor:
-    """Away from (factor > 1) or towards (factor < 1) the frame in grey."""
+    """Blend away from (factor > 1) or towards (factor < 1) the frame in grey."""
     return _blend(grey_levels(clips_BT3HW)[:, :, None], clips_BT3HW, factors_B)
 
 
 def contrast(clips_BT3HW: Tensor, factors_B: Tensor) -> Tensor:
-    """Away from (factor > 1) or towards (factor < 1) the mean grey level of the frame, itself rounded to a level."""
+    """Blend away from (factor > 1) or towards (factor < 1) the rounded mean grey level of the frame."""
     grey_BTHW = grey_levels(clips_BT3HW)
     num_pixels = grey_BTHW.shape[-2] * grey_BTHW.shape[-1]
     sums_BT11 = grey_BTHW.sum(dim=(-2, -1), keepdim=True, dtype=torch.int64)
@@ -101,14 +98,14 @@ def contrast(clips_BT3HW: Tensor, factors_B: Tensor) -> Tensor:
 
 
 def brightness(clips_BT3HW: Tensor, factors_B: Tensor) -> Tensor:
-    """Value times factor."""
+    """Multiply every value by the factor."""
     return (clips_BT3HW.to(torch.float32) * _per_clip(factors_B)).clamp_(0, 255).to(torch.uint8)
 
 
 def sharpness(clips_BT3HW: Tensor, factors_B: Tensor) -> Tensor:
-    """Away from (factor > 1) or towards (factor < 1) the smoothed frame; the outermost pixels stay as they are.
+    """Blend away from (factor > 1) or towards (factor < 1) the smoothed frame; the outermost pixels do not change.
 
-    Smoothed: 3 x 3 mean with 5-fold weight on the middle, rounded.
+    Smoothing is the rounded 3 x 3 mean with weight 5 in the middle.
     """
     if min(clips_BT3HW.shape[-2:]) < 3:
         return clips_BT3HW.clone()
@@ -119,7 +116,7 @@ def sharpness(clips_BT3HW: Tensor, factors_B: Tensor) -> Tensor:
     sums = rows[..., :-2] + rows[..., 1:-1]
     sums += rows[..., 2:]
     sums.add_(inner, alpha=4)
-    # sum / 13 is never a half, so adding 6 and cutting off rounds it; a float32 quotient cannot cross a whole number.
+    # sum / 13 is never a half, so adding 6 and truncating rounds it; a float32 quotient cannot cross an integer.
     smooth = sums.add_(6).float().div_(13).floor_()
     out = clips_BT3HW.clone()
     out[..., 1:-1, 1:-1] = _blend(smooth, inner, factors_B)
@@ -127,12 +124,12 @@ def sharpness(clips_BT3HW: Tensor, factors_B: Tensor) -> Tensor:
 
 
 def autocontrast(clips_BT3HW: Tensor) -> Tensor:
-    """Stretches each channel of each frame to 0..255; a channel of one value stays."""
+    """Stretch each channel of each frame to 0..255; a channel of one value stays."""
     values_N3P = clips_BT3HW.flatten(0, 1).flatten(2)
     low_N31 = values_N3P.amin(-1, keepdim=True).to(torch.float64)
     high_N31 = values_N3P.amax(-1, keepdim=True).to(torch.float64)
     levels_256 = torch.arange(256, device=clips_BT3HW.device, dtype=torch.float64)
-    # Pillow's doubles, step by step, because it truncates: `255 / x` on a tensor would multiply by 1 / x instead.
+    # Pillow truncates, so compute its doubles exactly: `255 / x` on a tensor would multiply by 1 / x instead.
     range_N31 = (high_N31 - low_N31).clamp_min(1)
     scale_N31 = torch.full_like(range_N31, 255).div_(range_N31)
     stretched = (levels_256 * scale_N31 - low_N31 * scale_N31).clamp_(0, 255)
@@ -141,7 +138,7 @@ def autocontrast(clips_BT3HW: Tensor) -> Tensor:
 
 
 def equalize(clips_BT3HW: Tensor) -> Tensor:
-    """Flattens the histogram of each channel of each frame (Pillow's rule); a channel of one value stays."""
+    """Flatten the histogram of each channel of each frame (Pillow's rule); a channel of one value stays."""
     counts_N3L = _histograms(clips_BT3HW)
     levels_256 = torch.arange(256, device=clips_BT3HW.device)
     present_N3L = counts_N3L > 0
@@ -156,7 +153,7 @@ def equalize(clips_BT3HW: Tensor) -> Tensor:
 
 
 def cutout(clips_BT3HW: Tensor, boxes_B4: Tensor, fill: int) -> Tensor:
-    """Fills one box a clip with one grey level; boxes are top, left, bottom, right in pixels, half-open, any number."""
+    """Fill one box a clip with one grey level; boxes are top, left, bottom, right in pixels, half-open, and may reach over the border."""
     h, w = clips_BT3HW.shape[-2:]
     top, left, bottom, right = boxes_B4[:, :, None, None].unbind(1)
     y_H1 = torch.arange(h, device=clips_BT3HW.device)[:, None]
@@ -177,30 +174,30 @@ def _per_clip(numbers_B: Tensor) -> Tensor:
 
 
 def _blend(base: Tensor, clips_BT3HW: Tensor, factors_B: Tensor) -> Tensor:
-    """base + factor * (clip - base) in float32, kept in 0..255, cut off to whole levels (Pillow's Image.blend)."""
+    """Compute base + factor * (clip - base) in float32, clamped to 0..255 and truncated (Pillow's Image.blend)."""
     base = base.to(torch.float32)
     return clips_BT3HW.sub(base).mul_(_per_clip(factors_B)).add_(base).clamp_(0, 255).to(torch.uint8)
 
 
 def _look_up(clips_BT3HW: Tensor, tables_N3L: Tensor) -> Tensor:
-    """Every value through the table (uint8[B * T, 3, 256]) of its frame and channel."""
-    return torch.take(tables_N3L, _table_places(clips_BT3HW))
+    """Replace every value by its entry in the table (uint8[B * T, 3, 256]) of its frame and channel."""
+    return torch.take(tables_N3L, _table_indices(clips_BT3HW))
 
 
-def _table_places(clips_BT3HW: Tensor) -> Tensor:
-    """Where each value stands in tables of 256 numbers per plane laid end to end: int64, shaped as the clips."""
+def _table_indices(clips_BT3HW: Tensor) -> Tensor:
+    """Index of each value in the concatenated 256-entry tables of all planes: int64, shaped as the clips."""
     starts = torch.arange(0, clips_BT3HW.shape[:3].numel() * 256, 256, device=clips_BT3HW.device)
     return clips_BT3HW.to(torch.int64).add_(starts.view(*clips_BT3HW.shape[:3], 1, 1))
 
 
 def _histograms(clips_BT3HW: Tensor) -> Tensor:
-    """How often each value occurs: int64[B * T, 3, 256]."""
+    """Count each value in each plane: int64[B * T, 3, 256]."""
     b, t, channels = clips_BT3HW.shape[:3]
-    places = _table_places(clips_BT3HW).flatten()
+    indices = _table_indices(clips_BT3HW).flatten()
     num_counts = b * t * channels * 256
-    if places.device.type == "cpu":
-        counts = torch.bincount(places, minlength=num_counts)
-    else:  # bincount would wait for the device to learn the largest value; sums of integers are exact in any order
-        counts = torch.zeros(num_counts, dtype=torch.int64, device=places.device)
-        counts.scatter_add_(0, places, torch.ones_like(places))
+    if indices.device.type == "cpu":
+        counts = torch.bincount(indices, minlength=num_counts)
+    else:  # bincount would wait for the device; sums of integers are exact in any order
+        counts = torch.zeros(num_counts, dtype=torch.int64, device=indices.device)
+        counts.scatter_add_(0, indices, torch.ones_like(indices))
     return counts.view(b * t, channels, 256)

@@ -1,9 +1,9 @@
-"""Which strong operations a clip gets, and with what numbers: drawn on the host, applied by tgtrain.method.augment.apply.
+"""Random choice of the strong operations of a clip and their amounts, on the host; `tgtrain.method.augment.apply` runs them.
 
 The main recipe is imgaug's RandAugment-like list as MMAction2 0.16 sets it up: exactly two of fifteen operations, without
-replacement, in the order of the list. The reference draws the signs of the geometric ones once when a run starts and
-lets all loader workers replay one sequence; here every clip draws its own signs and operations from its own generator
-(tgtrain.randomness.sample_seed), and `fixed_signs` brings the first of the two back for comparisons.
+replacement, in the order of the list. The reference draws the signs of the geometric operations once a run, and all its
+loader workers replay one sequence. Here every clip draws signs and operations from its own generator
+(tgtrain.randomness.sample_seed); `fixed_signs` reproduces the former for comparisons.
 """
 
 from __future__ import annotations
@@ -38,26 +38,24 @@ class StrongOp(IntEnum):
 
 
 SIGNED_OPS = (StrongOp.SHEAR_X, StrongOp.SHEAR_Y, StrongOp.TRANSLATE_X, StrongOp.TRANSLATE_Y, StrongOp.ROTATE)
-GEOMETRIC_OPS = (*SIGNED_OPS, StrongOp.CUTOUT)  # what moves or hides parts of the image
+GEOMETRIC_OPS = (*SIGNED_OPS, StrongOp.CUTOUT)  # move or hide parts of the image
 
 
 @dataclass(frozen=True, slots=True)
 class StrongStep:
-    """One operation on one clip, the same for all its frames.
-
-    amount: degrees (shear, rotate; clockwise positive), part of the width or height (translate; right and down
-        positive), bits kept (posterize), first inverted level (solarize), factor (color, contrast, brightness,
-        sharpness), part of the shorter side (cutout); 0.0 where the operation takes none.
-    centre_y, centre_x: a point as parts of height and width: the middle of the cutout's square, or what shear and
-        rotation leave in place.
-    fill: grey level that cutout paints and that geometric operations bring in from outside.
-    """
+    """One operation on one clip, the same for all its frames."""
 
     op: StrongOp
     amount: float = 0.0
+    """Degrees (shear, rotate; clockwise positive), fraction of width or height (translate; right and down positive), bits
+    kept (posterize), first inverted level (solarize), factor (color, contrast, brightness, sharpness), fraction of the
+    shorter side (cutout); 0.0 if the operation takes none."""
     centre_y: float = 0.5
+    """Fraction of the height: the middle of the cutout's square, or the fixed point of shear and rotation."""
     centre_x: float = 0.5
+    """The same, as a fraction of the width."""
     fill: int = 0
+    """Grey level that cutout paints and that geometric operations bring in from outside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +67,20 @@ class StrongPlan:
 
 @dataclass(frozen=True, slots=True)
 class StrongSettings:
-    """How strong views of the main recipe are drawn.
-
-    num_ops: operations a clip. level: strength, 0 to 1. cutout_fill: grey level.
-    shared_geometry: whether TG is moved and hidden where RGB is (the reference draws the two independently).
-    fixed_signs, fixed_signs_tg: None, or the signs of SIGNED_OPS for a whole run, of RGB (or a view on its own) and of
-        TG (compatibility, see `draw_run_signs`).
-    """
+    """How strong views of the main recipe are drawn."""
 
     num_ops: int = 2
+    """Operations a clip."""
     level: float = 0.9
+    """Strength, 0 to 1."""
     cutout_fill: int = 128
+    """Grey level."""
     shared_geometry: bool = False
+    """TG gets the geometric operations of RGB (the reference draws the two independently)."""
     fixed_signs: tuple[int, ...] | None = None
+    """Signs of SIGNED_OPS for a whole run (quirk of the reference, see `draw_run_signs`), for RGB or a single view."""
     fixed_signs_tg: tuple[int, ...] | None = None
+    """The same for TG beside RGB."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.num_ops <= len(StrongOp):
@@ -98,7 +96,7 @@ class StrongSettings:
 
 
 def amount_at(op: StrongOp, level: float) -> float:
-    """The amount of an operation, without sign, at a level from 0 to 1 (the recipe's list: 0.9)."""
+    """Amount of an operation, without sign, at a level from 0 to 1 (published 0.9)."""
     if op in (StrongOp.SHEAR_X, StrongOp.SHEAR_Y):
         return 17.19 * level
     if op in (StrongOp.TRANSLATE_X, StrongOp.TRANSLATE_Y, StrongOp.CUTOUT):
@@ -115,14 +113,14 @@ def amount_at(op: StrongOp, level: float) -> float:
 
 
 def draw_strong_plan(rng: np.random.Generator, settings: StrongSettings) -> StrongPlan:
-    """A plan for one clip of one view."""
+    """Draw the plan of one clip of one view."""
     return _plan(_choose(rng, tuple(StrongOp), settings.num_ops), rng, settings)
 
 
 def draw_strong_plans(
     rng_rgb: np.random.Generator, rng_tg: np.random.Generator, settings: StrongSettings
 ) -> tuple[StrongPlan, StrongPlan]:
-    """Plans for the RGB and the TG view of one clip: independent, or moved and hidden alike (`shared_geometry`)."""
+    """Draw the plans of the RGB and the TG view of one clip: independent, or with the same geometry (`shared_geometry`)."""
     rgb = draw_strong_plan(rng_rgb, settings)
     if settings.shared_geometry:
         return rgb, with_geometry_of(rgb, rng_tg, settings)
@@ -130,9 +128,9 @@ def draw_strong_plans(
 
 
 def with_geometry_of(plan: StrongPlan, rng: np.random.Generator, settings: StrongSettings) -> StrongPlan:
-    """Another plan with the geometric steps of `plan` (cutout too) and as many others, drawn anew.
+    """Draw another plan of the same length with the geometric steps of `plan` (cutout too).
 
-    Seen alone it is distributed as a plan of `draw_strong_plan`: the operations left over are equally likely.
+    On its own it is distributed like a plan of `draw_strong_plan`: the other operations are equally likely.
     """
     shared = tuple(step for step in plan.steps if step.op in GEOMETRIC_OPS)
     others = tuple(op for op in StrongOp if op not in GEOMETRIC_OPS)
@@ -141,7 +139,7 @@ def with_geometry_of(plan: StrongPlan, rng: np.random.Generator, settings: Stron
 
 
 def draw_run_signs(rng: np.random.Generator) -> tuple[int, ...]:
-    """Signs of SIGNED_OPS for a whole run and one view, for `fixed_signs`."""
+    """Draw the signs of SIGNED_OPS for a whole run and one view, for `fixed_signs`."""
     return tuple(_sign(rng) for _ in SIGNED_OPS)
 
 
@@ -160,9 +158,9 @@ def _plan(ops: tuple[StrongOp, ...], rng: np.random.Generator, settings: StrongS
 
 
 def _choose(rng: np.random.Generator, ops: tuple[StrongOp, ...], count: int) -> tuple[StrongOp, ...]:
-    """`count` different ones of `ops`, each set equally likely, in the order of the list."""
-    left = list(ops)
-    return tuple(sorted(left.pop(below(rng, len(left))) for _ in range(count)))
+    """Choose `count` different operations, each set equally likely, in the order of the list."""
+    remaining = list(ops)
+    return tuple(sorted(remaining.pop(below(rng, len(remaining))) for _ in range(count)))
 
 
 def _sign(rng: np.random.Generator) -> int:

@@ -1,8 +1,8 @@
 """Strong views of the MvPL recipes: RandAugment as pytorchvideo draws it, then one large cutout.
 
-Two of fourteen operations, without replacement and in random order, each then left out half the time; a whole level of 1
-to 10 each, evenly; half of all signs negative. Images between operations are uint8 here, floats there: at most a grey
-level apart.
+Two of fourteen operations, without replacement and in random order, each applied with probability 0.5, at a uniform
+integer level of 1 to 10 and with a random sign. Images between operations are uint8 here and floats in pytorchvideo: they
+differ by at most one grey level.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ from tgtrain.randomness import below
 
 MAX_LEVEL = 10
 MVPL_OPS = tuple(op for op in StrongOp if op is not StrongOp.CUTOUT)
-GREY_FILL = 128  # half of the range 0..255, brought in from outside by geometric operations
+GREY_FILL = 128  # what geometric operations bring in from outside
 
 
 @dataclass(frozen=True, slots=True)
 class MvplSettings:
-    """How strong views of MvPL are drawn.
-
-    num_ops: operations chosen a clip. probability: of applying each of them. magnitude: highest level, 1 to 10.
-    cutout_part: side of the cutout as a part of the shorter side; 0 for none. cutout_fill: grey level.
-    """
+    """How strong views of MvPL are drawn."""
 
     num_ops: int = 2
+    """Operations chosen a clip."""
     probability: float = 0.5
+    """Of applying each of them."""
     magnitude: int = 10
+    """Highest level, 1 to 10."""
     cutout_part: float = 4 / 7
+    """Side of the cutout as a fraction of the shorter side; 0 for none."""
     cutout_fill: int = 0
+    """Grey level."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.num_ops <= len(MVPL_OPS):
@@ -49,9 +50,9 @@ class MvplSettings:
 
 
 def draw_mvpl_plan(rng: np.random.Generator, settings: MvplSettings) -> StrongPlan:
-    """A plan for one clip of one view: 0 to num_ops operations, then the cutout, its middle anywhere in the image."""
-    left = list(MVPL_OPS)
-    chosen = [left.pop(below(rng, len(left))) for _ in range(settings.num_ops)]
+    """Draw the plan of one clip of one view: 0 to num_ops operations, then a cutout centred anywhere in the image."""
+    remaining = list(MVPL_OPS)
+    chosen = [remaining.pop(below(rng, len(remaining))) for _ in range(settings.num_ops)]
     steps = []
     for op in chosen:
         if rng.random() < settings.probability:
@@ -65,7 +66,7 @@ def draw_mvpl_plan(rng: np.random.Generator, settings: MvplSettings) -> StrongPl
 
 
 def mvpl_step(op: StrongOp, level: int, sign: int) -> StrongStep:
-    """An operation at a level of 1 to 10; `sign` turns geometric ones round and colour factors from 1 + x to 1 - x."""
+    """Make an operation at a level of 1 to 10; a negative `sign` reverses geometric ones and turns factors 1 + x into 1 - x."""
     part = level / MAX_LEVEL
     if op in (StrongOp.SHEAR_X, StrongOp.SHEAR_Y):
         # pytorchvideo shears about the upper or left edge.
