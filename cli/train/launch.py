@@ -11,11 +11,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 import click
 
@@ -28,7 +30,7 @@ _PIPE = (
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _GRACE_SECONDS = 15.0  # for the others to end by themselves, after one process has failed
 _POLL_SECONDS = 0.05
-_MAX_LINES = 200  # of stderr, stored of each process but the first
+_MAX_LINES = 200  # of the stderr of a process that failed
 
 
 def devices_option(function: click.decorators.FC) -> click.decorators.FC:
@@ -60,7 +62,9 @@ def launched(devices: str | None, seen: list[int] | None = None) -> None:
         )
     number = _number_of(devices)
     if number > 1:
-        sys.exit(_run(_command(click.get_current_context()), number, [] if seen is None else seen))
+        # Each process finds the pipe in its environment, and takes no notice of --devices.
+        command = [sys.executable, "-P", "-m", "cli.train", *sys.argv[1:]]
+        sys.exit(_run(command, number, [] if seen is None else seen))
 
 
 def _number_of(devices: str) -> int:
@@ -81,25 +85,6 @@ def _number_of(devices: str) -> int:
     return int(devices)
 
 
-def _command(context: click.Context) -> list[str]:
-    """The command line of this command, without --devices."""
-    named: list[str] = []
-    positional: list[str] = []
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        if name == "devices" or context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
-            continue
-        value = context.params[name]
-        if isinstance(parameter, click.Argument):
-            positional.append(str(value))
-        elif isinstance(parameter, click.Option) and parameter.is_flag:
-            named.append(parameter.opts[0])
-        else:
-            values = value if parameter.multiple else (value,)
-            named += [word for each in values for word in (parameter.opts[0], str(each))]
-    return [sys.executable, "-P", "-m", "cli.train", context.info_name or "", *named, "--", *positional]
-
-
 def _run(command: Sequence[str], number: int, seen: list[int]) -> int:
     """Start the processes, wait for their end, and return the exit code of the command."""
     for name in _FORWARDED:
@@ -108,24 +93,26 @@ def _run(command: Sequence[str], number: int, seen: list[int]) -> int:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     read_end, write_end = os.pipe()
-    processes: list[subprocess.Popen[str]] = []
-    try:
-        for rank in range(number):
-            processes.append(_start(command, rank, number, port, read_end))
-        os.close(read_end)
-        readers = [_StderrReader(process) for process in processes[1:]]
-        codes, first = _wait(processes, seen)
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-        os.close(write_end)
-    for reader in readers:
-        reader.join(timeout=5)
-    return _outcome(codes, first, [list(reader.lines) for reader in readers], seen)
+    processes: list[subprocess.Popen[bytes]] = []
+    with ExitStack() as stack:
+        # The first process prints for all; what the others print is shown if one of them fails alone.
+        outputs = [None, *(stack.enter_context(tempfile.TemporaryFile()) for _ in range(number - 1))]
+        try:
+            for rank, output in enumerate(outputs):
+                processes.append(_start(command, rank, number, port, read_end, output))
+            os.close(read_end)
+            codes, first = _wait(processes, seen)
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+            os.close(write_end)
+        return _outcome(codes, first, outputs, seen)
 
 
-def _start(command: Sequence[str], rank: int, number: int, port: int, pipe: int) -> subprocess.Popen[str]:
+def _start(
+    command: Sequence[str], rank: int, number: int, port: int, pipe: int, output: IO[bytes] | None
+) -> subprocess.Popen[bytes]:
     threads = max(1, len(os.sched_getaffinity(0)) // number)
     root = str(Path(__file__).resolve().parents[2])
     environment = {
@@ -142,17 +129,15 @@ def _start(command: Sequence[str], rank: int, number: int, port: int, pipe: int)
             command,
             env=environment,
             pass_fds=[pipe],
-            stdout=None if rank == 0 else subprocess.DEVNULL,  # the first process prints for all
-            stderr=None if rank == 0 else subprocess.PIPE,
-            text=True,
-            errors="replace",
+            stdout=None if output is None else subprocess.DEVNULL,
+            stderr=output,
             process_group=0,  # a terminal's Ctrl-C reaches it once, through this process
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _wait(processes: list[subprocess.Popen[str]], seen: list[int]) -> tuple[list[int | None], int | None]:
+def _wait(processes: list[subprocess.Popen[bytes]], seen: list[int]) -> tuple[list[int | None], int | None]:
     """Forward signals until all have ended, or one has failed and the grace period is over: exit codes, and the first to fail."""
     forwarded, first, until = 0, None, 0.0
     while True:
@@ -171,28 +156,31 @@ def _wait(processes: list[subprocess.Popen[str]], seen: list[int]) -> tuple[list
         time.sleep(_POLL_SECONDS)
 
 
-def _outcome(codes: list[int | None], first: int | None, stderr: list[list[str]], seen: list[int]) -> int:
+def _outcome(codes: list[int | None], first: int | None, outputs: Sequence[IO[bytes] | None], seen: list[int]) -> int:
     """The exit code of the command, after printing what the first process could not print."""
     if first is None:
         if None in codes:
-            say("Interrupted twice: all processes were ended. The same command goes on from the newest checkpoint.")
+            say("Interrupted twice: all processes were ended. The same command resumes from the newest checkpoint.")
             return 130
         return 0
-    code = codes[first]
+    code, output = codes[first], outputs[first]
     assert code
-    printed = codes[0] is not None and codes[0] > 0  # the first process has failed with a message
-    if not printed:
-        for line in stderr[first - 1] if first else ():
-            say(f"[process {first}] {line.rstrip()}")
+    if codes[0] is not None and codes[0] > 0:  # the first process has failed with a message
+        if -code not in seen and code > 0:
+            return codes[0]
+    elif output is not None:
+        output.seek(0)
+        for line in output.read().decode(errors="replace").splitlines()[-_MAX_LINES:]:
+            say(f"[process {first}] {line}")
     if -code in seen:  # ended by the forwarded signal, which this command does not handle
         return 128 - code
     if code < 0:
         say(
             f"Error: process {first} of {len(codes)} was ended by {signal.Signals(-code).name}; the others were stopped. "
-            f"{_REASON.get(-code, '')}The same command goes on from the newest checkpoint."
+            f"{_REASON.get(-code, '')}The same command resumes from the newest checkpoint."
         )
         return 1
-    return codes[0] if printed and codes[0] is not None else code
+    return code
 
 
 _REASON: dict[int, str] = {
@@ -200,21 +188,6 @@ _REASON: dict[int, str] = {
     signal.SIGSEGV: "A library crashed: `tgtrain doctor` tries them. ",
     signal.SIGBUS: "Is /dev/shm full? `tgtrain doctor` measures it. ",
 }
-
-
-class _StderrReader(threading.Thread):
-    """Reads the stderr of a process; lines: the last ones."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        super().__init__(daemon=True)
-        self.lines: deque[str] = deque(maxlen=_MAX_LINES)
-        assert process.stderr is not None
-        self.stream = process.stderr
-        self.start()
-
-    def run(self) -> None:
-        with self.stream:
-            self.lines.extend(self.stream)
 
 
 def _end_with_launcher() -> None:

@@ -23,7 +23,7 @@ PUBLISHED = {  # epochs, learning-rate warm-up, pseudo-label warm-up, labelled b
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_resolves_and_survives_the_round_trip(name: str) -> None:
+def test_every_recipe_resolves_and_round_trips(name: str) -> None:
     config = load_recipe(name, num_classes=7)
     assert config.name == name
     assert config.description
@@ -32,7 +32,7 @@ def test_every_recipe_resolves_and_survives_the_round_trip(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_main_recipes_are_the_published_ones(name: str) -> None:
+def test_main_recipes_are_the_published_ones(name: str) -> None:
     config = load_recipe(name)
     numbers = (
         config.optimiser.epochs, config.optimiser.warmup_epochs, config.method.warmup_epochs,
@@ -99,7 +99,7 @@ def test_all_mistakes_come_in_one_message_with_the_nearest_key() -> None:
         assert part in message
 
 
-def test_a_recipe_of_ones_own_extends_another(tmp_path: Path) -> None:
+def test_custom_recipe_extends_another(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('extends = "ucf101-10"\n[optimiser]\nepochs = 9\n[model]\nwidth = 16\nnum_classes = 5\n')
     config = load_recipe(str(path), num_classes=3)
@@ -118,7 +118,7 @@ def test_a_recipe_of_ones_own_extends_another(tmp_path: Path) -> None:
         load_recipe(str(path))
 
 
-def test_an_unknown_recipe_names_the_nearest() -> None:
+def test_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(InputError, match=r"No recipe 'ucf101-02'. Nearest: .*ucf101-20"):
         load_recipe("ucf101-02")
 

@@ -1,4 +1,4 @@
-"""What a run is and how far it has come, from its folder alone."""
+"""The settings, progress and cost of a run, from its folder alone."""
 
 from __future__ import annotations
 
@@ -17,21 +17,17 @@ from tgtrain.run.journal import read_metrics
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a model takes. parameters: that training changes; of which inference_parameters answer for one view.
+    """Size and cost of a model. A GMAC is 10^9 multiply-accumulates, at inference."""
 
-    gmacs_per_clip: 10^9 multiply-accumulates of a training-sized clip at inference; gmacs_per_video: of a whole test
-    video, all views of the recipe at their own size.
-    """
-
-    parameters: int
-    inference_parameters: int
-    gmacs_per_clip: float
-    gmacs_per_video: float
+    parameters: int  # in training
+    inference_parameters: int  # of the network of one view
+    gmacs_per_clip: float  # of the size in training
+    gmacs_per_video: float  # all views of a test video, at their size in tests
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """best_value -1.0 and best_checkpoint "" before an evaluation; tests: metrics of each test file by its name."""
+    """What `tgtrain info` shows; its JSON has these keys."""
 
     run: str
     recipe: str
@@ -42,10 +38,10 @@ class Summary:
     epoch: int
     num_epochs: int
     checkpoints: tuple[str, ...]
-    best_checkpoint: str
+    best_checkpoint: str  # "" before an evaluation
     best_metric: str
-    best_value: float
-    tests: dict[str, dict[str, float]]
+    best_value: float  # -1.0 before an evaluation
+    tests: dict[str, dict[str, float]]  # metrics of each test file, by its name
     cost: Cost
     data: dict[str, Any]
     split: dict[str, Any]
@@ -59,11 +55,11 @@ class Summary:
 
 
 def summarise(run: Path, tests: dict[str, dict[str, float]]) -> Summary:
-    """The summary of a run; InputError where the folder is none."""
+    """The summary of a run; InputError if the folder is not a run. tests: of `tgtrain.evaluate.results`."""
     facts = read_facts(run)
     config = facts.config
-    every = checkpoints.list_checkpoints(run)
-    newest = checkpoints.every_checkpoint(run)[-1:]  # whose evaluation may be due
+    complete = checkpoints.list_checkpoints(run)
+    newest = checkpoints.every_checkpoint(run)[-1:]  # its evaluation may be due
     best = checkpoints.best(run)
     logged = [record["step"] for record in read_metrics(run).records]
     step = max([0, *logged[-1:], *map(checkpoints.step_of, newest)])
@@ -72,12 +68,12 @@ def summarise(run: Path, tests: dict[str, dict[str, float]]) -> Summary:
         run=str(run),
         recipe=config.name,
         description=config.description,
-        state=_state(run, step, num_steps, due=newest != [*every[-1:]]),
+        state=_state(run, step, num_steps, due=newest != complete[-1:]),
         step=step,
         num_steps=num_steps,
         epoch=step // facts.steps_per_epoch,
         num_epochs=config.optimiser.epochs,
-        checkpoints=tuple(path.name for path in every),
+        checkpoints=tuple(path.name for path in complete),
         best_checkpoint=best.path.name if best else "",
         best_metric=best.metric if best else "",
         best_value=best.value if best else -1.0,
@@ -116,7 +112,7 @@ def cost_of(config: Config) -> Cost:
 
 
 def _state(run: Path, step: int, num_steps: int, due: bool) -> str:
-    """running (its lock is held), finished, stopped, or not begun. due: the last evaluation is still to be made."""
+    """running (its lock is held), finished, stopped, or not begun. due: the last evaluation is missing."""
     try:
         with (run / ".lock").open("rb") as lock:
             if try_lock(lock.fileno(), shared=True) is False:

@@ -1,8 +1,7 @@
-"""How many clips a second the loader gives by its number of processes, how many the training step takes, and who waits for whom.
+"""Measure how many clips a second the loader reads with N processes and the training step takes, and which waits for the other.
 
-Both are those of training itself: the loader is read as fast as it gives, the step works on one batch again and again. A clip is
-one of a batch, labelled or unlabelled: its RGB and TG frames as the recipe cuts them. An unlabelled one is decoded once, and the
-step makes its weak and its strong view.
+Loader and step are those of training: the loader is read as fast as possible, the step repeats one batch. A clip is one of a
+batch, labelled or unlabelled: its RGB and TG frames as the recipe cuts them. An unlabelled one is decoded once for both views.
 """
 
 from __future__ import annotations
@@ -28,23 +27,19 @@ from tgtrain.train.device import batches_on
 from tgtrain.train.preflight import has_variance, require_settings
 from tgtrain.train.trainer import training_step
 
-# A loader hardly faster than the step feeds it on an idle machine, and not while both work and clips differ.
+# A loader hardly faster than the step is too slow when both work at once and clips differ.
 _HEADROOM = 1.2
-_APART_STEPS = 10_000  # from the first step of one measurement to that of the next: none reads what another has read
+_APART_STEPS = 10_000  # between the first steps of two measurements, so that they read different clips
 
 
 @dataclass(frozen=True, slots=True)
 class LoaderFigure:
-    """What the loader gave with `workers` processes (0: the training process reads by itself).
+    """The speed of the loader with some number of processes."""
 
-    num_clips came in `seconds`, once every process had given its first batch. first_batch_seconds: from the start of the
-    processes on.
-    """
-
-    workers: int
-    num_clips: int
+    workers: int  # 0: the training process reads by itself
+    num_clips: int  # read in `seconds`, after the first batch of every process
     seconds: float
-    first_batch_seconds: float
+    first_batch_seconds: float  # since the start of the processes
 
     @property
     def clips_per_second(self) -> float:
@@ -59,10 +54,10 @@ class LoaderFigure:
 
 @dataclass(frozen=True, slots=True)
 class StepFigure:
-    """What the step took: num_steps of num_clips each in `seconds`. batch_clips: of a whole batch on this process."""
+    """The speed of the training step: num_steps of num_clips each in `seconds`."""
 
     num_clips: int
-    batch_clips: int
+    batch_clips: int  # of a full batch on this process
     num_steps: int
     seconds: float
 
@@ -74,7 +69,7 @@ class StepFigure:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """Loader and step side by side. loaders: by rising number of processes. workers: that which training takes."""
+    """Loader and step compared. loaders: by rising number of processes. workers: the number that training uses."""
 
     loaders: tuple[LoaderFigure, ...]
     step: StepFigure
@@ -86,7 +81,7 @@ class Balance:
 
     @property
     def loader(self) -> LoaderFigure:
-        """The figure of the number of processes that training takes."""
+        """The figure for the number of processes that training uses."""
         return next(figure for figure in self.loaders if figure.workers == self.workers)
 
     @property
@@ -96,14 +91,16 @@ class Balance:
 
     @property
     def workers_needed(self) -> int:
-        """About how many processes give what the step takes with `_HEADROOM` to spare, at least 1: told from the fewest that were seen
-        to give it, else from the largest share of one process; more than any smaller number that was seen not to.
+        """About how many processes feed the step with `_HEADROOM`, at least 1.
+
+        Estimated from the smallest number that was measured to be enough, else from the fastest single process; always more
+        than any number that was measured to be too small.
         """
-        wanted = _HEADROOM * self.step.clips_per_second
-        enough = [figure for figure in self.loaders if figure.workers and figure.clips_per_second >= wanted]
+        needed = _HEADROOM * self.step.clips_per_second
+        enough = [figure for figure in self.loaders if figure.workers and figure.clips_per_second >= needed]
         share = enough[0].per_process if enough else max(figure.per_process for figure in self.loaders)
         too_few = [figure.workers for figure in self.loaders if not enough or figure.workers < enough[0].workers]
-        return max(1, math.ceil(wanted / share), *(workers + 1 for workers in too_few))
+        return max(1, math.ceil(needed / share), *(workers + 1 for workers in too_few))
 
     def waiting_share(self, figure: LoaderFigure) -> float:
         """Share of the time that the step would wait for a loader of this speed, 0..1; without processes they take turns."""
@@ -112,7 +109,7 @@ class Balance:
 
 
 def workers_to_try(config: Config) -> tuple[int, ...]:
-    """0, 1, 2, 4 and so on up to the cores of this process, and the number that training takes."""
+    """0, 1, 2, 4 and so on up to the cores of this process, and the number that training uses."""
     cores = len(os.sched_getaffinity(0))
     doubled = [1 << power for power in range(cores.bit_length()) if 1 << power <= cores]
     return tuple(sorted({0, *doubled, training_workers(config)}))
@@ -125,9 +122,9 @@ def measure(
     seconds: float,
     log: Callable[[str], None] = lambda text: None,
 ) -> Balance:
-    """The step for about `seconds`, then the loader for about `seconds` with each of these numbers of processes.
+    """Measure the step for about `seconds`, then the loader for about `seconds` with each of these numbers of processes.
 
-    One batch of each is measured, however long it takes. Raises InputError where settings and data do not allow a batch, or the
+    At least one batch of each is measured, however long it takes. InputError if settings and data do not allow a batch, or the
     device has too little memory for one.
     """
     log(f"the training step on {ranks.device.type} ...")
@@ -149,19 +146,19 @@ def measure_loader(setup: Setup, ranks: Ranks, workers: int, seconds: float, fir
         workers,
         pin=ranks.device.type == "cuda",
     )
-    # Processes give their batches in turn: whole rounds alone tell their speed.
-    a_round = max(1, workers)
+    # Processes deliver their batches in turn, so only complete rounds count.
+    round_size = max(1, workers)
     num_clips, first, started, now = 0, 0.0, began, began
     try:
         for number, batch in enumerate(batches):
             now = perf_counter()
             if number == 0:
                 first = now - began
-            if number < a_round:
+            if number < round_size:
                 started = now
                 continue
             num_clips += batch.num_clips
-            if (number + 1) % a_round == 0 and now - started >= seconds:
+            if (number + 1) % round_size == 0 and now - started >= seconds:
                 break
     finally:
         batches.close()  # type: ignore[attr-defined]  # ends its processes
@@ -170,17 +167,16 @@ def measure_loader(setup: Setup, ranks: Ranks, workers: int, seconds: float, fir
 
 
 def measure_step(setup: Setup, ranks: Ranks, seconds: float) -> StepFigure:
-    """Train on one batch again and again for about `seconds`.
+    """Train on one batch again and again for about `seconds`, as in the recipe's last epoch, when no loss term is switched off.
 
-    Where a step on a whole batch takes longer than that, a smaller batch of the same shares is measured. The recipe's last epoch
-    is the one that is trained, in which no term of the loss is switched off any more. No file is written.
+    If a step on a full batch takes longer than that, a smaller batch of the same proportions is measured. No file is written.
     """
     config = setup.config
     require_settings(config, ranks)
     features = last_shape(config.model, config.data.clip_frames, config.data.size, config.data.size)
     labelled, unlabelled = _batch_sizes(config)
     batch_clips = (labelled + unlabelled) * config.method.clips_per_video
-    # Of both sizes whole parts are taken, each of which can be cut again into those of runtime.accumulate.
+    # The batch is measured in n of `parts` equal parts, each of which still divides by runtime.accumulate.
     parts = math.gcd(labelled, unlabelled) // config.runtime.accumulate
     least = next(part for part in range(1, parts + 1) if has_variance(_smaller(config, part, parts), features))
     step = training_step(setup, ranks)

@@ -1,4 +1,4 @@
-"""Whether a run still learns: numbers must stay finite, and the loss must not run away."""
+"""Health of a run: its numbers must stay finite, and its loss must not explode."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from tgtrain.errors import RunError
 
 _LEAST_SCALE = 2.0**-10  # of 2^16 at the start, halved after every step whose gradients are not finite
 _LESS_RATE = "Lower optimiser.learning_rate, or use runtime.precision=float32. The last checkpoint is from before."
-_USUAL_LINES = 25  # of the log, whose median is the usual loss
+_USUAL_LINES = 25  # lines of the log whose median is the usual loss
 _LINES_IN_A_ROW = 3
 _LEAST_USUAL = 1.0  # a loss near 0 may rise many times over when pseudo-labels begin to count
 
 
 class LossWatch:
-    """Tells when the loss of a run explodes.
+    """Detects an exploding loss: over `factor` times the usual one on 3 lines of the log in a row.
 
-    It does when it is over `factor` times the usual one on 3 lines of the log in a row; usual is the median of the last
-    25 lines that were not so, and at least 1. Nothing is told of the first line, which the next ones are compared with.
-    A loss that is no finite number is passed over, as float16 may have. factor: 0 for never.
+    Usual is the median of the last 25 lines that were not too high, at least 1. The first line is not judged. A loss that is not
+    finite, as float16 may have, is ignored. factor 0: never.
     """
 
     def __init__(self, factor: float) -> None:
@@ -32,11 +31,11 @@ class LossWatch:
 
     @property
     def usual(self) -> float:
-        """What the loss is compared with."""
+        """The loss to compare with."""
         return max(_LEAST_USUAL, median(self.lines)) if self.lines else _LEAST_USUAL
 
     def explodes(self, loss: float) -> bool:
-        """Take in the mean loss of one line of the log."""
+        """Judge the mean loss of one line of the log."""
         if not self.factor or not math.isfinite(loss):
             return False
         if self.lines and loss > self.factor * self.usual:
@@ -48,9 +47,9 @@ class LossWatch:
 
 
 def require_health(loss: float, grad_norm: float, watch: LossWatch, scale: float | None, step: int) -> None:
-    """Take in one line of the log, and raise RunError where it tells that the run learns no more.
+    """Judge one line of the log; RunError if the run does not learn any more.
 
-    scale: of float16 gradients, which leaves out steps that are not finite; None for other precisions.
+    scale: of float16 gradients, whose scaler skips steps that are not finite; None for other precisions.
     """
     if scale is None and not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise RunError(
@@ -68,7 +67,7 @@ def require_health(loss: float, grad_norm: float, watch: LossWatch, scale: float
 
 
 def require_finite(model: nn.Module, step: int) -> None:
-    """Nothing is measured or saved with weights or statistics that are no numbers: the checkpoints before stay the last."""
+    """RunError if a weight or statistic is not finite: such a model is neither measured nor saved."""
     state = model.state_dict().items()
     broken = [name for name, value in state if value.is_floating_point() and not value.isfinite().all()]
     if broken:

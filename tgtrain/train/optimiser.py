@@ -12,7 +12,7 @@ from tgtrain.config import OptimiserSettings
 
 
 def make_optimiser(parameters: Iterable[nn.Parameter], settings: OptimiserSettings, *, fused: bool) -> torch.optim.SGD:
-    """SGD without steps done. fused: by one kernel, which a GPU takes without being waited for."""
+    """SGD before its first step. fused: one kernel, which a GPU runs without being waited for."""
     optimiser = torch.optim.SGD(
         parameters,
         lr=settings.learning_rate,
@@ -25,26 +25,24 @@ def make_optimiser(parameters: Iterable[nn.Parameter], settings: OptimiserSettin
 
 
 def restore(optimiser: torch.optim.SGD, state: dict[str, Any]) -> None:
-    """Go on from the state of a checkpoint, which may be of another device: how steps are carried out, and how
-    momentum lies in memory, stays as it is here.
-    """
-    ways = [group["fused"] for group in optimiser.param_groups]
+    """Load the state of a checkpoint, which may be from another device; kernel and memory layout stay those of this one."""
+    fused_flags = [group["fused"] for group in optimiser.param_groups]
     optimiser.load_state_dict(state)
-    for group, fused in zip(optimiser.param_groups, ways, strict=True):
+    for group, fused in zip(optimiser.param_groups, fused_flags, strict=True):
         group["fused"] = fused
         for parameter in group["params"]:
             buffer = optimiser.state.get(parameter, {}).get("momentum_buffer")
             if buffer is not None and buffer.stride() != parameter.stride():
-                # The fused kernel goes through both as they lie in memory, and does not ask whether that is one order.
+                # The fused kernel walks through both in memory order, without a check that it is the same.
                 optimiser.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
     _fill_momentum(optimiser)
 
 
 def _fill_momentum(optimiser: torch.optim.SGD) -> None:
-    """Give fused SGD a momentum of zeros where it has none, with which the next step is the first one.
+    """Give fused SGD zeros as its momentum if it has none.
 
-    Of itself it takes memory without values, to be written by its first step. Where a scaler skips that step, as float16 does
-    at its first scale, nothing is written, and the second step adds to whatever was in that memory.
+    By itself it allocates memory that its first step fills. If the scaler of float16 skips that step, the memory is not filled,
+    and the second step adds to whatever was there.
     """
     for group in optimiser.param_groups:
         if not group["fused"] or not group["momentum"]:

@@ -50,7 +50,7 @@ def test_json_has_the_promised_keys(root: Path) -> None:
     assert [figure["workers"] for figure in found["loaders"]] == [1]
 
 
-def test_the_default_clip_is_the_published_one(root: Path) -> None:
+def test_default_clip_is_the_published_one(root: Path) -> None:
     networks = ("batch.labelled=1", "batch.unlabelled=1", "model.depth=10", "model.width=4")
     words = [word for text in networks for word in ("--set", text)]
     done = CliRunner().invoke(tgtrain, ["bench", str(root), "--seconds", "0.1", "--workers", "0", "--json", *words])
@@ -86,7 +86,7 @@ def test_one_screen_of_80_columns(root: Path, monkeypatch: pytest.MonkeyPatch) -
         ({1: 40, 2: 50}, 2, 2, "About 3 loader processes would feed this device, but this process may use 2 cores: it needs more of them, or smaller clips."),
     ],
 )  # fmt: skip
-def test_no_more_processes_than_cores_are_advised(rates: dict[int, int], workers: int, cores: int, said: str) -> None:
+def test_advice_never_exceeds_the_cores(rates: dict[int, int], workers: int, cores: int, said: str) -> None:
     """Beside a step of 100 clips a second."""
     loaders = tuple(LoaderFigure(count, clips, 1.0, 0.1) for count, clips in rates.items())
     assert _advice(Balance(loaders, StepFigure(80, 80, 5, 4.0), workers), cores) == said
@@ -127,7 +127,7 @@ def test_a_data_set_in_a_store(root: Path, store: ObjectStore, tmp_path: Path) -
     assert list((tmp_path / "cache").iterdir())
 
 
-def test_what_cannot_be_meant_is_refused(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_options_are_refused(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "No data set at" in bench(tmp_path / "none", expected=2).output
     assert "unlike" in bench(root, "--split", "unlike", expected=2).output
     assert "No recipe 'demos'. Nearest: demo" in bench(root, "--recipe", "demos", expected=2).output
@@ -142,7 +142,7 @@ def test_what_cannot_be_meant_is_refused(root: Path, tmp_path: Path, monkeypatch
     assert "start it without torchrun or srun" in bench(root, expected=2).output
 
 
-def test_a_data_set_without_a_split_says_how_to_make_one(tmp_path: Path) -> None:
+def test_missing_split_is_explained(tmp_path: Path) -> None:
     write_data_set(tmp_path / "set")
     for path in (tmp_path / "set" / "splits").iterdir():
         path.unlink()

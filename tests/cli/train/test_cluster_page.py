@@ -56,7 +56,7 @@ def begin(folder: Path, code: int = 0) -> subprocess.Popen[bytes]:
     return job
 
 
-def test_the_signal_before_the_end_saves_and_requeues(tmp_path: Path) -> None:
+def test_signal_before_the_end_saves_and_requeues(tmp_path: Path) -> None:
     job = begin(tmp_path)
     job.send_signal(signal.SIGUSR1)  # to the batch shell alone: --signal=B:
     assert job.wait(timeout=60) == 0
@@ -65,14 +65,14 @@ def test_the_signal_before_the_end_saves_and_requeues(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_a_run_that_ends_by_itself_is_not_requeued(tmp_path: Path, code: int) -> None:
+def test_complete_run_is_not_requeued(tmp_path: Path, code: int) -> None:
     job = begin(tmp_path, code)
     (tmp_path / "end").touch()
     assert job.wait(timeout=60) == code
     assert not (tmp_path / "requeued").exists()
 
 
-def test_the_script_asks_for_the_signal() -> None:
+def test_script_requests_the_signal() -> None:
     scripts = re.findall(r"```bash\n(#!/bin/bash.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     (script,) = (text for text in scripts if "tgtrain run" in text)
     assert "--signal=B:USR1@300" in script

@@ -17,7 +17,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from cli.train import launch
+from cli.train import launch, main
 from tests.train.support import write_data_set
 from tgtrain.run.checkpoint import every_checkpoint, list_checkpoints, load
 
@@ -96,9 +96,7 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
     return outcome(folder)
 
 
-def test_signalled_crashed_and_killed_it_comes_to_the_end_of_torchrun(
-    data: Path, tmp_path: Path, whole: dict[str, Any]
-) -> None:
+def test_signalled_crashed_and_killed_run_equals_torchrun(data: Path, tmp_path: Path, whole: dict[str, Any]) -> None:
     folder = tmp_path / "run"
     requeued = start(data, folder)
     read_until(requeued, f"step 3/{STEPS}")
@@ -150,9 +148,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_a_full_disk_of_the_first_process_ends_both_and_loses_nothing(
-    data: Path, tmp_path: Path, whole: dict[str, Any]
-) -> None:
+def test_full_disk_of_the_first_process_ends_both(data: Path, tmp_path: Path, whole: dict[str, Any]) -> None:
     folder = tmp_path / "run"
     start(data, folder, "--max-steps", "12").communicate(timeout=300)
     size = list_checkpoints(folder)[-1].stat().st_size
@@ -171,7 +167,7 @@ def test_a_full_disk_of_the_first_process_ends_both_and_loses_nothing(
 # The launcher with processes that need no torch: what each does is a word of ACTS, in the order of ranks.
 _LAUNCHER = """
 import sys
-from cli.train import launch
+from cli.train import launch, main
 launch._GRACE_SECONDS = 0.5
 child = '''
 import os, signal, sys, time
@@ -212,7 +208,7 @@ sys.exit(launch._run([sys.executable, "-c", child, sys.argv[1]], len(sys.argv[1]
         ("143,143", 143, "said by 143", "Error"),
     ],
 )
-def test_the_end_of_the_processes(acts: str, code: int, said: str, unsaid: str) -> None:
+def test_exit_code_and_messages(acts: str, code: int, said: str, unsaid: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _LAUNCHER, acts], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
     )
@@ -221,7 +217,7 @@ def test_the_end_of_the_processes(acts: str, code: int, said: str, unsaid: str) 
     assert unsaid not in done.stderr
 
 
-def test_asked_twice_it_ends_at_once() -> None:
+def test_second_sigint_ends_at_once() -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", _LAUNCHER, "sleep,sleep"],
         cwd=ROOT,
@@ -254,7 +250,7 @@ def test_more_processes_than_videos(tmp_path: Path) -> None:
     assert "(2 test videos)" in said
 
 
-def test_a_mistake_is_told_once(data: Path, tmp_path: Path) -> None:
+def test_mistake_is_printed_once(data: Path, tmp_path: Path) -> None:
     process = start(data, tmp_path / "run", "--set", "batch.labelled=5")
     said = process.communicate(timeout=300)[1]
     assert process.returncode == 2
@@ -262,7 +258,7 @@ def test_a_mistake_is_told_once(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("devices", ["0", "-1", "two", "1.5", "9999"])
-def test_a_number_that_is_none_is_refused(devices: str) -> None:
+def test_invalid_number_of_devices_is_refused(devices: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "cli.train", "run", "--devices", devices], capture_output=True, text=True, check=False
     )
@@ -274,7 +270,7 @@ TASK_OF_TWO = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_ID": "0", 
 
 
 @pytest.mark.parametrize("started", [{"RANK": "0", "WORLD_SIZE": "2"}, {"RANK": "0", "WORLD_SIZE": "1"}, TASK_OF_TWO])
-def test_processes_are_not_started_by_one_of_several(started: dict[str, str]) -> None:
+def test_devices_under_torchrun_or_srun_is_refused(started: dict[str, str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "cli.train", "run", "--devices", "2"],
         env={**ENVIRONMENT, **started}, capture_output=True, text=True, check=False,
@@ -283,31 +279,12 @@ def test_processes_are_not_started_by_one_of_several(started: dict[str, str]) ->
     assert "Drop --devices." in done.stderr
 
 
-def test_the_command_of_the_processes_has_all_words_but_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cli.train.run import run
-
-    found: list[list[str]] = []
-    monkeypatch.setattr(launch, "_number_of", lambda devices: 2)
-    monkeypatch.setattr(launch, "_run", lambda command, number, seen: found.append(list(command)) or 0)
+def test_processes_get_the_same_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(launch, "_run", lambda command, number, seen: commands.append(list(command)) or number)
+    words = ["run", "my set", "--set", "b=[2, 3]", "--devices", "2", "--json", "--out", "x/y"]
+    monkeypatch.setattr(sys, "argv", ["tgtrain", *words])
     monkeypatch.setattr("tgtrain.ranks.signals.note_signals", lambda seen: None)
-    asked = [
-        "my set",
-        "--set",
-        "a=1",
-        "--set",
-        "b=[2, 3]",
-        "--devices",
-        "2",
-        "--json",
-        "--out",
-        "x/y",
-        "--cache-gb",
-        "3",
-    ]
-    assert CliRunner().invoke(run, asked).exit_code == 0
-    (command,) = found
-    words = command[command.index("cli.train") + 1 :]
-    assert words[0] == "run"
-    again = run.make_context("run", words[1:]).params
-    wanted = run.make_context("run", [w for w in asked if w not in ("--devices", "2")]).params
-    assert again == wanted
+    assert CliRunner().invoke(main, words).exit_code == 2  # the number of processes, as `_run` returns it here
+    (command,) = commands
+    assert command[-len(words) - 2 :] == ["-m", "cli.train", *words]

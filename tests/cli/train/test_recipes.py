@@ -110,7 +110,7 @@ def effective(wanted: dict[str, object]) -> dict[str, object]:
     return {key: value for key, value in wanted.items() if main[key] != value}
 
 
-def test_the_table_holds_all_published_configurations() -> None:
+def test_table_has_all_published_configurations() -> None:
     # 51 in all, and k400-1 which was never shipped.
     assert len(PUBLISHED) - len({"k400-1"}) == 51
 
@@ -130,7 +130,7 @@ def test_every_split_has_supervised_baselines_of_the_same_length(name: str) -> N
     assert strong == {**wanted, "augment.labelled": "strong"}
 
 
-def test_nothing_else_ships_but_the_demo() -> None:
+def test_only_demo_recipes_ship_besides() -> None:
     known = {*PUBLISHED, *OTHERS, *(f"{name}-supervised{end}" for name in SUPERVISED for end in ("", "-strong"))}
     assert all(name.startswith("demo") for name in set(recipe_names()) - known)
 
@@ -164,7 +164,7 @@ def test_rows_name_the_parent_and_what_differs() -> None:
     assert recipe_row("ucf101-5").changes == ()  # another data set or percentage alone
 
 
-def test_the_table_is_one_line_a_recipe_in_a_pipe() -> None:
+def test_table_has_one_line_a_recipe_in_a_pipe() -> None:
     lines = CliRunner().invoke(main, ["recipes"]).output.splitlines()
     assert len(lines) == 1 + len(recipe_names())
     (line,) = [line for line in lines if line.startswith("k400-1 ")]

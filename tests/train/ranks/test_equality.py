@@ -119,7 +119,7 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize("case", METHOD_CASES)
-def test_a_step_of_several_ranks_is_that_of_the_joined_batch(ranks: list[dict[str, Any]], case: str) -> None:
+def test_step_of_several_ranks_equals_the_joined_batch(ranks: list[dict[str, Any]], case: str) -> None:
     method, settings = METHOD_CASES[case]
     model = scaled_model(settings)
     expected = step_of(model, model, whole_batch(settings), method)
@@ -143,9 +143,7 @@ def test_a_step_of_several_ranks_is_that_of_the_joined_batch(ranks: list[dict[st
 
 @pytest.mark.parametrize("number", range(len(SHAPES)))
 @pytest.mark.parametrize("affine", [True, False])
-def test_batch_norm_over_uneven_ranks_is_that_of_all_rows(
-    ranks: list[dict[str, Any]], number: int, affine: bool
-) -> None:
+def test_batch_norm_over_uneven_ranks_equals_all_rows(ranks: list[dict[str, Any]], number: int, affine: bool) -> None:
     shape = SHAPES[number]
     kind = nn.BatchNorm3d if len(shape) == 5 else nn.BatchNorm1d
     layer = kind(shape[1], eps=1e-3, momentum=0.1 if affine else None, affine=affine).double().train()
@@ -163,7 +161,7 @@ def test_batch_norm_over_uneven_ranks_is_that_of_all_rows(
         close(found[0]["statistics"][name].double(), value, name, rtol=1e-5)
 
 
-def test_precise_statistics_of_uneven_ranks_are_those_of_all_batches(ranks: list[dict[str, Any]]) -> None:
+def test_precise_statistics_of_uneven_ranks_equal_all_batches(ranks: list[dict[str, Any]]) -> None:
     network = scaled_model(ONE_VIEW).backbone("rgb")
     assert recompute_statistics(network, map(precise_batches, range(3)), 3) == 3
     assert sum(rank["precise"]["used"] for rank in ranks) == 3
@@ -174,7 +172,7 @@ def test_precise_statistics_of_uneven_ranks_are_those_of_all_batches(ranks: list
         close(ranks[0]["precise"]["statistics"][name], value, name, rtol=1e-4)
 
 
-def test_without_other_ranks_the_joined_layer_is_plain_batch_norm() -> None:
+def test_one_rank_is_plain_batch_norm() -> None:
     model = scaled_model(ONE_VIEW)
     joined = synchronised(copy.deepcopy(model), CPU)
     assert list(joined.state_dict()) == list(model.state_dict())
@@ -187,7 +185,7 @@ def test_without_other_ranks_the_joined_layer_is_plain_batch_norm() -> None:
         assert all(torch.equal(one[part][name], other[part][name]) for name in one[part])
 
 
-def test_dropout_of_a_share_is_that_of_the_joined_rows() -> None:
+def test_dropout_of_a_rank_equals_that_of_its_rows() -> None:
     model = build_model(SMALL_MODEL).train()
     plain, rows = nn.Dropout(0.5), randn(12, 7, seed=1)
     torch.manual_seed(2)

@@ -53,7 +53,7 @@ def both(failing: int, what: str) -> tuple[list[int], list[str]]:
 
 
 @pytest.mark.parametrize(("failing", "what", "code"), [(1, "run", 1), (0, "input", 2), (1, "bug", 1)])
-def test_the_others_end_with_the_reason(failing: int, what: str, code: int) -> None:
+def test_other_ranks_end_with_the_reason(failing: int, what: str, code: int) -> None:
     codes, said = both(failing, what)
     assert codes == [code, code]
     assert "the disk of this one is on fire" in said[failing]
@@ -61,14 +61,14 @@ def test_the_others_end_with_the_reason(failing: int, what: str, code: int) -> N
     assert "the disk of this one is on fire" in said[1 - failing]
 
 
-def test_a_store_that_does_not_answer_one_of_them_is_told_as_by_that_one() -> None:
+def test_unreachable_store_of_one_rank_is_reported_by_all() -> None:
     codes, said = both(1, "store")
     assert codes == [1, 1]
     wanted = "process 1 of 2: s3://bucket/shard: the store did not answer for 9 s. Run the same command again once it answers."
     assert wanted in said[0]
 
 
-def test_a_process_that_is_killed_is_missed() -> None:
+def test_killed_rank_is_noticed() -> None:
     codes, said = both(1, "killed")
     assert codes == [1, -signal.SIGKILL]
     assert "the processes of the run have lost each other" in said[0]

@@ -86,7 +86,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_signal_while_it_is_measured(
+def test_signal_during_evaluation(
     data_set: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     owner, name, number, step = PLACES[place]
@@ -106,7 +106,7 @@ def test_a_signal_while_it_is_measured(
 
 
 @pytest.mark.parametrize("place", ["second evaluation", "last evaluation", "last precise BN"])
-def test_a_crash_while_it_is_measured_loses_no_step(
+def test_crash_during_evaluation_loses_no_step(
     data_set: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     owner, name, number, step = PLACES[place]
@@ -123,7 +123,7 @@ def test_a_crash_while_it_is_measured_loses_no_step(
     same_end(tmp_path / "run", whole)
 
 
-def test_a_damaged_checkpoint_of_a_mark_falls_back_to_the_one_before_its_evaluation(
+def test_damaged_checkpoint_falls_back_to_the_due_one(
     data_set: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a kill leaves it between the two: the measured one is there, and the other not yet removed."""
@@ -138,7 +138,7 @@ def test_a_damaged_checkpoint_of_a_mark_falls_back_to_the_one_before_its_evaluat
     same_end(tmp_path / "run", whole)
 
 
-def test_an_evaluation_that_was_due_is_no_part_of_the_first_steps(
+def test_due_evaluation_is_not_timed_with_the_first_steps(
     data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -178,7 +178,7 @@ def stalling(monkeypatch: pytest.MonkeyPatch, at: int, error: Exception, act: Ca
 
 
 @pytest.mark.parametrize("error", STALLED.values(), ids=STALLED)
-def test_a_signal_while_a_batch_is_waited_for_in_vain(
+def test_signal_while_waiting_for_a_batch(
     data_set: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     seen: list[int] = []
@@ -192,7 +192,7 @@ def test_a_signal_while_a_batch_is_waited_for_in_vain(
 
 
 @pytest.mark.parametrize("error", STALLED.values(), ids=STALLED)
-def test_a_loader_that_fails_unasked_is_an_error(
+def test_loader_error_without_a_signal_is_raised(
     data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     stalling(monkeypatch, 2, error, lambda: None)
@@ -202,9 +202,7 @@ def test_a_loader_that_fails_unasked_is_an_error(
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_one_of_several_that_waits_in_vain_saves_where_it_can_and_says_so(
-    data_set: Path, tmp_path: Path, rank: int
-) -> None:
+def test_rank_that_waits_at_a_signal_saves_if_it_can(data_set: Path, tmp_path: Path, rank: int) -> None:
     trainer = _Trainer(setup_of(data_set), tmp_path, ALONE, lambda text: None)
     trainer.learner.step, trainer.ranks = 2, Ranks(rank, 2, torch.device("cpu"))
     last = r"Step-00000002\.pt is the last valid checkpoint" if rank == 0 else "No checkpoint was written yet"
@@ -214,7 +212,7 @@ def test_one_of_several_that_waits_in_vain_saves_where_it_can_and_says_so(
         trainer._handle_loader_error(STALLED["the store does not answer"], lambda: True)
 
 
-def test_a_store_that_does_not_answer_while_it_is_measured_keeps_no_signal_waiting(
+def test_unreachable_store_during_evaluation_delays_no_signal(
     data_set: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
@@ -248,7 +246,7 @@ class OutOfReach(Dataset[int]):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_who_was_asked_to_stop_waits_for_no_store(workers: int, tmp_path: Path) -> None:
+def test_signal_ends_the_wait_for_a_store(workers: int, tmp_path: Path) -> None:
     """Neither the process itself nor its loader processes: those it would wait for up to ten minutes."""
     waiting = tmp_path / "waiting"
 
@@ -268,9 +266,7 @@ def test_who_was_asked_to_stop_waits_for_no_store(workers: int, tmp_path: Path) 
         stores.giving_up.clear()
 
 
-def test_a_signal_before_the_first_step_leaves_nothing_to_go_back_on(
-    data_set: Path, tmp_path: Path, whole: Path
-) -> None:
+def test_signal_before_the_first_step_saves_nothing(data_set: Path, tmp_path: Path, whole: Path) -> None:
     stopped = run(data_set, tmp_path / "run", EVERY_EPOCH, should_stop=lambda: True)
     assert (stopped.interrupted, stopped.step) == (True, 0)
     assert every_checkpoint(tmp_path / "run") == []
@@ -281,7 +277,7 @@ def test_a_signal_before_the_first_step_leaves_nothing_to_go_back_on(
     same_end(tmp_path / "run", whole)
 
 
-def test_what_another_process_was_asked_counts(data_set: Path, tmp_path: Path) -> None:
+def test_stop_request_of_another_rank_counts(data_set: Path, tmp_path: Path) -> None:
     ranks = Ranks(0, 1, torch.device("cpu"), stop_requested=lambda: True)
     outcome = train(
         setup_of(data_set), tmp_path / "run", ranks, log=lambda text: None, should_stop=ranks.stop_requested
@@ -339,7 +335,7 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
 @pytest.mark.parametrize(
     ("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 0)]
 )
-def test_a_signal_to_all_processes_of_a_run(
+def test_signal_to_all_processes_of_a_run(
     data_set: Path, tmp_path: Path, long: Path, sent: signal.Signals, code: int
 ) -> None:
     """As a terminal sends SIGINT, and Slurm SIGTERM and SIGUSR1: to the loader processes and their server, too."""
@@ -361,7 +357,7 @@ def test_a_signal_to_all_processes_of_a_run(
     same_end(tmp_path / "run", long)
 
 
-def test_a_signal_while_the_program_is_imported_counts(data_set: Path, tmp_path: Path) -> None:
+def test_signal_during_import_counts(data_set: Path, tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"
         "from cli.train import main\n"
@@ -380,7 +376,7 @@ def test_a_signal_while_the_program_is_imported_counts(data_set: Path, tmp_path:
     assert every_checkpoint(tmp_path / "run") == []
 
 
-def test_a_loader_process_serves_on_for_a_while() -> None:
+def test_loader_process_outlives_sigterm_for_a_while() -> None:
     """Of SIGTERM, which torch sends to one that is stuck: it must end, but not at once."""
     before, mask = signal.getsignal(signal.SIGTERM), signal.pthread_sigmask(signal.SIG_BLOCK, [])
     left: list[int] = []

@@ -78,7 +78,7 @@ def test_malformed_node_list_is_refused(nodes: str) -> None:
         (TASK | {"RANK": "0", "WORLD_SIZE": "1"}, RankPlacement(0, 1, 0)),
     ],
 )  # fmt: skip
-def test_the_place_of_a_process(environment: dict[str, str], expected: RankPlacement) -> None:
+def test_rank_placement(environment: dict[str, str], expected: RankPlacement) -> None:
     assert rank_placement(environment) == expected
     assert is_one_of_several(environment) == (expected.world_size > 1)
 
@@ -92,12 +92,12 @@ def test_the_place_of_a_process(environment: dict[str, str], expected: RankPlace
         (TASK | {"SLURM_STEP_NODELIST": "", "SLURM_JOB_NODELIST": ""}, "SLURM_JOB_NODELIST names no node"),
     ],
 )
-def test_half_a_description_is_refused(environment: dict[str, str], said: str) -> None:
+def test_incomplete_placement_is_refused(environment: dict[str, str], said: str) -> None:
     with pytest.raises(InputError, match=said):
         rank_placement(environment)
 
 
-def test_one_gpu_is_none_for_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_gpu_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     with (
@@ -111,11 +111,11 @@ def test_one_gpu_is_none_for_several_processes(monkeypatch: pytest.MonkeyPatch) 
     ("environment", "told"),
     [(TASK, False), (BATCH_SHELL, True), ({}, False), ({"SLURM_NTASKS": "1"}, False), ({"SLURM_NTASKS": "8"}, True)],
 )
-def test_a_process_beside_the_tasks_of_its_job_is_told(environment: dict[str, str], told: bool) -> None:
+def test_process_outside_the_tasks_of_its_job_is_noted(environment: dict[str, str], told: bool) -> None:
     assert ("none of them" in unused_tasks_note(environment)) is told
 
 
-def test_jobs_and_steps_meet_at_ports_of_their_own() -> None:
+def test_jobs_and_steps_have_different_ports() -> None:
     assert in_step(TASK)
     ports = {
         master_address(TASK | {"SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)})[1]
@@ -141,7 +141,7 @@ def test_the_gpu_of_a_process(by_slurm: bool, num_visible: int, expected: int) -
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0.0, 10), (0.1, 10), (0.5, 10), (1.0, 5), (4.9, 1), (90.0, 1)])
-def test_slow_steps_are_asked_after_more_often(seconds: float, expected: int) -> None:
+def test_slow_steps_are_polled_more_often(seconds: float, expected: int) -> None:
     assert steps_between_polls(seconds) == expected
 
 

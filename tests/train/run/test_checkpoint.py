@@ -46,7 +46,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert {file.name for file in path.parent.iterdir()} == {"step-00000007.pt", "step-00000007.pt.sha256"}
 
 
-def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
+def test_newest_and_best_are_kept(tmp_path: Path) -> None:
     for step in range(1, 8):
         save(tmp_path, state(step, 0.5 if step in (3, 5) else 0.1), keep=2)
     assert [path.name for path in list_checkpoints(tmp_path)] == [f"step-{step:08d}.pt" for step in (3, 6, 7)]
@@ -59,7 +59,7 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "no digest", "other digest"])
-def test_a_damaged_newest_one_falls_back_and_says_so(tmp_path: Path, damage: str) -> None:
+def test_damaged_newest_falls_back_and_is_logged(tmp_path: Path, damage: str) -> None:
     save(tmp_path, state(1), keep=3)
     path = save(tmp_path, state(2), keep=3)
     content = path.read_bytes()
@@ -117,7 +117,7 @@ def test_loading_never_runs_code(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_differences_of_identity_are_named() -> None:
+def test_identity_differences() -> None:
     assert IDENTITY.differences(IDENTITY) == []
     other = replace(IDENTITY, data_digest="x" * 64)
     assert IDENTITY.differences(other) == ["data set dddddddddddd there, xxxxxxxxxxxx now"]
@@ -127,9 +127,7 @@ def names(run: Path) -> list[str]:
     return [path.name for path in list_checkpoints(run)]
 
 
-def test_a_kill_between_saving_and_marking_the_best_is_made_good(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kill_before_best_json_is_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, state(1, 0.2), keep=2)
 
     def killed(*args: object) -> None:
@@ -150,7 +148,7 @@ def test_a_kill_between_saving_and_marking_the_best_is_made_good(
     assert (found_best.path.name, found_best.value) == ("step-00000002.pt", 0.9)
 
 
-def test_no_whole_checkpoint_is_refused_with_all_names(tmp_path: Path) -> None:
+def test_no_valid_checkpoint_is_refused_with_all_names(tmp_path: Path) -> None:
     for step in (1, 2):
         path = save(tmp_path, state(step), keep=2)
         path.write_bytes(path.read_bytes()[:-1])
@@ -158,14 +156,14 @@ def test_no_whole_checkpoint_is_refused_with_all_names(tmp_path: Path) -> None:
         load_newest(tmp_path, print)
 
 
-def test_checkpoints_that_are_gone_are_missed(tmp_path: Path) -> None:
+def test_missing_checkpoints_are_noticed(tmp_path: Path) -> None:
     path = save(tmp_path, state(1, 0.5), keep=2)
     path.unlink()
     with pytest.raises(InputError, match="names a best checkpoint and holds none"):
         load_newest(tmp_path, print)
 
 
-def test_a_newer_format_is_refused_and_never_passed_over(tmp_path: Path) -> None:
+def test_newer_format_is_refused_not_skipped(tmp_path: Path) -> None:
     save(tmp_path, state(1), keep=2)
     path = save(tmp_path, state(2), keep=2)
     raw = torch.load(path, weights_only=True)
@@ -178,7 +176,7 @@ def test_a_newer_format_is_refused_and_never_passed_over(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"   "])
-def test_a_digest_that_is_none_is_damage(tmp_path: Path, content: bytes) -> None:
+def test_invalid_digest_file_is_damage(tmp_path: Path, content: bytes) -> None:
     path = save(tmp_path, state(1), keep=2)
     path.with_suffix(".pt.sha256").write_bytes(content)
     with pytest.raises(DamagedError, match="no sha256 beside it"):
@@ -188,13 +186,13 @@ def test_a_digest_that_is_none_is_damage(tmp_path: Path, content: bytes) -> None
 @pytest.mark.parametrize(
     "content", [b"", b"[]", b"{}", b'{"checkpoint": 3, "value": 1}', b'{"checkpoint": "x", "value": []}']
 )
-def test_a_damaged_mark_of_the_best_is_none(tmp_path: Path, content: bytes) -> None:
+def test_damaged_best_json_is_ignored(tmp_path: Path, content: bytes) -> None:
     save(tmp_path, state(1, 0.5), keep=2)
     (tmp_path / "checkpoints" / "best.json").write_bytes(content)
     assert best(tmp_path) is None
 
 
-def test_content_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+def test_content_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path, state(1), keep=2)
     for content in (b"text", b"", *(pickled(value) for value in ([], {"version": 1}, {"version": 1, "step": "x"}, 3))):
         path.write_bytes(content)
@@ -209,7 +207,7 @@ def pickled(value: object) -> bytes:
     return buffer.getvalue()
 
 
-def test_later_checkpoints_are_set_aside_with_their_metrics_and_the_best_is_told_anew(tmp_path: Path) -> None:
+def test_later_checkpoints_are_archived_and_best_is_found_again(tmp_path: Path) -> None:
     for step, value in ((1, 0.3), (2, 0.2), (3, 0.9), (4, 0.1)):
         save(tmp_path, state(step, value), keep=9)
     (tmp_path / "metrics.jsonl").write_text("all\n")
@@ -228,7 +226,7 @@ def test_later_checkpoints_are_set_aside_with_their_metrics_and_the_best_is_told
     assert not (tmp_path / "checkpoints" / "best.json").exists()
 
 
-def test_a_disk_that_is_full_leaves_the_older_ones(tmp_path: Path) -> None:
+def test_full_disk_leaves_older_checkpoints(tmp_path: Path) -> None:
     """In a process of its own: the limit of file sizes stays."""
     save(tmp_path, state(1, 0.5), keep=2)
     before = {path.name: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()}

@@ -52,7 +52,7 @@ def refusal(root: Path) -> str:
     return str(told.value)
 
 
-def test_a_split_that_must_not_be_trained_with_is_refused(make_data_set: Callable[..., Path]) -> None:
+def test_invalid_split_is_refused(make_data_set: Callable[..., Path]) -> None:
     root = make_data_set()
     manifest = read_manifest(root)
     rows = sound_rows()
@@ -78,7 +78,7 @@ def test_a_split_that_must_not_be_trained_with_is_refused(make_data_set: Callabl
         assert f"was made for another state of the data set ({said}, now {manifest.digest[:12]})" in refusal(root)
 
 
-def test_doubts_about_a_split_are_told_once_at_the_start(make_data_set: Callable[..., Path], tmp_path: Path) -> None:
+def test_split_warnings_are_printed_once(make_data_set: Callable[..., Path], tmp_path: Path) -> None:
     root = make_data_set()
     rows = sound_rows()
     rows["class0/v_00"]["label"] = 1

@@ -35,7 +35,7 @@ def test_means_are_over_the_steps_of_the_interval() -> None:
     assert again["overall_seconds_per_step"] * 3 >= means["overall_seconds_per_step"] * 2
 
 
-def test_steps_that_float16_could_not_take_are_left_out_of_means_and_others_show() -> None:
+def test_skipped_float16_steps_are_left_out_of_means() -> None:
     values = [2.0, float("inf"), 4.0]
     for finite_only, mean in ((True, 3.0), (False, float("inf"))):
         interval = Interval(finite_only)
@@ -47,7 +47,7 @@ def test_steps_that_float16_could_not_take_are_left_out_of_means_and_others_show
     assert math.isnan(nothing.means()["grad_norm"])
 
 
-def test_a_value_that_is_no_number_is_null_in_the_journal(tmp_path: Path) -> None:
+def test_not_finite_value_is_null_in_the_journal(tmp_path: Path) -> None:
     journal = Journal(tmp_path, 0)
     journal.write("train", 1, {"grad_norm": float("inf"), "loss/total": float("nan"), "epoch": 0})
     journal.close()
@@ -56,14 +56,14 @@ def test_a_value_that_is_no_number_is_null_in_the_journal(tmp_path: Path) -> Non
     ).read_text() == '{"kind": "train", "step": 1, "grad_norm": null, "loss/total": null, "epoch": 0}\n'
 
 
-def test_precision_is_that_of_all_ranks_and_absent_where_nothing_was_trusted() -> None:
+def test_precision_is_absent_if_nothing_was_trusted() -> None:
     # Means of a step over ranks that trusted 3 and 1, of which 3 and 0 were right: 3 of 4, not the mean of 1 and 0.
     assert with_precision({"train/num_selected": 4.0, "train/num_correct": 3.0})["train/pseudo_precision"] == 0.75
     assert "train/pseudo_precision" not in with_precision({"train/num_selected": 0.0, "train/num_correct": 0.0})
     assert with_precision({"loss/total": 1.0}) == {"loss/total": 1.0}
 
 
-def test_the_line_says_terms_trust_speed_and_what_is_left() -> None:
+def test_step_line() -> None:
     line = step_line(100, 460, 4, {**VALUES, "train/pseudo_precision": 0.9})
     assert line == (
         "step 100/460 epoch 5  loss 5.000 (sup 1.500 pseudo 0.250 align 0.750 contrast 2.500)  trusted 50 % right 90 %  "
@@ -81,7 +81,7 @@ def test_top5_of_five_classes_is_not_shown() -> None:
     assert figures_line(named, 6) == "top1@1x1 50.00 %  top5@1x1 100.00 %"
 
 
-def test_a_journal_drops_what_a_resume_does_again_and_lines_cut_short(tmp_path: Path) -> None:
+def test_journal_drops_repeated_steps_and_partial_lines(tmp_path: Path) -> None:
     journal = Journal(tmp_path, 0)
     for step in (2, 4, 6):
         journal.write("train", step, VALUES)
@@ -98,7 +98,7 @@ def test_a_journal_drops_what_a_resume_does_again_and_lines_cut_short(tmp_path: 
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
-def test_tensorboard_holds_every_value(tmp_path: Path) -> None:
+def test_tensorboard_has_every_value(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -44,9 +44,7 @@ def say_into(said: list[str], data_set: Path, folder: Path, *overrides: str, **o
     train(setup_of(data_set, EVERY_EPOCH, KEEP_ALL, *overrides), folder, ALONE, log=said.append, **options)  # type: ignore[arg-type]
 
 
-def test_going_back_sets_the_later_ones_aside_and_comes_to_the_same_end(
-    data_set: Path, whole: Path, copy: Path
-) -> None:
+def test_roll_back_archives_later_checkpoints_and_reaches_the_same_end(data_set: Path, whole: Path, copy: Path) -> None:
     assert steps(copy) == [3, 6, 9, 12]
     said: list[str] = []
     say_into(said, data_set, copy, resume="step-00000003.pt", max_steps=6)
@@ -70,7 +68,7 @@ def test_going_back_sets_the_later_ones_aside_and_comes_to_the_same_end(
     assert equal(weights(copy), weights(whole))
 
 
-def test_another_run_may_begin_from_a_checkpoint_and_keeps_it(data_set: Path, whole: Path, tmp_path: Path) -> None:
+def test_another_run_begins_from_a_checkpoint_and_keeps_it(data_set: Path, whole: Path, tmp_path: Path) -> None:
     named = str(whole / "checkpoints" / "step-00000006.pt")
     before = {path.name: file_sha256(path) for path in whole.rglob("*.pt")}
     say_into([], data_set, tmp_path / "new", resume=named, max_steps=7)
@@ -90,7 +88,7 @@ def test_another_run_may_begin_from_a_checkpoint_and_keeps_it(data_set: Path, wh
         ("runtime.seed=5", "runtime.seed: 0 there, 5 asked"),
     ],
 )
-def test_a_checkpoint_of_other_settings_is_refused_before_anything_is_written(
+def test_checkpoint_of_other_settings_is_refused(
     data_set: Path, whole: Path, tmp_path: Path, override: str, said: str
 ) -> None:
     with pytest.raises(InputError, match=said):
@@ -98,7 +96,7 @@ def test_a_checkpoint_of_other_settings_is_refused_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_checkpoint_of_another_data_set_is_refused(
+def test_checkpoint_of_another_data_set_is_refused(
     make_data_set: Callable[..., Path], whole: Path, tmp_path: Path
 ) -> None:
     other = make_data_set("other", num_frames=21)
@@ -106,7 +104,7 @@ def test_a_checkpoint_of_another_data_set_is_refused(
         say_into([], other, tmp_path / "new", resume=str(whole / "checkpoints" / "step-00000006.pt"))
 
 
-def test_damaged_ones_are_set_aside_when_an_older_one_is_taken(data_set: Path, whole: Path, copy: Path) -> None:
+def test_damaged_checkpoints_are_archived(data_set: Path, whole: Path, copy: Path) -> None:
     newest = list_checkpoints(copy)[-1]
     newest.write_bytes(newest.read_bytes()[:-9])
     said: list[str] = []
@@ -116,7 +114,7 @@ def test_damaged_ones_are_set_aside_when_an_older_one_is_taken(data_set: Path, w
     assert equal(weights(copy), weights(whole))
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_left_as_it_is(data_set: Path, copy: Path) -> None:
+def test_run_with_only_damaged_checkpoints_is_refused_unchanged(data_set: Path, copy: Path) -> None:
     for path in list_checkpoints(copy):
         path.write_bytes(b"x")
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file() and path.name != ".lock"}
@@ -125,7 +123,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_left_as_it_is(da
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file() and path.name != ".lock"} == before
 
 
-def test_a_start_that_was_killed_before_its_settings_were_written_begins_anew(data_set: Path, tmp_path: Path) -> None:
+def test_start_killed_before_config_json_starts_again(data_set: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / ".lock").write_text("process 1")
@@ -134,7 +132,7 @@ def test_a_start_that_was_killed_before_its_settings_were_written_begins_anew(da
     assert not list(folder.glob(".tmp-*"))
 
 
-def test_a_folder_that_another_process_filled_meanwhile_is_judged_again(
+def test_folder_filled_by_another_process_is_checked_again(
     data_set: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = (copy / "config.json").read_bytes()
@@ -150,7 +148,7 @@ def test_a_folder_that_another_process_filled_meanwhile_is_judged_again(
         say_into([], data_set, copy, "runtime.seed=3")
 
 
-def test_a_run_that_began_where_the_order_was_another_is_told_how_to_go_on(data_set: Path, copy: Path) -> None:
+def test_other_block_shards_are_refused_with_a_hint(data_set: Path, copy: Path) -> None:
     """As of a run on a URL that goes on from a local copy: by the folder, and by a checkpoint of it elsewhere."""
     before = "data.block_shards: 0 there, 32 asked"
     how = "To resume from either: --set data.block_shards=0."
@@ -165,7 +163,7 @@ def test_a_run_that_began_where_the_order_was_another_is_told_how_to_go_on(data_
     assert "block_shards" not in str(caught.value)
 
 
-def test_ranks_that_see_different_checkpoints_are_refused(data_set: Path, copy: Path) -> None:
+def test_ranks_with_different_checkpoints_are_refused(data_set: Path, copy: Path) -> None:
     class Others(Ranks):
         def gather(self, value: object) -> list[object]:
             return [value, 3]
@@ -174,9 +172,7 @@ def test_ranks_that_see_different_checkpoints_are_refused(data_set: Path, copy: 
         train(setup_of(data_set, EVERY_EPOCH, KEEP_ALL), copy, Others(0, 1, ALONE.device), log=lambda text: None)
 
 
-def test_weights_that_are_no_numbers_are_never_measured_or_saved(
-    data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_not_finite_weights_stop_on_every_rank(data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = torch.optim.SGD.step
 
     def step(self: torch.optim.SGD, *args: object) -> object:
@@ -193,7 +189,7 @@ def test_weights_that_are_no_numbers_are_never_measured_or_saved(
     assert all(value.isfinite().all() for value in load(list_checkpoints(tmp_path / "run")[-1]).model.values())
 
 
-def test_the_lock_of_a_folder_makes_it(tmp_path: Path) -> None:
+def test_lock_creates_the_folder(tmp_path: Path) -> None:
     with owned(tmp_path / "a" / "b"):
         assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == [".lock"]
     with pytest.raises(InputError, match="Name another folder with --out"), owned(Path("/proc/nothing")):
@@ -214,7 +210,7 @@ def test_the_lock_of_a_folder_makes_it(tmp_path: Path) -> None:
         ({"config": {"a.b": 3}}, "a.b"),
     ],
 )
-def test_a_damaged_config_is_named(copy: Path, damage: object, said: str, data_set: Path) -> None:
+def test_damaged_config_json_is_named(copy: Path, damage: object, said: str, data_set: Path) -> None:
     path = copy / "config.json"
     if isinstance(damage, dict):
         damage = json.dumps({**json.loads(path.read_bytes()), **damage}).encode()

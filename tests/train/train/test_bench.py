@@ -58,14 +58,16 @@ STEP = StepFigure(
         ({1: 130, 2: 100}, 2, "step", 1, 0.0),
     ],
 )
-def test_who_waits_for_whom(rates: dict[int, float], workers: int, bottleneck: str, needed: int, waits: float) -> None:
+def test_bottleneck_and_workers_needed(
+    rates: dict[int, float], workers: int, bottleneck: str, needed: int, waits: float
+) -> None:
     balance = Balance(tuple(figure(*pair) for pair in rates.items()), STEP, workers)
     assert balance.bottleneck == bottleneck
     assert balance.workers_needed == needed
     assert balance.waiting_share(balance.loader) == pytest.approx(waits)
 
 
-def test_a_number_of_workers_that_was_not_measured_is_refused() -> None:
+def test_unmeasured_number_of_workers_is_refused() -> None:
     with pytest.raises(ValueError, match="workers 3 were not measured, only"):
         Balance((figure(1, 10),), STEP, 3)
 
@@ -73,7 +75,7 @@ def test_a_number_of_workers_that_was_not_measured_is_refused() -> None:
 @pytest.mark.parametrize(
     ("cores", "doubled", "own"), [(1, {0, 1}, 1), (2, {0, 1, 2}, 1), (6, {0, 1, 2, 4}, 5), (8, {0, 1, 2, 4, 8}, 7)]
 )
-def test_numbers_of_workers_double_up_to_the_cores(
+def test_workers_to_try_double_up_to_the_cores(
     cores: int, doubled: set[int], own: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
@@ -89,7 +91,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_whole_rounds_of_batches_are_counted(data_set: Path, workers: int, clock: None) -> None:
+def test_complete_rounds_of_batches_count(data_set: Path, workers: int, clock: None) -> None:
     """Each batch takes a second: three seconds are as many rounds as it takes to pass them."""
     found = measure_loader(setup_of(data_set), ALONE, workers, 3.0)
     rounds, clips = max(1, workers), 6
@@ -98,7 +100,7 @@ def test_whole_rounds_of_batches_are_counted(data_set: Path, workers: int, clock
     assert found.first_batch_seconds == 1
 
 
-def test_the_step_is_that_of_training(data_set: Path) -> None:
+def test_measured_step_is_the_training_step(data_set: Path) -> None:
     """It changes the weights as much as a step of a run: through the optimiser, with the rate of the last epoch."""
     setup = setup_of(data_set)
     step = training_step(setup, ALONE)
@@ -113,14 +115,14 @@ def test_the_step_is_that_of_training(data_set: Path) -> None:
     ("seconds", "num_clips", "num_steps"),
     [(1, 3, 1), (8, 12, 8), (20, 24, 20)],  # a step takes a second: one of 8 parts; 4 of 8 fit twice; all of them do
 )
-def test_a_smaller_batch_is_measured_where_a_whole_one_takes_too_long(
+def test_smaller_batch_is_measured_if_a_full_one_is_slow(
     data_set: Path, seconds: float, num_clips: int, num_steps: int, clock: None
 ) -> None:
     found = measure_step(setup_of(data_set, "batch.labelled=8", "batch.unlabelled=16"), ALONE, seconds)
     assert found == StepFigure(num_clips, 24, num_steps, seconds)
 
 
-def test_clips_are_counted_not_videos(data_set: Path, clock: None) -> None:
+def test_clips_count_not_videos(data_set: Path, clock: None) -> None:
     setup = setup_of(data_set, "method.clips_per_video=3")
     assert measure_loader(setup, ALONE, 0, 1.0).num_clips == 3 * 6
     found = measure_step(setup, ALONE, 8.0)
@@ -137,7 +139,7 @@ def test_supervised_steps_have_no_unlabelled_clips(data_set: Path, clock: None) 
     ("seconds", "num_clips"),
     [(1, 6), (4, 12), (8, 24)],  # a quarter is the least that makes two equal parts; 2 of 4 fit twice; all of them do
 )
-def test_every_batch_that_is_measured_makes_the_parts_of_the_step(
+def test_measured_batches_divide_into_micro_batches(
     data_set: Path, seconds: float, num_clips: int, clock: None
 ) -> None:
     in_parts = ("batch.labelled=8", "batch.unlabelled=16", "runtime.accumulate=2")
@@ -152,7 +154,7 @@ def test_every_batch_that_is_measured_makes_the_parts_of_the_step(
          "batch.unlabelled=1 leaves one clip"),
     ],
 )  # fmt: skip
-def test_a_step_that_a_run_refuses_is_refused(data_set: Path, overrides: tuple[str, ...], said: str) -> None:
+def test_settings_that_a_run_refuses_are_refused(data_set: Path, overrides: tuple[str, ...], said: str) -> None:
     config = load_recipe("demo-fixmatch", [*SMALL, *overrides], num_classes=3)
     setup = prepare(str(data_set), read_split(data_set), read_manifest(data_set), config)
     with pytest.raises(InputError, match=said):

@@ -35,7 +35,7 @@ class TwoRanks(Ranks):
         return [value, (100, ["of the other"])]
 
 
-def test_counts_of_all_ranks_are_told_and_judged_together() -> None:
+def test_counts_are_summed_over_ranks_and_logged_once() -> None:
     damage = Damage(limit=0.0)
     said: list[str] = []
     damage.add(50, [])
@@ -48,7 +48,7 @@ def test_counts_of_all_ranks_are_told_and_judged_together() -> None:
     ("num_read", "allowed"),  # at 1 %: that of 1,000 clips from the start, then of what was read
     [(1, 10), (200, 10), (LEAST_CLIPS, 10), (5_000, 50)],
 )
-def test_a_share_is_judged_from_enough_clips_on(num_read: int, allowed: int) -> None:
+def test_damaged_share_is_of_at_least_1000_clips(num_read: int, allowed: int) -> None:
     damage = Damage(limit=0.01)
     damage.add(num_read, [f"video {number}" for number in range(allowed)])
     damage.join(ALONE, lambda text: None)
@@ -58,7 +58,7 @@ def test_a_share_is_judged_from_enough_clips_on(num_read: int, allowed: int) -> 
     assert (damage.num_read, damage.num_bad) == (num_read, allowed + 1)
 
 
-def test_no_damage_at_all_can_be_asked_for() -> None:
+def test_zero_damage_limit() -> None:
     damage = Damage(limit=0.0)
     damage.add(10_000, [])
     damage.join(ALONE, lambda text: None)
@@ -67,7 +67,7 @@ def test_no_damage_at_all_can_be_asked_for() -> None:
         damage.join(ALONE, lambda text: None)
 
 
-def test_a_sample_that_comes_again_counts_again_and_is_told_once() -> None:
+def test_repeated_damage_counts_again_and_is_logged_once() -> None:
     damage = Damage(limit=1.0)
     said: list[str] = []
     for _ in range(3):
@@ -91,7 +91,7 @@ def keys_read(setup: Setup, rank: int, world_size: int, num_steps: int) -> set[s
     return {key for batch in batches for part in (batch.labelled, batch.unlabelled) if part for key in part.keys}
 
 
-def test_damage_that_another_process_meets_stops_both(make_data_set: Callable[..., Path], tmp_path: Path) -> None:
+def test_damage_on_one_rank_stops_both(make_data_set: Callable[..., Path], tmp_path: Path) -> None:
     """Process 1 alone meets it: process 0 names it, and both end at the same step with code 1, none waiting for the other."""
     root = make_data_set(groups=12)
     setup = setup_of(root)
@@ -128,9 +128,7 @@ def test_damage_that_another_process_meets_stops_both(make_data_set: Callable[..
     assert "Connection closed" not in done.stderr
 
 
-def test_damage_that_a_test_of_two_processes_meets_loses_no_result(
-    make_data_set: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_damage_in_a_test_of_two_ranks_keeps_the_result(make_data_set: Callable[..., Path], tmp_path: Path) -> None:
     """The first process alone ends with the code of a failure, once all is written: another one would have it killed before."""
     root = make_data_set()
     train(setup_of(root), tmp_path / "run", ALONE, max_steps=1, log=lambda text: None)
@@ -157,7 +155,7 @@ def test_damage_that_a_test_of_two_processes_meets_loses_no_result(
     assert (tmp_path / "run" / "test-1x1.json").exists()
 
 
-def test_damage_met_while_measuring_is_told(make_data_set: Callable[..., Path], tmp_path: Path) -> None:
+def test_damage_during_evaluation_is_logged(make_data_set: Callable[..., Path], tmp_path: Path) -> None:
     root = make_data_set(groups=12)
     split = read_split(root)
     tested = {key for key, flag in zip(split.key, split.test, strict=True) if flag}
@@ -180,7 +178,7 @@ def test_damage_met_while_measuring_is_told(make_data_set: Callable[..., Path], 
     assert record["num_bad"] == 2
 
 
-def test_damage_met_by_a_test_that_measures_batch_norm_is_told(
+def test_damage_during_batch_norm_of_a_test_is_logged(
     make_data_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make_data_set()

@@ -16,7 +16,7 @@ from tgtrain.train.device import batches_on, on_device, tensors_of
 CPU = torch.device("cpu")
 
 
-def test_batches_come_in_order_and_none_is_asked_for_ahead(data_set: Path) -> None:
+def test_batches_come_in_order_without_read_ahead(data_set: Path) -> None:
     dataset = dataset_of(data_set)
     asked: list[int] = []
 
@@ -33,7 +33,7 @@ def test_batches_come_in_order_and_none_is_asked_for_ahead(data_set: Path) -> No
         next(coming)
 
 
-def test_what_is_no_tensor_stays_with_the_batch(data_set: Path) -> None:
+def test_on_device_keeps_other_fields(data_set: Path) -> None:
     batch = dataset_of(data_set)[0]
     there = on_device(batch, CPU)
     assert_same_batch(there, batch)
@@ -42,7 +42,7 @@ def test_what_is_no_tensor_stays_with_the_batch(data_set: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_a_copy_goes_on_beside_the_computation_and_holds_the_right_bytes(data_set: Path) -> None:
+def test_copy_overlaps_computation_and_is_correct(data_set: Path) -> None:
     """While a long computation is queued the next batch arrives: its copy is done before the computation is."""
     device = torch.device("cuda")
     dataset = dataset_of(data_set)
@@ -60,7 +60,7 @@ def test_a_copy_goes_on_beside_the_computation_and_holds_the_right_bytes(data_se
 
 
 @pytest.mark.gpu
-def test_the_copy_does_not_wait_for_queued_work() -> None:
+def test_copy_does_not_wait_for_queued_work() -> None:
     from tgtrain.data.batch import ClipBatch
 
     device = torch.device("cuda")

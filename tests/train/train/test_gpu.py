@@ -75,7 +75,7 @@ def to_gpu(views: StepInputs) -> StepInputs:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("recipe", ["demo", "demo-fixmatch"])
-def test_a_whole_step_waits_for_nothing(data_set: Path, tmp_path: Path, way: str, recipe: str) -> None:
+def test_a_step_never_waits_for_the_device(data_set: Path, tmp_path: Path, way: str, recipe: str) -> None:
     """From the pinned batch of the loader to the sums for the log; what is cached on the device is so after two steps."""
     if recipe == "demo-fixmatch" and TWO_CLIPS[0] in WAYS[way]:
         pytest.skip("one view has no contrast across views")
@@ -99,7 +99,7 @@ def test_a_whole_step_waits_for_nothing(data_set: Path, tmp_path: Path, way: str
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_trains_evaluates_and_resumes(data_set: Path, tmp_path: Path, way: str) -> None:
+def test_every_variant_trains_evaluates_and_resumes(data_set: Path, tmp_path: Path, way: str) -> None:
     on_gpu(data_set, tmp_path / "whole", *WAYS[way], max_steps=6)
     on_gpu(data_set, tmp_path / "run", *WAYS[way], max_steps=4)
     saved = load(list_checkpoints(tmp_path / "run")[-1])
@@ -117,7 +117,7 @@ def test_every_way_trains_evaluates_and_resumes(data_set: Path, tmp_path: Path, 
     assert not equal({k: v for k, v in saved.model.items() if "weight" in k}, {k: v for k, v in final.model.items() if "weight" in k})  # fmt: skip
 
 
-def test_a_checkpoint_restores_the_state_on_the_gpu_to_the_bit(data_set: Path, tmp_path: Path) -> None:
+def test_checkpoint_restores_gpu_state_exactly(data_set: Path, tmp_path: Path) -> None:
     """Weights, momentum, scaler: saved, loaded into a new trainer, and the same again."""
     setup = setup_of(data_set, *QUICK, "runtime.precision=float16")
     train(setup, tmp_path / "run", ON_GPU, max_steps=4, log=lambda text: None)
@@ -133,7 +133,7 @@ def test_a_checkpoint_restores_the_state_on_the_gpu_to_the_bit(data_set: Path, t
     assert learner.scaler.state_dict() == found.extra["scaler"]
 
 
-def test_the_first_step_is_that_of_the_cpu(data_set: Path, tmp_path: Path) -> None:
+def test_first_step_on_gpu_equals_cpu(data_set: Path, tmp_path: Path) -> None:
     """The same clips, strong views and weights; without dropout, which draws from another generator there."""
     settings = (*QUICK, "model.dropout=0", "evaluate.every_epochs=0")
     run(data_set, tmp_path / "cpu", *settings, max_steps=1)
@@ -150,7 +150,7 @@ def test_the_first_step_is_that_of_the_cpu(data_set: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("case", ["ltg", "uda", "mvpl", "weak views apart"])
-def test_parts_are_the_batch_with_frozen_statistics(case: str) -> None:
+def test_micro_batches_equal_the_batch_with_frozen_statistics(case: str) -> None:
     method, _ = PART_CASES[case]
     joined, model = (model_of(case, frozen=True).to(GPU) for _ in range(2))
     allow = torch.backends.cudnn.allow_tf32
@@ -170,7 +170,7 @@ def test_parts_are_the_batch_with_frozen_statistics(case: str) -> None:
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-2, atol=1e-3 * scale, msg=lambda m, n=name: f"{n}: {m}")  # fmt: skip
 
 
-def test_the_optimiser_is_fused_and_convolutions_get_channels_last(data_set: Path, tmp_path: Path) -> None:
+def test_fused_optimiser_and_channels_last(data_set: Path, tmp_path: Path) -> None:
     setup = setup_of(data_set, *QUICK, "runtime.precision=bfloat16")
     learner = Learner(setup.config, ON_GPU, num_steps_of(setup)[1])
     assert learner.optimiser.defaults["fused"]
@@ -187,7 +187,7 @@ def test_the_optimiser_is_fused_and_convolutions_get_channels_last(data_set: Pat
     assert all(seen)
 
 
-def test_compiled_networks_train_as_plain_ones(data_set: Path, tmp_path: Path) -> None:
+def test_compiled_networks_train_as_eager_ones(data_set: Path, tmp_path: Path) -> None:
     common = ("model.dropout=0", "evaluate.every_epochs=0", "data.size=64")
     on_gpu(data_set, tmp_path / "plain", *common, max_steps=2)
     on_gpu(data_set, tmp_path / "compiled", *common, "runtime.compile=true", max_steps=2)
@@ -196,7 +196,7 @@ def test_compiled_networks_train_as_plain_ones(data_set: Path, tmp_path: Path) -
     assert weights(tmp_path / "plain").keys() == weights(tmp_path / "compiled").keys()
 
 
-def test_parts_and_weak_views_apart_take_less_memory(data_set: Path, tmp_path: Path) -> None:
+def test_micro_batches_and_separate_weak_views_save_memory(data_set: Path, tmp_path: Path) -> None:
     """Peak memory of a step of one view, at a size where activations outweigh the weights."""
     peaks = {}
     for name, changes in (
@@ -223,7 +223,7 @@ def test_parts_and_weak_views_apart_take_less_memory(data_set: Path, tmp_path: P
     assert peaks["apart"] < 0.9 * peaks["whole"]
 
 
-def test_the_log_tells_the_memory_of_the_gpu(data_set: Path, tmp_path: Path) -> None:
+def test_log_has_gpu_memory(data_set: Path, tmp_path: Path) -> None:
     on_gpu(data_set, tmp_path / "run", max_steps=1)
     told = records(tmp_path / "run", "train")[-1]["memory_mb"]
     assert 0 < told <= memory_mb() <= torch.cuda.get_device_properties(GPU).total_memory / 2**20
@@ -231,7 +231,7 @@ def test_the_log_tells_the_memory_of_the_gpu(data_set: Path, tmp_path: Path) -> 
     assert torch.cuda.get_device_name(GPU) in json.dumps(facts["machine"])
 
 
-def test_a_run_of_a_gpu_goes_on_on_a_cpu(data_set: Path, tmp_path: Path) -> None:
+def test_gpu_run_resumes_on_cpu(data_set: Path, tmp_path: Path) -> None:
     """Where the same command finds another machine: the videos and the schedule are the same."""
     on_gpu(data_set, tmp_path / "run", max_steps=3)
     train(setup_of(data_set, *QUICK), tmp_path / "run", ALONE, max_steps=4, log=lambda text: None)
@@ -239,7 +239,7 @@ def test_a_run_of_a_gpu_goes_on_on_a_cpu(data_set: Path, tmp_path: Path) -> None
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
 
 
-def test_a_float16_run_of_a_cpu_goes_on_on_a_gpu(data_set: Path, tmp_path: Path) -> None:
+def test_float16_cpu_run_resumes_on_gpu(data_set: Path, tmp_path: Path) -> None:
     settings = (*QUICK, "runtime.precision=float16")
     train(setup_of(data_set, *settings), tmp_path / "run", ALONE, max_steps=3, log=lambda text: None)
     on_gpu(data_set, tmp_path / "run", "runtime.precision=float16", max_steps=8)
@@ -249,7 +249,7 @@ def test_a_float16_run_of_a_cpu_goes_on_on_a_gpu(data_set: Path, tmp_path: Path)
 
 @PAIR
 @pytest.mark.parametrize("way", [(), ("runtime.accumulate=2", *TWO_CLIPS), ("runtime.precision=bfloat16",)])
-def test_two_gpus_train_as_one(data_set: Path, tmp_path: Path, way: tuple[str, ...]) -> None:
+def test_two_gpus_equal_one(data_set: Path, tmp_path: Path, way: tuple[str, ...]) -> None:
     """NCCL, SyncBatchNorm and the gather: losses of the first steps are those of one GPU with the whole batch."""
     settings = (*QUICK, "model.dropout=0", "evaluate.every_epochs=0", *way)
     on_gpu(data_set, tmp_path / "one", *settings, max_steps=2)
@@ -270,7 +270,7 @@ def test_two_gpus_train_as_one(data_set: Path, tmp_path: Path, way: tuple[str, .
 
 
 @PAIR
-def test_devices_2_starts_both_processes_itself(data_set: Path, tmp_path: Path) -> None:
+def test_devices_2_starts_two_processes(data_set: Path, tmp_path: Path) -> None:
     words = [
         "run", str(data_set), "--recipe", "demo", "--out", str(tmp_path / "run"), "--max-steps", "2", "--devices", "2",
         *(word for text in SMALL for word in ("--set", text)),

@@ -122,9 +122,7 @@ def whole(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dic
     return found, seconds
 
 
-def test_kills_one_after_the_other_at_chosen_places(
-    data_set: Path, tmp_path: Path, whole: tuple[dict[str, Any], float]
-) -> None:
+def test_several_kills_at_chosen_places(data_set: Path, tmp_path: Path, whole: tuple[dict[str, Any], float]) -> None:
     arguments = words(data_set, tmp_path / "run")
     for where in (
         "manifests.files:publish:7",
@@ -139,7 +137,7 @@ def test_kills_one_after_the_other_at_chosen_places(
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", PLACES)
-def test_a_kill_at_a_chosen_place(
+def test_one_kill_at_a_chosen_place(
     data_set: Path, tmp_path: Path, whole: tuple[dict[str, Any], float], name: str, reliability: Reliability
 ) -> None:
     """The first time that a place is passed, the last, and one in between."""

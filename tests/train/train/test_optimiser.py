@@ -50,14 +50,14 @@ def always_fused(parameters: Any, settings: OptimiserSettings, *, fused: bool) -
 
 @pytest.mark.parametrize("factors", [[1.0, 2.0], [torch.inf, 1.0, 2.0], [torch.inf, torch.inf, 1.0, torch.inf, 2.0]])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_a_skipped_step_leaves_no_trace(factors: list[float], momentum: float, no_values: None) -> None:
+def test_skipped_step_leaves_no_trace(factors: list[float], momentum: float, no_values: None) -> None:
     settings = OptimiserSettings(learning_rate=0.1, momentum=momentum, weight_decay=0.01)
     expected = stepped([1.0, 2.0], fused=False, settings=settings)
     torch.testing.assert_close(stepped(factors, fused=True, settings=settings), expected)
     assert torch.equal(stepped(factors, fused=False, settings=settings), expected)
 
 
-def test_a_weight_whose_first_gradient_comes_later_is_stepped() -> None:
+def test_weight_with_a_late_first_gradient_is_updated() -> None:
     """As where a checkpoint holds no momentum of it."""
     one, other = (nn.Parameter(torch.ones(3)) for _ in range(2))
     optimiser = make_optimiser([one, other], SETTINGS, fused=True)
@@ -72,7 +72,7 @@ def test_a_weight_whose_first_gradient_comes_later_is_stepped() -> None:
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_momentum_that_lies_otherwise_in_memory_is_that_of_the_same_weights(fused: bool) -> None:
+def test_momentum_of_another_memory_layout_is_converted(fused: bool) -> None:
     """As in a checkpoint whose weights were not channels last."""
     convolution = nn.Conv3d(3, 4, (1, 2, 3))
     gradient = torch.randn_like(convolution.weight)
@@ -93,7 +93,7 @@ def test_momentum_that_lies_otherwise_in_memory_is_that_of_the_same_weights(fuse
     torch.testing.assert_close(after_two_steps(torch.channels_last_3d), after_two_steps(torch.contiguous_format))
 
 
-def test_a_float16_run_of_the_fused_kernel_is_that_of_the_plain_one(
+def test_float16_with_fused_kernel_equals_the_plain_one(
     data_set: Path, tmp_path: Path, no_values: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(data_set, tmp_path / "plain", *FLOAT16)
@@ -109,7 +109,7 @@ def test_a_float16_run_of_the_fused_kernel_is_that_of_the_plain_one(
 
 
 @pytest.mark.parametrize("saved_fused", [False, True])
-def test_a_checkpoint_of_another_device_keeps_the_way_of_this_one(
+def test_checkpoint_of_another_device_keeps_this_kernel(
     data_set: Path, tmp_path: Path, saved_fused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setup = setup_of(data_set, *FLOAT16)

@@ -50,9 +50,7 @@ def wholes(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_stop_and_resume_changes_no_bit(
-    data_set: Path, tmp_path: Path, wholes: Callable[[str], Path], way: str
-) -> None:
+def test_stop_and_resume_is_bit_exact(data_set: Path, tmp_path: Path, wholes: Callable[[str], Path], way: str) -> None:
     whole = wholes(way)
     run(data_set, tmp_path / "run", *SHORT, *WAYS[way], max_steps=2)
     assert not equal(weights(tmp_path / "run"), weights(whole))
@@ -66,7 +64,7 @@ def test_a_stop_and_resume_changes_no_bit(
     ]
 
 
-def test_float16_searches_its_scale_and_tells_it_in_json(wholes: Callable[[str], Path]) -> None:
+def test_float16_finds_its_scale_and_logs_skipped_steps(wholes: Callable[[str], Path]) -> None:
     whole = wholes("float16")
     lines = [strict(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if line["kind"] == "train"]
@@ -82,7 +80,7 @@ def test_float16_searches_its_scale_and_tells_it_in_json(wholes: Callable[[str],
     assert extra["scaler"]["scale"] == 2.0 ** (16 - skipped[-1])
 
 
-def test_tensorboard_holds_finite_values_alone(wholes: Callable[[str], Path]) -> None:
+def test_tensorboard_has_only_finite_values(wholes: Callable[[str], Path]) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -94,7 +92,7 @@ def test_tensorboard_holds_finite_values_alone(wholes: Callable[[str], Path]) ->
     assert told == pytest.approx({step: norm for step, norm in norms.items() if norm is not None}, rel=1e-6)
 
 
-def test_half_precision_is_close_to_float32_and_compiling_changes_nothing(
+def test_half_precision_and_compiling_are_close_to_float32(
     data_set: Path, tmp_path: Path, wholes: Callable[[str], Path]
 ) -> None:
     run(data_set, tmp_path / "plain", *SHORT)
@@ -106,7 +104,7 @@ def test_half_precision_is_close_to_float32_and_compiling_changes_nothing(
     assert equal(weights(tmp_path / "plain"), weights(wholes("compiled")))
 
 
-def test_float16_that_finds_no_scale_stops_the_run(
+def test_float16_without_a_finite_scale_stops_the_run(
     data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tgtrain.train.health._LEAST_SCALE", 2.0**10)  # six steps in place of 26

@@ -45,13 +45,13 @@ def of_class(root: Path, label: int, part: str) -> list[int]:
     return [int(place) for place in np.flatnonzero(split.part(part) & (split.label == label))]
 
 
-def test_a_loss_that_is_no_number(data_set: Path, tmp_path: Path) -> None:
+def test_not_finite_loss_stops_before_saving(data_set: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no finite number any more .*Lower optimiser.learning_rate"):
         run(data_set, tmp_path / "run", "optimiser.learning_rate=1e30", *NO_CLIPPING)
     assert every_checkpoint(tmp_path / "run") == []
 
 
-def test_a_loss_that_explodes_stops_on_the_third_line(data_set: Path, tmp_path: Path) -> None:
+def test_exploding_loss_stops_on_the_third_line(data_set: Path, tmp_path: Path) -> None:
     with pytest.raises(
         RunError, match=r"the loss explodes: at step \d+ .*over 100 times the usual .*optimiser.learning_rate"
     ):
@@ -62,7 +62,7 @@ def test_a_loss_that_explodes_stops_on_the_third_line(data_set: Path, tmp_path: 
     assert min(losses[-2:]) > 100  # the third is told and not written
 
 
-def test_an_exploding_loss_may_be_let_go_on(data_set: Path, tmp_path: Path) -> None:
+def test_max_loss_factor_0_allows_an_exploding_loss(data_set: Path, tmp_path: Path) -> None:
     run(
         data_set,
         tmp_path / "run",
@@ -89,20 +89,20 @@ def test_an_exploding_loss_may_be_let_go_on(data_set: Path, tmp_path: Path) -> N
         ([9.0] * 3 + [1.5] * 25 + [151] * 3, 30),  # the usual loss is that of the last 25 lines
     ],
 )
-def test_when_a_loss_explodes(losses: list[float], at: int | None) -> None:
+def test_loss_watch(losses: list[float], at: int | None) -> None:
     watch = LossWatch(100)
     told = [place for place, loss in enumerate(losses) if watch.explodes(float(loss))]
     assert told[:1] == ([] if at is None else [at])
 
 
-def test_a_loss_that_begins_high_is_the_usual_one() -> None:
+def test_high_first_loss_is_the_usual_one() -> None:
     """Several terms over many classes: far over 1 in a healthy run, and told with any factor."""
     watch = LossWatch(5)
     assert [watch.explodes(9.2) for _ in range(50)] == [False] * 50
     assert [watch.explodes(loss) for loss in (45.0, 47.0, 47.0, 47.0)] == [False, False, False, True]
 
 
-def test_a_loss_of_float16_that_is_no_number_is_passed_over() -> None:
+def test_not_finite_float16_loss_is_ignored() -> None:
     watch = LossWatch(100)
     losses = [math.nan, 5.0, math.inf, 501.0, 501.0, math.nan, 501.0, math.nan, 501.0]
     told = [place for place, loss in enumerate(losses) if watch.explodes(loss)]
@@ -120,7 +120,7 @@ def test_no_pseudo_label_is_trusted(data_set: Path, tmp_path: Path) -> None:
     assert records(tmp_path / "run", "evaluate")[-1]["step"] == 12
 
 
-def test_a_class_without_a_label_is_named_and_counts_in_the_accuracy(data_set: Path, tmp_path: Path) -> None:
+def test_class_without_labelled_video_is_noted(data_set: Path, tmp_path: Path) -> None:
     some = of_class(data_set, 0, "labelled") + of_class(data_set, 1, "labelled")
     setup = with_split(data_set, labelled=some)
     assert any("no labelled video of 1 classes: class2; they cannot be learnt" in note for note in notes(setup))
@@ -143,14 +143,14 @@ def test_fewer_videos_than_a_batch(data_set: Path, tmp_path: Path) -> None:
     assert (outcome.step, outcome.num_steps) == (4, 4)
 
 
-def test_no_video_of_a_stream_is_refused(data_set: Path) -> None:
+def test_empty_stream_is_refused(data_set: Path) -> None:
     with pytest.raises(InputError, match="no video is labelled"):
         with_split(data_set, labelled=[])
     with pytest.raises(InputError, match="has no unlabelled video, which method ltg needs"):
         with_split(data_set, unlabelled=[])
 
 
-def test_no_part_to_measure_on(data_set: Path, tmp_path: Path) -> None:
+def test_no_validation_or_test_part(data_set: Path, tmp_path: Path) -> None:
     setup = with_split(data_set, validation=[], test=[])
     assert "the split has no validation or test part: no accuracy is measured" in notes(setup)
     outcome = train(setup, tmp_path / "run", ALONE, log=lambda text: None)
@@ -158,7 +158,7 @@ def test_no_part_to_measure_on(data_set: Path, tmp_path: Path) -> None:
     assert list_checkpoints(tmp_path / "run")[-1].name == "step-00000012.pt"
 
 
-def test_everything_is_damaged(make_data_set: Callable[..., Path], tmp_path: Path) -> None:
+def test_all_samples_damaged(make_data_set: Callable[..., Path], tmp_path: Path) -> None:
     root = make_data_set()
     for row in read_manifest(root).videos:
         with (root / row.shard).open("r+b") as shard:
@@ -169,7 +169,7 @@ def test_everything_is_damaged(make_data_set: Callable[..., Path], tmp_path: Pat
     assert every_checkpoint(tmp_path / "run") == []
 
 
-def test_nothing_is_noted_of_a_run_that_fits(data_set: Path) -> None:
+def test_fitting_run_has_no_notes(data_set: Path) -> None:
     assert notes(setup_of(data_set)) == []
 
 
@@ -186,7 +186,7 @@ def test_nothing_is_noted_of_a_run_that_fits(data_set: Path) -> None:
         ),
     ],
 )
-def test_warm_ups_that_never_end_are_noted(data_set: Path, override: str, said: str) -> None:
+def test_endless_warm_up_is_noted(data_set: Path, override: str, said: str) -> None:
     (note,) = notes(setup_of(data_set, override))
     assert said in note
 
@@ -195,7 +195,7 @@ GPU = Ranks(0, 1, torch.device("cuda", 0))
 COMPILED = ("runtime.compile=true", "data.size=32", "data.clip_frames=4")
 
 
-def test_clips_too_small_to_compile_for_a_gpu_are_refused_at_the_start(data_set: Path, tmp_path: Path) -> None:
+def test_clips_too_small_to_compile_on_gpu_are_refused(data_set: Path, tmp_path: Path) -> None:
     setup = setup_of(data_set, *COMPILED)
     said = r"4 frames of 32x32 are 1x1x1 \(T x H x W\).* Set data.size above 32, or runtime.compile=false"
     with pytest.raises(InputError, match=said):
@@ -216,13 +216,13 @@ def test_clips_too_small_to_compile_for_a_gpu_are_refused_at_the_start(data_set:
     ],
 )
 @pytest.mark.parametrize("network", [("r3d", 10), ("slowonly", 50)])
-def test_what_compiles_is_let_through(override: str, device: torch.device, network: tuple[str, int]) -> None:
+def test_compilable_settings_are_accepted(override: str, device: torch.device, network: tuple[str, int]) -> None:
     backbone, depth = network
     settings = (*COMPILED, f"model.backbone={backbone}", f"model.depth={depth}", override)
     require_settings(load_recipe("demo", settings, num_classes=3), Ranks(0, 1, device))
 
 
-def test_a_disk_without_room_for_two_checkpoints_is_refused_at_the_start(
+def test_disk_without_room_for_two_checkpoints_is_refused(
     data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setup = setup_of(data_set, "evaluate.every_epochs=4")
@@ -248,7 +248,7 @@ def test_a_disk_without_room_for_two_checkpoints_is_refused_at_the_start(
         ),
     ],
 )
-def test_what_cannot_be_read_is_no_disk_to_make_room_on(
+def test_read_error_is_not_reported_as_a_full_disk(
     data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, kind: type[Exception], said: str
 ) -> None:
     def broken(*args: object, **kwargs: object) -> Iterator[object]:
@@ -261,9 +261,7 @@ def test_what_cannot_be_read_is_no_disk_to_make_room_on(
     assert "make room" not in str(raised.value)
 
 
-def test_a_journal_that_cannot_be_written_stops_the_run(
-    data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unwritable_journal_stops_the_run(data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -274,7 +272,7 @@ def test_a_journal_that_cannot_be_written_stops_the_run(
         run(data_set, tmp_path / "run")
 
 
-def test_a_disk_that_fills_up_costs_no_checkpoint_that_was_there(data_set: Path, tmp_path: Path) -> None:
+def test_full_disk_keeps_older_checkpoints(data_set: Path, tmp_path: Path) -> None:
     """A limit of the size of files stands for the disk: what is written stops in the middle of the second checkpoint."""
     import resource
 

@@ -191,14 +191,14 @@ def one_life(
     assert 0 < sum(held) <= data.cache_gb * 1e9 < sum(shard.num_bytes for shard in read_manifest(data.local).shards)
 
 
-def test_trouble_of_the_store_a_kill_and_another_cache(
+def test_store_errors_a_kill_and_another_cache(
     data: Data, store: ObjectStore, tmp_path: Path, expected: Course
 ) -> None:
     one_life(data, store, tmp_path, expected, troubled_at=0, killed_at=7)
 
 
 @pytest.mark.long
-def test_trouble_and_kills_at_random_steps(
+def test_store_errors_and_kills_at_random_steps(
     data: Data, store: ObjectStore, tmp_path: Path, expected: Course, reliability: Reliability
 ) -> None:
     draw = random.Random(4)

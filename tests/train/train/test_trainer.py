@@ -58,7 +58,7 @@ def test_stop_and_resume_equal_the_undisturbed_run(data_set: Path, tmp_path: Pat
         ("data.gradient=slow", "augment.operations=mvpl"),
     ],
 )
-def test_a_whole_step_waits_for_nothing(
+def test_a_step_never_waits_for_the_device(
     data_set: Path, tmp_path: Path, changes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From uint8 clips to weights and sums for the log, on tensors without values: looking at one raises."""
@@ -103,7 +103,7 @@ def with_tensors(batch: SslBatch, change: Callable[[torch.Tensor], torch.Tensor]
     return replace(batch, labelled=labelled, unlabelled=changed(batch.unlabelled))
 
 
-def test_another_seed_is_another_run(data_set: Path, tmp_path: Path) -> None:
+def test_another_seed_gives_other_weights(data_set: Path, tmp_path: Path) -> None:
     run(data_set, tmp_path / "a", max_steps=2)
     run(data_set, tmp_path / "b", "runtime.seed=1", max_steps=2)
     assert not equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
@@ -115,7 +115,7 @@ def test_the_number_of_workers_changes_nothing(data_set: Path, tmp_path: Path) -
     assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
 
 
-def test_what_a_run_writes(data_set: Path, tmp_path: Path) -> None:
+def test_files_of_a_run(data_set: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     outcome = run(data_set, folder)
     assert outcome.last is not None
@@ -139,7 +139,7 @@ def test_what_a_run_writes(data_set: Path, tmp_path: Path) -> None:
     assert facts["data"]["classes"] == ["class0", "class1", "class2"]
 
 
-def test_every_epoch_tells_what_its_streams_have_seen(data_set: Path, tmp_path: Path) -> None:
+def test_every_epoch_logs_the_coverage_of_its_streams(data_set: Path, tmp_path: Path) -> None:
     """12 unlabelled and 6 labelled videos, 4 of each a step, 3 steps an epoch: one pass, and two."""
     said: list[str] = []
     train(setup_of(data_set, "runtime.workers=1"), tmp_path / "run", ALONE, log=said.append)
@@ -162,14 +162,14 @@ def test_a_finished_run_does_nothing(data_set: Path, tmp_path: Path) -> None:
     assert equal(weights(tmp_path / "run"), before)
 
 
-def test_another_setting_in_the_same_folder_is_refused_by_name(data_set: Path, tmp_path: Path) -> None:
+def test_another_setting_in_the_same_folder_is_refused(data_set: Path, tmp_path: Path) -> None:
     run(data_set, tmp_path / "run", max_steps=1)
     with pytest.raises(InputError, match="optimiser.epochs: 4 there, 5 asked"):
         run(data_set, tmp_path / "run", "optimiser.epochs=5")
     run(data_set, tmp_path / "run", "runtime.log_every=1", max_steps=2)  # how it is carried out may change
 
 
-def test_another_data_set_or_split_is_refused_by_name(make_data_set: Callable[..., Path], tmp_path: Path) -> None:
+def test_another_data_set_or_split_is_refused(make_data_set: Callable[..., Path], tmp_path: Path) -> None:
     root, other = make_data_set("one"), make_data_set("other", num_frames=21)
     run(root, tmp_path / "run", max_steps=1)
     with pytest.raises(InputError, match="data set .* there"):
@@ -181,20 +181,20 @@ def test_another_data_set_or_split_is_refused_by_name(make_data_set: Callable[..
         train(setup, tmp_path / "run", ALONE, log=lambda text: None)
 
 
-def test_a_folder_with_other_things_is_refused(data_set: Path, tmp_path: Path) -> None:
+def test_folder_with_other_files_is_refused(data_set: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
         run(data_set, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_resume_never_refuses_a_begun_run(data_set: Path, tmp_path: Path) -> None:
+def test_resume_never_refuses_existing_checkpoints(data_set: Path, tmp_path: Path) -> None:
     run(data_set, tmp_path / "run", max_steps=1)
     with pytest.raises(InputError, match="has checkpoints already"):
         run(data_set, tmp_path / "run", resume="never")
 
 
-def test_a_damaged_newest_checkpoint_falls_back_to_the_same_end(data_set: Path, tmp_path: Path) -> None:
+def test_damaged_newest_checkpoint_falls_back(data_set: Path, tmp_path: Path) -> None:
     run(data_set, tmp_path / "whole")
     run(data_set, tmp_path / "run", max_steps=4)
     run(data_set, tmp_path / "run", max_steps=8)
@@ -204,7 +204,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_same_end(data_set: Path, 
     assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
-def test_a_loss_that_is_no_number_stops_the_run(data_set: Path, tmp_path: Path) -> None:
+def test_not_finite_loss_stops_the_run(data_set: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no finite number any more"):
         run(
             data_set,
@@ -228,17 +228,17 @@ def test_too_much_damage_stops_the_run(make_data_set: Callable[..., Path], tmp_p
     assert run(root, tmp_path / "run", "runtime.max_bad_fraction=1.0").step == 12
 
 
-def test_a_batch_that_ranks_cannot_share_is_refused(data_set: Path, tmp_path: Path) -> None:
+def test_batch_that_ranks_cannot_share_is_refused(data_set: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="batch.labelled is 4, which 3 processes cannot share evenly"):
         train(setup_of(data_set), tmp_path / "run", Ranks(0, 3, torch.device("cpu")), log=lambda text: None)
 
 
-def test_epochs_count_the_unlabelled_videos_whatever_the_method(data_set: Path) -> None:
+def test_epochs_count_unlabelled_videos(data_set: Path) -> None:
     assert num_steps_of(setup_of(data_set)) == num_steps_of(setup_of(data_set, recipe="demo-supervised")) == (12, 3)
     assert num_steps_of(setup_of(data_set, "batch.unlabelled=40"))[1] == 1  # fewer videos than a batch: one step
 
 
-def test_two_processes_train_together_and_resume_as_one(data_set: Path, tmp_path: Path) -> None:
+def test_two_ranks_train_and_one_resumes(data_set: Path, tmp_path: Path) -> None:
     words = [
         "run", str(data_set), "--recipe", "demo", "--out", str(tmp_path / "run"),
         *(word for text in (*SMALL, "evaluate.every_epochs=1") for word in ("--set", text)),
@@ -293,7 +293,7 @@ def test_a_refused_run_leaves_no_folder_behind(data_set: Path, tmp_path: Path, o
         ("demo-fixmatch", ("batch.unlabelled=1", "method.weak_forward=apart"), "batch.unlabelled=1 leaves one clip"),
     ],
 )  # fmt: skip
-def test_a_single_clip_without_variance_is_refused(
+def test_single_clip_without_variance_is_refused(
     data_set: Path, tmp_path: Path, recipe: str, overrides: tuple[str, ...], said: str
 ) -> None:
     with pytest.raises(InputError, match=said):
@@ -309,26 +309,26 @@ def test_a_single_clip_without_variance_is_refused(
         ("demo", ("batch.labelled=1", "batch.unlabelled=1")),
     ],
 )
-def test_a_single_labelled_video_trains_where_there_is_a_variance(
+def test_single_labelled_video_with_variance_trains(
     data_set: Path, tmp_path: Path, recipe: str, overrides: tuple[str, ...]
 ) -> None:
     assert run(data_set, tmp_path / "run", *overrides, recipe=recipe, max_steps=1).step == 1
 
 
-def test_a_checkpoint_that_is_not_there_is_named_before_anything_is_written(data_set: Path, tmp_path: Path) -> None:
+def test_missing_checkpoint_is_refused_before_anything_is_written(data_set: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"No checkpoint .*nope.pt"):
         run(data_set, tmp_path / "run", resume=str(tmp_path / "nope.pt"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_folder_that_cannot_be_is_refused(data_set: Path, tmp_path: Path) -> None:
+def test_impossible_run_folder_is_refused(data_set: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InputError, match="--out"):
             run(data_set, folder)
 
 
-def test_no_number_is_never_evaluated_or_saved(data_set: Path, tmp_path: Path) -> None:
+def test_not_finite_weights_are_never_evaluated_or_saved(data_set: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no finite number"):
         run(
             data_set, tmp_path / "run", "optimiser.learning_rate=1e30", "optimiser.clip_norm=0",
@@ -338,14 +338,14 @@ def test_no_number_is_never_evaluated_or_saved(data_set: Path, tmp_path: Path) -
         assert all(torch.isfinite(value).all() for value in load(path).model.values())
 
 
-def test_a_second_run_in_the_same_folder_is_refused_by_owner(data_set: Path, tmp_path: Path) -> None:
+def test_folder_in_use_is_refused_with_its_owner(data_set: Path, tmp_path: Path) -> None:
     run(data_set, tmp_path / "run", max_steps=1)
     with owned(tmp_path / "run"), pytest.raises(InputError, match=f"in use by process {os.getpid()} on"):
         run(data_set, tmp_path / "run")
     run(data_set, tmp_path / "run", max_steps=2)
 
 
-def test_a_missing_shard_is_named_at_the_start(make_data_set: Callable[..., Path], tmp_path: Path) -> None:
+def test_missing_shard_is_named_at_the_start(make_data_set: Callable[..., Path], tmp_path: Path) -> None:
     root = make_data_set()
     (root / "shard-000001.tar").unlink()
     with pytest.raises(InputError, match=r"shard-000001.tar \(missing, expected \d+ bytes\)"):

@@ -73,7 +73,7 @@ def moved(root: Path, folder: Path, case: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_ranks_come_to_the_weights_of_one(data_set: Path, tmp_path: Path, pair: Path, case: str) -> None:
+def test_two_ranks_reach_the_weights_of_one(data_set: Path, tmp_path: Path, pair: Path, case: str) -> None:
     run_case(data_set, tmp_path / "alone", case, ALONE)
     got, expected = (moved(data_set, folder, case) for folder in (pair / case, tmp_path / "alone"))
     for name, way in expected.items():

@@ -74,7 +74,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_trains(data_set: Path, tmp_path: Path, case: str) -> None:
+def test_variant_trains(data_set: Path, tmp_path: Path, case: str) -> None:
     recipe, changes, terms = CASES[case]
     config = load_recipe(recipe, [*SMALL, *changes], num_classes=3)
     setup = prepare(str(data_set), read_split(data_set), read_manifest(data_set), config)
