@@ -62,9 +62,9 @@ def bench(
     as for training.
     """
     from manifests.records import InputError
-    from tgtrain.ranks.slurm import is_one_of_several
+    from tgtrain.ranks.placement import rank_placement
 
-    if is_one_of_several(os.environ):
+    if rank_placement(os.environ).world_size > 1:
         raise InputError("tgtrain bench measures one process with one device: start it without torchrun or srun.")
     if workers is not None:
         overrides += (f"runtime.workers={workers}",)

@@ -154,7 +154,7 @@ def _print_outcome(outcome: Outcome, folder: Path, as_json: bool) -> None:
 
 def _announce(setup: Setup, ranks: Ranks, folder: Path) -> None:
     """Print what is about to be trained, and the warnings and notes about it."""
-    from tgtrain.ranks.slurm import unused_tasks_note
+    from tgtrain.ranks.placement import unused_tasks_note
     from tgtrain.train.preflight import notes
     from tgtrain.train.trainer import num_steps_of
 
@@ -183,7 +183,7 @@ def _announce(setup: Setup, ranks: Ranks, folder: Path) -> None:
 def _fitting_recipe(manifest: Manifest, split: LabelSplit) -> str:
     """The published recipe of this data set and percentage if there is a GPU and the split fills a batch, else demo."""
     from tgtrain.config import load_recipe, recipe_names
-    from tgtrain.ranks.distributed import rank_placement
+    from tgtrain.ranks.placement import rank_placement
 
     log = say if rank_placement(os.environ).rank == 0 else _silent
     dataset = manifest.header.dataset

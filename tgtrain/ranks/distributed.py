@@ -1,10 +1,10 @@
-"""Which process this is among those of a run, on which device it works, and how the processes form a group."""
+"""The processes of a run: how they form a group, on which device each works, and how they stop together."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,57 +16,11 @@ from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from manifests.records import InputError
-from tgtrain.ranks import slurm
 from tgtrain.ranks.failure_watch import FailureWatch
+from tgtrain.ranks.placement import RankPlacement, rank_placement
 
 _POLL_SECONDS, _POLL_STEPS = 5.0, 10
 _TIMEOUT = timedelta(minutes=30)  # of a collective: the longest that one process may keep the others waiting
-
-
-@dataclass(frozen=True, slots=True)
-class RankPlacement:
-    """Which process this is, 0 <= rank < world_size, and where the processes meet."""
-
-    rank: int = 0
-    world_size: int = 1
-    local_rank: int = 0  # on its machine
-    host: str = ""  # "" and port 0: as MASTER_ADDR and MASTER_PORT say
-    port: int = 0
-    by_slurm: bool = False  # from the variables of a Slurm task, not from those of torchrun
-
-
-def rank_placement(environment: Mapping[str, str]) -> RankPlacement:
-    """The placement that torchrun (or `--devices`), else Slurm, describes; one process if neither does.
-
-    InputError for an incomplete description.
-    """
-    if "RANK" in environment or "WORLD_SIZE" in environment:
-        world_size = slurm.number(environment, "WORLD_SIZE", 1)
-        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not environment.get(name)]
-        if world_size > 1 and missing:
-            raise InputError(
-                f"WORLD_SIZE is {world_size} and {', '.join(missing)} not set: several processes are started by "
-                "`tgtrain run --devices N`, torchrun or srun."
-            )
-        local_rank = slurm.number(environment, "LOCAL_RANK", 0)
-        placement = RankPlacement(slurm.number(environment, "RANK", 0), world_size, local_rank)
-    elif slurm.in_step(environment):
-        host, port = slurm.master_address(environment)
-        placement = RankPlacement(
-            slurm.number(environment, "SLURM_PROCID", 0),
-            slurm.num_tasks(environment),
-            slurm.number(environment, "SLURM_LOCALID", 0),
-            environment.get("MASTER_ADDR") or host,
-            slurm.number(environment, "MASTER_PORT", port),
-            by_slurm=True,
-        )
-    else:
-        return RankPlacement()
-    if placement.rank >= placement.world_size:
-        raise InputError(
-            f"rank {placement.rank} of {placement.world_size} processes: expected 0 to {placement.world_size - 1}."
-        )
-    return placement
 
 
 @dataclass(frozen=True, slots=True)

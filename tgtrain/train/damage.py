@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from tgtrain.errors import RunError
 from tgtrain.ranks.distributed import Ranks
 
 LEAST_CLIPS = 1000  # the share is taken of at least so many clips: of fewer it says little
-
-
-class TooMuchDamageError(Exception):
-    """More of the clips read were damaged than the run allows."""
 
 
 class Damage:
@@ -33,7 +30,7 @@ class Damage:
     def join(self, ranks: Ranks, log: Callable[[str], None]) -> None:
         """Add up the counts of all ranks, and log each damaged sample once. All ranks must call this.
 
-        Raises TooMuchDamageError on all of them, once more than `limit` of the clips read (at least of LEAST_CLIPS) were damaged.
+        Raises RunError on all of them, once more than `limit` of the clips read (at least of LEAST_CLIPS) were damaged.
         """
         everyone = ranks.gather((self._own_read, self._own_bad))
         self._own_read, self._own_bad = 0, []
@@ -45,7 +42,7 @@ class Damage:
                     log(f"damaged sample replaced: {reason}")
                     self._logged.add(reason)
         if self.num_bad > self.limit * max(self.num_read, LEAST_CLIPS):
-            raise TooMuchDamageError(
+            raise RunError(
                 f"{self.num_bad} of {self.num_read} clips read were damaged, runtime.max_bad_fraction allows {self.limit:g} "
                 f"(of {LEAST_CLIPS} clips if fewer were read). `tgprep check` finds what is damaged and says how to repair it."
             )

@@ -30,7 +30,7 @@ from tgtrain.run import journal
 from tgtrain.run.checkpoint import cannot_write, last_valid, writing
 from tgtrain.run.folder import CONFIG_NAME, begin_folder, check_folder, owned
 from tgtrain.run.resume import Start, choose, take_up
-from tgtrain.train.damage import Damage, TooMuchDamageError, left_out
+from tgtrain.train.damage import Damage, left_out
 from tgtrain.train.device import batches_on
 from tgtrain.train.health import LossWatch, require_finite, require_health
 from tgtrain.train.learner import Learner
@@ -253,17 +253,11 @@ class _Trainer:
             if clips is not None:
                 self.damage.add(len(clips.keys), clips.bad)
         if self.ranks.world_size == 1:
-            self._judge_damage()  # several ranks do so at every line of the log: each time they wait for each other
-
-    def _judge_damage(self) -> None:
-        try:
-            self.damage.join(self.ranks, self.log)
-        except TooMuchDamageError as error:
-            raise RunError(str(error)) from None
+            self.damage.join(self.ranks, self.log)  # several ranks only at every line of the log: it makes them wait
 
     def _log_interval(self, epoch: int) -> None:
         """Log the means since the last line over all ranks, and begin a new interval. RunError if the run is not healthy."""
-        self._judge_damage()
+        self.damage.join(self.ranks, self.log)
         scaler = self.learner.scaler
         values = journal.with_precision(self._over_ranks(self.interval.means()))
         if scaler.is_enabled():

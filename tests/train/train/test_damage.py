@@ -23,8 +23,9 @@ from tests.train.support import ALONE, SMALL, records, setup_of
 from tgtrain.data import loader
 from tgtrain.data.build import step_dataset
 from tgtrain.data.setup import Setup
+from tgtrain.errors import RunError
 from tgtrain.ranks.distributed import Ranks
-from tgtrain.train.damage import LEAST_CLIPS, Damage, TooMuchDamageError
+from tgtrain.train.damage import LEAST_CLIPS, Damage
 from tgtrain.train.trainer import train
 
 
@@ -39,7 +40,7 @@ def test_counts_are_summed_over_ranks_and_logged_once() -> None:
     damage = Damage(limit=0.0)
     said: list[str] = []
     damage.add(50, [])
-    with pytest.raises(TooMuchDamageError, match=r"1 of 150 clips read were damaged.*allows 0 "):
+    with pytest.raises(RunError, match=r"1 of 150 clips read were damaged.*allows 0 "):
         damage.join(TwoRanks(0, 2, torch.device("cpu")), said.append)
     assert said == ["damaged sample replaced: of the other"]
 
@@ -53,7 +54,7 @@ def test_damaged_share_is_of_at_least_1000_clips(num_read: int, allowed: int) ->
     damage.add(num_read, [f"video {number}" for number in range(allowed)])
     damage.join(ALONE, lambda text: None)
     damage.add(0, ["one more"])
-    with pytest.raises(TooMuchDamageError):
+    with pytest.raises(RunError):
         damage.join(ALONE, lambda text: None)
     assert (damage.num_read, damage.num_bad) == (num_read, allowed + 1)
 
@@ -63,7 +64,7 @@ def test_zero_damage_limit() -> None:
     damage.add(10_000, [])
     damage.join(ALONE, lambda text: None)
     damage.add(1, ["a video"])
-    with pytest.raises(TooMuchDamageError):
+    with pytest.raises(RunError):
         damage.join(ALONE, lambda text: None)
 
 

@@ -10,15 +10,8 @@ from pathlib import Path
 import pytest
 
 from manifests.records import InputError
-from tgtrain.ranks.distributed import (
-    RankPlacement,
-    choose_device,
-    gpu_of,
-    process_group,
-    rank_placement,
-    steps_between_polls,
-)
-from tgtrain.ranks.slurm import first_host, in_step, is_one_of_several, master_address, unused_tasks_note
+from tgtrain.ranks.distributed import choose_device, gpu_of, process_group, steps_between_polls
+from tgtrain.ranks.placement import RankPlacement, first_host, rank_placement, unused_tasks_note
 
 # What srun gives each task of a job of two nodes with two tasks each; a batch script's own variables are seen in it, too.
 TASK = {
@@ -80,7 +73,6 @@ def test_malformed_node_list_is_refused(nodes: str) -> None:
 )  # fmt: skip
 def test_rank_placement(environment: dict[str, str], expected: RankPlacement) -> None:
     assert rank_placement(environment) == expected
-    assert is_one_of_several(environment) == (expected.world_size > 1)
 
 
 @pytest.mark.parametrize(
@@ -116,9 +108,8 @@ def test_process_outside_the_tasks_of_its_job_is_noted(environment: dict[str, st
 
 
 def test_jobs_and_steps_have_different_ports() -> None:
-    assert in_step(TASK)
     ports = {
-        master_address(TASK | {"SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)})[1]
+        rank_placement(TASK | {"SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)}).port
         for job in (4711, 4712, 4713)
         for step in range(5)
     }
