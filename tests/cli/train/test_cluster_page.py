@@ -1,4 +1,4 @@
-"""The job script of docs/cluster.md: the signal reaches the run, what it saves is waited for, and the job is requeued."""
+"""The job script of docs/cluster.md: the signal reaches the run, the script waits for the checkpoint and requeues the job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 PAGE = Path(__file__).parents[3] / "docs" / "cluster.md"
-# Stand-ins: srun hands signals on to its task, as it is documented to; the run notes them, takes its time, and saves.
+# Stand-ins: srun passes signals on to its task, as documented; the run notes them, takes its time, and saves.
 _SRUN = """#!/bin/bash
 while [[ "$1" == --* ]]; do shift; done
 exec "$@"

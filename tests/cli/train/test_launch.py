@@ -1,4 +1,4 @@
-"""`--devices N`: processes that are started, signalled and ended together, and what comes of it is what torchrun comes to."""
+"""`--devices N`: processes that start, get signals and end together, and reach the result of torchrun."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def assert_same(folder: Path, whole: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What torchrun by hand comes to."""
+    """The outcome of torchrun."""
     folder = tmp_path_factory.mktemp("torchrun") / "run"
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cli.train"]
     done = subprocess.run(
@@ -190,7 +190,7 @@ sys.exit(launch._run([sys.executable, "-c", child, sys.argv[1]], len(sys.argv[1]
     ("acts", "code", "said", "unsaid"),
     [
         ("0,0,0", 0, "said by 0", "process"),
-        ("2,2", 2, "said by 2", "process 1"),  # a mistake that all find: told by the first
+        ("2,2", 2, "said by 2", "process 1"),  # a mistake that all find: printed by the first
         ("0,3", 3, "[process 1] said by 3", "Error"),
         ("sleep,3,sleep", 3, "[process 1] said by 3", "Error"),
         (

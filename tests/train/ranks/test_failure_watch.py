@@ -1,4 +1,4 @@
-"""One process of several fails, in a collective or beside it: all end, soon, and the reason is told."""
+"""One process of several fails, in a collective or outside: all end soon, with the reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-# The process of rank FAILING does WHAT; the other waits for it in a collective that never becomes whole.
+# The process of rank FAILING does WHAT; the other waits for it in a collective that never completes.
 _WORKER = """
 import os, signal, sys, torch, torch.distributed as dist
 from manifests.records import InputError

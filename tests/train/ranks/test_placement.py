@@ -1,4 +1,4 @@
-"""Which process a task is: tables of environments as srun, sbatch, salloc and torchrun make them."""
+"""Placement of ranks: tables of environments as srun, sbatch, salloc and torchrun make them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_malformed_node_list_is_refused(nodes: str) -> None:
         (TASK | {"SLURM_STEP_NODELIST": "node08", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"},
          RankPlacement(1, 2, 1, "node08", 20_000 + 7 * 4711 % 12_000, by_slurm=True)),
         (TASK | {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "99"}, RankPlacement(3, 4, 1, "10.0.0.1", 99, by_slurm=True)),
-        # No step told: as in wrappers that pass a few variables on.
+        # No step variables: as in wrappers that pass on a few variables.
         ({n: v for n, v in TASK.items() if "STEP" not in n and n != "ENVIRONMENT"},
          RankPlacement(3, 4, 1, "node07", 20_000 + 7 * 4711 % 12_000, by_slurm=True)),
         (BATCH_SHELL, RankPlacement()),

@@ -1,4 +1,4 @@
-"""A signal at any moment: the run saves, says so, exits as documented, and goes on to the same end."""
+"""A signal at any moment: the run saves, says so, exits as documented, and resumes to the same end."""
 
 from __future__ import annotations
 
@@ -308,7 +308,7 @@ def of_session(session: int) -> list[int]:
 
 @contextlib.contextmanager
 def running(words: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """A run as the leader of a session; what is left of the session at the end is killed, and was none."""
+    """A run as the leader of a session. At the end no process of the session may be left; those that are, are killed."""
     process = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         yield process

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, at least two, damaged ones passed over, never code."""
+"""Checkpoints: complete or absent, at least two, damaged ones skipped, and no code is run by loading."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def test_later_checkpoints_are_archived_and_best_is_found_again(tmp_path: Path) 
 
 
 def test_full_disk_leaves_older_checkpoints(tmp_path: Path) -> None:
-    """In a process of its own: the limit of file sizes stays."""
+    """In another process, because the limit on file sizes cannot be raised again."""
     save(tmp_path, state(1, 0.5), keep=2)
     before = {path.name: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()}
     code = (

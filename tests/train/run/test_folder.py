@@ -1,4 +1,4 @@
-"""What a run is made from: a split that must not be trained with is refused before anything is read, doubts are told."""
+"""The run folder: an invalid split is refused before anything is read, warnings are printed."""
 
 from __future__ import annotations
 

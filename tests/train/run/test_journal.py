@@ -1,4 +1,4 @@
-"""What a run tells: means over an interval, precision of what was trusted, one line, and a journal that survives a resume."""
+"""The log of a run: means over an interval, precision of pseudo-labels, one line, and a journal that survives a resume."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_means_are_over_the_steps_of_the_interval() -> None:
     interval.add([("loss/total", torch.tensor(7.0))], 8, 0.0)
     again = interval.means()
     assert again["loss/total"] == 7.0
-    # What is left is told from all steps so far and everything between them.
+    # The time left is estimated from all steps so far and everything between them.
     assert again["overall_seconds_per_step"] * 3 >= means["overall_seconds_per_step"] * 2
 
 

@@ -1,4 +1,4 @@
-"""Going back, taking over, going on: the folder of a run tells of one course, and nothing else is taken up."""
+"""Resume, roll back, begin from another run: the folder always holds one course of training."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_roll_back_archives_later_checkpoints_and_reaches_the_same_end(data_set:
     assert (found.path.name, found.value) == (
         ("step-00000003.pt", known[3]) if known[3] >= known[6] else ("step-00000006.pt", known[6])
     )
-    # The same command again goes on instead of back: a requeued job has no other.
+    # The same command again resumes instead of rolling back, because a requeued job repeats it.
     say_into(said, data_set, copy, resume=str(copy / "checkpoints" / "step-00000003.pt"))
     assert any("was begun from step-00000003.pt before and goes on" in text for text in said)
     assert steps(copy) == [3, 6, 9, 12]
@@ -149,7 +149,7 @@ def test_folder_filled_by_another_process_is_checked_again(
 
 
 def test_other_block_shards_are_refused_with_a_hint(data_set: Path, copy: Path) -> None:
-    """As of a run on a URL that goes on from a local copy: by the folder, and by a checkpoint of it elsewhere."""
+    """As of a run on a URL that resumes from a local copy: by its folder, and by its checkpoint elsewhere."""
     before = "data.block_shards: 0 there, 32 asked"
     how = "To resume from either: --set data.block_shards=0."
     with pytest.raises(InputError, match=f"holds a run with other settings: {before}.*{how}"):

@@ -1,4 +1,4 @@
-"""Loader and step side by side: what is told of given figures, and figures of a real data set."""
+"""Comparison of loader and step: advice for given figures, and figures of a real data set."""
 
 from __future__ import annotations
 
@@ -37,9 +37,7 @@ def figure(workers: int, clips_per_second: float) -> LoaderFigure:
     return LoaderFigure(workers, round(10 * clips_per_second), 10.0, 0.5)
 
 
-STEP = StepFigure(
-    num_clips=80, batch_clips=80, num_steps=5, seconds=4.0
-)  # 100 clips a second: 120 are asked of the loader
+STEP = StepFigure(num_clips=80, batch_clips=80, num_steps=5, seconds=4.0)  # 100 clips a second: the loader needs 120
 
 
 @pytest.mark.parametrize(
@@ -85,7 +83,7 @@ def test_workers_to_try_double_up_to_the_cores(
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that goes on by a second with every look at it."""
+    """A clock that advances by a second each time it is read."""
     ticks = iter(range(10_000))
     monkeypatch.setattr("tgtrain.train.bench.perf_counter", lambda: float(next(ticks)))
 

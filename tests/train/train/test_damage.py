@@ -1,4 +1,4 @@
-"""Damage in a run: counted over all ranks, told once, judged by all together; none of it goes unsaid."""
+"""Damaged samples in a run: counted over all ranks, each logged once, judged at the same step by all."""
 
 from __future__ import annotations
 

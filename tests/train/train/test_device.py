@@ -1,4 +1,4 @@
-"""Batches on the device: the same ones in order, asked for one by one; on a GPU copied beside the computation."""
+"""Batches on the device: in order, requested one by one; on a GPU the copy overlaps the computation."""
 
 from __future__ import annotations
 

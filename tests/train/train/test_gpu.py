@@ -1,4 +1,4 @@
-"""Training on a GPU: the whole step waits for nothing, every way of carrying it out trains, and what CPU tests show holds there.
+"""Training on a GPU: a step never waits for the device, every variant trains, and what CPU tests show holds there.
 
 Tests without a GPU are skipped (REQUIRE_GPU=1 makes that a failure). Kernels of a GPU add in an order of their own, so runs are
 compared by tolerance, but for what must not depend on it: steps, batches, learning rates, what a checkpoint restores.
@@ -76,7 +76,7 @@ def to_gpu(views: StepInputs) -> StepInputs:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("recipe", ["demo", "demo-fixmatch"])
 def test_a_step_never_waits_for_the_device(data_set: Path, tmp_path: Path, way: str, recipe: str) -> None:
-    """From the pinned batch of the loader to the sums for the log; what is cached on the device is so after two steps."""
+    """From the pinned batch of the loader to the sums for the log; caches on the device are filled after two steps."""
     if recipe == "demo-fixmatch" and TWO_CLIPS[0] in WAYS[way]:
         pytest.skip("one view has no contrast across views")
     setup = setup_of(data_set, *QUICK, *WAYS[way], recipe=recipe)
@@ -250,7 +250,7 @@ def test_float16_cpu_run_resumes_on_gpu(data_set: Path, tmp_path: Path) -> None:
 @PAIR
 @pytest.mark.parametrize("way", [(), ("runtime.accumulate=2", *TWO_CLIPS), ("runtime.precision=bfloat16",)])
 def test_two_gpus_equal_one(data_set: Path, tmp_path: Path, way: tuple[str, ...]) -> None:
-    """NCCL, SyncBatchNorm and the gather: losses of the first steps are those of one GPU with the whole batch."""
+    """NCCL, SyncBatchNorm and the gather: losses of the first steps equal those of one GPU with the full batch."""
     settings = (*QUICK, "model.dropout=0", "evaluate.every_epochs=0", *way)
     on_gpu(data_set, tmp_path / "one", *settings, max_steps=2)
     words = [

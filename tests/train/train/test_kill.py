@@ -1,4 +1,4 @@
-"""kill -9 of real training processes at many moments: the same command again comes to the same weights and metrics, bit for bit.
+"""kill -9 of real training processes at many moments: the same command again reaches the same weights and metrics, bit for bit.
 
 Moments are chosen in two ways: by time, anywhere in the life of a process; and by place, so that the short ones (a checkpoint
 half written, saved and not yet marked, the middle of an evaluation) are hit too: the process kills itself when it enters a
@@ -64,7 +64,7 @@ def words(data_set: Path, folder: Path, workers: int = 0) -> list[str]:
 
 
 def start(arguments: list[str], at: str = "", num_ranks: int = 1) -> list[subprocess.Popen[str]]:
-    """The processes of one run; at: where each of them kills itself, "" nowhere."""
+    """Start the processes of one run. at: `module:function:call` at which each kills itself, "" for none."""
     program = [sys.executable, "-c", _KILLER, at] if at else [sys.executable, "-m", "cli.train"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -112,7 +112,7 @@ def assert_same(folder: Path, whole: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def whole(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], float]:
-    """What the undisturbed run comes to, and the seconds that it takes."""
+    """The outcome of the undisturbed run, and the seconds that it takes."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     began = time.monotonic()
     finish(words(data_set, folder))
@@ -198,7 +198,7 @@ def test_kills_at_random_moments(
 
 @pytest.mark.long
 def test_kills_of_two_ranks_at_random_moments(data_set: Path, tmp_path: Path, reliability: Reliability) -> None:
-    """Both ranks are killed, one after the other; the run of two goes on to the end that it has undisturbed."""
+    """Both ranks are killed, one after the other; the run of two reaches the end of the undisturbed one."""
     began = time.monotonic()
     finish(words(data_set, tmp_path / "whole"), num_ranks=2)
     seconds = time.monotonic() - began

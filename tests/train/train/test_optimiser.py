@@ -1,4 +1,4 @@
-"""SGD through steps that a scaler skips, checkpoints from other devices, and fused on the CPU as it is on a GPU."""
+"""SGD with steps that a scaler skips, with checkpoints of other devices, and fused on the CPU as on a GPU."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_skipped_step_leaves_no_trace(factors: list[float], momentum: float, no_
 
 
 def test_weight_with_a_late_first_gradient_is_updated() -> None:
-    """As where a checkpoint holds no momentum of it."""
+    """As if a checkpoint had no momentum of it."""
     one, other = (nn.Parameter(torch.ones(3)) for _ in range(2))
     optimiser = make_optimiser([one, other], SETTINGS, fused=True)
     one.sum().backward()

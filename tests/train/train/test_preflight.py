@@ -1,4 +1,4 @@
-"""What happens when: the rows of the table in docs/training.md, each in a real run."""
+"""The rows of the tables in docs/training.md, each in a real run."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_exploding_loss_stops_on_the_third_line(data_set: Path, tmp_path: Path) 
     losses = [record["loss/total"] for record in records(tmp_path / "run", "train")]
     assert all(map(math.isfinite, losses))
     assert losses[0] < 100  # before the first update
-    assert min(losses[-2:]) > 100  # the third is told and not written
+    assert min(losses[-2:]) > 100  # the third is reported and not written
 
 
 def test_max_loss_factor_0_allows_an_exploding_loss(data_set: Path, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_loss_watch(losses: list[float], at: int | None) -> None:
 
 
 def test_high_first_loss_is_the_usual_one() -> None:
-    """Several terms over many classes: far over 1 in a healthy run, and told with any factor."""
+    """Several terms over many classes: far over 1 in a healthy run, and too high with any factor."""
     watch = LossWatch(5)
     assert [watch.explodes(9.2) for _ in range(50)] == [False] * 50
     assert [watch.explodes(loss) for loss in (45.0, 47.0, 47.0, 47.0)] == [False, False, False, True]
@@ -273,7 +273,7 @@ def test_unwritable_journal_stops_the_run(data_set: Path, tmp_path: Path, monkey
 
 
 def test_full_disk_keeps_older_checkpoints(data_set: Path, tmp_path: Path) -> None:
-    """A limit of the size of files stands for the disk: what is written stops in the middle of the second checkpoint."""
+    """A limit on file sizes stands for the full disk: writing fails in the middle of the second checkpoint."""
     import resource
 
     run(data_set, tmp_path / "whole")

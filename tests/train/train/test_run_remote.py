@@ -133,7 +133,7 @@ def expected(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Course:
 
 
 def trouble(store: ObjectStore, process: Process) -> None:
-    """A restart of the server while it is asked, then 503 to what asks again, then answers that end early; each is met."""
+    """The server restarts during a request, then answers retries with 503, then with content that ends early."""
     gate = store.gate
     dropped, failed, cut = gate.num_dropped, gate.num_failed, gate.num_cut
     gate.shut()

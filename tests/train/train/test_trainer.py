@@ -68,7 +68,7 @@ def test_a_step_never_waits_for_the_device(
     learner = Learner(setup.config, ALONE, steps_per_epoch=3)
     learner.may_wait = False  # as on a GPU
     batch, interval = step_dataset(setup, ALONE)[0], Interval()
-    augment._normalising_rows.cache_clear()  # rows that are kept from step to step must not come from another world
+    augment._normalising_rows.cache_clear()  # cached rows must not hold tensors without values
     mode = FakeTensorMode()
     for module in learner.model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):

@@ -64,7 +64,7 @@ def pair(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def moved(root: Path, folder: Path, case: str) -> dict[str, Tensor]:
-    """How far each tensor of weights has come from where training begins."""
+    """Distance of each weight tensor from its initial value."""
     recipe, changes = CASES[case]
     config = setup_of(root, *COMMON, *changes, recipe=recipe).config
     start = build_model(config.model, seed=config.runtime.seed).named_parameters()
