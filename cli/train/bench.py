@@ -62,9 +62,9 @@ def bench(
     as for training.
     """
     from manifests.records import InputError
-    from tgtrain.ranks.placement import rank_placement
+    from tgtrain.ranks.placement import is_one_of_several
 
-    if rank_placement(os.environ).world_size > 1:
+    if is_one_of_several(os.environ):
         raise InputError("tgtrain bench measures one process with one device: start it without torchrun or srun.")
     if workers is not None:
         overrides += (f"runtime.workers={workers}",)

@@ -54,9 +54,9 @@ def launched(devices: str | None, seen: list[int] | None = None) -> None:
         return
     if devices is None:
         return
-    from tgtrain.ranks.placement import rank_placement
+    from tgtrain.ranks.placement import is_one_of_several
 
-    if "RANK" in os.environ or rank_placement(os.environ).world_size > 1:
+    if "RANK" in os.environ or is_one_of_several(os.environ):
         raise InputError(
             "--devices starts processes, and this one was itself started as one of several (by torchrun, or srun). Drop --devices."
         )

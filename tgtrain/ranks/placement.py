@@ -63,6 +63,13 @@ def rank_placement(environment: Mapping[str, str]) -> RankPlacement:
     return placement
 
 
+def is_one_of_several(environment: Mapping[str, str]) -> bool:
+    """Whether torchrun or `srun` has started this process with others, complete description or not."""
+    if "RANK" in environment or "WORLD_SIZE" in environment:
+        return _number(environment, "WORLD_SIZE", 1) > 1
+    return _in_step(environment)
+
+
 def first_host(nodes: str) -> str:
     """The first host of a Slurm node list: `node01` of `node[01-03,07],rack[1-2]`. InputError for another format."""
     if not nodes.strip():

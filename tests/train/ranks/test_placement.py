@@ -11,7 +11,7 @@ import pytest
 
 from manifests.records import InputError
 from tgtrain.ranks.distributed import choose_device, gpu_of, process_group, steps_between_polls
-from tgtrain.ranks.placement import RankPlacement, first_host, rank_placement, unused_tasks_note
+from tgtrain.ranks.placement import RankPlacement, first_host, is_one_of_several, rank_placement, unused_tasks_note
 
 # What srun gives each task of a job of two nodes with two tasks each; a batch script's own variables are seen in it, too.
 TASK = {
@@ -73,6 +73,7 @@ def test_malformed_node_list_is_refused(nodes: str) -> None:
 )  # fmt: skip
 def test_rank_placement(environment: dict[str, str], expected: RankPlacement) -> None:
     assert rank_placement(environment) == expected
+    assert is_one_of_several(environment) == (expected.world_size > 1)
 
 
 @pytest.mark.parametrize(
