@@ -10,9 +10,9 @@ from manifests import datasets
 from manifests.files import Location
 from manifests.records import InputError, SourceVideo
 from tgprep.scan.annotations import annotation_paths
-from tgprep.scan.files import Skipped, list_videos, some
+from tgprep.scan.files import Listing, Skipped, list_videos, some
 from tgprep.scan.keys import unique_keys
-from tgprep.scan.rules import Extra, Missing, VideoLabel, by_csv, by_folder, by_lists, guess_dataset
+from tgprep.scan.rules import Extra, Labelling, Missing, VideoLabel, by_csv, by_folder, by_lists, guess_dataset
 
 __all__ = ["Extra", "Missing", "Scan", "Skipped", "scan"]
 
@@ -48,28 +48,19 @@ def scan(videos: Location, *, dataset: str = "auto", annotations: Location | Non
     if isinstance(annotations, Path) and not annotations.exists():
         raise InputError(f"--annotations {annotations}: no such file or folder.")
     listing = list_videos(videos)
-    skipped = list(listing.skipped)
-    notes: list[str] = []
-    with annotation_paths(videos, annotations) as paths:
-        lists = paths[0] if annotations is not None else None
-        if dataset == "auto":
-            dataset = guess_dataset(listing.videos, paths, lists)
-            notes.append(f"detected data set {dataset} from folder and file names (--dataset sets it)")
-        if dataset == "csv":
-            labelling, no_videos = by_csv(listing, videos, lists)
-            skipped += no_videos
-        elif dataset == "folder":
-            labelling = by_folder(listing.videos, videos)
-        else:
-            labelling = by_lists(dataset, listing.videos, videos, paths, annotations)
+    detected, labelling, no_videos = _label(listing, videos, dataset, annotations)
+    notes = (
+        [f"detected data set {detected} from folder and file names (--dataset sets it)"] if dataset == "auto" else []
+    )
     notes += labelling.notes
     if labelling.missing:
         notes.append(_note_on_missing(labelling.missing))
     labels = [(file, labelling.labels.get(file.path)) for file in listing.videos]
     labelled = [(file, label) for file, label in labels if isinstance(label, VideoLabel)]
+    skipped = [*listing.skipped, *no_videos]
     skipped += [Skipped(file.path, reason) for file, reason in labels if isinstance(reason, str)]
     if not labelled:
-        raise InputError(_nothing_fits(videos, dataset, skipped))
+        raise InputError(_nothing_fits(videos, detected, skipped))
     names = labelling.classes
     if classes == "present":
         present = {label.class_name for _, label in labelled}
@@ -94,7 +85,7 @@ def scan(videos: Location, *, dataset: str = "auto", annotations: Location | Non
         kinds = sorted(listing.ignored.items(), key=lambda entry: (-entry[1], entry[0]))
         notes.append(f"ignored files that are no videos: {', '.join(f'{count} {kind}' for kind, count in kinds)}")
     return Scan(
-        dataset,
+        detected,
         names,
         tuple(sorted(rows, key=lambda row: row.key)),
         tuple(sorted(skipped, key=lambda entry: entry.path)),
@@ -103,6 +94,21 @@ def scan(videos: Location, *, dataset: str = "auto", annotations: Location | Non
         labelling.extra,
         tuple(notes),
     )
+
+
+def _label(
+    listing: Listing, videos: Location, dataset: str, annotations: Location | None
+) -> tuple[str, Labelling, list[Skipped]]:
+    """Label the files by the rules of their data set, which is detected if it is `auto`; and listed files that are no videos."""
+    with annotation_paths(videos, annotations) as paths:
+        lists = paths[0] if annotations is not None else None
+        if dataset == "auto":
+            dataset = guess_dataset(listing.videos, paths, lists)
+        if dataset == "csv":
+            return dataset, *by_csv(listing, videos, lists)
+        if dataset == "folder":
+            return dataset, by_folder(listing.videos, videos), []
+        return dataset, by_lists(dataset, listing.videos, videos, paths, annotations), []
 
 
 def _note_on_missing(missing: tuple[Missing, ...]) -> str:
