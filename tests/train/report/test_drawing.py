@@ -108,7 +108,7 @@ def test_merged_points_keep_their_range_and_position(values: list[float], interv
         slack = 1e-6
         assert (points.low[known] - slack <= points.value[known]).all()
         assert (points.value[known] <= points.high[known] + slack).all()
-        for place in range(len(points.value)):  # each is the mean of its own neighbours
+        for place in range(len(points.value)):  # each is the mean of its neighbours
             own = curve.value[place * points.num_merged : (place + 1) * points.num_merged]
             own = own[np.isfinite(own)]
             if len(own):

@@ -282,9 +282,9 @@ def test_interval_is_wilsons(right: int, count: int, expected: tuple[float, floa
 def test_top5_of_five_classes_or_fewer_is_not_shown(tmp_path: Path, num_classes: int, shown: bool) -> None:
     from tgtrain.evaluate.results import read_results
 
-    told = {"protocol": "1x1", "num_videos": 4, "top1@1x1": 0.5, "top5@1x1": 1.0, "mean_class@1x1": 0.5}
-    told["confusion"] = [[0] * num_classes] * num_classes
-    (tmp_path / "test-1x1.json").write_text(json.dumps(told))
+    content = {"protocol": "1x1", "num_videos": 4, "top1@1x1": 0.5, "top5@1x1": 1.0, "mean_class@1x1": 0.5}
+    content["confusion"] = [[0] * num_classes] * num_classes
+    (tmp_path / "test-1x1.json").write_text(json.dumps(content))
     problems: list[str] = []
     (result,) = read_results(tmp_path, problems)
     assert problems == []
