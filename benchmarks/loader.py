@@ -49,8 +49,8 @@ def processes(session: int) -> list[Path]:
 
 
 def used() -> tuple[float, int, int]:
-    """Of all processes of this session, those that ended included: processor seconds, bytes asked for by read calls, bytes from disk."""
-    seconds, asked, disk = 0.0, 0, 0
+    """Processor seconds, bytes of read calls and bytes from disk of all processes of this session, ended ones included."""
+    seconds, requested, disk = 0.0, 0, 0
     for entry in processes(os.getsid(0)):
         try:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
@@ -58,9 +58,9 @@ def used() -> tuple[float, int, int]:
         except OSError:
             continue
         seconds += sum(map(int, fields[11:15])) / TICKS  # its own and its ended children's
-        asked += int(io["rchar"])
+        requested += int(io["rchar"])
         disk += int(io["read_bytes"])
-    return seconds, asked, disk
+    return seconds, requested, disk
 
 
 def memory_mb(session: int) -> float:
@@ -78,7 +78,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run one way in this process: first batch, then batches for some seconds."""
     import torch
 
-    from benchmarks.loader_ways import BATCH, WAYS
+    from benchmarks.loader_way import BATCH
+    from benchmarks.loader_ways import WAYS
     from tgtrain.data.loader import start_worker
 
     start_worker(0)
@@ -111,7 +112,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def cold(arguments: argparse.Namespace) -> dict[str, Any]:
     """Bytes from disk for 64 clips, with the store dropped from the page cache."""
-    from benchmarks.loader_ways import BATCH, WAYS
+    from benchmarks.loader_way import BATCH
+    from benchmarks.loader_ways import WAYS
 
     kind, store = WAYS[arguments.way]
     folders = [arguments.store / store if store else Path(arguments.data)]
@@ -131,7 +133,8 @@ def cold(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def soak(arguments: argparse.Namespace) -> dict[str, Any]:
     """Memory of all processes over many clips of our loader with two workers, at twenty points."""
-    from benchmarks.loader_ways import BATCH, WAYS
+    from benchmarks.loader_way import BATCH
+    from benchmarks.loader_ways import WAYS
     from tgtrain.data.loader import start_worker
 
     start_worker(0)
@@ -226,7 +229,8 @@ def main() -> None:
 
 def compare(arguments: argparse.Namespace, store: Path) -> dict[str, Any]:
     """Build the stores, run all ways in turns, put their figures together."""
-    from benchmarks.loader_ways import WAYS, imgaug_version, strong_milliseconds
+    from benchmarks.loader_strong_views import imgaug_version, strong_milliseconds
+    from benchmarks.loader_ways import WAYS
 
     left_out: dict[str, str] = {}
     for name, (kind, folder) in WAYS.items():
@@ -235,7 +239,7 @@ def compare(arguments: argparse.Namespace, store: Path) -> dict[str, Any]:
         elif name.startswith("decord") and not arguments.videos:
             left_out[name] = "no --videos"
         elif arguments.only and name not in (*arguments.only, "bare", "ours"):
-            left_out[name] = "not asked for"
+            left_out[name] = "not requested"
         elif folder and not (store / folder / ".built").exists():
             shutil.rmtree(store / folder, ignore_errors=True)
             kind(arguments.data, store / folder, arguments.videos).build()
@@ -348,7 +352,7 @@ def jpeg_kb(data: str) -> float:
     """Mean size of the 16 JPEG files of a clip, over our first 400 clips."""
     import torch
 
-    from benchmarks.loader_ways import BATCH, our_setup
+    from benchmarks.loader_way import BATCH, our_setup
     from tgtrain.data.build import step_dataset
     from tgtrain.ranks.distributed import Ranks
 

@@ -11,14 +11,12 @@ from math import isqrt
 import numpy as np
 import numpy.typing as npt
 
-NUM_ROUNDS = 20  # measured: fewer than 16 leave the orders of 6 videos unequally likely, see tests/train/test_order.py
-
+NUM_ROUNDS = (
+    20  # measured: with fewer than 16 the orders of 6 videos are not equally likely, see tests/train/data/test_order.py
+)
 NUM_KEYS = NUM_ROUNDS + 1  # and one that decides the parity
-
-_DIGEST_LIMIT = 64  # bytes that one blake2b digest holds
-
+_DIGEST_BYTES = 64  # the most of one blake2b digest
 Keys = npt.NDArray[np.uint64]
-
 Indices = npt.NDArray[np.int64]
 
 
@@ -35,12 +33,12 @@ class Stream(IntEnum):
 
 
 class Choice(IntEnum):
-    """What about one draw a generator is to choose; the number enters the key, so it never changes."""
+    """What a generator chooses about one draw; the number enters the key, so it never changes."""
 
     CLIP = 0
     STRONG_RGB = 1
     STRONG_TG = 2
-    BUFFER = 3  # of a slot and not a draw: which clip is taken from its buffer, see tgtrain.data.sequential_batches
+    BUFFER = 3  # for a slot: which clip is taken from its buffer, see tgtrain.data.sequential_batches
 
 
 def sample_seed(seed: int, stream_id: int, pass_index: int, key: str, choice: int) -> np.random.Generator:
@@ -50,7 +48,7 @@ def sample_seed(seed: int, stream_id: int, pass_index: int, key: str, choice: in
     after a resume. key: the video's key in the manifest. choice: see `Choice`.
 
     Only `.random()` doubles of it may be used: the stream of PCG64 and the bits of a double are fixed by numpy, the
-    algorithms behind other methods are not. tests/train/test_order.py pins the first numbers.
+    algorithms behind other methods are not. tests/train/data/test_order.py pins the first numbers.
     """
     key_hash = int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little")
     numbers = struct.pack("<5Q", seed, stream_id, pass_index, key_hash, choice)
@@ -63,22 +61,22 @@ def round_keys(seed: int, stream_id: int, pass_index: int, *part: int) -> Keys:
     """uint64[NUM_KEYS] for one pass (or a part of one), independent between passes, streams, seeds and parts."""
     material = struct.pack(f"<{3 + len(part)}Q", seed, stream_id, pass_index, *part)
     digests = b"".join(
-        blake2b(material, digest_size=_DIGEST_LIMIT, salt=struct.pack("<Q", block)).digest()
-        for block in range(-(-NUM_KEYS * 8 // _DIGEST_LIMIT))
+        blake2b(material, digest_size=_DIGEST_BYTES, salt=struct.pack("<Q", block)).digest()
+        for block in range(-(-NUM_KEYS * 8 // _DIGEST_BYTES))
     )
     return np.frombuffer(digests, dtype="<u8", count=NUM_KEYS).astype(np.uint64)
 
 
-def permute(places: Indices, size: int, keys: Keys) -> Indices:
-    """Images of `places` under the permutations of 0..size-1 given by `keys` (uint64[NUM_KEYS, len(places)]).
+def permute(indices: Indices, size: int, keys: Keys) -> Indices:
+    """Images of `indices` under the permutations of 0..size-1 given by `keys` (uint64[NUM_KEYS, len(indices)]).
 
-    A Feistel network on pairs (left < columns, right < rows) with columns * rows barely over `size`; a place that
+    A Feistel network on pairs (left < columns, right < rows) with columns * rows barely over `size`; an index that
     lands outside is sent through again until it lands inside (cycle walking), which keeps the map a bijection.
     """
     columns = isqrt(size - 1) + 1
     rows = -(-size // columns)
-    walking = np.arange(len(places))
-    images = places.astype(np.uint64)
+    walking = np.arange(len(indices))
+    images = indices.astype(np.uint64)
     while len(walking):
         images[walking] = _feistel(images[walking], np.uint64(columns), np.uint64(rows), keys[:, walking])
         walking = walking[images[walking] >= np.uint64(size)]

@@ -1,14 +1,14 @@
-"""Which frames and which part of them make a clip: pure arithmetic, no pixels.
+"""The frames and crop boxes of a clip: pure arithmetic, no pixels.
 
 Frame indices count from 0. A clip of `clip_frames` frames at `interval` spans S = clip_frames * interval frames of n usable
-ones; a start is any of 0 .. n - S, and a video shorter than S is read round and round (index modulo n):
+ones; a start is any of 0 .. n - S, and a video shorter than S is repeated (index modulo n):
 
     n = 70, S = 64     start 0 |o.......o.......o.......o.......o.......o.......o.......o.......|......
                        start 6 ......|o.......o.......o.......o.......o.......o.......o.......o.......|
 
-TG_k belongs to frames k and k + 1, so a video of N frames has n = N - 1 usable ones where the clip needs "fast" TG.
-Training geometry is drawn on the frame as resized to a short side of 256 (for input 224; in proportion for others) and
-carried back to the stored frame, so pixels are interpolated once. All numbers follow the reference pipeline
+TG_k belongs to frames k and k + 1, so a video of N frames has n = N - 1 usable ones if the clip needs "fast" TG.
+Training geometry is drawn on the frame resized to a short side of 256 (for input 224; in proportion for others) and
+mapped back to the stored frame, so pixels are interpolated once. All numbers follow the reference pipeline
 (MMAction2 0.16: SampleFrames, Resize, RandomResizedCrop, Flip, CenterCrop, ThreeCrop); what is drawn comes from
 `.random()` doubles alone (see tgtrain.randomness.sample_seed).
 """
@@ -25,55 +25,47 @@ from tgtrain.data.crop import (
     REFERENCE_INPUT_SIZE,
     CropBox,
     Size,
-    carried_back,
     centre_crop,
     random_resized_crop,
     random_square,
     reference_pixels,
     short_side_size,
     three_crops,
+    to_stored_frame,
 )
 from tgtrain.randomness import below
 
 REFERENCE_SHORT_SIDE = 256
 REFERENCE_JITTER = (256, 320)
-_OF_PAIRS = ("fast", "flow")  # the last frame of a video has none
-
+_OF_PAIRS = ("fast", "flow")  # gradients of a frame and the next one: the last frame of a video has none
 
 Gradient = Literal["fast", "slow", "flow", "none"]
 
 
 @dataclass(frozen=True, slots=True)
 class ClipSettings:
-    """How clips are cut out of videos; the defaults are the main recipe.
+    """How clips are cut out of videos; the defaults are the main recipe."""
 
-    clip_frames: frames of a clip. interval: frames from one to the next.
-    num_clips: training clips a video. clip_spread: "segments" (one from each of num_clips equal parts of the starts) or
-        "uniform" (each from all starts).
-    gradient: "fast" (TG_k of each frame k of the clip), "slow" (differences of clip_frames + 1 frames spread over the
-        clip: the plan names the raw frames), "flow" (the stored flow picture of each frame in place of TG) or "none" (RGB
-        alone, which may use the last frame too).
-    size: side in pixels of the square that the network sees in training.
-    test_size: side of the squares of a test with three crops; 0: 256 for an input of 224 (published), in proportion for others.
-    crop: "resized" (random area and aspect) or "jitter" (random short side, then a random square: MvPL).
-    area: part of the resized frame that a "resized" crop covers. aspect_range: its width / height.
-    shared_crop: whether crop and flip are the same for RGB and TG (MvPL draws them independently).
-    flow_flip_keeps_x: whether flow of a mirrored clip keeps the direction of its horizontal motion, as in the reference's slip.
-    """
-
-    clip_frames: int = 8
-    interval: int = 8
-    num_clips: int = 1
+    clip_frames: int = 8  # frames of a clip
+    interval: int = 8  # frames from one to the next
+    num_clips: int = 1  # training clips a video
+    # "segments": one from each of num_clips equal parts of the starts; "uniform": each from all starts.
     clip_spread: Literal["segments", "uniform"] = "segments"
+    # "fast": TG_k of each frame k of the clip. "slow": differences of clip_frames + 1 frames spread over the clip; the plan names
+    # the raw frames. "flow": the stored flow picture of each frame in place of TG. "none": RGB alone, which may use the last frame.
     gradient: Gradient = "fast"
-    size: int = REFERENCE_INPUT_SIZE
-    test_size: int = 0
-    crop: Literal["resized", "jitter"] = "resized"
-    area: tuple[float, float] = (0.08, 1.0)
-    aspect_range: tuple[float, float] = (3 / 4, 4 / 3)
+    size: int = REFERENCE_INPUT_SIZE  # side in pixels of the square that the network gets in training
+    test_size: int = (
+        0  # the same in a test with three crops; 0: 256 for a size of 224 (published), in proportion for others
+    )
+    crop: Literal["resized", "jitter"] = "resized"  # random area and aspect, or random short side and square (MvPL)
+    area: tuple[float, float] = (0.08, 1.0)  # range of the part of the resized frame that a "resized" crop covers
+    aspect_range: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of a "resized" crop
     flip_probability: float = 0.5
-    shared_crop: bool = True
-    flow_flip_keeps_x: bool = False
+    shared_crop: bool = True  # whether crop and flip are the same for RGB and TG (MvPL draws them independently)
+    flow_flip_keeps_x: bool = (
+        False  # whether flow of a mirrored clip keeps its horizontal direction (a mistake of the reference)
+    )
 
     def __post_init__(self) -> None:
         for name in ("clip_frames", "interval", "num_clips", "size"):
@@ -89,28 +81,22 @@ class ClipSettings:
 
 @dataclass(frozen=True, slots=True)
 class ClipPlan:
-    """What to read and cut for one clip: everything a reader needs, nothing left to chance.
+    """What to read and cut for one clip: everything that a reader needs, with no random choice left."""
 
-    frames: indices of the RGB frames, in clip order.
-    tg_frames: for gradient "fast" and "flow" the k of each TG_k or flow picture k; for "slow" the clip_frames + 1 RGB frames to subtract; else ().
-    resized: None: boxes are cut from the frame as stored and each cut is resized to output_size (training).
-        Otherwise the whole frame is resized to this and boxes are cut from that, already output_size (evaluation:
-        exactly the reference's pixels, and one resize serves all three crops).
-    boxes, flip: one box a view (one in training), then whether to mirror left to right. TG is mirrored, never negated; of
-        mirrored flow the horizontal motion turns around, unless flow_keeps_x.
-    tg_boxes, tg_flip: the same for TG.
-    output_size: side of the square output, pixels.
-    """
-
-    frames: tuple[int, ...]
+    frames: tuple[int, ...]  # indices of the RGB frames, in clip order
+    # "fast" and "flow": the k of each TG_k or flow picture. "slow": the clip_frames + 1 RGB frames to subtract. "none": ().
     tg_frames: tuple[int, ...]
     gradient: Gradient
+    # None (training): boxes are cut from the stored frame and each is resized to output_size. Else (evaluation): the frame is resized
+    # to this first, so pixels are exactly the reference's and one resize serves all three crops.
     resized: Size | None
-    boxes: tuple[CropBox, ...]
-    flip: bool
+    boxes: tuple[CropBox, ...]  # one for each view (one in training)
+    flip: bool  # whether to mirror left to right
     tg_boxes: tuple[CropBox, ...]
-    tg_flip: bool
-    output_size: int
+    tg_flip: (
+        bool  # TG is mirrored, never negated; of mirrored flow the horizontal motion is reversed, unless flow_keeps_x
+    )
+    output_size: int  # side of the square output in pixels
     flow_keeps_x: bool = False
 
 
@@ -120,7 +106,7 @@ def plan_train(
     """`num_clips` training clips of a video, each with its own crop and flip.
 
     num_frames, height, width: of the video as stored. rng: of this video in this pass, for Choice.CLIP.
-    Raises InputError for a video with too few frames to have a clip.
+    InputError if the video has too few frames for a clip.
     """
     num_usable = _num_usable_frames(num_frames, settings.gradient)
     frame = Size(height, width)
@@ -152,7 +138,7 @@ def plan_eval(
     num_crops 1: centre square of `size` from a short side of 256 (for input 224); 3: squares of that short side at
     the start, end and middle of the long side. RGB uses all frames, so its score does not depend on whether TG is asked
     for; TG_k of the last frame, which does not exist, is replaced by the one before.
-    Raises InputError for another number of crops, and for a video with too few frames.
+    InputError for another number of crops, and if the video has too few frames.
     """
     if num_clips < 1 or num_crops not in (1, 3):
         raise InputError(f"views: got {num_clips} clips x {num_crops} crops, expected at least 1 clip and 1 or 3 crops")
@@ -181,34 +167,15 @@ def plan_eval(
     return tuple(plans)
 
 
-def train_indices(
-    num_frames_usable: int, settings: ClipSettings, rng: np.random.Generator
-) -> tuple[tuple[int, ...], ...]:
-    """Frame indices of `num_clips` random clips of a video with this many usable frames (>= 1)."""
-    return tuple(
-        clip_indices(start, num_frames_usable, settings) for start in train_starts(num_frames_usable, settings, rng)
-    )
-
-
-def eval_indices(num_frames: int, settings: ClipSettings, num_clips: int) -> tuple[tuple[int, ...], ...]:
-    """Frame indices of `num_clips` evenly spread clips, each at the middle of its part of the starts."""
-    return tuple(clip_indices(start, num_frames, settings) for start in eval_starts(num_frames, settings, num_clips))
-
-
-def centre_indices(num_frames: int, settings: ClipSettings) -> tuple[int, ...]:
-    """Frame indices of the one clip in the middle of the video (validation, precise BN)."""
-    return eval_indices(num_frames, settings, 1)[0]
-
-
 def clip_indices(start: int, num_frames: int, settings: ClipSettings) -> tuple[int, ...]:
     """clip_frames indices from `start` on, `interval` apart, modulo the number of frames."""
-    return tuple((start + settings.interval * place) % num_frames for place in range(settings.clip_frames))
+    return tuple((start + settings.interval * number) % num_frames for number in range(settings.clip_frames))
 
 
 def slow_indices(start: int, num_frames: int, settings: ClipSettings) -> tuple[int, ...]:
     """clip_frames + 1 indices evenly from the first to the last frame of the clip (8 frames at 8: 9 frames at 7).
 
-    Their clip_frames differences are the slow TG. They wrap like the clip, after they are spread over it.
+    Their clip_frames differences are the slow TG. They are spread over the clip first and wrap like its frames after that.
     """
     last = start + settings.interval * (settings.clip_frames - 1)
     spread = np.linspace(start, last, settings.clip_frames + 1).round().astype(int)
@@ -216,7 +183,7 @@ def slow_indices(start: int, num_frames: int, settings: ClipSettings) -> tuple[i
 
 
 def train_starts(num_frames_usable: int, settings: ClipSettings, rng: np.random.Generator) -> tuple[int, ...]:
-    """First frames of `num_clips` random clips; 0 for each where the video is no longer than a clip's span."""
+    """First frames of `num_clips` random clips; 0 for each if the video is not longer than a clip's span."""
     num_starts = num_frames_usable - settings.clip_frames * settings.interval + 1
     if num_starts < 1:
         return (0,) * settings.num_clips
@@ -225,16 +192,16 @@ def train_starts(num_frames_usable: int, settings: ClipSettings, rng: np.random.
     part = num_starts // settings.num_clips
     if part == 0:  # fewer starts than clips: any of them, in order of time
         return tuple(sorted(below(rng, num_starts) for _ in range(settings.num_clips)))
-    return tuple(place * part + below(rng, part) for place in range(settings.num_clips))
+    return tuple(number * part + below(rng, part) for number in range(settings.num_clips))
 
 
 def eval_starts(num_frames: int, settings: ClipSettings, num_clips: int) -> tuple[int, ...]:
-    """First frames of `num_clips` evenly spread clips; 0 for each where the video is shorter than a clip's span."""
+    """First frames of `num_clips` evenly spread clips, each at the middle of its part of the starts; 0 for each if the video is too short."""
     num_starts = num_frames - settings.clip_frames * settings.interval + 1
     if num_starts < 1:
         return (0,) * num_clips
     part = num_starts / num_clips
-    return tuple(int(place * part + part / 2) for place in range(num_clips))
+    return tuple(int(number * part + part / 2) for number in range(num_clips))
 
 
 def _draw_geometry(stored: Size, settings: ClipSettings, rng: np.random.Generator) -> tuple[CropBox, bool]:
@@ -247,7 +214,7 @@ def _draw_geometry(stored: Size, settings: ClipSettings, rng: np.random.Generato
         short_side = reference_pixels(REFERENCE_SHORT_SIDE, settings.size)
         resized = short_side_size(stored.height, stored.width, short_side)
         box = random_resized_crop(resized, rng, settings.area, settings.aspect_range)
-    return carried_back(box, resized, stored), rng.random() < settings.flip_probability
+    return to_stored_frame(box, resized, stored), rng.random() < settings.flip_probability
 
 
 def _gradient_indices(start: int, frames: tuple[int, ...], num_frames: int, settings: ClipSettings) -> tuple[int, ...]:
@@ -259,7 +226,7 @@ def _gradient_indices(start: int, frames: tuple[int, ...], num_frames: int, sett
 
 
 def _num_usable_frames(num_frames: int, gradient: Gradient) -> int:
-    """Frames that a training clip may start at or hold: all but the last where each must have a TG."""
+    """Frames that a training clip may use: all, or all but the last if each must have a TG."""
     fewest = 2 if gradient in _OF_PAIRS else 1
     if num_frames < fewest:
         raise InputError(

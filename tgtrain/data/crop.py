@@ -91,11 +91,11 @@ def random_square(image: Size, side: int, rng: np.random.Generator) -> CropBox:
     return CropBox(top, left, side, side)
 
 
-def carried_back(box: CropBox, resized: Size, stored: Size) -> CropBox:
+def to_stored_frame(box: CropBox, resized: Size, stored: Size) -> CropBox:
     """A box of the resized frame in pixels of the stored frame: each edge scaled and rounded (a half to even)."""
     down, right = stored.height / resized.height, stored.width / resized.width
     top, left = round(box.top * down), round(box.left * right)
     bottom, end = round((box.top + box.height) * down), round((box.left + box.width) * right)
-    # Only boxes under a pixel could be empty; the frame's last pixel is then as good as any.
+    # Only a box smaller than a pixel could be empty: it becomes one pixel inside the frame.
     top, left = min(top, stored.height - 1), min(left, stored.width - 1)
     return CropBox(top, left, max(1, bottom - top), max(1, end - left))

@@ -23,7 +23,7 @@ _REMOTE_BLOCK_SHARDS = 32  # about 2,000 videos are shuffled together
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a checkpoint belongs to; loading it for anything else is refused with the difference."""
+    """What a checkpoint belongs to; loading it for anything else is rejected with the difference."""
 
     data_digest: str
     split_digest: str
@@ -41,21 +41,17 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Everything a run is made from.
-
-    reader: numbers the videos of the split in its order, so that places in the split are numbers in the reader.
-    warnings: what is doubtful in the split.
-    """
+    """Everything that a run is made from."""
 
     config: Config
     manifest: Manifest
     split: LabelSplit
-    reader: ClipReader
-    warnings: tuple[str, ...] = ()
+    reader: ClipReader  # its video index has the videos of the split, in the order of the split
+    warnings: tuple[str, ...] = ()  # about the split
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names; padded where the model has more outputs than the data set has classes."""
+        """Class names; padded if the model has more outputs than the data set has classes."""
         return padded_classes(self.manifest.header.classes, self.config.model.num_classes)
 
     @property
@@ -69,17 +65,17 @@ class Setup:
         return clip_settings(self.config)
 
     def videos(self, part: str) -> list[int]:
-        """Numbers of the videos of a part of the split: labelled, unlabelled, validation, test or train."""
+        """Numbers in the video index of a part of the split: labelled, unlabelled, validation, test or train."""
         flags = self.split.train if part == "train" else self.split.part(part)
-        return [int(place) for place in np.flatnonzero(flags)]
+        return [int(number) for number in np.flatnonzero(flags)]
 
-    def labels(self, places: list[int]) -> list[int]:
-        """Labels of these videos, as trained with."""
-        return [int(self.split.label[place]) for place in places]
+    def labels(self, videos: list[int]) -> list[int]:
+        """Labels of these videos, as used in training."""
+        return [int(self.split.label[number]) for number in videos]
 
     @property
     def evaluated_part(self) -> str:
-        """What accuracy is measured on while training: the validation part where there is one, else the test part."""
+        """The part that accuracy is measured on during training: validation if there is one, else test."""
         return "validation" if self.split.validation.any() else "test"
 
 
@@ -103,12 +99,12 @@ def clip_settings(config: Config) -> ClipSettings:
 
 
 def padded_classes(known: tuple[str, ...], num_outputs: int) -> tuple[str, ...]:
-    """Class names for every output of a model that has more of them than the data set has classes."""
-    return known + tuple(f"unused-{place}" for place in range(len(known), num_outputs))
+    """Class names for all outputs of a model that may have more of them than the data set has classes."""
+    return known + tuple(f"unused-{number}" for number in range(len(known), num_outputs))
 
 
 def prepare(root: str, split: LabelSplit, manifest: Manifest, config: Config) -> Setup:
-    """Bring data, split and settings together; InputError where they do not fit, before any time is spent."""
+    """Combine data set, split and config; InputError with all problems if they do not fit, before any time is spent."""
     digest = split.provenance.get("dataset_digest", "")
     problems = []
     if digest != manifest.digest:
@@ -129,15 +125,15 @@ def prepare(root: str, split: LabelSplit, manifest: Manifest, config: Config) ->
         problems.append(f"model.num_classes is {config.model.num_classes}, but the split holds label {highest}")
     if clip_settings(config).gradient == "flow" and not flow_method(manifest.header.settings):
         problems.append(
-            f"data.gradient is flow, and {root} holds none: extract it anew with `--flow dis` into another folder"
+            f"data.gradient is flow, and {root} holds none: extract it again with `--flow dis` into another folder"
         )
     stream = ShardSource(manifest.root, config.data.shards) if config.data.reader == "stream" else None
     if config.data.block_shards > 0 and stream is not None:
         problems.append(
-            "data.block_shards is set, which data.reader=stream does not read: data.shuffle_clips is its like"
+            "data.block_shards is set, which data.reader=stream does not use: set data.shuffle_clips instead"
         )
     if config.data.shards and stream is None:
-        problems.append("data.shards is set, which data.reader=stream alone reads")
+        problems.append("data.shards is set, which only data.reader=stream uses")
     if stream is None or not (stream.template or is_url(manifest.root)):
         problems += _missing_shards(manifest)
     if problems:
@@ -148,7 +144,7 @@ def prepare(root: str, split: LabelSplit, manifest: Manifest, config: Config) ->
 
 
 def with_blocks(config: Config, root: str) -> Config:
-    """The config with its order of shards decided: as a whole on local disk, in blocks for a data set at a URL."""
+    """The config with data.block_shards decided: one shuffle of everything on local disk, blocks for a data set at a URL."""
     if config.data.block_shards >= 0:
         return config
     in_blocks = is_url(root) and config.data.reader == "indexed"
@@ -156,27 +152,27 @@ def with_blocks(config: Config, root: str) -> Config:
 
 
 def cache_settings(config: Config) -> CacheSettings:
-    """Where shards of a data set at a URL are kept."""
+    """The cache for shards of a data set at a URL."""
     return CacheSettings(config.runtime.cache, round(config.runtime.cache_gb * 1e9))
 
 
 def _missing_shards(manifest: Manifest) -> list[str]:
-    """Shards that are not there, or not of the size that the manifest says."""
-    there = list_files(manifest.root)
-    if is_url(manifest.root) and not there:
-        return []  # a web server without listings: what is missing shows when it is read
-    if is_url(manifest.root) and not any(there.values()):
-        there = {row.name: row.num_bytes for row in manifest.shards if row.name in there}  # a listing without sizes
+    """A problem if shards are missing, or not of the size that the manifest says."""
+    sizes = list_files(manifest.root)
+    if is_url(manifest.root):
+        if not sizes:
+            return []  # a web server without listings: missing shards are reported when they are read
+        if not any(sizes.values()):  # a listing without sizes
+            sizes = {row.name: row.num_bytes for row in manifest.shards if row.name in sizes}
     wrong = []
     for shard in manifest.shards:
-        found = there.get(shard.name, -1)
-        if found != shard.num_bytes:
-            wrong.append(
-                f"{shard.name} ({'missing' if found < 0 else f'{found} bytes'}, expected {shard.num_bytes} bytes)"
-            )
+        size = sizes.get(shard.name, -1)
+        if size != shard.num_bytes:
+            got = "missing" if size < 0 else f"{size} bytes"
+            wrong.append(f"{shard.name} ({got}, expected {shard.num_bytes} bytes)")
     if not wrong:
         return []
     more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
     return [
-        f"shards of {manifest.root} are damaged: {', '.join(wrong[:3])}{more}; `tgprep check {manifest.root}` tells how to mend them"
+        f"shards of {manifest.root} are damaged: {', '.join(wrong[:3])}{more}; `tgprep check {manifest.root}` explains how to repair them"
     ]

@@ -1,4 +1,4 @@
-"""Single frames out of stored videos (`--store video`, docs/format.md): just the coded pictures that lead to them are decoded."""
+"""Single frames of stored videos (`--store video`, docs/format.md): only the coded pictures that lead to them are decoded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from manifests.gradient import Frame
 from tgtrain.data.crop import CropBox
 
-# What the header of an .mp4 would tell the decoder, where parameter sets come with the pictures: units have lengths of four bytes.
+# Replaces the header of an .mp4: parameter sets come with the pictures, and units have lengths of four bytes.
 _LENGTHS = bytes([1, 66, 0, 30, 255, 224, 0])
 # A damaged picture is an error, not a guess from its neighbours.
 _STRICT = {"err_detect": "explode", "ec": "0"}
@@ -44,7 +44,7 @@ def runs_of(frames: Sequence[int], gop: int) -> list[PictureRun]:
 
 
 class GopDecoder:
-    """Decodes coded pictures; keeps its decoder and its buffers from video to video. Not for use by two threads."""
+    """Decodes coded pictures. It keeps its decoder and buffers from video to video; not for use by two threads."""
 
     def __init__(self) -> None:
         self.context: Any = None
@@ -59,23 +59,23 @@ class GopDecoder:
         width: int,
         part: CropBox | None = None,
     ) -> Iterator[tuple[int, Frame]]:
-        """The wanted frames as uint8[H, W, 3] RGB, by rising number; each is good until the next but one.
+        """The wanted frames as uint8[H, W, 3] RGB, by rising number; each array is valid until the next but one.
 
-        coded: numbers and bytes of the pictures of whole runs, in order. height, width: of the video, as in the tables.
-        part: what will be looked at; outside of it the pixels are anything. None: the whole frame.
-        ValueError where a picture is damaged, missing or of another size.
+        coded: numbers and bytes of the pictures of complete runs, in order. height, width: of the video, as in the tables.
+        part: the part that is needed, None for all of the frame; other pixels may have any value.
+        ValueError if a picture is damaged, missing or of another size.
         """
         left = sorted(set(wanted), reverse=True)
-        slot, shown = 0, _chroma_box(part or CropBox(0, 0, height, width), height, width)
+        slot, chroma_box = 0, _chroma_box(part or CropBox(0, 0, height, width), height, width)
         try:
             for frame in self._frames(coded):
                 if left and frame.pts == left[-1]:
                     slot = 1 - slot
-                    yield left.pop(), self._rgb(frame, height, width, shown, slot)
+                    yield left.pop(), self._rgb(frame, height, width, chroma_box, slot)
         except av.FFmpegError as error:
             raise ValueError(f"frame {left[-1] if left else ''} does not decode ({error})") from None
         finally:
-            if left:  # damaged, or given up: the next video begins with a clean decoder
+            if left:  # damaged, or not read to the end: the next video starts with a clean decoder
                 self.context = None
         if left:
             raise ValueError(f"frame {left[-1]} does not decode")
@@ -91,7 +91,7 @@ class GopDecoder:
             packet.pts = number
             yield from self.context.decode(packet)
 
-    def _rgb(self, frame: Any, height: int, width: int, shown: CropBox, slot: int) -> Frame:
+    def _rgb(self, frame: Any, height: int, width: int, box: CropBox, slot: int) -> Frame:
         even = (height + height % 2, width + width % 2)
         if frame.is_corrupt or frame.format.name != _PIXEL_FORMAT or (frame.height, frame.width) != even:
             what = "damaged" if frame.is_corrupt else f"{frame.width}x{frame.height} {frame.format.name}"
@@ -100,20 +100,20 @@ class GopDecoder:
             self.pictures = [np.empty((*even, 3), np.uint8) for _ in range(2)]
             self.packed, self.chroma = np.empty((*even, 3), np.uint8), np.empty((2, *even), np.uint8)
         y, cb, cr = (np.frombuffer(p, np.uint8).reshape(-1, p.line_size) for p in frame.planes)
-        half = np.s_[shown.top : shown.top + shown.height, shown.left : shown.left + shown.width]
+        half = np.s_[box.top : box.top + box.height, box.left : box.left + box.width]
         full = np.s_[half[0].start * 2 : half[0].stop * 2, half[1].start * 2 : half[1].stop * 2]
-        size = (shown.width * 2, shown.height * 2)
+        size = (box.width * 2, box.height * 2)
         blue, red, packed, picture = (buffer[full] for buffer in (*self.chroma, self.packed, self.pictures[slot]))
         cv2.resize(cb[half], size, dst=blue, interpolation=cv2.INTER_LINEAR)
         cv2.resize(cr[half], size, dst=red, interpolation=cv2.INTER_LINEAR)
-        # OpenCV's name for it has Cr before Cb; its conversion is of full range BT.601, as the planes are.
+        # OpenCV wants Cr before Cb; its conversion is full-range BT.601, as the planes are.
         cv2.merge((y[full], red, blue), dst=packed)
         cv2.cvtColor(packed, cv2.COLOR_YCrCb2RGB, dst=picture)
         return self.pictures[slot][:height, :width]
 
 
 def _chroma_box(part: CropBox, height: int, width: int) -> CropBox:
-    """The chroma samples that the colours of a part of the picture come from: one more on each side, for interpolation."""
+    """The chroma samples of a part of the picture, with one more on each side for interpolation."""
     top, left = max(0, part.top // 2 - 1), max(0, part.left // 2 - 1)
     bottom = min((height + 1) // 2, (part.top + part.height + 1) // 2 + 1)
     right = min((width + 1) // 2, (part.left + part.width + 1) // 2 + 1)

@@ -19,22 +19,22 @@ from manifests.records import InputError
 from tgtrain.data.clip import (
     ClipPlan,
     ClipSettings,
-    centre_indices,
-    eval_indices,
+    clip_indices,
+    eval_starts,
     plan_eval,
     plan_train,
     slow_indices,
-    train_indices,
+    train_starts,
 )
 from tgtrain.data.crop import (
     CropBox,
     Size,
-    carried_back,
     centre_crop,
     random_resized_crop,
     reference_pixels,
     short_side_size,
     three_crops,
+    to_stored_frame,
 )
 from tgtrain.randomness import sample_seed
 
@@ -61,6 +61,16 @@ def generators(count: int) -> Iterator[np.random.Generator]:
     return (sample_seed(3, 1, number, "Diving/v_Diving_g01_c03", 0) for number in range(count))
 
 
+def train_clips(num_frames: int, recipe: ClipSettings, rng: np.random.Generator) -> tuple[tuple[int, ...], ...]:
+    """Frame indices of training clips."""
+    return tuple(clip_indices(start, num_frames, recipe) for start in train_starts(num_frames, recipe, rng))
+
+
+def eval_clips(num_frames: int, recipe: ClipSettings, num_clips: int) -> tuple[tuple[int, ...], ...]:
+    """Frame indices of the clips of a test."""
+    return tuple(clip_indices(start, num_frames, recipe) for start in eval_starts(num_frames, recipe, num_clips))
+
+
 @pytest.fixture(scope="module")
 def golden(shared: Path) -> dict[str, Any]:
     figures: dict[str, Any] = json.loads((shared / "golden" / "pipeline.json").read_text())
@@ -77,13 +87,13 @@ def as_box(figures: dict[str, int]) -> CropBox:
 def test_validation_clips_are_the_golden_ones(golden: dict[str, Any]) -> None:
     assert golden["val_clip"]
     for num_frames, clips in golden["val_clip"].items():
-        assert [list(centre_indices(int(num_frames), MAIN))] == clips
+        assert [list(eval_clips(int(num_frames), MAIN, 1)[0])] == clips
 
 
 def test_test_clips_are_the_golden_ones(golden: dict[str, Any]) -> None:
     assert golden["test_clips"]
     for num_frames, clips in golden["test_clips"].items():
-        assert [list(clip) for clip in eval_indices(int(num_frames), MAIN, 10)] == clips
+        assert [list(clip) for clip in eval_clips(int(num_frames), MAIN, 10)] == clips
 
 
 def test_training_clips_keep_the_golden_bounds(golden: dict[str, Any]) -> None:
@@ -106,7 +116,7 @@ def test_every_start_is_equally_likely() -> None:
 @given(frame_counts, st.integers(1, 12), st.integers(1, 10), st.integers(0, 10**6))
 def test_training_indices_stay_inside_and_keep_the_interval(n: int, length: int, interval: int, number: int) -> None:
     recipe = ClipSettings(clip_frames=length, interval=interval)
-    (clip,) = train_indices(n, recipe, sample_seed(number, 0, 0, "a/b", 0))
+    (clip,) = train_clips(n, recipe, sample_seed(number, 0, 0, "a/b", 0))
     assert len(clip) == length
     assert all(0 <= index < n for index in clip)
     assert all((later - index) % n == interval % n for index, later in pairwise(clip))
@@ -126,7 +136,7 @@ def test_rgb_alone_may_use_the_last_frame_and_fast_tg_may_not(num_frames: int, n
 
 def test_segments_cut_the_starts_into_equal_parts() -> None:
     recipe = ClipSettings(num_clips=3)
-    starts = np.array([[clip[0] for clip in train_indices(100, recipe, rng)] for rng in generators(1500)])
+    starts = np.array([[clip[0] for clip in train_clips(100, recipe, rng)] for rng in generators(1500)])
     # 37 starts in 3 parts of 12: the last start, 36, belongs to no part (as in the reference).
     assert starts.min(axis=0).tolist() == [0, 12, 24]
     assert starts.max(axis=0).tolist() == [11, 23, 35]
@@ -134,7 +144,7 @@ def test_segments_cut_the_starts_into_equal_parts() -> None:
 
 def test_uniform_clips_come_from_all_starts_in_any_order() -> None:
     recipe = ClipSettings(num_clips=2, clip_spread="uniform")
-    starts = np.array([[clip[0] for clip in train_indices(100, recipe, rng)] for rng in generators(1500)])
+    starts = np.array([[clip[0] for clip in train_clips(100, recipe, rng)] for rng in generators(1500)])
     assert starts.min(axis=0).tolist() == [0, 0]
     assert starts.max(axis=0).tolist() == [36, 36]
     assert 0.4 < np.mean(starts[:, 0] < starts[:, 1]) < 0.6
@@ -143,9 +153,9 @@ def test_uniform_clips_come_from_all_starts_in_any_order() -> None:
 
 def test_more_clips_than_starts() -> None:
     recipe = ClipSettings(num_clips=4)
-    starts = {tuple(clip[0] for clip in train_indices(65, recipe, rng)) for rng in generators(300)}
+    starts = {tuple(clip[0] for clip in train_clips(65, recipe, rng)) for rng in generators(300)}
     assert starts == {(0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 1, 1), (0, 1, 1, 1), (1, 1, 1, 1)}
-    assert train_indices(64, recipe, next(generators(1))) == ((0, 8, 16, 24, 32, 40, 48, 56),) * 4
+    assert train_clips(64, recipe, next(generators(1))) == ((0, 8, 16, 24, 32, 40, 48, 56),) * 4
 
 
 def test_slow_tg_is_spread_over_the_clip() -> None:
@@ -260,7 +270,7 @@ def test_one_crop_and_one_resize_show_what_two_resizes_show() -> None:
     resized = short_side_size(240, 320, 256)
     for rng in generators(50):
         box = random_resized_crop(resized, rng)
-        back = carried_back(box, resized, stored)
+        back = to_stored_frame(box, resized, stored)
         for coordinates in (rows, columns):
             whole = cv2.resize(coordinates, (resized.width, resized.height))
             twice = cv2.resize(whole[box.top : box.top + box.height, box.left : box.left + box.width], (224, 224))

@@ -228,8 +228,8 @@ def test_two_ranks_read_disjoint_videos(root: Path) -> None:
     ("overrides", "said"),
     [
         (("data.reader=stream", "data.shards=/elsewhere"), r"expected \{shard\} in it"),
-        (("data.shards=/elsewhere/{shard}",), "data.shards is set, which data.reader=stream alone reads"),
-        (("data.reader=stream", "data.block_shards=2"), "data.shuffle_clips is its like"),
+        (("data.shards=/elsewhere/{shard}",), "data.shards is set, which only data.reader=stream uses"),
+        (("data.reader=stream", "data.block_shards=2"), "set data.shuffle_clips instead"),
         (("data.reader=streams",), "data.reader"),
     ],
 )

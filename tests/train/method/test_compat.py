@@ -99,7 +99,7 @@ def test_the_labelled_order_is_one_permutation_cut_into_whole_batches() -> None:
     passes = [order.draws(step)[0].pass_index for step in range(10)]
     assert passes == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3]  # clips are drawn anew each time round
     assert [draw.position for draw in order.draws(4)] == [12, 13, 14]
-    with pytest.raises(InputError, match="no whole batch of 12"):
+    with pytest.raises(InputError, match="do not fill a batch of 12"):
         RepeatedOrder(11, 12, 7, Stream.LABELLED, 5)
 
 

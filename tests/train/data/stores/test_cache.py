@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import random
@@ -17,11 +16,8 @@ from pathlib import Path
 import pytest
 
 from manifests.records import InputError
+from tests.train.data.stores.support import piece
 from tgtrain.data.stores.cache import Cache, CacheSettings, Piece
-
-
-def piece(number: int, size: int = 100) -> Piece:
-    return Piece(f"shard-{number:06d}.tar", hashlib.sha256(b"%d" % number).hexdigest(), 0, size, True)
 
 
 def put(cache: Cache, what: Piece, keep: tuple[str, ...] = (), **how: bool) -> bool:
@@ -176,7 +172,7 @@ def test_an_error_while_fetching_leaves_nothing(tmp_path: Path) -> None:
 HOLDER = """
     import os, sys, time
     from pathlib import Path
-    from tests.train.data.stores.test_cache import piece
+    from tests.train.data.stores.support import piece
     from tgtrain.data.stores.cache import Cache
     cache = Cache(Path(sys.argv[1]), 1000)
     with cache.claim(piece(0, 900)) as claim, cache.slot(1) as free:
