@@ -34,6 +34,7 @@ PEERS = ("webdataset", "MosaicML MDS", "LitData", "decord, original videos", "lo
 PACKAGES = ("torch", "numpy", "simplejpeg", "opencv-python-headless", "Pillow", "webdataset", "mosaicml-streaming", "litdata", "decord", "imgaug")  # fmt: skip
 LISTED_VIDEOS = 650_000
 SKIPPED = 400  # clips that a resumed run has behind it
+Runs = dict[tuple[str, int], list[dict[str, Any]]]  # figures of each repeat, by way and number of workers
 
 
 def processes(session: int) -> list[Path]:
@@ -229,7 +230,36 @@ def main() -> None:
 
 def compare(arguments: argparse.Namespace, store: Path) -> dict[str, Any]:
     """Build the stores, run all ways in turns, put their figures together."""
-    from benchmarks.loader_strong_views import imgaug_version, strong_milliseconds
+    from benchmarks.loader_ways import WAYS
+
+    left_out = build_stores(arguments, store)
+    names = [name for name in WAYS if name not in left_out]
+    runs = repeated_runs(arguments, store, names)
+    rows: dict[str, dict[str, Any]] = {}
+    for (name, workers), found_runs in runs.items():
+        rows.setdefault(name, {})[f"{workers} workers"] = middle(found_runs)
+    for name in names:
+        if name != "bare":
+            rows[name].update(run_process(arguments, store, name, "--cold", 1))
+        if name in ("ours", "MosaicML MDS", "LitData", "webdataset"):
+            rows[name]["resume_seconds"] = resume_seconds(arguments, store, name)
+    run_process(arguments, store, "ours", "--seconds", 0, "--cold", 2)  # makes the long list
+    rows["ours"][f"{LISTED_VIDEOS} videos"] = {
+        f"{workers} workers": middle(
+            [
+                run_process(arguments, store, "ours", "--seconds", 0, "--cold", 2, "--workers", workers)
+                for _ in range(arguments.repeats)
+            ]
+        )
+        for workers in (0, 2)
+    }
+    if arguments.soak:
+        rows["ours"]["soak"] = run_process(arguments, store, "ours", "--soak", arguments.soak)
+    return report(arguments, left_out, names, runs, rows)
+
+
+def build_stores(arguments: argparse.Namespace, store: Path) -> dict[str, str]:
+    """Write the stores that are missing; the ways that are left out, with the reason."""
     from benchmarks.loader_ways import WAYS
 
     left_out: dict[str, str] = {}
@@ -244,70 +274,68 @@ def compare(arguments: argparse.Namespace, store: Path) -> dict[str, Any]:
             shutil.rmtree(store / folder, ignore_errors=True)
             kind(arguments.data, store / folder, arguments.videos).build()
             (store / folder / ".built").touch()
-    names = [name for name in WAYS if name not in left_out]
+    return left_out
 
-    def run(name: str, *words: object) -> dict[str, Any]:
-        command = [
-            sys.executable,
-            __file__,
-            arguments.data,
-            "--way",
-            name,
-            "--store",
-            store,
-            "--videos",
-            arguments.videos,
-            *words,
-        ]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
-        with subprocess.Popen(
-            [str(word) for word in command], env=environment, start_new_session=True, stdout=subprocess.PIPE, text=True
-        ) as process:
-            # Watched from outside, so that it costs the way nothing.
-            peak = 0.0
-            while process.poll() is None:
-                peak = max(peak, memory_mb(process.pid))
-                time.sleep(0.2)
-            assert process.stdout is not None
-            lines = process.stdout.read().splitlines()
-        if process.returncode:
-            raise RuntimeError(f"{name} {words} ended with {process.returncode}")
-        found: dict[str, Any] = json.loads(lines[-1])
-        return {**found, "peak_memory_mb": round(peak, 1)} if "clips_per_second" in found else found
 
-    runs: dict[tuple[str, int], list[dict[str, Any]]] = {}
+def run_process(arguments: argparse.Namespace, store: Path, name: str, *words: object) -> dict[str, Any]:
+    """The figures of one way, measured in a process of its own."""
+    command = [sys.executable, __file__, arguments.data, "--way", name, "--store", store, "--videos", arguments.videos]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
+    with subprocess.Popen(
+        [str(word) for word in (*command, *words)],
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        # Watched from outside, so that it costs the way nothing.
+        peak = 0.0
+        while process.poll() is None:
+            peak = max(peak, memory_mb(process.pid))
+            time.sleep(0.2)
+        assert process.stdout is not None
+        lines = process.stdout.read().splitlines()
+    if process.returncode:
+        raise RuntimeError(f"{name} {words} ended with {process.returncode}")
+    found: dict[str, Any] = json.loads(lines[-1])
+    return {**found, "peak_memory_mb": round(peak, 1)} if "clips_per_second" in found else found
+
+
+def repeated_runs(arguments: argparse.Namespace, store: Path, names: list[str]) -> Runs:
+    """All ways one after the other, `--repeats` times, so that a slow minute of the machine meets all of them."""
+    from benchmarks.loader_ways import WAYS
+
+    runs: Runs = {}
     for _ in range(arguments.repeats):
         for name in names:
             for workers in WAYS[name][0].worker_counts:
-                found = run(name, "--workers", workers, "--seconds", arguments.seconds)
+                found = run_process(arguments, store, name, "--workers", workers, "--seconds", arguments.seconds)
                 runs.setdefault((name, workers), []).append(found)
                 print(name, workers, {key: round(value, 1) for key, value in found.items()}, file=sys.stderr)
-    rows: dict[str, dict[str, Any]] = {}
-    for (name, workers), found_runs in runs.items():
-        rows.setdefault(name, {})[f"{workers} workers"] = middle(found_runs)
-    for name in names:
-        if name != "bare":
-            rows[name].update(run(name, "--cold", 1))
-        if name in ("ours", "MosaicML MDS", "LitData", "webdataset"):
-            rows[name]["resume_seconds"] = {}
-            for workers in (0, 2) if name == "ours" else (0,):
-                words = ("--seconds", 0, "--skip", SKIPPED, "--workers", workers)
-                try:
-                    again = middle([run(name, *words) for _ in range(arguments.repeats)])["first_batch_seconds"]
-                except RuntimeError as error:
-                    if name == "ours":
-                        raise
-                    again = f"failed: {error}"  # type: ignore[assignment]
-                rows[name]["resume_seconds"][f"{workers} workers"] = again
-    run("ours", "--seconds", 0, "--cold", 2)  # makes the long list
-    rows["ours"][f"{LISTED_VIDEOS} videos"] = {
-        f"{workers} workers": middle(
-            [run("ours", "--seconds", 0, "--cold", 2, "--workers", workers) for _ in range(arguments.repeats)]
-        )
-        for workers in (0, 2)
-    }
-    if arguments.soak:
-        rows["ours"]["soak"] = run("ours", "--soak", arguments.soak)
+    return runs
+
+
+def resume_seconds(arguments: argparse.Namespace, store: Path, name: str) -> dict[str, Any]:
+    """Seconds to the first batch after SKIPPED clips, by number of workers."""
+    seconds: dict[str, Any] = {}
+    for workers in (0, 2) if name == "ours" else (0,):
+        words = ("--seconds", 0, "--skip", SKIPPED, "--workers", workers)
+        try:
+            found = middle([run_process(arguments, store, name, *words) for _ in range(arguments.repeats)])
+            seconds[f"{workers} workers"] = found["first_batch_seconds"]
+        except RuntimeError as error:
+            if name == "ours":
+                raise
+            seconds[f"{workers} workers"] = f"failed: {error}"
+    return seconds
+
+
+def report(
+    arguments: argparse.Namespace, left_out: dict[str, str], names: list[str], runs: Runs, rows: dict[str, Any]
+) -> dict[str, Any]:
+    """The contents of the results file."""
+    from benchmarks.loader_strong_views import imgaug_version, strong_milliseconds
+    from benchmarks.loader_ways import jpeg_kb
 
     def ratio(name: str, other: str) -> float:
         pairs = zip(runs[name, 0], runs[other, 0], strict=True)
@@ -316,7 +344,7 @@ def compare(arguments: argparse.Namespace, store: Path) -> dict[str, Any]:
         )
 
     ratios = {f"ours / {other}": ratio("ours", other) for other in names if other != "ours"}
-    used_kb = jpeg_kb(arguments.data)
+    used_kb = jpeg_kb(arguments.data, SKIPPED)
     return {
         "what": "training clips (8 RGB + 8 TG at 224) from the same JPEG files",
         "date": datetime.date.today().isoformat(),
@@ -346,29 +374,6 @@ def compare(arguments: argparse.Namespace, store: Path) -> dict[str, Any]:
 def middle(found_runs: list[dict[str, Any]]) -> dict[str, float]:
     """The median of every figure."""
     return {key: round(statistics.median(each[key] for each in found_runs), 3) for key in found_runs[0]}
-
-
-def jpeg_kb(data: str) -> float:
-    """Mean size of the 16 JPEG files of a clip, over our first 400 clips."""
-    import torch
-
-    from benchmarks.loader_way import BATCH, our_setup
-    from tgtrain.data.build import step_dataset
-    from tgtrain.ranks.distributed import Ranks
-
-    sizes: list[int] = []
-    dataset = step_dataset(our_setup(data), Ranks(0, 1, torch.device("cpu")))
-    shards, read = dataset.reader.shards, dataset.reader.shards.read
-
-    def noted(name: str, ranges: Any) -> list[bytes]:
-        if len(ranges) > 1:  # frames; an index is one range
-            sizes.append(sum(size for _, size in ranges))
-        return read(name, ranges)
-
-    shards.read = noted  # type: ignore[method-assign]
-    for step in range(SKIPPED // BATCH):
-        dataset[step]
-    return sum(sizes) / SKIPPED / 1000
 
 
 def versions() -> dict[str, str]:

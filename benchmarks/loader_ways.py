@@ -322,6 +322,23 @@ class _Videos(Dataset[torch.Tensor]):
         return torch.from_numpy(out)
 
 
+def jpeg_kb(data: str, num_clips: int) -> float:
+    """Mean size in kB of the 16 JPEG files of a clip, over our first clips."""
+    sizes: list[int] = []
+    dataset = step_dataset(our_setup(data), Ranks(0, 1, torch.device("cpu")))
+    shards, read = dataset.reader.shards, dataset.reader.shards.read
+
+    def recorded(name: str, ranges: Any) -> list[bytes]:
+        if len(ranges) > 1:  # frames; an index is one range
+            sizes.append(sum(size for _, size in ranges))
+        return read(name, ranges)
+
+    shards.read = recorded  # type: ignore[method-assign]
+    for step in range(num_clips // BATCH):
+        dataset[step]
+    return sum(sizes) / num_clips / 1000
+
+
 WAYS: dict[str, tuple[type[Way], str]] = {  # name -> way, its store
     "bare": (Way, ""),
     "ours": (Ours, ""),
