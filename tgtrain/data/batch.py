@@ -40,16 +40,11 @@ class ClipBatch:
     multiple of the number of keys.
     """
 
-    rgb: Tensor | None
-    """uint8[B, T, S, S, 3]; None if the model does not use this view."""
-    tg: Tensor | None
-    """As rgb."""
-    labels: Tensor
-    """int64[B]."""
-    keys: tuple[str, ...]
-    """Of the videos."""
-    bad: tuple[str, ...] = ()
-    """One message for each sample that could not be read and was replaced."""
+    rgb: Tensor | None  # uint8[B, T, S, S, 3]; None if the model does not use this view
+    tg: Tensor | None  # as rgb
+    labels: Tensor  # int64[B]
+    keys: tuple[str, ...]  # of the videos
+    bad: tuple[str, ...] = ()  # one message for each sample that could not be read and was replaced
 
     def pin_memory(self) -> ClipBatch:
         """A copy in pinned memory, from which a GPU copies while it computes."""
@@ -63,16 +58,12 @@ class SslBatch:
 
     step: int
     labelled: ClipBatch
-    unlabelled: ClipBatch | None
-    """None for supervised training. Its labels are for diagnostics only."""
-    strong_rgb: Plans = ()
-    """What the strong view does to each unlabelled clip, drawn on the host."""
+    unlabelled: ClipBatch | None  # None for supervised training; its labels are for diagnostics only
+    strong_rgb: Plans = ()  # what the strong view does to each unlabelled clip, drawn on the host
     strong_tg: Plans = ()
-    labelled_rgb: Plans = ()
-    """The same for labelled clips; () if these have no strong views."""
+    labelled_rgb: Plans = ()  # the same for labelled clips; () if these have no strong views
     labelled_tg: Plans = ()
-    loader_mb: float = 0.0
-    """Peak memory of the loader process that read the batch; 0 if the training process read it."""
+    loader_mb: float = 0.0  # peak memory of the loader process that read the batch; 0 if the training process read it
 
     @property
     def num_clips(self) -> int:
@@ -89,22 +80,17 @@ class SslBatch:
 class StreamSource:
     """The videos of a stream."""
 
-    videos: npt.NDArray[np.int64]
-    """int64[N], numbers in the video index."""
-    labels: npt.NDArray[np.int64]
-    """int64[N], -1 if unknown."""
+    videos: npt.NDArray[np.int64]  # int64[N], numbers in the video index
+    labels: npt.NDArray[np.int64]  # int64[N], -1 if unknown
     order: StreamOrder | RepeatedOrder | BlockOrder
 
 
 class FilledClips(NamedTuple):
     """What was read for one draw."""
 
-    row: int
-    """Of the video in its StreamSource."""
-    pass_index: int
-    """The pass that its clips were drawn for."""
-    bad: list[str]
-    """What is wrong with the samples that it replaces."""
+    row: int  # of the video in its StreamSource
+    pass_index: int  # the pass that its clips were drawn for
+    bad: list[str]  # what is wrong with the samples that it replaces
 
 
 class ClipFetcher(Protocol):
@@ -168,10 +154,8 @@ class StepDataset(Dataset[SslBatch]):
     world_size: int = 1
     rgb: bool = True
     tg: bool = True
-    strong_labelled: bool = False
-    """Whether labelled clips get strong views too."""
-    replayed: bool = False
-    """See `order.replayed_key`."""
+    strong_labelled: bool = False  # whether labelled clips get strong views too
+    replayed: bool = False  # see `order.replayed_key`
     fetcher: ClipFetcher = IndexedClips()
 
     @property

@@ -43,22 +43,20 @@ class BadSampleError(Exception):
 class Clip:
     """One view of one video; rgb and tg have the same geometry unless the plan says otherwise."""
 
-    rgb: Pixels
-    """uint8[T, S, S, 3]."""
-    tg: Pixels | None
-    """As rgb; None if only RGB was requested. With slow TG the T + 1 raw frames whose differences are the gradient."""
+    rgb: Pixels  # uint8[T, S, S, 3]
+    tg: (
+        Pixels | None
+    )  # as rgb; None if only RGB was requested. With slow TG the T + 1 raw frames whose differences are the gradient
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
     """One frame of one view: which part of the picture goes where."""
 
-    target: Pixels
-    """uint8[S, S, 3], to be filled."""
+    target: Pixels  # uint8[S, S, 3], to be filled
     box: CropBox
     flip: bool
-    turn_x: bool = False
-    """For flow: mirroring also reverses the horizontal motion, which is the last channel."""
+    turn_x: bool = False  # for flow: mirroring also reverses the horizontal motion, which is the last channel
 
 
 Cuts = dict[int, list[Cut]]
@@ -280,15 +278,13 @@ def _sources(plans: Sequence[ClipPlan]) -> tuple[bool, str]:
     return "slow" in gradients, "flow" if "flow" in gradients else "tg"
 
 
-def clip_shapes(plan: ClipPlan) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of rgb and tg of one view of the plan."""
-    side = plan.output_size
-    return (len(plan.frames), side, side, 3), (len(plan.tg_frames), side, side, 3)
-
-
 def _empty(plan: ClipPlan, rgb: bool, tg: bool) -> Clip:
-    rgb_shape, tg_shape = clip_shapes(plan)
-    return Clip(np.empty(rgb_shape, np.uint8) if rgb else _NO_PIXELS, np.empty(tg_shape, np.uint8) if tg else None)
+    """One view of the plan, to be filled."""
+    size = (plan.output_size, plan.output_size, 3)
+    return Clip(
+        np.empty((len(plan.frames), *size), np.uint8) if rgb else _NO_PIXELS,
+        np.empty((len(plan.tg_frames), *size), np.uint8) if tg else None,
+    )
 
 
 def _cuts(plans: list[ClipPlan], clips: list[Clip], rgb: bool, tg: bool) -> tuple[Cuts, Cuts]:

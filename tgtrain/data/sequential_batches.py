@@ -51,12 +51,10 @@ class Slot:
 class WaitingClips:
     """The clips drawn for one sample."""
 
-    row: int
-    """Of its video in the stream."""
+    row: int  # of its video in the stream
     pass_index: int
     plans: tuple[ClipPlan, ...]
-    sample: HeldSample
-    """The bytes that the clips are decoded from."""
+    sample: HeldSample  # the bytes that the clips are decoded from
 
 
 def share_of(shards: Indices, slot: Slot) -> Indices:

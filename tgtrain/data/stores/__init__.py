@@ -18,8 +18,7 @@ from tgtrain.data.stores.video_index import Need
 class Shards(Protocol):
     """What readers and datasets need of a reading mode. It is pickled into loader processes, where files open again."""
 
-    cache: Cache | None = None
-    """The cache that shards pass through; None if there is none."""
+    cache: Cache | None = None  # the cache that shards pass through; None if there is none
     source: ShardSource | None = None
     """The source of samples in stored order if shards can only be read from their beginning; else None."""
 

@@ -59,10 +59,8 @@ class _ShardHistory:
     """What the streams of a shard have brought so far."""
 
     keys: set[str] = field(default_factory=set)
-    num_ends: int = 0
-    """How often it was read to its end."""
-    reason: str = "its shard ends before it"
-    """Why a sample did not come."""
+    num_ends: int = 0  # how often it was read to its end
+    reason: str = "its shard ends before it"  # why a sample did not come
 
 
 class SequentialShards(Shards):

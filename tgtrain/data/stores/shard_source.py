@@ -32,10 +32,8 @@ class BrokenStreamError(Exception):
 class ShardSource:
     """Where shards come from."""
 
-    root: str
-    """The data set."""
-    template: str = ""
-    """"" for `root`, else a path, a URL or `pipe:COMMAND` with {shard} for the name of the shard."""
+    root: str  # the data set
+    template: str = ""  # "" for `root`, else a path, a URL or `pipe:COMMAND` with {shard} for the name of the shard
 
     def __post_init__(self) -> None:
         if self.template and _NAME not in self.template:
