@@ -153,9 +153,9 @@ def dataset_of(root: Path, labelled: int = 4, unlabelled: int = 8) -> StepDatase
     manifest, split = read_manifest(root), read_split(root)
 
     def source(part: str, size: int, stream: Stream) -> StreamSource:
-        places = np.flatnonzero(split.part(part))
-        order = StreamOrder(len(places), size, 3, stream)
-        return StreamSource(places, split.label[places].astype(np.int64), order)
+        videos = np.flatnonzero(split.part(part))
+        order = StreamOrder(len(videos), size, 3, stream)
+        return StreamSource(videos, split.label[videos].astype(np.int64), order)
 
     return StepDataset(
         reader=open_reader(manifest, split.key),

@@ -24,7 +24,7 @@ from tgtrain.randomness import Choice, Stream, sample_seed
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
-def test_any_number_of_workers_gives_the_same_batches_from_any_step(data_set: Path, workers: int) -> None:
+def test_batches_equal_for_any_workers_and_first_step(data_set: Path, workers: int) -> None:
     dataset = dataset_of(data_set)
     expected = {step: dataset[step] for step in range(6)}
     for start in (0, 4):
@@ -36,7 +36,7 @@ def test_any_number_of_workers_gives_the_same_batches_from_any_step(data_set: Pa
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_ranks_share_the_global_batch_and_clips_do_not_depend_on_the_rank(data_set: Path, world_size: int) -> None:
+def test_ranks_share_the_global_batch(data_set: Path, world_size: int) -> None:
     whole = dataset_of(data_set)
     for step in (0, 5):
         joined = whole[step]
@@ -51,7 +51,7 @@ def test_ranks_share_the_global_batch_and_clips_do_not_depend_on_the_rank(data_s
         assert [part.strong_rgb for part in parts] == [joined.strong_rgb[r::world_size] for r in range(world_size)]
 
 
-def test_every_video_comes_once_a_pass(data_set: Path) -> None:
+def test_each_video_once_a_pass(data_set: Path) -> None:
     dataset = dataset_of(data_set, unlabelled=6)
     videos = len(dataset.unlabelled.videos) if dataset.unlabelled else 0
     assert videos == 12
@@ -60,24 +60,24 @@ def test_every_video_comes_once_a_pass(data_set: Path) -> None:
         assert len(set(keys)) == 12
 
 
-def test_labels_are_those_of_the_videos(data_set: Path) -> None:
+def test_labels_match_the_videos(data_set: Path) -> None:
     batch = dataset_of(data_set)[1]
     for part in (batch.labelled, batch.unlabelled):
         assert part is not None
         assert part.labels.tolist() == [int(key[5]) for key in part.keys]
 
 
-def test_two_passes_cut_other_clips_of_the_same_video(data_set: Path) -> None:
+def test_passes_draw_different_clips(data_set: Path) -> None:
     dataset = dataset_of(data_set, labelled=6)
     (first, second) = (dataset[step].labelled for step in (0, 1))
     assert sorted(first.keys) == sorted(second.keys)
     assert first.rgb is not None
     assert second.rgb is not None
-    place = second.keys.index(first.keys[0])
-    assert not torch.equal(first.rgb[0], second.rgb[place])
+    row = second.keys.index(first.keys[0])
+    assert not torch.equal(first.rgb[0], second.rgb[row])
 
 
-def test_clips_of_a_video_lie_clip_major_each_with_its_own_cut_and_strong_view(data_set: Path) -> None:
+def test_rows_are_clip_major_with_own_crops_and_plans(data_set: Path) -> None:
     """Against every plan read alone; the step runs on into the next pass."""
     one, many = dataset_of(data_set), dataset_of(data_set)
     many.clip = replace(many.clip, num_clips=3)
@@ -111,16 +111,16 @@ def test_clips_of_a_video_lie_clip_major_each_with_its_own_cut_and_strong_view(d
     assert all(len({str(batch.strong_rgb[row + 8 * clip]) for clip in range(3)}) == 3 for row in range(8))
 
 
-def test_frames_that_clips_share_are_decoded_once(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_frames_are_decoded_once(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = dataset_of(data_set, labelled=1)
     dataset.unlabelled = None
     dataset.clip = replace(dataset.clip, num_clips=8, clip_spread="uniform")
     decoded: list[str] = []
     real = ClipReader._decode_jpeg
 
-    def counted(reader: ClipReader, jpeg: bytes, place: StoredVideo, what: str, slot: int) -> object:
+    def counted(reader: ClipReader, jpeg: bytes, video: StoredVideo, what: str, slot: int) -> object:
         decoded.append(what)
-        return real(reader, jpeg, place, what, slot)
+        return real(reader, jpeg, video, what, slot)
 
     monkeypatch.setattr(ClipReader, "_decode_jpeg", counted)
     batch = dataset[0]
@@ -129,7 +129,7 @@ def test_frames_that_clips_share_are_decoded_once(data_set: Path, monkeypatch: p
     assert 8 < len(decoded) == len(set(decoded)) < 2 * 8 * 4  # two views, eight clips of four frames
 
 
-def test_a_damaged_video_is_replaced_with_all_its_clips(make_data_set: Callable[..., Path]) -> None:
+def test_damaged_video_is_replaced_with_all_its_clips(make_data_set: Callable[..., Path]) -> None:
     root = make_data_set()
     dataset = dataset_of(root)
     dataset.clip = replace(dataset.clip, num_clips=2)
@@ -151,7 +151,7 @@ def test_a_damaged_video_is_replaced_with_all_its_clips(make_data_set: Callable[
     assert same_rows == [True, False, True, True, True, False, True, True]
 
 
-def test_a_damaged_video_is_replaced_named_and_the_rest_is_untouched(make_data_set: Callable[..., Path]) -> None:
+def test_damaged_video_is_replaced_and_named(make_data_set: Callable[..., Path]) -> None:
     root = make_data_set()
     good = dataset_of(root)[0]
     victim = next(row for row in read_manifest(root).videos if row.key == good.labelled.keys[1])
@@ -172,7 +172,7 @@ def test_a_damaged_video_is_replaced_named_and_the_rest_is_untouched(make_data_s
     assert torch.equal(first.labelled.rgb[2:], good.labelled.rgb[2:])
 
 
-def test_a_shard_of_zeros_costs_its_own_samples_alone(make_data_set: Callable[..., Path]) -> None:
+def test_zeroed_shard_affects_only_its_samples(make_data_set: Callable[..., Path]) -> None:
     """20 damaged neighbours: each is replaced by a video of another shard, the same whoever reads, and counts once."""
     root = make_data_set(groups=20, num_shards=3)
     manifest = read_manifest(root)
@@ -196,7 +196,7 @@ def test_a_shard_of_zeros_costs_its_own_samples_alone(make_data_set: Callable[..
     assert sorted(reason.partition(" in ")[0] for reason in bad) == sorted(in_stream)
 
 
-def test_a_data_set_that_is_gone_stops_the_run(make_data_set: Callable[..., Path]) -> None:
+def test_missing_data_set_stops_the_run(make_data_set: Callable[..., Path]) -> None:
     root = make_data_set()
     dataset = dataset_of(root)
     for shard in root.glob("*.tar"):
@@ -205,7 +205,7 @@ def test_a_data_set_that_is_gone_stops_the_run(make_data_set: Callable[..., Path
         dataset[0]
 
 
-def test_the_loader_pins_every_tensor_of_a_batch(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loader_pins_every_tensor(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.utils.data._utils.pin_memory import pin_memory
 
     pinned: list[int] = []
@@ -219,7 +219,7 @@ def test_the_loader_pins_every_tensor_of_a_batch(data_set: Path, monkeypatch: py
 
 
 @pytest.mark.gpu
-def test_batches_come_pinned_for_a_gpu(data_set: Path) -> None:
+def test_batches_are_pinned_for_a_gpu(data_set: Path) -> None:
     batch = next(step_loader(dataset_of(data_set), range(1), 0, pin=True))
     assert batch.labelled.rgb is not None
     assert batch.labelled.rgb.is_pinned()
@@ -231,7 +231,7 @@ class Failing(Dataset[int]):
     def __init__(self, error: OSError) -> None:
         self.error = error
 
-    def __getitem__(self, place: int) -> int:
+    def __getitem__(self, number: int) -> int:
         raise self.error
 
 
@@ -243,7 +243,7 @@ class Failing(Dataset[int]):
         UnreachableError(errno.EIO, "the store did not answer", "s3://bucket/shard.tar"),
     ],
 )
-def test_errors_of_the_system_keep_their_number_and_their_file(error: OSError) -> None:
+def test_errors_keep_type_errno_and_filename(error: OSError) -> None:
     for workers in (0, 1):
         with pytest.raises(type(error)) as raised:
             next(item_loader(Failing(error), [0], workers, pin=False))
@@ -252,7 +252,7 @@ def test_errors_of_the_system_keep_their_number_and_their_file(error: OSError) -
         assert (found.errno, found.strerror, found.filename) == (error.errno, error.strerror, error.filename)
 
 
-def test_a_process_that_decodes_itself_keeps_its_pages(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_are_kept_without_workers(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[str] = []
     monkeypatch.setattr("tgtrain.data.loader.keep_pages", lambda: kept.append("pages"))
     assert len(list(item_loader(range(3), [2, 0], 0, pin=False))) == 2  # type: ignore[arg-type]

@@ -84,19 +84,19 @@ def as_box(figures: dict[str, int]) -> CropBox:
 # Frames
 
 
-def test_validation_clips_are_the_golden_ones(golden: dict[str, Any]) -> None:
+def test_validation_clips_match_golden_figures(golden: dict[str, Any]) -> None:
     assert golden["val_clip"]
     for num_frames, clips in golden["val_clip"].items():
         assert [list(eval_clips(int(num_frames), MAIN, 1)[0])] == clips
 
 
-def test_test_clips_are_the_golden_ones(golden: dict[str, Any]) -> None:
+def test_test_clips_match_golden_figures(golden: dict[str, Any]) -> None:
     assert golden["test_clips"]
     for num_frames, clips in golden["test_clips"].items():
         assert [list(clip) for clip in eval_clips(int(num_frames), MAIN, 10)] == clips
 
 
-def test_training_clips_keep_the_golden_bounds(golden: dict[str, Any]) -> None:
+def test_training_clips_stay_in_golden_bounds(golden: dict[str, Any]) -> None:
     assert golden["train_clip_bounds"]
     for num_frames, bounds in golden["train_clip_bounds"].items():
         clips = np.array([plan_train(int(num_frames), 240, 320, MAIN, rng)[0].frames for rng in generators(2500)])
@@ -126,7 +126,7 @@ def test_training_indices_stay_inside_and_keep_the_interval(n: int, length: int,
 
 @quick
 @given(frame_counts, st.integers(0, 10**6))
-def test_rgb_alone_may_use_the_last_frame_and_fast_tg_may_not(num_frames: int, number: int) -> None:
+def test_only_rgb_may_use_the_last_frame(num_frames: int, number: int) -> None:
     (plan,) = plan_train(num_frames, 240, 320, MAIN, sample_seed(number, 0, 0, "a/b", 0))
     assert plan.tg_frames == plan.frames
     assert max(plan.tg_frames) <= num_frames - 2
@@ -169,7 +169,7 @@ def test_slow_tg_is_spread_over_the_clip() -> None:
 
 @quick
 @given(frame_counts, st.sampled_from([1, 3]), st.integers(1, 10))
-def test_rgb_of_a_test_does_not_depend_on_tg(num_frames: int, crops: int, clips: int) -> None:
+def test_eval_rgb_is_independent_of_tg(num_frames: int, crops: int, clips: int) -> None:
     both = plan_eval(num_frames, 240, 320, MAIN, clips, crops)
     alone = plan_eval(num_frames, 240, 320, RGB_ONLY, clips, crops)
     assert [plan.frames for plan in both] == [plan.frames for plan in alone]
@@ -182,7 +182,7 @@ def test_rgb_of_a_test_does_not_depend_on_tg(num_frames: int, crops: int, clips:
 # Boxes
 
 
-def test_resize_and_crops_are_the_golden_ones(golden: dict[str, Any]) -> None:
+def test_resize_and_crops_match_golden_figures(golden: dict[str, Any]) -> None:
     assert golden["resize_and_crops"]
     for name, figures in golden["resize_and_crops"].items():
         width, height = map(int, name.split("x"))
@@ -198,7 +198,7 @@ def test_resize_and_crops_are_the_golden_ones(golden: dict[str, Any]) -> None:
 
 @quick
 @given(sides, sides, st.integers(8, 320), st.integers(0, 10**6), st.sampled_from(["resized", "jitter"]))
-def test_boxes_lie_inside_the_stored_frame(height: int, width: int, size: int, number: int, crop: Any) -> None:
+def test_boxes_are_inside_the_stored_frame(height: int, width: int, size: int, number: int, crop: Any) -> None:
     recipe = ClipSettings(size=size, crop=crop)
     (plan,) = plan_train(90, height, width, recipe, sample_seed(number, 0, 0, "a/b", 0))
     (box,) = plan.boxes
@@ -239,7 +239,7 @@ def largest_gap(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
 
 
 @pytest.mark.parametrize("image", [Size(256, 341), Size(597, 256)], ids=["ucf101", "tall"])
-def test_random_resized_crops_are_distributed_as_the_reference(image: Size) -> None:
+def test_random_resized_crop_distribution_matches_the_reference(image: Size) -> None:
     count = 3000
     random = np.random.RandomState(0)
     expected = np.array([slow_resized_crop(image, random) for _ in range(count)])
@@ -258,12 +258,12 @@ def test_random_resized_crops_are_distributed_as_the_reference(image: Size) -> N
         assert largest_gap(measure(expected), measure(got)) < 1.95 * np.sqrt(2 / count)
 
 
-def test_a_crop_that_never_fits_is_the_centre_square() -> None:
+def test_crop_that_never_fits_is_the_centre_square() -> None:
     box = random_resized_crop(Size(20, 200), next(generators(1)), area_range=(0.9, 1.0))
     assert box == CropBox(0, 90, 20, 20)
 
 
-def test_one_crop_and_one_resize_show_what_two_resizes_show() -> None:
+def test_one_resize_equals_two() -> None:
     """Every pixel of the output comes from the same place of the frame, within the rounding of edges to pixels."""
     stored = Size(240, 320)
     rows, columns = np.mgrid[0:240, 0:320].astype(np.float32)
@@ -291,7 +291,7 @@ def test_jitter_crops_a_square_from_a_short_side_of_256_to_320() -> None:
     assert max(box.left + box.width for box in boxes) == 320
 
 
-def test_views_share_crop_and_flip_unless_told_otherwise() -> None:
+def test_views_share_crop_and_flip_by_default() -> None:
     plans = [plan_train(100, 240, 320, MAIN, rng)[0] for rng in generators(300)]
     assert all((plan.boxes, plan.flip) == (plan.tg_boxes, plan.tg_flip) for plan in plans)
     assert 0.4 < np.mean([plan.flip for plan in plans]) < 0.6
@@ -305,7 +305,7 @@ def test_clips_of_one_video_have_their_own_crops() -> None:
     assert first.boxes != second.boxes
 
 
-def test_a_plan_is_the_same_for_the_same_generator_and_pinned() -> None:
+def test_plans_are_reproducible() -> None:
     def plan(pass_index: int) -> ClipPlan:
         return plan_train(180, 240, 320, MAIN, sample_seed(0, 1, pass_index, "Diving/v_Diving_g01_c03", 0))[0]
 
@@ -314,7 +314,7 @@ def test_a_plan_is_the_same_for_the_same_generator_and_pinned() -> None:
     assert plan(0) == PINNED
 
 
-def test_mistakes_are_named() -> None:
+def test_invalid_arguments_are_rejected() -> None:
     rng = next(generators(1))
     with pytest.raises(InputError, match="1 frames, a clip with gradient 'fast' needs at least 2"):
         plan_train(1, 240, 320, MAIN, rng)

@@ -50,15 +50,15 @@ def manifest(local: Path) -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def places(manifest: Manifest) -> VideoIndex:
+def index(manifest: Manifest) -> VideoIndex:
     return index_of(manifest, manifest.videos.column("key"))
 
 
 @pytest.fixture(scope="module")
 def url(store_server: ObjectStore, local: Path) -> str:
-    place = store_server.bucket("ahead") + "/set"
-    store_server.upload(local, place)
-    return place
+    location = store_server.bucket("ahead") + "/set"
+    store_server.upload(local, location)
+    return location
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ class Streams:
     samples: StreamSource
 
 
-def streams(places: VideoIndex, block_shards: int = 2, batches: tuple[int, int] = (4, 3)) -> Streams:
-    every, third = np.arange(len(places)), np.arange(0, len(places), 3)
+def streams(index: VideoIndex, block_shards: int = 2, batches: tuple[int, int] = (4, 3)) -> Streams:
+    every, third = np.arange(len(index)), np.arange(0, len(index), 3)
     return Streams(
-        StreamSource(every, every, BlockOrder(places.shard[every], block_shards, batches[0], 5, 1)),
+        StreamSource(every, every, BlockOrder(index.shard[every], block_shards, batches[0], 5, 1)),
         StreamSource(third, third, StreamOrder(len(third), batches[1], 5, 0)),
     )
 
@@ -84,59 +84,57 @@ def drawn(source: StreamSource, step: int) -> npt.NDArray[np.int64]:
 
 @pytest.mark.parametrize("block_shards", [1, 2, 3, 10])
 @pytest.mark.parametrize("step", [0, 1, 6, 7, 8, 40])
-def test_two_blocks_and_the_samples_of_their_steps_are_told_soonest_first(
-    places: VideoIndex, block_shards: int, step: int
-) -> None:
+def test_plan_covers_two_blocks_by_first_use(index: VideoIndex, block_shards: int, step: int) -> None:
     """Against the batches themselves, step by step."""
-    made = streams(places, block_shards)
+    made = streams(index, block_shards)
     assert isinstance(made.blocks.order, BlockOrder)
-    needs = upcoming([made.blocks, made.samples], places, step)
+    needs = upcoming([made.blocks, made.samples], index, step)
     assert len(set(needs)) == len(needs)
     begins = {need: number for number, need in enumerate(needs)}
     (_, now), (_, following), (end, _) = made.blocks.order.blocks_from(step * 4, 3)
     told = {need for need in needs if isinstance(need, str)}
-    assert told == {places.shards[shard] for shard in (*now, *following)}
+    assert told == {index.shards[shard] for shard in (*now, *following)}
     first_use: dict[Need, int] = {}
     for later in range(step, -(-end // 4)):
         for video in drawn(made.samples, later):
             first_use.setdefault(int(video), later)
         in_reach = [draw.video for draw in made.blocks.order.draws(later) if draw.position < end]
-        assert {places.shards[places.shard[video]] for video in in_reach} <= told
+        assert {index.shards[index.shard[video]] for video in in_reach} <= told
     assert {need for need in needs if isinstance(need, int)} == first_use.keys()
     samples = [need for need in needs if isinstance(need, int)]
     assert [first_use[need] for need in samples] == sorted(first_use.values())
     # What this step reads comes before what only later ones read; the next block after this one.
-    this_step = {places.shards[shard] for shard in now} | {need for need in samples if first_use[need] == step}
+    this_step = {index.shards[shard] for shard in now} | {need for need in samples if first_use[need] == step}
     later_ones = [begins[need] for need in samples if first_use[need] > step]
     assert max(begins[need] for need in this_step) < min(later_ones, default=len(needs))
-    others = [begins[places.shards[shard]] for shard in following if shard not in now]
-    assert max(begins[places.shards[shard]] for shard in now) < min(others, default=len(needs))
+    others = [begins[index.shards[shard]] for shard in following if shard not in now]
+    assert max(begins[index.shards[shard]] for shard in now) < min(others, default=len(needs))
 
 
-def test_streams_without_blocks_are_told_some_steps_ahead(places: VideoIndex) -> None:
-    made = streams(places).samples
-    needs = upcoming([made], places, 3)
+def test_plan_without_blocks_covers_some_steps(index: VideoIndex) -> None:
+    made = streams(index).samples
+    needs = upcoming([made], index, 3)
     expected = [int(video) for step in range(3, 67) for video in drawn(made, step)]
     assert needs == list(dict.fromkeys(expected))
 
 
-def test_room_for_two_blocks_and_a_batch(places: VideoIndex) -> None:
+def test_room_for_two_blocks_and_a_batch(index: VideoIndex) -> None:
     """By hand, with sizes that no data set has."""
-    sizes = {name: 1000 * (number + 1) for number, name in enumerate(places.shards)}
-    made = streams(places, block_shards=2)
-    _, extents = places.extents()
+    sizes = {name: 1000 * (number + 1) for number, name in enumerate(index.shards)}
+    made = streams(index, block_shards=2)
+    _, extents = index.extents()
     batch = sum(sorted(extents[::3].tolist())[-3:])
-    assert largest_need([made.blocks, made.samples], places, sizes) == 10_000 + 9_000 + 8_000 + 7_000 + batch
-    few = StreamSource(np.arange(3), np.arange(3), BlockOrder(places.shard[:3], 5, 4, 0, 1))
-    held = {places.shards[shard] for shard in places.shard[:3]}
-    assert largest_need([few], places, sizes) == sum(sizes[name] for name in held)
+    assert largest_need([made.blocks, made.samples], index, sizes) == 10_000 + 9_000 + 8_000 + 7_000 + batch
+    few = StreamSource(np.arange(3), np.arange(3), BlockOrder(index.shard[:3], 5, 4, 0, 1))
+    held = {index.shards[shard] for shard in index.shard[:3]}
+    assert largest_need([few], index, sizes) == sum(sizes[name] for name in held)
 
 
 @pytest.mark.parametrize(
     ("num_bytes", "said"),
     [(1, "0.00000000100"), (61_400_001, "0.0615"), (61_500_000, "0.0615"), (999_500_000, "1.000"), (12_340_000_001, "12.4"), (1_339_000_000_001, "1340")],
 )  # fmt: skip
-def test_the_advised_number_is_never_less(num_bytes: int, said: str) -> None:
+def test_advised_size_is_rounded_up(num_bytes: int, said: str) -> None:
     assert gigabytes_up(num_bytes) == said
     assert num_bytes <= round(float(said) * 1e9) <= 1.01 * num_bytes + 1
 
@@ -172,7 +170,7 @@ def advised(setup: Setup) -> float:
     return float(found[1])
 
 
-def test_a_cache_smaller_than_two_blocks_is_refused_with_the_number(setup: Setup, url: str, tmp_path: Path) -> None:
+def test_cache_below_two_blocks_is_rejected_with_the_size(setup: Setup, url: str, tmp_path: Path) -> None:
     gigabytes = advised(setup)
     shards = sorted(shard.num_bytes for shard in setup.manifest.shards[:8])
     assert sum(shards[-4:]) < gigabytes * 1e9 < 1.01 * (sum(shards[-4:]) + 2 * shards[-1] / 3)
@@ -180,7 +178,7 @@ def test_a_cache_smaller_than_two_blocks_is_refused_with_the_number(setup: Setup
         dataset_of(setup_of(url, tmp_path / "other", 0.97 * gigabytes))
 
 
-def test_with_exactly_the_advised_room_no_shard_is_fetched_twice(
+def test_advised_size_fetches_no_shard_twice(
     setup: Setup, url: str, store: ObjectStore, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pass over all training shards, each block used up before the one after the next is fetched; the same batches as from disk."""

@@ -45,7 +45,7 @@ def videos_of_pass(order: StreamOrder, pass_index: int) -> list[int]:
 
 @quick
 @given(sizes, batches, seeds, st.sampled_from(list(Stream)), st.integers(0, 50))
-def test_every_video_comes_exactly_once_a_pass(num_videos: int, batch: int, seed: int, stream: int, which: int) -> None:
+def test_each_video_exactly_once_a_pass(num_videos: int, batch: int, seed: int, stream: int, which: int) -> None:
     order = StreamOrder(num_videos, batch, seed, stream)
     assert sorted(videos_of_pass(order, which)) == list(range(num_videos))
 
@@ -58,7 +58,7 @@ def test_a_pass_is_a_permutation_at_every_size(num_videos: int) -> None:
 
 @quick
 @given(sizes, batches, seeds, st.integers(0, 200))
-def test_positions_run_on_across_the_end_of_a_pass(num_videos: int, batch: int, seed: int, step: int) -> None:
+def test_positions_continue_across_passes(num_videos: int, batch: int, seed: int, step: int) -> None:
     draws = StreamOrder(num_videos, batch, seed, 0).draws(step)
     assert [draw.position for draw in draws] == list(range(step * batch, (step + 1) * batch))
     assert all(draw.pass_index == draw.position // num_videos for draw in draws)
@@ -66,9 +66,7 @@ def test_positions_run_on_across_the_end_of_a_pass(num_videos: int, batch: int, 
 
 @quick
 @given(sizes, st.integers(1, 8), st.integers(1, 8), seeds, st.integers(0, 30))
-def test_the_ranks_together_make_the_global_batch(
-    num_videos: int, per_rank: int, world_size: int, seed: int, step: int
-) -> None:
+def test_ranks_make_the_global_batch(num_videos: int, per_rank: int, world_size: int, seed: int, step: int) -> None:
     draws = StreamOrder(num_videos, per_rank * world_size, seed, 1).draws(step)
     parts = [rank_part(draws, rank, world_size) for rank in range(world_size)]
     assert {len(part) for part in parts} == {per_rank}
@@ -77,7 +75,7 @@ def test_the_ranks_together_make_the_global_batch(
 
 @quick
 @given(sizes, batches, batches, seeds)
-def test_the_sequence_does_not_depend_on_the_batch_size(num_videos: int, batch: int, other: int, seed: int) -> None:
+def test_sequence_is_independent_of_batch_size(num_videos: int, batch: int, other: int, seed: int) -> None:
     def sequence(batch_size: int) -> list[int]:
         order = StreamOrder(num_videos, batch_size, seed, 0)
         return [draw.video for step in range(batch * other // batch_size) for draw in order.draws(step)]
@@ -87,7 +85,7 @@ def test_the_sequence_does_not_depend_on_the_batch_size(num_videos: int, batch: 
 
 @quick
 @given(sizes, batches, seeds, st.integers(1, 20))
-def test_a_resumed_run_continues_the_sequence(num_videos: int, batch: int, seed: int, killed_at: int) -> None:
+def test_resume_continues_the_sequence(num_videos: int, batch: int, seed: int, killed_at: int) -> None:
     undisturbed = [StreamOrder(num_videos, batch, seed, 1).draws(step) for step in range(25)]
     resumed = StreamOrder(num_videos, batch, seed, 1)
     assert [resumed.draws(step) for step in range(killed_at, 25)] == undisturbed[killed_at:]
@@ -102,7 +100,7 @@ def test_seeds_streams_and_passes_give_different_orders() -> None:
 
 
 @pytest.mark.parametrize("num_videos", [2, 3, 4, 5])
-def test_every_order_of_a_few_videos_is_equally_likely(num_videos: int) -> None:
+def test_all_orders_of_few_videos_are_equally_likely(num_videos: int) -> None:
     passes = 12_000
     videos = [draw.video for draw in StreamOrder(num_videos, num_videos * passes, 11, 0).draws(0)]
     counts = Counter(tuple(videos[i : i + num_videos]) for i in range(0, len(videos), num_videos))
@@ -110,33 +108,33 @@ def test_every_order_of_a_few_videos_is_equally_likely(num_videos: int) -> None:
 
 
 @pytest.mark.parametrize(("place", "num_videos"), [(0, 60), (1, 60), (59, 60), (30, 101)])
-def test_every_video_is_equally_likely_at_a_place(place: int, num_videos: int) -> None:
+def test_all_videos_are_equally_likely_at_a_position(place: int, num_videos: int) -> None:
     passes = 6_000
     videos = [draw.video for draw in StreamOrder(num_videos, num_videos * passes, 5, 1).draws(0)]
     assert could_be_even(np.bincount(videos[place::num_videos], minlength=num_videos))
 
 
-def test_neighbours_in_the_list_are_not_neighbours_in_the_order() -> None:
+def test_list_neighbours_are_separated() -> None:
     """Lists are sorted by class: a weak shuffle would leave runs of one class. Expected: 2 in 9,537 places."""
     videos = np.array(videos_of_pass(StreamOrder(9537, 80, 0, 1), 0))
     assert np.sum(np.abs(np.diff(videos)) == 1) < 12
     assert abs(np.corrcoef(videos, np.arange(len(videos)))[0, 1]) < 0.04
 
 
-def test_the_order_is_the_same_on_every_machine_and_version() -> None:
+def test_order_is_pinned() -> None:
     """Pinned: a checkpoint that is resumed by a later version must continue the same sequence."""
     assert [draw.video for draw in StreamOrder(9537, 8, 0, Stream.UNLABELLED).draws(0)] == PINNED_FIRST
     assert [draw.video for draw in StreamOrder(7, 8, 2**64 - 1, Stream.LABELLED).draws(5)] == PINNED_SMALL
 
 
-def test_the_random_numbers_are_the_same_on_every_machine_and_version() -> None:
+def test_random_numbers_are_pinned() -> None:
     first = sample_seed(0, Stream.UNLABELLED, 0, "Diving/v_Diving_g01_c03", Choice.CLIP).random(3)
     other = sample_seed(2**64 - 1, Stream.LABELLED, 10**6, "Punch/käse", Choice.STRONG_TG).random(3)
     assert first.tolist() == PINNED_NUMBERS
     assert other.tolist() == PINNED_OTHER_NUMBERS
 
 
-def test_random_numbers_differ_when_any_argument_does() -> None:
+def test_random_numbers_depend_on_every_argument() -> None:
     base = (1, 0, 2, "a/b", 0)
     variants = [
         base,
@@ -159,7 +157,7 @@ def test_steps_of_an_epoch() -> None:
 
 @quick
 @given(st.integers(1, 9), st.integers(2, 8))
-def test_a_batch_that_ranks_cannot_share_is_refused(batch: int, world_size: int) -> None:
+def test_batch_that_ranks_cannot_share_is_rejected(batch: int, world_size: int) -> None:
     draws = StreamOrder(5, batch, 0, 0).draws(0)
     if batch % world_size:
         with pytest.raises(InputError, match="equal parts"):
@@ -168,7 +166,7 @@ def test_a_batch_that_ranks_cannot_share_is_refused(batch: int, world_size: int)
         assert len(rank_part(draws, world_size - 1, world_size)) == batch // world_size
 
 
-def test_mistakes_are_named() -> None:
+def test_invalid_arguments_are_rejected() -> None:
     with pytest.raises(InputError, match="stream labelled has 0 videos"):
         StreamOrder(0, 8, 0, Stream.LABELLED)
     with pytest.raises(InputError, match="batch size"):
@@ -181,7 +179,7 @@ def test_mistakes_are_named() -> None:
         rank_part((), 2, 2)
 
 
-def test_a_long_stream_costs_no_more_than_a_short_one() -> None:
+def test_long_streams_cost_no_more() -> None:
     """Nothing is shuffled in advance: the first batch of 650,000 videos comes at once, and so does one far on."""
     order = StreamOrder(650_000, 80, 0, 1)
     order.draws(0)
@@ -193,7 +191,7 @@ def test_a_long_stream_costs_no_more_than_a_short_one() -> None:
 
 @quick
 @given(sizes, st.integers(0, 1000), st.integers(0, 5), seeds, st.integers(0, 20))
-def test_substitutes_are_others_of_the_stream_and_all_of_a_small_one(
+def test_substitutes_are_other_videos_of_the_stream(
     num_videos: int, video: int, pass_index: int, seed: int, most: int
 ) -> None:
     draw = Draw(video % num_videos, pass_index, position=0)
@@ -214,7 +212,7 @@ def test_substitutes_are_spread_evenly_over_the_stream() -> None:
 
 @quick
 @given(sizes, batches, st.integers(0, 12), st.integers(1, 9), st.sampled_from(["stream", "blocks", "repeated"]))
-def test_coverage_counts_what_has_been_drawn(
+def test_coverage_counts_draws(
     num_videos: int, batch_size: int, num_steps: int, steps_per_epoch: int, kind: str
 ) -> None:
     order: StreamOrder | BlockOrder | RepeatedOrder = StreamOrder(num_videos, batch_size, 3, Stream.LABELLED)

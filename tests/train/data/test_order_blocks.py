@@ -34,7 +34,7 @@ def drawn(order: BlockOrder, passes: int) -> list[Draw]:
 
 @quick
 @given(counts, st.integers(1, 14), st.integers(1, 40), st.integers(0, 2**64 - 1))
-def test_every_video_once_a_pass_in_whole_blocks(sizes: list[int], block: int, batch: int, seed: int) -> None:
+def test_each_video_once_a_pass_in_complete_blocks(sizes: list[int], block: int, batch: int, seed: int) -> None:
     order = order_of(sizes, block, batch, seed)
     draws = drawn(order, 3)
     assert [d.position for d in draws] == list(range(3 * order.num_videos))
@@ -59,9 +59,7 @@ def start_of(told: list[tuple[int, object]], number: int, order: BlockOrder, whi
 
 @quick
 @given(counts, st.integers(1, 5), st.integers(1, 6), st.integers(1, 4), st.integers(0, 40))
-def test_ranks_and_resumption_change_nothing(
-    sizes: list[int], block: int, per_rank: int, ranks: int, step: int
-) -> None:
+def test_ranks_and_resume_change_nothing(sizes: list[int], block: int, per_rank: int, ranks: int, step: int) -> None:
     order = order_of(sizes, block, per_rank * ranks)
     for earlier in range(step):
         order.draws(earlier)
@@ -89,14 +87,14 @@ def test_shards_meet_in_every_order_and_videos_mix_within_a_block() -> None:
     assert could_be_even([found[each] for each in permutations(range(4))])
 
 
-def test_the_order_is_the_same_on_every_machine_and_version() -> None:
+def test_order_is_pinned() -> None:
     """Pinned: a checkpoint that is resumed by a later version must continue the same sequence."""
     order = BlockOrder(np.repeat(np.arange(100), 64), 8, 8, 0, 1)
     assert [d.video for d in order.draws(0)] == PINNED_FIRST
     assert [d.video for d in order.draws(799)] == PINNED_LAST
 
 
-def test_wrong_settings_are_refused() -> None:
+def test_invalid_settings_are_rejected() -> None:
     with pytest.raises(InputError, match="block_shards: got 0"):
         order_of([3], 0)
     with pytest.raises(InputError, match="has 0 videos"):

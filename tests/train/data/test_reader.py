@@ -35,9 +35,9 @@ def stored(label: int, number: int, index: int) -> npt.NDArray[np.uint8]:
     return decoded
 
 
-def test_a_training_clip_is_the_planned_cut_of_the_planned_frames(data_set: Path) -> None:
+def test_training_clip_follows_its_plan(data_set: Path) -> None:
     reader = reader_of(data_set)
-    video = [place.key for place in reader.index].index("class1/v_03")
+    video = [stored.key for stored in reader.index].index("class1/v_03")
     for number in range(20):
         (plan,) = plan_train(20, 48, 64, SETTINGS, sample_seed(0, 0, number, "k", 0))
         clip = reader.read(video, plan)
@@ -52,7 +52,7 @@ def test_a_training_clip_is_the_planned_cut_of_the_planned_frames(data_set: Path
 
 def test_gradient_frames_belong_to_the_frames_of_the_clip(data_set: Path) -> None:
     reader = reader_of(data_set)
-    video = [place.key for place in reader.index].index("class0/v_02")
+    video = [stored.key for stored in reader.index].index("class0/v_02")
     (plan,) = plan_eval(20, 48, 64, ClipSettings(clip_frames=4, interval=3, size=42))
     clip = reader.read(video, plan)
     assert clip.tg is not None
@@ -63,7 +63,7 @@ def test_gradient_frames_belong_to_the_frames_of_the_clip(data_set: Path) -> Non
         assert np.abs(got.astype(int) - expected[top : top + 42, left : left + 42]).mean() < 3
 
 
-def test_derived_gradients_are_those_of_the_stored_frames(make_data_set: Callable[..., Path]) -> None:
+def test_derived_gradients_equal_those_of_stored_frames(make_data_set: Callable[..., Path]) -> None:
     reader = reader_of(make_data_set(stored_tg=False))
     (plan,) = plan_eval(20, 48, 64, ClipSettings(clip_frames=4, interval=3, size=42))
     clip = reader.read(0, plan)
@@ -76,7 +76,7 @@ def test_derived_gradients_are_those_of_the_stored_frames(make_data_set: Callabl
         np.testing.assert_array_equal(got, expected)
 
 
-def test_views_of_a_test_are_plan_major_and_crop_minor(data_set: Path) -> None:
+def test_eval_views_are_plan_major(data_set: Path) -> None:
     reader = reader_of(data_set)
     plans = plan_eval(20, 48, 64, SETTINGS, num_clips=3, num_crops=3)
     together = reader.read_views(0, plans)
@@ -86,7 +86,7 @@ def test_views_of_a_test_are_plan_major_and_crop_minor(data_set: Path) -> None:
         np.testing.assert_array_equal(one.rgb, other.rgb)
 
 
-def test_only_what_is_asked_for_is_read(data_set: Path) -> None:
+def test_only_requested_views_are_read(data_set: Path) -> None:
     reader = reader_of(data_set)
     (plan,) = plan_eval(20, 48, 64, SETTINGS)
     assert reader.read(0, plan, tg=False).tg is None
@@ -95,7 +95,7 @@ def test_only_what_is_asked_for_is_read(data_set: Path) -> None:
     assert only_tg.tg is not None
 
 
-def test_a_reader_travels_to_another_process(data_set: Path) -> None:
+def test_reader_can_be_pickled(data_set: Path) -> None:
     reader = reader_of(data_set)
     (plan,) = plan_eval(20, 48, 64, SETTINGS)
     before = reader.read(0, plan).rgb
@@ -120,7 +120,7 @@ def test_damage_is_named(make_data_set: Callable[..., Path]) -> None:
         reader_of(root).read(0, plan)
 
 
-def test_a_damaged_index_is_named(make_data_set: Callable[..., Path]) -> None:
+def test_damaged_index_is_named(make_data_set: Callable[..., Path]) -> None:
     root = make_data_set()
     row = read_manifest(root).videos[0]
     shard = bytearray((root / row.shard).read_bytes())
@@ -131,12 +131,12 @@ def test_a_damaged_index_is_named(make_data_set: Callable[..., Path]) -> None:
         reader_of(root).read(0, plan)
 
 
-def test_videos_that_are_not_there_are_refused(data_set: Path) -> None:
+def test_missing_videos_are_rejected(data_set: Path) -> None:
     with pytest.raises(InputError, match="1 videos of the split are not in the data set"):
         reader_of(data_set, ["class0/v_00", "class9/none"])
 
 
-def test_a_shard_that_was_cut_short_is_damage_not_the_end(make_data_set: Callable[..., Path]) -> None:
+def test_truncated_shard_is_a_bad_sample(make_data_set: Callable[..., Path]) -> None:
     root = make_data_set()
     row = read_manifest(root).videos[0]
     reader = reader_of(root)
@@ -148,7 +148,7 @@ def test_a_shard_that_was_cut_short_is_damage_not_the_end(make_data_set: Callabl
         reader.read(0, plan)
 
 
-def test_clips_can_be_read_into_memory_of_the_caller(data_set: Path) -> None:
+def test_clips_are_read_into_given_memory(data_set: Path) -> None:
     reader = reader_of(data_set)
     (plan,) = plan_train(20, 48, 64, SETTINGS, sample_seed(0, 0, 1, "k", 0))
     expected = reader.read(3, plan)
@@ -160,7 +160,7 @@ def test_clips_can_be_read_into_memory_of_the_caller(data_set: Path) -> None:
     np.testing.assert_array_equal(into.tg, expected.tg)
 
 
-def test_a_frame_that_several_views_share_is_decoded_once(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frame_of_several_views_is_decoded_once(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
     decode = simplejpeg.decode_jpeg
     monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *args, **kw: decoded.append(1) or decode(*args, **kw))

@@ -107,13 +107,11 @@ def check(data: Path, folder: Path, plan: list[tuple[int, int]], seed: int, sett
     return sum(len(line[1]) + len(line[2]) for line in lines)
 
 
-def test_a_killed_rank_and_a_resume_with_other_ranks_and_workers(data_set: Path, tmp_path: Path) -> None:
+def test_killed_rank_and_resume_with_other_ranks(data_set: Path, tmp_path: Path) -> None:
     check(data_set, tmp_path, [(2, 1), (1, 2)], seed=0)
 
 
-def test_blocks_of_shards_through_a_kill_of_four_ranks_and_a_resume_with_two(
-    make_data_set: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_blocks_with_killed_rank_and_resume(make_data_set: Callable[..., Path], tmp_path: Path) -> None:
     """The order is another than that of a local data set, and as independent of who reads it."""
     data, blocks = make_data_set(num_shards=6), ("data.block_shards=2",)
     assert [line[2] for line in expected(data, blocks)] != [line[2] for line in expected(data, ())]

@@ -111,7 +111,7 @@ def buffer_of(
 
 
 @pytest.mark.parametrize("total", [1, 2, 5, 12])
-def test_every_video_once_a_pass_and_shuffled(root: Path, total: int) -> None:
+def test_each_video_once_a_pass_and_shuffled(root: Path, total: int) -> None:
     setup = sequential(root)
     for number in range(0, total, 3):
         buffer = buffer_of(setup, Slot(number, total))
@@ -146,7 +146,7 @@ class _CountingBuffer(ClipBuffer):
     ("buffer_clips", "num_bytes", "fewest", "most"),
     [(5, 10**9, 4, 4), (100, 10**9, 11, 11), (100, 60_000, 2, 8)],  # of 12 videos; a clip's JPEGs take 8 to 12 kB
 )
-def test_the_buffer_is_bounded(
+def test_buffer_is_bounded(
     root: Path, buffer_clips: int, num_bytes: int, fewest: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In clips, in clips of a pass, and in bytes: what has come in and not gone out again."""

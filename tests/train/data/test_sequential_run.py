@@ -35,12 +35,12 @@ def test_scores_equal_the_indexed_reader(root: Path, server: str, workers: int) 
     opened: list[str] = []
     for setup in (setup_of(root), sequential(root, f"{server}/set/{{shard}}")):
         model = build_model(setup.config.model, seed=0)
-        places = setup.videos("test")
+        videos = setup.videos("test")
         if setup.reader.shards.source is not None and not workers:
             samples = ShardSource.samples
             source = setup.reader.shards.source
             object.__setattr__(setup.reader.shards, "source", _Counting(source, opened, samples))
-        results.append(evaluate(model, setup, places, EvalSettings(EvalProtocol(2, 1)), ALONE, workers=workers))
+        results.append(evaluate(model, setup, videos, EvalSettings(EvalProtocol(2, 1)), ALONE, workers=workers))
     one, other = results
     assert one.keys == other.keys
     assert len(one.keys) == 6

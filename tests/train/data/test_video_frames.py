@@ -51,7 +51,7 @@ def reader_of(manifest: Manifest) -> ClipReader:
 
 @settings(max_examples=300, deadline=None)
 @given(frames=st.sets(st.integers(0, 99), min_size=1, max_size=20), gop=st.integers(1, 20))
-def test_runs_lead_to_the_frames_and_hold_no_more(frames: set[int], gop: int) -> None:
+def test_runs_are_minimal(frames: set[int], gop: int) -> None:
     runs = runs_of(sorted(frames), gop)
     needed = {k for frame in frames for k in range(frame - frame % gop, frame + 1)}
     assert [k for run in runs for k in range(run.first, run.last + 1)] == sorted(needed)
@@ -59,11 +59,11 @@ def test_runs_lead_to_the_frames_and_hold_no_more(frames: set[int], gop: int) ->
     assert all(a.last + 1 < b.first for a, b in zip(runs, runs[1:], strict=False))
 
 
-def test_runs_as_drawn() -> None:
+def test_runs_of_the_docstring() -> None:
     assert runs_of([3, 7, 8, 26], 8) == [PictureRun(0, 8), PictureRun(24, 26)]
 
 
-def test_any_frames_of_any_video_are_those_asked_for(manifest: Manifest) -> None:
+def test_requested_frames_are_decoded(manifest: Manifest) -> None:
     """One decoder for all, from video to video of other sizes; the pixels are those of a pass over the whole video."""
     reader, generator = reader_of(manifest), random.Random(3)
     whole = [all_frames(manifest, row) for row in manifest.videos]
@@ -77,7 +77,7 @@ def test_any_frames_of_any_video_are_those_asked_for(manifest: Manifest) -> None
             np.testing.assert_array_equal(frame, whole[video][k])
 
 
-def test_a_part_of_a_frame_is_that_of_the_whole(manifest: Manifest) -> None:
+def test_part_equals_the_full_frame(manifest: Manifest) -> None:
     reader, generator = reader_of(manifest), random.Random(5)
     whole = [all_frames(manifest, row) for row in manifest.videos]
     for _ in range(80):
@@ -91,7 +91,7 @@ def test_a_part_of_a_frame_is_that_of_the_whole(manifest: Manifest) -> None:
             np.testing.assert_array_equal(frame[part], whole[video][k][part], err_msg=str(box))
 
 
-def test_training_plans_cut_what_a_pass_over_the_video_cuts(manifest: Manifest) -> None:
+def test_training_clips_equal_a_full_decode(manifest: Manifest) -> None:
     reader = reader_of(manifest)
     for number in range(24):
         video = number % len(manifest.videos)
@@ -104,7 +104,7 @@ def test_training_plans_cut_what_a_pass_over_the_video_cuts(manifest: Manifest) 
         np.testing.assert_array_equal(got.tg, expected.tg)  # type: ignore[arg-type]
 
 
-def test_a_frame_is_good_until_the_next_but_one(manifest: Manifest) -> None:
+def test_frame_is_valid_until_the_next_but_one(manifest: Manifest) -> None:
     reader = reader_of(manifest)
     before = None
     for _, frame in reader._pictures(reader.index[0], "rgb", range(20)):
@@ -131,7 +131,7 @@ def test_clips_hold_the_planned_frames_and_their_gradients(manifest: Manifest) -
         np.testing.assert_array_equal(reader.read(video, plan).tg, expected.tg)  # type: ignore[arg-type]
 
 
-def test_views_of_a_test_and_odd_sizes(manifest: Manifest) -> None:
+def test_eval_views_and_odd_sizes(manifest: Manifest) -> None:
     reader = reader_of(manifest)
     video = next(k for k, row in enumerate(manifest.videos) if row.width == 73)
     row = manifest.videos[video]
@@ -144,7 +144,7 @@ def test_views_of_a_test_and_odd_sizes(manifest: Manifest) -> None:
         np.testing.assert_array_equal(a.tg, b.tg)  # type: ignore[arg-type]
 
 
-def test_clips_are_near_those_of_the_jpeg_store(shared: Path, tmp_path: Path) -> None:
+def test_clips_are_close_to_the_jpeg_store(shared: Path, tmp_path: Path) -> None:
     """The same plans on both stores of real clips: the same crops of the same frames."""
     (tmp_path / "videos" / "c").mkdir(parents=True)
     for name in ("Punch/v_Punch_g01_c03.avi", "BabyCrawling/v_BabyCrawling_g04_c01.avi"):
@@ -189,25 +189,25 @@ class Counting:
         self.shards.close()  # type: ignore[attr-defined]
 
 
-def test_only_the_pictures_that_lead_to_the_clip_are_read(manifest: Manifest) -> None:
+def test_only_needed_pictures_are_read(manifest: Manifest) -> None:
     plain = reader_of(manifest)
     counting = Counting(plain.shards)
     reader = ClipReader(plain.index, counting, plain.gop)
-    place = reader.index[0]
-    list(reader._pictures(place, "rgb", [9, 25]))
-    with (Path(manifest.root) / place.shard).open("rb") as shard:
-        shard.seek(place.members.rgb_index_offset)
-        offsets = np.frombuffer(shard.read(place.members.rgb_index_bytes)[128:], "<u8").tolist()
+    video = reader.index[0]
+    list(reader._pictures(video, "rgb", [9, 25]))
+    with (Path(manifest.root) / video.shard).open("rb") as shard:
+        shard.seek(video.members.rgb_index_offset)
+        offsets = np.frombuffer(shard.read(video.members.rgb_index_bytes)[128:], "<u8").tolist()
     index, *pictures = counting.ranges
-    assert index == (place.members.rgb_index_offset, place.members.rgb_index_bytes)
-    start = place.members.rgb_offset
+    assert index == (video.members.rgb_index_offset, video.members.rgb_index_bytes)
+    start = video.members.rgb_offset
     assert pictures == [
         (start + offsets[8], offsets[10] - offsets[8]),
         (start + offsets[24], offsets[26] - offsets[24]),
     ]
 
 
-def test_a_reader_travels_and_loader_processes_give_the_same_batches(manifest: Manifest) -> None:
+def test_loader_processes_give_the_same_batches(manifest: Manifest) -> None:
     split = make_split(manifest, SplitSettings(percent=50))
     source = StreamSource(np.arange(4), np.zeros(4, np.int64), StreamOrder(4, 2, 0, Stream.LABELLED))
     reader = open_reader(manifest, split.key)
@@ -222,7 +222,7 @@ def test_a_reader_travels_and_loader_processes_give_the_same_batches(manifest: M
             np.testing.assert_array_equal(x.numpy(), y.numpy())
 
 
-def test_damage_is_told_and_harms_no_other_video(videos: Path, tmp_path: Path) -> None:
+def test_damage_is_reported_and_affects_no_other_video(videos: Path, tmp_path: Path) -> None:
     manifest = extract_all(videos, tmp_path / "dataset", store="video")
     row, other = manifest.videos[0], manifest.videos[1]
     path = Path(manifest.root) / row.shard
@@ -234,9 +234,9 @@ def test_damage_is_told_and_harms_no_other_video(videos: Path, tmp_path: Path) -
     told = 0
     for _ in range(40):
         content = bytearray(good)
-        places = row.members.rgb_offset + generator.integers(0, row.members.rgb_bytes, 40)
-        for place in places.tolist():
-            content[place] ^= int(generator.integers(1, 256))
+        positions = row.members.rgb_offset + generator.integers(0, row.members.rgb_bytes, 40)
+        for position in positions.tolist():
+            content[position] ^= int(generator.integers(1, 256))
         path.write_bytes(content)
         try:
             reader.read(0, plan)
@@ -257,16 +257,16 @@ def test_damage_is_told_and_harms_no_other_video(videos: Path, tmp_path: Path) -
     np.testing.assert_array_equal(reader.read(0, plan).rgb, first.rgb)
 
 
-def test_a_video_of_another_size_than_its_row_is_refused(manifest: Manifest) -> None:
+def test_video_of_wrong_size_is_rejected(manifest: Manifest) -> None:
     reader = reader_of(manifest)
-    place = reader.index[0]
+    video = reader.index[0]
     decoder = GopDecoder()
-    offsets_of = reader.shards.read(place.shard, [(place.members.rgb_index_offset, place.members.rgb_index_bytes)])[0]
+    offsets_of = reader.shards.read(video.shard, [(video.members.rgb_index_offset, video.members.rgb_index_bytes)])[0]
     offsets = np.frombuffer(offsets_of[128:], "<u8").tolist()
-    (content,) = reader.shards.read(place.shard, [(place.members.rgb_offset + offsets[0], offsets[1] - offsets[0])])
-    assert len(list(decoder.decode([(0, content)], [0], place.height, place.width))) == 1
+    (content,) = reader.shards.read(video.shard, [(video.members.rgb_offset + offsets[0], offsets[1] - offsets[0])])
+    assert len(list(decoder.decode([(0, content)], [0], video.height, video.width))) == 1
     with pytest.raises(ValueError, match="expected"):
-        list(decoder.decode([(0, content)], [0], place.height + 2, place.width))
+        list(decoder.decode([(0, content)], [0], video.height + 2, video.width))
     with pytest.raises(ValueError, match="does not decode"):
-        list(decoder.decode([(0, content)], [0, 1], place.height, place.width))
-    assert len(list(decoder.decode([(0, content)], [0], place.height, place.width))) == 1
+        list(decoder.decode([(0, content)], [0, 1], video.height, video.width))
+    assert len(list(decoder.decode([(0, content)], [0], video.height, video.width))) == 1

@@ -13,7 +13,7 @@ from tests.train.data.stores.support import NUM_SHARDS
 from tests.train.support import write_data_set
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data set on local disk; do not change it."""
     root = tmp_path_factory.mktemp("remote") / "set"
@@ -21,7 +21,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def uploaded(store_server: ObjectStore, local: Path) -> str:
     location = store_server.bucket("remote-shards") + "/set"
     store_server.upload(local, location)

@@ -48,7 +48,7 @@ def age(cache: Cache, what: Piece, seconds: float) -> None:
     os.utime(cache.folder / what.name, (then, then))
 
 
-def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
+def test_least_recently_used_is_evicted_first(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 1000)
     for number in range(10):
         assert put(cache, piece(number))
@@ -62,7 +62,7 @@ def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
     assert cache.num_held() == 1000
 
 
-def test_it_never_holds_more_than_it_may(tmp_path: Path) -> None:
+def test_size_limit_holds(tmp_path: Path) -> None:
     """Against a plain list of names by last use, over random puts and uses of random sizes."""
     cache = Cache(tmp_path, 5_000)
     rng = random.Random(0)
@@ -86,7 +86,7 @@ def test_it_never_holds_more_than_it_may(tmp_path: Path) -> None:
         assert {n for n in range(40) if has(cache, piece(n, sizes[n]))} == set(by_use)
 
 
-def test_what_must_stay_stays_unless_a_reader_waits(tmp_path: Path) -> None:
+def test_protected_pieces_stay_unless_a_reader_waits(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 250)
     put(cache, piece(0))
     put(cache, piece(1))
@@ -99,7 +99,7 @@ def test_what_must_stay_stays_unless_a_reader_waits(tmp_path: Path) -> None:
     assert not put(cache, piece(3, 251), evict_protected=True)
 
 
-def test_what_is_damaged_in_the_store_counts_as_there(tmp_path: Path) -> None:
+def test_damaged_pieces_count_as_present(tmp_path: Path) -> None:
     """It is read, not fetched again, and kept like any other piece; looked for anew when the cache is opened again."""
     cache = Cache(tmp_path, 250)
     sample = Piece("shard-000001.tar", piece(1).digest, 512, 100, False)
@@ -122,7 +122,7 @@ def test_what_is_damaged_in_the_store_counts_as_there(tmp_path: Path) -> None:
     assert not CacheSettings(str(tmp_path), 1000).open().pieces() & {sample.name}
 
 
-def test_a_file_that_goes_while_it_is_read_stays_readable(tmp_path: Path) -> None:
+def test_evicted_file_stays_readable(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 150)
     put(cache, piece(0))
     file = cache.open(piece(0))
@@ -133,7 +133,7 @@ def test_a_file_that_goes_while_it_is_read_stays_readable(tmp_path: Path) -> Non
     os.close(file)
 
 
-def test_a_file_that_was_cut_short_is_not_used(tmp_path: Path) -> None:
+def test_truncated_file_is_not_used(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 1000)
     put(cache, piece(0))
     os.truncate(tmp_path / piece(0).name, 50)
@@ -141,7 +141,7 @@ def test_a_file_that_was_cut_short_is_not_used(tmp_path: Path) -> None:
     assert put(cache, piece(0))
 
 
-def test_one_fetches_and_the_others_see_that(tmp_path: Path) -> None:
+def test_only_one_process_fetches_a_piece(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 1000)
     with cache.claim(piece(0)) as first:
         assert first is not None
@@ -159,7 +159,7 @@ def test_one_fetches_and_the_others_see_that(tmp_path: Path) -> None:
     assert sorted(cache.names()) == [piece(0).name, "room"]
 
 
-def test_an_error_while_fetching_leaves_nothing(tmp_path: Path) -> None:
+def test_error_while_fetching_leaves_nothing(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 1000)
     with pytest.raises(ZeroDivisionError), cache.claim(piece(0)) as claim:
         assert claim is not None
@@ -207,7 +207,7 @@ def test_kill_9_of_a_process_that_fetches(tmp_path: Path) -> None:
     assert use(cache, piece(0, 900)) == b"x" * 900
 
 
-def test_opening_cleans_up_after_the_dead(tmp_path: Path) -> None:
+def test_opening_removes_leftovers(tmp_path: Path) -> None:
     (tmp_path / f"{piece(0).name}.part").write_bytes(b"half")
     (tmp_path / f"{piece(1).digest}.damaged").write_bytes(b"old")
     (tmp_path / "mine.txt").write_text("not the cache's")
@@ -274,7 +274,7 @@ def test_one_warning_for_all_processes(tmp_path: Path) -> None:
     assert other.already_warned("s3://bucket")
 
 
-def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     cache = CacheSettings().open()
     assert cache.folder == tmp_path / "xdg" / "tgtrain"

@@ -70,7 +70,7 @@ def cut(pictures: list[Rgb], frames: Iterable[int], plan: ClipPlan, side: int) -
 @pytest.mark.parametrize(
     ("gradient", "kind", "num_frames"), [("slow", "rgb", 5), ("flow", "flow", 4), ("fast", "tg", 4)]
 )
-def test_the_second_view_of_a_jpeg_store_pixel_by_pixel(
+def test_tg_view_of_a_jpeg_store_by_pixel(
     stores: dict[str, Manifest], gradient: Gradient, kind: str, num_frames: int
 ) -> None:
     """Slow TG comes as the raw frames whose differences it is; flow and TG as they are stored. Each beside the RGB frames."""
@@ -99,7 +99,7 @@ def wanted(plans: list[ClipPlan]) -> tuple[set[int], set[int]]:
     ("store", "gradient"),
     [("stored", "fast"), ("stored", "flow"), ("stored", "slow"), ("derived", "fast"), ("derived", "slow")],
 )
-def test_what_many_views_share_is_decoded_once(
+def test_frames_of_many_views_are_decoded_once(
     stores: dict[str, Manifest], store: str, gradient: Gradient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """10 clips x 3 crops of RGB and the second view together."""
@@ -124,7 +124,7 @@ def test_what_many_views_share_is_decoded_once(
 
 
 @pytest.mark.parametrize("gradient", ["fast", "slow", "flow"])
-def test_of_a_stored_video_every_coded_picture_is_decoded_once(
+def test_coded_pictures_are_decoded_once(
     stores: dict[str, Manifest], gradient: Gradient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no more of them than lead to a frame that is needed."""

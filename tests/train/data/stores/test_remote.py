@@ -84,7 +84,7 @@ def test_small_cache_keeps_the_next_shards(url: str, local: Path, tmp_path: Path
     reader.close()
 
 
-def test_latency_failures_and_cut_answers(
+def test_latency_failures_and_truncated_answers(
     url: str, store: ObjectStore, local: Path, tmp_path: Path, warnings: list[str]
 ) -> None:
     reader = open_remote(url, tmp_path / "cache")
@@ -102,7 +102,7 @@ def test_latency_failures_and_cut_answers(
     assert warning.startswith(f"{url.rpartition('/')[0]} does not answer (")
 
 
-def test_every_byte_through_cut_answers(
+def test_every_byte_through_truncated_answers(
     url: str, store: ObjectStore, local: Path, tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Samples one by one, each of the first answers cut at another place; two readers, one warning."""

@@ -33,7 +33,7 @@ def faults(manifest: Manifest, flipped: tuple[str, int] = ("", 0)) -> list[str]:
 
 
 @pytest.mark.parametrize("options", [{"store": "video", "flow": "dis"}, {"store": "frames", "flow": "dis"}, {}])
-def test_what_extraction_writes_has_no_fault(options: dict[str, str], tmp_path: Path) -> None:
+def test_extracted_samples_have_no_fault(options: dict[str, str], tmp_path: Path) -> None:
     for number in range(2):
         write_video(
             tmp_path / "videos" / "c" / f"v{number}.avi",
@@ -45,7 +45,7 @@ def test_what_extraction_writes_has_no_fault(options: dict[str, str], tmp_path: 
     assert faults(made.manifest) == ["", ""]
 
 
-def test_damage_at_each_place_is_named(data_set: Path) -> None:
+def test_damage_at_each_member_is_named(data_set: Path) -> None:
     manifest = read_manifest(data_set)
     row = manifest.videos[0]
     m = row.members

@@ -37,43 +37,43 @@ def large(num_videos: int, data_set: Path) -> Manifest:
     return replace(read_manifest(data_set), videos=VideoTable(pa.table(columns, schema=VIDEO_SCHEMA)))
 
 
-def test_places_are_the_rows_of_the_manifest_in_the_order_asked_for(data_set: Path) -> None:
+def test_index_has_manifest_rows_in_the_given_order(data_set: Path) -> None:
     manifest = read_manifest(data_set)
     rows = {row.key: row for row in manifest.videos}
     keys = sorted(rows, reverse=True)[1:]
-    places = index_of(manifest, keys)
-    assert len(places) == len(keys)
-    for number, (key, place) in enumerate(zip(keys, places, strict=True)):
+    index = index_of(manifest, keys)
+    assert len(index) == len(keys)
+    for number, (key, video) in enumerate(zip(keys, index, strict=True)):
         row = rows[key]
-        assert (place.key, place.shard, place.members) == (key, row.shard, row.members)
-        assert (place.num_frames, place.height, place.width) == (row.num_frames, row.height, row.width)
-        assert places.key(number) == key
-    assert places.sizes() == {(48, 64): len(keys)}
-    assert [place.key for place in places[2:4]] == keys[2:4]
+        assert (video.key, video.shard, video.members) == (key, row.shard, row.members)
+        assert (video.num_frames, video.height, video.width) == (row.num_frames, row.height, row.width)
+        assert index.key(number) == key
+    assert index.sizes() == {(48, 64): len(keys)}
+    assert [video.key for video in index[2:4]] == keys[2:4]
     assert len(index_of(manifest, [])) == 0
 
 
-def test_places_travel_as_they_are(data_set: Path) -> None:
+def test_index_can_be_pickled(data_set: Path) -> None:
     manifest = read_manifest(data_set)
-    places = index_of(manifest, manifest.videos.column("key"))
-    assert list(pickle.loads(pickle.dumps(places))) == list(places)
+    index = index_of(manifest, manifest.videos.column("key"))
+    assert list(pickle.loads(pickle.dumps(index))) == list(index)
 
 
 def test_many_videos_cost_little(data_set: Path) -> None:
     manifest = large(100_000, data_set)
     keys = manifest.videos.column("key")
     began = time.perf_counter()
-    places = index_of(manifest, keys)
-    message = ForkingPickler.dumps(places)  # what a loader process is sent
+    index = index_of(manifest, keys)
+    message = ForkingPickler.dumps(index)  # what a loader process is sent
     seconds = time.perf_counter() - began
-    assert places[73_421].key == keys[73_421]
-    assert places[73_421].num_frames == 73_421
+    assert index[73_421].key == keys[73_421]
+    assert index[73_421].num_frames == 73_421
     assert seconds < 2, "650,000 videos would take longer than a first batch may"
     assert len(message) < 100_000
-    assert len(pickle.dumps(places)) < 25_000_000
+    assert len(pickle.dumps(index)) < 25_000_000
 
 
-def test_what_is_not_there_is_named(data_set: Path, make_data_set: Callable[..., Path]) -> None:
+def test_missing_videos_are_named(data_set: Path, make_data_set: Callable[..., Path]) -> None:
     manifest = read_manifest(data_set)
     with pytest.raises(InputError, match=r"2 videos of the split .* \(the first: class9/none\)"):
         index_of(manifest, ["class0/v_00", "class9/none", "x/y"])
