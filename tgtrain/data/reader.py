@@ -6,7 +6,7 @@ That is its JPEGs, or of a stored video the pictures from the last self-containe
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,12 +103,12 @@ class ClipReader:
         rgb_cuts, tg_cuts = _cuts(plans, clips, rgb, tg)
         slow, second = _sources(plans)
         resized = plans[0].resized if plans else None
+        frames = _needed_frames(video, rgb_cuts, tg_cuts, slow, second)
         try:
             if second == "flow" and tg_cuts and video.members.flow_offset < 0:
                 raise ValueError("it holds no flow")
-            if slow or not tg_cuts or video.members.place(second)[2] < 0:  # TG, if any, is computed from RGB
-                frames = _rgb_frames(rgb_cuts, tg_cuts, slow)
-                pictures = self._pictures(video, "rgb", frames, _visible_part(plans))
+            if second not in frames:  # TG, if any, is computed from RGB
+                pictures = self._pictures(video, "rgb", frames["rgb"], _visible_part(plans))
                 _cut_from_rgb(pictures, rgb_cuts, tg_cuts, slow, resized)
             else:
                 for kind, cuts in (("rgb", rgb_cuts), (second, tg_cuts)):
@@ -134,13 +134,9 @@ class ClipReader:
         video = self.index[number]
         frames = {frame for plan in plans for frame in plan.frames} if rgb else set()
         gradients = {frame for plan in plans for frame in plan.tg_frames} if tg else set()
-        slow, second = _sources(plans)
-        needed = {"rgb": frames, second: gradients}
-        if slow or not gradients or video.members.place(second)[2] < 0:
-            needed = {"rgb": _rgb_frames(frames, gradients, slow)}
         ranges: list[tuple[int, int]] = []
         try:
-            for kind, numbers in needed.items():
+            for kind, numbers in _needed_frames(video, frames, gradients, *_sources(plans)).items():
                 if numbers:
                     index_offset, index_size, start, _ = video.members.place(kind)
                     offsets = self._offsets(video, kind, sorted(numbers))
@@ -276,6 +272,15 @@ def _sources(plans: Sequence[ClipPlan]) -> tuple[bool, str]:
     """Whether the plans want slow TG, and the member that their second view is stored in: tg or flow."""
     gradients = {plan.gradient for plan in plans}
     return "slow" in gradients, "flow" if "flow" in gradients else "tg"
+
+
+def _needed_frames(
+    video: StoredVideo, frames: Collection[int], gradients: Collection[int], slow: bool, second: str
+) -> dict[str, set[int]]:
+    """The stored frames to read, by kind; RGB alone if TG is computed from it or is not needed."""
+    if slow or not gradients or video.members.place(second)[2] < 0:
+        return {"rgb": _rgb_frames(frames, gradients, slow)}
+    return {"rgb": set(frames), second: set(gradients)}
 
 
 def _empty(plan: ClipPlan, rgb: bool, tg: bool) -> Clip:
