@@ -1,4 +1,4 @@
-"""Does a single frame of the sample data set give the class away, and does a clip hold it?
+"""Measure whether a single frame of the sample data set shows the class, and whether a clip does.
 
 Renders a sample, decodes the files, trains the same small network on single frames (2D) and on clips of 8 frames (3D) of some groups, and
 tests on the other groups. The single frames must stay at chance, the clips must not.
@@ -109,23 +109,8 @@ def train_and_test(
     return float(np.mean(right[-max(1, num_steps // 10) :])), float((guesses == test[1]).float().mean())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--classes", type=int, default=8)
-    parser.add_argument("--groups", type=int, default=110)
-    parser.add_argument("--test-groups", type=int, default=50)
-    parser.add_argument("--interval", type=int, default=8)
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
-
-    load = round(os.getloadavg()[0], 2)  # of others: the machine may be shared
-    settings = SampleSettings(
-        num_classes=arguments.classes, num_groups=arguments.groups, clips_per_group=1, seed=arguments.seed
-    )
+def measure(arguments: argparse.Namespace, settings: SampleSettings) -> tuple[dict[str, float], int]:
+    """Render the sample, train on both inputs; return the figures and the number of test videos."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         paths = render_sample(Path(folder) / "videos", settings, num_workers=arguments.workers)
@@ -167,6 +152,27 @@ def main() -> None:
             f"{name}_test_accuracy": test_accuracy,
             f"{name}_seconds": time.perf_counter() - start,
         }
+    return figures, num_videos
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--classes", type=int, default=8)
+    parser.add_argument("--groups", type=int, default=110)
+    parser.add_argument("--test-groups", type=int, default=50)
+    parser.add_argument("--interval", type=int, default=8)
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+
+    load = round(os.getloadavg()[0], 2)  # of others: the machine may be shared
+    settings = SampleSettings(
+        num_classes=arguments.classes, num_groups=arguments.groups, clips_per_group=1, seed=arguments.seed
+    )
+    figures, num_videos = measure(arguments, settings)
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": {

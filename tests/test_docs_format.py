@@ -1,4 +1,4 @@
-"""docs/format.md tells the truth: its tables name the columns and fields as they are, its code blocks run on a data set made here."""
+"""docs/format.md is right: its tables name the real columns and fields, and its code blocks run on a data set."""
 
 from __future__ import annotations
 
@@ -132,10 +132,10 @@ def test_sample_fields_are_documented(folder: Path) -> None:
 
 
 def test_members_are_documented(folder: Path) -> None:
-    told = re.findall(r"^\| `\{key\}\.([\w.]+)` \|", TEXT, re.MULTILINE)
+    documented_names = re.findall(r"^\| `\{key\}\.([\w.]+)` \|", TEXT, re.MULTILINE)
     names = [member.name.split(".", 1)[1] for member, _ in samples(folder)]
-    assert told == names[:5]
-    assert names == told * 6
+    assert documented_names == names[:5]
+    assert names == documented_names * 6
 
 
 def expected(folder: Path) -> dict[str, tuple[int, int, tuple[int, int]]]:

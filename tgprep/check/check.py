@@ -89,8 +89,7 @@ def check(
     stop: set it to end early (KeyboardInterrupt).
     Raises InputError if there is no data set, or one of another format version.
     """
-    stop = stop or threading.Event()
-    num_threads = threads or usable_cores()
+    stop, num_threads = stop or threading.Event(), threads or usable_cores()
     # A damaged header or table ends the check: nothing else can be compared with it.
     if findings := list(_check_header(root)):
         return CheckReport(root, deep, tuple(findings))
@@ -114,9 +113,8 @@ def check(
         num_sources, source_findings = _check_sources(manifest, against, num_threads, stop)
         findings += source_findings
     notes: list[str] = []
-    split_names = list_splits(root)
-    for name in split_names:
-        findings += _check_split(manifest, name, notes)
+    splits = list_splits(root)
+    findings += [finding for name in splits for finding in _check_split(manifest, name, notes)]
     findings += _check_unknown_files(manifest, notes)
     return CheckReport(
         root,
@@ -129,7 +127,7 @@ def check(
         num_bytes=sum(report.num_bytes for report in reports),
         num_frames=sum(report.num_frames for report in reports),
         num_sources=num_sources,
-        num_splits=len(split_names),
+        num_splits=len(splits),
         quick=quick,
     )
 

@@ -90,7 +90,7 @@ def test_broken_members_are_found(copy: Path, old: bytes, new: bytes, kind: str)
 
 
 def test_wrong_gradient_is_found(copy: Path) -> None:
-    """TG frames in another order are perfectly good JPEG files: only the recomputed gradient tells."""
+    """TG frames in another order are perfectly good JPEG files: only the recomputed gradient shows it."""
     manifest = read_manifest(copy)
     row = next(row for row in manifest.videos if row.status == "written")
     path = copy / row.shard

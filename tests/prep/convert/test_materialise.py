@@ -259,13 +259,13 @@ def test_interrupted_it_says_how_to_go_on(dataset: Path, tmp_path: Path) -> None
     manifest, split = read_manifest(dataset), read_split(dataset, "half")
     seen, before = [], signal.getsignal(signal.SIGINT)
 
-    def tell(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         seen.append((done, total))
         if len(seen) == 7:
             stop.set()
 
     with pytest.raises(KeyboardInterrupt):
-        materialise(manifest, split, tmp_path / "plain", stop=stop, on_progress=tell)
+        materialise(manifest, split, tmp_path / "plain", stop=stop, on_progress=report)
     assert not (tmp_path / "plain/split.json").exists()
     done = materialise(manifest, split, tmp_path / "plain", on_progress=lambda done, total: seen.append((done, total)))
     assert seen[-1][0] == seen[-1][1]

@@ -90,8 +90,8 @@ function drawBalance(width) {
       y -= tall;
       plot.append(svg("rect", { x, y, width: wide, height: tall, style: `fill: ${colour(index)}` }));
     }
-    const told = usedRoles.map((index) => `${entry.counts[index]} ${roleLabel(roleKey(index))}`).join(", ");
-    const hit = svg("rect", { class: "hit", x: left + place * step, y: 0, width: step, height }, svg("title", {}, `${entry.name}: ${plural(entry.sum, "video")} (${told})`));
+    const counts = usedRoles.map((index) => `${entry.counts[index]} ${roleLabel(roleKey(index))}`).join(", ");
+    const hit = svg("rect", { class: "hit", x: left + place * step, y: 0, width: step, height }, svg("title", {}, `${entry.name}: ${plural(entry.sum, "video")} (${counts})`));
     hit.addEventListener("click", () => choose({ class: entry.name }));
     plot.append(hit);
     if (names) {
@@ -384,8 +384,8 @@ if (data.failures.total) {
   $("failures").hidden = false;
   const reasons = new Map();
   for (const { reason } of data.failures.rows) reasons.set(reason, (reasons.get(reason) || 0) + 1);
-  const told = [...reasons].sort((a, b) => b[1] - a[1]).slice(0, 5).map(([reason, count]) => `${count} × ${reason}`).join("; ");
-  $("failures-note").textContent = `${plural(data.failures.total, "file")} failed or ${data.failures.total === 1 ? "was" : "were"} skipped: ${told}.` +
+  const summary = [...reasons].sort((a, b) => b[1] - a[1]).slice(0, 5).map(([reason, count]) => `${count} × ${reason}`).join("; ");
+  $("failures-note").textContent = `${plural(data.failures.total, "file")} failed or ${data.failures.total === 1 ? "was" : "were"} skipped: ${summary}.` +
     (data.failures.total > data.failures.rows.length ? ` The first ${whole(data.failures.rows.length)} are listed; videos.parquet has them all.` : "");
   $("failures").querySelector("tbody").append(...data.failures.rows.map((entry) =>
     make("tr", {}, make("td", { text: entry.path }), make("td", { text: entry.status }), make("td", { text: entry.reason }))));
