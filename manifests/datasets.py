@@ -1,6 +1,6 @@
-"""How each known data set names, labels, groups and splits its videos: class lists, official annotation files, name rules.
+"""The known data sets: class lists, official annotation files, and rules for names, labels, groups and subsets.
 
-Sources of the forms: UCF101TrainTestSplits-RecognitionTask.zip, test_train_splits.rar (HMDB51), the Kinetics csv files.
+Sources of the formats: UCF101TrainTestSplits-RecognitionTask.zip, test_train_splits.rar (HMDB51), the Kinetics csv files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from manifests.records import InputError
 KINETICS = ("kinetics400", "kinetics600", "kinetics700")
 OFFICIAL = ("ucf101", "hmdb51", *KINETICS)  # data sets with published split lists
 DATASETS = (*OFFICIAL, "folder", "csv")
-SUBSETS = ("train", "val", "test", "unused", "")
 
 
 UCF_NAME = re.compile(r"^v_(?P<class>[A-Za-z]+)_g\d{2,}_c\d{2,}$")
@@ -31,14 +30,13 @@ _HMDB_FOLDERS = ("hmdb51", "testTrainMulti_7030_splits", "hmdb51/testTrainMulti_
 LIST_FOLDERS = frozenset(
     part for path in (*_UCF_FOLDERS, *_HMDB_FOLDERS, *KINETICS, "kinetics") for part in path.split("/")
 )
-_SUBSET_NAMES = {"train": "train", "training": "train", "val": "val", "validate": "val", "valid": "val"}
-
-
-_SUBSET_NAMES |= {"validation": "val", "test": "test", "testing": "test"}
+_SUBSET_NAMES = dict.fromkeys(("train", "training"), "train")
+_SUBSET_NAMES |= dict.fromkeys(("val", "validate", "valid", "validation"), "val")
+_SUBSET_NAMES |= dict.fromkeys(("test", "testing"), "test")
 
 
 class OtherKineticsError(InputError):
-    """The lists found are of another Kinetics than was asked for: one of `num_classes` classes."""
+    """The lists are of another Kinetics than the requested one: it has `num_classes` classes."""
 
     def __init__(self, message: str, num_classes: int) -> None:
         super().__init__(message)
@@ -47,29 +45,27 @@ class OtherKineticsError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class ListedVideo:
-    """A video that official lists name. stem: file name without extension; subsets: one a fold, in fold order."""
+    """A video in official lists."""
 
     class_name: str
-    stem: str
-    subsets: tuple[str, ...]
+    stem: str  # file name without extension
+    subsets: tuple[str, ...]  # one per fold
 
 
 @dataclass(frozen=True, slots=True)
 class OfficialLists:
-    """The official lists of a data set as read from their files.
-
-    classes: line number = label. index: every spelling a video file may have -> its place in `videos`
-    (`class/stem` in lower case; for Kinetics the stems `<id>_<start>_<end>` and `<id>`, case kept).
-    """
+    """The content of a data set's official lists."""
 
     source: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # line number = label
     videos: tuple[ListedVideo, ...]
     index: dict[str, int]
+    """Every possible name of a video file -> its index in `videos`: `class/stem` in lower case; for Kinetics the stems
+    `<id>_<start>_<end>` and `<id>`, with case."""
     num_folds: int
 
     def find(self, class_name: str, stem: str) -> int | None:
-        """Location of a video file in `videos`, None where no list names it."""
+        """Find the index of a video file in `videos`; None if no list names it."""
         for name in (f"{class_name}/{stem}".lower(), stem):
             if (place := self.index.get(name)) is not None:
                 return place
@@ -79,25 +75,25 @@ class OfficialLists:
 
 @functools.cache
 def class_list(dataset: str) -> tuple[str, ...]:
-    """The official class names; line number = label. Empty where the data set brings its own (Kinetics-600, folder, csv)."""
+    """The official class names; line number = label. Empty if the data set has its own (Kinetics-600, folder, csv)."""
     file = resources.files("manifests") / "classes" / f"{dataset}.txt"
     return tuple(file.read_text("utf-8").split("\n")[:-1]) if file.is_file() else ()
 
 
 def clean_class(name: str) -> str:
-    """A Kinetics label as folder and class name: no double quotes, `_` for spaces; the rest is kept."""
+    """Convert a Kinetics label to a folder and class name: no double quotes, `_` for spaces."""
     return name.strip().replace('"', "").replace(" ", "_")
 
 
 @functools.lru_cache(maxsize=65536)
 def folded_class(name: str) -> str:
-    """A class name for comparison: cleaned and in lower case (`HandStandPushups` is `HandstandPushups`)."""
+    """Normalise a class name for comparison (`HandStandPushups` equals `HandstandPushups`)."""
     return clean_class(name).lower()
 
 
 @functools.lru_cache(maxsize=65536)
 def subset_of_folder(name: str) -> str:
-    """The subset that a folder's name stands for (`train`, `videos_val`, `val_256`), "" where it names none."""
+    """Detect the subset in a folder's name (`train`, `videos_val`, `val_256`); "" if there is none."""
     if (subset := _SUBSET_NAMES.get(name.lower())) is not None:
         return subset
     found = {_SUBSET_NAMES[part] for part in re.split(r"[_\-. ]+", name.lower()) if part in _SUBSET_NAMES}
@@ -107,10 +103,10 @@ def subset_of_folder(name: str) -> str:
 
 
 def class_of_name(dataset: str, stem: str, classes: tuple[str, ...]) -> str:
-    """The class that a file name itself tells (UCF101, HMDB51), "" where it tells none: for copies without class folders."""
+    """Detect the class in a file name (UCF101, HMDB51), for copies without class folders; "" if there is none."""
     if dataset == "ucf101" and (match := UCF_NAME.match(stem)):
-        told = match["class"].lower()
-        return next((name for name in classes if name.lower() == told), "")
+        lower = match["class"].lower()
+        return next((name for name in classes if name.lower() == lower), "")
     if dataset == "hmdb51" and (match := HMDB_ENDING.search(stem)):
         head = stem[: match.start()].lower()
         fitting = [name for name in classes if head == name or head.endswith(f"_{name}")]
@@ -128,7 +124,7 @@ def name_fits(dataset: str, stem: str) -> bool:
 
 
 def size_fits(dataset: str, num_classes: int) -> bool:
-    """Whether lists of so many classes may be those of a Kinetics; the others than Kinetics-400 are told apart by nothing else."""
+    """Whether a Kinetics may have that number of classes, which alone distinguishes Kinetics-600 from Kinetics-700."""
     if dataset not in KINETICS or class_list(dataset):
         return True
     smaller = KINETICS[KINETICS.index(dataset) - 1]
@@ -136,7 +132,7 @@ def size_fits(dataset: str, num_classes: int) -> bool:
 
 
 def group_of(dataset: str, class_name: str, stem: str) -> str:
-    """What the clip was cut from: `g07` of `_g07_` in a name; for HMDB51 the source's name before the class. "" if untold."""
+    """Detect the source of a clip: `g07` of `_g07_` in a name; for HMDB51 the name before the class. "" if there is none."""
     if dataset == "hmdb51":
         match = HMDB_ENDING.search(stem)
         head = stem[: match.start()] if match else ""
@@ -148,7 +144,7 @@ def group_of(dataset: str, class_name: str, stem: str) -> str:
 
 
 def groups_span_classes(dataset: str) -> bool:
-    """Whether one group name means one source in the whole data set (an actor, a film) or is counted within each class.
+    """Whether a group name means one source in all classes (an actor, a film), or another source in each class.
 
     UCF101 numbers g01 to g25 within each class; HMDB51 names the film or clip; a csv's group is the user's own name.
     """
@@ -156,14 +152,14 @@ def groups_span_classes(dataset: str) -> bool:
 
 
 def tested_subset(dataset: str, subsets: set[str]) -> str:
-    """The official subset that figures are given on: `test`, else `val`; always `val` for Kinetics (test labels are withheld)."""
+    """The official subset for reported figures: `test`, else `val`; always `val` for Kinetics (its test labels are secret)."""
     if dataset in KINETICS and "val" in subsets:
         return "val"
     return "test" if "test" in subsets else "val"
 
 
 def find_official(dataset: str, places: list[Path]) -> OfficialLists | None:
-    """The first of the places that holds official lists of the data set, read; None where none does.
+    """Read the official lists in the first of the places that has them; None if there are none.
 
     A place is a folder (its usual subfolders are searched too) or, for Kinetics, a csv file.
     """
@@ -188,7 +184,7 @@ def find_official(dataset: str, places: list[Path]) -> OfficialLists | None:
 
 
 def expected_files(dataset: str) -> str:
-    """What the official annotation files of a data set are called, for messages."""
+    """The names of a data set's official annotation files, for messages."""
     if dataset == "ucf101":
         return "trainlist01.txt and testlist01.txt (UCF101TrainTestSplits-RecognitionTask.zip)"
     if dataset == "hmdb51":
@@ -197,7 +193,7 @@ def expected_files(dataset: str) -> str:
 
 
 def read_ucf101(folder: Path) -> OfficialLists:
-    """trainlist0N.txt (`Class/v_Class_g08_c01.avi 1`), testlist0N.txt (no number) and, where present, classInd.txt (`1 Class`)."""
+    """Read trainlist0N.txt (`Class/v_Class_g08_c01.avi 1`), testlist0N.txt (no number) and, if present, classInd.txt (`1 Class`)."""
     classes = class_list("ucf101")
     if (folder / "classInd.txt").is_file():
         numbered = [line.split(None, 1) for line in _lines(folder / "classInd.txt")]
@@ -233,7 +229,7 @@ _HMDB_FLAGS = {"1": "train", "2": "test", "0": "unused"}
 
 
 def read_hmdb51(folder: Path) -> OfficialLists:
-    """`<class>_test_split<fold>.txt` with lines `file.avi flag`: 1 train, 2 test, 0 in neither ("unused")."""
+    """Read `<class>_test_split<fold>.txt` with lines `file.avi flag`: 1 train, 2 test, 0 in neither ("unused")."""
     files = {match.groups(): entry for entry in _entries(folder) if (match := HMDB_FILE.match(entry.name))}
     num_folds = max(int(fold) for _, fold in files)
     for class_name, fold in sorted(
@@ -241,13 +237,13 @@ def read_hmdb51(folder: Path) -> OfficialLists:
     ):
         if (class_name, fold) not in files:
             raise InputError(
-                f"{folder}: {class_name}_test_split{fold}.txt is missing though other lists of fold {fold} are there. Unpack the official archive again."
+                f"{folder}: {class_name}_test_split{fold}.txt is missing though other lists of fold {fold} exist. Unpack the official archive again."
             )
     official = {name.lower(): name for name in class_list("hmdb51")}
     subsets: dict[tuple[str, str], list[str]] = {}
     for (class_name, fold), file in sorted(files.items()):
         if class_name.lower() not in official:
-            raise InputError(f"{file}: {class_name!r} is no class of HMDB51.")
+            raise InputError(f"{file}: {class_name!r} is not a class of HMDB51.")
         for number, line in enumerate(_lines(file), 1):
             name, _, flag = line.rpartition(" ")
             if flag not in _HMDB_FLAGS or not name.strip():
@@ -267,7 +263,7 @@ def is_kinetics_csv(file: Path) -> bool:
 
 
 def read_kinetics(dataset: str, files: list[Path]) -> OfficialLists:
-    """Kinetics csv files: label (absent where withheld), youtube_id, time_start, time_end, split.
+    """Read Kinetics csv files: label (absent if withheld), youtube_id, time_start, time_end, split.
 
     Kinetics-400 has its fixed class list; the others take theirs from the csv (sorted cleaned labels).
     """
@@ -324,7 +320,7 @@ def _with(place: Path, folders: tuple[str, ...]) -> list[Path]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What lies in a folder, sorted; nothing where it is none or must not be read (places that are only tried)."""
+    """List the entries of a folder, sorted; empty if it is not a readable folder (the caller only tries it)."""
     try:
         return sorted(folder.iterdir())
     except OSError:
@@ -332,7 +328,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _lines(file: Path) -> list[str]:
-    """The lines that say something: official files end in blank lines, some with CRLF."""
+    """Read the lines that are not blank: official files end in blank lines, some with CRLF."""
     try:
         return [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:

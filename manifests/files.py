@@ -1,6 +1,6 @@
-"""Files in local folders and in object stores (fsspec URLs) behind the same few functions, and what can go wrong there.
+"""Functions for files in local folders and in object stores (fsspec URLs).
 
-An object appears under its name whole or not at all (one PUT). Calls to stores are made as `manifests.object_store` says.
+An object is written by one PUT, so it is never partial. `manifests.object_store` retries calls and explains errors.
 """
 
 from __future__ import annotations
@@ -27,62 +27,62 @@ TEMPORARY_PREFIX = ".tmp-"
 
 
 def is_url(root: Location) -> bool:
-    """Whether the place is an fsspec URL (`s3://...`) rather than a local path."""
+    """Whether a location is an fsspec URL (`s3://...`) and not a local path."""
     return "://" in str(root)
 
 
 def parse_location(text: str) -> Location:
-    """What a user gives for a folder: a path, `file://` included, or the URL without a slash at its end."""
+    """Parse the user's name of a folder: a path (also as `file://`), or a URL, whose last slash is removed."""
     if text.startswith("file://") or text.startswith("local://"):
         return Path(text.partition("://")[2] or "/")
     return text.rstrip("/") if is_url(text) else Path(text)
 
 
 def below(root: Location, *parts: str) -> Location:
-    """A place below another one, of its kind."""
+    """Join a location and names below it."""
     return "/".join([str(root).rstrip("/"), *parts]) if is_url(root) else Path(root, *parts)
 
 
-def name_of(place: Location) -> str:
-    """The last part of a place."""
-    return str(place).rstrip("/").rpartition("/")[2] if is_url(place) else Path(place).name
+def name_of(location: Location) -> str:
+    """The last part of a location."""
+    return str(location).rstrip("/").rpartition("/")[2] if is_url(location) else Path(location).name
 
 
-def read_bytes(place: Location) -> bytes:
-    """The whole file; FileNotFoundError where there is none."""
-    if not is_url(place):
-        return Path(place).read_bytes()
-    content: bytes = call(place, lambda files, path: files.cat_file(path))
+def read_bytes(location: Location) -> bytes:
+    """Read a file; FileNotFoundError if there is none."""
+    if not is_url(location):
+        return Path(location).read_bytes()
+    content: bytes = call(location, lambda files, path: files.cat_file(path))
     return content
 
 
 def read_many(places: Iterable[str]) -> list[bytes]:
-    """The contents of files in one folder of a store, asked for at once; in the given order."""
-    asked = list(places)
-    if not asked:
+    """Read files in one folder of a store at the same time; the contents are in the given order."""
+    urls = list(places)
+    if not urls:
         return []
 
     def all_of(files: Any, path: str) -> list[bytes]:
-        paths = [files._strip_protocol(place) for place in asked]
-        found = files.cat(paths)  # one path alone may come back as bytes
-        return [found] if isinstance(found, bytes) else [found[path] for path in paths]
+        paths = [files._strip_protocol(url) for url in urls]
+        contents = files.cat(paths)  # bytes and not a dict if there is one path
+        return [contents] if isinstance(contents, bytes) else [contents[path] for path in paths]
 
-    return call(asked[0], all_of)
+    return call(urls[0], all_of)
 
 
 @contextlib.contextmanager
-def atomic_write(place: Location) -> Iterator[BinaryIO]:
-    """Open a file that appears under its name only when it is whole: temporary name, fsync, rename, fsync of the folder.
+def atomic_write(location: Location) -> Iterator[BinaryIO]:
+    """Open a file that gets its name once it is complete: temporary name, fsync, rename, fsync of the folder.
 
-    On any exception nothing appears and the temporary file is removed. A URL gets one PUT when the block ends.
+    On an exception nothing is written and the temporary file is removed. To a URL, one PUT is made when the block ends.
     """
-    if is_url(place):
+    if is_url(location):
         buffer = io.BytesIO()
         yield buffer
         content = buffer.getvalue()
-        call(place, lambda files, path: files.pipe_file(path, content))
+        call(location, lambda files, path: files.pipe_file(path, content))
         return
-    path = Path(place)
+    path = Path(location)
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{path.name}")
     try:
         with temporary.open("xb") as file:
@@ -95,7 +95,7 @@ def atomic_write(place: Location) -> Iterator[BinaryIO]:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Give a finished, synced file its final name, so that it survives a power cut."""
+    """Give a complete, synced file its final name, so that it survives a power cut."""
     temporary.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -105,9 +105,9 @@ def publish(temporary: Path, path: Path) -> None:
 
 
 def create(url: str, content: bytes) -> bool:
-    """Write an object only if there is none of that name (a conditional PUT); False where there is one.
+    """Write an object unless one of that name exists (a conditional PUT); False if it does.
 
-    NotImplementedError where the store offers no such write.
+    NotImplementedError if the store has no conditional writes.
     """
 
     def put(files: Any, path: str) -> bool:
@@ -115,11 +115,11 @@ def create(url: str, content: bytes) -> bool:
             files.pipe_file(path, content, mode="create")
         except FileExistsError:
             return False
-        except TypeError as error:  # a file system of an older kind
+        except TypeError as error:  # an older file system class
             raise NotImplementedError(str(error)) from None
         except OSError as error:
             code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code", "")
-            if code in ("PreconditionFailed", "412"):  # as stores that are not Amazon's say it
+            if code in ("PreconditionFailed", "412"):  # of stores other than Amazon's
                 return False
             if error.errno == errno.ENOSYS:
                 raise NotImplementedError(str(error)) from None
@@ -130,16 +130,16 @@ def create(url: str, content: bytes) -> bool:
 
 
 def upload(file: Path, url: str) -> None:
-    """Copy a local file to the store: it appears there whole, or not at all; its size there is checked."""
+    """Copy a local file to the store, never partially, and check its size there."""
     call(url, lambda files, path: files.put_file(str(file), path))
     expected = file.stat().st_size
-    found = file_size(url)
-    if found != expected:
-        raise OSError(errno.EIO, f"the store holds {found} bytes of it, {expected} were sent", url)
+    num_bytes = file_size(url)
+    if num_bytes != expected:
+        raise OSError(errno.EIO, f"the store holds {num_bytes} bytes of it, {expected} were sent", url)
 
 
 def download(url: str, file: Path) -> None:
-    """Copy an object into a local file, in pieces; FileNotFoundError where there is none."""
+    """Copy an object into a local file, in pieces; FileNotFoundError if there is none."""
 
     def get(files: Any, path: str) -> None:
         file.unlink(missing_ok=True)
@@ -148,34 +148,34 @@ def download(url: str, file: Path) -> None:
     call(url, get)
 
 
-def file_size(place: Location) -> int:
-    """Bytes of a file; FileNotFoundError where there is none."""
-    if not is_url(place):
-        return Path(place).stat().st_size
-    return call(place, lambda files, path: int(files.info(path)["size"]))
+def file_size(location: Location) -> int:
+    """The size of a file in bytes; FileNotFoundError if there is none."""
+    if not is_url(location):
+        return Path(location).stat().st_size
+    return call(location, lambda files, path: int(files.info(path)["size"]))
 
 
-def exists(place: Location) -> bool:
-    """Whether a file (not a folder) is there."""
-    if not is_url(place):
-        return Path(place).is_file()
-    return call(place, lambda files, path: bool(files.isfile(path)))
+def exists(location: Location) -> bool:
+    """Whether a file (not a folder) exists."""
+    if not is_url(location):
+        return Path(location).is_file()
+    return call(location, lambda files, path: bool(files.isfile(path)))
 
 
 def list_files(folder: Location) -> dict[str, int]:
-    """Names and sizes in bytes of the files straight in a folder, sorted by name; none where there is no such folder."""
+    """List the files directly in a folder with their sizes in bytes, sorted by name; empty if there is no such folder."""
     return {name: size for name, size in list_folder(folder).items() if size >= 0}
 
 
 def list_folder(folder: Location) -> dict[str, int]:
-    """Names and sizes of what lies straight in a folder, sorted by name; folders have size -1."""
+    """List the entries directly in a folder with their sizes, sorted by name; folders have size -1."""
     if not is_url(folder):
-        found = {}
+        sizes = {}
         with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
-                    found[entry.name] = -1 if entry.is_dir() else entry.stat().st_size
-        return dict(sorted(found.items()))
+                    sizes[entry.name] = -1 if entry.is_dir() else entry.stat().st_size
+        return dict(sorted(sizes.items()))
 
     def ls(files: Any, path: str) -> dict[str, int]:
         try:
@@ -195,12 +195,12 @@ def list_folder(folder: Location) -> dict[str, int]:
 
 
 def list_tree(folder: str) -> dict[str, int]:
-    """Paths below a URL, relative to it, and sizes in bytes of all files there; none where there is no such folder."""
+    """List all files below a URL: paths relative to it, and sizes in bytes; empty if there is no such folder."""
 
     def find(files: Any, path: str) -> dict[str, int]:
-        found = files.find(path, detail=True)
+        entries = files.find(path, detail=True)
         start = len(path.rstrip("/")) + 1
-        return {name[start:]: int(entry["size"] or 0) for name, entry in found.items() if name[start:]}
+        return {name[start:]: int(entry["size"] or 0) for name, entry in entries.items() if name[start:]}
 
     return call(folder, find)
 
@@ -222,17 +222,17 @@ def require_own_folder(
     return False
 
 
-def remove(place: Location) -> None:
-    """Remove a file; no error where there is none."""
-    if not is_url(place):
-        Path(place).unlink(missing_ok=True)
+def remove(location: Location) -> None:
+    """Remove a file; no error if there is none."""
+    if not is_url(location):
+        Path(location).unlink(missing_ok=True)
         return
     with contextlib.suppress(FileNotFoundError):
-        call(place, lambda files, path: files.rm_file(path))
+        call(location, lambda files, path: files.rm_file(path))
 
 
 def remove_tree(folder: Location) -> None:
-    """Remove a folder and all in it; what cannot be removed stays."""
+    """Remove a folder and its content; what cannot be removed stays."""
     if not is_url(folder):
         shutil.rmtree(folder, ignore_errors=True)
         return
@@ -241,7 +241,7 @@ def remove_tree(folder: Location) -> None:
 
 
 def open_location(place: str) -> BinaryIO:
-    """A local file or fsspec URL, opened for reading with seeks."""
+    """Open a local file or fsspec URL for reading with seeks."""
     if not is_url(place):
         return open(place, "rb")  # noqa: PTH123 - the caller closes it
     file: BinaryIO = call(place, lambda files, path: files.open(path, "rb"))

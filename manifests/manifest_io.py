@@ -1,4 +1,4 @@
-"""Tables and header on disk: atomic writes, digests, and a data set's folder as a Manifest. Local paths or fsspec URLs."""
+"""Read and write the tables and the header of a data set, with their digests, at a local path or an fsspec URL."""
 
 from __future__ import annotations
 
@@ -46,40 +46,41 @@ _BLANK = b"0" * 64
 
 
 def join(root: str | Path, *parts: str) -> str:
-    """A place below the data set's folder, local path or URL."""
+    """Join a data set's folder (local path or URL) and names below it."""
     return "/".join([str(root).rstrip("/") or "/", *parts])
 
 
 def file_sha256(path: str | Path) -> str:
-    """sha256 of a local file's bytes, hexadecimal."""
+    """Compute the sha256 of a local file."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def parquet_table(source: str | Path | bytes) -> pa.Table:
-    """A Parquet file, or its bytes, as a table; pa.ArrowInvalid where it is damaged.
+    """Read a Parquet file, or its bytes; pa.ArrowInvalid if it is damaged.
 
-    Read by this thread alone: Arrow's own threads may abort a process that ends right after.
+    Reads in this thread: Arrow's threads may abort a process that ends soon after.
     """
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     with pq.ParquetFile(file, pre_buffer=False) as parquet:
         table: pa.Table = parquet.read(use_threads=False)
-    own = {
-        name: value for name, value in (table.schema.metadata or {}).items() if name != _SEAL.encode()
-    }  # the seal is the file's
-    return table.replace_schema_metadata(own or None)
+    metadata = dict(table.schema.metadata or {})
+    metadata.pop(_SEAL.encode(), None)  # it describes the file, not the table
+    return table.replace_schema_metadata(metadata or None)
 
 
 def table_bytes(table: pa.Table) -> bytes:
-    """A table as the bytes of a Parquet file: the same bytes for the same table and library version."""
+    """Write a table as Parquet: the same bytes for the same table and library version."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_statistics=True)
     return buffer.getvalue()
 
 
 def sealed_table_bytes(table: pa.Table) -> bytes:
-    """As `table_bytes`, with the file's own sha256 in its footer (taken with 64 zeros in the digest's place): a table that no
-    other file vouches for can be checked by itself, see `seal_holds`.
+    """Write a table as Parquet with the sha256 of the file in its footer, for tables whose sha256 no other file records.
+
+    The sha256 is computed with 64 zeros in place of the digest. One file is written atomically; a second file for the digest
+    could be missing or old after a kill, or be lost in a copy.
     """
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, table.schema, compression="zstd", write_statistics=True) as writer:
@@ -91,7 +92,7 @@ def sealed_table_bytes(table: pa.Table) -> bytes:
 
 
 def seal_holds(content: bytes) -> bool | None:
-    """Whether the bytes of a sealed table are those that were written; None where there is no seal."""
+    """Whether the bytes of a sealed table are unchanged; None if there is no seal."""
     mark = content.rfind(_SEAL.encode())
     match = re.compile(rb"[^0-9a-f]{1,8}([0-9a-f]{64})").match(content, mark + len(_SEAL)) if mark >= 0 else None
     if match is None:
@@ -101,17 +102,17 @@ def seal_holds(content: bytes) -> bool | None:
 
 
 def json_bytes(value: Any) -> bytes:
-    """A value as readable JSON, the same bytes for the same value."""
+    """Format a value as readable JSON: the same bytes for the same value."""
     return (json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode()
 
 
 def write_manifest(
     root: str | Path, header: ManifestHeader, videos: Iterable[VideoRow], shards: Iterable[ShardRow]
 ) -> Manifest:
-    """Write both tables, then the header with their digests: the header's presence says that the data set is whole.
+    """Write both tables, then the header with their digests. A data set is complete once its header exists.
 
-    Where the folder holds a finished data set, its tables stay until the new header is in place: whatever is read, and
-    whenever the process is killed, it is the old data set or the new one.
+    If the folder holds a finished data set, its tables stay until the new header is written: a reader sees either the old data
+    set or the new one, even if this process is killed.
     """
     video_table = VideoTable.from_rows(videos)
     shards = tuple(shards)
@@ -122,6 +123,7 @@ def write_manifest(
         shards_sha256=hashlib.sha256(tables[SHARDS_NAME]).hexdigest(),
     )
     header = dataclasses.replace(header, header_sha256=header_digest(header))
+    # Beside an older data set the tables get names that contain their digest, until the header names them.
     replaces = exists(join(root, HEADER_NAME))
     names = {
         name: _beside(name, hashlib.sha256(content).hexdigest()) if replaces else name
@@ -137,10 +139,10 @@ def write_manifest(
 
 
 def settle_tables(root: str | Path, header: ManifestHeader) -> None:
-    """Give tables that were written beside older ones their plain names, and remove those that the header does not name."""
-    there = list_files(root)
+    """Rename tables that were written beside older ones to their final names; remove those that the header does not name."""
+    names = list_files(root)
     for name, digest in ((VIDEOS_NAME, header.videos_sha256), (SHARDS_NAME, header.shards_sha256)):
-        for found in there:
+        for found in names:
             if not re.fullmatch(rf"{Path(name).stem}-[0-9a-f]{{16}}\.parquet", found):
                 continue
             place = below(root, found)
@@ -158,7 +160,7 @@ def _beside(name: str, digest: str) -> str:
 
 
 def header_digest(header: ManifestHeader) -> str:
-    """sha256 of dataset.json as it is with an empty `header_sha256`: what that field holds."""
+    """Compute the value of `header_sha256`: the sha256 of dataset.json with that field empty."""
     return hashlib.sha256(json_bytes(dataclasses.asdict(dataclasses.replace(header, header_sha256="")))).hexdigest()
 
 
@@ -177,7 +179,7 @@ _KINDS = {
 
 
 def read_header(root: str | Path) -> ManifestHeader:
-    """dataset.json of a finished data set; InputError where the folder holds none or one of a newer format."""
+    """Read dataset.json of a finished data set; InputError if there is none, or its format is newer."""
     place = join(root, HEADER_NAME)
     try:
         raw = json.loads(read_bytes(place))
@@ -194,7 +196,7 @@ def read_header(root: str | Path) -> ManifestHeader:
         )
     digest = raw.get("header_sha256")
     if digest and hashlib.sha256(json_bytes({**raw, "header_sha256": ""})).hexdigest() != digest:
-        raise InputError(f"{place}: its sha256 is not the one that it carries: it was changed or damaged. {_MEND}")
+        raise InputError(f"{place}: its sha256 differs from the one stored in it: it was changed or damaged. {_MEND}")
     try:
         raw["classes"] = tuple(raw["classes"])
         raw["gradient"] = GradientCoding(**raw["gradient"])
@@ -210,7 +212,7 @@ def read_header(root: str | Path) -> ManifestHeader:
 
 
 def read_manifest(root: str | Path) -> Manifest:
-    """The data set at `root`; its tables' digests are checked against the header."""
+    """Read the data set at `root`, and check its tables against the digests in the header."""
     header = read_header(root)
     tables = {}
     for name, digest in ((VIDEOS_NAME, header.videos_sha256), (SHARDS_NAME, header.shards_sha256)):
@@ -221,7 +223,7 @@ def read_manifest(root: str | Path) -> Manifest:
 
 def _read_table(root: str | Path, name: str, digest: str) -> bytes:
     found = ""
-    # Between the new header and the renaming of its tables they lie beside the old ones; they may be renamed as we look.
+    # After a new header is written, its tables are beside the old ones until they are renamed, perhaps during this loop.
     for place in (name, _beside(name, digest), name):
         try:
             content = read_bytes(join(root, place))
@@ -232,7 +234,7 @@ def _read_table(root: str | Path, name: str, digest: str) -> bytes:
             return content
     place = join(root, name)
     if not found:
-        raise InputError(f"{place} is missing, though {HEADER_NAME} says the data set is whole. {_MEND}")
+        raise InputError(f"{place} is missing, though {HEADER_NAME} says that the data set is complete. {_MEND}")
     raise InputError(
         f"{place}: sha256 {found[:16]}…, expected {digest[:16]}… ({HEADER_NAME}): the file was changed or damaged. {_MEND}"
     )

@@ -1,7 +1,7 @@
-"""Calls to object stores through fsspec: tried again while a store does not answer, explained where it refuses.
+"""Calls to object stores through fsspec: retried while a store does not answer; refusals are explained to the user.
 
-While it does not answer there is one warning, pauses grow, and after `patience` seconds it is UnreachableError. What the user
-can mend (credentials, names, packages) is an InputError with what to do.
+While a store does not answer, pauses between attempts grow, one warning is given, and after `patience` seconds UnreachableError
+is raised. What the user can correct (credentials, names, packages) is an InputError that says how.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ Value = TypeVar("Value")
 
 
 class UnreachableError(OSError):
-    """An object store did not answer for so long that waiting was given up; nothing is lost, the same command goes on."""
+    """An object store did not answer for `patience` seconds. Nothing is lost; the same command resumes."""
 
 
 def explained(error: OSError) -> str:
-    """What to tell the user of a store that does not answer, or of a path that cannot be used as it was asked for."""
+    """Format a message for the user about a store that does not answer, or a path that cannot be used."""
     what_to_do = "Check the path, its permissions and its disk."
     if isinstance(error, UnreachableError):
         what_to_do = "Run the same command again once it answers."
@@ -48,7 +48,7 @@ def explained(error: OSError) -> str:
 
 
 def to_stderr(root: str, text: str) -> None:
-    """How warnings about a store (scheme and bucket) are told unless `set_warning_handler` names another way."""
+    """Print a warning about a store (scheme and bucket): the default handler."""
     print(f"note: {text}", file=sys.stderr, flush=True)
 
 
@@ -63,26 +63,29 @@ def warn(root: str, text: str) -> None:
     _warning_handler(root, text)
 
 
-def deduplicate_warnings(heard: Callable[[str], bool]) -> None:
-    """Have this process warn of a store only where no other has: heard(store) says so, and is told of every trouble."""
-    global _heard
-    _heard = heard
+def deduplicate_warnings(already_warned: Callable[[str], bool]) -> None:
+    """Suppress a warning about a store that another process has already given.
+
+    already_warned(store) is called at every failure: it returns whether a process has warned, and records that one has now.
+    """
+    global _already_warned
+    _already_warned = already_warned
     with _lock:
-        fresh = [root for root, last in _trouble.items() if time.monotonic() - last < _QUIET_SECONDS]
-    for root in fresh:  # what this process has told of before it knew the others
-        heard(root)
+        recent = [root for root, last in _last_failure.items() if time.monotonic() - last < _QUIET_SECONDS]
+    for root in recent:  # warnings of this process from before this call
+        already_warned(root)
 
 
 _warning_handler: Callable[[str, str], None] = to_stderr
-_heard: Callable[[str], bool] | None = None
-giving_up = threading.Event()  # set: no call waits any longer for a store that does not answer
+_already_warned: Callable[[str], bool] | None = None
+giving_up = threading.Event()  # if set, no call waits for a store that does not answer
 _lock = threading.Lock()
-_answered: set[str] = set()  # stores (scheme and bucket) that have answered to this process
-_trouble: dict[str, float] = {}  # those that a warning was told of, and when they last failed
+_answered: set[str] = set()  # stores (scheme and bucket) that have answered this process
+_last_failure: dict[str, float] = {}  # by store: the time of its last failure
 
 
 def filesystem(url: object) -> tuple[Any, str]:
-    """fsspec's file system for a URL, and the path in it. InputError: unknown kind, or its package is not installed."""
+    """Open fsspec's file system for a URL; return it and the path. InputError: unknown scheme, or its package is missing."""
     import fsspec
 
     kind = str(url).partition("://")[0]
@@ -91,7 +94,7 @@ def filesystem(url: object) -> tuple[Any, str]:
     except ImportError as error:
         how = _EXTRAS.get(_SAME.get(kind, kind), "install it")
         raise InputError(
-            f"{url}: {kind}:// needs a package that is not installed ({_short(error)}). To have it: {how}."
+            f"{url}: {kind}:// needs a package that is not installed ({_short(error)}). To install it: {how}."
         ) from None
     except ValueError as error:
         raise InputError(
@@ -103,9 +106,9 @@ def filesystem(url: object) -> tuple[Any, str]:
 
 
 def call(url: object, function: Callable[[Any, str], Value]) -> Value:
-    """function(file system, path), tried again while the store does not answer; what it refuses is explained.
+    """Call function(file system, path), with retries while the store does not answer; refusals become InputError.
 
-    Errors that tell of the content (FileNotFoundError, FileExistsError) and those of the local disk are raised as they are.
+    Errors about the content (FileNotFoundError, FileExistsError) and about the local disk are raised unchanged.
     """
     files, path = filesystem(url)
     began = time.monotonic()
@@ -116,8 +119,9 @@ def call(url: object, function: Callable[[Any, str], Value]) -> Value:
             files.invalidate_cache()  # others write there too
             value = function(files, path)
         except Exception as error:
-            if not _passes(error):
+            if not _is_temporary(error):
                 raise _explained(url, error) from None
+            # A store that has never answered may have a wrong address: give up sooner, with another message.
             waited = time.monotonic() - began
             limit = patience if root in _answered else min(patience, _FIRST_PATIENCE_SECONDS)
             if waited >= limit or giving_up.is_set():
@@ -125,7 +129,7 @@ def call(url: object, function: Callable[[Any, str], Value]) -> Value:
                 if root in _answered:
                     raise UnreachableError(errno.EIO, reason, str(url)) from None
                 raise InputError(f"{url}: {reason}. Check its address and the network.") from None
-            warn_once(root, f"{root} does not answer ({_short(error)}): trying again for up to {limit:.0f} s")
+            warn_once(root, f"{root} does not answer ({_short(error)}): retrying for up to {limit:.0f} s")
             attempt += 1
             giving_up.wait(random.uniform(0.5, 1.0) * min(15.0, 0.25 * 2**attempt, max(0.1, limit - waited)))
         else:
@@ -134,33 +138,31 @@ def call(url: object, function: Callable[[Any, str], Value]) -> Value:
 
 
 def no_bucket(error: BaseException) -> bool:
-    """Whether a FileNotFoundError means the bucket, not what is looked for in it."""
+    """Whether a FileNotFoundError is about the bucket and not an object in it."""
     text = str(error).lower()
     return isinstance(error, FileNotFoundError) and "bucket" in text and "exist" in text
 
 
 def warn_once(root: str, text: str) -> None:
-    """One warning for a time of trouble with a store, whatever the number of calls, threads and workers that meet it."""
+    """Warn once about a store in trouble, whatever the number of calls, threads and workers that fail."""
     now = time.monotonic()
     with _lock:
-        told = now - _trouble.get(root, -_QUIET_SECONDS) < _QUIET_SECONDS
-        _trouble[root] = now
-        if (
-            _heard is not None
-        ):  # within the lock: of two threads that meet it, the one that tells must be the first for both
-            told = _heard(root) or told
-    if not told:
+        is_repeated = now - _last_failure.get(root, -_QUIET_SECONDS) < _QUIET_SECONDS
+        _last_failure[root] = now
+        if _already_warned is not None:  # inside the lock, so that of two threads exactly one warns
+            is_repeated = _already_warned(root) or is_repeated
+    if not is_repeated:
         _warning_handler(root, text)
 
 
-def _passes(error: Exception) -> bool:
-    """Whether trying again may help: the store or the way to it is in trouble, not the request."""
-    status = getattr(error, "status", 0)  # of an answer of a web server, as aiohttp has it
+def _is_temporary(error: Exception) -> bool:
+    """Whether a retry may help: the store or the network is at fault, not the request."""
+    status = getattr(error, "status", 0)  # of a web server's answer (aiohttp)
     if isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429):
         return False
     if isinstance(error, OSError):
         return not isinstance(error, _REFUSED) and error.errno not in (*_LOCAL, *_PERMANENT)
-    # Of botocore: aiohttp calls what happens to a connection a ClientError too.
+    # Names of botocore only: in aiohttp, ClientError is a connection error.
     names = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.startswith("botocore")}
     if _lacks_credentials(error) or names & {"ParamValidationError", "ClientError"}:
         return False
@@ -172,11 +174,11 @@ def _lacks_credentials(error: Exception) -> bool:
 
 
 def _explained(url: object, error: Exception) -> Exception:
-    """The error that a user is shown: InputError with what to do, where it is theirs to mend."""
+    """The error to show: an InputError that says what to do, if the user can correct it."""
     kind = str(url).partition("://")[0]
     kind = _SAME.get(kind, kind)
     if _lacks_credentials(error):
-        what = _KEYS.get(kind, "Give them in the way that fsspec's file system of this kind documents")
+        what = _KEYS.get(kind, "See the documentation of fsspec's file system for this scheme")
         return InputError(f"{url}: no credentials for {kind}:// are set ({_short(error)}). {what}.")
     if isinstance(error, PermissionError):
         what = _KEYS.get(kind, "Check the credentials")
@@ -185,7 +187,7 @@ def _explained(url: object, error: Exception) -> Exception:
             f"for OUT writing and deleting too. {what}."
         )
     if no_bucket(error):
-        more = ", and AWS_ENDPOINT_URL where the store is not Amazon's" if kind == "s3" else ""
+        more = ", and AWS_ENDPOINT_URL if the store is not Amazon's" if kind == "s3" else ""
         return InputError(f"{url}: there is no bucket {str(url).split('/')[2]}. Make it, or check its name{more}.")
     permanent = isinstance(error, OSError) and error.errno in _PERMANENT
     if permanent or type(error).__module__.partition(".")[0] in _LIBRARIES:

@@ -1,4 +1,4 @@
-"""One sample of a shard: a video's frames as members of a plain ustar tar, the contract between extraction and training.
+"""One sample of a shard: a video's frames as members of a plain ustar tar, as extraction writes and training reads it.
 
 Members of every sample, in this order (docs/format.md):
 
@@ -10,8 +10,8 @@ Members of every sample, in this order (docs/format.md):
     {key}.flow.offsets.npy   uint64[T]
     {key}.flow.mjpeg         T-1 JPEG files: magnitude, y and x of the motion from frame k to k+1
 
-The two flow members are there with `--flow` alone. The two tg members are absent from every sample of a data set whose gradient is derived while reading.
-A data set made with `--store video` has other members:
+The flow members exist only with `--flow`, the tg members unless the gradient is derived while reading. With `--store video` the members
+are:
 
     {key}.json
     {key}.mp4.offsets.npy    uint64[T+1], where the coded picture of each of the T frames lies in the next member (half-open)
@@ -80,7 +80,7 @@ class MemberTooLargeError(Exception):
 
 @dataclass(slots=True)
 class FrameSpool:
-    """JPEG files back to back in a (temporary) file, and where each starts: offsets[k]:offsets[k+1] is frame k."""
+    """JPEG files back to back in a temporary file; frame k is at offsets[k]:offsets[k+1]."""
 
     file: BinaryIO
     offsets: list[int] = field(default_factory=lambda: [0])
@@ -92,12 +92,12 @@ class FrameSpool:
 
     @property
     def num_frames(self) -> int:
-        """Frames so far."""
+        """Number of frames so far."""
         return len(self.offsets) - 1
 
     @property
     def num_bytes(self) -> int:
-        """Bytes so far."""
+        """Number of bytes so far."""
         return self.offsets[-1]
 
 
@@ -109,7 +109,7 @@ _NPY_HEAD = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Mp4Spool:
-    """An .mp4 of num_bytes in a (temporary) file, and where the coded pictures lie in it: offsets[k]:offsets[k+1] is frame k."""
+    """An .mp4 of num_bytes in a temporary file; the coded picture of frame k is at offsets[k]:offsets[k+1]."""
 
     file: BinaryIO
     offsets: list[int]
@@ -118,20 +118,20 @@ class Mp4Spool:
 
 @dataclass(frozen=True, slots=True)
 class EncodedVideo:
-    """A video ready to be packed. meta: flat facts for the .json member; tg, flow: None where they are not stored."""
+    """A video ready to be packed."""
 
     key: str
-    meta: Meta
+    meta: Meta  # content of the .json member, see `sample_facts`
     rgb: FrameSpool | Mp4Spool
-    tg: FrameSpool | None
+    tg: FrameSpool | None  # None: not stored
     flow: FrameSpool | None = None
 
 
 def write_sample(tar: BinaryIO, encoded: EncodedVideo) -> tuple[int, int, Members]:
-    """Append the sample at the tar's current end; gives (sample_offset, sample_bytes, members).
+    """Append a sample to a tar; return (sample_offset, sample_bytes, members).
 
     The bytes depend on the sample alone: fixed time, owner, mode and order.
-    Raises MemberTooLargeError, before anything is written, where a member passes 8 GiB.
+    Raises MemberTooLargeError, before anything is written, if a member exceeds 8 GiB.
     """
     for spool in (encoded.rgb, encoded.tg, encoded.flow):
         if spool is not None and spool.num_bytes > MAX_MEMBER_BYTES:
@@ -155,7 +155,7 @@ def write_sample(tar: BinaryIO, encoded: EncodedVideo) -> tuple[int, int, Member
 
 
 def write_end(tar: BinaryIO) -> None:
-    """Close the archive: two zero blocks, padded to a whole record."""
+    """Write the end of the archive: two zero blocks, padded to a full record."""
     end = tar.tell() + 2 * BLOCK_BYTES
     tar.write(b"\0" * (2 * BLOCK_BYTES + -end % RECORD_BYTES))
 
@@ -164,28 +164,28 @@ _JSON = json.JSONEncoder(ensure_ascii=False, separators=(", ", ": "))
 
 
 def json_member(meta: Meta) -> bytes:
-    """The .json member."""
+    """Encode the .json member."""
     return (_JSON.encode(meta) + "\n").encode()
 
 
 def member_header(name: str, num_bytes: int) -> bytes:
-    """The 512 bytes of tar header before a member, in ustar form. ValueError if the name is too long for it."""
+    """Make the 512 bytes of ustar header before a member. ValueError if the name is too long."""
     header = tarfile.TarInfo(name)
     header.size, header.mode = num_bytes, 0o644
     return header.tobuf(format=tarfile.USTAR_FORMAT, encoding="utf-8")
 
 
 def encode_offsets(offsets: Sequence[int]) -> bytes:
-    """The .offsets.npy member: a standard .npy file of uint64."""
+    """Encode the .offsets.npy member: a standard .npy file of uint64."""
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.asarray(offsets, dtype="<u8"), version=(1, 0), allow_pickle=False)
     return buffer.getvalue()
 
 
 def decode_offsets(npy: bytes | memoryview, *, mp4: bool = False) -> npt.NDArray[np.uint64]:
-    """The numbers of an .offsets.npy member; ValueError where it is not one, or does not rise.
+    """Decode an .offsets.npy member; ValueError if it is damaged or does not increase.
 
-    mp4: they are of a member whose frames do not begin at its first byte.
+    mp4: the frames do not begin at the first byte of their member.
     """
     head = _NPY_HEAD.fullmatch(bytes(npy[:_NPY_HEAD_BYTES]))
     try:
@@ -195,7 +195,7 @@ def decode_offsets(npy: bytes | memoryview, *, mp4: bool = False) -> npt.NDArray
         else:
             array = np.lib.format.read_array(io.BytesIO(npy), allow_pickle=False)
     except Exception as error:  # a damaged header is parsed as Python text and fails in as many ways
-        raise ValueError(f"not a whole .npy file ({type(error).__name__}: {error})") from None
+        raise ValueError(f"not a valid .npy file ({type(error).__name__}: {error})") from None
     if (
         array.dtype != np.uint64
         or array.ndim != 1
@@ -208,12 +208,12 @@ def decode_offsets(npy: bytes | memoryview, *, mp4: bool = False) -> npt.NDArray
 
 
 def frame_members(kind: str, mp4: bool = False) -> tuple[str, str]:
-    """What follows the key in the names of an index and of its frames; kind "rgb", "tg" or "flow", mp4: made with `--store video`."""
+    """Suffixes of the names of an index and of its frames. kind: "rgb", "tg" or "flow"; mp4: made with `--store video`."""
     return ("mp4.offsets.npy", "mp4") if mp4 else (f"{kind}.offsets.npy", f"{kind}.mjpeg")
 
 
 def video_gop(header: ManifestHeader) -> int:
-    """Frames from one self-contained picture to the next in the .mp4 members; 0 where the frames are JPEG files."""
+    """Frames from one self-contained picture to the next in the .mp4 members; 0 if the frames are JPEG files."""
     settings = header.settings
     return int(settings["gop"]) if settings.get("store") == "video" else 0
 

@@ -1,4 +1,4 @@
-"""The two tables as Arrow: their schemas, and rows in and out, lazily, so that 650,000 videos stay cheap."""
+"""The two tables as Arrow: their schemas, and rows that are made on demand, so that 650,000 videos stay cheap."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ VIDEO_SCHEMA = pa.schema(
         ("source_sha256", pa.string()),
     ]
 )
-# Of a data set that holds flow: the columns stand behind those of TG.
+# A data set with flow has these columns after those of TG.
 FLOW_VIDEO_SCHEMA = pa.schema(
     [
         field
@@ -60,20 +60,20 @@ SHARD_SCHEMA = pa.schema(
 
 
 class VideoTable(Sequence[VideoRow]):
-    """videos.parquet in memory: rows are made when asked for, whole columns come as Arrow or numpy."""
+    """videos.parquet in memory: rows are made on demand, columns are Arrow or numpy arrays."""
 
     def __init__(self, table: pa.Table) -> None:
         if not any(table.schema.equals(schema, check_metadata=False) for schema in (VIDEO_SCHEMA, FLOW_VIDEO_SCHEMA)):
             missing = [field.name for field in VIDEO_SCHEMA if field not in list(table.schema)]
             raise InputError(
-                f"videos.parquet has another form than this version reads: columns missing or of another type: "
+                f"videos.parquet is not in the format of this version: columns missing or of another type: "
                 f"{', '.join(missing) or 'order of columns'}. Extract again, or read it with the version that wrote it (dataset.json names it)."
             )
         self.arrow = table.combine_chunks()
 
     @classmethod
     def from_rows(cls, rows: Iterable[VideoRow]) -> VideoTable:
-        """A table of the given rows, in their order."""
+        """Make a table of the given rows, in their order."""
         rows = list(rows)
         columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in _ROW_FIELDS}
         columns["subsets"] = [list(row.subsets) for row in rows]
@@ -102,12 +102,12 @@ class VideoTable(Sequence[VideoRow]):
                 yield _row(record)
 
     def column(self, name: str) -> list[Any]:
-        """One column as Python values."""
+        """Get a column as Python values."""
         values: list[Any] = self.arrow.column(name).to_pylist()
         return values
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> VideoTable:
-        """The rows at the given places, in that order."""
+        """Select the rows with the given indices, in that order."""
         return VideoTable(self.arrow.take(pa.array(indices, pa.int64())))
 
 
@@ -119,7 +119,7 @@ def _row(record: dict[str, Any]) -> VideoRow:
 
 
 def shard_table(rows: Iterable[ShardRow]) -> pa.Table:
-    """shards.parquet of the given rows."""
+    """Make the table of shards.parquet."""
     return pa.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=SHARD_SCHEMA)
 
 
@@ -142,5 +142,5 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Names the exact bytes of the data set: sha256 of the two tables' digests."""
+        """The identity of the data set's bytes: sha256 of the two tables' digests."""
         return hashlib.sha256((self.header.videos_sha256 + self.header.shards_sha256).encode()).hexdigest()

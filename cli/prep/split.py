@@ -57,7 +57,7 @@ _ALLOWED = {
 @click.option(
     "--nested/--redrawn",
     default=_DEFAULT["nested"],
-    help="With one seed, smaller percentages are parts of larger ones, or each is drawn anew.  [default: nested]",
+    help="With one seed, smaller percentages are parts of larger ones, or each is drawn independently.  [default: nested]",
 )
 @click.option("--fold", type=int, default=_DEFAULT["fold"], show_default=True, help="Official fold, from 1.")
 @click.option("--seed", type=int, default=_DEFAULT["seed"], show_default=True, help="Another seed, another draw.")
@@ -111,7 +111,7 @@ _ALLOWED = {
     "--materialise",
     "--materialize",
     metavar="NAME",
-    help="Write a split as shards of its own, a set of tars for each part, for readers of plain WebDataset.",
+    help="Write a split as separate shards, a set of tars for each part, for readers of plain WebDataset.",
 )
 @click.option(
     "--output",
@@ -133,7 +133,7 @@ def split(out: str, as_json: bool, **options: Any) -> None:
       tgprep split --import list.txt                  a published or own list
       tgprep split --export csv --output list.csv     the newest split as a list
       tgprep split --materialise p20-s0-f1            the split as plain tars
-      tgprep split                                    what splits there are
+      tgprep split                                    list the splits
 
     A split is drawn by hashes of names and seed: the same on every machine. It is written to OUT/splits/NAME.parquet.
     """
@@ -154,7 +154,7 @@ def split(out: str, as_json: bool, **options: Any) -> None:
 
 
 def _mode(ctx: click.Context) -> str:
-    """What is asked for; InputError where options do not go together."""
+    """Detect the mode from the given options; InputError if they cannot be combined."""
     from click.core import ParameterSource
 
     from manifests.records import InputError
@@ -163,17 +163,17 @@ def _mode(ctx: click.Context) -> str:
     given -= {"out", "as_json"}
     marks = {"import_file": "import", "export": "export", "show": "show", "compare": "compare"}
     marks["materialise"] = "materialise"
-    asked = [mode for name, mode in marks.items() if name in given]
+    modes = [mode for name, mode in marks.items() if name in given]
     if {"percent", "per_class"} & given:
-        asked.append("draw")
+        modes.append("draw")
     spelled = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
-    if len(asked) > 1:
-        raise InputError(f"Do one thing at a time: {', '.join(sorted(asked))} cannot be combined.")
-    mode = asked[0] if asked else "list"
-    if strange := sorted(spelled[name] for name in given - _ALLOWED[mode]):
+    if len(modes) > 1:
+        raise InputError(f"Do one thing at a time: {', '.join(sorted(modes))} cannot be combined.")
+    mode = modes[0] if modes else "list"
+    if unexpected := sorted(spelled[name] for name in given - _ALLOWED[mode]):
         needed = {"list": "--percent P, --per-class N, --import FILE or --export FORM"}.get(mode)
         raise InputError(
-            f"{', '.join(strange)}: " + (f"give {needed} too." if needed else f"has no meaning with {_mark(mode)}.")
+            f"{', '.join(unexpected)}: " + (f"give {needed} too." if needed else f"has no meaning with {_mark(mode)}.")
         )
     return mode
 
@@ -220,13 +220,13 @@ def _import(out: str, manifest: Manifest, as_json: bool, **options: Any) -> None
         fold=options["fold"],
         name=options["name"],
     )
-    made, report = import_lists(manifest, files, settings)
+    imported, report = import_lists(manifest, files, settings)
     if options["report"] is not None:
         _write_report(options["report"], import_table(report))
     facts = {**describe_import(report), "labels": settings.labels}
     if not as_json:
         click.echo(import_page(facts) + "\n")
-    _write(out, manifest, made, options["overwrite"], as_json, {"import": facts})
+    _write(out, manifest, imported, options["overwrite"], as_json, {"import": facts})
 
 
 def _write_report(file: Path, text: str) -> None:
@@ -241,17 +241,15 @@ def _write_report(file: Path, text: str) -> None:
     say(f"report: {file}")
 
 
-def _write(
-    out: str, manifest: Manifest, made: LabelSplit, overwrite: bool, as_json: bool, more: dict[str, Any]
-) -> None:
+def _write(out: str, manifest: Manifest, new: LabelSplit, overwrite: bool, as_json: bool, more: dict[str, Any]) -> None:
     from cli.prep.split_page import describe, page
     from manifests.splits.label_split import list_splits, split_place, write_split
 
-    existed = made.name in list_splits(out)
-    changed = write_split(out, made, overwrite=overwrite)
+    existed = new.name in list_splits(out)
+    changed = write_split(out, new, overwrite=overwrite)
     state = ("replaced" if existed else "written") if changed else "unchanged"
-    place = split_place(out, made.name)
-    facts = {**describe(made, manifest), "path": place, "state": state, **more}
+    place = split_place(out, new.name)
+    facts = {**describe(new, manifest), "path": place, "state": state, **more}
     if as_json:
         print_json(facts)
     else:
@@ -278,10 +276,10 @@ def _export(out: str, manifest: Manifest, as_json: bool, **options: Any) -> None
             raise InputError(f"--output {target} is a folder. Name a file for the list.")
         if not target.parent.is_dir():
             raise InputError(f"--output {target}: the folder {target.parent} does not exist.")
-        same = target.exists() and target.read_bytes() == text.encode()
-        if target.exists() and not same and not options["overwrite"]:
+        is_same = target.exists() and target.read_bytes() == text.encode()
+        if target.exists() and not is_same and not options["overwrite"]:
             raise InputError(f"--output {target} exists with other content. Give another name, or --overwrite.")
-        if not same:
+        if not is_same:
             try:
                 with atomic_write(target) as file:
                     file.write(text.encode())
@@ -310,7 +308,7 @@ def _materialise(out: str, manifest: Manifest, as_json: bool, **options: Any) ->
         click.echo(f"{part.part:<12}{part.num_videos:>9,} videos{human_bytes(part.num_bytes):>10}   {shards}")
     if made.num_relabelled:
         say(f"{made.num_relabelled} samples carry another label than their class folder's (listed in split.json)")
-    kept = f" ({made.num_kept} of {made.num_shards} shards were there)" if made.num_kept else ""
+    kept = f" ({made.num_kept} of {made.num_shards} shards existed)" if made.num_kept else ""
     say(f"split {chosen.name} as plain shards{kept}: {made.folder}")
 
 
@@ -350,8 +348,8 @@ def _list(out: str, manifest: Manifest, as_json: bool, **options: Any) -> None:
         raise InputError(f"{out} has no split yet. Make one: `tgprep split {out} --percent 20` (`--help` for more).")
     rows: list[dict[str, Any]] = []
     for name in names:
-        found = read_split(out, name)
-        rows.append({"name": name, **{part: int(found.part(part).sum()) for part in PARTS}})
+        chosen = read_split(out, name)
+        rows.append({"name": name, **{part: int(chosen.part(part).sum()) for part in PARTS}})
     if as_json:
         print_json({"path": out, "splits": rows})
         return

@@ -1,4 +1,4 @@
-"""What `tgprep split` says about a split: one JSON-able object, and the same as a page of 80 columns."""
+"""Describe a split for `tgprep split`: as one JSON object, and as text of 80 columns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PARTS = ("labelled", "unlabelled", "validation", "test")
 
 
 def describe(split: LabelSplit, manifest: Manifest) -> dict[str, Any]:
-    """The facts of a split: sizes, videos per class, problems, provenance."""
+    """Collect the facts of a split: sizes, videos per class, problems, provenance."""
     import dataclasses
 
     from manifests.splits.check import check_split, class_counts, count_parts
@@ -42,7 +42,7 @@ def describe(split: LabelSplit, manifest: Manifest) -> dict[str, Any]:
 
 
 def describe_import(report: ImportReport) -> dict[str, Any]:
-    """The facts of an import: lists, lines without a video, differences."""
+    """Collect the facts of an import: lists, lines without a video, differences."""
     import dataclasses
 
     return {
@@ -57,7 +57,7 @@ def describe_import(report: ImportReport) -> dict[str, Any]:
 
 
 def page(facts: dict[str, Any]) -> str:
-    """The facts of `describe` as text."""
+    """Format the facts of `describe` as text."""
     lines = [f"split {facts['name']}  ({_how(facts['provenance'])})", ""]
     header = f"{'part':<12}{'videos':>9}{'classes':>9}{'groups':>9}   videos per class: min  mean   max"
     lines += [header]
@@ -76,7 +76,7 @@ def page(facts: dict[str, Any]) -> str:
 
 
 def import_page(facts: dict[str, Any]) -> str:
-    """The facts of `describe_import` as text."""
+    """Format the facts of `describe_import` as text."""
     lines = []
     for entry in facts["lists"]:
         known = f"known list {entry['published']}" if entry["published"] else "not a known published list"
@@ -91,11 +91,10 @@ def import_page(facts: dict[str, Any]) -> str:
         lines.append(
             f"  ... {facts['num_unmatched'] - 5} more lines without a video (--report FILE or --json lists them)"
         )
-    kept = facts["labels"]
     labels = [entry for entry in facts["differences"] if entry["what"] == "label"]
     if labels:
         lines += _wrapped(
-            f"labels: {len(labels)} differ from the class folder ({kept} kept; --labels chooses), "
+            f"labels: {len(labels)} differ from the class folder ({facts['labels']} kept; --labels chooses), "
             f"such as {labels[0]['key']}: {labels[0]['theirs']} in the list, {labels[0]['ours']} by folder",
             "  ",
         )
@@ -110,7 +109,7 @@ def import_page(facts: dict[str, Any]) -> str:
 
 
 def import_table(report: ImportReport) -> str:
-    """Everything that an import could not take as it is, as CSV: lines without a video, then differing labels and frame counts."""
+    """List the lines without a video, then the differing labels and frame counts, as CSV."""
     import csv
     import io
 
@@ -125,7 +124,7 @@ def import_table(report: ImportReport) -> str:
 
 
 def overlap_page(first: str, second: str, overlaps: Sequence[dict[str, Any]]) -> str:
-    """Two splits side by side."""
+    """Format the overlap of two splits."""
     width = max(len(first), len(second), 8) + 2
     lines = [f"{'part':<12}{first:>{width}}{second:>{width}}{'shared':>10}{'of first':>10}"]
     for row in overlaps:
@@ -165,8 +164,8 @@ def _classes(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         name = str(start) if step == 1 else f"{start}-{start + step - 1}"
         yield f"{name:>10}  {'#' * -(-number * _BAR // most):<{_BAR}} {number}"
     ordered = sorted(rows, key=lambda row: (row["labelled"], row["class_name"]))
-    for name, some in (("fewest", ordered[:4]), ("most", ordered[:-5:-1])):
-        yield from _wrapped(f"{name}: " + ", ".join(f"{row['class_name']} {row['labelled']}" for row in some), "  ")
+    for name, extremes in (("fewest", ordered[:4]), ("most", ordered[:-5:-1])):
+        yield from _wrapped(f"{name}: " + ", ".join(f"{row['class_name']} {row['labelled']}" for row in extremes), "  ")
 
 
 def _wrapped(text: str, indent: str) -> list[str]:

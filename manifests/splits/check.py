@@ -23,21 +23,18 @@ ERROR, WARNING, NOTE = "error", "warning", "note"
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something about a split. level: `error` (it must not be trained with), `warning`, or `note` (to be known).
+    """A problem of a split."""
 
-    kind: a short stable word. count: how many videos, groups or classes. examples: the first few of them.
-    """
-
-    level: str
-    kind: str
-    count: int
+    level: str  # `error`: do not train with the split; `warning`; `note`
+    kind: str  # a short name that does not change between versions
+    count: int  # number of videos, groups or classes concerned
     message: str
-    examples: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()  # the first few of them
 
 
 @dataclass(frozen=True, slots=True)
 class PartCount:
-    """Size of one part: videos, classes with at least one, groups, and videos a class over all K classes."""
+    """Size of one part: videos, classes with at least one video, groups, and videos per class over all K classes."""
 
     part: str
     num_videos: int
@@ -59,12 +56,12 @@ class Overlap:
 
 
 def class_counts(split: LabelSplit, part: str, num_classes: int) -> npt.NDArray[np.int64]:
-    """int64[K]: videos of each class in one of PARTS."""
+    """Count the videos of each class in one of PARTS: int64[K]."""
     return _class_counts(split, split.part(part), num_classes)
 
 
 def count_parts(split: LabelSplit, manifest: Manifest) -> tuple[PartCount, ...]:
-    """Sizes of the four parts."""
+    """Compute the sizes of the four parts."""
     groups = _groups(split, manifest)
     counts = []
     for part in PARTS:
@@ -85,7 +82,7 @@ def count_parts(split: LabelSplit, manifest: Manifest) -> tuple[PartCount, ...]:
 
 
 def check_split(split: LabelSplit, manifest: Manifest) -> tuple[Problem, ...]:
-    """Everything wrong or doubtful in a split against its data set, errors first."""
+    """Check a split against its data set; problems are sorted by level, errors first."""
     groups = _groups(split, manifest)
     checks = (*_check_videos(split, manifest, groups.rows), *_check_parts(split), *_check_classes(split, manifest))
     problems = [problem for problem in (*checks, *_check_groups(split, manifest, groups)) if problem.count]
@@ -218,11 +215,11 @@ def _check_groups(split: LabelSplit, manifest: Manifest, groups: _Groups) -> Ite
 
 
 def compare_splits(first: LabelSplit, second: LabelSplit) -> tuple[Overlap, ...]:
-    """How many videos two splits share, part by part, by key."""
+    """Count the videos that two splits share, part by part."""
     overlaps = []
     for part in PARTS:
-        one, other = set(first.keys_of(part)), set(second.keys_of(part))
-        overlaps.append(Overlap(part, len(one), len(other), len(one & other)))
+        first_keys, second_keys = set(first.keys_of(part)), set(second.keys_of(part))
+        overlaps.append(Overlap(part, len(first_keys), len(second_keys), len(first_keys & second_keys)))
     return tuple(overlaps)
 
 

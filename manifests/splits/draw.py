@@ -1,7 +1,7 @@
-"""Which videos a split draws: pure functions of names, classes and a seed; the same on every machine and version.
+"""Draw the videos of a split: pure functions of names, classes and a seed, the same on every machine and in every version.
 
 Order: names are sorted by the sha256 of `seed:purpose:name` (hexadecimal, UTF-8). No random generator is involved, so a draw
-does not depend on other videos: one more or fewer video in the folder moves only the border of the draw.
+does not depend on other videos: one more or fewer video in the folder moves only the end of the draw.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from manifests.splits.settings import share
 
 
 def stable_order(names: Sequence[str], seed: int, purpose: str) -> list[int]:
-    """Places of the names in hashed order. names: unique."""
+    """Sort unique names by hash; return their indices."""
     start = f"{seed}:{purpose}:"
     digests = [hashlib.sha256((start + name).encode()).digest() for name in names]
     return sorted(range(len(names)), key=digests.__getitem__)
 
 
 def draw_random(names: Sequence[str], percent: float, seed: int, purpose: str) -> list[int]:
-    """floor(percent * n) of n names: every larger percentage contains the smaller ones."""
+    """Draw floor(percent * n) of n names; larger percentages contain smaller ones."""
     return stable_order(names, seed, purpose)[: share(percent, len(names))]
 
 
 def draw_stratified(
     names: Sequence[str], classes: Sequence[Hashable], percent: float, seed: int, purpose: str
 ) -> list[int]:
-    """floor(percent * n) names in proportion to the classes, at least one of each class.
+    """Draw floor(percent * n) names in proportion to the classes, at least one of each class.
 
-    Places are given one by one (each class's first, then by the Webster / Sainte-Lague rule: the class with the least
-    (taken + 1/2) / size), so every larger percentage contains the smaller ones; largest remainders do not have that.
+    Each class gets one name, then the Webster / Sainte-Lague rule picks the class with the least (drawn + 1/2) / size. So
+    larger percentages contain smaller ones, which the method of largest remainders does not guarantee.
     """
     order = stable_order(names, seed, purpose)
     sizes: defaultdict[Hashable, int] = defaultdict(int)
@@ -50,7 +50,7 @@ def draw_stratified(
 
 
 def draw_per_class(names: Sequence[str], classes: Sequence[Hashable], count: int, seed: int, purpose: str) -> list[int]:
-    """`count` names of every class, all of a class that has fewer: every larger count contains the smaller ones."""
+    """Draw `count` names of every class, or all of a smaller class; larger counts contain smaller ones."""
     taken: defaultdict[Hashable, int] = defaultdict(int)
     drawn = []
     for place in stable_order(names, seed, purpose):
@@ -61,10 +61,10 @@ def draw_per_class(names: Sequence[str], classes: Sequence[Hashable], count: int
 
 
 def draw_groups(units: Sequence[str], percent: float, seed: int, purpose: str, *, nested: bool = True) -> list[int]:
-    """Places of whole units in hashed order while they fit into floor(percent * n) videos. units: one name a video.
+    """Draw complete units in hashed order while they fit into floor(percent * n) videos. units: the unit of each video.
 
-    nested: end at the first unit that does not fit, so that every larger percentage contains the smaller ones. Otherwise
-    such a unit is passed over and smaller ones behind it are taken, which comes nearer to the percentage.
+    nested: end at the first unit that does not fit, so that larger percentages contain smaller ones. Otherwise skip that unit
+    and draw smaller ones after it, which comes nearer to the percentage.
     """
     members = _members(units)
     names = list(members)
@@ -88,9 +88,9 @@ def draw_groups_stratified(
     *,
     leave_one: bool = False,
 ) -> list[int]:
-    """Places of whole units, in each class those that come nearest to its share; at least one unit of each class.
+    """Draw complete units, in each class as near as possible to its share; at least one unit of each class.
 
-    leave_one: never take a class's last unit, so a class of one unit gives nothing. A unit must lie in one class.
+    leave_one: leave at least one unit of each class. All videos of a unit must have one class.
     """
     by_class: defaultdict[Hashable, list[int]] = defaultdict(list)
     for place, name_class in enumerate(classes):

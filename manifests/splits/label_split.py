@@ -1,4 +1,4 @@
-"""Label splits: which videos train with labels, which without, which validate and test; made from a Manifest, on disk as Parquet."""
+"""Label splits: the labelled, unlabelled, validation and test videos of a data set; drawn from a Manifest, stored as Parquet."""
 
 from __future__ import annotations
 
@@ -40,20 +40,16 @@ _SUFFIX = ".parquet"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelSplit:
-    """A split: one entry a video that takes part, sorted by key.
-
-    label: int32[N], as trained with. labelled, unlabelled, validation, test: bool[N]; `unlabelled` holds the labelled videos
-    too unless the split was made with `--unlabelled rest`. provenance: how it was made, text by text.
-    """
+    """A split: one entry per video that is in any part, sorted by key."""
 
     name: str
     key: tuple[str, ...]
-    label: npt.NDArray[np.int32]
-    labelled: Flags
-    unlabelled: Flags
+    label: npt.NDArray[np.int32]  # [N], as used in training
+    labelled: Flags  # bool[N]
+    unlabelled: Flags  # includes the labelled videos unless the split was made with `--unlabelled rest`
     validation: Flags
     test: Flags
-    provenance: dict[str, str]
+    provenance: dict[str, str]  # the settings and lists that the split was made from
 
     def __post_init__(self) -> None:
         sizes = {name: len(getattr(self, name)) for name in ("key", "label", *PARTS)}
@@ -71,7 +67,7 @@ class LabelSplit:
         return np.logical_or(self.labelled, self.unlabelled)
 
     def part(self, name: str) -> Flags:
-        """bool[N] of one of PARTS."""
+        """The flags of one of PARTS."""
         flags: Flags = getattr(self, name)
         return flags
 
@@ -81,9 +77,9 @@ class LabelSplit:
 
 
 def make_split(manifest: Manifest, settings: SplitSettings) -> LabelSplit:
-    """Draw a split. The same manifest keys, labels and settings give the same split on every machine (see manifests.splits.draw).
+    """Draw a split from the written videos. The same keys, labels and settings give the same split on every machine.
 
-    Only videos with status `written` take part. InputError where a part would be empty or the fold does not exist.
+    InputError if a part would be empty or the fold does not exist.
     """
     pool = official_pool(manifest, settings.fold, settings.pool)
     train, validation, test = pool.train.copy(), pool.validation.copy(), pool.test.copy()
@@ -95,6 +91,7 @@ def make_split(manifest: Manifest, settings: SplitSettings) -> LabelSplit:
                 f"(fold {settings.fold}). Leave the option out, or use --hold-out for a validation part."
             )
         _set_aside(pool, settings.test_percent, settings.seed, "test", spans, train, test)
+    # Parts are set aside before labels are drawn, so that --percent counts the videos that remain for training.
     if settings.hold_out_percent:
         _set_aside(pool, settings.hold_out_percent, settings.seed, "validation", spans, train, validation)
     places = np.flatnonzero(train)
@@ -123,24 +120,24 @@ def assemble(
     provenance: dict[str, str],
     label: npt.NDArray[np.int32] | None = None,
 ) -> LabelSplit:
-    """A LabelSplit of the pool's videos that are in any of the four parts (order of PARTS)."""
-    kept = np.flatnonzero(np.logical_or.reduce(list(parts)))
+    """Make a LabelSplit of the pool's videos that are in any of the four parts (order of PARTS)."""
+    members = np.flatnonzero(np.logical_or.reduce(list(parts)))
     labels = pool.label if label is None else label
     facts = {"dataset": manifest.header.dataset, "dataset_digest": manifest.digest, "order": "sha256-1"}
     return LabelSplit(
         name,
-        tuple(pool.key[place] for place in kept),
-        labels[kept],
-        parts[0][kept],
-        parts[1][kept],
-        parts[2][kept],
-        parts[3][kept],
+        tuple(pool.key[place] for place in members),
+        labels[members],
+        parts[0][members],
+        parts[1][members],
+        parts[2][members],
+        parts[3][members],
         dict(sorted({**facts, **provenance}.items())),
     )
 
 
 def split_table(split: LabelSplit) -> pa.Table:
-    """The split as Arrow, its provenance in the schema's metadata."""
+    """Convert a split to Arrow; its provenance is in the schema's metadata."""
     columns = [pa.array(split.key, pa.string()), pa.array(split.label, pa.int32())]
     columns += [pa.array(split.part(part), pa.bool_()) for part in PARTS]
     text = json.dumps(split.provenance, sort_keys=True, ensure_ascii=False)
@@ -148,21 +145,21 @@ def split_table(split: LabelSplit) -> pa.Table:
 
 
 def split_digest(split: LabelSplit) -> str:
-    """Names the content of a split: sha256 of its table, without name and provenance."""
+    """Compute the identity of a split's content: sha256 of its table, without name and provenance."""
     return hashlib.sha256(table_bytes(split_table(split).replace_schema_metadata(None))).hexdigest()
 
 
 def split_place(root: str | Path, name: str) -> str:
-    """Where the split of that name lies."""
+    """The location of a split's file."""
     if not is_split_name(name):
         raise InputError(f"Split name {name!r}: {NAME_RULE}.")
     return join(root, SPLITS_FOLDER, name + _SUFFIX)
 
 
 def write_split(root: str | Path, split: LabelSplit, *, overwrite: bool = False) -> bool:
-    """Write splits/NAME.parquet; False where the same split is there already.
+    """Write splits/NAME.parquet; False if the same split exists already.
 
-    InputError where another split has the name, unless `overwrite`.
+    InputError if another split has that name, unless `overwrite`.
     """
     place = split_place(root, split.name)
     table = split_table(split)
@@ -190,7 +187,7 @@ def write_split(root: str | Path, split: LabelSplit, *, overwrite: bool = False)
 
 
 def list_splits(root: str | Path) -> tuple[str, ...]:
-    """Names of the splits of a data set: newest (time of last change) first, names decide between equal times."""
+    """List the names of the splits, newest first (by time of last change, then by name)."""
     folder = join(root, SPLITS_FOLDER)
     found: list[tuple[float, str]] = []
     if is_url(folder):
@@ -213,7 +210,7 @@ def _listing(files: Any, path: str) -> list[dict[str, Any]]:
 
 
 def read_split(root: str | Path, name: str | None = None) -> LabelSplit:
-    """The split of that name, or the newest; InputError where there is none, or the file is not a split."""
+    """Read a split, by default the newest; InputError if there is none or the file is not a split."""
     if name is None:
         names = list_splits(root)
         if not names:
@@ -231,7 +228,7 @@ def read_split(root: str | Path, name: str | None = None) -> LabelSplit:
         raise InputError(f"{place} is damaged ({str(error)[:200]}). Make the split again with --overwrite.") from None
     if seal_holds(content) is False:
         raise InputError(
-            f"{place} is damaged (its sha256 is not the one it carries). Make the split again with --overwrite."
+            f"{place} is damaged (its sha256 does not match the one stored in it). Make the split again with --overwrite."
         )
     if not table.schema.equals(SPLIT_SCHEMA, check_metadata=False):
         raise InputError(
@@ -252,7 +249,7 @@ def read_split(root: str | Path, name: str | None = None) -> LabelSplit:
 
 
 def _set_aside(pool: Pool, percent: float, seed: int, purpose: str, spans: bool, train: Flags, part: Flags) -> None:
-    """Move whole units of about `percent` of the train videos from `train` to `part`: of each class, where units allow it."""
+    """Move about `percent` of the train videos from `train` to `part`, in complete units and from each class if possible."""
     places = np.flatnonzero(train)
     units = [pool.unit[place] for place in places]
     classes = [0] * len(places) if spans else pool.label[places].tolist()
@@ -260,7 +257,7 @@ def _set_aside(pool: Pool, percent: float, seed: int, purpose: str, spans: bool,
     if not len(moved):
         raise InputError(
             f"No {purpose} part of {percent:g} % can be set aside: {len(set(units))} groups in {len(places)} train videos, "
-            "and a group stays whole and at least one of each class must remain. Add videos or groups."
+            "groups are not divided and at least one of each class must remain. Add videos or groups."
         )
     train[moved] = False
     part[moved] = True
@@ -278,7 +275,7 @@ def _draw_labelled(pool: Pool, places: npt.NDArray[np.int64], settings: SplitSet
             return draw.draw_groups(units, amount, settings.seed, purpose, nested=settings.nested)
         if spans:
             raise InputError(
-                "--by-group with --strategy stratified: groups of this data set run through several classes, so classes cannot be given shares of whole groups. Use --strategy random."
+                "--by-group with --strategy stratified: groups of this data set contain several classes, so classes cannot get shares of complete groups. Use --strategy random."
             )
         return draw.draw_groups_stratified(units, classes, amount, settings.seed, purpose)
     if settings.strategy == "random":
@@ -295,5 +292,5 @@ def _text(value: object) -> str:
 def _difference(before: pa.Table, after: pa.Table) -> str:
     old, new = (json.loads((table.schema.metadata or {}).get(_PROVENANCE, b"{}")) for table in (before, after))
     names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-    told = [f"{name} {old.get(name, '-')[:20]} there, {new.get(name, '-')[:20]} now" for name in names]
-    return "; ".join(told[:4]) or "other videos or labels"
+    differences = [f"{name} {old.get(name, '-')[:20]} there, {new.get(name, '-')[:20]} now" for name in names]
+    return "; ".join(differences[:4]) or "other videos or labels"

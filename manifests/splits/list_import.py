@@ -1,4 +1,4 @@
-"""A split from list files that others made: every line matched to a video of the data set, or reported."""
+"""Import a split from list files: every line is matched to a video of the data set, or reported."""
 
 from __future__ import annotations
 
@@ -20,19 +20,15 @@ from manifests.table import Manifest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportSettings:
-    """How lists become a split.
+    """How lists are made into a split."""
 
-    labels: `ours` (from the class folder) or `theirs` (as the labelled list has them, its mistakes included).
-    unlabelled: `all` train videos or the `rest`; a list for that part overrides it.
-    pool: the train list is the `official` one or everything outside test (`non-test`); None: `non-test` where the labelled
-        list names videos that the official lists leave unused, else `official`.
-    """
-
-    labels: str = "ours"
-    unlabelled: str = "all"
+    labels: str = "ours"  # from the class folder, or `theirs`: as in the labelled list, its mistakes included
+    unlabelled: str = "all"  # all train videos or the `rest`; a list for that part overrides it
     pool: str | None = None
-    fold: int = 1
-    name: str = ""
+    """Train list: the `official` one, or all videos outside test (`non-test`). None: `non-test` if the labelled list names
+    videos that the official lists leave unused, else `official`."""
+    fold: int = 1  # official fold, from 1
+    name: str = ""  # "": the name of the published list, or of the file
 
     def __post_init__(self) -> None:
         problems = [
@@ -54,29 +50,29 @@ class ImportSettings:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where a list and the data set disagree about a video. what: `label` or `num_frames`."""
+    """A difference between a list and the data set."""
 
     key: str
-    what: str
+    what: str  # `label` or `num_frames`
     ours: int
     theirs: int
 
 
 @dataclass(frozen=True, slots=True)
 class ImportedList:
-    """A list that was read. part: one of PARTS. published: its short name where it is a known list, byte for byte, else ""."""
+    """Facts of an imported list."""
 
-    part: str
+    part: str  # one of PARTS
     name: str
     sha256: str
-    published: str
+    published: str  # short name of the published list with these bytes, or ""
     num_lines: int
     num_matched: int
 
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What the import found. differences: label differences of the labelled list, frame counts of every list."""
+    """The result of an import. differences: labels in the labelled list, frame counts in every list."""
 
     lists: tuple[ImportedList, ...]
     unmatched: tuple[Unmatched, ...]
@@ -84,18 +80,18 @@ class ImportReport:
     notes: tuple[str, ...]
 
     def count(self, what: str) -> int:
-        """Number of differences of one kind."""
+        """Count the differences of one kind."""
         return sum(difference.what == what for difference in self.differences)
 
 
 def import_lists(
     manifest: Manifest, files: dict[str, Path], settings: ImportSettings | None = None
 ) -> tuple[LabelSplit, ImportReport]:
-    """A split from list files. files: part (one of PARTS, `labelled` at least) -> list.
+    """Make a split from list files. files: part (one of PARTS, at least `labelled`) -> list.
 
-    Parts without a list are the fold's official ones: unlabelled the whole train list, validation and test as official.
-    Videos are matched by class and name whatever their case, extension and the folders above, Kinetics also by id alone.
-    InputError where nothing matches, or labelled videos lie in the test part.
+    Parts without a list are the official ones of the fold; unlabelled is then the complete train list. Videos are matched by
+    class and name, regardless of case, extension and parent folders, in Kinetics also by id. InputError if nothing matches,
+    or if labelled videos are in the test part.
     """
     settings = settings or ImportSettings()
     if "labelled" not in files or set(files) - set(PARTS):
@@ -114,6 +110,7 @@ def import_lists(
             notes.append(
                 f"{len(outside)} labelled videos are outside the official train list: train is every video that is not in the test part (--pool sets it)"
             )
+    # A list replaces the official part; what the official parts then share with it goes to the list's part.
     place_of = {row: place for place, row in enumerate(pool.rows.tolist())}
     flags = {part: _flags(pool, [place_of[match.row] for match in found]) for part, found in matches.items()}
     labelled = flags["labelled"]
@@ -124,7 +121,6 @@ def import_lists(
     _refuse_overlaps(parts, read["labelled"].name, settings.fold)
     unlabelled = train | labelled if settings.unlabelled == "all" else train & ~labelled
     label, label_differences, label_notes = _labels(manifest, pool, place_of, matches, settings.labels)
-    published = read["labelled"].published
     report = ImportReport(
         tuple(
             ImportedList(
@@ -152,6 +148,7 @@ def import_lists(
         provenance[f"list_{entry.part}"] = f"{entry.name} sha256 {entry.sha256}" + f" ({entry.published})" * bool(
             entry.published
         )
+    published = read["labelled"].published
     name = published.name if published else _name_of(read["labelled"].name)
     name += "-theirs" * (settings.labels == "theirs") + "-rest" * (settings.unlabelled == "rest")
     name = settings.name or name
@@ -194,7 +191,7 @@ def _name_of(file: str) -> str:
 def _labels(
     manifest: Manifest, pool: Pool, place_of: dict[int, int], matches: dict[str, list[Match]], labels: str
 ) -> tuple[npt.NDArray[np.int32], tuple[Difference, ...], list[str]]:
-    """Labels to train with, the differences, and notes on how the list numbers its classes."""
+    """Choose the labels to train with; also return the differences and notes on the list's class numbers."""
     by_name = {folded_class(name): number for number, name in enumerate(manifest.header.classes)}
     ours: list[int] = pool.label.tolist()
     theirs: dict[int, int] = {}
@@ -208,7 +205,7 @@ def _labels(
         notes.append("the list numbers its classes from 1, the data set from 0")
     different = sorted(place for place, number in theirs.items() if number != ours[place])
     if len(different) * 2 > len(theirs):
-        reason = f"the list numbers its classes otherwise than the data set ({len(different)} of {len(theirs)} labels differ)"
+        reason = f"the list numbers its classes differently from the data set ({len(different)} of {len(theirs)} labels differ)"
         if labels == "theirs":
             raise InputError(f"--labels theirs: {reason}. Use --labels ours, which takes the class folder's label.")
         notes.append(f"{reason}: the class folders decide")
@@ -216,7 +213,7 @@ def _labels(
     strange = [place for place in different if not 0 <= theirs[place] < num_classes]
     if strange and labels == "theirs":
         raise InputError(
-            f"--labels theirs: label {theirs[strange[0]]} of {pool.key[strange[0]]} is none of the {num_classes} classes. Use --labels ours."
+            f"--labels theirs: label {theirs[strange[0]]} of {pool.key[strange[0]]} is not one of the {num_classes} classes. Use --labels ours."
         )
     trained = pool.label.copy()
     if labels == "theirs":
@@ -232,8 +229,8 @@ def _frame_differences(
     manifest: Manifest, pool: Pool, place_of: dict[int, int], matches: dict[str, list[Match]]
 ) -> tuple[Difference, ...]:
     counted = manifest.videos.arrow.column("num_frames").to_numpy()
-    told = {match.row: match.reading.num_frames for found in matches.values() for match in found}
-    differing = [(place_of[row], row, count) for row, count in told.items() if count >= 0 and counted[row] != count]
+    listed = {match.row: match.reading.num_frames for found in matches.values() for match in found}
+    differing = [(place_of[row], row, count) for row, count in listed.items() if count >= 0 and counted[row] != count]
     return tuple(
         Difference(pool.key[place], "num_frames", int(counted[row]), count) for place, row, count in sorted(differing)
     )

@@ -1,4 +1,4 @@
-"""Lines of a list -> videos of the data set, whatever the case, the extension and the folders above."""
+"""Match lines of a list to videos of the data set, regardless of case, extension and parent folders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _VIDEO_SUFFIXES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Unmatched:
-    """A line that became no video of the split, and why."""
+    """A line without a video in the split, and the reason."""
 
     file: str
     line: int
@@ -27,14 +27,17 @@ class Unmatched:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A line that names a video. row: its place in the manifest; reading: how the line was understood."""
+    """A line that names a video."""
 
-    row: int
-    reading: Reading
+    row: int  # of the manifest
+    reading: Reading  # how the line was understood
 
 
 def match_lists(manifest: Manifest, read: dict[str, ListFile]) -> tuple[dict[str, list[Match]], tuple[Unmatched, ...]]:
-    """Every line's video. Ways of naming are tried one after the other for what is still open; tables are made as needed."""
+    """Find the video of every line, per part, and list the lines without one.
+
+    Ways of naming a video are tried in turn for the lines that are not matched yet. InputError if a list matches nothing.
+    """
     status = manifest.videos.column("status")
     errors = manifest.videos.arrow.column("error")
     open_entries: dict[tuple[str, int], ListEntry] = {
@@ -45,6 +48,7 @@ def match_lists(manifest: Manifest, read: dict[str, ListFile]) -> tuple[dict[str
     for names_of_videos, names_of_reading in _ways(manifest):
         if not open_entries:
             break
+        # A name that several videos share maps to -1.
         table: dict[str, int] = {}
         for row, name in names_of_videos():
             table[name] = row if table.setdefault(name, row) == row else -1
@@ -57,6 +61,7 @@ def match_lists(manifest: Manifest, read: dict[str, ListFile]) -> tuple[dict[str
                     break
                 if rows:
                     ambiguous.add(entry_id)
+    # A match counts if the video was written and no earlier line of the list has it.
     matches: dict[str, list[Match]] = {part: [] for part in read}
     unmatched = []
     for part, file in read.items():

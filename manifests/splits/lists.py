@@ -1,4 +1,4 @@
-"""List files in and out: mmaction rawframes and videos lists, plain keys, CSV, JSON; the published lists by their digest."""
+"""Read and write list files (mmaction rawframes and videos lists, keys, CSV, JSON), and recognise the published lists."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ PUBLISHED = {
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One way to read a line. label: as written, "" where the line has none; num_frames: -1 where it has none."""
+    """One way to read a line."""
 
     path: str
-    label: str = ""
-    num_frames: int = -1
+    label: str = ""  # as written; "" if the line has none
+    num_frames: int = -1  # -1 if the line has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +76,11 @@ class ListEntry:
 
 @dataclass(frozen=True, slots=True)
 class ListFile:
-    """A list as read. sha256: of the file's bytes. published: which known list it is, byte for byte, None: another."""
+    """The content of a list file."""
 
     name: str
-    sha256: str
-    published: Published | None
+    sha256: str  # of the file's bytes
+    published: Published | None  # the published list with these bytes
     entries: tuple[ListEntry, ...]
 
 
@@ -91,10 +91,10 @@ _NUMBERS_AT_END = re.compile(r"^(?P<path>.*?\S)(?P<numbers>(?:[ \t]+\d+){1,3})$"
 
 
 def read_list(file: Path) -> ListFile:
-    """Read a list in any known form, told from its content; blank lines are passed over.
+    """Read a list; its form is detected from its content, and blank lines are skipped.
 
     Forms: `Class/video num_frames label`, `Class/file.ext label` (a space or comma between), `path offset num_frames label`,
-    one path or key a line, CSV with a header that names the path (also Kinetics' `label,youtube_id,time_start,time_end`),
+    one path or key per line, CSV with a header that names the path (also Kinetics' `label,youtube_id,time_start,time_end`),
     a JSON list of objects with `frame_dir` or `filename`, `total_frames`, `label`.
     """
     try:
@@ -115,7 +115,7 @@ def read_list(file: Path) -> ListFile:
     except (ValueError, csv.Error) as error:
         raise InputError(f"List {file}: {error}.") from None
     if not entries:
-        raise InputError(f"List {file} is empty: expected one video a line, such as `Class/video 120 5`.")
+        raise InputError(f"List {file} is empty: expected one video per line, such as `Class/video 120 5`.")
     return ListFile(file.name, digest, PUBLISHED.get(digest[:16]), entries)
 
 
@@ -185,43 +185,43 @@ def _readings(line: str) -> Iterator[Reading]:
 
 
 def _join(line: str, words: list[str], num_numbers: int) -> str:
-    """The line without its last numbers, its own spaces kept."""
+    """Remove the last numbers of a line and keep its spaces."""
     for word in words[: -num_numbers - 1 : -1]:
         line = line[: line.rindex(word)].rstrip()
     return line
 
 
 def export_list(split: LabelSplit, manifest: Manifest, form: str, part: str = "labelled") -> str:
-    """One part of a split as the text of a list file, sorted by key; reading it back gives the same part.
+    """Format one part of a split as a list file, sorted by key. Reading it back gives the same part.
 
     mmaction-rawframes: `key num_frames label`. mmaction-videos: `path label`, path relative to VIDEOS.
-    csv: key,path,label,class_name,num_frames. keys: one key a line.
-    InputError where a path holds a space and the form has no place for it.
+    csv: key,path,label,class_name,num_frames. keys: one key per line.
+    InputError if a path contains a space and the form does not allow it.
     """
     if form not in EXPORT_FORMS:
         raise InputError(f"--export {form}: expected one of {', '.join(EXPORT_FORMS)}.")
     if part not in PARTS:
         raise InputError(f"--part {part}: expected one of {', '.join(PARTS)}.")
-    wanted = split.keys_of(part)
-    if not wanted:
+    keys = split.keys_of(part)
+    if not keys:
         raise InputError(f"Split {split.name} has no {part} videos: nothing to export.")
     labels = dict(zip(split.key, split.label.tolist(), strict=True))
     table = manifest.videos.arrow.select(["key", "path", "class_name", "num_frames"])
     place = {key: row for row, key in enumerate(table.column("key").to_pylist())}
-    if strange := [key for key in wanted if key not in place]:
+    if strange := [key for key in keys if key not in place]:
         raise InputError(
             f"Split {split.name} names {len(strange)} videos that {manifest.root} does not hold, such as {strange[0]}."
         )
-    taken = table.take(pa.array([place[key] for key in wanted])).to_pydict()
-    rows = list(zip(wanted, taken["path"], taken["class_name"], taken["num_frames"], strict=True))
+    taken = table.take(pa.array([place[key] for key in keys])).to_pydict()
+    rows = list(zip(keys, taken["path"], taken["class_name"], taken["num_frames"], strict=True))
     if form == "keys":
-        return "".join(f"{key}\n" for key in wanted)
+        return "".join(f"{key}\n" for key in keys)
     if form == "mmaction-rawframes":
         return "".join(f"{key} {frames} {labels[key]}\n" for key, _, _, frames in rows)
     if form == "mmaction-videos":
         if spaced := [path for _, path, _, _ in rows if re.search(r"\s", path)]:
             raise InputError(
-                f"--export mmaction-videos: {len(spaced)} paths hold spaces, which that form cannot carry, such as {spaced[0]!r}. Use --export csv."
+                f"--export mmaction-videos: {len(spaced)} paths contain spaces, which this form does not allow, such as {spaced[0]!r}. Use --export csv."
             )
         return "".join(f"{path} {labels[key]}\n" for key, path, _, _ in rows)
     buffer = io.StringIO(newline="")

@@ -18,23 +18,19 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pool:
-    """The written videos of a data set as one fold sees them, sorted by key.
+    """The written videos of a data set and their official parts in one fold, sorted by key; a video may be in no part."""
 
-    rows: int64[N], their places in the manifest. train, validation, test: bool[N], disjoint; what is in none takes no part.
-    unit: what must not be torn when groups are kept whole (group, or group within a class, or the video itself).
-    """
-
-    rows: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]  # [N], row numbers in the manifest
     key: list[str]
     label: npt.NDArray[np.int32]
-    unit: list[str]
-    train: Flags
+    unit: list[str]  # drawn together when groups are kept together: a group, a group within a class, or a single video
+    train: Flags  # bool[N]; the three parts are disjoint
     validation: Flags
     test: Flags
 
 
 def official_pool(manifest: Manifest, fold: int, pool: str) -> Pool:
-    """The written videos and their official parts. pool `non-test`: every video outside test and validation is train."""
+    """List the written videos and their official parts. pool `non-test`: all videos outside test and validation are train."""
     num_folds = manifest.header.num_folds
     if fold > max(num_folds, 1):
         has = f"has {num_folds} official fold{'s' * (num_folds > 1)}" if num_folds else "has no official folds"
@@ -43,7 +39,7 @@ def official_pool(manifest: Manifest, fold: int, pool: str) -> Pool:
     status = np.asarray(videos.arrow.column("status").to_numpy(zero_copy_only=False) == WRITTEN)
     rows = np.flatnonzero(status)
     if not len(rows):
-        raise InputError(f"{manifest.root} holds no written videos: nothing to split. `tgprep info` tells why.")
+        raise InputError(f"{manifest.root} holds no written videos: nothing to split. `tgprep info` shows why.")
     taken = videos.arrow.select(["key", "label", "class_name", "group"]).take(pa.array(rows))
     keys: list[str] = taken.column("key").to_pylist()
     order = sorted(range(len(keys)), key=keys.__getitem__)
@@ -51,7 +47,9 @@ def official_pool(manifest: Manifest, fold: int, pool: str) -> Pool:
     key = [keys[place] for place in order]
     if num_folds:
         every = videos.arrow.column("subsets").take(pa.array(rows))
-        subset = np.array([told[0] if told else "" for told in pc.list_slice(every, fold - 1, fold).to_pylist()])
+        subset = np.array(
+            [subsets[0] if subsets else "" for subsets in pc.list_slice(every, fold - 1, fold).to_pylist()]
+        )
     else:
         subset = np.full(len(rows), "train")
     tested = tested_subset(manifest.header.dataset, set(subset.tolist()))

@@ -1,4 +1,4 @@
-"""What a label split is made from: the settings, their defaults and the name that follows from them. Light to import."""
+"""Settings of a label split, their defaults, and the name that follows from them. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -19,31 +19,26 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitSettings:
-    """How the labelled part is drawn from the train list.
+    """How the labelled part is drawn from the train list."""
 
-    percent: of the train list's videos that get labels, 0 < percent <= 100; or per_class: videos of every class.
-    strategy: `random` draws floor(percent * n) of all videos, as the published UCF101 and HMDB51 lists do; `stratified`
-        gives every class its share and at least one; `per-class` takes per_class of each, as the Kinetics lists do.
-    by_group: labels whole groups (all clips of one source), never a part of one.
-    nested: with one seed, a smaller percentage is a part of every larger one; False draws each anew, as published.
-    fold: official fold, from 1. seed: any integer >= 0.
-    unlabelled: `all` train videos, the labelled ones too (as the paper trains), or the `rest`.
-    pool: the train list is the `official` one, or every video that is not in the test part (`non-test`: HMDB51 as published).
-    hold_out_percent, test_percent: of the train list, set aside by group for validation or test before labels are drawn.
-    """
-
-    percent: float | None = None
-    per_class: int | None = None
+    percent: float | None = None  # label this share of the train list: 0 < percent <= 100
+    per_class: int | None = None  # or this many videos of every class
     strategy: str = "random"
-    by_group: bool = False
-    nested: bool = True
-    fold: int = 1
-    seed: int = 0
-    unlabelled: str = "all"
-    pool: str = "official"
-    hold_out_percent: float = 0.0
-    test_percent: float = 0.0
-    name: str = ""
+    """`random` draws floor(percent * n) of all videos, as the published UCF101 and HMDB51 lists; `stratified` gives every class
+    its share and at least one; `per-class` takes per_class of each, as the Kinetics lists."""
+    by_group: bool = False  # label all clips of one source or none of them
+    nested: bool = (
+        True  # with one seed, smaller percentages are parts of larger ones; if not, draws are independent, as published
+    )
+    fold: int = 1  # official fold, from 1
+    seed: int = 0  # any integer >= 0
+    unlabelled: str = "all"  # all train videos, the labelled ones too (as the paper trains), or the `rest`
+    pool: str = (
+        "official"  # the official train list, or every video outside the test part (`non-test`: HMDB51 as published)
+    )
+    hold_out_percent: float = 0.0  # set aside for validation, by group, before labels are drawn
+    test_percent: float = 0.0  # set aside for test, likewise
+    name: str = ""  # "": see `split_name`
 
     def __post_init__(self) -> None:
         problems = []
@@ -80,7 +75,7 @@ class SplitSettings:
 
     @property
     def split_name(self) -> str:
-        """The given name, else one that tells the settings: `p20-s0-f1`, plus a word for each that is not the default."""
+        """The given name, or one that lists the settings: `p20-s0-f1`, plus a word for each that is not the default."""
         if self.name:
             return self.name
         parts = [f"k{self.per_class}" if self.per_class is not None else f"p{self.percent:g}"]
@@ -96,7 +91,7 @@ NAME_RULE = "expected letters, digits, `.`, `_` and `-`, at most 100, the first 
 
 
 def is_split_name(name: str) -> bool:
-    """Whether a split may be called so: it becomes a file name and a part of run folders."""
+    """Whether a split may have this name, which becomes a file name and a part of run folders."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -104,7 +99,7 @@ KINETICS_PER_PERCENT = 6  # videos of every class in the published lists: 6 for 
 
 
 def kinetics_per_class(dataset: str, percent: float) -> int:
-    """Videos of every class that a percentage of Kinetics means in the published lists. InputError for other data sets."""
+    """Convert a percentage of Kinetics to videos per class, as in the published lists. InputError for other data sets."""
     if not dataset.startswith("kinetics"):
         raise InputError(
             f"--strategy per-class with --percent {percent:g}: only the Kinetics lists say how many videos that is (6 of every class "
@@ -121,5 +116,5 @@ def kinetics_per_class(dataset: str, percent: float) -> int:
 
 
 def share(percent: float, count: int) -> int:
-    """floor(percent / 100 * count), exactly: 0.1 means one in a thousand, not its nearest binary fraction."""
+    """Compute floor(percent / 100 * count) exactly: 0.1 means one in a thousand, not its nearest binary fraction."""
     return int(Fraction(str(percent)) * count / 100)

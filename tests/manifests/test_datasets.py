@@ -163,7 +163,7 @@ def test_hmdb51_forms_and_mistakes(tmp_path: Path) -> None:
     write(tmp_path / "kick_test_split2.txt", "b.avi 1\n")
     write(tmp_path / "juggle_test_split1.txt", "b.avi 1\n")
     write(tmp_path / "juggle_test_split2.txt", "b.avi 1\n")
-    with pytest.raises(InputError, match="no class of HMDB51"):
+    with pytest.raises(InputError, match="not a class of HMDB51"):
         datasets.read_hmdb51(tmp_path)
 
 

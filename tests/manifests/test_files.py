@@ -29,7 +29,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
 def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     told: list[str] = []
     monkeypatch.setattr(stores, "_tell", lambda root, text: told.append(text))
-    monkeypatch.setattr(stores, "_trouble", {})
+    monkeypatch.setattr(stores, "_last_failure", {})
     return told
 
 
@@ -99,7 +99,7 @@ def test_trouble_passes_with_one_warning(store: ObjectStore, warnings: list[str]
     assert time.monotonic() - began > 1.5
     (warning,) = warnings
     assert warning.startswith("s3://trouble does not answer (")
-    assert warning.endswith("trying again for up to 600 s")
+    assert warning.endswith("retrying for up to 600 s")
 
 
 def test_a_store_that_stays_away(store: ObjectStore, warnings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +149,7 @@ def test_threads_that_meet_the_same_trouble_tell_of_it_once(
     warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where processes share what was told: of the first two threads, the one that is first here waits before it looks there."""
-    monkeypatch.setattr(stores, "_trouble", {})
+    monkeypatch.setattr(stores, "_last_failure", {})
     looked = threading.Event()
     asked: list[str] = []
 
@@ -163,7 +163,7 @@ def test_threads_that_meet_the_same_trouble_tell_of_it_once(
         return found
 
     told: list[str] = []
-    monkeypatch.setattr(stores, "_heard", heard)
+    monkeypatch.setattr(stores, "_already_warned", heard)
     threads = [threading.Thread(target=stores.warn_once, args=("s3://b", "s3://b does not answer")) for _ in range(4)]
     for thread in threads:
         thread.start()

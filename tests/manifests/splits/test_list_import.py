@@ -246,11 +246,11 @@ def test_labels_of_another_numbering(tmp_path: Path) -> None:
     (tmp_path / "l.txt").write_text("run/a.avi 40\nrun/b.avi 40\nrun/c.avi 40\njump/d.avi 7\n")
     split, report = imported(data, tmp_path / "l.txt")
     assert split.label.tolist() == [0, 1, 1, 1]
-    assert any("numbers its classes otherwise" in note for note in report.notes)
-    with pytest.raises(InputError, match="numbers its classes otherwise"):
+    assert any("numbers its classes differently" in note for note in report.notes)
+    with pytest.raises(InputError, match="numbers its classes differently"):
         imported(data, tmp_path / "l.txt", labels="theirs")
     (tmp_path / "l.txt").write_text("run/a.avi 1\nrun/b.avi 1\njump/d.avi 2\n")
-    with pytest.raises(InputError, match="label 2 of jump/d is none of the 2 classes"):
+    with pytest.raises(InputError, match="label 2 of jump/d is not one of the 2 classes"):
         imported(data, tmp_path / "l.txt", labels="theirs")
 
 

@@ -59,7 +59,7 @@ def test_export_and_import_are_inverse(tmp_path: Path, names: set[str], seed: in
     split = make_split(data, SplitSettings(percent=60, seed=seed))
     labelled = set(split.keys_of("labelled"))
     if form == "mmaction-videos" and any(" " in entry.path for entry in rows if entry.key in labelled):
-        with pytest.raises(InputError, match="hold spaces"):
+        with pytest.raises(InputError, match="contain spaces"):
             export_list(split, data, form)
         return
     (tmp_path / "list.txt").write_text(export_list(split, data, form), encoding="utf-8")

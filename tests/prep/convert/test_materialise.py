@@ -157,7 +157,7 @@ def test_default_folder_is_beside_the_data_set(dataset: Path, tmp_path: Path, mo
     assert call("--materialise", "half").exit_code == 0
     assert (tmp_path / "dataset-half/split.json").exists()
     monkeypatch.chdir(tmp_path / "dataset")
-    assert "(7 of 7 shards were there)" in call(".", "--materialise", "half").stderr
+    assert "(7 of 7 shards existed)" in call(".", "--materialise", "half").stderr
 
 
 def test_unsafe_targets_are_refused(dataset: Path, tmp_path: Path) -> None:

@@ -141,8 +141,8 @@ def test_advised_size_is_rounded_up(num_bytes: int, said: str) -> None:
 
 @pytest.fixture
 def setup(url: str, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setup]:
-    monkeypatch.setattr(stores, "_trouble", {})
-    monkeypatch.setattr(stores, "_heard", None)
+    monkeypatch.setattr(stores, "_last_failure", {})
+    monkeypatch.setattr(stores, "_already_warned", None)
     made = setup_of(url, tmp_path / "cache", 1e-6)
     yield made
     made.reader.close()

@@ -59,7 +59,7 @@ def test_damage_at_each_member_is_named(data_set: Path) -> None:
     index = np.load(io.BytesIO(content[m.tg_index_offset : m.tg_index_offset + m.tg_index_bytes]))
     assert fault(m.rgb_index_offset - 500) == "the tar header of its rgb.offsets.npy is not the one of the manifest"
     assert fault(m.tg_offset - 380) == "the tar header of its tg.mjpeg is not the one of the manifest"
-    assert fault(m.rgb_index_offset + 3).startswith("rgb.offsets.npy: not a whole .npy file")
+    assert fault(m.rgb_index_offset + 3).startswith("rgb.offsets.npy: not a valid .npy file")
     assert fault(m.tg_index_offset + 128 + 8 + 1).startswith("tg.offsets.npy: frame offsets must")
     assert fault(
         m.tg_index_offset + 128 + 8 * 19

@@ -95,8 +95,8 @@ def test_server_errors_are_retried(root: Path, monkeypatch: pytest.MonkeyPatch) 
     """Errors are waited out with one warning; a file that was cut on its way is read again."""
     told: list[str] = []
     monkeypatch.setattr(stores, "_warning_handler", lambda place, text: told.append(text))
-    monkeypatch.setattr(stores, "_trouble", {})
-    monkeypatch.setattr(stores, "_heard", None)
+    monkeypatch.setattr(stores, "_last_failure", {})
+    monkeypatch.setattr(stores, "_already_warned", None)
     with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Troubled, directory=str(root.parent))) as running:
         Thread(target=running.serve_forever, daemon=True).start()
         Troubled.num_errors, Troubled.num_cuts = 2, 2
