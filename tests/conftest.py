@@ -1,6 +1,6 @@
-"""Shared fixtures: the folder of real material beside the checkout, the guard for tests that need a GPU, and the record of long tests.
+"""Shared fixtures: the folder of real videos and lists, the skip of GPU tests, and the record of long tests.
 
-A long test (`@pytest.mark.long`) that measures how the programs bear kills, damage or time takes the fixture `reliability` and
+A long test (`@pytest.mark.long`) that measures kills, damage or long runs takes the fixture `reliability` and
 ends with `reliability.record(section, name, num_kills=50, differing_files=0, peak_worker_mb=110.0)`: one line of
 docs/reliability.md, which `pytest --reliability` (`make check-long`) writes. tests/reliability.py says how figures of
 several tests on one line are combined.
@@ -68,9 +68,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    made = session.config.stash.get(RECORDS, [])
-    if made and session.config.getoption("--reliability"):
-        write(made)
+    records = session.config.stash.get(RECORDS, [])
+    if records and session.config.getoption("--reliability"):
+        write(records)
 
 
 @pytest.fixture(scope="session")
@@ -84,19 +84,19 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """The program of a Chromium; without one its tests are skipped, unless REQUIRE_BROWSER=1 asks that they fail then."""
+    """The path of a Chromium; without one, skip, or fail if REQUIRE_BROWSER=1."""
     names = ("chromium", "chromium-browser", "google-chrome")
     program = next((found for name in names if (found := shutil.which(name))), None)
     if program is None:
-        told = "no chromium on this machine: the page is not looked at in a browser"
+        reason = "no chromium on this machine: the page is not tested in a browser"
         if os.environ.get("REQUIRE_BROWSER") == "1":
-            pytest.fail(told)
-        pytest.skip(f"{told} (REQUIRE_BROWSER=1 makes this a failure)")
+            pytest.fail(reason)
+        pytest.skip(f"{reason} (REQUIRE_BROWSER=1 makes this a failure)")
     return program
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip `gpu` tests without a CUDA device, unless REQUIRE_GPU=1 asks that they fail then."""
+    """Skip `gpu` tests without a CUDA device; with REQUIRE_GPU=1 they run and fail."""
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu_items or os.environ.get("REQUIRE_GPU") == "1":
         return

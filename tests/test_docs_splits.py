@@ -1,4 +1,4 @@
-"""docs/splits.md: its commands run in the order they stand, its forms are read, and its table of problems names those that there are."""
+"""docs/splits.md: its commands run in the given order, its forms are read, and its table lists every problem."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_commands_run(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("line", re.findall(r"^\| [^|`]*(?:`train.csv`[^|`]*)?\| `([^`]+)` \|$", TEXT, re.MULTILINE))
-def test_the_forms_are_read_as_told(tmp_path: Path, line: str) -> None:
+def test_documented_forms_are_read(tmp_path: Path, line: str) -> None:
     (tmp_path / "list.csv").write_text(line + "\n")
     (entry,) = read_list(tmp_path / "list.csv").entries
     name = re.search(r"(\w+/\w+)(\.avi)?(?:[ ,]|$)", line)
@@ -89,11 +89,11 @@ def test_the_forms_are_read_as_told(tmp_path: Path, line: str) -> None:
     assert reading.label == ("0" if line.endswith("0") else "")
 
 
-def test_every_level_is_told() -> None:
+def test_every_problem_is_documented() -> None:
     """The page has a row for each level, and a word of it for every kind of problem."""
     levels = re.findall(r"^\| (error|warning|note) \| (.+) \|$", TEXT, re.MULTILINE)
     assert [level for level, _ in levels] == [split_check.ERROR, split_check.WARNING, split_check.NOTE]
-    told = dict(levels)
+    texts = dict(levels)
     words = {
         "other-data-set": "another data set",
         "unknown-videos": "unknown",
@@ -114,4 +114,4 @@ def test_every_level_is_told() -> None:
     kinds -= {"test-in-train", "validation-in-train", "test-in-validation", "-in-", "non-test"}
     assert kinds == set(words)
     for word in words.values():
-        assert any(word in text for text in told.values()), word
+        assert any(word in text for text in texts.values()), word

@@ -98,18 +98,7 @@ def import_lists(
         raise InputError(f"Import needs a list of labelled videos, and knows the parts {', '.join(PARTS)}.")
     read = {part: read_list(files[part]) for part in PARTS if part in files}
     matches, unmatched = match_lists(manifest, read)
-    chosen = settings.pool or "official"
-    pool = official_pool(manifest, settings.fold, chosen)
-    notes: list[str] = []
-    if settings.pool is None:
-        wider = official_pool(manifest, settings.fold, "non-test")
-        labelled_rows = {match.row for match in matches["labelled"]}
-        outside = labelled_rows & set(wider.rows[wider.train & ~pool.train].tolist())
-        if outside:
-            pool, chosen = wider, "non-test"
-            notes.append(
-                f"{len(outside)} labelled videos are outside the official train list: train is every video that is not in the test part (--pool sets it)"
-            )
+    pool, pool_name, notes = _choose_pool(manifest, settings, matches["labelled"])
     # A list replaces the official part; what the official parts then share with it goes to the list's part.
     place_of = {row: place for place, row in enumerate(pool.rows.tolist())}
     flags = {part: _flags(pool, [place_of[match.row] for match in found]) for part, found in matches.items()}
@@ -142,7 +131,7 @@ def import_lists(
         "labels": settings.labels,
         "unlabelled": settings.unlabelled,
         "fold": str(settings.fold),
-        "pool": chosen,
+        "pool": pool_name,
     }
     for entry in report.lists:
         provenance[f"list_{entry.part}"] = f"{entry.name} sha256 {entry.sha256}" + f" ({entry.published})" * bool(
@@ -153,6 +142,20 @@ def import_lists(
     name += "-theirs" * (settings.labels == "theirs") + "-rest" * (settings.unlabelled == "rest")
     name = settings.name or name
     return assemble(manifest, pool, name, (labelled, unlabelled, validation, test), provenance, label), report
+
+
+def _choose_pool(manifest: Manifest, settings: ImportSettings, labelled: list[Match]) -> tuple[Pool, str, list[str]]:
+    """Choose the train list that the settings name, or the one that the labelled list needs; also return its name and a note."""
+    name = settings.pool or "official"
+    pool = official_pool(manifest, settings.fold, name)
+    if settings.pool is not None:
+        return pool, name, []
+    wider = official_pool(manifest, settings.fold, "non-test")
+    outside = {match.row for match in labelled} & set(wider.rows[wider.train & ~pool.train].tolist())
+    if not outside:
+        return pool, name, []
+    note = f"{len(outside)} labelled videos are outside the official train list: train is every video that is not in the test part (--pool sets it)"
+    return wider, "non-test", [note]
 
 
 def _refuse_overlaps(parts: dict[str, Flags], name: str, fold: int) -> None:

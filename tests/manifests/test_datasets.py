@@ -119,7 +119,7 @@ def test_ucf101_forms(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "message"),
     [
         ({"trainlist01.txt": "Diving/v_a.avi 1"}, "testlist01.txt is missing"),
         (
@@ -137,10 +137,10 @@ def test_ucf101_forms(tmp_path: Path) -> None:
         ({"trainlist01.txt": "\x00\udcff"}, "not a text file"),
     ],
 )
-def test_ucf101_mistakes(tmp_path: Path, files: dict[str, str], told: str) -> None:
+def test_ucf101_mistakes(tmp_path: Path, files: dict[str, str], message: str) -> None:
     for name, text in files.items():
         (tmp_path / name).write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         datasets.read_ucf101(tmp_path)
 
 
@@ -185,15 +185,15 @@ def test_kinetics_forms(tmp_path: Path) -> None:
     assert lists is not None
     assert lists.classes == ("air_drumming", "tying_knot_(not_on_a_tie)", "zumba")
 
-    def told(stem: str) -> tuple[str, str] | None:
+    def find(stem: str) -> tuple[str, str] | None:
         place = lists.find("", stem)
         return None if place is None else (lists.videos[place].class_name, lists.videos[place].subsets[0])
 
-    assert told("AAAAAAAAAAA") == told("AAAAAAAAAAA_000001_000011") == ("tying_knot_(not_on_a_tie)", "train")
-    assert told("BBBBBBBBBBB") is None  # two clips of one video: the id alone does not tell which
-    assert told("BBBBBBBBBBB_000030_000040") == ("air_drumming", "train")
-    assert told("CCCCCCCCCCC") == ("zumba", "val")  # listed twice: the labelled line counts
-    assert told("DDDDDDDDDDD") == ("", "test")
+    assert find("AAAAAAAAAAA") == find("AAAAAAAAAAA_000001_000011") == ("tying_knot_(not_on_a_tie)", "train")
+    assert find("BBBBBBBBBBB") is None  # two clips of one video: the id alone does not tell which
+    assert find("BBBBBBBBBBB_000030_000040") == ("air_drumming", "train")
+    assert find("CCCCCCCCCCC") == ("zumba", "val")  # listed twice: the labelled line counts
+    assert find("DDDDDDDDDDD") == ("", "test")
     with pytest.raises(InputError, match=r"--dataset kinetics600"):
         datasets.read_kinetics(
             "kinetics400",

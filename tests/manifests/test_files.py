@@ -27,10 +27,10 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
 
 @pytest.fixture
 def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    told: list[str] = []
-    monkeypatch.setattr(stores, "_tell", lambda root, text: told.append(text))
+    messages: list[str] = []
+    monkeypatch.setattr(stores, "_warning_handler", lambda root, text: messages.append(text))
     monkeypatch.setattr(stores, "_last_failure", {})
-    return told
+    return messages
 
 
 def test_the_same_functions_for_folders_and_stores(root: Location, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -89,7 +89,7 @@ def test_trouble_passes_with_one_warning(store: ObjectStore, warnings: list[str]
     url = store.bucket("trouble") + "/x"
     with places.atomic_write(url) as file:
         file.write(b"content")
-    store.gate.fail_next = 3  # the client library is told not to try again on its own
+    store.gate.fail_next = 3  # retries of the client library are off
     assert places.read_bytes(url) == b"content"
     assert store.gate.fail_next == 0
     store.gate.shut()
@@ -145,10 +145,8 @@ def test_a_refusal_names_what_must_be_allowed() -> None:
     assert "the store refuses access (Access Denied)" in str(refused)
 
 
-def test_threads_that_meet_the_same_trouble_tell_of_it_once(
-    warnings: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where processes share what was told: of the first two threads, the one that is first here waits before it looks there."""
+def test_one_warning_from_several_threads(warnings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if processes share their warnings: the first of two threads waits inside the shared check."""
     monkeypatch.setattr(stores, "_last_failure", {})
     looked = threading.Event()
     asked: list[str] = []
@@ -156,13 +154,13 @@ def test_threads_that_meet_the_same_trouble_tell_of_it_once(
     def heard(root: str) -> bool:
         asked.append(root)
         if len(asked) == 1:
-            looked.wait(0.2)  # the other thread would be here before this one says what it found
+            looked.wait(0.2)  # the other thread would be here before this one returns
         else:
             looked.set()
-        found, told[:] = bool(told), [root]
-        return found
+        is_repeated, warned[:] = bool(warned), [root]
+        return is_repeated
 
-    told: list[str] = []
+    warned: list[str] = []
     monkeypatch.setattr(stores, "_already_warned", heard)
     threads = [threading.Thread(target=stores.warn_once, args=("s3://b", "s3://b does not answer")) for _ in range(4)]
     for thread in threads:

@@ -232,10 +232,10 @@ def test_percent_of_kinetics_means_six_of_every_class(data: Path, tmp_path: Path
     assert made["name"] == "k6-s0-f1"
     assert [row["labelled"] for row in made["classes"]] == [6, 6, 6]  # type: ignore[attr-defined]
     assert made["provenance"] == facts(kinetics, "--per-class", "6")["provenance"]
-    for percent, told in (("0.25", "1.5 videos of every class"), ("nan", "--percent nan"), ("0.1", "0.6 videos")):
+    for percent, expected in (("0.25", "1.5 videos of every class"), ("nan", "--percent nan"), ("0.1", "0.6 videos")):
         refused = call(kinetics, "--percent", percent, "--strategy", "per-class")
         assert refused.exit_code == 2
-        assert told in refused.stderr
+        assert expected in refused.stderr
     refused = call(data, "--percent", "20", "--strategy", "per-class")
     assert refused.exit_code == 2
     assert "only the Kinetics lists say how many" in refused.stderr
@@ -282,7 +282,7 @@ def test_show_of_a_split_for_another_data_set_fails(data: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["--percent", "20", "--per-class", "3"], "give either --percent P or --per-class N"),
         (["--percent", "120"], "--percent 120: expected more than 0 and at most 100"),
@@ -300,10 +300,10 @@ def test_show_of_a_split_for_another_data_set_fails(data: Path, tmp_path: Path) 
         (["--percent", "many"], "'many' is not a valid float"),
     ],
 )
-def test_mistakes_end_with_one_message_and_code_2(data: Path, arguments: list[str], told: str) -> None:
+def test_mistakes_end_with_one_message_and_code_2(data: Path, arguments: list[str], expected: str) -> None:
     result = call(data, *arguments)
     assert result.exit_code == 2
-    assert told in result.stderr
+    assert expected in result.stderr
     assert result.stdout == ""
     assert not (data / "splits").exists()
 

@@ -18,8 +18,8 @@ def test_a_good_split_has_no_errors() -> None:
     data = manifest({"jump": 20, "run": 40}, subset=lambda number: "test" if number < 6 else "train")
     split = make_split(data, SplitSettings(percent=40))
     assert [problem.kind for problem in check_split(split, data)] == ["no-validation", "groups-partly-labelled"]
-    told = check_split(split, data)[0]
-    assert (told.level, "test selection" in told.message, "--hold-out" in told.message) == ("note", True, True)
+    problem = check_split(split, data)[0]
+    assert (problem.level, "test selection" in problem.message, "--hold-out" in problem.message) == ("note", True, True)
     held = make_split(data, SplitSettings(percent=40, hold_out_percent=20))
     assert "no-validation" not in check_problems(held, data)
     labelled = count_parts(split, data)[0]
@@ -27,7 +27,7 @@ def test_a_good_split_has_no_errors() -> None:
     assert labelled.per_class_min + labelled.per_class_max == 19
 
 
-def test_every_kind_of_problem_is_found() -> None:
+def test_every_kind_of_problem_is_reported() -> None:
     data = manifest(
         {"jump": 20, "run": 40, "walk": 0},
         subset=lambda number: "test" if number < 6 else "train",
@@ -63,8 +63,8 @@ def test_every_kind_of_problem_is_found() -> None:
     for kind, split in cases.items():
         assert kind in check_problems(split, data), kind
         assert kind == "empty-classes" or kind not in check_problems(good, data)
-    told = next(
+    problem = next(
         problem for problem in check_split(cases["groups-in-train-and-test"], data) if problem.kind.endswith("and-test")
     )
-    assert told.examples == ("jump/g00",)
-    assert "2 of 11 videos there" in told.message
+    assert problem.examples == ("jump/g00",)
+    assert "2 of 11 videos there" in problem.message

@@ -138,7 +138,7 @@ def test_one_video_more_moves_only_the_border() -> None:
     assert len(set(before.keys_of("labelled")) & set(after.keys_of("labelled"))) >= 19
 
 
-def test_whole_groups_by_share() -> None:
+def test_complete_groups_by_share() -> None:
     """A group too large for the rest of the share ends a nested draw; a redrawn one goes on with smaller groups."""
     units = [name for name, size in (("a", 3), ("b", 2), ("large", 9), ("c", 4), ("d", 2)) for _ in range(size)]
     for seed in range(20):

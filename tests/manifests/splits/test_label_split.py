@@ -53,7 +53,7 @@ def test_official_subsets_become_parts() -> None:
     assert make_split(without_test, SplitSettings(percent=50)).test.sum() == 10
 
 
-def test_parts_set_aside_keep_groups_whole_and_classes_present() -> None:
+def test_set_aside_parts_keep_groups_together_and_every_class() -> None:
     data = manifest({"jump": 31, "run": 60, "wave": 4})
     split = make_split(data, SplitSettings(percent=20, test_percent=25, hold_out_percent=20))
     train, validation, test = (groups_of(data, split, part) for part in ("unlabelled", "validation", "test"))
@@ -68,7 +68,7 @@ def test_parts_set_aside_keep_groups_whole_and_classes_present() -> None:
     assert split.name == "p20-s0-f1-v20-t25"
 
 
-def test_groups_that_span_classes_stay_whole_over_all_classes() -> None:
+def test_groups_with_several_classes_are_kept_together() -> None:
     actors = manifest({"jump": 30, "run": 30}, dataset="csv", group=lambda name, number: f"actor{number % 6}")
     split = make_split(actors, SplitSettings(percent=50, test_percent=30, by_group=True))
     by_part = {
@@ -83,7 +83,7 @@ def test_groups_that_span_classes_stay_whole_over_all_classes() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["random", "stratified"])
-def test_by_group_labels_whole_groups(strategy: str) -> None:
+def test_by_group_labels_complete_groups(strategy: str) -> None:
     data = manifest({"jump": 30, "run": 60})
     split = make_split(data, SplitSettings(percent=20, strategy=strategy, by_group=True, unlabelled="rest"))
     assert not groups_of(data, split, "labelled") & groups_of(data, split, "unlabelled")
@@ -92,16 +92,16 @@ def test_by_group_labels_whole_groups(strategy: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"percent": 1}, "is less than one"),
         ({"percent": 20, "fold": 2}, "has 1 official fold."),
         ({"percent": 20, "test_percent": 10}, "already has a test part of 6 videos"),
     ],
 )
-def test_drawing_mistakes(values: dict[str, float], told: str) -> None:
+def test_drawing_mistakes(values: dict[str, float], message: str) -> None:
     data = manifest({"run": 30}, subset=lambda number: "test" if number < 6 else "train")
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         make_split(data, SplitSettings(**values))  # type: ignore[arg-type]
 
 
@@ -114,7 +114,7 @@ def test_nothing_to_set_aside_or_train() -> None:
         make_split(manifest({"run": 1}, failed=("run/clip0000",)), SplitSettings(percent=50))
 
 
-def test_a_split_comes_back_as_it_went(tmp_path: Path) -> None:
+def test_a_split_is_read_back_unchanged(tmp_path: Path) -> None:
     data = manifest({"jump": 10, "run": 30}, subset=lambda number: "test" if number < 3 else "train")
     split = make_split(data, SplitSettings(percent=30))
     assert write_split(tmp_path, split) is True

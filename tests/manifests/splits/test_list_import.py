@@ -84,7 +84,7 @@ def test_published_lists_are_not_nested(
 
 
 def test_compare_of_published_lists(official: Official, lists: Path, tmp_path: Path) -> None:
-    """The lists of 10 and 20 % of UCF101 share 204 videos, told by the command."""
+    """The lists of 10 and 20 % of UCF101 share 204 videos, as the command prints."""
 
     def call(*words: str | Path) -> Result:
         return CliRunner().invoke(main, ["split", *map(str, words)], catch_exceptions=False)
@@ -268,7 +268,7 @@ def test_own_parts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("list.txt", "", "is empty"),
         ("list.txt", "swim/x.avi 3\n", "none of its 1 lines names a video"),
@@ -278,9 +278,9 @@ def test_own_parts(tmp_path: Path) -> None:
         ("k.csv", "label,youtube_id,time_start,time_end\nrun,a,soon,2\n", "could not convert"),
     ],
 )
-def test_mistakes(tmp_path: Path, name: str, text: str, told: str) -> None:
+def test_mistakes(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         imported(small(row("run/a.avi", 1)), tmp_path / name)
 
 

@@ -17,7 +17,7 @@ def test_share_is_exact() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({}, "give either --percent P or --per-class N"),
         ({"percent": 20, "per_class": 3}, "give either"),
@@ -33,7 +33,7 @@ def test_share_is_exact() -> None:
         ({"percent": 20, "name": "../x"}, "--name '../x'"),
     ],
 )
-def test_settings_mistakes(values: dict[str, object], told: str) -> None:
+def test_settings_mistakes(values: dict[str, object], message: str) -> None:
     with pytest.raises(InputError) as caught:
         SplitSettings(**values)  # type: ignore[arg-type]
-    assert told in str(caught.value)
+    assert message in str(caught.value)
