@@ -1,6 +1,6 @@
-"""What all commands share: lazy loading, one message per mistake, exit codes, and options made from settings models.
+"""Shared by all commands: lazy loading, one message per mistake, exit codes, options from settings models, progress lines.
 
-Exit codes: 0 all well; 1 finished but something failed; 2 wrong usage or input; 130 and 143 interrupted.
+Exit codes: 0 success; 1 finished but something failed; 2 wrong usage or input; 130 and 143 interrupted.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ R = TypeVar("R")
 
 
 class PlaceType(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
-    """A folder, as a path or an fsspec URL: gives a Path or the URL as text, or both as text."""
+    """The type of an option that names a folder by path or fsspec URL: a Path or the URL as str; with `text`, always str."""
 
     name = "path or URL"
 
@@ -56,9 +56,9 @@ class PlaceType(click.ParamType):  # type: ignore[type-arg]  # generic in new ve
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported only when called, so that `--help` answers at once.
+    """A group whose commands are imported only when called, so that `--help` is fast.
 
-    commands: name -> (`module:attribute`, one line of help).
+    lazy: name -> (`module:attribute`, one line of help).
     """
 
     def __init__(self, *args: Any, lazy: dict[str, tuple[str, str]] | None = None, **kwargs: Any) -> None:
@@ -93,7 +93,7 @@ class LazyGroup(click.Group):
 
 
 def handled(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn an InputError into one message on stderr and exit code 2; a traceback stays what it is: a bug."""
+    """Print errors of the user's input and environment as one message and set the exit code; other exceptions are bugs."""
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -112,13 +112,13 @@ def handled(function: Callable[P, R]) -> Callable[P, R]:
             say("Interrupted.")
             sys.exit(130)
         except BrokenPipeError:
-            # The reader of our output (`| head`) has gone: not a mistake.
+            # The reader of the output (`| head`) has ended: not an error.
             sys.stderr.close()
             sys.exit(0)
         except OSError as error:
             if error.filename is None:
                 raise
-            # A path that cannot be used as it was asked for: too long, a folder for a file, no permission, a full disk.
+            # A path that cannot be used: too long, a folder in place of a file, no permission, a full disk.
             say(f"Error: {explained(error)}")
             sys.exit(EXIT_USAGE)
 
@@ -126,18 +126,18 @@ def handled(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def say(text: str = "") -> None:
-    """A line for the user: on stderr, so that stdout holds results only."""
+    """Print a line on stderr; stdout holds results only."""
     click.echo(text, err=True)
 
 
 def print_json(value: Any) -> None:
-    """The result as one JSON object on stdout."""
+    """Print the result as one JSON object on stdout."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 @contextmanager
 def interruptible() -> Iterator[tuple[threading.Event, list[int]]]:
-    """Catch SIGINT and SIGTERM: sets the event and notes the signal; a second SIGINT interrupts at once."""
+    """Catch SIGINT and SIGTERM: set the event and record the signal; a second SIGINT raises KeyboardInterrupt."""
     stop = threading.Event()
     seen: list[int] = []
 
@@ -181,7 +181,7 @@ def progress_lines(unit: str = "", *, of_bytes: bool = False, seconds: float = 1
 
 @contextmanager
 def at_once(seen: list[int]) -> Iterator[None]:
-    """Within `interruptible`: signals raise KeyboardInterrupt, where nothing is under way that wants an orderly end."""
+    """Within `interruptible`: let signals raise KeyboardInterrupt, for work that needs no orderly end."""
 
     def note(number: int, frame: FrameType | None) -> None:
         seen.append(number)
@@ -198,9 +198,9 @@ def at_once(seen: list[int]) -> Iterator[None]:
 
 
 def options_from(model: type[BaseModel]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Click options for a model's fields: names, types, defaults, ranges and help live in the model alone.
+    """Add click options for a model's fields: names, types, defaults, ranges and help are defined in the model only.
 
-    A value is passed on only where the user gave one, so that the model's own defaults and rules decide the rest.
+    Options that the user does not give are None, and `build` leaves them to the model.
     """
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -221,22 +221,22 @@ def options_from(model: type[BaseModel]) -> Callable[[Callable[..., Any]], Calla
 
 
 def cache_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--cache and --cache-gb, for commands that read shards."""
+    """Add --cache and --cache-gb, for commands that read shards."""
     function = click.option(
         "--cache-gb",
         type=click.FloatRange(min=0),
-        help="what the cache may hold, in GB of 10^9 bytes  [default: 80 % of what its disk has free]",
+        help="limit of the cache in GB of 10^9 bytes  [default: 80 % of what its disk has free]",
     )(function)
     return click.option(
         "--cache",
         "cache_folder",
         metavar="DIR",
-        help="where shards of a data set at a URL are kept on local disk  [default: ~/.cache/tgtrain]",
+        help="local folder for shards of a data set at a URL  [default: ~/.cache/tgtrain]",
     )(function)
 
 
 def build(model: type[BaseModel], values: dict[str, Any]) -> Any:
-    """A model from the options that were given; all mistakes in one message."""
+    """Make a model from the given options; InputError with all mistakes in one message."""
     from pydantic import ValidationError
 
     from manifests.records import InputError
@@ -253,12 +253,12 @@ def build(model: type[BaseModel], values: dict[str, Any]) -> Any:
 
 
 def quiet_threads() -> None:
-    """Before torch is imported: idle OpenMP threads sleep instead of spinning, which starves the loader's processes."""
+    """Let idle OpenMP threads sleep: when they spin, the loader's processes starve. Call it before torch is imported."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def human_bytes(count: float) -> str:
-    """12.3 MB and the like (powers of 1000)."""
+    """Format a number of bytes: 12.3 MB (powers of 1000)."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
@@ -267,7 +267,7 @@ def human_bytes(count: float) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """4 s, 3 min 20 s, 2 h 5 min."""
+    """Format a duration: 4 s, 3 min 20 s, 2 h 5 min."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"

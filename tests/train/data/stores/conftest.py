@@ -31,8 +31,8 @@ def uploaded(store_server: ObjectStore, local: Path) -> str:
 @pytest.fixture
 def url(uploaded: str, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The data set in the store; do not change it."""
-    monkeypatch.setattr(stores, "_trouble", {})
-    monkeypatch.setattr(stores, "_heard", None)
+    monkeypatch.setattr(stores, "_last_failure", {})
+    monkeypatch.setattr(stores, "_already_warned", None)
     yield uploaded
     store.gate.delay_seconds, store.gate.cut_next = 0.0, 0
 
