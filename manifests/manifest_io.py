@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.files import (
-    TEMPORARY_PREFIX,
     atomic_write,
     below,
     exists,
@@ -27,15 +26,6 @@ from manifests.files import (
 )
 from manifests.records import FORMAT_VERSION, GradientCoding, InputError, ManifestHeader, ShardRow, VideoRow
 from manifests.table import Manifest, VideoTable, shard_rows, shard_table
-
-__all__ = [
-    "TEMPORARY_PREFIX",
-    "atomic_write",
-    "is_url",
-    "publish",
-    "read_bytes",
-]  # of places, beside what is defined here
-
 
 HEADER_NAME = "dataset.json"
 VIDEOS_NAME = "videos.parquet"

@@ -230,7 +230,7 @@ def _import(out: str, manifest: Manifest, as_json: bool, **options: Any) -> None
 
 
 def _write_report(file: Path, text: str) -> None:
-    from manifests.manifest_io import atomic_write
+    from manifests.files import atomic_write
     from manifests.records import InputError
 
     try:
@@ -258,7 +258,7 @@ def _write(out: str, manifest: Manifest, new: LabelSplit, overwrite: bool, as_js
 
 
 def _export(out: str, manifest: Manifest, as_json: bool, **options: Any) -> None:
-    from manifests.manifest_io import atomic_write
+    from manifests.files import atomic_write
     from manifests.records import InputError
     from manifests.splits.label_split import read_split
     from manifests.splits.lists import export_list

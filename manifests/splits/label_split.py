@@ -15,17 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from manifests.datasets import groups_span_classes
-from manifests.manifest_io import (
-    SPLITS_FOLDER,
-    atomic_write,
-    is_url,
-    join,
-    parquet_table,
-    read_bytes,
-    seal_holds,
-    sealed_table_bytes,
-    table_bytes,
-)
+from manifests.files import atomic_write, is_url, read_bytes
+from manifests.manifest_io import SPLITS_FOLDER, join, parquet_table, seal_holds, sealed_table_bytes, table_bytes
 from manifests.object_store import call
 from manifests.records import InputError
 from manifests.splits import draw

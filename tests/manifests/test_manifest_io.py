@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from manifests.files import atomic_write
 from manifests.manifest_io import (
-    atomic_write,
     header_digest,
     read_header,
     read_manifest,

@@ -13,20 +13,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.files import list_files
+from manifests.files import TEMPORARY_PREFIX, is_url, list_files, read_bytes
 from manifests.machine import usable_cores
-from manifests.manifest_io import (
-    HEADER_NAME,
-    TEMPORARY_PREFIX,
-    file_sha256,
-    is_url,
-    join,
-    json_bytes,
-    read_bytes,
-    read_header,
-    read_manifest,
-    seal_holds,
-)
+from manifests.manifest_io import HEADER_NAME, file_sha256, join, json_bytes, read_header, read_manifest, seal_holds
 from manifests.records import FORMAT_VERSION, WRITTEN, InputError
 from manifests.splits.check import ERROR, check_split
 from manifests.splits.label_split import list_splits, read_split, split_place

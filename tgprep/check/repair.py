@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from manifests.manifest_io import publish, read_manifest
+from manifests.files import publish
+from manifests.manifest_io import read_manifest
 from manifests.records import InputError, ManifestHeader, VideoRow
 from manifests.sample import flow_method
 from manifests.table import Manifest

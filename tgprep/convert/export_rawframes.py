@@ -17,10 +17,10 @@ from typing import BinaryIO
 import numpy as np
 import simplejpeg
 
-from manifests.files import open_location, require_own_folder
+from manifests.files import TEMPORARY_PREFIX, atomic_write, open_location, require_own_folder
 from manifests.gradient import temporal_gradient
 from manifests.machine import usable_cores
-from manifests.manifest_io import TEMPORARY_PREFIX, atomic_write, join, json_bytes, read_manifest
+from manifests.manifest_io import join, json_bytes, read_manifest
 from manifests.records import WRITTEN, GradientCoding, InputError, VideoRow
 from manifests.sample import decode_offsets, flow_method, video_gop
 from manifests.table import Manifest

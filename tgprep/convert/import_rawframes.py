@@ -19,8 +19,9 @@ from typing import BinaryIO, cast
 import pyarrow as pa
 import simplejpeg
 
+from manifests.files import TEMPORARY_PREFIX, atomic_write, publish
 from manifests.machine import usable_cores
-from manifests.manifest_io import HEADER_NAME, TEMPORARY_PREFIX, atomic_write, file_sha256, json_bytes, publish
+from manifests.manifest_io import HEADER_NAME, file_sha256, json_bytes
 from manifests.records import WRITTEN, GradientCoding, InputError, ManifestHeader, ShardRow, SourceVideo, VideoRow
 from manifests.sample import (
     EncodedVideo,

@@ -16,9 +16,17 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from manifests.files import digest_of, list_files, open_location, require_own_folder
+from manifests.files import (
+    TEMPORARY_PREFIX,
+    atomic_write,
+    digest_of,
+    is_url,
+    list_files,
+    open_location,
+    require_own_folder,
+)
 from manifests.locks import hold_lock
-from manifests.manifest_io import TEMPORARY_PREFIX, atomic_write, file_sha256, is_url, join, json_bytes
+from manifests.manifest_io import file_sha256, join, json_bytes
 from manifests.records import InputError
 from manifests.sample import BLOCK_BYTES, RECORD_BYTES, json_member, member_header, write_end
 from manifests.splits.check import ERROR, check_split

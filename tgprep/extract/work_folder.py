@@ -16,6 +16,7 @@ from typing import TextIO
 from pydantic import TypeAdapter
 
 from manifests.files import (
+    TEMPORARY_PREFIX,
     Location,
     atomic_write,
     below,
@@ -28,7 +29,7 @@ from manifests.files import (
     require_own_folder,
 )
 from manifests.locks import hold_lock, wait_for_lock
-from manifests.manifest_io import HEADER_NAME, SHARDS_NAME, TEMPORARY_PREFIX, read_header, settle_tables
+from manifests.manifest_io import HEADER_NAME, SHARDS_NAME, read_header, settle_tables
 from manifests.records import InputError
 from tgprep.extract.lease import hold_lease, is_alive, read_lease
 from tgprep.extract.workers.request import WORK_FOLDER

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests.manifest_io import atomic_write, json_bytes
+from manifests.files import atomic_write
+from manifests.manifest_io import json_bytes
 from manifests.records import InputError
 from tgprep.obtain.fetch import RemoteFile, fetch
 from tgprep.obtain.unpack import unpack

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from http.client import HTTPResponse
 from pathlib import Path
 
-from manifests.manifest_io import atomic_write, json_bytes, publish
+from manifests.files import atomic_write, publish
+from manifests.manifest_io import json_bytes
 
 _PIECE_BYTES = 1024 * 1024
 _TIMEOUT_SECONDS = 60.0

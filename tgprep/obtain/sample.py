@@ -17,8 +17,8 @@ import cv2
 import joblib
 import numpy as np
 
-from manifests.files import require_own_folder
-from manifests.manifest_io import TEMPORARY_PREFIX, atomic_write, json_bytes
+from manifests.files import TEMPORARY_PREFIX, atomic_write, require_own_folder
+from manifests.manifest_io import json_bytes
 from manifests.records import InputError
 from tgprep.obtain.sample_paths import MOTIONS
 from tgprep.obtain.sample_render import Frame, encode_video, make_scene, render_frames

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from manifests.manifest_io import TEMPORARY_PREFIX
+from manifests.files import TEMPORARY_PREFIX
 from manifests.records import InputError
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from manifests.files import atomic_write
 from manifests.machine import usable_cores
-from manifests.manifest_io import atomic_write, read_manifest
+from manifests.manifest_io import read_manifest
 from manifests.records import WRITTEN, InputError, VideoRow
 from manifests.splits.label_split import LabelSplit, list_splits, read_split
 from manifests.splits.pool import official_pool

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from manifests.manifest_io import atomic_write
+from manifests.files import atomic_write
 from manifests.records import InputError
 from tgtrain.data.crop import reference_pixels
 from tgtrain.data.setup import clip_settings

@@ -18,7 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.manifest_io import atomic_write, json_bytes
+from manifests.files import atomic_write
+from manifests.manifest_io import json_bytes
 from manifests.records import InputError
 from tgtrain.evaluate import metrics
 from tgtrain.evaluate.score import Floats, Modality

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jinja2
 
-from manifests.manifest_io import atomic_write
+from manifests.files import atomic_write
 from manifests.records import InputError
 from tgtrain.evaluate.results import TestResult
 from tgtrain.report.charts import Chart, compared_charts, run_charts

@@ -23,7 +23,8 @@ from typing import Any
 
 import torch
 
-from manifests.manifest_io import TEMPORARY_PREFIX, atomic_write, file_sha256, json_bytes
+from manifests.files import TEMPORARY_PREFIX, atomic_write
+from manifests.manifest_io import file_sha256, json_bytes
 from manifests.records import InputError
 from tgtrain.data.setup import Identity
 from tgtrain.errors import RunError

@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 import torch
 from pydantic import Field, PlainValidator, TypeAdapter, ValidationError, ValidationInfo
 
-from manifests.files import require_own_folder
+from manifests.files import atomic_write, require_own_folder
 from manifests.locks import hold_lock
 from manifests.machine import processor_name
-from manifests.manifest_io import atomic_write, json_bytes, read_manifest
+from manifests.manifest_io import json_bytes, read_manifest
 from manifests.records import InputError
 from manifests.splits.label_split import split_digest
 from tgtrain.config import Config, config_from_dict, differences

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifests.files import atomic_write
 from manifests.machine import peak_memory_mb
-from manifests.manifest_io import atomic_write
 from tgtrain.run.folder import METRICS_NAME
 
 

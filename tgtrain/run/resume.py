@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests.manifest_io import TEMPORARY_PREFIX
+from manifests.files import TEMPORARY_PREFIX
 from manifests.records import InputError
 from tgtrain.config import config_from_dict
 from tgtrain.data.setup import Setup
