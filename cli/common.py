@@ -16,24 +16,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from difflib import get_close_matches
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args, get_origin
 
 import click
 
+from manifests.files import parse_location
 from manifests.machine import Finding
-
-_MARKS = {"ok": "ok", "note": "-", "warning": "!", "error": "WRONG"}
-
+from manifests.object_store import UnreachableError, explained
+from manifests.records import InputError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-
 EXIT_FAILURES = 1
 EXIT_USAGE = 2
-
-
+_MARKS = {"ok": "ok", "note": "-", "warning": "!", "error": "WRONG"}
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -47,8 +46,6 @@ class PlaceType(click.ParamType):  # type: ignore[type-arg]  # generic in new ve
         self.text = text
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from manifests.files import parse_location
-
         if isinstance(value, str) and value.startswith("memory://"):
             self.fail(f"{value} is gone when this program ends; name a folder or a store.", param, ctx)
         place = parse_location(value) if isinstance(value, str) else value
@@ -82,8 +79,6 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        from difflib import get_close_matches
-
         name = args[0] if args else ""
         if name and not name.startswith("-") and name not in self.lazy:
             near = get_close_matches(name, self.lazy, n=1)
@@ -97,17 +92,11 @@ def handled(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        from manifests.object_store import UnreachableError, explained
-        from manifests.records import InputError
-
         try:
             return function(*args, **kwargs)
         except InputError as error:
             say(f"Error: {error}")
             sys.exit(EXIT_USAGE)
-        except UnreachableError as error:
-            say(f"Error: {explained(error)}")
-            sys.exit(EXIT_FAILURES)
         except KeyboardInterrupt:
             say("Interrupted.")
             sys.exit(130)
@@ -118,9 +107,10 @@ def handled(function: Callable[P, R]) -> Callable[P, R]:
         except OSError as error:
             if error.filename is None:
                 raise
-            # A path that cannot be used: too long, a folder in place of a file, no permission, a full disk.
+            # A store that does not answer fails the work; a path that cannot be used (too long, a folder in place of a file,
+            # no permission, a full disk) is the user's to correct.
             say(f"Error: {explained(error)}")
-            sys.exit(EXIT_USAGE)
+            sys.exit(EXIT_FAILURES if isinstance(error, UnreachableError) else EXIT_USAGE)
 
     return wrapper
 
@@ -136,6 +126,16 @@ def print_json(value: Any) -> None:
 
 
 @contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+@contextmanager
 def interruptible() -> Iterator[tuple[threading.Event, list[int]]]:
     """Catch SIGINT and SIGTERM: set the event and record the signal; a second SIGINT raises KeyboardInterrupt."""
     stop = threading.Event()
@@ -147,12 +147,22 @@ def interruptible() -> Iterator[tuple[threading.Event, list[int]]]:
         seen.append(number)
         stop.set()
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _handled_by(note):
         yield stop, seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+
+@contextmanager
+def at_once(seen: list[int]) -> Iterator[None]:
+    """Within `interruptible`: let signals raise KeyboardInterrupt, for work that needs no orderly end."""
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    with _handled_by(note):
+        if seen:
+            raise KeyboardInterrupt
+        yield
 
 
 @contextmanager
@@ -179,24 +189,6 @@ def progress_lines(unit: str = "", *, of_bytes: bool = False, seconds: float = 1
     return report
 
 
-@contextmanager
-def at_once(seen: list[int]) -> Iterator[None]:
-    """Within `interruptible`: let signals raise KeyboardInterrupt, for work that needs no orderly end."""
-
-    def note(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        if seen:
-            raise KeyboardInterrupt
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def options_from(model: type[BaseModel]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add click options for a model's fields: names, types, defaults, ranges and help are defined in the model only.
 
@@ -204,17 +196,12 @@ def options_from(model: type[BaseModel]) -> Callable[[Callable[..., Any]], Calla
     """
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
-        for name, field in reversed(list(model.model_fields.items())):
+        for name, field in reversed(model.model_fields.items()):
             kind: Any = field.annotation
             if get_origin(kind) is Literal:
                 kind = click.Choice([str(value) for value in get_args(kind)])
-            function = click.option(
-                f"--{name.replace('_', '-')}",
-                name,
-                type=kind,
-                default=None,
-                help=f"{field.description}  [default: {field.default}]",
-            )(function)
+            text = f"{field.description}  [default: {field.default}]"
+            function = click.option(f"--{name.replace('_', '-')}", name, type=kind, default=None, help=text)(function)
         return function
 
     return add
@@ -222,28 +209,22 @@ def options_from(model: type[BaseModel]) -> Callable[[Callable[..., Any]], Calla
 
 def cache_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add --cache and --cache-gb, for commands that read shards."""
-    function = click.option(
+    gigabytes = click.option(
         "--cache-gb",
         type=click.FloatRange(min=0),
         help="limit of the cache in GB of 10^9 bytes  [default: 80 % of what its disk has free]",
-    )(function)
-    return click.option(
-        "--cache",
-        "cache_folder",
-        metavar="DIR",
-        help="local folder for shards of a data set at a URL  [default: ~/.cache/tgtrain]",
-    )(function)
+    )
+    folder_help = "local folder for shards of a data set at a URL  [default: ~/.cache/tgtrain]"
+    return click.option("--cache", "cache_folder", metavar="DIR", help=folder_help)(gigabytes(function))
 
 
 def build(model: type[BaseModel], values: dict[str, Any]) -> Any:
     """Make a model from the given options; InputError with all mistakes in one message."""
     from pydantic import ValidationError
 
-    from manifests.records import InputError
-
-    names = model.model_fields
+    given = {name: value for name, value in values.items() if name in model.model_fields and value is not None}
     try:
-        return model(**{name: value for name, value in values.items() if name in names and value is not None})
+        return model(**given)
     except ValidationError as error:
         problems = []
         for problem in error.errors():

@@ -2,56 +2,52 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import textwrap
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
-if TYPE_CHECKING:
-    from manifests.splits.label_split import LabelSplit
-    from manifests.splits.list_import import ImportReport
-    from manifests.table import Manifest
-
+from manifests.splits.check import check_split, class_counts, count_parts
+from manifests.splits.label_split import LabelSplit
+from manifests.splits.list_import import ImportReport
+from manifests.splits.settings import PARTS
+from manifests.table import Manifest
 
 MAX_CLASS_ROWS = 30
 _BAR = 40
-_PARTS = ("labelled", "unlabelled", "validation", "test")
 
 
 def describe(split: LabelSplit, manifest: Manifest) -> dict[str, Any]:
     """Collect the facts of a split: sizes, videos per class, problems, provenance."""
-    import dataclasses
-
-    from manifests.splits.check import check_split, class_counts, count_parts
-
     names = manifest.header.classes
-    per_class = {part: class_counts(split, part, len(names)).tolist() for part in _PARTS}
+    per_class = {part: class_counts(split, part, len(names)).tolist() for part in PARTS}
+    sizes = [asdict(count) for count in count_parts(split, manifest)]
     return {
         "name": split.name,
         "dataset": manifest.header.dataset,
         "num_classes": len(names),
-        "parts": {
-            count.part: {name: value for name, value in dataclasses.asdict(count).items() if name != "part"}
-            for count in count_parts(split, manifest)
-        },
+        "parts": {size.pop("part"): size for size in sizes},
         "classes": [
-            {"class_name": name, "label": label, **{part: per_class[part][label] for part in _PARTS}}
+            {"class_name": name, "label": label, **{part: per_class[part][label] for part in PARTS}}
             for label, name in enumerate(names)
         ],
-        "problems": [dataclasses.asdict(problem) for problem in check_split(split, manifest)],
+        "problems": [asdict(problem) for problem in check_split(split, manifest)],
         "provenance": split.provenance,
     }
 
 
 def describe_import(report: ImportReport) -> dict[str, Any]:
     """Collect the facts of an import: lists, lines without a video, differences."""
-    import dataclasses
-
+    facts = asdict(report)
     return {
-        "lists": [dataclasses.asdict(entry) for entry in report.lists],
+        "lists": facts["lists"],
         "num_unmatched": len(report.unmatched),
-        "unmatched": [dataclasses.asdict(entry) for entry in report.unmatched],
+        "unmatched": facts["unmatched"],
         "num_label_differences": report.count("label"),
         "num_frame_differences": report.count("num_frames"),
-        "differences": [dataclasses.asdict(entry) for entry in report.differences],
+        "differences": facts["differences"],
         "notes": list(report.notes),
     }
 
@@ -59,19 +55,16 @@ def describe_import(report: ImportReport) -> dict[str, Any]:
 def page(facts: dict[str, Any]) -> str:
     """Format the facts of `describe` as text."""
     lines = [f"split {facts['name']}  ({_how(facts['provenance'])})", ""]
-    header = f"{'part':<12}{'videos':>9}{'classes':>9}{'groups':>9}   videos per class: min  mean   max"
-    lines += [header]
+    lines.append(f"{'part':<12}{'videos':>9}{'classes':>9}{'groups':>9}   videos per class: min  mean   max")
     for part, count in facts["parts"].items():
         lines.append(
             f"{part:<12}{count['num_videos']:>9,}{count['num_classes']:>9}{count['num_groups']:>9}"
             f"{count['per_class_min']:>24}{count['per_class_mean']:>6.1f}{count['per_class_max']:>6}"
         )
-    lines += ["", *_classes(facts["classes"])]
-    if facts["problems"]:
-        lines.append("")
+    lines += ["", *_classes(facts["classes"]), *[""] * bool(facts["problems"])]
     for problem in facts["problems"]:
         examples = ", ".join(problem["examples"][:3]) + (", ..." if problem["count"] > 3 else "")
-        lines += _wrapped(f"{problem['level']}: {problem['message']} ({examples})", "  ")
+        lines += _wrapped(f"{problem['level']}: {problem['message']} ({examples})")
     return "\n".join(lines)
 
 
@@ -84,35 +77,24 @@ def import_page(facts: dict[str, Any]) -> str:
             f"{entry['part']:<12}{entry['name']}: {entry['num_matched']} of {entry['num_lines']} lines matched ({known})"
         )
     for note in facts["notes"]:
-        lines += _wrapped(f"note: {note}", "  ")
+        lines += _wrapped(f"note: {note}")
     for entry in facts["unmatched"][:5]:
-        lines += _wrapped(f"{entry['file']} line {entry['line']}: {entry['reason']}: {entry['text'][:100]}", "  ")
-    if facts["num_unmatched"] > 5:
-        lines.append(
-            f"  ... {facts['num_unmatched'] - 5} more lines without a video (--report FILE or --json lists them)"
-        )
-    labels = [entry for entry in facts["differences"] if entry["what"] == "label"]
-    if labels:
-        lines += _wrapped(
-            f"labels: {len(labels)} differ from the class folder ({facts['labels']} kept; --labels chooses), "
-            f"such as {labels[0]['key']}: {labels[0]['theirs']} in the list, {labels[0]['ours']} by folder",
-            "  ",
-        )
-    frames = [entry for entry in facts["differences"] if entry["what"] == "num_frames"]
-    if frames:
-        lines += _wrapped(
-            f"frames: {len(frames)} counts differ from what was extracted (ours are used), "
-            f"such as {frames[0]['key']}: {frames[0]['theirs']} in the list, {frames[0]['ours']} extracted",
-            "  ",
-        )
+        lines += _wrapped(f"{entry['file']} line {entry['line']}: {entry['reason']}: {entry['text'][:100]}")
+    if (more := facts["num_unmatched"] - 5) > 0:
+        lines.append(f"  ... {more} more lines without a video (--report FILE or --json lists them)")
+    # Of each kind of difference the number and one example.
+    for what, differ, origin in (
+        ("label", f"labels: {{}} differ from the class folder ({facts['labels']} kept; --labels chooses)", "by folder"),
+        ("num_frames", "frames: {} counts differ from what was extracted (ours are used)", "extracted"),
+    ):
+        if found := [entry for entry in facts["differences"] if entry["what"] == what]:
+            example = f"{found[0]['key']}: {found[0]['theirs']} in the list, {found[0]['ours']} {origin}"
+            lines += _wrapped(f"{differ.format(len(found))}, such as {example}")
     return "\n".join(lines)
 
 
 def import_table(report: ImportReport) -> str:
     """List the lines without a video, then the differing labels and frame counts, as CSV."""
-    import csv
-    import io
-
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["what", "key", "ours", "theirs", "file", "line", "reason", "text"])
@@ -143,17 +125,16 @@ def _how(provenance: dict[str, str]) -> str:
 
 
 def _classes(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    present = [row for row in rows if any(row[part] for part in _PARTS)]
+    present = [row for row in rows if any(row[part] for part in PARTS)]
     if len(present) <= MAX_CLASS_ROWS:
-        num_empty = len(rows) - len(present)
-        rows = present
-        width = min(max(len(row["class_name"]) for row in rows), 32) + 2
-        yield f"{'class':<{width}}" + "".join(f"{part:>11}" for part in _PARTS)
-        for row in rows:
-            yield f"{row['class_name'][: width - 2]:<{width}}" + "".join(f"{row[part]:>11}" for part in _PARTS)
-        if num_empty:
-            yield f"({num_empty} of {num_empty + len(rows)} classes have no video)"
+        width = min(max(len(row["class_name"]) for row in present), 32) + 2
+        yield f"{'class':<{width}}" + "".join(f"{part:>11}" for part in PARTS)
+        for row in present:
+            yield f"{row['class_name'][: width - 2]:<{width}}" + "".join(f"{row[part]:>11}" for part in PARTS)
+        if num_empty := len(rows) - len(present):
+            yield f"({num_empty} of {len(rows)} classes have no video)"
         return
+    # Too many classes for a row each: a histogram of at most ten bars, and the extremes.
     counts = [row["labelled"] for row in rows]
     low, high = min(counts), max(counts)
     step = max(1, -(-(high - low + 1) // 10))
@@ -165,12 +146,10 @@ def _classes(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield f"{name:>10}  {'#' * -(-number * _BAR // most):<{_BAR}} {number}"
     ordered = sorted(rows, key=lambda row: (row["labelled"], row["class_name"]))
     for name, extremes in (("fewest", ordered[:4]), ("most", ordered[:-5:-1])):
-        yield from _wrapped(f"{name}: " + ", ".join(f"{row['class_name']} {row['labelled']}" for row in extremes), "  ")
+        yield from _wrapped(f"{name}: " + ", ".join(f"{row['class_name']} {row['labelled']}" for row in extremes))
 
 
-def _wrapped(text: str, indent: str) -> list[str]:
-    import textwrap
-
+def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(
-        text, 79, initial_indent=indent, subsequent_indent=indent + "  ", break_long_words=False, break_on_hyphens=False
+        text, 79, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
     )

@@ -1,0 +1,170 @@
+"""What `tgprep split` does in each of its modes; the command itself parses the options."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.common import EXIT_FAILURES, human_bytes, print_json, progress_lines, say, stoppable
+from cli.prep.split_page import describe, describe_import, import_page, import_table, overlap_page, page
+from manifests.files import atomic_write
+from manifests.manifest_io import read_manifest
+from manifests.records import InputError
+from manifests.splits.check import compare_splits
+from manifests.splits.label_split import LabelSplit, list_splits, make_split, read_split, split_place, write_split
+from manifests.splits.list_import import ImportSettings, import_lists
+from manifests.splits.lists import export_list
+from manifests.splits.settings import PARTS, SplitSettings, kinetics_per_class
+from manifests.table import Manifest
+from tgprep.convert.materialise import default_folder, materialise
+
+Options = dict[str, Any]
+
+
+def run(mode: str, out: str, as_json: bool, options: Options) -> None:
+    """Do what the options say with the data set at `out`. mode: `draw`, `import` or the like."""
+    modes = {
+        "draw": _draw,
+        "import": _import,
+        "export": _export,
+        "materialise": _materialise,
+        "show": _show,
+        "compare": _compare,
+        "list": _list,
+    }
+    modes[mode](out, read_manifest(out), as_json, options)
+
+
+def _print(as_json: bool, facts: dict[str, Any], text: str) -> None:
+    if as_json:
+        print_json(facts)
+    else:
+        click.echo(text)
+
+
+def _draw(out: str, manifest: Manifest, as_json: bool, options: Options) -> None:
+    percent, per_class, strategy = options["percent"], options["per_class"], options["strategy"]
+    if strategy == "per-class" and percent is not None and per_class is None:
+        per_class, percent = kinetics_per_class(manifest.header.dataset, percent), None
+        say(f"per-class, --percent {options['percent']:g}: {per_class} videos of every class, as the published lists")
+    # Options without a default of their own: what is not given follows from the others.
+    chosen = {"strategy": strategy or ("per-class" if per_class is not None else None), "pool": options["pool"]}
+    same = ("by_group", "nested", "fold", "seed", "unlabelled", "hold_out_percent", "test_percent", "name")
+    settings = SplitSettings(
+        percent=percent,
+        per_class=per_class,
+        **{name: options[name] for name in same},
+        **{name: value for name, value in chosen.items() if value is not None},
+    )
+    _write(out, manifest, make_split(manifest, settings), options["overwrite"], as_json)
+
+
+def _import(out: str, manifest: Manifest, as_json: bool, options: Options) -> None:
+    files = {"labelled": options["import_file"]}
+    files |= {part: file for part in PARTS[1:] if (file := options[f"import_{part}"]) is not None}
+    settings = ImportSettings(**{name: options[name] for name in ("labels", "unlabelled", "pool", "fold", "name")})
+    imported, report = import_lists(manifest, files, settings)
+    if options["report"] is not None:
+        _write_file("--report", options["report"], import_table(report).encode())
+        say(f"report: {options['report']}")
+    facts = {**describe_import(report), "labels": settings.labels}
+    if not as_json:
+        click.echo(import_page(facts) + "\n")
+    _write(out, manifest, imported, options["overwrite"], as_json, {"import": facts})
+
+
+def _write_file(option: str, file: Path, content: bytes) -> None:
+    try:
+        with atomic_write(file) as opened:
+            opened.write(content)
+    except OSError as error:
+        raise InputError(f"{option} {file}: cannot be written ({error.strerror or error}).") from None
+
+
+def _write(
+    out: str, manifest: Manifest, new: LabelSplit, overwrite: bool, as_json: bool, more: dict[str, Any] | None = None
+) -> None:
+    existed = new.name in list_splits(out)
+    changed = write_split(out, new, overwrite=overwrite)
+    state = ("replaced" if existed else "written") if changed else "unchanged"
+    path = split_place(out, new.name)
+    facts = {**describe(new, manifest), "path": path, "state": state, **(more or {})}
+    _print(as_json, facts, page(facts))
+    say(f"{state}: {path}")
+
+
+def _export(out: str, manifest: Manifest, as_json: bool, options: Options) -> None:
+    chosen = read_split(out, options["name"] or None)
+    text = export_list(chosen, manifest, options["export"], options["part"])
+    count = text.count("\n") - (options["export"] == "csv")
+    summary = f"{count} {options['part']} videos of split {chosen.name}"
+    if not options["output"]:
+        if as_json:
+            raise InputError("--json with --export needs --output FILE: the list itself goes to stdout.")
+        click.echo(text, nl=False)
+        say(summary)
+        return
+    target, content = Path(options["output"]), text.encode()
+    if target.is_dir():
+        raise InputError(f"--output {target} is a folder. Name a file for the list.")
+    if not target.parent.is_dir():
+        raise InputError(f"--output {target}: the folder {target.parent} does not exist.")
+    # A file with this content keeps its time of change; one with other content is not lost without `--overwrite`.
+    if not target.exists() or target.read_bytes() != content:
+        if target.exists() and not options["overwrite"]:
+            raise InputError(f"--output {target} exists with other content. Give another name, or --overwrite.")
+        _write_file("--output", target, content)
+    say(f"{summary} in {target}")
+    if as_json:
+        facts = {"name": chosen.name, "part": options["part"], "form": options["export"]}
+        print_json({**facts, "num_videos": count, "path": str(target)})
+
+
+def _materialise(out: str, manifest: Manifest, as_json: bool, options: Options) -> None:
+    chosen = read_split(out, options["materialise"])
+    folder = options["output"] or default_folder(out, chosen.name)
+    with stoppable("Interrupted. Finished shards are kept; run the same command again to continue.") as stop:
+        result = materialise(manifest, chosen, folder, stop=stop, on_progress=progress_lines(of_bytes=True))
+    if as_json:
+        print_json({"name": chosen.name, **asdict(result), "folder": str(result.folder)})
+        return
+    for part in result.parts:
+        last = part.shards[-1].removesuffix(".tar").rpartition("-")[2]
+        shards = part.shards[0] if len(part.shards) == 1 else f"{part.part}-{{000000..{last}}}.tar"
+        click.echo(f"{part.part:<12}{part.num_videos:>9,} videos{human_bytes(part.num_bytes):>10}   {shards}")
+    if result.num_relabelled:
+        say(f"{result.num_relabelled} samples carry another label than their class folder's (listed in split.json)")
+    kept = f" ({result.num_kept} of {result.num_shards} shards existed)" if result.num_kept else ""
+    say(f"split {chosen.name} as plain shards{kept}: {result.folder}")
+
+
+def _show(out: str, manifest: Manifest, as_json: bool, options: Options) -> None:
+    chosen = read_split(out, options["show"])
+    facts = {**describe(chosen, manifest), "path": split_place(out, chosen.name)}
+    _print(as_json, facts, page(facts))
+    if any(problem["level"] == "error" for problem in facts["problems"]):
+        sys.exit(EXIT_FAILURES)
+
+
+def _compare(out: str, manifest: Manifest, as_json: bool, options: Options) -> None:
+    first, second = (read_split(out, name) for name in options["compare"])
+    overlaps = [asdict(overlap) for overlap in compare_splits(first, second)]
+    facts = {"first": first.name, "second": second.name, "parts": overlaps}
+    _print(as_json, facts, overlap_page(first.name, second.name, overlaps))
+
+
+def _list(out: str, manifest: Manifest, as_json: bool, options: Options) -> None:
+    rows: list[dict[str, Any]] = []
+    for name in list_splits(out):
+        chosen = read_split(out, name)
+        rows.append({"name": name, **{part: int(chosen.part(part).sum()) for part in PARTS}})
+    if not rows:
+        raise InputError(f"{out} has no split yet. Make one: `tgprep split {out} --percent 20` (`--help` for more).")
+    width = max(20, *(len(row["name"]) + 2 for row in rows))
+    lines = [f"{'split, newest first':<{width}}" + "".join(f"{part:>12}" for part in PARTS)]
+    lines += [f"{row['name']:<{width}}" + "".join(f"{row[part]:>12,}" for part in PARTS) for row in rows]
+    _print(as_json, {"path": out, "splits": rows}, "\n".join(lines))
