@@ -18,7 +18,7 @@ from manifests.splits.pool import Flags
 from manifests.splits.settings import PARTS
 from manifests.table import Manifest
 
-ERROR, WARNING, NOTE = "error", "warning", "note"
+LEVELS = ERROR, WARNING, NOTE = "error", "warning", "note"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,9 @@ class Overlap:
 
 
 def class_counts(split: LabelSplit, part: str, num_classes: int) -> npt.NDArray[np.int64]:
-    """Count the videos of each class in one of PARTS: int64[K]."""
-    return _class_counts(split, split.part(part), num_classes)
+    """Count the videos of each class in one of PARTS, or in `train`: int64[K]."""
+    labels = split.label[split.part(part)]
+    return np.bincount(labels[(labels >= 0) & (labels < num_classes)], minlength=num_classes)
 
 
 def count_parts(split: LabelSplit, manifest: Manifest) -> tuple[PartCount, ...]:
@@ -67,27 +68,17 @@ def count_parts(split: LabelSplit, manifest: Manifest) -> tuple[PartCount, ...]:
     for part in PARTS:
         flags = split.part(part)
         per_class = class_counts(split, part, len(manifest.header.classes))
-        counts.append(
-            PartCount(
-                part,
-                int(flags.sum()),
-                int((per_class > 0).sum()),
-                len({groups.unit[row] for row in np.flatnonzero(flags & groups.grouped)}),
-                int(per_class.min()),
-                float(per_class.mean()),
-                int(per_class.max()),
-            )
-        )
+        sizes = int(flags.sum()), int((per_class > 0).sum()), len(groups.units(flags))
+        counts.append(PartCount(part, *sizes, int(per_class.min()), float(per_class.mean()), int(per_class.max())))
     return tuple(counts)
 
 
 def check_split(split: LabelSplit, manifest: Manifest) -> tuple[Problem, ...]:
     """Check a split against its data set; problems are sorted by level, errors first."""
     groups = _groups(split, manifest)
-    checks = (*_check_videos(split, manifest, groups.rows), *_check_parts(split), *_check_classes(split, manifest))
-    problems = [problem for problem in (*checks, *_check_groups(split, manifest, groups)) if problem.count]
-    rank = {ERROR: 0, WARNING: 1, NOTE: 2}
-    return tuple(sorted(problems, key=lambda problem: rank[problem.level]))
+    checks = [*_check_videos(split, manifest, groups.rows), *_check_parts(split)]
+    checks += [*_check_classes(split, manifest), *_check_groups(split, manifest, groups)]
+    return tuple(sorted((found for found in checks if found.count), key=lambda found: LEVELS.index(found.level)))
 
 
 def _problem(level: str, kind: str, names: Sequence[str], message: str) -> Problem:
@@ -118,71 +109,49 @@ def _check_videos(split: LabelSplit, manifest: Manifest, rows: npt.NDArray[np.in
         same_label = split.label == table.column("label").to_numpy()[safe_rows]
     num_classes = len(manifest.header.classes)
     in_range = (split.label >= 0) & (split.label < num_classes)
-    yield _problem(ERROR, "unknown-videos", _keys(split, ~known), "{n} videos are not in the data set")
-    yield _problem(
-        ERROR, "not-written", _keys(split, known & ~written), "{n} videos were not extracted (failed or skipped)"
-    )
-    yield _problem(
-        ERROR, "label-range", _keys(split, ~in_range), f"{{n}} videos have labels outside the {num_classes} classes"
-    )
-    yield _problem(
-        WARNING,
-        "other-labels",
-        _keys(split, known & ~same_label),
-        "{n} videos train with another label than their class folder's",
-    )
+    for level, kind, flags, message in (
+        (ERROR, "unknown-videos", ~known, "{n} videos are not in the data set"),
+        (ERROR, "not-written", known & ~written, "{n} videos were not extracted (failed or skipped)"),
+        (ERROR, "label-range", ~in_range, f"{{n}} videos have labels outside the {num_classes} classes"),
+        (WARNING, "other-labels", known & ~same_label, "{n} videos train with another label than their class folder's"),
+    ):
+        yield _problem(level, kind, _keys(split, flags), message)
 
 
 def _check_parts(split: LabelSplit) -> Iterator[Problem]:
     """Are the parts disjoint and present?"""
-    for name, first, second in (
-        ("test-in-train", split.train, split.test),
-        ("validation-in-train", split.train, split.validation),
-        ("test-in-validation", split.validation, split.test),
-    ):
-        message = f"{{n}} videos are in both parts ({name.replace('-in-', ' and ')})"
-        yield _problem(ERROR, name, _keys(split, first & second), message)
+    for first, second in (("test", "train"), ("validation", "train"), ("test", "validation")):
+        message = f"{{n}} videos are in both parts ({first} and {second})"
+        yield _problem(ERROR, f"{first}-in-{second}", _keys(split, split.part(first) & split.part(second)), message)
     if not split.labelled.any():
         yield _problem(ERROR, "no-labels", [split.name], "no video is labelled")
     if not split.test.any():
         message = "there is no test part (`--test-percent P` sets one aside by group)"
         yield _problem(WARNING, "no-test", [split.name], message)
     elif not split.validation.any():
-        yield _problem(
-            NOTE,
-            "no-validation",
-            [split.name],
+        message = (
             "there is no validation part: choosing a checkpoint by its accuracy on the test part is test selection "
-            "(`--hold-out P` keeps a part of train for that)",
+            "(`--hold-out P` keeps a part of train for that)"
         )
+        yield _problem(NOTE, "no-validation", [split.name], message)
 
 
 def _check_classes(split: LabelSplit, manifest: Manifest) -> Iterator[Problem]:
     """Does every class with train videos have labelled and test videos?"""
     names = manifest.header.classes
-    labelled, test = (class_counts(split, part, len(names)) for part in ("labelled", "test"))
-    train = _class_counts(split, split.train, len(names))
-    yield _problem(
-        WARNING,
-        "unlabelled-classes",
-        _named(names, (train > 0) & (labelled == 0)),
-        "classes with train videos but no labelled one: {n}",
-    )
-    yield _problem(
-        WARNING,
-        "untested-classes",
-        _named(names, (train > 0) & (test == 0)) if split.test.any() else [],
-        "classes with train videos but no test one: {n}",
-    )
-    yield _problem(NOTE, "empty-classes", _named(names, (train == 0) & (test == 0)), "classes without any video: {n}")
+    labelled, test, train = (class_counts(split, part, len(names)) for part in ("labelled", "test", "train"))
+    unlabelled, empty = (train > 0) & (labelled == 0), (train == 0) & (test == 0)
+    untested = (train > 0) & (test == 0) & split.test.any()
+    for level, kind, flags, message in (
+        (WARNING, "unlabelled-classes", unlabelled, "classes with train videos but no labelled one: {n}"),
+        (WARNING, "untested-classes", untested, "classes with train videos but no test one: {n}"),
+        (NOTE, "empty-classes", empty, "classes without any video: {n}"),
+    ):
+        yield _problem(level, kind, [names[label] for label in np.flatnonzero(flags)], message)
 
 
 def _check_groups(split: LabelSplit, manifest: Manifest, groups: _Groups) -> Iterator[Problem]:
     """Do clips of one source lie on both sides of a border between parts?"""
-
-    def units(flags: Flags) -> set[str]:
-        return {groups.unit[row] for row in np.flatnonzero(flags & groups.grouped)}
-
     # Leaks within a class: train and test hold clips of the same class and source.
     held = split.test | split.validation
     in_train = {groups.within_class[row] for row in np.flatnonzero(split.train & groups.grouped)}
@@ -202,14 +171,14 @@ def _check_groups(split: LabelSplit, manifest: Manifest, groups: _Groups) -> Ite
         yield _problem(
             NOTE if manifest.header.dataset in OFFICIAL else WARNING,
             "groups-across-classes",
-            sorted((units(split.train) & units(held)) - leaked),
+            sorted((groups.units(split.train) & groups.units(held)) - leaked),
             "{n} groups are in train and, with another class only, in test or validation",
         )
-    labelled = units(split.labelled)
+    labelled = groups.units(split.labelled)
     yield _problem(
         NOTE,
         "groups-partly-labelled",
-        sorted(labelled & units(split.unlabelled & ~split.labelled)),
+        sorted(labelled & groups.units(split.unlabelled & ~split.labelled)),
         f"{{n}} of {len(labelled)} labelled groups have unlabelled videos too (no leak into test; --by-group avoids it)",
     )
 
@@ -223,15 +192,6 @@ def compare_splits(first: LabelSplit, second: LabelSplit) -> tuple[Overlap, ...]
     return tuple(overlaps)
 
 
-def _class_counts(split: LabelSplit, flags: Flags, num_classes: int) -> npt.NDArray[np.int64]:
-    labels = split.label[flags]
-    return np.bincount(labels[(labels >= 0) & (labels < num_classes)], minlength=num_classes)
-
-
-def _named(classes: Sequence[str], flags: npt.NDArray[np.bool_]) -> list[str]:
-    return [name for name, flag in zip(classes, flags.tolist(), strict=True) if flag]
-
-
 @dataclass(frozen=True, slots=True)
 class _Groups:
     """Per video of a split: its manifest row (-1: none), its group in the data set and within its class, and if it has one."""
@@ -240,6 +200,10 @@ class _Groups:
     unit: list[str]
     within_class: list[str]
     grouped: Flags
+
+    def units(self, flags: Flags) -> set[str]:
+        """The groups of the flagged videos."""
+        return {self.unit[row] for row in np.flatnonzero(flags & self.grouped)}
 
 
 def _groups(split: LabelSplit, manifest: Manifest) -> _Groups:

@@ -58,7 +58,7 @@ class LabelSplit:
         return np.logical_or(self.labelled, self.unlabelled)
 
     def part(self, name: str) -> Flags:
-        """The flags of one of PARTS."""
+        """The flags of one of PARTS, or of `train`."""
         flags: Flags = getattr(self, name)
         return flags
 
