@@ -16,9 +16,9 @@ from manifests.manifest_io import read_manifest
 from manifests.records import InputError
 from manifests.splits.check import compare_splits
 from manifests.splits.label_split import LabelSplit, list_splits, make_split, read_split, split_place, write_split
-from manifests.splits.list_import import ImportSettings, import_lists
+from manifests.splits.list_import import import_lists
 from manifests.splits.lists import export_list
-from manifests.splits.settings import PARTS, SplitSettings, kinetics_per_class
+from manifests.splits.settings import PARTS, ImportSettings, SplitSettings, kinetics_per_class
 from manifests.table import Manifest
 from tgprep.convert.materialise import default_folder, materialise
 

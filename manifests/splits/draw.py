@@ -7,11 +7,14 @@ does not depend on other videos: one more or fewer video in the folder moves onl
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from fractions import Fraction
+from typing import TypeVar
 
 from manifests.splits.settings import share
+
+Unit = TypeVar("Unit", bound=Hashable)
 
 
 def stable_order(names: Sequence[str], seed: int, purpose: str) -> list[int]:
@@ -34,13 +37,10 @@ def draw_stratified(
     Each class gets one name, then the Webster / Sainte-Lague rule picks the class with the least (drawn + 1/2) / size. So
     larger percentages contain smaller ones, which the method of largest remainders does not guarantee.
     """
-    order = stable_order(names, seed, purpose)
-    sizes: defaultdict[Hashable, int] = defaultdict(int)
-    for name_class in classes:
-        sizes[name_class] += 1
-    taken: defaultdict[Hashable, int] = defaultdict(int)
+    sizes = Counter(classes)
+    taken: Counter[Hashable] = Counter()
     turns: list[tuple[float, int, int]] = []
-    for rank, place in enumerate(order):
+    for rank, place in enumerate(stable_order(names, seed, purpose)):
         name_class = classes[place]
         before = taken[name_class]
         turns.append(((2 * before + 1) / (2 * sizes[name_class]) if before else 0.0, rank, place))
@@ -51,7 +51,7 @@ def draw_stratified(
 
 def draw_per_class(names: Sequence[str], classes: Sequence[Hashable], count: int, seed: int, purpose: str) -> list[int]:
     """Draw `count` names of every class, or all of a smaller class; larger counts contain smaller ones."""
-    taken: defaultdict[Hashable, int] = defaultdict(int)
+    taken: Counter[Hashable] = Counter()
     drawn = []
     for place in stable_order(names, seed, purpose):
         if taken[classes[place]] < count:
@@ -92,11 +92,8 @@ def draw_groups_stratified(
 
     leave_one: leave at least one unit of each class. All videos of a unit must have one class.
     """
-    by_class: defaultdict[Hashable, list[int]] = defaultdict(list)
-    for place, name_class in enumerate(classes):
-        by_class[name_class].append(place)
     drawn: list[int] = []
-    for places in by_class.values():
+    for places in _members(classes).values():
         members = _members([units[place] for place in places])
         names = list(members)
         order = stable_order(names, seed, purpose)[: len(names) - leave_one]
@@ -111,8 +108,8 @@ def draw_groups_stratified(
     return drawn
 
 
-def _members(units: Iterable[str]) -> dict[str, list[int]]:
-    members: defaultdict[str, list[int]] = defaultdict(list)
+def _members(units: Iterable[Unit]) -> dict[Unit, list[int]]:
+    members: defaultdict[Unit, list[int]] = defaultdict(list)
     for place, unit in enumerate(units):
         members[unit].append(place)
-    return dict(members)
+    return members

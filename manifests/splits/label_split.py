@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,17 +74,15 @@ def make_split(manifest: Manifest, settings: SplitSettings) -> LabelSplit:
     """
     pool = official_pool(manifest, settings.fold, settings.pool)
     train, validation, test = pool.train.copy(), pool.validation.copy(), pool.test.copy()
-    spans = groups_span_classes(manifest.header.dataset)
-    if settings.test_percent:
-        if test.any():
-            raise InputError(
-                f"--test-percent {settings.test_percent:g}: the data set already has a test part of {int(test.sum())} videos "
-                f"(fold {settings.fold}). Leave the option out, or use --hold-out for a validation part."
-            )
-        _set_aside(pool, settings.test_percent, settings.seed, "test", spans, train, test)
+    if settings.test_percent and test.any():
+        raise InputError(
+            f"--test-percent {settings.test_percent:g}: the data set already has a test part of {int(test.sum())} videos "
+            f"(fold {settings.fold}). Leave the option out, or use --hold-out for a validation part."
+        )
     # Parts are set aside before labels are drawn, so that --percent counts the videos that remain for training.
-    if settings.hold_out_percent:
-        _set_aside(pool, settings.hold_out_percent, settings.seed, "validation", spans, train, validation)
+    spans = groups_span_classes(manifest.header.dataset)
+    _set_aside(pool, settings.test_percent, settings.seed, "test", spans, train, test)
+    _set_aside(pool, settings.hold_out_percent, settings.seed, "validation", spans, train, validation)
     places = np.flatnonzero(train)
     if not len(places):
         raise InputError(f"{manifest.root}: no train videos in fold {settings.fold}; `tgprep info` lists the subsets.")
@@ -96,11 +94,13 @@ def make_split(manifest: Manifest, settings: SplitSettings) -> LabelSplit:
             f"Give a larger --percent, or --strategy stratified, which labels at least one of each class{', or --redrawn' * settings.by_group}."
         )
     unlabelled = train if settings.unlabelled == "all" else train & ~labelled
-    chosen = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-    provenance = {name: _text(value) for name, value in chosen.items() if value is not None and name != "name"}
-    return assemble(
-        manifest, pool, settings.split_name, (labelled, unlabelled, validation, test), {"made": "drawn", **provenance}
-    )
+    provenance = {
+        name: f"{value:g}" if isinstance(value, float) else str(value)
+        for name, value in dataclasses.asdict(settings).items()
+        if value is not None and name != "name"
+    }
+    parts = labelled, unlabelled, validation, test
+    return assemble(manifest, pool, settings.split_name, parts, {"made": "drawn", **provenance})
 
 
 def assemble(
@@ -119,11 +119,8 @@ def assemble(
         name,
         tuple(pool.key[place] for place in members),
         labels[members],
-        parts[0][members],
-        parts[1][members],
-        parts[2][members],
-        parts[3][members],
-        dict(sorted({**facts, **provenance}.items())),
+        **{part: flags[members] for part, flags in zip(PARTS, parts, strict=True)},
+        provenance=dict(sorted({**facts, **provenance}.items())),
     )
 
 
@@ -154,16 +151,11 @@ def write_split(root: str | Path, split: LabelSplit, *, overwrite: bool = False)
     """
     place = split_place(root, split.name)
     table = split_table(split)
-    sealed = None
-    try:
+    with contextlib.suppress(FileNotFoundError, pa.ArrowInvalid):
         content = read_bytes(place)
-        sealed = seal_holds(content)
         before = parquet_table(content)
-    except (FileNotFoundError, pa.ArrowInvalid):
-        before = None
-    if before is not None:
         same = before.equals(table, check_metadata=True)
-        if same and sealed:
+        if same and seal_holds(content):
             return False
         if not same and not overwrite:
             raise InputError(
@@ -182,22 +174,15 @@ def list_splits(root: str | Path) -> tuple[str, ...]:
     folder = join(root, SPLITS_FOLDER)
     found: list[tuple[float, str]] = []
     if is_url(folder):
-        for entry in call(folder, _listing):
-            changed = entry.get("mtime") or entry.get("LastModified") or entry.get("created") or 0.0
-            seconds = changed.timestamp() if hasattr(changed, "timestamp") else float(changed)
-            found.append((seconds, str(entry["name"]).rsplit("/", 1)[-1]))
+        with contextlib.suppress(FileNotFoundError):
+            for entry in call(folder, lambda files, path: files.ls(path, detail=True)):
+                changed = entry.get("mtime") or entry.get("LastModified") or entry.get("created") or 0.0
+                seconds = changed.timestamp() if hasattr(changed, "timestamp") else float(changed)
+                found.append((seconds, str(entry["name"]).rsplit("/", 1)[-1]))
     elif Path(folder).is_dir():
         found = [(file.stat().st_mtime, file.name) for file in Path(folder).iterdir()]
     names = [(-seconds, name.removesuffix(_SUFFIX)) for seconds, name in found if name.endswith(_SUFFIX)]
     return tuple(name for _, name in sorted(names) if is_split_name(name))
-
-
-def _listing(files: Any, path: str) -> list[dict[str, Any]]:
-    try:
-        entries: list[dict[str, Any]] = files.ls(path, detail=True)
-    except FileNotFoundError:
-        return []
-    return entries
 
 
 def read_split(root: str | Path, name: str | None = None) -> LabelSplit:
@@ -211,36 +196,31 @@ def read_split(root: str | Path, name: str | None = None) -> LabelSplit:
     try:
         content = read_bytes(place)
         table = parquet_table(content)
+        if seal_holds(content) is False:
+            raise ValueError("its sha256 does not match the one stored in it")
+        if not table.schema.equals(SPLIT_SCHEMA, check_metadata=False):
+            raise ValueError(
+                f"expected {', '.join(SPLIT_SCHEMA.names)}; its columns are {', '.join(table.column_names)}"
+            )
+        columns = {part: table.column(part).to_numpy() for part in ("label", *PARTS)}
+        return LabelSplit(name, tuple(table.column("key").to_pylist()), **columns, provenance=_provenance(table))
     except FileNotFoundError:
         names = list_splits(root)
-        there = f"there are: {', '.join(names[:10])}" if names else "there is none"
-        raise InputError(f"No split {name} in {root}; {there}. `tgprep split` makes one.") from None
-    except pa.ArrowInvalid as error:
+        existing = f"there are: {', '.join(names[:10])}" if names else "there is none"
+        raise InputError(f"No split {name} in {root}; {existing}. `tgprep split` makes one.") from None
+    except ValueError as error:  # pyarrow's too, of a broken file
         raise InputError(f"{place} is damaged ({str(error)[:200]}). Make the split again with --overwrite.") from None
-    if seal_holds(content) is False:
-        raise InputError(
-            f"{place} is damaged (its sha256 does not match the one stored in it). Make the split again with --overwrite."
-        )
-    if not table.schema.equals(SPLIT_SCHEMA, check_metadata=False):
-        raise InputError(
-            f"{place}: columns {', '.join(table.column_names)}; expected {', '.join(SPLIT_SCHEMA.names)}. Make the split again with --overwrite."
-        )
-    provenance = json.loads((table.schema.metadata or {}).get(_PROVENANCE, b"{}"))
-    flags = {part: table.column(part).to_numpy() for part in PARTS}
-    try:
-        return LabelSplit(
-            name,
-            tuple(table.column("key").to_pylist()),
-            table.column("label").to_numpy(),
-            **flags,
-            provenance=provenance,
-        )
-    except ValueError as error:
-        raise InputError(f"{place}: {error}. Make the split again with --overwrite.") from None
+
+
+def _provenance(table: pa.Table) -> dict[str, str]:
+    provenance: dict[str, str] = json.loads((table.schema.metadata or {}).get(_PROVENANCE, b"{}"))
+    return provenance
 
 
 def _set_aside(pool: Pool, percent: float, seed: int, purpose: str, spans: bool, train: Flags, part: Flags) -> None:
     """Move about `percent` of the train videos from `train` to `part`, in complete units and from each class if possible."""
+    if not percent:
+        return
     places = np.flatnonzero(train)
     units = [pool.unit[place] for place in places]
     classes = [0] * len(places) if spans else pool.label[places].tolist()
@@ -259,29 +239,26 @@ def _draw_labelled(pool: Pool, places: npt.NDArray[np.int64], settings: SplitSet
     classes = pool.label[places].tolist()
     amount = settings.percent if settings.percent is not None else settings.per_class
     assert amount is not None
-    purpose = "label" if settings.nested else f"label {amount:g}"
+    # Of draws with one purpose the larger contain the smaller; a purpose of its own makes a draw independent.
+    how = settings.seed, "label" if settings.nested else f"label {amount:g}"
     if settings.by_group:
         units = [pool.unit[place] for place in places]
         if settings.strategy == "random":
-            return draw.draw_groups(units, amount, settings.seed, purpose, nested=settings.nested)
+            return draw.draw_groups(units, amount, *how, nested=settings.nested)
         if spans:
             raise InputError(
                 "--by-group with --strategy stratified: groups of this data set contain several classes, so classes cannot get shares of complete groups. Use --strategy random."
             )
-        return draw.draw_groups_stratified(units, classes, amount, settings.seed, purpose)
+        return draw.draw_groups_stratified(units, classes, amount, *how)
     if settings.strategy == "random":
-        return draw.draw_random(names, amount, settings.seed, purpose)
+        return draw.draw_random(names, amount, *how)
     if settings.strategy == "stratified":
-        return draw.draw_stratified(names, classes, amount, settings.seed, purpose)
-    return draw.draw_per_class(names, classes, int(amount), settings.seed, purpose)
-
-
-def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return draw.draw_stratified(names, classes, amount, *how)
+    return draw.draw_per_class(names, classes, int(amount), *how)
 
 
 def _difference(before: pa.Table, after: pa.Table) -> str:
-    old, new = (json.loads((table.schema.metadata or {}).get(_PROVENANCE, b"{}")) for table in (before, after))
+    old, new = _provenance(before), _provenance(after)
     names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     differences = [f"{name} {old.get(name, '-')[:20]} there, {new.get(name, '-')[:20]} now" for name in names]
     return "; ".join(differences[:4]) or "other videos or labels"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -12,40 +13,10 @@ from manifests.datasets import folded_class
 from manifests.records import InputError
 from manifests.splits.label_split import LabelSplit, assemble
 from manifests.splits.list_match import Match, Unmatched, match_lists
-from manifests.splits.lists import read_list
+from manifests.splits.lists import ListFile, read_list
 from manifests.splits.pool import Flags, Pool, official_pool
-from manifests.splits.settings import LABELS, NAME_RULE, PARTS, POOLS, UNLABELLED, is_split_name
+from manifests.splits.settings import PARTS, ImportSettings
 from manifests.table import Manifest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImportSettings:
-    """How lists are made into a split."""
-
-    labels: str = "ours"  # from the class folder, or `theirs`: as in the labelled list, its mistakes included
-    unlabelled: str = "all"  # all train videos or the `rest`; a list for that part overrides it
-    pool: str | None = None
-    """Train list: the `official` one, or all videos outside test (`non-test`). None: `non-test` if the labelled list names
-    videos that the official lists leave unused, else `official`."""
-    fold: int = 1  # official fold, from 1
-    name: str = ""  # "": the name of the published list, or of the file
-
-    def __post_init__(self) -> None:
-        problems = [
-            f"{option} {value}: expected one of {', '.join(choices)}"
-            for option, value, choices in (
-                ("--labels", self.labels, LABELS),
-                ("--unlabelled", self.unlabelled, UNLABELLED),
-                ("--pool", self.pool or POOLS[0], POOLS),
-            )
-            if value not in choices
-        ]
-        if self.fold < 1:
-            problems.append(f"--fold {self.fold}: folds count from 1")
-        if self.name and not is_split_name(self.name):
-            problems.append(f"--name {self.name!r}: {NAME_RULE}")
-        if problems:
-            raise InputError("Import settings: " + "; ".join(problems) + ".")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,31 +72,23 @@ def import_lists(
     pool, pool_name, notes = _choose_pool(manifest, settings, matches["labelled"])
     # A list replaces the official part; what the official parts then share with it goes to the list's part.
     place_of = {row: place for place, row in enumerate(pool.rows.tolist())}
-    flags = {part: _flags(pool, [place_of[match.row] for match in found]) for part, found in matches.items()}
-    labelled = flags["labelled"]
-    test, validation = flags.get("test", pool.test), flags.get("validation", pool.validation)
-    validation = validation & ~test if "validation" not in flags else validation
-    train = flags.get("unlabelled", np.logical_and(pool.train, ~test & ~validation))
-    parts = {"labelled": labelled, "unlabelled": train, "validation": validation, "test": test}
-    _refuse_overlaps(parts, read["labelled"].name, settings.fold)
+    flags = {part: np.zeros(len(pool.key), bool) for part in matches}
+    for part, found in matches.items():
+        flags[part][[place_of[match.row] for match in found]] = True
+    labelled, test = flags["labelled"], flags.get("test", pool.test)
+    validation = flags.get("validation", pool.validation & ~test)
+    train = flags.get("unlabelled", pool.train & ~test & ~validation)
+    _refuse_overlaps(
+        dict(zip(PARTS, (labelled, train, validation, test), strict=True)), read["labelled"], settings.fold
+    )
     unlabelled = train | labelled if settings.unlabelled == "all" else train & ~labelled
     label, label_differences, label_notes = _labels(manifest, pool, place_of, matches, settings.labels)
-    report = ImportReport(
-        tuple(
-            ImportedList(
-                part,
-                file.name,
-                file.sha256,
-                file.published.name if file.published else "",
-                len(file.entries),
-                len(matches[part]),
-            )
-            for part, file in read.items()
-        ),
-        unmatched,
-        (*label_differences, *_frame_differences(manifest, pool, place_of, matches)),
-        (*notes, *label_notes),
+    lists = tuple(
+        ImportedList(part, file.name, file.sha256, file.published_name, len(file.entries), len(matches[part]))
+        for part, file in read.items()
     )
+    differences = (*label_differences, *_frame_differences(manifest, pool, place_of, matches))
+    # The provenance names the lists by their digests, so that a split can be traced to published ones.
     provenance = {
         "made": "imported",
         "labels": settings.labels,
@@ -133,62 +96,45 @@ def import_lists(
         "fold": str(settings.fold),
         "pool": pool_name,
     }
-    for entry in report.lists:
-        provenance[f"list_{entry.part}"] = f"{entry.name} sha256 {entry.sha256}" + f" ({entry.published})" * bool(
-            entry.published
-        )
-    published = read["labelled"].published
-    name = published.name if published else _name_of(read["labelled"].name)
+    for entry in lists:
+        published = f" ({entry.published})" if entry.published else ""
+        provenance[f"list_{entry.part}"] = f"{entry.name} sha256 {entry.sha256}{published}"
+    name = lists[0].published or _name_of(lists[0].name)
     name += "-theirs" * (settings.labels == "theirs") + "-rest" * (settings.unlabelled == "rest")
-    name = settings.name or name
-    return assemble(manifest, pool, name, (labelled, unlabelled, validation, test), provenance, label), report
+    parts = labelled, unlabelled, validation, test
+    split = assemble(manifest, pool, settings.name or name, parts, provenance, label)
+    return split, ImportReport(lists, unmatched, differences, (*notes, *label_notes))
 
 
 def _choose_pool(manifest: Manifest, settings: ImportSettings, labelled: list[Match]) -> tuple[Pool, str, list[str]]:
     """Choose the train list that the settings name, or the one that the labelled list needs; also return its name and a note."""
     name = settings.pool or "official"
     pool = official_pool(manifest, settings.fold, name)
-    if settings.pool is not None:
-        return pool, name, []
-    wider = official_pool(manifest, settings.fold, "non-test")
-    outside = {match.row for match in labelled} & set(wider.rows[wider.train & ~pool.train].tolist())
-    if not outside:
-        return pool, name, []
-    note = f"{len(outside)} labelled videos are outside the official train list: train is every video that is not in the test part (--pool sets it)"
-    return wider, "non-test", [note]
+    if settings.pool is None:
+        wider = official_pool(manifest, settings.fold, "non-test")
+        outside = {match.row for match in labelled} & set(wider.rows[wider.train & ~pool.train].tolist())
+        if outside:
+            note = f"{len(outside)} labelled videos are outside the official train list: train is every video that is not in the test part (--pool sets it)"
+            return wider, "non-test", [note]
+    return pool, name, []
 
 
-def _refuse_overlaps(parts: dict[str, Flags], name: str, fold: int) -> None:
-    for first, second in (
-        ("labelled", "test"),
-        ("labelled", "validation"),
-        ("unlabelled", "test"),
-        ("unlabelled", "validation"),
-        ("validation", "test"),
-    ):
-        if shared := int(np.logical_and(parts[first], parts[second]).sum()):
-            hint = (
-                "If the list belongs to another official fold, give it with --fold."
-                if first == "labelled"
-                else "Take them out of one of the lists."
-            )
+def _refuse_overlaps(parts: dict[str, Flags], file: ListFile, fold: int) -> None:
+    hints = {
+        "labelled": "If the list belongs to another official fold, give it with --fold.",
+        "unlabelled": "Take them out of one of the lists.",
+    }
+    pairs = [(first, second) for first in hints for second in ("test", "validation")]
+    for first, second in (*pairs, ("validation", "test")):
+        if shared := int((parts[first] & parts[second]).sum()):
             raise InputError(
-                f"List {name}: {shared} of {int(parts[first].sum())} {first} videos are in the {second} part too (fold {fold}). {hint}"
+                f"List {file.name}: {shared} of {int(parts[first].sum())} {first} videos are in the {second} part too "
+                f"(fold {fold}). {hints.get(first, hints['unlabelled'])}"
             )
-
-
-def _flags(pool: Pool, places: list[int]) -> Flags:
-    flags = np.zeros(len(pool.key), bool)
-    flags[places] = True
-    return flags
 
 
 def _name_of(file: str) -> str:
-    name = "".join(
-        letter if (letter.isalnum() and letter.isascii()) or letter in "._-" else "-"
-        for letter in PurePosixPath(file).stem
-    )
-    return name.lstrip("._-")[:80] or "imported"
+    return re.sub(r"[^A-Za-z0-9._-]", "-", PurePosixPath(file).stem).lstrip("._-")[:80] or "imported"
 
 
 def _labels(
@@ -207,25 +153,22 @@ def _labels(
         theirs = {place: number - 1 for place, number in theirs.items()}
         notes.append("the list numbers its classes from 1, the data set from 0")
     different = sorted(place for place, number in theirs.items() if number != ours[place])
+    # When most labels differ, the numbers mean other classes: such a list cannot overrule the class folders.
+    problem = ""
     if len(different) * 2 > len(theirs):
-        reason = f"the list numbers its classes differently from the data set ({len(different)} of {len(theirs)} labels differ)"
-        if labels == "theirs":
-            raise InputError(f"--labels theirs: {reason}. Use --labels ours, which takes the class folder's label.")
-        notes.append(f"{reason}: the class folders decide")
-    num_classes = len(manifest.header.classes)
-    strange = [place for place in different if not 0 <= theirs[place] < num_classes]
-    if strange and labels == "theirs":
-        raise InputError(
-            f"--labels theirs: label {theirs[strange[0]]} of {pool.key[strange[0]]} is not one of the {num_classes} classes. Use --labels ours."
-        )
+        problem = f"the list numbers its classes differently from the data set ({len(different)} of {len(theirs)} labels differ)"
+        notes.append(f"{problem}: the class folders decide")
     trained = pool.label.copy()
     if labels == "theirs":
+        num_classes = len(manifest.header.classes)
+        strange = [place for place in different if not 0 <= theirs[place] < num_classes]
+        if strange and not problem:
+            problem = f"label {theirs[strange[0]]} of {pool.key[strange[0]]} is not one of the {num_classes} classes"
+        if problem:
+            raise InputError(f"--labels theirs: {problem}. Use --labels ours, which takes the class folder's label.")
         trained[list(theirs)] = list(theirs.values())
-    return (
-        trained,
-        tuple(Difference(pool.key[place], "label", ours[place], theirs[place]) for place in different),
-        notes,
-    )
+    differences = tuple(Difference(pool.key[place], "label", ours[place], theirs[place]) for place in different)
+    return trained, differences, notes
 
 
 def _frame_differences(

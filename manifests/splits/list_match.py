@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from manifests.datasets import KINETICS, KINETICS_NAME, clean_class
 from manifests.records import WRITTEN, InputError
-from manifests.splits.lists import ListEntry, ListFile, Reading
+from manifests.splits.lists import ListFile, Reading
 from manifests.table import Manifest
 
 _VIDEO_SUFFIXES = frozenset(
@@ -38,11 +38,8 @@ def match_lists(manifest: Manifest, read: dict[str, ListFile]) -> tuple[dict[str
 
     Ways of naming a video are tried in turn for the lines that are not matched yet. InputError if a list matches nothing.
     """
-    status = manifest.videos.column("status")
-    errors = manifest.videos.arrow.column("error")
-    open_entries: dict[tuple[str, int], ListEntry] = {
-        (part, place): entry for part, file in read.items() for place, entry in enumerate(file.entries)
-    }
+    status, errors = manifest.videos.column("status"), manifest.videos.arrow.column("error")
+    open_entries = {(part, line): entry for part, file in read.items() for line, entry in enumerate(file.entries)}
     found: dict[tuple[str, int], Match] = {}
     ambiguous: set[tuple[str, int]] = set()
     for names_of_videos, names_of_reading in _ways(manifest):
@@ -93,7 +90,8 @@ _Way = tuple[Callable[[], Iterator[tuple[int, str]]], Callable[[str], Iterator[s
 def _ways(manifest: Manifest) -> Iterator[_Way]:
     columns = manifest.videos.arrow.select(["key", "path", "class_name"]).to_pydict()
     keys, paths, classes = columns["key"], columns["path"], columns["class_name"]
-    stems = [_stem_of(path) for path in paths]
+    file_names = [path.rpartition("/")[2] for path in paths]
+    stems = [name.rpartition(".")[0] or name for name in file_names]
 
     def parts(path: str) -> tuple[str, list[str]]:
         """Folder name and the file names to try: as written, and without a video extension."""
@@ -103,18 +101,12 @@ def _ways(manifest: Manifest) -> Iterator[_Way]:
 
     def by_class(path: str) -> Iterator[str]:
         folder, names = parts(path)
-        for name in names:
-            yield f"{clean_class(folder)}/{name}".lower()
+        return (f"{clean_class(folder)}/{name}".lower() for name in names)
 
+    # The key, the class and file name, the path, for Kinetics the id, and last the file name alone.
     yield lambda: ((row, key.lower()) for row, key in enumerate(keys) if key), lambda path: iter([path.lower()])
-    yield (
-        lambda: (
-            (row, f"{clean_class(name)}/{stem}".lower())
-            for row, (name, stem) in enumerate(zip(classes, stems, strict=True))
-            if name
-        ),
-        by_class,
-    )
+    pairs = list(zip(classes, stems, strict=True))
+    yield lambda: ((row, f"{clean_class(c)}/{stem}".lower()) for row, (c, stem) in enumerate(pairs) if c), by_class
     yield lambda: ((row, path.lower()) for row, path in enumerate(paths)), lambda path: iter([path.lower()])
     if manifest.header.dataset in KINETICS:
         yield (
@@ -125,8 +117,3 @@ def _ways(manifest: Manifest) -> Iterator[_Way]:
         lambda: ((row, stem.lower()) for row, stem in enumerate(stems)),
         lambda path: (name.lower() for name in parts(path)[1]),
     )
-
-
-def _stem_of(path: str) -> str:
-    name = path.rpartition("/")[2]
-    return name.rpartition(".")[0] or name

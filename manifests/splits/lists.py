@@ -83,6 +83,11 @@ class ListFile:
     published: Published | None  # the published list with these bytes
     entries: tuple[ListEntry, ...]
 
+    @property
+    def published_name(self) -> str:
+        """Short name of the published list, or ""."""
+        return self.published.name if self.published else ""
+
 
 _PATH_COLUMNS = ("key", "path", "video_path", "video", "filename", "file", "frame_dir", "name")
 _LABEL_COLUMNS = ("label", "class_name", "class", "category")
@@ -120,35 +125,31 @@ def read_list(file: Path) -> ListFile:
 
 
 def _entries(text: str) -> Iterator[ListEntry]:
-    first = text.lstrip()[:1]
-    if first in ("[", "{") and (records := _json_records(text)) is not None:
-        for number, record in enumerate(records, 1):
-            yield ListEntry(number, json.dumps(record)[:200], tuple(_from_columns(record)))
-        return
+    if text.lstrip()[:1] in ("[", "{"):
+        try:
+            records = json.loads(text)
+        except ValueError:
+            pass  # no JSON: a video's name may begin with a bracket
+        else:
+            if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+                raise ValueError("JSON, but not a list of objects")
+            for number, record in enumerate(records, 1):
+                yield ListEntry(number, json.dumps(record)[:200], tuple(_from_columns(record)))
+            return
     lines = text.splitlines()
     header = next((line for line in lines if line.strip()), "")
     columns = [name.strip().lower() for name in header.split(",")]
-    if len(columns) > 1 and any(name in columns for name in (*_PATH_COLUMNS, "youtube_id")):
-        rows = csv.DictReader(io.StringIO(text, newline=""), fieldnames=None)
+    # CSV has a header with a column that names the videos; a line with a comma alone may be `path,label`.
+    if len(columns) > 1 and not {*_PATH_COLUMNS, "youtube_id"}.isdisjoint(columns):
+        rows = csv.DictReader(io.StringIO(text, newline=""))
         rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
         for row in rows:
-            yield ListEntry(
-                rows.line_num, ",".join(str(value) for value in row.values())[:200], tuple(_from_columns(row))
-            )
+            text_of_row = ",".join(str(value) for value in row.values())[:200]
+            yield ListEntry(rows.line_num, text_of_row, tuple(_from_columns(row)))
         return
     for number, line in enumerate(lines, 1):
         if line.strip():
             yield ListEntry(number, line.strip(), tuple(_readings(line.strip())))
-
-
-def _json_records(text: str) -> list[dict[str, Any]] | None:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None  # a video's name may begin with a bracket
-    if not isinstance(value, list) or not all(isinstance(record, dict) for record in value):
-        raise ValueError("JSON, but not a list of objects")
-    return value
 
 
 def _from_columns(row: Mapping[str, Any]) -> Iterator[Reading]:
@@ -168,27 +169,18 @@ def _from_columns(row: Mapping[str, Any]) -> Iterator[Reading]:
 
 
 def _readings(line: str) -> Iterator[Reading]:
-    spaced = line
     if (match := re.search(r"^(.*[^,\s])\s*,\s*(\d+)$", line)) is not None:
-        spaced = f"{match[1]} {match[2]}"
-    match = _NUMBERS_AT_END.match(spaced)
+        line = f"{match[1]} {match[2]}"
+    match = _NUMBERS_AT_END.match(line)
     numbers = match["numbers"].split() if match else []
-    path = match["path"] if match else spaced
-    words = [path, *numbers]
+    # A path may end in numbers: each reading takes one number fewer for its own, and keeps the path's spaces.
     if len(numbers) >= 2:
-        yield Reading(_join(spaced, words, 2), numbers[-1], int(numbers[-2]))
+        yield Reading(re.sub(r"(\s+\d+){2}$", "", line), numbers[-1], int(numbers[-2]))
     if numbers:
-        yield Reading(_join(spaced, words, 1), numbers[-1])
-    yield Reading(spaced)
-    if len(numbers) >= 3:
-        yield Reading(path, numbers[-1], int(numbers[-2]))
-
-
-def _join(line: str, words: list[str], num_numbers: int) -> str:
-    """Remove the last numbers of a line and keep its spaces."""
-    for word in words[: -num_numbers - 1 : -1]:
-        line = line[: line.rindex(word)].rstrip()
-    return line
+        yield Reading(re.sub(r"\s+\d+$", "", line), numbers[-1])
+    yield Reading(line)
+    if match and len(numbers) >= 3:
+        yield Reading(match["path"], numbers[-1], int(numbers[-2]))
 
 
 def export_list(split: LabelSplit, manifest: Manifest, form: str, part: str = "labelled") -> str:
@@ -207,25 +199,22 @@ def export_list(split: LabelSplit, manifest: Manifest, form: str, part: str = "l
         raise InputError(f"Split {split.name} has no {part} videos: nothing to export.")
     labels = dict(zip(split.key, split.label.tolist(), strict=True))
     table = manifest.videos.arrow.select(["key", "path", "class_name", "num_frames"])
-    place = {key: row for row, key in enumerate(table.column("key").to_pylist())}
-    if strange := [key for key in keys if key not in place]:
+    row_of = {key: row for row, key in enumerate(table.column("key").to_pylist())}
+    if strange := [key for key in keys if key not in row_of]:
         raise InputError(
             f"Split {split.name} names {len(strange)} videos that {manifest.root} does not hold, such as {strange[0]}."
         )
-    taken = table.take(pa.array([place[key] for key in keys])).to_pydict()
+    taken = table.take(pa.array([row_of[key] for key in keys])).to_pydict()
+    if form == "mmaction-videos" and (spaced := [path for path in taken["path"] if re.search(r"\s", path)]):
+        raise InputError(
+            f"--export mmaction-videos: {len(spaced)} paths contain spaces, which this form does not allow, such as {spaced[0]!r}. Use --export csv."
+        )
     rows = list(zip(keys, taken["path"], taken["class_name"], taken["num_frames"], strict=True))
-    if form == "keys":
-        return "".join(f"{key}\n" for key in keys)
-    if form == "mmaction-rawframes":
-        return "".join(f"{key} {frames} {labels[key]}\n" for key, _, _, frames in rows)
-    if form == "mmaction-videos":
-        if spaced := [path for _, path, _, _ in rows if re.search(r"\s", path)]:
-            raise InputError(
-                f"--export mmaction-videos: {len(spaced)} paths contain spaces, which this form does not allow, such as {spaced[0]!r}. Use --export csv."
-            )
-        return "".join(f"{path} {labels[key]}\n" for key, path, _, _ in rows)
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["key", "path", "label", "class_name", "num_frames"])
-    writer.writerows((key, path, labels[key], name, frames) for key, path, name, frames in rows)
-    return buffer.getvalue()
+    if form == "csv":
+        buffer = io.StringIO(newline="")
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(["key", "path", "label", "class_name", "num_frames"])
+        writer.writerows((key, path, labels[key], name, frames) for key, path, name, frames in rows)
+        return buffer.getvalue()
+    line = {"keys": "{0}\n", "mmaction-rawframes": "{0} {2} {3}\n", "mmaction-videos": "{1} {3}\n"}[form]
+    return "".join(line.format(key, path, frames, labels[key]) for key, path, _, frames in rows)

@@ -40,29 +40,23 @@ def official_pool(manifest: Manifest, fold: int, pool: str) -> Pool:
     rows = np.flatnonzero(status)
     if not len(rows):
         raise InputError(f"{manifest.root} holds no written videos: nothing to split. `tgprep info` shows why.")
-    taken = videos.arrow.select(["key", "label", "class_name", "group"]).take(pa.array(rows))
-    keys: list[str] = taken.column("key").to_pylist()
-    order = sorted(range(len(keys)), key=keys.__getitem__)
-    rows = rows[order]
-    key = [keys[place] for place in order]
+    names = ["key", "label", "class_name", "group", "subsets"]
+    table = videos.arrow.select(names).take(pa.array(rows)).append_column("row", pa.array(rows))
+    table = table.take(pc.sort_indices(table.column("key")))
+    keys, classes, groups = (table.column(name).to_pylist() for name in ("key", "class_name", "group"))
+    subset = np.full(len(rows), "train")
     if num_folds:
-        every = videos.arrow.column("subsets").take(pa.array(rows))
-        subset = np.array(
-            [subsets[0] if subsets else "" for subsets in pc.list_slice(every, fold - 1, fold).to_pylist()]
-        )
-    else:
-        subset = np.full(len(rows), "train")
+        of_fold = pc.list_slice(table.column("subsets"), fold - 1, fold).to_pylist()
+        subset = np.array([subsets[0] if subsets else "" for subsets in of_fold])
+    # What is in no part of the fold stays out of train, unless the pool is wider.
     tested = tested_subset(manifest.header.dataset, set(subset.tolist()))
     test = subset == tested
-    validation = np.logical_and(subset == "val", ~test)
-    train = np.logical_and(~test, ~validation) if pool == "non-test" else subset == "train"
+    validation = (subset == "val") & ~test
+    train = ~test & ~validation if pool == "non-test" else subset == "train"
     spans = groups_span_classes(manifest.header.dataset)
-    classes, groups = taken.column("class_name").to_pylist(), taken.column("group").to_pylist()
     unit = [
-        (f"group:{groups[place]}" if spans else f"group:{classes[place]}/{groups[place]}")
-        if groups[place]
-        else f"video:{keys[place]}"
-        for place in order
+        f"group:{group if spans else f'{class_name}/{group}'}" if group else f"video:{key}"
+        for key, class_name, group in zip(keys, classes, groups, strict=True)
     ]
-    label = taken.column("label").to_numpy()[order].astype(np.int32)
-    return Pool(rows, key, label, unit, train, validation, test)
+    label = table.column("label").to_numpy().astype(np.int32)
+    return Pool(table.column("row").to_numpy(), keys, label, unit, train, validation, test)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -27,51 +28,41 @@ class SplitSettings:
     """`random` draws floor(percent * n) of all videos, as the published UCF101 and HMDB51 lists; `stratified` gives every class
     its share and at least one; `per-class` takes per_class of each, as the Kinetics lists."""
     by_group: bool = False  # label all clips of one source or none of them
-    nested: bool = (
-        True  # with one seed, smaller percentages are parts of larger ones; if not, draws are independent, as published
-    )
+    nested: bool = True
+    """With one seed, smaller percentages are parts of larger ones; if not, draws are independent, as published."""
     fold: int = 1  # official fold, from 1
     seed: int = 0  # any integer >= 0
     unlabelled: str = "all"  # all train videos, the labelled ones too (as the paper trains), or the `rest`
-    pool: str = (
-        "official"  # the official train list, or every video outside the test part (`non-test`: HMDB51 as published)
-    )
+    pool: str = "official"  # train list, or every video outside the test part (`non-test`: HMDB51 as published)
     hold_out_percent: float = 0.0  # set aside for validation, by group, before labels are drawn
     test_percent: float = 0.0  # set aside for test, likewise
     name: str = ""  # "": see `split_name`
 
     def __post_init__(self) -> None:
-        problems = []
-        if (self.percent is None) == (self.per_class is None):
-            problems.append("give either --percent P or --per-class N")
-        if self.percent is not None and not 0 < self.percent <= 100:
-            problems.append(f"--percent {self.percent:g}: expected more than 0 and at most 100")
-        if self.per_class is not None and self.per_class < 1:
-            problems.append(f"--per-class {self.per_class}: expected 1 or more")
-        if (self.strategy == "per-class") != (self.per_class is not None) and self.strategy in STRATEGIES:
-            problems.append("--per-class N goes with --strategy per-class, --percent P with random or stratified")
-        for option, value, choices in (
-            ("--strategy", self.strategy, STRATEGIES),
-            ("--unlabelled", self.unlabelled, UNLABELLED),
-            ("--pool", self.pool, POOLS),
-        ):
-            if value not in choices:
-                problems.append(f"{option} {value}: expected one of {', '.join(choices)}")
-        if self.by_group and self.strategy == "per-class":
-            problems.append(
-                "--by-group labels whole groups, so it cannot give every class exactly N videos: use --percent"
-            )
-        if self.fold < 1:
-            problems.append(f"--fold {self.fold}: folds count from 1")
-        if self.seed < 0:
-            problems.append(f"--seed {self.seed}: expected 0 or more")
-        for option, percent in (("--hold-out", self.hold_out_percent), ("--test-percent", self.test_percent)):
-            if not 0 <= percent < 100:
-                problems.append(f"{option} {percent:g}: expected 0 to less than 100")
-        if self.name and not is_split_name(self.name):
-            problems.append(f"--name {self.name!r}: {NAME_RULE}")
-        if problems:
-            raise InputError("Split settings: " + "; ".join(problems) + ".")
+        percent, per_class = self.percent or 0.0, self.per_class or 0
+        by_class = self.strategy == "per-class"
+        _check(
+            "Split settings",
+            ((self.percent is None) != (self.per_class is None), "give either --percent P or --per-class N"),
+            (
+                self.percent is None or 0 < percent <= 100,
+                f"--percent {percent:g}: expected more than 0 and at most 100",
+            ),
+            (self.per_class is None or per_class >= 1, f"--per-class {per_class}: expected 1 or more"),
+            (
+                by_class == (self.per_class is not None) or self.strategy not in STRATEGIES,
+                "--per-class N goes with --strategy per-class, --percent P with random or stratified",
+            ),
+            _one_of("--strategy", self.strategy, STRATEGIES),
+            (
+                not (self.by_group and by_class),
+                "--by-group labels whole groups, so it cannot give every class exactly N videos: use --percent",
+            ),
+            (self.seed >= 0, f"--seed {self.seed}: expected 0 or more"),
+            (0 <= self.hold_out_percent < 100, f"--hold-out {self.hold_out_percent:g}: expected 0 to less than 100"),
+            (0 <= self.test_percent < 100, f"--test-percent {self.test_percent:g}: expected 0 to less than 100"),
+            *_common_rules(self),
+        )
 
     @property
     def split_name(self) -> str:
@@ -85,6 +76,41 @@ class SplitSettings:
         parts += [f"v{self.hold_out_percent:g}"] * (self.hold_out_percent > 0)
         parts += [f"t{self.test_percent:g}"] * (self.test_percent > 0)
         return "-".join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportSettings:
+    """How lists are made into a split."""
+
+    labels: str = "ours"  # from the class folder, or `theirs`: as in the labelled list, its mistakes included
+    unlabelled: str = "all"  # all train videos or the `rest`; a list for that part overrides it
+    pool: str | None = None
+    """Train list: the `official` one, or all videos outside test (`non-test`). None: `non-test` if the labelled list names
+    videos that the official lists leave unused, else `official`."""
+    fold: int = 1  # official fold, from 1
+    name: str = ""  # "": the name of the published list, or of the file
+
+    def __post_init__(self) -> None:
+        _check("Import settings", _one_of("--labels", self.labels, LABELS), *_common_rules(self))
+
+
+_Rule = tuple[bool, str]  # whether it holds, and the problem if it does not
+
+
+def _check(what: str, *rules: _Rule) -> None:
+    if problems := [problem for holds, problem in rules if not holds]:
+        raise InputError(f"{what}: {'; '.join(problems)}.")
+
+
+def _one_of(option: str, value: str, choices: tuple[str, ...]) -> _Rule:
+    return value in choices, f"{option} {value}: expected one of {', '.join(choices)}"
+
+
+def _common_rules(settings: SplitSettings | ImportSettings) -> Iterator[_Rule]:
+    yield _one_of("--unlabelled", settings.unlabelled, UNLABELLED)
+    yield _one_of("--pool", settings.pool or POOLS[0], POOLS)
+    yield settings.fold >= 1, f"--fold {settings.fold}: folds count from 1"
+    yield not settings.name or is_split_name(settings.name), f"--name {settings.name!r}: {NAME_RULE}"
 
 
 NAME_RULE = "expected letters, digits, `.`, `_` and `-`, at most 100, the first a letter or digit"

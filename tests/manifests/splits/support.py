@@ -12,7 +12,8 @@ from manifests.splits.check import check_split
 from manifests.splits.label_split import (
     LabelSplit,
 )
-from manifests.splits.list_import import ImportReport, ImportSettings, import_lists
+from manifests.splits.list_import import ImportReport, import_lists
+from manifests.splits.settings import ImportSettings
 from manifests.table import Manifest, VideoTable
 
 Official = Callable[[str], Manifest]

@@ -14,8 +14,8 @@ from cli.prep import main
 from manifests.manifest_io import write_manifest
 from manifests.records import InputError
 from manifests.splits.check import check_split, class_counts, compare_splits
-from manifests.splits.list_import import ImportSettings, import_lists
-from manifests.splits.settings import PARTS
+from manifests.splits.list_import import import_lists
+from manifests.splits.settings import PARTS, ImportSettings
 from tests.manifests.splits.support import Official, imported, published, row, small
 
 
