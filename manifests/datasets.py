@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import csv
 import functools
+import itertools
 import re
+from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,18 +20,18 @@ KINETICS = ("kinetics400", "kinetics600", "kinetics700")
 OFFICIAL = ("ucf101", "hmdb51", *KINETICS)  # data sets with published split lists
 DATASETS = (*OFFICIAL, "folder", "csv")
 
-
 UCF_NAME = re.compile(r"^v_(?P<class>[A-Za-z]+)_g\d{2,}_c\d{2,}$")
-HMDB_ENDING = re.compile(
-    r"_[a-z]_[cn]m_np\d+_[a-z]{2}_[a-z]{3}_\d+$"
-)  # body part, camera, persons, view, quality, number
+# The end of a name of HMDB51: body part, camera, persons, view, quality, number.
+HMDB_ENDING = re.compile(r"_[a-z]_[cn]m_np\d+_[a-z]{2}_[a-z]{3}_\d+$")
 KINETICS_NAME = re.compile(r"^(?P<id>[A-Za-z0-9_-]{11})(?:_(?P<start>\d{6})_(?P<end>\d{6}))?$")
+HMDB_FILE = re.compile(r"^(?P<class>.+)_test_split(?P<fold>[123])\.txt$")
+_HMDB_FLAGS = {"1": "train", "2": "test", "0": "unused"}
 _GROUP = re.compile(r"(?:^|_)(g\d{2,})(?=_|$)")
-_UCF_FOLDERS = ("ucf101", "ucfTrainTestlist", "ucfTrainTestlist/ucfTrainTestlist")
-_HMDB_FOLDERS = ("hmdb51", "testTrainMulti_7030_splits", "hmdb51/testTrainMulti_7030_splits")
-LIST_FOLDERS = frozenset(
-    part for path in (*_UCF_FOLDERS, *_HMDB_FOLDERS, *KINETICS, "kinetics") for part in path.split("/")
-)
+# Folders below a place that may hold its official lists.
+_FOLDERS: dict[str, tuple[str, ...]] = {name: (name, "kinetics") for name in KINETICS}
+_FOLDERS["ucf101"] = ("ucf101", "ucfTrainTestlist", "ucfTrainTestlist/ucfTrainTestlist")
+_FOLDERS["hmdb51"] = ("hmdb51", "testTrainMulti_7030_splits", "hmdb51/testTrainMulti_7030_splits")
+LIST_FOLDERS = frozenset(part for paths in _FOLDERS.values() for path in paths for part in path.split("/"))
 _SUBSET_NAMES = dict.fromkeys(("train", "training"), "train")
 _SUBSET_NAMES |= dict.fromkeys(("val", "validate", "valid", "validation"), "val")
 _SUBSET_NAMES |= dict.fromkeys(("test", "testing"), "test")
@@ -94,10 +96,9 @@ def folded_class(name: str) -> str:
 @functools.lru_cache(maxsize=65536)
 def subset_of_folder(name: str) -> str:
     """Detect the subset in a folder's name (`train`, `videos_val`, `val_256`); "" if there is none."""
-    if (subset := _SUBSET_NAMES.get(name.lower())) is not None:
-        return subset
-    found = {_SUBSET_NAMES[part] for part in re.split(r"[_\-. ]+", name.lower()) if part in _SUBSET_NAMES}
-    others = [part for part in re.split(r"[_\-. ]+", name.lower()) if part not in _SUBSET_NAMES]
+    parts = re.split(r"[_\-. ]+", name.lower())
+    found = {_SUBSET_NAMES[part] for part in parts if part in _SUBSET_NAMES}
+    others = [part for part in parts if part not in _SUBSET_NAMES]
     known = re.compile(r"videos?|frames?|clips?|data|compress|k[467]00|kinetics\d*|[467]00|\d{3}(?:p|x\d+)?")
     return found.pop() if len(found) == 1 and all(known.fullmatch(part) for part in others) else ""
 
@@ -116,11 +117,8 @@ def class_of_name(dataset: str, stem: str, classes: tuple[str, ...]) -> str:
 
 def name_fits(dataset: str, stem: str) -> bool:
     """Whether a file name has the data set's form."""
-    if dataset == "ucf101":
-        return UCF_NAME.match(stem) is not None
-    if dataset == "hmdb51":
-        return HMDB_ENDING.search(stem) is not None
-    return KINETICS_NAME.match(stem) is not None
+    form = {"ucf101": UCF_NAME, "hmdb51": HMDB_ENDING}.get(dataset, KINETICS_NAME)
+    return form.search(stem) is not None
 
 
 def size_fits(dataset: str, num_classes: int) -> bool:
@@ -163,24 +161,22 @@ def find_official(dataset: str, places: list[Path]) -> OfficialLists | None:
 
     A place is a folder (its usual subfolders are searched too) or, for Kinetics, a csv file.
     """
+    readers = {"ucf101": read_ucf101, "hmdb51": read_hmdb51}
     for place in places:
-        if dataset == "ucf101":
-            for folder in _with(place, _UCF_FOLDERS):
-                if (folder / "trainlist01.txt").is_file():
-                    return read_ucf101(folder)
-        elif dataset == "hmdb51":
-            for folder in _with(place, _HMDB_FOLDERS):
-                if any(HMDB_FILE.match(entry.name) for entry in _entries(folder)):
-                    return read_hmdb51(folder)
-        elif dataset in KINETICS:
-            files = [place] if place.is_file() else []
-            for folder in () if files else _with(place, (dataset, "kinetics")):
-                files = [entry for entry in _entries(folder) if is_kinetics_csv(entry)]
-                if files:
-                    break
-            if files:
-                return read_kinetics(dataset, files)
+        if dataset in KINETICS and place.is_file():
+            return read_kinetics(dataset, [place])
+        for folder in (place, *(place / path for path in _FOLDERS.get(dataset, ()))):
+            if lists := [entry for entry in _entries(folder) if _is_list(dataset, entry)]:
+                return readers[dataset](folder) if dataset in readers else read_kinetics(dataset, lists)
     return None
+
+
+def _is_list(dataset: str, file: Path) -> bool:
+    if dataset == "ucf101":
+        return file.name == "trainlist01.txt" and file.is_file()
+    if dataset == "hmdb51":
+        return HMDB_FILE.match(file.name) is not None
+    return dataset in KINETICS and is_kinetics_csv(file)
 
 
 def expected_files(dataset: str) -> str:
@@ -203,42 +199,34 @@ def read_ucf101(folder: Path) -> OfficialLists:
             )
         classes = tuple(entry[1].strip() for entry in numbered)
     official = {name.lower(): name for name in classes}
-    folds = [n for n in (1, 2, 3) if (folder / f"trainlist0{n}.txt").is_file()]
+    num_folds = max(fold for fold in (1, 2, 3) if (folder / f"trainlist0{fold}.txt").is_file())
     subsets: dict[tuple[str, str], list[str]] = {}
-    for place, fold in enumerate(folds):
-        for subset in ("train", "test"):
-            file = folder / f"{subset}list0{fold}.txt"
-            if fold != place + 1 or not file.is_file():
+    for fold, subset in itertools.product(range(num_folds), ("train", "test")):
+        file = folder / f"{subset}list0{fold + 1}.txt"
+        if not file.is_file():
+            raise InputError(
+                f"{file} is missing; every fold needs its train and test list. Unpack the official zip again."
+            )
+        for number, line in enumerate(_lines(file), 1):
+            class_name, _, file_name = re.sub(r"\s+\d+$", "", line).rpartition("/")
+            name = re.sub(r"\.\w+$", "", file_name)
+            if class_name.lower() not in official or not name:
                 raise InputError(
-                    f"{folder}: {file.name if fold == place + 1 else f'trainlist0{place + 1}.txt'} is missing; every fold needs its train and test list. Unpack the official zip again."
+                    f"{file}, entry {number}: {line!r}; expected `Class/v_Class_g01_c01.avi` with a class of classInd.txt."
                 )
-            for number, line in enumerate(_lines(file), 1):
-                class_name, _, file_name = re.sub(r"\s+\d+$", "", line).rpartition("/")
-                name = re.sub(r"\.\w+$", "", file_name)
-                if class_name.lower() not in official or not name:
-                    raise InputError(
-                        f"{file}, entry {number}: {line!r}; expected `Class/v_Class_g01_c01.avi` with a class of classInd.txt."
-                    )
-                entry = subsets.setdefault((official[class_name.lower()], name), [""] * len(folds))
-                entry[place] = subset
-    return _official(str(folder), classes, subsets, len(folds))
-
-
-HMDB_FILE = re.compile(r"^(?P<class>.+)_test_split(?P<fold>[123])\.txt$")
-_HMDB_FLAGS = {"1": "train", "2": "test", "0": "unused"}
+            subsets.setdefault((official[class_name.lower()], name), [""] * num_folds)[fold] = subset
+    return _official(str(folder), classes, subsets, num_folds)
 
 
 def read_hmdb51(folder: Path) -> OfficialLists:
     """Read `<class>_test_split<fold>.txt` with lines `file.avi flag`: 1 train, 2 test, 0 in neither ("unused")."""
     files = {match.groups(): entry for entry in _entries(folder) if (match := HMDB_FILE.match(entry.name))}
     num_folds = max(int(fold) for _, fold in files)
-    for class_name, fold in sorted(
-        (name, str(n)) for name in {name for name, _ in files} for n in range(1, num_folds + 1)
-    ):
-        if (class_name, fold) not in files:
-            raise InputError(
-                f"{folder}: {class_name}_test_split{fold}.txt is missing though other lists of fold {fold} exist. Unpack the official archive again."
-            )
+    every_file = itertools.product({name for name, _ in files}, map(str, range(1, num_folds + 1)))
+    for class_name, fold in sorted(set(every_file) - set(files)):
+        raise InputError(
+            f"{folder}: {class_name}_test_split{fold}.txt is missing though other lists of fold {fold} exist. Unpack the official archive again."
+        )
     official = {name.lower(): name for name in class_list("hmdb51")}
     subsets: dict[tuple[str, str], list[str]] = {}
     for (class_name, fold), file in sorted(files.items()):
@@ -249,8 +237,8 @@ def read_hmdb51(folder: Path) -> OfficialLists:
             if flag not in _HMDB_FLAGS or not name.strip():
                 raise InputError(f"{file}, entry {number}: {line!r}; expected `file.avi 0`, `1` or `2`.")
             stem = name.strip().removesuffix(".avi")
-            entry = subsets.setdefault((official[class_name.lower()], stem), [""] * num_folds)
-            entry[int(fold) - 1] = _HMDB_FLAGS[flag]
+            names = official[class_name.lower()], stem
+            subsets.setdefault(names, [""] * num_folds)[int(fold) - 1] = _HMDB_FLAGS[flag]
     return _official(str(folder), class_list("hmdb51"), subsets, num_folds)
 
 
@@ -296,14 +284,10 @@ def read_kinetics(dataset: str, files: list[Path]) -> OfficialLists:
         )
     if not classes:
         raise InputError(f"{', '.join(map(str, files))}: no labels. {dataset} takes its class list from the train csv.")
-    index: dict[str, int] = {}
-    twice: set[str] = set()
-    for place, (youtube_id, span) in enumerate(videos):
-        if youtube_id in index:
-            twice.add(youtube_id)  # one YouTube video cut twice: only the name with times tells which
-        index[youtube_id] = index[f"{youtube_id}_{span}"] = place
-    for youtube_id in twice:
-        del index[youtube_id]
+    index = {f"{youtube_id}_{span}": place for place, (youtube_id, span) in enumerate(videos)}
+    # Of a YouTube video that was cut twice, only a name with times says which clip it is.
+    num_clips = Counter(youtube_id for youtube_id, _ in videos)
+    index |= {youtube_id: place for place, (youtube_id, _) in enumerate(videos) if num_clips[youtube_id] == 1}
     return OfficialLists(", ".join(file.name for file in files), classes, tuple(videos.values()), index, 1)
 
 
@@ -313,10 +297,6 @@ def _official(
     videos = tuple(ListedVideo(name, stem, tuple(entry)) for (name, stem), entry in subsets.items())
     index = {f"{video.class_name}/{video.stem}".lower(): place for place, video in enumerate(videos)}
     return OfficialLists(source, classes, videos, index, num_folds)
-
-
-def _with(place: Path, folders: tuple[str, ...]) -> list[Path]:
-    return [place, *(place / folder for folder in folders)]
 
 
 def _entries(folder: Path) -> list[Path]:

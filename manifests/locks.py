@@ -60,13 +60,12 @@ def hold_lock(
 
     Returns False if the file system has no locks.
     """
-    locked = try_lock(file, shared=shared)
-    if locked is False:
+    if not (locked := try_lock(file, shared=shared)):
+        if locked is None:
+            return False
         file.seek(0)
         owner = file.read().strip() or "an unknown process"
         raise InputError(f"{what} is in use by {owner}. Wait for it, or {advice}.")
-    if locked is None:
-        return False
     with contextlib.suppress(OSError):  # a full disk: the owner's name is a courtesy
         file.seek(0)
         file.truncate()

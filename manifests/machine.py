@@ -65,11 +65,8 @@ def check_packages(required: Mapping[str, str], optional: Mapping[str, str]) -> 
 def check_processor(quota_advice: Callable[[float], str], least_bytes: float, memory_advice: str) -> Iterator[Finding]:
     """Check that the container's quota covers the usable cores, and the memory."""
     usable, all_cores = usable_cores(), os.cpu_count() or 1
-    try:
-        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        quota = 0.0 if limit == "max" else int(limit) / int(period)
-    except (OSError, ValueError):
-        quota = 0.0
+    limit, _, period = _container_limit("cpu.max").partition(" ")
+    quota = 0.0 if limit == "max" else int(limit) / int(period)
     text = f"{usable} of {all_cores} cores usable" + (f", a quota of {quota:g}" if quota else "")
     advice = f"This container may use {quota:g} cores{quota_advice(quota)}"
     yield judge("processor", not quota or quota >= usable - 0.5, text, advice)
@@ -88,7 +85,7 @@ def check_jpeg(work: Literal["encodes", "decodes"], slow_per_second: float) -> I
     began, count = time.perf_counter(), 0
     while (seconds := time.perf_counter() - began) < 0.2:
         if work == "encodes":
-            jpeg = simplejpeg.encode_jpeg(picture, 95, "RGB", "420")
+            simplejpeg.encode_jpeg(picture, 95, "RGB", "420")
         else:
             simplejpeg.decode_jpeg(jpeg, "RGB")
         count += 1
@@ -121,11 +118,16 @@ def usable_cores() -> int:
 def memory_bytes() -> float:
     """Memory that this process may use: the machine's, or the container's limit."""
     physical = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    limit = _container_limit("memory.max")
+    return physical if limit == "max" else min(physical, float(limit))
+
+
+def _container_limit(name: str) -> str:
+    """The content of a file of the container's control group; `max` means no limit."""
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        return physical if limit == "max" else min(physical, float(limit))
-    except (OSError, ValueError):
-        return physical
+        return Path("/sys/fs/cgroup", name).read_text().strip()
+    except OSError:
+        return "max"
 
 
 def check_open_files(required: int, why: str) -> Iterator[Finding]:
@@ -162,9 +164,8 @@ def check_disk(folder: Path, least_bytes: float, why: str, command: str) -> Iter
                 pass
             read = 64 * len(content) / (time.perf_counter() - began)
     except OSError as error:
-        yield Finding(
-            "disk", "error", f"cannot write to {folder}: {error.strerror}", f"Name another folder: {command}."
-        )
+        text = f"cannot write to {folder}: {error.strerror}"
+        yield Finding("disk", "error", text, f"Name another folder: {command}.")
         return
     text = f"writes {written / 1e6:.0f} MB/s, reads {read / 1e6:.0f} MB/s in {folder}"
     yield judge("disk", min(written, read) >= SLOW_DISK_BYTES_PER_SECOND, text, "Keep the data set on a local disk.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -107,20 +108,13 @@ def write_manifest(
     video_table = VideoTable.from_rows(videos)
     shards = tuple(shards)
     tables = {VIDEOS_NAME: table_bytes(video_table.arrow), SHARDS_NAME: table_bytes(shard_table(shards))}
-    header = dataclasses.replace(
-        header,
-        videos_sha256=hashlib.sha256(tables[VIDEOS_NAME]).hexdigest(),
-        shards_sha256=hashlib.sha256(tables[SHARDS_NAME]).hexdigest(),
-    )
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in tables.items()}
+    header = dataclasses.replace(header, videos_sha256=digests[VIDEOS_NAME], shards_sha256=digests[SHARDS_NAME])
     header = dataclasses.replace(header, header_sha256=header_digest(header))
     # Beside an older data set the tables get names that contain their digest, until the header names them.
     replaces = exists(join(root, HEADER_NAME))
-    names = {
-        name: _beside(name, hashlib.sha256(content).hexdigest()) if replaces else name
-        for name, content in tables.items()
-    }
-    content_of = {names[name]: content for name, content in tables.items()}
-    for name, content in [*content_of.items(), (HEADER_NAME, json_bytes(dataclasses.asdict(header)))]:
+    files = {_beside(name, digests[name]) if replaces else name: content for name, content in tables.items()}
+    for name, content in (files | {HEADER_NAME: json_bytes(dataclasses.asdict(header))}).items():
         with atomic_write(join(root, name)) as file:
             file.write(content)
     if replaces:
@@ -132,9 +126,8 @@ def settle_tables(root: str | Path, header: ManifestHeader) -> None:
     """Rename tables that were written beside older ones to their final names; remove those that the header does not name."""
     names = list_files(root)
     for name, digest in ((VIDEOS_NAME, header.videos_sha256), (SHARDS_NAME, header.shards_sha256)):
-        for found in names:
-            if not re.fullmatch(rf"{Path(name).stem}-[0-9a-f]{{16}}\.parquet", found):
-                continue
+        form = re.compile(rf"{Path(name).stem}-[0-9a-f]{{16}}\.parquet")
+        for found in filter(form.fullmatch, names):
             place = below(root, found)
             if found == _beside(name, digest):
                 if isinstance(place, Path):
@@ -154,17 +147,11 @@ def header_digest(header: ManifestHeader) -> str:
     return hashlib.sha256(json_bytes(dataclasses.asdict(dataclasses.replace(header, header_sha256="")))).hexdigest()
 
 
+# The Python types of the header's fields that JSON gives as they are.
 _KINDS = {
-    "dataset": str,
-    "settings": dict,
-    "versions": dict,
-    "num_folds": int,
-    "num_written": int,
-    "num_failed": int,
-    "num_skipped": int,
-    "videos_sha256": str,
-    "shards_sha256": str,
-    "header_sha256": str,
+    field.name: {"str": str, "int": int, "dict": dict}[kind]
+    for field in dataclasses.fields(ManifestHeader)
+    if (kind := str(field.type).partition("[")[0]) in ("str", "int", "dict")
 }
 
 
@@ -206,22 +193,19 @@ def read_manifest(root: str | Path) -> Manifest:
     header = read_header(root)
     tables = {}
     for name, digest in ((VIDEOS_NAME, header.videos_sha256), (SHARDS_NAME, header.shards_sha256)):
-        content = _read_table(root, name, digest)
-        tables[name] = parquet_table(content)
+        tables[name] = parquet_table(_read_table(root, name, digest))
     return Manifest(str(root), header, VideoTable(tables[VIDEOS_NAME]), shard_rows(tables[SHARDS_NAME]))
 
 
 def _read_table(root: str | Path, name: str, digest: str) -> bytes:
     found = ""
     # After a new header is written, its tables are beside the old ones until they are renamed, perhaps during this loop.
-    for place in (name, _beside(name, digest), name):
-        try:
-            content = read_bytes(join(root, place))
-        except FileNotFoundError:
-            continue
-        found = hashlib.sha256(content).hexdigest()
-        if found == digest:
-            return content
+    for candidate in (name, _beside(name, digest), name):
+        with contextlib.suppress(FileNotFoundError):
+            content = read_bytes(join(root, candidate))
+            found = hashlib.sha256(content).hexdigest()
+            if found == digest:
+                return content
     place = join(root, name)
     if not found:
         raise InputError(f"{place} is missing, though {HEADER_NAME} says that the data set is complete. {_MEND}")
@@ -234,14 +218,10 @@ _MEND = "Restore it from a copy, or extract into a new folder: the same videos a
 
 
 def _no_data_set(root: str | Path) -> str:
-    if is_url(root) or Path(root).is_dir():
-        unfinished = not is_url(root) and (Path(root) / ".tgprep").is_dir()
-        state = (
-            "an unfinished extraction: run the same `tgprep extract` command again to finish it"
-            if unfinished
-            else "no data set"
-        )
-        return f"{root} holds {state} (no {HEADER_NAME})." + (
-            "" if unfinished else " Make one with `tgprep extract VIDEOS OUT`."
-        )
-    return f"No data set at {root}: the folder does not exist. Make one with `tgprep extract VIDEOS OUT`, or name another folder."
+    make = "Make one with `tgprep extract VIDEOS OUT`"
+    if not is_url(root) and not Path(root).is_dir():
+        return f"No data set at {root}: the folder does not exist. {make}, or name another folder."
+    if not is_url(root) and Path(root, ".tgprep").is_dir():
+        advice = "run the same `tgprep extract` command again to finish it"
+        return f"{root} holds an unfinished extraction: {advice} (no {HEADER_NAME})."
+    return f"{root} holds no data set (no {HEADER_NAME}). {make}."

@@ -7,7 +7,6 @@ from typing import Any
 
 FORMAT_VERSION = 1
 
-
 WRITTEN = "written"
 FAILED = "failed"
 SKIPPED = "skipped"
@@ -27,9 +26,7 @@ class SourceVideo:
     class_name: str
     label: int  # line number of the class in the class list, from 0
     group: str = ""  # the actor or scene the video was cut from (`g01`), "" if the data set names none
-    subsets: tuple[
-        str, ...
-    ] = ()  # per official fold, fold 1 first: "train", "val", "test", "unused" or "" (in no list)
+    subsets: tuple[str, ...] = ()  # per official fold, in order: "train", "val", "test", "unused" or "" (in no list)
     num_source_bytes: int = 0  # size of the file at the time of the scan
 
     def row(self, status: str, **columns: Any) -> VideoRow:
@@ -59,11 +56,10 @@ class Members:
 
     def place(self, kind: str) -> tuple[int, int, int, int]:
         """index_offset, index_bytes, offset, bytes of a kind of frames: "rgb", "tg" or "flow"."""
-        if kind == "rgb":
-            return self.rgb_index_offset, self.rgb_index_bytes, self.rgb_offset, self.rgb_bytes
-        if kind == "tg":
-            return self.tg_index_offset, self.tg_index_bytes, self.tg_offset, self.tg_bytes
-        return self.flow_index_offset, self.flow_index_bytes, self.flow_offset, self.flow_bytes
+        rgb = self.rgb_index_offset, self.rgb_index_bytes, self.rgb_offset, self.rgb_bytes
+        tg = self.tg_index_offset, self.tg_index_bytes, self.tg_offset, self.tg_bytes
+        flow = self.flow_index_offset, self.flow_index_bytes, self.flow_offset, self.flow_bytes
+        return {"rgb": rgb, "tg": tg, "flow": flow}[kind]
 
 
 @dataclass(frozen=True, slots=True)

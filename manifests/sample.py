@@ -38,10 +38,7 @@ BLOCK_BYTES = 512
 RECORD_BYTES = 10240
 MAX_MEMBER_BYTES = 8 * 1024**3 - 1  # ustar writes sizes as 11 octal digits
 
-
 Meta = dict[str, str | int | float]
-
-
 Settings = Mapping[str, str | int | float | bool]
 
 
@@ -67,11 +64,12 @@ def sample_facts(row: VideoRow, settings: Settings, gradient: GradientCoding) ->
 
 
 def _coding_facts(settings: Settings) -> Meta:
-    flow: Meta = {"flow": method} if (method := flow_method(settings)) else {}
+    facts: Meta = {}
     if settings.get("store") == "video":
-        return {"video_crf": int(settings["crf"]), "video_gop": int(settings["gop"]), **flow}
-    quality = settings.get("quality")
-    return {"jpeg_quality": quality, **flow} if isinstance(quality, int) else flow
+        facts = {"video_crf": int(settings["crf"]), "video_gop": int(settings["gop"])}
+    elif isinstance(quality := settings.get("quality"), int):
+        facts = {"jpeg_quality": quality}
+    return facts | {"flow": method} if (method := flow_method(settings)) else facts
 
 
 class MemberTooLargeError(Exception):
@@ -142,16 +140,17 @@ def write_sample(tar: BinaryIO, encoded: EncodedVideo) -> tuple[int, int, Member
     assert start % BLOCK_BYTES == 0, start
     facts = json_member(encoded.meta)
     _write_member(tar, f"{encoded.key}.json", io.BytesIO(facts), len(facts))
-    mp4 = isinstance(encoded.rgb, Mp4Spool)
-    rgb_index, rgb = _write_frames(tar, encoded.key, frame_members("rgb", mp4), encoded.rgb)
-    others: list[int] = []
-    for kind, spool in (("tg", encoded.tg), ("flow", encoded.flow)):
+    places: list[int] = []
+    for kind, spool in (("rgb", encoded.rgb), ("tg", encoded.tg), ("flow", encoded.flow)):
         if spool is None:
-            others += (-1, 0, -1, 0)
-        else:
-            index, frames = _write_frames(tar, encoded.key, frame_members(kind), spool)
-            others += (*index, *frames)
-    return start, tar.tell() - start, Members(*rgb_index, *rgb, *others)
+            places += (-1, 0, -1, 0)
+            continue
+        names = frame_members(kind, isinstance(spool, Mp4Spool))
+        index = encode_offsets(spool.offsets)
+        places += _write_member(tar, f"{encoded.key}.{names[0]}", io.BytesIO(index), len(index))
+        spool.file.seek(0)
+        places += _write_member(tar, f"{encoded.key}.{names[1]}", spool.file, spool.num_bytes)
+    return start, tar.tell() - start, Members(*places)
 
 
 def write_end(tar: BinaryIO) -> None:
@@ -196,13 +195,8 @@ def decode_offsets(npy: bytes | memoryview, *, mp4: bool = False) -> npt.NDArray
             array = np.lib.format.read_array(io.BytesIO(npy), allow_pickle=False)
     except Exception as error:  # a damaged header is parsed as Python text and fails in as many ways
         raise ValueError(f"not a valid .npy file ({type(error).__name__}: {error})") from None
-    if (
-        array.dtype != np.uint64
-        or array.ndim != 1
-        or len(array) < 1
-        or (array[0] == 0) == mp4
-        or np.any(array[1:] <= array[:-1])
-    ):
+    valid = array.dtype == np.uint64 and array.ndim == 1 and len(array) >= 1
+    if not valid or (array[0] == 0) == mp4 or np.any(array[1:] <= array[:-1]):
         raise ValueError(f"frame offsets must be uint64, start {'behind' if mp4 else 'at'} 0 and rise")
     return array
 
@@ -214,23 +208,13 @@ def frame_members(kind: str, mp4: bool = False) -> tuple[str, str]:
 
 def video_gop(header: ManifestHeader) -> int:
     """Frames from one self-contained picture to the next in the .mp4 members; 0 if the frames are JPEG files."""
-    settings = header.settings
-    return int(settings["gop"]) if settings.get("store") == "video" else 0
+    return int(header.settings["gop"]) if header.settings.get("store") == "video" else 0
 
 
 def flow_method(settings: Settings) -> str:
     """How the stored flow was computed ("dis" or "farneback"); "" if a data set with these settings stores none."""
     method = settings.get("flow", "none")
     return "" if method == "none" else str(method)
-
-
-def _write_frames(
-    tar: BinaryIO, key: str, names: tuple[str, str], spool: FrameSpool | Mp4Spool
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    index = encode_offsets(spool.offsets)
-    index_place = _write_member(tar, f"{key}.{names[0]}", io.BytesIO(index), len(index))
-    spool.file.seek(0)
-    return index_place, _write_member(tar, f"{key}.{names[1]}", spool.file, spool.num_bytes)
 
 
 def _write_member(tar: BinaryIO, name: str, content: BinaryIO, num_bytes: int) -> tuple[int, int]:

@@ -15,48 +15,26 @@ import pyarrow as pa
 from manifests.records import InputError, ManifestHeader, Members, ShardRow, VideoRow
 
 _FLOW_FIELDS = ("flow_index_offset", "flow_index_bytes", "flow_offset", "flow_bytes")
-_MEMBER_FIELDS = tuple(field.name for field in dataclasses.fields(Members) if field.name not in _FLOW_FIELDS)
-_ROW_FIELDS = tuple(field.name for field in dataclasses.fields(VideoRow) if field.name != "members")
+_ALL_MEMBER_FIELDS = tuple(field.name for field in dataclasses.fields(Members))
+_MEMBER_FIELDS = tuple(name for name in _ALL_MEMBER_FIELDS if name not in _FLOW_FIELDS)
+_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "tuple[str, ...]": pa.list_(pa.string())}
+_INT32 = ("label", "num_videos", "num_frames", "num_frames_header", "height", "width", "rotation_degrees")
 
 
-VIDEO_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("path", pa.string()),
-        ("class_name", pa.string()),
-        ("label", pa.int32()),
-        ("group", pa.string()),
-        ("subsets", pa.list_(pa.string())),
-        ("status", pa.string()),
-        ("error", pa.string()),
-        ("note", pa.string()),
-        ("shard", pa.string()),
-        ("sample_offset", pa.int64()),
-        ("sample_bytes", pa.int64()),
-        *((name, pa.int64()) for name in _MEMBER_FIELDS),
-        ("num_frames", pa.int32()),
-        ("num_frames_header", pa.int32()),
-        ("fps", pa.float64()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("codec", pa.string()),
-        ("pixel_format", pa.string()),
-        ("rotation_degrees", pa.int32()),
-        ("num_source_bytes", pa.int64()),
-        ("source_sha256", pa.string()),
-    ]
-)
-# A data set with flow has these columns after those of TG.
-FLOW_VIDEO_SCHEMA = pa.schema(
-    [
-        field
-        for entry in VIDEO_SCHEMA
-        for field in (entry, *(pa.field(name, pa.int64()) for name in _FLOW_FIELDS if entry.name == _MEMBER_FIELDS[-1]))
-    ]
-)
-SHARD_SCHEMA = pa.schema(
-    [("name", pa.string()), ("num_videos", pa.int32()), ("num_bytes", pa.int64()), ("sha256", pa.string())]
-)
+def _schema(row: type[VideoRow | ShardRow], members: Sequence[str] = ()) -> pa.Schema:
+    """The fields of a row as columns; in place of `members` those columns."""
+    columns: list[tuple[str, pa.DataType]] = []
+    for field in dataclasses.fields(row):
+        if field.name == "members":
+            columns += [(name, pa.int64()) for name in members]
+        else:
+            columns.append((field.name, pa.int32() if field.name in _INT32 else _TYPES[str(field.type)]))
+    return pa.schema(columns)
+
+
+VIDEO_SCHEMA = _schema(VideoRow, _MEMBER_FIELDS)
+FLOW_VIDEO_SCHEMA = _schema(VideoRow, _ALL_MEMBER_FIELDS)  # of a data set with flow
+SHARD_SCHEMA = _schema(ShardRow)
 
 
 class VideoTable(Sequence[VideoRow]):
@@ -75,12 +53,14 @@ class VideoTable(Sequence[VideoRow]):
     def from_rows(cls, rows: Iterable[VideoRow]) -> VideoTable:
         """Make a table of the given rows, in their order."""
         rows = list(rows)
-        columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in _ROW_FIELDS}
-        columns["subsets"] = [list(row.subsets) for row in rows]
-        for name in (*_MEMBER_FIELDS, *_FLOW_FIELDS):
-            columns[name] = [getattr(row.members, name) for row in rows]
-        schema = FLOW_VIDEO_SCHEMA if any(offset >= 0 for offset in columns["flow_offset"]) else VIDEO_SCHEMA
-        return cls(pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema))
+        schema = FLOW_VIDEO_SCHEMA if any(row.members.flow_offset >= 0 for row in rows) else VIDEO_SCHEMA
+        columns = []
+        for field in schema:
+            owners: Iterable[VideoRow | Members] = rows
+            if field.name in _ALL_MEMBER_FIELDS:
+                owners = (row.members for row in rows)
+            columns.append(pa.array([getattr(owner, field.name) for owner in owners], field.type))
+        return cls(pa.table(columns, schema=schema))
 
     def __len__(self) -> int:
         return int(self.arrow.num_rows)
@@ -112,8 +92,7 @@ class VideoTable(Sequence[VideoRow]):
 
 
 def _row(record: dict[str, Any]) -> VideoRow:
-    names = (name for name in (*_MEMBER_FIELDS, *_FLOW_FIELDS) if name in record)
-    members = Members(**{name: record.pop(name) for name in tuple(names)})
+    members = Members(**{name: record.pop(name) for name in _ALL_MEMBER_FIELDS if name in record})
     record["subsets"] = tuple(record["subsets"])
     return VideoRow(members=members, **record)
 
