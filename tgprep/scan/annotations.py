@@ -33,8 +33,16 @@ def annotation_paths(videos: Location, annotations: Location | None) -> Iterator
     with tempfile.TemporaryDirectory(prefix="tgprep-lists-") as temporary:
         root = Path(temporary)
         if annotations is not None:
-            yield [_copy_annotations(str(annotations), root / name_of(annotations))]
+            target = root / name_of(annotations)
+            if exists(annotations):
+                download(annotations, target)
+            elif list_folder(annotations):
+                _copy_lists(str(annotations), target)
+            else:
+                raise InputError(f"--annotations {annotations}: no such file or folder.")
+            yield [target]
             return
+        # Beside VIDEOS and in it, as for a folder.
         parent = str(videos).rpartition("/")[0]
         urls = [below(videos, "annotations"), videos]
         if not parent.endswith("/"):  # VIDEOS is not a bucket
@@ -43,16 +51,6 @@ def annotation_paths(videos: Location, annotations: Location | None) -> Iterator
             with contextlib.suppress(InputError):  # there may be no permission to read beside VIDEOS
                 _copy_lists(str(url), root / str(number))
         yield [root / str(number) for number in range(len(urls))]
-
-
-def _copy_annotations(url: str, target: Path) -> Path:
-    if exists(url):
-        download(url, target)
-    elif list_folder(url):
-        _copy_lists(url, target)
-    else:
-        raise InputError(f"--annotations {url}: no such file or folder.")
-    return target
 
 
 def _copy_lists(url: str, target: Path) -> None:

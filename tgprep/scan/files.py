@@ -49,6 +49,25 @@ class Listing:
     skipped: list[Skipped] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)  # number of other files by extension
 
+    def skip(self, path: str, reason: str) -> None:
+        """Leave an input out. Bytes of its path that are not UTF-8 are escaped."""
+        self.skipped.append(Skipped(path.encode("utf-8", "backslashreplace").decode(), reason))
+
+    def add(self, path: str, num_bytes: int, *, regular: bool = True) -> None:
+        """Account for a file by its name."""
+        *folders, name = path.split("/")
+        extension = extension_of(name)
+        if extension in OTHER_EXTENSIONS:
+            self.ignored[extension] += 1
+        elif path.encode("utf-8", "ignore").decode() != path:
+            self.skip(path, "name is not valid UTF-8; rename it")
+        elif extension not in VIDEO_EXTENSIONS:
+            self.skip(path, f"not a known video extension (.{extension})" if extension else "no file name extension")
+        elif not regular:
+            self.skip(path, "not a regular file")
+        else:
+            self.videos.append(VideoFile(path, tuple(folders), name[: -len(extension) - 1], num_bytes))
+
 
 def list_videos(location: Location) -> Listing:
     """List a folder or URL. InputError if it does not exist or holds no video."""
@@ -60,13 +79,22 @@ def list_videos(location: Location) -> Listing:
                 f"VIDEOS {location} {what}. Name the folder that holds the videos: tgprep extract VIDEOS OUT."
             )
         root = location.stat()
-        _list_folder(str(location), (), ((root.st_dev, root.st_ino),), listing)
+        _list_folder(str(location), "", ((root.st_dev, root.st_ino),), listing)
     else:
-        _list_store(location, listing)
+        # An object store has names with slashes only: no links, no permissions, regular files only.
+        for path, num_bytes in sorted(list_tree(location).items(), key=lambda entry: entry[0].split("/")):
+            parts = path.split("/")
+            if any(part.startswith(".") for part in parts):
+                listing.ignored["hidden"] += 1
+            elif not all(parts):
+                listing.skip(path, "its name has empty parts between slashes")
+            else:
+                listing.add(path, num_bytes)
     if not listing.videos:
+        # The likely reasons: archives not unpacked, or files that had to be skipped.
         message = f"VIDEOS {location} holds no video files (expected extensions such as .avi, .mp4, .mkv, .webm at any depth)."
         archives = [
-            f"{count} .{kind}" for kind, count in listing.ignored.items() if kind in ("rar", "zip", "tar", "gz")
+            f"{listing.ignored[kind]} .{kind}" for kind in listing.ignored if kind in ("rar", "zip", "tar", "gz")
         ]
         if archives:
             message += f" It holds packed archives ({', '.join(archives)}): unpack them first."
@@ -76,76 +104,44 @@ def list_videos(location: Location) -> Listing:
     return listing
 
 
-def _list_store(url: str, listing: Listing) -> None:
-    """List an object store, which has names with slashes only: no links, no permissions, regular files only."""
-    for path, num_bytes in sorted(list_tree(url).items(), key=lambda entry: entry[0].split("/")):
-        *folders, name = parts = path.split("/")
-        if any(part.startswith(".") for part in parts):
-            listing.ignored["hidden"] += 1
-        elif not all(parts):
-            listing.skipped.append(Skipped(path, "its name has empty parts between slashes"))
-        elif _is_video(path, listing):
-            listing.videos.append(VideoFile(path, tuple(folders), name[: -len(extension_of(name)) - 1], num_bytes))
+def _list_folder(folder: str, prefix: str, parents: tuple[tuple[int, int], ...], listing: Listing) -> None:
+    """List a folder and those below.
 
-
-def _is_video(path: str, listing: Listing) -> bool:
-    """Whether a file is a video by its name; if not, count or skip it."""
-    extension = extension_of(path.rpartition("/")[2])
-    if extension in OTHER_EXTENSIONS:
-        listing.ignored[extension] += 1
-    elif (printable := _printable(path)) != path:
-        listing.skipped.append(Skipped(printable, "name is not valid UTF-8; rename it"))
-    elif extension not in VIDEO_EXTENSIONS:
-        reason = f"not a known video extension (.{extension})" if extension else "no file name extension"
-        listing.skipped.append(Skipped(path, reason))
-    else:
-        return True
-    return False
-
-
-def _list_folder(folder: str, parts: tuple[str, ...], parents: tuple[tuple[int, int], ...], listing: Listing) -> None:
-    """List a folder and those below. parents: device and inode of the folders above, which a symbolic link may lead back to."""
-    prefix = "/".join(parts)
+    prefix: its path below VIDEOS, "" or ending in a slash. parents: device and inode of it and of the folders above, which a
+    symbolic link may lead back to.
+    """
     try:
         with os.scandir(folder) as iterator:
             entries = sorted(iterator, key=lambda entry: entry.name)
     except OSError as error:
-        listing.skipped.append(Skipped(_printable(prefix) or ".", f"folder cannot be read: {error.strerror}"))
+        listing.skip(prefix[:-1] or ".", f"folder cannot be read: {error.strerror}")
         return
     for entry in entries:
-        name, path = entry.name, f"{prefix}/{entry.name}" if prefix else entry.name
-        if name.startswith("."):
+        path = prefix + entry.name
+        if entry.name.startswith("."):
             listing.ignored["hidden"] += 1
             continue
         try:
             status = entry.stat()
         except OSError as error:
-            if entry.is_symlink() or extension_of(name) in VIDEO_EXTENSIONS:
-                reason = "symbolic link to nothing" if entry.is_symlink() else f"cannot be read: {error.strerror}"
-                listing.skipped.append(Skipped(_printable(path), reason))
+            # Only what could have been a video is worth a line.
+            if entry.is_symlink():
+                listing.skip(path, "symbolic link to nothing")
+            elif extension_of(entry.name) in VIDEO_EXTENSIONS:
+                listing.skip(path, f"cannot be read: {error.strerror}")
             continue
-        if stat.S_ISDIR(status.st_mode):
-            identity = (status.st_dev, status.st_ino)
-            if identity in parents:
-                listing.skipped.append(Skipped(_printable(path), "symbolic link to a folder above itself"))
-            else:
-                _list_folder(entry.path, (*parts, name), (*parents, identity), listing)
-        elif _is_video(path, listing):
-            if stat.S_ISREG(status.st_mode):
-                stem = name[: -len(extension_of(name)) - 1]
-                listing.videos.append(VideoFile(path, parts, stem, status.st_size))
-            else:
-                listing.skipped.append(Skipped(path, "not a regular file"))
+        identity = (status.st_dev, status.st_ino)
+        if not stat.S_ISDIR(status.st_mode):
+            listing.add(path, status.st_size, regular=stat.S_ISREG(status.st_mode))
+        elif identity in parents:
+            listing.skip(path, "symbolic link to a folder above itself")
+        else:
+            _list_folder(entry.path, f"{path}/", (*parents, identity), listing)
 
 
 def extension_of(name: str) -> str:
     """The extension of a file name in lower case, without the dot; "" if it has none."""
     return name.rpartition(".")[2].lower() if "." in name else ""
-
-
-def _printable(path: str) -> str:
-    """The path, with escapes for bytes that are not UTF-8."""
-    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def some(names: list[str]) -> str:

@@ -13,7 +13,7 @@ from manifests import datasets
 from manifests.datasets import KINETICS, OfficialLists
 from manifests.files import Location, below, exists
 from manifests.records import InputError
-from tgprep.scan.files import OTHER_EXTENSIONS, Listing, Skipped, VideoFile, extension_of, some
+from tgprep.scan.files import OTHER_EXTENSIONS, Listing, VideoFile, extension_of, some
 
 _NUM_EXAMPLES = 5
 
@@ -51,7 +51,7 @@ class Labelling:
     """The labels of all files, and what the user should know about them."""
 
     classes: tuple[str, ...]
-    labels: dict[str, VideoLabel | str]  # by path; text is the reason to skip the file
+    labels: Mapping[str, VideoLabel | str]  # by path; text is the reason to skip the file
     num_folds: int
     missing: tuple[Missing, ...]
     extra: tuple[Extra, ...]
@@ -113,9 +113,10 @@ def by_lists(
         raise InputError(
             f"--dataset {dataset} takes its class list from the official csv files, and none was found next to {videos}. Give them with --annotations PATH."
         )
+    listed, num_folds = (lists.videos, lists.num_folds) if lists else ((), 1)
     by_folded = {datasets.folded_class(name): name for name in classes}
     labels: dict[str, VideoLabel | str] = {}
-    listed_indices: set[int] = set()
+    present: set[int | None] = set()  # indices in `listed`
     extra: defaultdict[str, list[str]] = defaultdict(list)
     other_class: list[str] = []
     for file in files:
@@ -123,43 +124,43 @@ def by_lists(
         names = (by_folded.get(datasets.folded_class(folder)) for folder in reversed(file.folders))
         class_name = next(filter(None, names), "") or datasets.class_of_name(dataset, file.stem, classes)
         index = lists.find(class_name, file.stem) if lists else None
-        if lists is not None and index is not None:
-            listed = lists.videos[index]
-            if class_name and listed.class_name not in ("", class_name):
-                other_class.append(file.path)
-            class_name = class_name or listed.class_name
+        entry = None if index is None else listed[index]
+        if entry is not None and class_name and entry.class_name not in ("", class_name):
+            other_class.append(file.path)
+        class_name = class_name or (entry.class_name if entry else "")
         if not class_name:
             hint = ", and the lists do not label it" if lists else ""
             labels[file.path] = f"class unknown: no folder of the path is a class of {dataset}{hint}"
             continue
-        if lists is not None and index is not None:
-            listed_indices.add(index)
-            subsets = lists.videos[index].subsets
+        # The subsets: from the lists; Kinetics videos that no list names may lie in folders of a subset.
+        if entry is not None:
+            present.add(index)
+            subsets = entry.subsets
         else:
-            subset = _subset_of_folders(file) if dataset in KINETICS else ""
-            subsets = (subset,) * (lists.num_folds if lists else 1)
+            in_folders = map(datasets.subset_of_folder, file.folders if dataset in KINETICS else ())
+            subsets = (next(filter(None, in_folders), ""),) * num_folds
             if lists:
                 extra[class_name].append(file.path)
         labels[file.path] = VideoLabel(class_name, datasets.group_of(dataset, class_name, file.stem), subsets)
-    num_folds = lists.num_folds if lists else 1
-    if not any(subset for label in labels.values() if isinstance(label, VideoLabel) for subset in label.subsets):
+    # Without any subset there are no folds.
+    if not any(any(label.subsets) for label in labels.values() if isinstance(label, VideoLabel)):
         num_folds = 0
         labels = {p: replace(each, subsets=()) if isinstance(each, VideoLabel) else each for p, each in labels.items()}
-    missing = _missing(lists, listed_indices) if lists else ()
-    notes = _notes_on_lists(
-        dataset, lists, [path for group in extra.values() for path in group], other_class, num_folds
-    )
-    return Labelling(classes, labels, num_folds, missing, _extra(extra), tuple(notes))
+    absent = ((video.class_name, video.stem) for index, video in enumerate(listed) if index not in present)
+    missing = _missing((video.class_name for video in listed), absent)
+    unlisted = sorted(path for group in extra.values() for path in group)
+    notes = tuple(_notes_on_lists(dataset, lists, unlisted, other_class, num_folds))
+    return Labelling(classes, labels, num_folds, missing, _extra(extra), notes)
 
 
 def _notes_on_lists(
-    dataset: str, lists: OfficialLists | None, extra: list[str], other_class: list[str], num_folds: int
+    dataset: str, lists: OfficialLists | None, unlisted: list[str], other_class: list[str], num_folds: int
 ) -> Iterator[str]:
     if lists is not None:
         folds = f"{lists.num_folds} fold{'s' if lists.num_folds > 1 else ''}"
         yield f"official lists: {lists.source} ({folds}, {len(lists.videos)} videos)"
-    if extra:
-        yield f"{len(extra)} videos are in no official list: {some(sorted(extra))}"
+    if unlisted:
+        yield f"{len(unlisted)} videos are in no official list: {some(unlisted)}"
     if other_class:
         yield f"{len(other_class)} videos are in another class folder than the lists say; the folder counts: {some(other_class)}"
     if not num_folds and lists is not None:
@@ -172,20 +173,11 @@ def _notes_on_lists(
         )
 
 
-def _subset_of_folders(file: VideoFile) -> str:
-    return next((subset for folder in file.folders if (subset := datasets.subset_of_folder(folder))), "")
-
-
 def _extra(paths: Mapping[str, list[str]]) -> tuple[Extra, ...]:
     return tuple(Extra(name, len(group), tuple(sorted(group)[:_NUM_EXAMPLES])) for name, group in sorted(paths.items()))
 
 
-def _missing(lists: OfficialLists, present: set[int]) -> tuple[Missing, ...]:
-    absent = [video for index, video in enumerate(lists.videos) if index not in present]
-    return _missing_by_class((v.class_name for v in lists.videos), ((v.class_name, v.stem) for v in absent))
-
-
-def _missing_by_class(listed: Iterable[str], absent: Iterable[tuple[str, str]]) -> tuple[Missing, ...]:
+def _missing(listed: Iterable[str], absent: Iterable[tuple[str, str]]) -> tuple[Missing, ...]:
     """listed: the class of every listed video. absent: class and name of those that are not in the folder."""
     num_listed = Counter(listed)
     names: defaultdict[str, list[str]] = defaultdict(list)
@@ -199,7 +191,7 @@ def _missing_by_class(listed: Iterable[str], absent: Iterable[tuple[str, str]]) 
 
 def by_folder(files: list[VideoFile], videos: Location) -> Labelling:
     """Label files in VIDEOS/[train|val|test/]Class/.../file; the subset layout only if every top folder names a subset."""
-    nested = [file for file in files if file.folders]
+    nested = [file.folders for file in files if file.folders]
     if not nested:
         raise InputError(
             f"VIDEOS {videos}: all videos are directly in this folder, so their classes are unknown. Expected VIDEOS/Class/file "
@@ -207,20 +199,18 @@ def by_folder(files: list[VideoFile], videos: Location) -> Labelling:
             "--dataset csv --annotations FILE.csv (path,label). For Kinetics videos named by YouTube id: --dataset kinetics400 --annotations FOLDER with the official csv files."
         )
     notes: list[str] = []
-    # Skip folders that only hold the others, such as UCF-101/ of the archive.
-    depth = 0
-    while (
-        len({file.folders[depth] for file in nested}) == 1
-        and all(len(file.folders) > depth + 1 for file in nested)
-        and not datasets.subset_of_folder(nested[0].folders[depth])
-    ):
+    # Skip folders that only hold the others, such as UCF-101/ of the archive; but not the last one, which is a class.
+    first, depth = nested[0], 0
+    while all(len(folders) > depth + 1 and folders[depth] == first[depth] for folders in nested):
+        if datasets.subset_of_folder(first[depth]):
+            break
         depth += 1
     if depth:
-        notes.append(f"class folders are in {'/'.join(nested[0].folders[:depth])}/")
-    subset_names = {top: datasets.subset_of_folder(top) for top in {file.folders[depth] for file in nested}}
+        notes.append(f"class folders are in {'/'.join(first[:depth])}/")
+    subset_names = {top: datasets.subset_of_folder(top) for top in {folders[depth] for folders in nested}}
     with_subsets = all(subset_names.values())
-    labels: dict[str, VideoLabel | str] = {}
     class_depth = depth + with_subsets
+    labels: dict[str, VideoLabel | str] = {}
     for file in files:
         if len(file.folders) <= class_depth:
             labels[file.path] = "no class folder above it (expected VIDEOS/Class/file)"
@@ -239,49 +229,40 @@ def by_folder(files: list[VideoFile], videos: Location) -> Labelling:
     return Labelling(classes, labels, int(with_subsets), (), (), tuple(notes))
 
 
-def by_csv(listing: Listing, videos: Location, annotations: Path | None) -> tuple[Labelling, list[Skipped]]:
-    """Label files by path,label[,group,subset]: paths relative to VIDEOS; labels are class names, or integers from 0.
-
-    Also returns listed files that are no videos.
-    """
+def by_csv(listing: Listing, videos: Location, annotations: Path | None) -> Labelling:
+    """Label files by path,label[,group,subset]: paths relative to VIDEOS; labels are class names, or integers from 0."""
     if annotations is None or not annotations.is_file():
         raise InputError(
             "--dataset csv needs --annotations FILE.csv with the columns path,label and, if wanted, group,subset."
         )
-    rows = list(_csv_rows(annotations))
-    if not rows:
-        raise InputError(f"{annotations}: no rows below the header; expected path,label[,group,subset].")
-    numbered = all(re.fullmatch(r"\d{1,6}", row.label) for row in rows)
-    if numbered:
-        classes = tuple(str(number) for number in range(max(int(row.label) for row in rows) + 1))
+    rows = _read_csv(annotations)
+    with_subsets = any(row.subsets[0] for row in rows.values())
+    if not with_subsets:
+        rows = {path: replace(row, subsets=()) for path, row in rows.items()}
+    # Labels are numbers only if all of them are.
+    if all(re.fullmatch(r"\d{1,6}", row.class_name) for row in rows.values()):
+        rows = {path: replace(row, class_name=str(int(row.class_name))) for path, row in rows.items()}
+        classes = tuple(str(number) for number in range(max(int(row.class_name) for row in rows.values()) + 1))
     else:
-        classes = tuple(sorted({row.label for row in rows}))
-    with_subsets = any(row.subset for row in rows)
-    labels: dict[str, VideoLabel | str] = {}
-    for row in rows:
-        if row.path in labels:
-            raise InputError(f"{annotations}, line {row.line}: {row.path} is listed twice. Keep one of the lines.")
-        class_name = str(int(row.label)) if numbered else row.label
-        labels[row.path] = VideoLabel(class_name, row.group, (row.subset,) if with_subsets else ())
-    class_of = {path: label.class_name for path, label in labels.items() if isinstance(label, VideoLabel)}
+        classes = tuple(sorted({row.class_name for row in rows.values()}))
     # Listed paths that are not among the videos: skipped already, no video, or missing.
-    unseen = class_of.keys() - {file.path for file in listing.videos} - {entry.path for entry in listing.skipped}
-    no_videos = [Skipped(path, reason) for path in sorted(unseen) if (reason := _why_no_video(videos, path))]
-    absent = unseen - {entry.path for entry in no_videos}
-    missing = _missing_by_class(class_of.values(), ((class_of[path], path) for path in absent))
+    unseen = rows.keys() - {file.path for file in listing.videos} - {entry.path for entry in listing.skipped}
+    no_videos = {path: reason for path in sorted(unseen) if (reason := _why_no_video(videos, path))}
+    absent = ((rows[path].class_name, path) for path in unseen - no_videos.keys())
+    missing = _missing((row.class_name for row in rows.values()), absent)
     # Videos that are not listed: by the innermost folder that is a class.
+    unlisted = [file for file in listing.videos if file.path not in rows]
     extra: defaultdict[str, list[str]] = defaultdict(list)
-    listed_classes = set(class_of.values())
-    for file in listing.videos:
-        if file.path not in labels:
-            folder = next((name for name in reversed(file.folders) if name in listed_classes), "")
-            extra[folder].append(file.path)
+    listed_classes = {row.class_name for row in rows.values()}
+    for file in unlisted:
+        extra[next((name for name in reversed(file.folders) if name in listed_classes), "")].append(file.path)
     notes = [f"list: {annotations.name} ({len(rows)} videos, {len(classes)} classes)"]
-    if paths := sorted(path for group in extra.values() for path in group):
-        notes.append(f"{len(paths)} video files are not in {annotations.name} and were ignored: {some(paths)}")
+    if unlisted:
+        examples = some(sorted(file.path for file in unlisted))
+        notes.append(f"{len(unlisted)} video files are not in {annotations.name} and were ignored: {examples}")
     if not with_subsets:
         notes.append("no column subset: every video counts as train")
-    return Labelling(classes, labels, int(with_subsets), missing, _extra(extra), tuple(notes)), no_videos
+    return Labelling(classes, {**rows, **no_videos}, int(with_subsets), missing, _extra(extra), tuple(notes))
 
 
 def _why_no_video(videos: Location, path: str) -> str:
@@ -290,23 +271,12 @@ def _why_no_video(videos: Location, path: str) -> str:
     extension = extension_of(path)
     if not (hidden or extension in OTHER_EXTENSIONS) or not exists(below(videos, path)):
         return ""
-    return (
-        "listed, but hidden (its path has a name that begins with a dot)"
-        if hidden
-        else f"listed, but .{extension} is no video"
-    )
+    return f"listed, but {'hidden (its path has a name that begins with a dot)' if hidden else f'.{extension} is no video'}"
 
 
-@dataclass(frozen=True, slots=True)
-class _CsvRow:
-    line: int
-    path: str
-    label: str
-    group: str
-    subset: str
-
-
-def _csv_rows(annotations: Path) -> Iterator[_CsvRow]:
+def _read_csv(annotations: Path) -> dict[str, VideoLabel]:
+    """Read a csv file: the label of each path. Class names are the labels as written; one subset each, "" if none is given."""
+    labels: dict[str, VideoLabel] = {}
     try:
         with annotations.open(newline="", encoding="utf-8-sig") as lines:
             rows = csv.DictReader(lines)
@@ -316,7 +286,9 @@ def _csv_rows(annotations: Path) -> Iterator[_CsvRow]:
                     f"{annotations}: the first line lacks {' and '.join(sorted(absent))} (got {header[:200]!r}); expected the header path,label[,group,subset]."
                 )
             for row in rows:
-                path, label = (row["path"] or "").strip(), (row["label"] or "").strip()
+                path, label, group, subset = (
+                    (row.get(name) or "").strip() for name in ("path", "label", "group", "subset")
+                )
                 where = f"{annotations}, line {rows.line_num}"
                 if not path or not label:
                     raise InputError(f"{where}: path {path!r}, label {label!r}; both must be given.")
@@ -324,9 +296,13 @@ def _csv_rows(annotations: Path) -> Iterator[_CsvRow]:
                 pure = PurePosixPath(path.replace("\\", "/") if "/" not in path else path)
                 if pure.is_absolute() or ".." in pure.parts:
                     raise InputError(f"{where}: path {path!r} leaves VIDEOS; give paths relative to VIDEOS.")
-                subset = (row.get("subset") or "").strip()
                 if subset and not (subset := datasets.subset_of_folder(subset) or subset * (subset == "unused")):
                     raise InputError(f"{where}: subset {row['subset']!r}; expected train, val, test or unused.")
-                yield _CsvRow(rows.line_num, str(pure), label, (row.get("group") or "").strip(), subset)
+                if str(pure) in labels:
+                    raise InputError(f"{where}: {pure} is listed twice. Keep one of the lines.")
+                labels[str(pure)] = VideoLabel(label, group, (subset,))
     except UnicodeDecodeError as error:
         raise InputError(f"{annotations} is not UTF-8 text ({error}). Save it as UTF-8.") from None
+    if not labels:
+        raise InputError(f"{annotations}: no rows below the header; expected path,label[,group,subset].")
+    return labels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from manifests import datasets
@@ -29,9 +29,7 @@ class Scan:
         int  # official folds, the length of every video's `subsets`; 0: no subsets are known, every video is train
     )
     missing: tuple[Missing, ...]
-    extra: tuple[
-        Extra, ...
-    ]  # unlisted videos: without subset if the lists are official, not in `videos` if they are a csv
+    extra: tuple[Extra, ...]  # without subset if the lists are official, not in `videos` if they are a csv
     notes: tuple[str, ...]  # for the user: what was inferred from where
 
 
@@ -48,23 +46,24 @@ def scan(videos: Location, *, dataset: str = "auto", annotations: Location | Non
     if isinstance(annotations, Path) and not annotations.exists():
         raise InputError(f"--annotations {annotations}: no such file or folder.")
     listing = list_videos(videos)
-    detected, labelling, no_videos = _label(listing, videos, dataset, annotations)
-    notes = (
-        [f"detected data set {detected} from folder and file names (--dataset sets it)"] if dataset == "auto" else []
-    )
-    notes += labelling.notes
-    if labelling.missing:
-        notes.append(_note_on_missing(labelling.missing))
+    dataset, labelling = _label(listing, videos, dataset, annotations)
+    notes = [*labelling.notes]
+    # Every file has a label or is skipped; files that a csv does not name have neither.
     labels = [(file, labelling.labels.get(file.path)) for file in listing.videos]
     labelled = [(file, label) for file, label in labels if isinstance(label, VideoLabel)]
-    skipped = [*listing.skipped, *no_videos]
-    skipped += [Skipped(file.path, reason) for file, reason in labels if isinstance(reason, str)]
+    skipped = listing.skipped + [Skipped(path, why) for path, why in labelling.labels.items() if isinstance(why, str)]
     if not labelled:
-        raise InputError(_nothing_fits(videos, detected, skipped))
+        reasons = Counter(entry.reason for entry in skipped)
+        top = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
+        raise InputError(
+            f"VIDEOS {videos}: none of the video files fits --dataset {dataset} ({top or 'the list names none of them'}). "
+            f"First: {some([entry.path for entry in skipped])}. Check VIDEOS, or use --dataset folder for your own classes."
+        )
+    # A label is the class's number, which depends on whether absent classes keep theirs.
     names = labelling.classes
     if classes == "present":
         present = {label.class_name for _, label in labelled}
-        names = tuple(name for name in labelling.classes if name in present)
+        names = tuple(name for name in names if name in present)
         if len(names) < len(labelling.classes):
             notes.append(
                 f"classes: {len(names)} of {len(labelling.classes)} have videos and are renumbered (--classes present)"
@@ -85,7 +84,7 @@ def scan(videos: Location, *, dataset: str = "auto", annotations: Location | Non
         kinds = sorted(listing.ignored.items(), key=lambda entry: (-entry[1], entry[0]))
         notes.append(f"ignored files that are no videos: {', '.join(f'{count} {kind}' for kind, count in kinds)}")
     return Scan(
-        detected,
+        dataset,
         names,
         tuple(sorted(rows, key=lambda row: row.key)),
         tuple(sorted(skipped, key=lambda entry: entry.path)),
@@ -96,32 +95,24 @@ def scan(videos: Location, *, dataset: str = "auto", annotations: Location | Non
     )
 
 
-def _label(
-    listing: Listing, videos: Location, dataset: str, annotations: Location | None
-) -> tuple[str, Labelling, list[Skipped]]:
-    """Label the files by the rules of their data set, which is detected if it is `auto`; and listed files that are no videos."""
+def _label(listing: Listing, videos: Location, dataset: str, annotations: Location | None) -> tuple[str, Labelling]:
+    """Label the files by the rules of their data set, which is detected and noted if it is `auto`."""
     with annotation_paths(videos, annotations) as paths:
         lists = paths[0] if annotations is not None else None
-        if dataset == "auto":
-            dataset = guess_dataset(listing.videos, paths, lists)
-        if dataset == "csv":
-            return dataset, *by_csv(listing, videos, lists)
-        if dataset == "folder":
-            return dataset, by_folder(listing.videos, videos), []
-        return dataset, by_lists(dataset, listing.videos, videos, paths, annotations), []
-
-
-def _note_on_missing(missing: tuple[Missing, ...]) -> str:
-    num_missing = sum(entry.num_missing for entry in missing)
-    worst = sorted(missing, key=lambda entry: (-entry.num_missing, entry.class_name))
-    examples = some([f"{entry.class_name or 'no label'} {entry.num_missing} of {entry.num_listed}" for entry in worst])
-    return f"{num_missing} listed videos of {len(worst)} classes are not in the folder: {examples}"
-
-
-def _nothing_fits(videos: Location, dataset: str, skipped: list[Skipped]) -> str:
-    reasons = Counter(entry.reason for entry in skipped)
-    top = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
-    return (
-        f"VIDEOS {videos}: none of the video files fits --dataset {dataset} ({top or 'the list names none of them'}). "
-        f"First: {some([entry.path for entry in skipped])}. Check VIDEOS, or use --dataset folder for your own classes."
+        detected = guess_dataset(listing.videos, paths, lists) if dataset == "auto" else dataset
+        if detected == "csv":
+            labelling = by_csv(listing, videos, lists)
+        elif detected == "folder":
+            labelling = by_folder(listing.videos, videos)
+        else:
+            labelling = by_lists(detected, listing.videos, videos, paths, annotations)
+    notes = (
+        [f"detected data set {detected} from folder and file names (--dataset sets it)"] if dataset == "auto" else []
     )
+    notes += labelling.notes
+    if missing := labelling.missing:
+        num_missing = sum(entry.num_missing for entry in missing)
+        worst = sorted(missing, key=lambda entry: (-entry.num_missing, entry.class_name))
+        examples = some([f"{e.class_name or 'no label'} {e.num_missing} of {e.num_listed}" for e in worst])
+        notes.append(f"{num_missing} listed videos of {len(worst)} classes are not in the folder: {examples}")
+    return detected, replace(labelling, notes=tuple(notes))
