@@ -15,7 +15,9 @@ levels int16, the quantised coefficients; marks uint16[4 * LANES * chunks], per 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,8 @@ _C2 = 0.541196100  # sqrt(2) * (cos(pi / 8) - cos(3 pi / 8)) / sqrt(2), and so o
 _C4 = 0.707106781
 _C6 = 0.382683433
 _C8 = 1.306562965
-_FLOATS = ir.VectorType(ir.FloatType(), 8)
+_LONG = ir.IntType(64)
+_FLOATS, _INTS, _SHORTS = (ir.VectorType(kind, 8) for kind in (ir.FloatType(), ir.IntType(32), ir.IntType(16)))
 
 
 _inner = njit(error_model="numpy", forceinline=True)
@@ -51,96 +54,43 @@ def _entry(function: Any) -> Any:
         return njit(error_model="numpy")(function)
 
 
-def _pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any, element: Any = None) -> Any:
-    """Pointer to an array's item, or to a value of another type there. kind: the array's type."""
-    data = context.make_array(kind)(context, builder, array).data
-    if element is None:
-        return builder.gep(data, [index], inbounds=True)
-    return builder.bitcast(builder.gep(data, [index]), element.as_pointer())
+@dataclass(frozen=True, slots=True)
+class _Array:
+    """An array argument in the code being generated."""
+
+    context: Any
+    builder: Any
+    kind: Any  # the array's type
+    value: Any
+
+    def pointer(self, index: Any, element: Any = None) -> Any:
+        """Pointer to an item, or to a value of another type there."""
+        data = self.context.make_array(self.kind)(self.context, self.builder, self.value).data
+        if element is None:
+            return self.builder.gep(data, [index], inbounds=True)
+        return self.builder.bitcast(self.builder.gep(data, [index]), element.as_pointer())
+
+    def vector(self, index: Any, count: int = 8) -> Any:
+        """Pointer to `count` neighbours, as one vector."""
+        return self.pointer(index, ir.VectorType(self.context.get_data_type(self.kind.dtype), count))
+
+    def eight(self, index: Any) -> _Eight:
+        """Load eight neighbours."""
+        return _Eight(self.builder, self.builder.load(self.vector(index), align=4))
+
+    def broadcast(self, index: Any) -> _Eight:
+        """Load one number into all eight lanes."""
+        number, lane = self.builder.load(self.pointer(index)), ir.Constant(ir.IntType(32), 0)
+        one = self.builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), number, lane)
+        return _Eight(self.builder, self.builder.shuffle_vector(one, one, ir.Constant(_INTS, [0] * 8)))
 
 
-# Plain loads and stores. Numba's own check for negative indices, which prevents vector instructions.
-@intrinsic
-def _get(typing_context: Any, array: Any, index: Any) -> Any:
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.load(_pointer(context, builder, signature.args[0], arguments[0], arguments[1]))
-
-    return array.dtype(array, types.int64), code
-
-
-@intrinsic
-def _put(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        builder.store(arguments[2], _pointer(context, builder, signature.args[0], arguments[0], arguments[1]))
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, array.dtype), code
-
-
-@intrinsic
-def _eight_bytes(typing_context: Any, array: Any, index: Any) -> Any:
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.load(
-            _pointer(context, builder, signature.args[0], arguments[0], arguments[1], ir.IntType(64)), align=1
-        )
-
-    return types.uint64(array, types.int64), code
-
-
-def _store_eight_bytes(swap: bool) -> Any:
-    def typed(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
-        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            place = _pointer(context, builder, signature.args[0], arguments[0], arguments[1], ir.IntType(64))
-            builder.store(builder.bswap(arguments[2]) if swap else arguments[2], place, align=1)
-            return context.get_dummy_value()
-
-        return types.void(array, types.int64, types.uint64), code
-
-    return intrinsic(typed)
-
-
-_put_eight_bytes = _store_eight_bytes(False)
-_put_big_endian = _store_eight_bytes(True)  # the highest byte first
-
-
-@intrinsic
-def _byte(typing_context: Any, address: Any, index: Any) -> Any:
-    """Load the byte at `address` + `index`."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        start = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
-        return builder.load(builder.gep(start, [arguments[1]], inbounds=True))
-
-    return types.uint8(types.int64, types.int64), code
-
-
-def _lanes(builder: Any, context: Any, kind: Any, array: Any, index: Any, count: int) -> Any:
-    """Pointer to `count` neighbours of an array, as one vector."""
-    vector = ir.VectorType(context.get_data_type(kind.dtype), count)
-    return _pointer(context, builder, kind, array, index, vector)
-
-
-def _further(builder: Any, index: Any, step: int) -> Any:
-    return builder.add(index, ir.Constant(ir.IntType(64), step))
-
-
+@dataclass(frozen=True, slots=True)
 class _Eight:
     """A vector of eight floats in the code being generated: arithmetic on it emits instructions."""
 
-    def __init__(self, builder: Any, value: Any) -> None:
-        self.builder = builder
-        self.value = value
-
-    @classmethod
-    def loaded(cls, context: Any, builder: Any, kind: Any, array: Any, index: Any) -> _Eight:
-        return cls(builder, builder.load(_lanes(builder, context, kind, array, index, 8), align=4))
-
-    @classmethod
-    def same(cls, context: Any, builder: Any, kind: Any, array: Any, index: Any) -> _Eight:
-        """One number of an array, broadcast to eight lanes."""
-        number = builder.load(_pointer(context, builder, kind, array, index))
-        one = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
-        return cls(builder, builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), 8), [0] * 8)))
+    builder: Any
+    value: Any
 
     def __add__(self, other: _Eight) -> _Eight:
         return _Eight(self.builder, self.builder.fadd(self.value, other.value))
@@ -152,15 +102,92 @@ class _Eight:
         factor = other.value if isinstance(other, _Eight) else ir.Constant(_FLOATS, [float(np.float32(other))] * 8)
         return _Eight(self.builder, self.builder.fmul(self.value, factor))
 
-    def store(self, context: Any, kind: Any, array: Any, index: Any) -> None:
-        self.builder.store(self.value, _lanes(self.builder, context, kind, array, index, 8), align=4)
+    def store(self, array: _Array, index: Any) -> None:
+        self.builder.store(self.value, array.vector(index), align=4)
 
-    def store_nearest(self, context: Any, kind: Any, array: Any, index: Any) -> None:
+    def store_nearest(self, array: _Array, index: Any) -> None:
         """Store the nearest integers as int16: adding 1.5 * 2^23 leaves them in the lowest bits of a float."""
         moved = self.builder.fadd(self.value, ir.Constant(_FLOATS, [12582912.0] * 8))
-        bits = self.builder.bitcast(moved, ir.VectorType(ir.IntType(32), 8))
-        nearest = self.builder.trunc(bits, ir.VectorType(ir.IntType(16), 8))  # 1.5 * 2^23 itself has zeros there
-        self.builder.store(nearest, _lanes(self.builder, context, kind, array, index, 8), align=2)
+        bits = self.builder.bitcast(moved, _INTS)
+        nearest = self.builder.trunc(bits, _SHORTS)  # 1.5 * 2^23 itself has zeros there
+        self.builder.store(nearest, array.vector(index), align=2)
+
+
+def _instruction(signature: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+    """Make an intrinsic of a function that emits instructions: emit(builder, *arguments), arrays as `_Array`.
+
+    signature: from the types of the arguments, as they are given, to the signature.
+    """
+
+    def decorate(emit: Callable[..., Any]) -> Any:
+        def typed(typing_context: Any, *given: Any) -> Any:
+            def code(context: Any, builder: Any, resolved: Any, values: Any) -> Any:
+                result = emit(
+                    builder,
+                    *(
+                        _Array(context, builder, kind, value) if isinstance(kind, types.Array) else value
+                        for kind, value in zip(resolved.args, values, strict=True)
+                    ),
+                )
+                return context.get_dummy_value() if result is None else result
+
+            return signature(*given), code
+
+        # Numba matches arguments by name: those of `signature`, after the context.
+        names = ["typing_context", *inspect.signature(signature).parameters]
+        parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in names]
+        typed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return intrinsic(typed)
+
+    return decorate
+
+
+# Plain loads and stores, without numba's own check for negative indices, which prevents vector instructions.
+@_instruction(lambda array, index: array.dtype(array, types.int64))
+def _get(builder: Any, array: _Array, index: Any) -> Any:
+    return builder.load(array.pointer(index))
+
+
+@_instruction(lambda array, index, value: types.void(array, types.int64, array.dtype))
+def _put(builder: Any, array: _Array, index: Any, value: Any) -> None:
+    builder.store(value, array.pointer(index))
+
+
+@_instruction(lambda array, index: types.uint64(array, types.int64))
+def _eight_bytes(builder: Any, array: _Array, index: Any) -> Any:
+    return builder.load(array.pointer(index, _LONG), align=1)
+
+
+@_instruction(lambda array, index, value: types.void(array, types.int64, types.uint64))
+def _put_eight_bytes(builder: Any, array: _Array, index: Any, value: Any) -> None:
+    builder.store(value, array.pointer(index, _LONG), align=1)
+
+
+@_instruction(lambda array, index, value: types.void(array, types.int64, types.uint64))
+def _put_big_endian(builder: Any, array: _Array, index: Any, value: Any) -> None:
+    """Store eight bytes, the highest first."""
+    builder.store(builder.bswap(value), array.pointer(index, _LONG), align=1)
+
+
+@_instruction(lambda address, index: types.uint8(types.int64, types.int64))
+def _byte(builder: Any, address: Any, index: Any) -> Any:
+    """Load the byte at `address` + `index`."""
+    start = builder.inttoptr(address, ir.IntType(8).as_pointer())
+    return builder.load(builder.gep(start, [index], inbounds=True))
+
+
+@_instruction(lambda value: types.uint64(types.uint64))
+def _leading_zeros(builder: Any, value: Any) -> Any:
+    return builder.ctlz(value, ir.Constant(ir.IntType(1), 0))
+
+
+@_instruction(lambda value: types.uint64(types.uint64))
+def _trailing_zeros(builder: Any, value: Any) -> Any:
+    return builder.cttz(value, ir.Constant(ir.IntType(1), 0))
+
+
+def _further(builder: Any, index: Any, step: int) -> Any:
+    return builder.add(index, ir.Constant(_LONG, step))
 
 
 def _transform(numbers: Sequence[_Eight]) -> tuple[_Eight, ...]:
@@ -174,134 +201,90 @@ def _transform(numbers: Sequence[_Eight]) -> tuple[_Eight, ...]:
     shared = (odd0 - odd2) * _C6
     low, high, middle = odd0 * _C2 + shared, odd2 * _C8 + shared, odd1 * _C4
     plus, minus = h + middle, h - middle
-    return (
-        even0 + even1,
-        plus + high,
-        even3 + turned,
-        minus - low,
-        even0 - even1,
-        minus + low,
-        even3 - turned,
-        plus - high,
-    )
+    first = even0 + even1, plus + high, even3 + turned, minus - low
+    return (*first, even0 - even1, minus + low, even3 - turned, plus - high)
 
 
-@intrinsic
-def _eight_rows(typing_context: Any, words: Any, at: Any, work: Any, to: Any) -> Any:
+@_instruction(lambda words, at, work, to: types.void(words, types.int64, work, types.int64))
+def _eight_rows(builder: Any, words: _Array, at: Any, work: _Array, to: Any) -> None:
     """Transform one row of eight blocks, 16 words of four pixels, to work[8 * u * LANES + to:], its frequencies u."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        whole = ir.VectorType(ir.IntType(32), 8)
-        row = builder.load(_lanes(builder, context, signature.args[0], arguments[0], arguments[1], 16), align=1)
-        # Take the words apart: one vector for each of the eight columns, a lane for each block.
-        pixels = []
-        for half in (0, 1):
-            every_second = ir.Constant(whole, list(range(half, 16, 2)))
-            four = builder.shuffle_vector(row, row, every_second)
-            for bits in (0, 8, 16, 24):
-                moved = builder.lshr(four, ir.Constant(whole, [bits] * 8))
-                pixels.append(builder.sitofp(builder.and_(moved, ir.Constant(whole, [255] * 8)), _FLOATS))
-        for u, frequency in enumerate(_transform([_Eight(builder, pixel) for pixel in pixels])):
-            frequency.store(context, signature.args[2], arguments[2], _further(builder, arguments[3], 8 * u * LANES))
-        return context.get_dummy_value()
-
-    return types.void(words, types.int64, work, types.int64), code
+    row = builder.load(words.vector(at, 16), align=1)
+    # Take the words apart: one vector for each of the eight columns, a lane for each block.
+    pixels = []
+    for half in (0, 1):
+        four = builder.shuffle_vector(row, row, ir.Constant(_INTS, list(range(half, 16, 2))))
+        for bits in (0, 8, 16, 24):
+            moved = builder.lshr(four, ir.Constant(_INTS, [bits] * 8))
+            pixel = builder.sitofp(builder.and_(moved, ir.Constant(_INTS, [255] * 8)), _FLOATS)
+            pixels.append(_Eight(builder, pixel))
+    for u, frequency in enumerate(_transform(pixels)):
+        frequency.store(work, _further(builder, to, 8 * u * LANES))
 
 
-def _columns(context: Any, builder: Any, kind: Any, work: Any, at: Any) -> tuple[_Eight, ...]:
-    rows = (_Eight.loaded(context, builder, kind, work, _further(builder, at, y * LANES)) for y in range(8))
-    return _transform(tuple(rows))
+def _columns(builder: Any, work: _Array, at: Any) -> tuple[_Eight, ...]:
+    return _transform([work.eight(_further(builder, at, y * LANES)) for y in range(8)])
 
 
 def _put_levels(
-    context: Any, builder: Any, frequencies: Sequence[_Eight], kinds: Any, values: Any, u: Any, to: Any
+    builder: Any, frequencies: Sequence[_Eight], shift: _Array, scale: _Array, u: Any, levels: _Array, to: Any
 ) -> None:
-    """Quantise the frequencies 8 * u to 8 * u + 7 of eight blocks to levels[to:]. kinds, values: of shift, scale, levels."""
+    """Quantise the frequencies 8 * u to 8 * u + 7 of eight blocks to levels[to:]."""
     for v, frequency in enumerate(frequencies):
         if v == 0:
-            frequency += _Eight.same(context, builder, kinds[0], values[0], u)
-        index = builder.add(builder.mul(u, ir.Constant(ir.IntType(64), 8)), ir.Constant(ir.IntType(64), v))
-        level = frequency * _Eight.same(context, builder, kinds[1], values[1], index)
-        level.store_nearest(context, kinds[2], values[2], _further(builder, to, v * LANES))
+            frequency += shift.broadcast(u)
+        index = builder.add(builder.mul(u, ir.Constant(_LONG, 8)), ir.Constant(_LONG, v))
+        level = frequency * scale.broadcast(index)
+        level.store_nearest(levels, _further(builder, to, v * LANES))
 
 
-@intrinsic
+@_instruction(
+    lambda work, at, u, shift, scale, levels, to: types.void(
+        work, types.int64, types.int64, shift, scale, levels, types.int64
+    )
+)
 def _eight_columns(
-    typing_context: Any, work: Any, at: Any, u: Any, shift: Any, scale: Any, levels: Any, to: Any
-) -> Any:  # fmt: skip
+    builder: Any, work: _Array, at: Any, u: Any, shift: _Array, scale: _Array, levels: _Array, to: Any
+) -> None:
     """Transform eight rows of work[at:] and quantise them to levels[to:], the frequencies 8 * u to 8 * u + 7."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        frequencies = _columns(context, builder, signature.args[0], *arguments[:2])
-        _put_levels(context, builder, frequencies, signature.args[3:6], arguments[3:6], arguments[2], arguments[6])
-        return context.get_dummy_value()
-
-    return types.void(work, types.int64, types.int64, shift, scale, levels, types.int64), code
+    _put_levels(builder, _columns(builder, work, at), shift, scale, u, levels, to)
 
 
-@intrinsic
+@_instruction(
+    lambda work, at, u, shifts, scales, levels, others, to, earlier, place: types.void(
+        work, types.int64, types.int64, shifts, scales, levels, others, types.int64, earlier, types.int64
+    )
+)
 def _eight_columns_of_two(
-    typing_context: Any, work: Any, at: Any, u: Any, shifts: Any, scales: Any, levels: Any, other_levels: Any, to: Any, earlier: Any,
-    place: Any,
-) -> Any:  # fmt: skip
+    builder: Any, work: _Array, at: Any, u: Any, shifts: _Array, scales: _Array, levels: _Array, other_levels: _Array, to: Any,
+    earlier: _Array, place: Any,
+) -> None:  # fmt: skip
     """The same, and quantise earlier[place:] minus these frequencies to other_levels[to:]; they then replace it.
 
     shifts: [2 * 8], scales: [2 * 64], for picture and gradient.
     """
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        frequencies = _columns(context, builder, signature.args[0], *arguments[:2])
-        kinds, u, to = signature.args, arguments[2], arguments[7]
-        # The frequencies of the previous picture are replaced by those of this one.
-        places = [_further(builder, arguments[9], v * LANES) for v in range(8)]
-        before = [_Eight.loaded(context, builder, kinds[8], arguments[8], index) for index in places]
-        for index, frequency in zip(places, frequencies, strict=True):
-            frequency.store(context, kinds[8], arguments[8], index)
-        # TG is affine: its frequencies are the differences, with a scale and a shift of their own.
-        differences = [earlier - later for earlier, later in zip(before, frequencies, strict=True)]
-        _put_levels(context, builder, frequencies, kinds[3:6], arguments[3:6], u, to)
-        others = ((*kinds[3:5], kinds[6]), (*arguments[3:5], arguments[6]))
-        _put_levels(context, builder, differences, *others, _further(builder, u, 8), to)
-        return context.get_dummy_value()
-
-    int64 = types.int64
-    return types.void(work, int64, int64, shifts, scales, levels, other_levels, int64, earlier, int64), code
+    frequencies = _columns(builder, work, at)
+    # The frequencies of the previous picture are replaced by those of this one.
+    places = [_further(builder, place, v * LANES) for v in range(8)]
+    before = [earlier.eight(index) for index in places]
+    for index, frequency in zip(places, frequencies, strict=True):
+        frequency.store(earlier, index)
+    # TG is affine: its frequencies are the differences, with another scale and shift.
+    differences = [previous - following for previous, following in zip(before, frequencies, strict=True)]
+    _put_levels(builder, frequencies, shifts, scales, u, levels, to)
+    _put_levels(builder, differences, shifts, scales, _further(builder, u, 8), other_levels, to)
 
 
-@intrinsic
-def _eight_marks(typing_context: Any, levels: Any, base: Any, marks: Any, to: Any) -> Any:
+@_instruction(lambda levels, base, marks, to: types.void(levels, types.int64, marks, types.int64))
+def _eight_marks(builder: Any, levels: _Array, base: Any, marks: _Array, to: Any) -> None:
     """Mark the nonzero levels[base:] of eight lanes: a word for each 16 zigzag positions, at marks[to:] and every LANES after."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = ir.VectorType(ir.IntType(16), 8)
-        nothing = ir.Constant(kind, [0] * 8)
-        for word in range(4):
-            bits = nothing
-            for bit, place in enumerate(PLACES[16 * word : 16 * word + 16]):
-                index = builder.add(arguments[1], ir.Constant(ir.IntType(64), int(place)))
-                level = builder.load(_lanes(builder, context, signature.args[0], arguments[0], index, 8), align=2)
-                nonzero = builder.icmp_signed("!=", level, nothing)
-                bits = builder.or_(bits, builder.select(nonzero, ir.Constant(kind, [1 << bit] * 8), nothing))
-            index = builder.add(arguments[3], ir.Constant(ir.IntType(64), word * LANES))
-            builder.store(bits, _lanes(builder, context, signature.args[2], arguments[2], index, 8), align=2)
-        return context.get_dummy_value()
-
-    return types.void(levels, types.int64, marks, types.int64), code
-
-
-def _zeros(leading: bool) -> Any:
-    def typed(typing_context: Any, value: Any) -> Any:
-        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            count = builder.ctlz if leading else builder.cttz
-            return count(arguments[0], ir.Constant(ir.IntType(1), 0))
-
-        return types.uint64(types.uint64), code
-
-    return intrinsic(typed)
-
-
-_leading_zeros = _zeros(True)
-_trailing_zeros = _zeros(False)
+    nothing = ir.Constant(_SHORTS, [0] * 8)
+    for word in range(4):
+        bits = nothing
+        for bit, place in enumerate(PLACES[16 * word : 16 * word + 16]):
+            level = builder.load(levels.vector(_further(builder, base, int(place))), align=2)
+            nonzero = builder.icmp_signed("!=", level, nothing)
+            bits = builder.or_(bits, builder.select(nonzero, ir.Constant(_SHORTS, [1 << bit] * 8), nothing))
+        builder.store(bits, marks.vector(_further(builder, to, word * LANES)), align=2)
 
 
 @_inner
@@ -463,13 +446,34 @@ def _write(
 
 
 @_inner
-def _close(raw: Any, state: Any, out: Any, at: int) -> Any:
-    """Fill up the last byte with ones; copy everything to out[at:]."""
+def _close(raw: Any, state: Any, out: Any, at: int) -> int:
+    """Fill up the last byte with ones; copy everything to out[at:] with a zero after each 0xFF, then the marker EOI."""
     end, bits, count = state[0], _U(state[1]), _U(state[2])
     if count:
         _put(raw, end, np.uint8((bits << (_U(8) - count)) | ((_U(1) << (_U(8) - count)) - _U(1))))
         end += 1
-    return _stuff(raw, 0, end, out, at)
+    position = 0
+    while position < end:
+        eight = _eight_bytes(raw, position)
+        # Eight bytes at once if none is 0xFF: only for 0xFF is the highest bit of a byte set in both operands.
+        if position + 8 <= end and not (
+            eight & ((eight & _U(0x7F7F7F7F7F7F7F7F)) + _U(0x0101010101010101)) & _U(0x8080808080808080)
+        ):
+            _put_eight_bytes(out, at, eight)
+            position += 8
+            at += 8
+            continue
+        for position in range(position, min(position + 8, end)):  # noqa: B020
+            byte = _get(raw, position)
+            _put(out, at, byte)
+            at += 1
+            if byte == 0xFF:
+                _put(out, at, np.uint8(0))
+                at += 1
+        position += 1
+    _put(out, at, np.uint8(0xFF))
+    _put(out, at + 1, np.uint8(0xD9))
+    return at + 2
 
 
 @_entry
@@ -510,33 +514,6 @@ def encode(
             _write(levels[1], marks[1], order, codes, steps, quick, places, raw[1], states[1])
     end = _close(raw[0], states[0], out[0], at)
     return end, _close(raw[1], states[1], out[1], at) if with_gradient else at
-
-
-@_inner
-def _stuff(raw: Any, start: int, end: int, out: Any, at: int) -> int:
-    """Copy bytes with a zero after each 0xFF, then the marker EOI."""
-    position = start
-    while position < end:
-        eight = _eight_bytes(raw, position)
-        # Eight bytes at once if none is 0xFF: only for 0xFF is the highest bit of a byte set in both operands.
-        if position + 8 <= end and not (
-            eight & ((eight & _U(0x7F7F7F7F7F7F7F7F)) + _U(0x0101010101010101)) & _U(0x8080808080808080)
-        ):
-            _put_eight_bytes(out, at, eight)
-            position += 8
-            at += 8
-            continue
-        for position in range(position, min(position + 8, end)):  # noqa: B020
-            byte = _get(raw, position)
-            _put(out, at, byte)
-            at += 1
-            if byte == 0xFF:
-                _put(out, at, np.uint8(0))
-                at += 1
-        position += 1
-    _put(out, at, np.uint8(0xFF))
-    _put(out, at + 1, np.uint8(0xD9))
-    return at + 2
 
 
 def has_cached_code() -> bool:
