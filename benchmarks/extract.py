@@ -53,7 +53,7 @@ LIBJPEG = """
 import sys, cv2, simplejpeg
 from pathlib import Path
 from tgprep.decode.open import open_video
-from tgprep.encode.encode import gradient_of
+from tgprep.decode.planes import gradient_of
 cv2.setNumThreads(1)
 gradient = sys.argv[2] == "stored"
 with open(sys.argv[3], "wb") as out:

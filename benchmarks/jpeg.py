@@ -28,8 +28,7 @@ import simplejpeg
 from manifests.machine import processor_name
 from tgprep.decode.frames import Planes
 from tgprep.decode.open import open_video
-from tgprep.decode.planes import to_jpeg_form
-from tgprep.encode.encode import gradient_of
+from tgprep.decode.planes import gradient_of, to_jpeg_form
 from tgprep.encode.fused import picture_encoder
 
 QUALITY = 95

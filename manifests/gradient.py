@@ -8,7 +8,7 @@ The gradient is affine and so is RGB to YCbCr. So TG of a luma plane is the same
 to rounding.
 
 `temporal_gradient` is the definition. Extraction has two faster ways to the same values, which tests compare with it:
-`tgprep.encode.encode.gradient_of` (one weighted sum of OpenCV a plane, exact) and `tgprep.encode.fused` (the difference of
+`tgprep.decode.planes.gradient_of` (one weighted sum of OpenCV a plane, exact) and `tgprep.encode.fused` (the difference of
 cosine transforms, without the rounding to 8 bits before the JPEG encoder).
 
 No floats are needed: with n = 255 - I_{k+1} the value is the floor average of I_k and n, which is

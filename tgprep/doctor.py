@@ -13,12 +13,18 @@ import numpy as np
 
 from manifests import machine
 from manifests.gradient import Frame
-from manifests.machine import Finding, judge
+from manifests.machine import Finding, Level, judge
 
 PACKAGES = {name: name for name in ("numpy", "pyarrow", "simplejpeg", "cv2", "pydantic", "joblib", "numba")}
 PACKAGES["cv2"] = "opencv-python-headless"
 OPTIONAL = {"distributed": "--engine dask", "s3fs": "data in s3:// stores", "torch": "tgtrain"}
-DECODERS = {"pyav": "av", "opencv": "opencv-python-headless", "decord": "decord"}  # the first is the default
+# The ffmpeg program is another build of FFmpeg: if it shows what PyAV shows, a strange frame comes from the file.
+DECODERS: dict[str, tuple[str, Level, str]] = {
+    "pyav": ("av", "error", "It is the default decoder."),
+    "opencv": ("opencv-python-headless", "note", "Without it, `--decoder opencv` fails."),
+    "decord": ("decord", "note", "Without it, `--decoder decord` fails."),
+    "ffmpeg program": ("ffmpeg-python imageio-ffmpeg", "note", "Only this check needs them."),
+}
 DECODER_SECONDS = 60
 OPEN_FILES = 1024
 SLOW_JPEG_PER_SECOND = 150.0
@@ -40,7 +46,6 @@ def examine(folder: Path) -> Iterator[Finding]:
                 "A worker takes about 110 MB for small videos, more for large ones: keep --threads low.",
             ),
             "decoders": _decoders,
-            "ffmpeg program": _ffmpeg_program,
             "jpeg": lambda: machine.check_jpeg("encodes", SLOW_JPEG_PER_SECOND),
             "archives": _archives,
             "limits": lambda: machine.check_open_files(OPEN_FILES, "Every worker holds a few"),
@@ -52,19 +57,10 @@ def examine(folder: Path) -> Iterator[Finding]:
 
 
 def _decoders() -> Iterator[Finding]:
-    for number, (decoder, distribution) in enumerate(DECODERS.items()):
-        good, text = _try_decoder(decoder)
-        role = f"Without it, `--decoder {decoder}` fails." if number else "It is the default decoder."
-        advice = f"pip install --force-reinstall {distribution}. {role}"
-        text = text if good else f"cannot decode: {text}"
-        yield judge(decoder, good, text, advice, "note" if number else "error")
-
-
-def _ffmpeg_program() -> Iterator[Finding]:
-    """Compare with another build of FFmpeg: if both show the same, a strange frame comes from the file."""
-    good, text = _try_decoder("ffmpeg")
-    advice = "pip install --force-reinstall ffmpeg-python imageio-ffmpeg. Only this check needs them."
-    yield judge("ffmpeg program", good, text, advice, "note")
+    for name, (packages, level, use) in DECODERS.items():
+        good, text = _try_decoder(name.split()[0])
+        advice = f"pip install --force-reinstall {packages}. {use}"
+        yield judge(name, good, text if good else f"fails: {text}", advice, level)
 
 
 def _try_decoder(decoder: str) -> tuple[bool, str]:
@@ -88,8 +84,8 @@ def decode_clip(decoder: str) -> str:
     def open_clip(decoder: str) -> list[Frame]:
         return [np.asarray(f) for f in open_video(CLIP, decoder=decoder, space="rgb", short_side=0).frames]
 
+    # All frames, by the place of a bar: it is brightest in its six columns, which move 3 pixels a frame.
     frames = _frames_of_program() if decoder == "ffmpeg" else open_clip(decoder)
-    # The bar is brightest in its six columns, which move 3 pixels a frame.
     columns = [int(frame[:, :, 0].mean(axis=0).argmax()) for frame in frames]
     wrong = [k for k, column in enumerate(columns) if not 3 * k - 1 <= column <= 3 * k + 6]
     if len(frames) != CLIP_FRAMES or wrong:
@@ -102,6 +98,7 @@ def decode_clip(decoder: str) -> str:
 
     import imageio_ffmpeg
 
+    # The same pixels as PyAV, up to rounding.
     pairs = zip(open_clip("pyav"), frames, strict=True)
     difference = max(float(np.abs(np.asarray(ours, np.int16) - theirs).mean()) for ours, theirs in pairs)
     version = imageio_ffmpeg.get_ffmpeg_version()

@@ -47,7 +47,8 @@ def test_ffmpeg_program_is_compared_with_pyav(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ValueError, match=r"show different pixels: \d+\.\d levels apart"):
         decode_clip("ffmpeg")
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
-    (finding,) = doctor._ffmpeg_program()
+    *_, finding = doctor._decoders()
+    assert finding.name == "ffmpeg program"
     assert (finding.level, finding.advice.split(".")[0]) == (
         "note",
         "pip install --force-reinstall ffmpeg-python imageio-ffmpeg",

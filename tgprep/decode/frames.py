@@ -21,9 +21,7 @@ class Planes:
     y: Frame
     cb: Frame
     cr: Frame
-    limited: bool = (
-        False  # levels 16..235 (chroma 16..240) stand for 0..255, as in most videos; else full range as in JPEG
-    )
+    limited: bool = False  # 16..235 (chroma 16..240) stand for 0..255, as in most videos; else full range as in JPEG
     left: bool = False  # chroma is sampled at the left of two pixels, as in most videos; else midway as in JPEG
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -99,22 +100,23 @@ def _frames(container: Any, stream: Any, video: DecodedVideo, convert: _Converte
         )
 
 
+@dataclass(slots=True)
 class _Converter:
     """Converts FFmpeg frames to pictures of one form and one size; keeps its scaler between frames."""
 
-    def __init__(self, video: DecodedVideo, space: str, short_side: int, as_coded: bool) -> None:
-        self.video = video
-        self.space = space
-        self.short_side = short_side
-        self.as_coded = as_coded
-        self.scaler = VideoReformatter()
-        self.size: tuple[int, int] | None = None
-        self.source_size: tuple[int, int] | None = None
-        self.num_resized = 0
-        self.num_concealed = 0
+    video: DecodedVideo
+    space: str
+    short_side: int
+    as_coded: bool
+    scaler: VideoReformatter = field(default_factory=VideoReformatter)
+    source_size: tuple[int, int] | None = None  # of the first frame
+    size: tuple[int, int] | None = None  # of the pictures
+    num_resized: int = 0
+    num_concealed: int = 0
 
     def __call__(self, frame: Any) -> Picture:
         if self.size is None:
+            # The first frame decides the size and the rotation of all pictures.
             self.source_size = (frame.width, frame.height)
             self.size = scaled_size(frame.width, frame.height, self.short_side)
             self.video.rotation_degrees = int(frame.rotation)
@@ -124,6 +126,7 @@ class _Converter:
         if (frame.width, frame.height) != self.source_size:
             self.num_resized += 1
         turns = self.video.rotation_degrees // 90 % 4 if self.video.rotation_degrees % 90 == 0 else 0
+        # Turned last: scaled and converted pictures are smaller.
         if self.space != "ycbcr420":
             return np.ascontiguousarray(np.rot90(self._rgb(frame), turns))
         planes = self._planes(frame)
@@ -170,5 +173,4 @@ def _is_full_range(frame: Any) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text)
+    return str(getattr(error, "strerror", None) or str(error) or type(error).__name__)

@@ -18,18 +18,12 @@ from tgprep.decode.frames import Planes
 STRICT = {"err_detect": "explode", "ec": "0"}
 
 
-class MemberFile(io.RawIOBase):
-    """The bytes start:start + num_bytes of a file, presented as a file."""
+class MemberFile:
+    """The bytes start:start + num_bytes of a file, presented as a file that PyAV reads."""
 
     def __init__(self, file: BinaryIO, start: int, num_bytes: int) -> None:
         self.file, self.start, self.num_bytes = file, start, num_bytes
         self.position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.num_bytes}[whence]
@@ -50,30 +44,24 @@ class MemberFile(io.RawIOBase):
 def stored_planes(shard: BinaryIO, row: VideoRow) -> Iterator[Planes]:
     """All frames of a video in order, as planes of the size in its row. ValueError if the member is damaged."""
     member: Any = MemberFile(shard, row.members.rgb_offset, row.members.rgb_bytes)
+    # H.264 stores even sizes; the repeated last row and column are cut off again.
+    height, width = row.height + row.height % 2, row.width + row.width % 2
+    whole, half = np.s_[: row.height, : row.width], np.s_[: (row.height + 1) // 2, : (row.width + 1) // 2]
     try:
         with av.open(member, "r", format="mp4") as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             stream.codec_context.options = STRICT
             for number, frame in enumerate(container.decode(stream)):
-                yield _planes(frame, row, number)
+                size = (frame.height, frame.width)
+                if frame.format.name != "yuvj420p" or size != (height, width) or frame.is_corrupt:
+                    what = "damaged" if frame.is_corrupt else f"{frame.width}x{frame.height} {frame.format.name}"
+                    raise ValueError(f"frame {number} is {what}, expected {width}x{height} yuvj420p")
+                y, cb, cr = (np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size) for plane in frame.planes)
+                y, cb, cr = (np.ascontiguousarray(plane) for plane in (y[whole], cb[half], cr[half]))
+                yield Planes(y, cb, cr)
     except (av.FFmpegError, IndexError) as error:
         raise ValueError(f"the video does not decode ({error})") from None
-
-
-def _planes(frame: Any, row: VideoRow, number: int) -> Planes:
-    # H.264 stores even sizes; the repeated last row and column are cut off again below.
-    height, width = row.height + row.height % 2, row.width + row.width % 2
-    if frame.format.name != "yuvj420p" or (frame.height, frame.width) != (height, width) or frame.is_corrupt:
-        what = "damaged" if frame.is_corrupt else f"{frame.width}x{frame.height} {frame.format.name}"
-        raise ValueError(f"frame {number} is {what}, expected {width}x{height} yuvj420p")
-    y, cb, cr = (np.frombuffer(p, np.uint8).reshape(-1, p.line_size)[: p.height, : p.width] for p in frame.planes)
-    half = slice((row.height + 1) // 2), slice((row.width + 1) // 2)
-    return Planes(
-        np.ascontiguousarray(y[: row.height, : row.width]),
-        np.ascontiguousarray(cb[half]),
-        np.ascontiguousarray(cr[half]),
-    )
 
 
 def stored_frames(shard: BinaryIO, row: VideoRow, numbers: Iterable[int]) -> Iterator[tuple[int, Frame]]:

@@ -6,6 +6,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -15,29 +16,18 @@ import simplejpeg
 
 from manifests.gradient import Frame
 from manifests.records import WRITTEN, SourceVideo, VideoRow
-from manifests.sample import (
-    MAX_MEMBER_BYTES,
-    EncodedVideo,
-    FrameSpool,
-    MemberTooLargeError,
-    sample_facts,
-)
+from manifests.sample import MAX_MEMBER_BYTES, EncodedVideo, FrameSpool, MemberTooLargeError, sample_facts
 from tgprep.config import ExtractSettings
 from tgprep.decode.frames import DecodedVideo, DecodeError, Picture, Planes
 from tgprep.decode.open import open_video
-from tgprep.decode.planes import to_range
+from tgprep.decode.planes import gradient_of, to_range
 from tgprep.encode.flow import flow_estimator, flow_picture
 from tgprep.encode.jpeg_tables import MAX_SIDE
-from tgprep.encode.spool import BYTES_IN_MEMORY, Spool
 
 if TYPE_CHECKING:
     from tgprep.encode.h264 import Mp4Writer
 
-SPOOL_BYTES_IN_MEMORY = BYTES_IN_MEMORY
-
-# (a - b + 255) / 2 and (a - b + 256) / 2 minus a quarter: rounding to the nearest is then the floor, and every term is exact
-# as a float.
-_LUMA_SHIFT, _CHROMA_SHIFT = 127.25, 127.75
+_BYTES_IN_MEMORY = 32 * 1024 * 1024  # of a spool, before it becomes a temporary file
 
 
 def encode_video(
@@ -70,7 +60,7 @@ def encode_video(
         video.close()
     if _file_state(path) != state:
         raise DecodeError("the file was changed while it was read")
-    _refuse_unusable(video, writer.num_frames, settings)
+    note = _note(video, writer.num_frames, settings)
     rgb, tg = writer.finish()
     row = source.row(
         WRITTEN,
@@ -83,7 +73,7 @@ def encode_video(
         pixel_format=video.pixel_format,
         rotation_degrees=video.rotation_degrees,
         source_sha256=source_sha256,
-        note="; ".join(_notes(video, writer.num_frames)),
+        note=note,
     )
     meta = sample_facts(row, settings.model_dump(), settings.coding)
     return EncodedVideo(key=source.key, meta=meta, rgb=rgb, tg=tg, flow=flow.spool if flow else None), row
@@ -125,8 +115,7 @@ def _frame_writer(settings: ExtractSettings, scratch: Path, stack: ExitStack, fp
     if settings.store == "video":
         from tgprep.encode.h264 import Mp4Writer
 
-        spool = tempfile.SpooledTemporaryFile(SPOOL_BYTES_IN_MEMORY, dir=str(scratch))  # noqa: SIM115
-        mp4 = Mp4Writer(cast(BinaryIO, stack.enter_context(spool)), settings.crf, settings.gop, fps)
+        mp4 = Mp4Writer(_spool_file(scratch, stack), settings.crf, settings.gop, fps)
         stack.callback(mp4.close)
         return mp4
     rgb = FrameSpool(_spool_file(scratch, stack))
@@ -139,15 +128,13 @@ def _frame_writer(settings: ExtractSettings, scratch: Path, stack: ExitStack, fp
     return _JpegWriter(picture_encoder(settings.quality, gradients=tg is not None), rgb, tg)
 
 
+@dataclass(frozen=True, slots=True)
 class _JpegWriter:
     """Appends to two spools what `encode` returns for each picture: its JPEG file, and that of its gradient if there is one."""
 
-    def __init__(
-        self, encode: Callable[[Picture], tuple[bytes, bytes | None]], rgb: FrameSpool, tg: FrameSpool | None
-    ) -> None:
-        self.encode = encode
-        self.rgb = rgb
-        self.tg = tg
+    encode: Callable[[Picture], tuple[bytes, bytes | None]]
+    rgb: FrameSpool
+    tg: FrameSpool | None
 
     @property
     def num_frames(self) -> int:
@@ -225,24 +212,10 @@ class _FlowWriter:
         self.previous = luma
 
 
-def gradient_of(previous: Picture, following: Picture) -> Picture:
-    """TG of two pictures of one form, as manifests.gradient defines it; each plane in one pass of vector instructions."""
-    if isinstance(previous, Planes):
-        following = cast(Planes, following)
-        return Planes(
-            _half_difference(previous.y, following.y, _LUMA_SHIFT),
-            _half_difference(previous.cb, following.cb, _CHROMA_SHIFT),
-            _half_difference(previous.cr, following.cr, _CHROMA_SHIFT),
-        )
-    return _half_difference(previous, cast(Frame, following), _LUMA_SHIFT)
-
-
-def _half_difference(previous: Frame, following: Frame, shift: float) -> Frame:
-    return cast(Frame, cv2.addWeighted(previous, 0.5, following, -0.5, shift))
-
-
 def _spool_file(scratch: Path, stack: ExitStack) -> BinaryIO:
-    return cast(BinaryIO, stack.enter_context(Spool(scratch, SPOOL_BYTES_IN_MEMORY)))
+    """A file in memory, or in `scratch` if the video is long; it has no name and disappears with the process."""
+    file = tempfile.SpooledTemporaryFile(_BYTES_IN_MEMORY, dir=str(scratch))  # noqa: SIM115 - the stack closes it
+    return cast(BinaryIO, stack.enter_context(file))
 
 
 def _sha256(path: Path, on_piece: Callable[[], None]) -> str:
@@ -263,22 +236,16 @@ def _file_state(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _refuse_unusable(video: DecodedVideo, num_frames: int, settings: ExtractSettings) -> None:
-    damage = "; ".join(_damaged_packets(video) + [n for n in video.notes if n.startswith("the file breaks off")])
+def _note(video: DecodedVideo, num_frames: int, settings: ExtractSettings) -> str:
+    """What the row says about a video that has been read; DecodeError if it is unusable."""
+    notes = [f"{video.num_damaged_packets} damaged packets"] if video.num_damaged_packets else []
+    damage = "; ".join(notes + [note for note in video.notes if note.startswith("the file breaks off")])
     if num_frames == 0:
         raise DecodeError(f"no frame could be decoded{': ' + damage if damage else ''}")
     if num_frames == 1:
         raise DecodeError("only 1 frame: a temporal gradient needs two")
     if damage and settings.on_damage == "fail":
         raise DecodeError(f"damaged ({damage}); {num_frames} frames decode")
-
-
-def _damaged_packets(video: DecodedVideo) -> list[str]:
-    return [f"{video.num_damaged_packets} damaged packets"] if video.num_damaged_packets else []
-
-
-def _notes(video: DecodedVideo, num_frames: int) -> list[str]:
-    notes = _damaged_packets(video)
     if video.num_frames_header not in (-1, num_frames):
         notes.append(f"the header says {video.num_frames_header} frames, {num_frames} decode")
-    return notes + video.notes
+    return "; ".join(notes + video.notes)

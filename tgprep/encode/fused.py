@@ -15,7 +15,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,32 +23,14 @@ import numpy.typing as npt
 from manifests.gradient import Frame
 from manifests.locks import wait_for_lock
 from tgprep.decode.frames import DecodeError, Picture, Planes
-from tgprep.decode.planes import to_range
+from tgprep.decode.planes import CHROMA_NO_MOTION, FULL, LIMITED_CHROMA, LIMITED_LUMA, LUMA_NO_MOTION, Range, to_range
 from tgprep.encode import fused_kernels as kernels
 from tgprep.encode import jpeg_tables as tables
 from tgprep.encode.fused_kernels import LANES, QUICK, STEPS
 
-# The mean of TG over all pairs of levels of one difference: the floors in floor((a - b + 255) / 2) for luma and
-# floor((a - b + 256) / 2) for chroma take a quarter off 127.5 and 128.
-_LUMA_ZERO, _CHROMA_ZERO = 127.25, 127.75
 _UINT8 = np.dtype(np.uint8)
 _COMPILE_SECONDS = 60.0
 _BYTES_PER_BLOCK = 256  # 64 numbers of at most 26 bits, and the eight bytes written at once
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Levels of black and white in a plane; full range = level * scale + shift."""
-
-    low: int
-    high: int
-    scale: float
-    shift: float
-
-
-FULL = Range(0, 255, 1.0, 0.0)
-LIMITED_LUMA = Range(16, 235, 255 / 219, -16 * 255 / 219)
-LIMITED_CHROMA = Range(16, 240, 255 / 224, 128 - 128 * 255 / 224)
 
 
 class PlaneEncoder:
@@ -69,12 +50,10 @@ class PlaneEncoder:
         self._order = _order(self._size, columns)
         # Quantisation, with the range folded in; axes: plane, then picture and gradient.
         ranges = (LIMITED_LUMA, LIMITED_CHROMA, LIMITED_CHROMA) if limited else (FULL, FULL, FULL)
-        zeros = (_LUMA_ZERO, _CHROMA_ZERO, _CHROMA_ZERO)
-        shifts = [_shifts(levels, zero) for levels, zero in zip(ranges, zeros, strict=True)]
-        scales = [_scales(levels, quality, chroma=n > 0) for n, levels in enumerate(ranges)]
+        factors = [_quantisation(levels, quality, chroma=number > 0) for number, levels in enumerate(ranges)]
         self._clip = np.array([[levels.low, levels.high] for levels in ranges], np.uint8)
-        self._shifts = np.array(shifts, np.float32).reshape(3, 16)
-        self._scales = np.array(scales, np.float32).reshape(3, 128)
+        self._shifts = np.array([shifts for shifts, _ in factors], np.float32).reshape(3, 16)
+        self._scales = np.array([scales for _, scales in factors], np.float32).reshape(3, 128)
         # Output: twice the room, as every byte could be 0xFF and have a zero put behind it. Untouched pages take no memory.
         room = 6 * rows * columns * _BYTES_PER_BLOCK + 64
         self._start, self._out = len(start), np.empty((2, len(start) + 2 * room), np.uint8)
@@ -164,11 +143,11 @@ def compile_kernels() -> None:
             print(
                 f"compiled again, as the cached code cannot be used ({type(error).__name__}: {error})", file=sys.stderr
             )
-            kernels.clear_code_cache()
+            kernels.renew_code(cached=True)
             try:
                 _encode_test_picture()
             except Exception:  # the new code cannot be written either
-                kernels.disable_code_cache()
+                kernels.renew_code(cached=False)
                 _encode_test_picture()
 
 
@@ -200,24 +179,19 @@ def _order(size: npt.NDArray[np.int64], columns: int) -> npt.NDArray[np.int64]:
     return order.reshape(-1, 3)
 
 
-def _shifts(levels: Range, zero: float) -> npt.NDArray[np.float64]:
-    """`shifts` of a plane: only the coefficient of both frequencies 0 is shifted."""
-    shifts = np.zeros((2, 8))
-    shifts[:, 0] = 64 * (levels.shift - 128) / levels.scale, 128 * (zero - 128) / levels.scale
-    return shifts
-
-
-def _scales(levels: Range, quality: int, *, chroma: bool) -> npt.NDArray[np.float64]:
-    steps = tables.quantiser(quality, chroma=chroma)
-    return np.stack([_factors(steps, levels.scale), _factors(steps, levels.scale / 2)])
-
-
-def _factors(steps: tables.Table, scale: float) -> npt.NDArray[np.float64]:
-    """The factors from coefficients to levels, in a chunk's order: 8 * u + v."""
-    angles = np.arange(8) * np.pi / 16
-    omitted = np.where(np.arange(8) == 0, 1.0, np.sqrt(2) * np.cos(angles))  # the factors that the transform leaves out
-    natural = scale / (8 * steps.reshape(8, 8) * omitted[:, None] * omitted[None, :])
-    return np.asarray(natural.T.reshape(64))
+def _quantisation(
+    levels: Range, quality: int, *, chroma: bool
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """`shifts` [2, 8] and `scales` [2, 64] of a plane, for picture and gradient."""
+    # Only the coefficient of both frequencies 0 is shifted.
+    shifts, no_motion = np.zeros((2, 8)), CHROMA_NO_MOTION if chroma else LUMA_NO_MOTION
+    shifts[:, 0] = 64 * (levels.shift - 128) / levels.scale, 128 * (no_motion - 128) / levels.scale
+    # The kernels' transform leaves these factors out.
+    omitted = np.where(np.arange(8) == 0, 1.0, np.sqrt(2) * np.cos(np.arange(8) * np.pi / 16))
+    steps = tables.quantiser(quality, chroma=chroma).reshape(8, 8)
+    scales = levels.scale / (8 * steps * omitted[:, None] * omitted[None, :])
+    # A chunk's order is 8 * u + v; TG is half a difference.
+    return shifts, np.stack([scales.T, scales.T / 2]).reshape(2, 64)
 
 
 def _codes(ac: bool) -> npt.NDArray[np.uint32]:

@@ -122,13 +122,11 @@ def _instruction(signature: Callable[..., Any]) -> Callable[[Callable[..., Any]]
     def decorate(emit: Callable[..., Any]) -> Any:
         def typed(typing_context: Any, *given: Any) -> Any:
             def code(context: Any, builder: Any, resolved: Any, values: Any) -> Any:
-                result = emit(
-                    builder,
-                    *(
-                        _Array(context, builder, kind, value) if isinstance(kind, types.Array) else value
-                        for kind, value in zip(resolved.args, values, strict=True)
-                    ),
+                arguments = (
+                    _Array(context, builder, kind, value) if isinstance(kind, types.Array) else value
+                    for kind, value in zip(resolved.args, values, strict=True)
                 )
+                result = emit(builder, *arguments)
                 return context.get_dummy_value() if result is None else result
 
             return signature(*given), code
@@ -524,18 +522,12 @@ def has_cached_code() -> bool:
     return False
 
 
-def clear_code_cache() -> None:
-    """Delete the cached machine code of `encode`, which compiles and caches it again at its next call."""
+def renew_code(*, cached: bool) -> None:
+    """Let `encode` compile at its next call. cached: delete the cached machine code and cache it again; else in memory only."""
     global encode
     cache = getattr(encode, "_cache", None)
     folder, index = getattr(cache, "_cache_path", None), getattr(getattr(cache, "_cache_file", None), "_index_name", "")
-    for path in Path(folder).glob(f"{Path(index).stem}.*") if folder and index else ():
+    for path in Path(folder).glob(f"{Path(index).stem}.*") if cached and folder and index else ():
         with contextlib.suppress(OSError):
             path.unlink()
-    encode = _entry(getattr(encode, "py_func", encode))
-
-
-def disable_code_cache() -> None:
-    """Let `encode` compile at its next call, in memory only."""
-    global encode
-    encode = njit(error_model="numpy")(getattr(encode, "py_func", encode))
+    encode = (_entry if cached else njit(error_model="numpy"))(getattr(encode, "py_func", encode))

@@ -21,7 +21,6 @@ import numpy as np
 from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import ColorRange, Colorspace
 
-from manifests.gradient import Frame
 from manifests.records import InputError
 from manifests.sample import Mp4Spool
 from tgprep.decode.frames import DecodeError, Picture, Planes
@@ -50,7 +49,8 @@ class Mp4Writer:
         self.gop = gop
         self.num_frames = 0
         self.num_bytes = 0
-        self.rate = _rate(fps)
+        rate = Fraction(fps).limit_denominator(1001) if 0 < fps <= _MAX_FPS else Fraction(0)
+        self.rate = rate if rate >= 1 else Fraction(_FALLBACK_FPS)
         self.container = av.open(file, "w", format="mp4", options={"fflags": "+bitexact"})
         stream: Any = self.container.add_stream("libx264", rate=self.rate)
         stream.pix_fmt = "yuv420p"
@@ -60,9 +60,8 @@ class Mp4Writer:
         context.color_range = ColorRange.JPEG
         context.colorspace = Colorspace.ITU601
         self.stream = stream
-        self.without_sei: BitStreamFilterContext | None = (
-            None  # needs the stream's header, known after the first picture
-        )
+        # Made after the first picture, as it needs the stream's header.
+        self.without_sei: BitStreamFilterContext | None = None
 
     def add(self, picture: Picture) -> None:
         """Encode a picture. DecodeError with the reason for the user if the encoder rejects it."""
@@ -71,8 +70,13 @@ class Mp4Writer:
         if not self.num_frames:
             self.stream.width, self.stream.height = width, height
         frame: Any = av.VideoFrame(width, height, "yuv420p")
-        for target, source in zip(frame.planes, (planes.y, planes.cb, planes.cr), strict=True):
-            _fill(np.frombuffer(target, np.uint8).reshape(-1, target.line_size)[:, : target.width], source)
+        # H.264 stores even sizes: the last row and column are repeated.
+        for plane, source in zip(frame.planes, (planes.y, planes.cb, planes.cr), strict=True):
+            target = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:, : plane.width]
+            rows, columns = source.shape
+            target[:rows, :columns] = source
+            target[:rows, columns:] = source[:, -1:]
+            target[rows:] = target[rows - 1]
         frame.pts, frame.time_base = self.num_frames, 1 / self.rate
         frame.color_range, frame.colorspace = ColorRange.JPEG, Colorspace.ITU601
         try:
@@ -147,16 +151,3 @@ def x264_version() -> str:
     )
     _, _, text = stream.partition(b"x264 - core ")
     return text.split(b" ")[0].decode("ascii", "replace") if text else ""
-
-
-def _rate(fps: float) -> Fraction:
-    rate = Fraction(fps).limit_denominator(1001) if 0 < fps <= _MAX_FPS else Fraction(0)
-    return rate if rate >= 1 else Fraction(_FALLBACK_FPS)
-
-
-def _fill(target: Frame, source: Frame) -> None:
-    """Copy a plane into one of even size, as H.264 needs; the last row and column are repeated."""
-    height, width = source.shape
-    target[:height, :width] = source
-    target[:height, width:] = source[:, -1:]
-    target[height:] = target[height - 1]

@@ -25,9 +25,7 @@ class Scan:
     classes: tuple[str, ...]
     videos: tuple[SourceVideo, ...]  # by key
     skipped: tuple[Skipped, ...]  # by path
-    num_folds: (
-        int  # official folds, the length of every video's `subsets`; 0: no subsets are known, every video is train
-    )
+    num_folds: int  # official folds, the length of every video's `subsets`; 0: none are known, every video is train
     missing: tuple[Missing, ...]
     extra: tuple[Extra, ...]  # without subset if the lists are official, not in `videos` if they are a csv
     notes: tuple[str, ...]  # for the user: what was inferred from where
@@ -106,10 +104,9 @@ def _label(listing: Listing, videos: Location, dataset: str, annotations: Locati
             labelling = by_folder(listing.videos, videos)
         else:
             labelling = by_lists(detected, listing.videos, videos, paths, annotations)
-    notes = (
-        [f"detected data set {detected} from folder and file names (--dataset sets it)"] if dataset == "auto" else []
-    )
-    notes += labelling.notes
+    notes = [*labelling.notes]
+    if dataset == "auto":
+        notes.insert(0, f"detected data set {detected} from folder and file names (--dataset sets it)")
     if missing := labelling.missing:
         num_missing = sum(entry.num_missing for entry in missing)
         worst = sorted(missing, key=lambda entry: (-entry.num_missing, entry.class_name))

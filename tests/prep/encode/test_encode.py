@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import ExitStack
 from fractions import Fraction
@@ -22,8 +23,8 @@ from manifests.sample import EncodedVideo, FrameSpool
 from tests.prep.support import Rgb, decoded, moving_square, psnr, to_rgb, write_video
 from tgprep.config import ExtractSettings
 from tgprep.decode.frames import DecodeError, Planes
-from tgprep.decode.planes import midway, to_range
-from tgprep.encode.encode import _LibjpegEncoder, encode_video, gradient_of
+from tgprep.decode.planes import gradient_of, midway, to_range
+from tgprep.encode.encode import _LibjpegEncoder, encode_video
 
 
 @pytest.fixture
@@ -169,11 +170,11 @@ def test_derived_gradient_is_not_stored(tmp_path: Path, stack: ExitStack) -> Non
 
 
 def test_long_video_is_spooled_to_disk(tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tgprep.encode.encode.SPOOL_BYTES_IN_MEMORY", 4096)
+    monkeypatch.setattr("tgprep.encode.encode._BYTES_IN_MEMORY", 4096)
     path = write_video(tmp_path / "a.avi", moving_square(12), **{"q:v": "2"})
     encoded, _ = encode(path, ExtractSettings(), stack)
     assert encoded.rgb.num_bytes > 4096
-    assert encoded.rgb.file.file is not None  # type: ignore[attr-defined]
+    assert not isinstance(encoded.rgb.file._file, io.BytesIO)  # type: ignore[attr-defined]
     assert len(frames_of(encoded.rgb)) == 12
 
 

@@ -19,9 +19,8 @@ from manifests.gradient import Frame
 from tests.prep.encode import annex_k
 from tests.prep.encode.support import Floats, picture, planes_of, quotients
 from tgprep.decode.frames import Planes
-from tgprep.decode.planes import midway, to_range
+from tgprep.decode.planes import gradient_of, midway, to_range
 from tgprep.encode import jpeg_tables
-from tgprep.encode.encode import gradient_of
 from tgprep.encode.fused import PlaneEncoder, picture_encoder
 
 SIZES = [(240, 320), (256, 340), (16, 16), (1, 1), (9, 3), (17, 33), (239, 321), (48, 1000)]
