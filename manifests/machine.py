@@ -10,12 +10,16 @@ import resource
 import shutil
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 Level = Literal["ok", "note", "warning", "error"]
 SLOW_DISK_BYTES_PER_SECOND = 50e6
 
@@ -113,6 +117,36 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def run_threads(
+    function: Callable[[_Item], _Result],
+    items: Sequence[_Item],
+    threads: int = 0,
+    stop: threading.Event | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[_Result]:
+    """Call `function` for every item in threads (0: one per core); the results are in the order of the items.
+
+    on_progress: called with the number of items done and of all. Raises KeyboardInterrupt once `stop` is set.
+    """
+    stop = stop or threading.Event()
+
+    def call(item: _Item) -> _Result:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        return function(item)
+
+    results: list[_Result] = []
+    with ThreadPoolExecutor(threads or usable_cores()) as pool:
+        try:
+            for result in pool.map(call, items):
+                results.append(result)
+                on_progress(len(results), len(items))
+        except BaseException:
+            stop.set()  # else the pool works through all items before it ends
+            raise
+    return results
 
 
 def memory_bytes() -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from manifests.records import InputError, ManifestHeader, Members, ShardRow, VideoRow
+from manifests.records import WRITTEN, InputError, ManifestHeader, Members, ShardRow, VideoRow
 
 _FLOW_FIELDS = ("flow_index_offset", "flow_index_bytes", "flow_offset", "flow_bytes")
 _ALL_MEMBER_FIELDS = tuple(field.name for field in dataclasses.fields(Members))
@@ -123,3 +123,17 @@ class Manifest:
     def digest(self) -> str:
         """The identity of the data set's bytes: sha256 of the two tables' digests."""
         return hashlib.sha256((self.header.videos_sha256 + self.header.shards_sha256).encode()).hexdigest()
+
+    def written_rows(self, keys: Sequence[str] = ()) -> list[int]:
+        """Row numbers of the written videos, sorted: of all, or of `keys` in any case. InputError if one names no video."""
+        names, states = self.videos.column("key"), self.videos.column("status")
+        written = [index for index, status in enumerate(states) if status == WRITTEN]
+        if not keys:
+            return written
+        index_of = {names[index].lower(): index for index in written}
+        if unknown := [key for key in keys if key.lower() not in index_of]:
+            raise InputError(
+                f"--keys: {len(unknown)} of {len(keys)} name no written video of {self.root}, such as {unknown[0]!r}; "
+                f"keys look like {next(iter(index_of), 'Class/video')!r}."
+            )
+        return sorted({index_of[key.lower()] for key in keys})

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,22 +13,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.files import TEMPORARY_PREFIX, is_url, list_files, read_bytes
-from manifests.machine import usable_cores
+from manifests.machine import run_threads
 from manifests.manifest_io import HEADER_NAME, file_sha256, join, json_bytes, read_header, read_manifest, seal_holds
 from manifests.records import FORMAT_VERSION, WRITTEN, InputError
 from manifests.splits.check import ERROR, check_split
 from manifests.splits.label_split import list_splits, read_split, split_place
 from manifests.table import Manifest
-from tgprep.check.shard import Finding, ShardReport, check_shard
-from tgprep.check.tables import ShardRows, check_tables, rows_by_shard
+from tgprep.check.shard import ShardReport, check_shard
+from tgprep.check.tables import Finding, check_tables, rows_by_shard
 from tgprep.convert.frame_tree import FramesError, frames_digest
 
 _COPY = "restore it from a copy, or extract into a new folder: the same videos and settings give the same bytes"
-_EXTRACT = "extract into a new folder, and report this: the data set was not written as the format says"
 _SPLIT = "make the split again with `tgprep split ... --name {name} --overwrite`"
 _SOURCE = "the video is not the one that was extracted: restore it, or extract into a new folder to have the new one"
 _BAD_SEAL = "its sha256 is not the one that it carries: it was changed or damaged"
-OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +36,13 @@ class CheckReport:
     root: str
     deep: bool
     findings: tuple[Finding, ...]
-    notes: tuple[str, ...] = ()
-    """Worth knowing, but no breach of the format."""
-    damaged_shards: tuple[str, ...] = ()
-    """Names of shards whose bytes are not those that were written."""
+    notes: tuple[str, ...] = ()  # worth knowing, but no breach of the format
+    damaged_shards: tuple[str, ...] = ()  # names of shards whose bytes are not those that were written
     num_videos: int = 0
     num_shards: int = 0
     num_bytes: int = 0
-    num_frames: int = 0
-    """JPEG files that were decoded."""
-    num_sources: int = 0
-    """Source files that were compared."""
+    num_frames: int = 0  # JPEG files that were decoded
+    num_sources: int = 0  # source files that were compared
     num_splits: int = 0
     quick: bool = False
 
@@ -67,7 +60,7 @@ def check(
     against: Path | None = None,
     threads: int = 0,
     stop: threading.Event | None = None,
-    on_progress: OnProgress = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> CheckReport:
     """Check the data set at `root` (local path or fsspec URL).
 
@@ -78,7 +71,7 @@ def check(
     stop: set it to end early (KeyboardInterrupt).
     Raises InputError if there is no data set, or one of another format version.
     """
-    stop, num_threads = stop or threading.Event(), threads or usable_cores()
+    stop = stop or threading.Event()
     # A damaged header or table ends the check: nothing else can be compared with it.
     if findings := list(_check_header(root)):
         return CheckReport(root, deep, tuple(findings))
@@ -88,19 +81,24 @@ def check(
         place, _, message = str(error).partition(": ")
         return CheckReport(root, deep, (Finding(place if message else root, "table", message or str(error), _COPY),))
     shard_rows = rows_by_shard(manifest)
-    for problem in check_tables(manifest, shard_rows):
-        examples = f" (such as {', '.join(problem.examples)})" if problem.examples else ""
-        findings.append(Finding(problem.table, problem.kind, f"{problem.message}: {problem.count}{examples}", _EXTRACT))
-
+    findings += check_tables(manifest, shard_rows)
+    mend = _mend_shard(manifest)
     if quick:
-        reports = list(_check_sizes(manifest))
+        reports = list(_check_sizes(manifest, mend))
     else:
-        reports = list(_check_shards(manifest, shard_rows, deep, num_threads, stop, on_progress))
+        reports = run_threads(
+            lambda shard: check_shard(manifest, shard_rows, shard, deep=deep, mend=mend),
+            manifest.shards,
+            threads,
+            stop,
+            on_progress,
+        )
     findings += [finding for report in reports for finding in report.findings]
     num_sources = 0
     if against is not None:
-        num_sources, source_findings = _check_sources(manifest, against, num_threads, stop)
-        findings += source_findings
+        sources = _check_sources(manifest, against, threads, stop)
+        num_sources = len(sources)
+        findings += filter(None, sources)
     notes: list[str] = []
     splits = list_splits(root)
     findings += [finding for name in splits for finding in _check_split(manifest, name, notes)]
@@ -146,43 +144,16 @@ def _check_header(root: str) -> Iterator[Finding]:
         yield Finding(place, "header", str(error).removeprefix(f"{place}: ").partition(". ")[0], _COPY)
 
 
-def _check_shards(
-    manifest: Manifest,
-    shard_rows: ShardRows,
-    deep: bool,
-    num_threads: int,
-    stop: threading.Event,
-    on_progress: OnProgress,
-) -> Iterator[ShardReport]:
-    mend = _mend_shard(manifest)
-    total = len(manifest.shards)
-
-    def check_one(index: int) -> ShardReport:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        return check_shard(manifest, shard_rows, manifest.shards[index], deep=deep, mend=mend)
-
-    with ThreadPoolExecutor(num_threads) as pool:
-        try:
-            for done, report in enumerate(pool.map(check_one, range(total)), 1):
-                on_progress(done, total)
-                yield report
-        except BaseException:
-            stop.set()  # ends the threads that are still at work
-            raise
-
-
-def _check_sizes(manifest: Manifest) -> Iterator[ShardReport]:
+def _check_sizes(manifest: Manifest, mend: str) -> Iterator[ShardReport]:
     """Check that every shard is present and as large as the tables say."""
     sizes = list_files(manifest.root)
     for shard in manifest.shards:
         num_bytes = sizes.get(shard.name, -1)
-        findings: tuple[Finding, ...] = ()
-        if num_bytes != shard.num_bytes:
-            kind = "shard-missing" if num_bytes < 0 else "shard-size"
-            message = "the file is missing" if num_bytes < 0 else f"{num_bytes} bytes"
-            message += f", expected {shard.num_bytes} bytes (shards.parquet)"
-            findings = (Finding(shard.name, kind, message, _mend_shard(manifest)),)
+        kind, found = (
+            ("shard-size", f"{num_bytes} bytes") if num_bytes >= 0 else ("shard-missing", "the file is missing")
+        )
+        message = f"{found}, expected {shard.num_bytes} bytes (shards.parquet)"
+        findings = (Finding(shard.name, kind, message, mend),) if num_bytes != shard.num_bytes else ()
         yield ShardReport(shard.name, findings, bool(findings), max(num_bytes, 0))
 
 
@@ -201,38 +172,31 @@ def _mend_shard(manifest: Manifest) -> str:
     return f"re-extract this shard alone: `tgprep check {root} --against VIDEOS --repair`"
 
 
-def _check_sources(
-    manifest: Manifest, against: Path, num_threads: int, stop: threading.Event
-) -> tuple[int, Sequence[Finding]]:
-    """Compare the source file of every written video with its recorded size and sha256."""
+def _check_sources(manifest: Manifest, against: Path, threads: int, stop: threading.Event) -> list[Finding | None]:
+    """Compare the source file of every written video with its recorded size and sha256; None for one that is equal."""
     if not against.is_dir():
         raise InputError(f"--against {against}: no such folder. Name the folder that the videos were extracted from.")
-    table = manifest.videos.arrow.select(["path", "num_source_bytes", "source_sha256", "status"])
+    table = manifest.videos.arrow
     table = table.filter(pc.equal(table.column("status"), WRITTEN))
-    rows = zip(*(table.column(name).to_pylist() for name in table.column_names[:3]), strict=True)
+    columns = (table.column(name).to_pylist() for name in ("path", "num_source_bytes", "source_sha256"))
     imported = manifest.header.settings.get("imported") == "rawframes"
 
     def check_one(row: tuple[str, int, str]) -> Finding | None:
-        if stop.is_set():
-            raise KeyboardInterrupt
         path, expected_bytes, expected = row
         file = against / path
         try:
             num_bytes, sha256 = frames_digest(file) if imported else (file.stat().st_size, file_sha256(file))
         except (OSError, FramesError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            return Finding(str(file), "source", f"cannot be read: {reason}", _SOURCE)
-        if num_bytes != expected_bytes:
-            message = f"{num_bytes} bytes, expected {expected_bytes} (videos.parquet)"
-        elif sha256 != expected:
-            message = f"sha256 {sha256[:16]}…, expected {expected[:16]}… (videos.parquet)"
+            message = f"cannot be read: {getattr(error, 'strerror', error)}"
         else:
-            return None
+            if (num_bytes, sha256) == (expected_bytes, expected):
+                return None
+            message = f"sha256 {sha256[:16]}…, expected {expected[:16]}… (videos.parquet)"
+            if num_bytes != expected_bytes:
+                message = f"{num_bytes} bytes, expected {expected_bytes} (videos.parquet)"
         return Finding(str(file), "source", message, _SOURCE)
 
-    with ThreadPoolExecutor(num_threads) as pool:
-        findings = [finding for finding in pool.map(check_one, rows) if finding is not None]
-    return table.num_rows, findings
+    return run_threads(check_one, list(zip(*columns, strict=True)), threads, stop)
 
 
 def _check_split(manifest: Manifest, name: str, notes: list[str]) -> Iterator[Finding]:

@@ -32,8 +32,7 @@ class JpegError:
     """The largest errors over an 8x8 luma block that quantisation can cause, in grey levels."""
 
     rms: float
-    mean: float
-    """Error of the mean of the block."""
+    mean: float  # of the block's mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +41,7 @@ class Decoded:
 
     frame: Frame
     error: JpegError
-    unclipped: npt.NDArray[np.bool_]
-    """bool[H/8,W/8]: blocks in which no pixel is 0 or 255."""
+    unclipped: npt.NDArray[np.bool_]  # bool[H/8,W/8]: blocks in which no pixel is 0 or 255
 
 
 class FrameError(Exception):
@@ -98,11 +96,11 @@ def blocks(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def check_frames(
-    rgb: Iterator[bytes], tg: Iterator[bytes] | None, coding: GradientCoding, height: int, width: int
+    rgb: Iterator[bytes], tg: Iterator[bytes], coding: GradientCoding, height: int, width: int
 ) -> tuple[int, list[str]]:
     """Decode all frames of a sample; return the number of frames and what is wrong with each (frames count from 0).
 
-    rgb, tg: the JPEG files in order; tg None if the data set stores no gradient.
+    rgb, tg: the JPEG files in order; tg is not read if the data set stores no gradient.
     """
     problems: list[str] = []
     count = 0
@@ -119,7 +117,7 @@ def check_frames(
         except FrameError as error:
             problems.append(f"rgb frame {index}: {error}")
         # TG frame k-1 belongs to the RGB frames k-1 and k: it can be checked once both are decoded.
-        if tg is not None and index:
+        if coding.stored and index:
             count += 1
             try:
                 _compare(next(tg, b""), previous, current, from_jpeg, height, width)
@@ -137,26 +135,23 @@ def _compare(
     if previous is None or following is None:
         return  # there is nothing to compare with, which is reported already
     expected = temporal_gradient(previous.frame, following.frame)
-    if from_jpeg:  # computed from these very pixels: only TG's own JPEG coding adds an error
+    if from_jpeg:
         expected = np.asarray(cv2.cvtColor(expected, cv2.COLOR_RGB2YCrCb)[..., 0], np.uint8)
-        bound, bound_of_mean = own.rms + ROUNDING, np.inf
-    else:
-        bound = own.rms + (previous.error.rms + following.error.rms) / 2 + ROUNDING
-        bound_of_mean = own.mean + (previous.error.mean + following.error.mean) / 2 + ROUNDING_OF_MEAN
     differences = blocks(np.subtract(stored, expected, dtype=np.float32))
-    if not differences.size:
-        return
-    rms = float(np.sqrt(np.square(differences).mean(axis=(1, 3)).max()))
-    if rms > bound:
-        raise FrameError(_NOT_TG.format(found=rms, bound=bound, what="rms"))
-    if np.isfinite(bound_of_mean):
+    rms = float(np.sqrt(np.square(differences).mean(axis=(1, 3)).max(initial=0)))
+    # Computed from these very pixels, only TG's own JPEG coding adds an error.
+    limits = [("rms", rms, own.rms + ROUNDING)]
+    if not from_jpeg:
         # Clipping moves the mean of a block further than quantisation alone can.
         means = np.abs(differences.mean(axis=(1, 3)))[previous.unclipped & following.unclipped]
-        if means.size and (mean := float(means.max())) > bound_of_mean:
-            raise FrameError(_NOT_TG.format(found=mean, bound=bound_of_mean, what="mean"))
-
-
-_NOT_TG = (
-    "it is not the temporal gradient of its two frames: an 8x8 block differs by {found:.1f} grey levels ({what}), "
-    "JPEG explains {bound:.1f} at most"
-)
+        first, second = previous.error, following.error
+        limits = [
+            ("rms", rms, own.rms + (first.rms + second.rms) / 2 + ROUNDING),
+            ("mean", float(means.max(initial=0)), own.mean + (first.mean + second.mean) / 2 + ROUNDING_OF_MEAN),
+        ]
+    for what, found, bound in limits:
+        if found > bound:
+            raise FrameError(
+                f"it is not the temporal gradient of its two frames: an 8x8 block differs by {found:.1f} grey levels ({what}), "
+                f"JPEG explains {bound:.1f} at most"
+            )

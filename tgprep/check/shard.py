@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -26,7 +27,7 @@ from manifests.sample import (
 )
 from manifests.table import Manifest, VideoTable
 from tgprep.check.frames import FrameError, check_frames, decode
-from tgprep.check.tables import ShardRows
+from tgprep.check.tables import Finding, ShardRows
 
 _MAX_FACTS_BYTES = 1024 * 1024
 _SIZE_FIELD = slice(124, 135)  # of a ustar header: octal digits
@@ -35,35 +36,18 @@ Offsets = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that is wrong. `tgprep check --json` prints these fields."""
-
-    place: str
-    """File, and the video in it."""
-    kind: str
-    """A short stable word."""
-    message: str
-    mend: str
-    """What to do."""
-
-
-@dataclass(frozen=True, slots=True)
 class ShardReport:
     """What the check of one shard found."""
 
     name: str
     findings: tuple[Finding, ...]
-    damaged: bool
-    """Its bytes are not those that were written."""
+    damaged: bool  # its bytes are not those that were written
     num_bytes: int = 0
-    num_frames: int = 0
-    """Frames that were decoded."""
+    num_frames: int = 0  # frames that were decoded
 
 
 class _SampleError(Exception):
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
+    """A sample is damaged; `args` are the kind and the message of the finding."""
 
 
 def check_shard(manifest: Manifest, shard_rows: ShardRows, shard: ShardRow, *, deep: bool, mend: str) -> ShardReport:
@@ -86,11 +70,7 @@ def check_shard(manifest: Manifest, shard_rows: ShardRows, shard: ShardRow, *, d
             # The recorded sha256 vouches for every byte of an intact shard. In a damaged one, the walk over
             # the samples finds those that the damage hit.
             if damaged or deep:
-                rows = shard_rows.rows(shard.name)
-                num_frames = _check_samples(file, rows, manifest.header, deep, add)
-                end = rows[-1].sample_offset + rows[-1].sample_bytes if len(rows) else 0
-                if problem := _end_problem(file, end, num_bytes):
-                    add("", "tar-end", problem)
+                num_frames = _check_samples(file, num_bytes, shard_rows.rows(shard.name), manifest.header, deep, add)
     except FileNotFoundError:
         add("", "shard-missing", f"the file is missing ({shard.num_videos} videos)")
     except OSError as error:
@@ -100,9 +80,14 @@ def check_shard(manifest: Manifest, shard_rows: ShardRows, shard: ShardRow, *, d
 
 
 def _check_samples(
-    file: BinaryIO, rows: VideoTable, header: ManifestHeader, deep: bool, add: Callable[[str, str, str], None]
+    file: BinaryIO,
+    num_bytes: int,
+    rows: VideoTable,
+    header: ManifestHeader,
+    deep: bool,
+    add: Callable[[str, str, str], None],
 ) -> int:
-    """Check every sample of a shard, report problems as add(key, kind, message), return the number of decoded frames."""
+    """Check every sample and the end of a shard, report problems as add(key, kind, message); return the decoded frames."""
     num_frames = end = 0
     for row in rows:
         try:
@@ -116,8 +101,16 @@ def _check_samples(
                     more = f"; and {len(problems) - 3} more frames" if len(problems) > 3 else ""
                     add(row.key, "frames", "; ".join(problems[:3]) + more)
         except _SampleError as error:
-            add(row.key, error.kind, str(error))
+            add(row.key, *error.args)
+        # From where the tables say that the next sample begins: one damaged sample must not hide the others.
         end = row.sample_offset + row.sample_bytes
+    file.seek(end)
+    expected_bytes = end + 2 * BLOCK_BYTES
+    expected_bytes += -expected_bytes % RECORD_BYTES
+    if num_bytes != expected_bytes:
+        add("", "tar-end", f"the archive has {num_bytes} bytes, its samples and its end take {expected_bytes}")
+    elif any(file.read()):
+        add("", "tar-end", f"the end of the archive (from byte {end}) is not zero")
     return num_frames
 
 
@@ -144,14 +137,12 @@ def _check_structure(file: BinaryIO, row: VideoRow, header: ManifestHeader) -> d
 
     # The indices and frames of RGB, TG and flow follow in this order, each as far as the data set stores it.
     indices: dict[str, Offsets] = {}
-    kinds = ["rgb"] + ["tg"] * header.gradient.stored + ["flow"] * bool(flow_method(header.settings))
-    for kind in kinds:
+    for kind in ["rgb"] + ["tg"] * header.gradient.stored + ["flow"] * bool(flow_method(header.settings)):
         num_frames = row.num_frames - (kind != "rgb")
         index_offset, index_bytes, frames_offset, frames_bytes = row.members.place(kind)
         mp4 = kind == "rgb" and bool(video_gop(header))
         index_name, name = frame_members(kind, mp4)
-        _same_offset(index_name, offset + BLOCK_BYTES, index_offset)
-        content, offset = _member(file, offset, f"{row.key}.{index_name}", index_bytes)
+        content, offset = _member(file, offset, f"{row.key}.{index_name}", index_bytes, index_offset)
         try:
             index = indices[kind] = decode_offsets(content, mp4=mp4)
         except ValueError as error:
@@ -159,25 +150,25 @@ def _check_structure(file: BinaryIO, row: VideoRow, header: ManifestHeader) -> d
         if len(index) != num_frames + 1 or not (index[-1] < frames_bytes if mp4 else index[-1] == frames_bytes):
             found, expected = f"{len(index) - 1} frames of {index[-1]} bytes", f"{num_frames} of {frames_bytes}"
             raise _SampleError("offsets", f"{index_name}: {found}, expected {expected}")
-        _same_offset(name, offset + BLOCK_BYTES, frames_offset)
-        _, offset = _member(file, offset, f"{row.key}.{name}", frames_bytes, read=False)
+        _, offset = _member(file, offset, f"{row.key}.{name}", frames_bytes, frames_offset, read=False)
     if offset != row.sample_offset + row.sample_bytes:
         raise _SampleError("sample-place", f"it ends at {offset}, expected {row.sample_offset + row.sample_bytes}")
     return indices
 
 
-def _same_offset(name: str, found: int, expected: int) -> None:
-    if found != expected:
-        raise _SampleError("member-place", f"{name} begins at {found}, videos.parquet says {expected}")
+def _member(
+    file: BinaryIO, offset: int, name: str, num_bytes: int, place: int | None = None, *, read: bool = True
+) -> tuple[bytes, int]:
+    """Check place (of the content), header and padding of the member at `offset`; return its content and the next offset.
 
-
-def _member(file: BinaryIO, offset: int, name: str, num_bytes: int, *, read: bool = True) -> tuple[bytes, int]:
-    """Check header and padding of the member at `offset`; return its content (empty unless `read`) and the next offset."""
-    if _read(file, offset, BLOCK_BYTES, name) != member_header(name, num_bytes):
-        raise _SampleError(
-            "tar-header", f"the tar header at byte {offset} is not that of {name} with {num_bytes} bytes"
-        )
+    The content is not read, and empty, unless `read`.
+    """
     start, padding = offset + BLOCK_BYTES, -num_bytes % BLOCK_BYTES
+    if place not in (None, start):
+        raise _SampleError("member-place", f"{name} begins at {start}, videos.parquet says {place}")
+    if _read(file, offset, BLOCK_BYTES, name) != member_header(name, num_bytes):
+        message = f"the tar header at byte {offset} is not that of {name} with {num_bytes} bytes"
+        raise _SampleError("tar-header", message)
     content = _read(file, start, num_bytes, name) if read else b""
     if any(_read(file, start + num_bytes, padding, name)):
         raise _SampleError("padding", f"the padding after {name} is not zero")
@@ -211,18 +202,16 @@ def _decode_frames(
 ) -> tuple[int, list[str]]:
     """Decode every frame of a sample; return the number of frames and what is wrong."""
 
-    def frames(kind: str, start: int) -> Iterator[bytes]:
-        bounds = indices[kind].astype(np.int64).tolist()
-        for first, last in zip(bounds, bounds[1:], strict=False):
+    def frames(kind: str) -> Iterator[bytes]:
+        start = row.members.place(kind)[2]
+        for first, last in pairwise(indices[kind].tolist() if kind in indices else ()):
             yield _read(file, start + first, last - first, f"{kind}.mjpeg")
 
     if gop := video_gop(header):
         count, problems = _decode_mp4(file, row, gop, indices["rgb"])
     else:
-        tg = frames("tg", row.members.tg_offset) if "tg" in indices else None
-        rgb = frames("rgb", row.members.rgb_offset)
-        count, problems = check_frames(rgb, tg, header.gradient, row.height, row.width)
-    for number, jpeg in enumerate(frames("flow", row.members.flow_offset) if "flow" in indices else ()):
+        count, problems = check_frames(frames("rgb"), frames("tg"), header.gradient, row.height, row.width)
+    for number, jpeg in enumerate(frames("flow")):
         count += 1
         try:
             decode(jpeg, row.height, row.width, "RGB")
@@ -251,13 +240,3 @@ def _decode_mp4(file: BinaryIO, row: VideoRow, gop: int, index: Offsets) -> tupl
     except ValueError as error:
         problems.append(f"after {count} of {row.num_frames} frames: {error}")
     return count, problems
-
-
-def _end_problem(file: BinaryIO, end: int, num_bytes: int) -> str:
-    """What is wrong with the end of the archive, behind the last sample; "" if nothing."""
-    expected_bytes = end + 2 * BLOCK_BYTES
-    expected_bytes += -expected_bytes % RECORD_BYTES
-    if num_bytes != expected_bytes:
-        return f"the archive has {num_bytes} bytes, its samples and its end take {expected_bytes}"
-    file.seek(end)
-    return f"the end of the archive (from byte {end}) is not zero" if any(file.read()) else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,20 +16,17 @@ from manifests.table import Manifest, VideoTable
 
 Flags = npt.NDArray[np.bool_]
 _VIDEOS, _SHARDS = "videos.parquet", "shards.parquet"
+_EXTRACT = "extract into a new folder, and report this: the data set was not written as the format says"
 
 
 @dataclass(frozen=True, slots=True)
-class TableProblem:
-    """A rule that rows of a table break."""
+class Finding:
+    """Something that is wrong. `tgprep check --json` prints these fields."""
 
-    table: str
-    kind: str
-    """A short stable word."""
+    place: str  # file, and the video in it
+    kind: str  # a short stable word
     message: str
-    count: int = 1
-    """Rows that break it."""
-    examples: tuple[str, ...] = ()
-    """Keys (or paths) of the first ones."""
+    mend: str  # what to do
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +34,8 @@ class ShardRows:
     """The rows of videos.parquet by shard, in the order of their offsets."""
 
     table: VideoTable
-    order: npt.NDArray[np.int64]
-    """Row numbers of the written videos, sorted by shard and offset."""
-    bounds: dict[str, tuple[int, int]]
-    """Shard name -> half-open range in `order`."""
+    order: npt.NDArray[np.int64]  # row numbers of the written videos, sorted by shard and offset
+    bounds: dict[str, tuple[int, int]]  # shard name -> half-open range in `order`
 
     def rows(self, shard: str) -> VideoTable:
         """The written videos of a shard."""
@@ -54,55 +49,57 @@ def rows_by_shard(manifest: Manifest) -> ShardRows:
     written = np.flatnonzero(_equal(table, "status", WRITTEN))
     names = table.column("shard").combine_chunks().take(pa.array(written)).dictionary_encode()
     codes = names.indices.to_numpy(zero_copy_only=False)
-    offsets = table.column("sample_offset").to_numpy()[written]
-    order = np.lexsort((offsets, codes))
-    edges = np.searchsorted(codes[order], np.arange(len(names.dictionary) + 1))
-    bounds = {name: (int(edges[code]), int(edges[code + 1])) for code, name in enumerate(names.dictionary.to_pylist())}
+    order = np.lexsort((_numbers(table, "sample_offset")[written], codes))
+    edges = np.searchsorted(codes[order], np.arange(len(names.dictionary) + 1)).tolist()
+    bounds = dict(zip(names.dictionary.to_pylist(), zip(edges, edges[1:], strict=False), strict=True))
     return ShardRows(manifest.videos, written[order], bounds)
 
 
-def check_tables(manifest: Manifest, shard_rows: ShardRows) -> Iterator[TableProblem]:
+def check_tables(manifest: Manifest, shard_rows: ShardRows) -> Iterator[Finding]:
     """Check everything that the rows promise about each other and the header."""
     table = manifest.videos.arrow
     nulls = [name for name in table.column_names if table.column(name).null_count]
     if nulls:  # every other rule expects values
-        yield TableProblem(_VIDEOS, "null", f"columns hold nulls: {', '.join(nulls)}", len(nulls))
+        yield _finding(_VIDEOS, "null", f"columns hold nulls: {', '.join(nulls)}", len(nulls))
         return
     yield from _check_statuses(manifest)
     yield from _check_names(manifest)
     yield from _check_members(manifest)
     yield from _check_shard_names(manifest, shard_rows)
-    yield from _check_gaps(manifest, shard_rows)
+
+    # The samples of a shard must follow each other without gaps from byte 0.
+    starts = _numbers(table, "sample_offset")[shard_rows.order]
+    expected = np.roll(starts + _numbers(table, "sample_bytes")[shard_rows.order], 1)
+    expected[[first for first, _ in shard_rows.bounds.values()]] = 0
+    flags = np.zeros(table.num_rows, np.bool_)
+    flags[shard_rows.order] = starts != expected
+    yield from _broken(table, "sample-place", "samples overlap or leave a gap", flags)
 
 
-def _check_statuses(manifest: Manifest) -> Iterator[TableProblem]:
+def _check_statuses(manifest: Manifest) -> Iterator[Finding]:
     header, table = manifest.header, manifest.videos.arrow
-    written, failed, skipped = (_equal(table, "status", status) for status in (WRITTEN, FAILED, SKIPPED))
-    unknown = ~(written | failed | skipped)
+    by_status = {status: _equal(table, "status", status) for status in STATUSES}
+    unknown = ~np.any(list(by_status.values()), axis=0)
     yield from _broken(table, "status", f"the status is none of {', '.join(STATUSES)}", unknown)
-    for flags, expected, status in (
-        (written, header.num_written, WRITTEN),
-        (failed, header.num_failed, FAILED),
-        (skipped, header.num_skipped, SKIPPED),
-    ):
-        if (count := int(flags.sum())) != expected:
+    counts = {WRITTEN: header.num_written, FAILED: header.num_failed, SKIPPED: header.num_skipped}
+    for status, expected in counts.items():
+        if (count := int(by_status[status].sum())) != expected:
             message = f"{count} rows are {status}, dataset.json says {expected}"
-            yield TableProblem(_VIDEOS, "count", message, abs(count - expected))
-    blank = _equal(table, "error", "")
+            yield _finding(_VIDEOS, "count", message, abs(count - expected))
     message = "a written video has an error, or a failed or skipped one has none"
-    yield from _broken(table, "error", message, written != blank)
+    yield from _broken(table, "error", message, by_status[WRITTEN] != _equal(table, "error", ""))
 
 
-def _check_names(manifest: Manifest) -> Iterator[TableProblem]:
+def _check_names(manifest: Manifest) -> Iterator[Finding]:
     """Keys, labels and subsets of the written and failed videos."""
     header, table = manifest.header, manifest.videos.arrow
     named = _equal(table, "status", WRITTEN) | _equal(table, "status", FAILED)
     names = table.column("key")
     keys = names.filter(pa.array(named))
     if pc.count_distinct(keys).as_py() != len(keys):
-        yield TableProblem(_VIDEOS, "key-twice", "keys are not unique")
+        yield _finding(_VIDEOS, "key-twice", "keys are not unique")
     if len(names) and not pc.all(pc.less_equal(names[:-1], names[1:]), min_count=0).as_py():
-        yield TableProblem(_VIDEOS, "order", "rows are not sorted by key")
+        yield _finding(_VIDEOS, "order", "rows are not sorted by key")
     valid = pc.match_substring_regex(names, r"^[A-Za-z0-9_-]+/[A-Za-z0-9_-]+$").to_numpy()
     yield from _broken(table, "key", "the key is not `Class/stem` of [A-Za-z0-9_-]", named & ~valid)
 
@@ -117,26 +114,22 @@ def _check_names(manifest: Manifest) -> Iterator[TableProblem]:
     yield from _broken(table, "subsets", message, named & (num_folds != header.num_folds))
 
 
-def _check_members(manifest: Manifest) -> Iterator[TableProblem]:
+def _check_members(manifest: Manifest) -> Iterator[Finding]:
     """Frames, sizes and members of the written videos; the others must have none."""
     header, table = manifest.header, manifest.videos.arrow
     written = _equal(table, "status", WRITTEN)
     num_frames = _numbers(table, "num_frames").astype(np.int64)
-    positive = (_numbers(table, "height") > 0) & (_numbers(table, "width") > 0)
-    message = "a written video has under 2 frames or no size"
-    yield from _broken(table, "frames", message, written & ~((num_frames >= 2) & positive))
+    valid = (num_frames >= 2) & (_numbers(table, "height") > 0) & (_numbers(table, "width") > 0)
+    yield from _broken(table, "frames", "a written video has under 2 frames or no size", written & ~valid)
     digests = pc.match_substring_regex(table.column("source_sha256"), "^[0-9a-f]{64}$").to_numpy()
     yield from _broken(table, "source", "a written video names no sha256 of its source", written & ~digests)
 
-    npy_head_bytes = len(encode_offsets([0])) - 8
-
     def fits(kind: str, num_offsets: npt.NDArray[np.int64]) -> Flags:
-        index_bytes = npy_head_bytes + 8 * num_offsets
+        index_bytes = len(encode_offsets([0])) + 8 * (num_offsets - 1)
         flags: Flags = (_numbers(table, f"{kind}_index_bytes") == index_bytes) & (_numbers(table, f"{kind}_bytes") > 0)
         return flags
 
-    members = written & fits("rgb", num_frames + 1)
-    members &= _numbers(table, "rgb_offset") > _numbers(table, "rgb_index_offset")
+    members = fits("rgb", num_frames + 1) & (_numbers(table, "rgb_offset") > _numbers(table, "rgb_index_offset"))
     if header.gradient.stored:
         members &= fits("tg", num_frames)
     else:
@@ -147,7 +140,7 @@ def _check_members(manifest: Manifest) -> Iterator[TableProblem]:
     if has_flow != bool(flow_method(header.settings)) and written.any():
         columns = "there" if has_flow else "missing"
         message = f"dataset.json says flow {header.settings.get('flow', 'none')}, the columns of flow are {columns}"
-        yield TableProblem(_VIDEOS, "members", message)
+        yield _finding(_VIDEOS, "members", message)
     message = "sizes or places of the members do not fit the number of frames"
     yield from _broken(table, "members", message, written & ~members)
     absent = (_numbers(table, "sample_offset") == -1) & (_numbers(table, "rgb_offset") == -1)
@@ -155,39 +148,32 @@ def _check_members(manifest: Manifest) -> Iterator[TableProblem]:
     yield from _broken(table, "place", message, ~written & ~(absent & _equal(table, "shard", "")))
 
 
-def _check_shard_names(manifest: Manifest, shard_rows: ShardRows) -> Iterator[TableProblem]:
+def _check_shard_names(manifest: Manifest, shard_rows: ShardRows) -> Iterator[Finding]:
     by_name = {shard.name: shard for shard in manifest.shards}
     if len(by_name) != len(manifest.shards):
-        yield TableProblem(_SHARDS, "shard-twice", "names are not unique")
+        yield _finding(_SHARDS, "shard-twice", "names are not unique")
     if unknown := sorted(set(shard_rows.bounds) - set(by_name)):
         message = "videos lie in shards that shards.parquet does not name"
-        yield TableProblem(_VIDEOS, "shard-unknown", message, len(unknown), tuple(unknown[:3]))
+        yield _finding(_VIDEOS, "shard-unknown", message, len(unknown), unknown[:3])
     for name, shard in by_name.items():
         first, last = shard_rows.bounds.get(name, (0, 0))
         if last - first != shard.num_videos:
             message = f"{name}: {last - first} videos in videos.parquet, {shard.num_videos} in shards.parquet"
-            yield TableProblem(_SHARDS, "shard-count", message, examples=(name,))
+            yield _finding(_SHARDS, "shard-count", message, examples=[name])
 
 
-def _check_gaps(manifest: Manifest, shard_rows: ShardRows) -> Iterator[TableProblem]:
-    """The samples of a shard must follow each other without gaps from byte 0."""
-    table, order = manifest.videos.arrow, shard_rows.order
-    starts = _numbers(table, "sample_offset")[order]
-    ends = starts + _numbers(table, "sample_bytes")[order]
-    expected = np.concatenate([[0], ends[:-1]]) if len(order) else starts
-    for first, _ in shard_rows.bounds.values():
-        expected[first] = 0
-    flags = np.zeros(table.num_rows, np.bool_)
-    flags[order] = starts != expected
-    yield from _broken(table, "sample-place", "samples overlap or leave a gap", flags)
+def _finding(table: str, kind: str, message: str, count: int = 1, examples: Sequence[str] = ()) -> Finding:
+    """A rule that `count` rows of a table break, with the first of them as examples."""
+    such_as = f" (such as {', '.join(examples)})" if examples else ""
+    return Finding(table, kind, f"{message}: {count}{such_as}", _EXTRACT)
 
 
-def _broken(table: pa.Table, kind: str, message: str, flags: Flags) -> Iterator[TableProblem]:
-    """A problem of the rows with a flag; none if no row has one."""
+def _broken(table: pa.Table, kind: str, message: str, flags: Flags) -> Iterator[Finding]:
+    """The finding about the rows of videos.parquet that have a flag; none if no row has one."""
     rows = np.flatnonzero(flags)
     if len(rows):
         first = table.select(["key", "path"]).take(pa.array(rows[:3])).to_pylist()
-        yield TableProblem(_VIDEOS, kind, message, len(rows), tuple(row["key"] or row["path"] for row in first))
+        yield _finding(_VIDEOS, kind, message, len(rows), [row["key"] or row["path"] for row in first])
 
 
 def _numbers(table: pa.Table, name: str) -> npt.NDArray[np.int64]:

@@ -5,28 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shutil
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from tempfile import TemporaryDirectory
 
-import numpy as np
 import simplejpeg
 
 from manifests.files import TEMPORARY_PREFIX, atomic_write, open_location, require_own_folder
 from manifests.gradient import temporal_gradient
-from manifests.machine import usable_cores
+from manifests.machine import run_threads
 from manifests.manifest_io import join, json_bytes, read_manifest
-from manifests.records import WRITTEN, GradientCoding, InputError, VideoRow
-from manifests.sample import decode_offsets, flow_method, video_gop
+from manifests.records import GradientCoding, InputError, VideoRow
+from manifests.sample import flow_method, video_gop
 from manifests.table import Manifest
 from tgprep.convert.frame_tree import MARKER
 from tgprep.convert.rawframes_lists import list_texts
-from tgprep.decode.stored import stored_planes
+from tgprep.decode.stored import jpeg_reader, stored_planes
 
 RGB_NAME = "img_{:05d}.jpg"
 TG_NAME = "tempgrad_{:05d}.jpg"
@@ -64,52 +60,31 @@ def export_rawframes(
     Raises InputError if `folder` holds something else, a key is unknown, or a shard is damaged.
     """
     manifest = read_manifest(root)
-    stop = stop or threading.Event()
-    table = manifest.videos.arrow.select(["key", "status"]).to_pydict()
-    indices = [index for index, status in enumerate(table["status"]) if status == WRITTEN]
-    if keys:
-        index_of = {table["key"][index].lower(): index for index in indices}
-        if unknown := [key for key in keys if key.lower() not in index_of]:
-            raise InputError(f"--keys: {len(unknown)} name no written video of {root}, such as {unknown[0]!r}.")
-        indices = sorted({index_of[key.lower()] for key in keys})
+    indices = manifest.written_rows(keys)
     _claim(folder, manifest, tg)
-
-    def export_one(index: int) -> int:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        return _export_video(manifest, manifest.videos[index], folder, tg)
-
-    num_files = num_kept = 0
-    with ThreadPoolExecutor(threads or usable_cores()) as pool:
-        try:
-            for done, count in enumerate(pool.map(export_one, indices), 1):
-                num_files += count
-                num_kept += count == 0
-                on_progress(done, len(indices))
-        except BaseException:
-            stop.set()  # ends the threads that are still at work
-            raise
+    counts = run_threads(
+        lambda index: _export_video(manifest, manifest.videos[index], folder, tg), indices, threads, stop, on_progress
+    )
     lists = {} if keys else list_texts(manifest)
     for name, text in lists.items():
         (folder / name).parent.mkdir(exist_ok=True)
         with atomic_write(folder / name) as file:
             file.write(text.encode())
-    return ExportOutcome(len(indices), num_kept, num_files, tuple(lists))
+    return ExportOutcome(len(indices), counts.count(0), sum(counts), tuple(lists))
 
 
 def _claim(folder: Path, manifest: Manifest, tg: bool) -> None:
-    """Mark the folder as this data set's export; InputError where it is something else."""
+    """Mark the folder as this data set's export; InputError if it is something else."""
     coding = manifest.header.gradient if manifest.header.gradient.stored else GradientCoding(source="jpeg", space="rgb")
     claim = {"dataset_digest": manifest.digest, "tg": tg, "gradient": dataclasses.asdict(coding)}
     if method := flow_method(manifest.header.settings):
         claim["flow"] = method
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        ours = require_own_folder(folder, (MARKER,), "export", "Name a new or empty folder.")
-        if ours and json.loads((folder / MARKER).read_bytes()) != claim:
-            raise InputError(
-                f"{folder} holds the export of another data set or with other options. Name another folder."
-            )
+        is_export = require_own_folder(folder, (MARKER,), "export", "Name a new or empty folder.")
+        if is_export and json.loads((folder / MARKER).read_bytes()) != claim:
+            other = "another data set or with other options"
+            raise InputError(f"{folder} holds the export of {other}. Name another folder.")
         with atomic_write(folder / MARKER) as file:
             file.write(json_bytes(claim))
     except (OSError, ValueError) as error:
@@ -121,33 +96,26 @@ def read_jpegs(manifest: Manifest, row: VideoRow, kind: str) -> Iterator[bytes]:
 
     Frames of a stored video are decoded and encoded as JPEG files; all others are as stored.
     """
+    count = 0
     try:
         with open_location(join(manifest.root, row.shard)) as shard:
             if kind == "rgb" and video_gop(manifest.header):
-                yield from _jpegs_of_video(shard, row)
+                for planes in stored_planes(shard, row):
+                    count += 1
+                    yield simplejpeg.encode_jpeg_yuv_planes(planes.y, planes.cb, planes.cr, _REFERENCE_QUALITY)
+                if count != row.num_frames:
+                    raise ValueError(f"{count} frames decode, expected {row.num_frames}")
                 return
-            index_offset, index_bytes, offset, _ = row.members.place(kind)
-            shard.seek(index_offset)
-            bounds = decode_offsets(shard.read(index_bytes)).astype(np.int64).tolist()
-            shard.seek(offset)
-            for first, last in zip(bounds, bounds[1:], strict=False):
-                jpeg = shard.read(last - first)
-                if not (len(jpeg) == last - first and jpeg.startswith(b"\xff\xd8") and jpeg.endswith(b"\xff\xd9")):
+            read = jpeg_reader(shard, row, kind)
+            for number in range(row.num_frames - (kind != "rgb")):
+                jpeg = read(number)
+                if not (jpeg.startswith(b"\xff\xd8") and jpeg.endswith(b"\xff\xd9")):
                     raise ValueError("a frame is not a complete JPEG file")
                 yield jpeg
     except (OSError, ValueError) as error:
         raise InputError(
             f"{row.shard}, {row.key}: {error}. `tgprep check {manifest.root}` shows what is damaged and how to mend it."
         ) from None
-
-
-def _jpegs_of_video(shard: BinaryIO, row: VideoRow) -> Iterator[bytes]:
-    count = 0
-    for planes in stored_planes(shard, row):
-        count += 1
-        yield simplejpeg.encode_jpeg_yuv_planes(planes.y, planes.cb, planes.cr, _REFERENCE_QUALITY)
-    if count != row.num_frames:
-        raise ValueError(f"{count} frames decode, expected {row.num_frames}")
 
 
 def _export_video(manifest: Manifest, row: VideoRow, folder: Path, tg: bool) -> int:
@@ -164,23 +132,23 @@ def _export_video(manifest: Manifest, row: VideoRow, folder: Path, tg: bool) -> 
         frames.append((TG_NAME, 1, _gradients(manifest, row)))
     if flow_method(manifest.header.settings):
         frames.append((FLOW_NAME, 0, read_jpegs(manifest, row, "flow")))
-    temporary = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    count = 0
     try:
-        temporary.mkdir()
-        count = 0
-        for name, first, jpegs in frames:
-            for number, jpeg in enumerate(jpegs, first):
-                (temporary / name.format(number)).write_bytes(jpeg)
-                count += 1
-        target.parent.mkdir(exist_ok=True)
-        temporary.rename(target)
-        return count
+        # The folder gets its name once all its files are there: a folder that exists is complete.
+        with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder, ignore_cleanup_errors=True) as scratch:
+            temporary = Path(scratch, "video")
+            temporary.mkdir()
+            for name, first, jpegs in frames:
+                for number, jpeg in enumerate(jpegs, first):
+                    (temporary / name.format(number)).write_bytes(jpeg)
+                    count += 1
+            target.parent.mkdir(exist_ok=True)
+            temporary.rename(target)
     except OSError as error:
         raise InputError(
             f"{folder}: cannot be written ({error.strerror or error}). Run the same command again to resume."
         ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    return count
 
 
 def _gradients(manifest: Manifest, row: VideoRow) -> Iterator[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import shutil
 import tarfile
@@ -39,7 +40,6 @@ FACTS_NAME = "split.json"
 _CLAIM_NAME = ".tgprep-split.json"
 _LOCK_NAME = ".tgprep-lock"
 _PIECE_BYTES = 4 * 1024 * 1024
-OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def materialise(
     place: str | Path,
     *,
     stop: threading.Event | None = None,
-    on_progress: OnProgress = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Materialised:
     """Write `place/PART-000000.tar ...` for every part of the split that has videos, then `place/split.json`.
 
@@ -112,20 +112,19 @@ def materialise(
     the same call resumes. stop: set it to end early (KeyboardInterrupt). on_progress: called with bytes done and all bytes.
     Raises InputError if the split must not be used, the folder holds something else, space lacks, or a shard is damaged.
     """
-    stop = stop or threading.Event()
     if problems := [problem.message for problem in check_split(split, manifest) if problem.level == ERROR]:
         raise InputError(
             f"Split {split.name} must not be used: {'; '.join(problems)}. `tgprep split --show` shows more."
         )
+    if is_url(place):
+        raise InputError(f"--output {place}: a local folder is needed; copy it to the object store afterwards.")
+    folder = Path(place)
     content = json.dumps([split_table(split).to_pydict(), split.provenance], sort_keys=True)
     claim = {
         "dataset_digest": manifest.digest,
         "split": split.name,
         "split_sha256": hashlib.sha256(content.encode()).hexdigest(),
     }
-    if is_url(place):
-        raise InputError(f"--output {place}: a local folder is needed; copy it to the object store afterwards.")
-    folder = Path(place)
     _check_folder(manifest, folder, claim)
     targets, relabelled = _plan(manifest, split)
     with _claimed(folder, claim):
@@ -133,42 +132,40 @@ def materialise(
         missing_bytes = sum(target.num_bytes for target in targets if target.name not in kept)
         free_bytes = shutil.disk_usage(folder).free
         if missing_bytes > free_bytes:
-            raise InputError(
-                f"{folder}: {missing_bytes / 1e9:.3g} GB are to be written, {free_bytes / 1e9:.3g} GB are free. Make room, or name another --output."
-            )
-        _write_targets(manifest, folder, targets, kept, stop, on_progress)
-        _write_facts(manifest, split, folder, targets, claim, relabelled)
-    parts = tuple(_part(part, targets) for part in PARTS if any(target.part == part for target in targets))
-    return Materialised(folder, parts, len(targets), len(kept), len(relabelled))
+            room = f"{missing_bytes / 1e9:.3g} GB are to be written, {free_bytes / 1e9:.3g} GB are free"
+            raise InputError(f"{folder}: {room}. Make room, or name another --output.")
+        _write_targets(manifest, folder, targets, kept, stop or threading.Event(), on_progress)
+        # Written last: a folder with it is complete.
+        facts = claim | _facts(manifest, split, folder, targets, relabelled)
+        with atomic_write(folder / FACTS_NAME) as file:
+            file.write(json_bytes(facts))
+    parts = []
+    for part, group in itertools.groupby(targets, lambda target: target.part):
+        shards = tuple(group)
+        num_videos, num_bytes = sum(len(shard.pieces) for shard in shards), sum(shard.num_bytes for shard in shards)
+        parts.append(MaterialisedPart(part, num_videos, num_bytes, tuple(shard.name for shard in shards)))
+    return Materialised(folder, tuple(parts), len(targets), len(kept), len(relabelled))
 
 
 def _finished(folder: Path, targets: list[_Target]) -> set[str]:
     """Names of the tar files that an earlier run wrote completely; after a finished run their sha256 must match."""
-    try:
+    recorded: dict[str, str] = {}
+    with contextlib.suppress(FileNotFoundError):
         shards = json.loads((folder / FACTS_NAME).read_bytes())["shards"]
-    except FileNotFoundError:
-        shards = []
-    recorded = {shard["name"]: shard["sha256"] for shard in shards}
+        recorded = {shard["name"]: shard["sha256"] for shard in shards}
     sizes = list_files(folder)
-    return {
-        target.name
-        for target in targets
-        if sizes.get(target.name) == target.num_bytes
-        and recorded.get(target.name) in (None, file_sha256(folder / target.name))
-    }
+    complete = {target.name for target in targets if sizes.get(target.name) == target.num_bytes}
+    return {name for name in complete if recorded.get(name) in (None, file_sha256(folder / name))}
 
 
 def _check_folder(manifest: Manifest, folder: Path, claim: dict[str, str]) -> None:
     """Raise InputError if the folder is in the data set, or holds anything but this split."""
-    if not is_url(manifest.root):
-        root = Path(manifest.root).resolve()
-        if root == folder.resolve() or root in folder.resolve().parents:
-            raise InputError(f"--output {folder} lies in the data set {manifest.root}. Name a folder outside of it.")
+    if not is_url(manifest.root) and folder.resolve().is_relative_to(Path(manifest.root).resolve()):
+        raise InputError(f"--output {folder} lies in the data set {manifest.root}. Name a folder outside of it.")
     markers = (FACTS_NAME, _CLAIM_NAME)
+    advice = "Name a new or empty folder with --output."
     try:
-        if not require_own_folder(
-            folder, markers, "split", "Name a new or empty folder with --output.", ignored=(_LOCK_NAME,)
-        ):
+        if not require_own_folder(folder, markers, "split", advice, ignored=(_LOCK_NAME,)):
             return
         marker = next(folder / name for name in markers if (folder / name).exists())
         facts = json.loads(marker.read_bytes())
@@ -176,13 +173,11 @@ def _check_folder(manifest: Manifest, folder: Path, claim: dict[str, str]) -> No
     except OSError as error:
         raise InputError(f"--output {folder} cannot be used as a folder ({error.strerror}).") from None
     except (ValueError, KeyError, TypeError):
-        raise InputError(
-            f"--output {folder} holds a {marker.name} that is damaged or of another program. Name a new or empty folder."
-        ) from None
+        state = "is damaged or of another program"
+        raise InputError(f"--output {folder} holds a {marker.name} that {state}. {advice}") from None
     if found != claim:
-        raise InputError(
-            f"--output {folder} holds split {found['split']} of another data set or draw. Name another folder, or remove that one."
-        )
+        other = f"holds split {found['split']} of another data set or draw"
+        raise InputError(f"--output {folder} {other}. Name another folder, or remove that one.")
 
 
 @contextlib.contextmanager
@@ -200,9 +195,8 @@ def _claimed(folder: Path, claim: dict[str, str]) -> Iterator[None]:
             (folder / _CLAIM_NAME).unlink(missing_ok=True)
             (folder / _LOCK_NAME).unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(
-            f"{folder}: writing failed ({error.strerror or error}). Run the same command again to resume."
-        ) from None
+        reason = f"writing failed ({error.strerror or error})"
+        raise InputError(f"{folder}: {reason}. Run the same command again to resume.") from None
 
 
 def _plan(manifest: Manifest, split: LabelSplit) -> tuple[list[_Target], list[dict[str, Any]]]:
@@ -250,39 +244,32 @@ def _write_targets(
     targets: list[_Target],
     kept: set[str],
     stop: threading.Event,
-    on_progress: OnProgress,
+    on_progress: Callable[[int, int], None],
 ) -> None:
     total_bytes = sum(target.num_bytes for target in targets)
     num_bytes = 0
-    checked: set[str] = set()
     digests = {shard.name: shard.sha256 for shard in manifest.shards}
+    unchecked = {piece.shard: digests.get(piece.shard, "") for target in targets for piece in target.pieces}
     for target in targets:
         if target.name not in kept:
             with atomic_write(folder / target.name) as out:
                 for piece in target.pieces:
                     if stop.is_set():
                         raise KeyboardInterrupt
-                    if piece.shard not in checked:
-                        _check_digest(manifest, piece.shard, digests.get(piece.shard, ""))
-                        checked.add(piece.shard)
-                    out.write(piece.new_bytes)
-                    for block in _read_piece(manifest, piece):
-                        out.write(block)
+                    out.writelines(_read_piece(manifest, piece, unchecked))
                     on_progress(num_bytes + out.tell(), total_bytes)
                 write_end(out)
         num_bytes += target.num_bytes
         on_progress(num_bytes, total_bytes)
 
 
-def _check_digest(manifest: Manifest, shard: str, expected: str) -> None:
-    with _open_shard(manifest, shard) as file:
-        sha256, _ = digest_of(file)
-        if sha256 != expected:
-            raise ValueError(f"sha256 {sha256[:16]}…, expected {expected[:16]}…")
-
-
-def _read_piece(manifest: Manifest, piece: _Piece) -> Iterator[bytes]:
+def _read_piece(manifest: Manifest, piece: _Piece, unchecked: dict[str, str]) -> Iterator[bytes]:
+    """The bytes of a sample in blocks. A shard is compared with its sha256, and leaves `unchecked`, before its first use."""
     with _open_shard(manifest, piece.shard) as file:
+        expected = unchecked.pop(piece.shard, None)
+        if expected is not None and (sha256 := digest_of(file)[0]) != expected:
+            raise ValueError(f"sha256 {sha256[:16]}…, expected {expected[:16]}…")
+        yield piece.new_bytes
         file.seek(piece.first)
         num_left = piece.last - piece.first
         while num_left:
@@ -301,29 +288,14 @@ def _open_shard(manifest: Manifest, shard: str) -> Iterator[BinaryIO]:
             yield file
     except (OSError, ValueError, tarfile.HeaderError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"{shard}: {reason}. `tgprep check {manifest.root}` shows what is damaged and how to mend it."
-        ) from None
+        advice = f"`tgprep check {manifest.root}` shows what is damaged and how to mend it"
+        raise InputError(f"{shard}: {reason}. {advice}.") from None
 
 
-def _part(part: str, targets: list[_Target]) -> MaterialisedPart:
-    chosen = [target for target in targets if target.part == part]
-    return MaterialisedPart(
-        part,
-        sum(len(target.pieces) for target in chosen),
-        sum(target.num_bytes for target in chosen),
-        tuple(target.name for target in chosen),
-    )
-
-
-def _write_facts(
-    manifest: Manifest,
-    split: LabelSplit,
-    folder: Path,
-    targets: list[_Target],
-    claim: dict[str, str],
-    relabelled: list[dict[str, Any]],
-) -> None:
+def _facts(
+    manifest: Manifest, split: LabelSplit, folder: Path, targets: list[_Target], relabelled: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """The content of split.json."""
     shards = [
         {
             "name": target.name,
@@ -334,8 +306,7 @@ def _write_facts(
         }
         for target in targets
     ]
-    facts = {
-        **claim,
+    return {
         "format_version": manifest.header.format_version,
         "dataset": manifest.header.dataset,
         "classes": list(manifest.header.classes),
@@ -343,5 +314,3 @@ def _write_facts(
         "shards": shards,
         "other_labels": relabelled,
     }
-    with atomic_write(folder / FACTS_NAME) as file:
-        file.write(json_bytes(facts))

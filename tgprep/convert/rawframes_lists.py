@@ -36,18 +36,18 @@ def list_texts(manifest: Manifest) -> dict[str, str]:
 
 
 def _official(manifest: Manifest) -> dict[str, str]:
-    header = manifest.header
+    dataset = manifest.header.dataset
     table = manifest.videos.arrow.select(["key", "num_frames", "label", "subsets", "status"]).to_pydict()
     rows = [row for row in zip(*table.values(), strict=True) if row[4] == WRITTEN]
     # The reference calls the test lists of UCF101 and HMDB51 `val`; Kinetics has one fold, and `list` in place of its number.
-    reference_name = {"test": "val"} if header.dataset in ("ucf101", "hmdb51") else {}
+    reference_name = {"test": "val"} if dataset in ("ucf101", "hmdb51") else {}
     texts = {}
-    for fold in range(header.num_folds):
+    for fold in range(manifest.header.num_folds):
+        which = "list" if dataset.startswith("kinetics") else f"split_{fold + 1}"
         for subset in ("train", "val", "test"):
             lines = [f"{key} {frames} {label}\n" for key, frames, label, subsets, _ in rows if subsets[fold] == subset]
             if lines:
-                which = "list" if header.dataset.startswith("kinetics") else f"split_{fold + 1}"
-                texts[f"{header.dataset}_{reference_name.get(subset, subset)}_{which}_rawframes.txt"] = "".join(lines)
+                texts[f"{dataset}_{reference_name.get(subset, subset)}_{which}_rawframes.txt"] = "".join(lines)
     return texts
 
 
@@ -57,30 +57,29 @@ def _semi_supervised(split: LabelSplit, manifest: Manifest) -> dict[str, str]:
     if not percent or dataset not in OFFICIAL:
         return {}
     fold = "" if dataset.startswith("kinetics") else f"_split_{split.provenance.get('fold', '1')}"
-    rest = split.train & ~split.labelled
-    parts = {(percent, "labeled"): split.labelled, (percent, "unlabeled"): rest}
+    parts = {
+        f"{percent}_percent_labeled": split.labelled,
+        f"{percent}_percent_unlabeled": split.train & ~split.labelled,
+    }
     if dataset == "hmdb51" and split.provenance.get("pool") == "non-test":
-        parts["100", "labeled"] = split.train  # what the reference takes as unlabelled
-    labels = dict(zip(split.key, split.label.tolist(), strict=True))
+        parts["100_percent_labeled"] = split.train  # what the reference takes as unlabelled
     frames = dict(zip(manifest.videos.column("key"), manifest.videos.column("num_frames"), strict=True))
     texts = {}
-    for (share, kind), flags in parts.items():
-        keys = [split.key[index] for index in np.flatnonzero(flags)]
-        if keys:
-            name = f"{SEMI_FOLDER}/{dataset}_train_{share}_percent_{kind}{fold}_rawframes.txt"
-            texts[name] = "".join(f"{key} {frames[key]} {labels[key]}\n" for key in keys)
+    for part, flags in parts.items():
+        if flags.any():
+            lines = (f"{split.key[k]} {frames[split.key[k]]} {split.label[k]}\n" for k in np.flatnonzero(flags))
+            texts[f"{SEMI_FOLDER}/{dataset}_train_{part}{fold}_rawframes.txt"] = "".join(lines)
     return texts
 
 
 def percent_of(split: LabelSplit) -> str:
     """The percentage of a split, drawn or imported from a published list, if it is an integer; else ""."""
     provenance = split.provenance
+    percent, per_class = provenance.get("percent"), provenance.get("per_class", "")
     if provenance.get("made") == "imported":
         match = _PUBLISHED.search(provenance.get("list_labelled", ""))
         return match[1] if match else ""
-    if "percent" in provenance:
-        return provenance["percent"] if provenance["percent"].isdigit() else ""
-    if provenance.get("dataset", "").startswith("kinetics") and provenance.get("per_class", "").isdigit():
-        percent = Fraction(int(provenance["per_class"]), KINETICS_PER_PERCENT)
-        return str(percent) if percent.denominator == 1 else ""
-    return ""
+    # Published splits of Kinetics count videos per class instead.
+    if percent is None and provenance.get("dataset", "").startswith("kinetics") and per_class.isdigit():
+        percent = str(Fraction(int(per_class), KINETICS_PER_PERCENT))
+    return percent if percent is not None and percent.isdigit() else ""

@@ -1,9 +1,9 @@
-"""Decode an .mp4 member of a shard, to check, show or convert it. Training has its own decoder (tgtrain.data.video_frames)."""
+"""Read the frames of a stored sample, to check, show or convert it. Training has its own reader (tgtrain.data)."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 import av
@@ -12,6 +12,7 @@ import numpy as np
 
 from manifests.gradient import Frame
 from manifests.records import VideoRow
+from manifests.sample import decode_offsets
 from tgprep.decode.frames import Planes
 
 # FFmpeg options: a damaged picture is an error, not a guess from its neighbours.
@@ -39,6 +40,29 @@ class MemberFile:
         content = self.file.read(remaining if size < 0 else min(size, remaining))
         self.position += len(content)
         return content
+
+
+def jpeg_reader(shard: BinaryIO, row: VideoRow, kind: str) -> Callable[[int], bytes]:
+    """A function that reads a frame's JPEG file by its number from 0; both raise ValueError if the shard is damaged.
+
+    kind: "rgb", "tg" or "flow".
+    """
+    index_offset, index_bytes, offset, _ = row.members.place(kind)
+    shard.seek(index_offset)
+    bounds = decode_offsets(shard.read(index_bytes)).tolist()
+    num_frames = row.num_frames - (kind != "rgb")
+    if len(bounds) != num_frames + 1:
+        raise ValueError(f"{len(bounds) - 1} {kind} frames, expected {num_frames}")
+
+    def read(number: int) -> bytes:
+        first, last = bounds[number : number + 2]
+        shard.seek(offset + first)
+        jpeg = shard.read(last - first)
+        if len(jpeg) != last - first:
+            raise ValueError("a frame is not a complete JPEG file")
+        return jpeg
+
+    return read
 
 
 def stored_planes(shard: BinaryIO, row: VideoRow) -> Iterator[Planes]:

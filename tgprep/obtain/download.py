@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import json
 import threading
@@ -22,12 +24,11 @@ _HMDB51 = "http://serre-lab.clps.brown.edu/wp-content/uploads/2013/10/"
 _KINETICS = "https://storage.googleapis.com/deepmind-media/Datasets/"
 
 
-@dataclass(frozen=True, slots=True)
-class Archive:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archive(RemoteFile):
     """An archive of a data set."""
 
-    remote: RemoteFile
-    folder: str  # where it is unpacked, below DIR
+    folder: str = "videos"  # where it is unpacked, below DIR
     nested: bool = False  # it holds archives itself
 
 
@@ -47,18 +48,14 @@ SOURCES = {
     "ucf101": Source(
         (
             Archive(
-                RemoteFile(
-                    _UCF101 + "UCF101TrainTestSplits-RecognitionTask.zip",
-                    113943,
-                    "5c0d1a53b8ed364a2ac830a73f405e51bece7d98ce1254fd19ed4a36b224bd27",
-                ),
-                "annotations",
+                _UCF101 + "UCF101TrainTestSplits-RecognitionTask.zip",
+                113943,
+                "5c0d1a53b8ed364a2ac830a73f405e51bece7d98ce1254fd19ed4a36b224bd27",
+                folder="annotations",
             ),
             Archive(
-                RemoteFile(
-                    _UCF101 + "UCF101.rar", -1, "ca8dfadb4c891cb11316f94d52b6b0ac2a11994e67a0cae227180cd160bd8e55"
-                ),
-                "videos",
+                _UCF101 + "UCF101.rar",
+                sha256="ca8dfadb4c891cb11316f94d52b6b0ac2a11994e67a0cae227180cd160bd8e55",
             ),
         ),
         "https://www.crcv.ucf.edu/data/UCF101.php",
@@ -68,18 +65,13 @@ SOURCES = {
     "hmdb51": Source(
         (
             Archive(
-                RemoteFile(
-                    _HMDB51 + "test_train_splits.rar",
-                    -1,
-                    "229c94f845720d01eb3946d39f39292ea962d50a18136484aa47c1eba251d2b7",
-                ),
-                "annotations",
+                _HMDB51 + "test_train_splits.rar",
+                sha256="229c94f845720d01eb3946d39f39292ea962d50a18136484aa47c1eba251d2b7",
+                folder="annotations",
             ),
             Archive(
-                RemoteFile(
-                    _HMDB51 + "hmdb51_org.rar", -1, "9e714a0d8b76104d76e932764a7ca636f929fff66279cda3f2e326fa912a328e"
-                ),
-                "videos",
+                _HMDB51 + "hmdb51_org.rar",
+                sha256="9e714a0d8b76104d76e932764a7ca636f929fff66279cda3f2e326fa912a328e",
                 nested=True,
             ),
         ),
@@ -88,7 +80,7 @@ SOURCES = {
         "tgprep extract {dir}/videos --dataset hmdb51",
     ),
     "kinetics400-annotations": Source(
-        (Archive(RemoteFile(_KINETICS + "kinetics400.tar.gz"), "annotations"),),
+        (Archive(_KINETICS + "kinetics400.tar.gz", folder="annotations"),),
         "https://deepmind.google/research/open-source/kinetics",
         "the csv files only (Creative Commons Attribution 4.0); the videos are YouTube's, and you bring your own copy",
         "tgprep extract VIDEOS --dataset kinetics400 --annotations {dir}/annotations",
@@ -129,30 +121,23 @@ def download(
         archives.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be created ({error.strerror}).") from None
-    states = _read_states(archives / _MARKER)
+    states: dict[str, list[int]] = {}
+    # Without the marker, or with a damaged one, all archives are unpacked again.
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        states = dict(json.loads((archives / _MARKER).read_bytes()))
     num_fetched = num_files = 0
     for archive in sources[name].archives:
-        remote = archive.remote
-        if base:
-            remote = RemoteFile(f"{base.rstrip('/')}/{remote.name}", remote.num_bytes, remote.sha256)
-        target = archives / remote.name
-        progress = functools.partial(on_progress, remote.name)
+        target = archives / archive.name
+        remote = dataclasses.replace(archive, url=f"{base.rstrip('/')}/{archive.name}") if base else archive
+        progress = functools.partial(on_progress, archive.name)
         num_fetched += fetch(
             remote, target, attempts=attempts, wait_seconds=wait_seconds, stop=stop, on_progress=progress
         )
         found = target.stat()
         state = [found.st_size, found.st_mtime_ns]
-        if unpack_archives and states.get(remote.name) != state:
+        if unpack_archives and states.get(archive.name) != state:
             num_files += unpack(target, folder / archive.folder, nested=archive.nested)
-            states[remote.name] = state
+            states[archive.name] = state
             with atomic_write(archives / _MARKER) as file:
                 file.write(json_bytes(states))
     return DownloadOutcome(num_fetched, num_files, sources[name].next_step.format(dir=folder))
-
-
-def _read_states(marker: Path) -> dict[str, list[int]]:
-    try:
-        states = json.loads(marker.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return states if isinstance(states, dict) else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -13,7 +14,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.client import HTTPResponse
 from pathlib import Path
 
 from manifests.files import atomic_write, publish
@@ -59,11 +59,10 @@ def fetch(
     """
     stop = stop or threading.Event()
     if target.exists():
-        if _difference(remote, target):
-            raise DownloadError(
-                f"{target} exists, but is not the published file. Move it away, and run the same command again."
-            )
-        return False
+        if not _difference(remote, target):
+            return False
+        advice = "Move it away, and run the same command again."
+        raise DownloadError(f"{target} exists, but is not the published file. {advice}")
     part = target.with_name(target.name + ".part")
     failures, most_bytes = 0, _size(part)
     while reason := _attempt(remote, part, stop, on_progress):
@@ -83,7 +82,7 @@ def fetch(
         raise DownloadError(
             f"{remote.url}: {problem}. The damaged file was removed: run the same command again, or name another server with --base."
         )
-    _note(part).unlink(missing_ok=True)
+    _version_file(part).unlink(missing_ok=True)
     with part.open("rb") as file:
         os.fsync(file.fileno())
     publish(part, target)
@@ -114,14 +113,18 @@ def _attempt(remote: RemoteFile, part: Path, stop: threading.Event, on_progress:
 
 def _receive(remote: RemoteFile, part: Path, stop: threading.Event, on_progress: OnProgress) -> None:
     """Receive what follows the part; OSError if the connection breaks off before the end."""
-    start, version = _size(part), _read_version(part)
+    start, version, version_file = _size(part), "", _version_file(part)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        version = str(json.loads(version_file.read_bytes())["version"])
     request = urllib.request.Request(remote.url, headers={"User-Agent": "tgprep", "Accept-Encoding": "identity"})
     if start:
         request.add_header("Range", f"bytes={start}-")
         if version:  # if the file has changed, the server sends all of it instead of the rest
             request.add_header("If-Range", version)
     with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
-        new_version = _version(answer)
+        # A strong entity tag or a date identifies the bytes of this version of the file.
+        tag, date = answer.headers.get("ETag") or "", answer.headers.get("Last-Modified") or ""
+        new_version = date if not tag or tag.startswith("W/") else tag
         if answer.status == 206:
             span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("Content-Range", ""))
             if span is None or int(span[1]) != start or new_version not in ("", version or new_version):
@@ -136,15 +139,14 @@ def _receive(remote: RemoteFile, part: Path, stop: threading.Event, on_progress:
                 "with --base, or fetch it from the data set's home page."
             )
         if total >= 0 and (free := shutil.disk_usage(part.parent).free) < total - start:
-            raise DownloadError(
-                f"{part.parent}: {free} bytes are free, {total - start} are needed for {remote.name}. Make room."
-            )
-        with atomic_write(_note(part)) as note:
-            note.write(json_bytes({"version": new_version}))
+            room = f"{free} bytes are free, {total - start} are needed for {remote.name}"
+            raise DownloadError(f"{part.parent}: {room}. Make room.")
+        with atomic_write(version_file) as file:
+            file.write(json_bytes({"version": new_version}))
         done = start
-        with part.open("ab" if start else "wb") as file:
+        with part.open("ab" if start else "wb") as content:
             while piece := answer.read(_PIECE_BYTES):
-                file.write(piece)
+                content.write(piece)
                 done += len(piece)
                 on_progress(done, total)
                 if stop.is_set():
@@ -155,22 +157,9 @@ def _receive(remote: RemoteFile, part: Path, stop: threading.Event, on_progress:
             raise OSError(f"the connection ended after {done} of {total} bytes")
 
 
-def _version(answer: HTTPResponse) -> str:
-    """What identifies the bytes of this version of the file: a strong entity tag or a date."""
-    tag = answer.headers.get("ETag") or ""
-    return answer.headers.get("Last-Modified") or "" if not tag or tag.startswith("W/") else tag
-
-
-def _note(part: Path) -> Path:
+def _version_file(part: Path) -> Path:
     """The file that holds the version of which `part` is a part."""
     return part.with_name(part.name + ".json")
-
-
-def _read_version(part: Path) -> str:
-    try:
-        return str(json.loads(_note(part).read_bytes())["version"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
 
 
 def _size(file: Path) -> int:
@@ -178,8 +167,8 @@ def _size(file: Path) -> int:
 
 
 def _discard(part: Path) -> None:
-    part.unlink(missing_ok=True)
-    _note(part).unlink(missing_ok=True)
+    for file in (part, _version_file(part)):
+        file.unlink(missing_ok=True)
 
 
 def _difference(remote: RemoteFile, file: Path) -> str:

@@ -1,15 +1,13 @@
 """Render the sample data set: a folder of small real video files whose classes differ only in how things move.
 
-`render_sample` writes `OUT/Class/v_Class_g01_c01.avi` in UCF101's naming, as MPEG-4 in .avi and H.264 in .mp4, for demos and tests of
-all steps from video files to a trained network. `sample_paths` defines the classes, `sample_render` draws them.
+`sample_paths` defines the classes, `sample_render` draws them.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +59,8 @@ class SampleSettings:
             "max_frames": (self.max_frames >= self.min_frames, f"min_frames ({self.min_frames}) or more"),
             "container": (self.container in (MIXED, "avi", "mp4"), "mixed or avi or mp4"),
         }
-        problems = [
-            f"{name} = {getattr(self, name)!r}: expected {text}" for name, (valid, text) in rules.items() if not valid
-        ]
-        if problems:
+        broken = {name: text for name, (valid, text) in rules.items() if not valid}
+        if problems := [f"{name} = {getattr(self, name)!r}: expected {text}" for name, text in broken.items()]:
             raise InputError("settings of the sample data set: " + "; ".join(problems))
 
     @property
@@ -89,25 +85,19 @@ class SampleVideo:
 
 
 def groups_and_clips(videos_per_class: int) -> tuple[int, int]:
-    """Return (num_groups, clips_per_group) whose product is `videos_per_class`: two clips a group if that leaves 4 groups or more.
-
-    Many groups matter more than many clips: splits set whole groups aside.
-    """
+    """Choose num_groups and clips_per_group for a number of videos: two clips if that leaves 4 groups or more."""
     if videos_per_class < 1:
         raise InputError(f"videos per class: got {videos_per_class}, expected 1 or more")
-    if videos_per_class % 2 == 0 and videos_per_class >= 8:
-        return videos_per_class // 2, 2
-    return videos_per_class, 1
+    # Many groups matter more than many clips: splits set whole groups aside.
+    clips_per_group = 2 if videos_per_class % 2 == 0 and videos_per_class >= 8 else 1
+    return videos_per_class // clips_per_group, clips_per_group
 
 
 def sample_videos(settings: SampleSettings) -> tuple[SampleVideo, ...]:
     """Every video of the sample, in the order of UCF101's lists: class, group, clip."""
-
-    def container(group: int, clip: int) -> str:
-        return ("avi", "mp4")[(group + clip) % 2] if settings.container == MIXED else settings.container
-
+    containers = ("avi", "mp4") if settings.container == MIXED else (settings.container,) * 2
     return tuple(
-        SampleVideo(class_name, group, clip, container(group, clip))
+        SampleVideo(class_name, group, clip, containers[(group + clip) % 2])
         for class_name in settings.class_names
         for group in range(1, settings.num_groups + 1)
         for clip in range(1, settings.clips_per_group + 1)
@@ -122,14 +112,14 @@ def video_frames(video: SampleVideo, settings: SampleSettings) -> Iterator[Frame
     """
     numbers = (settings.seed, MOTIONS.index(video.class_name), video.group)
     # Clips count from 1: 0 is free for what all clips of a group share.
-    scene = make_scene(np.random.default_rng(np.random.SeedSequence((*numbers, 0))), settings.height, settings.width)
-    generator = np.random.default_rng(np.random.SeedSequence((*numbers, video.clip)))
+    shared, generator = (np.random.default_rng(np.random.SeedSequence((*numbers, clip))) for clip in (0, video.clip))
+    scene = make_scene(shared, settings.height, settings.width)
     num_frames = int(generator.integers(settings.min_frames, settings.max_frames + 1))
     return render_frames(video.class_name, scene, num_frames, generator)
 
 
 def render_sample(
-    out: Path, settings: SampleSettings, num_workers: int = 1, on_video: Callable[[Path], None] | None = None
+    out: Path, settings: SampleSettings, num_workers: int = 1, on_video: Callable[[Path], None] = lambda path: None
 ) -> list[Path]:
     """Write the sample's videos below `out` and return their paths, in the order of `sample_videos`.
 
@@ -153,8 +143,7 @@ def render_sample(
         for video, path in missing
     )
     for _, (_, path) in zip(results, missing, strict=True):
-        if on_video is not None:
-            on_video(path)
+        on_video(path)
     return paths
 
 
@@ -164,25 +153,26 @@ def write_annotations(folder: Path, settings: SampleSettings) -> None:
     Class ids from 1, no ids in the test lists, lines end with CR LF as in the published files.
     """
     if settings.num_groups < 2:
-        raise InputError(
-            "annotations of the sample data set: got 1 group, expected 2 or more: train and test share no group"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+        expected = "expected 2 or more: train and test share no group"
+        raise InputError(f"annotations of the sample data set: got 1 group, {expected}")
     class_ids = {name: number for number, name in enumerate(settings.class_names, start=1)}
-    _write_lines(folder / "classInd.txt", (f"{number} {name}" for name, number in class_ids.items()))
+    lists = {"classInd": [f"{number} {name}" for name, number in class_ids.items()]}
     videos = sample_videos(settings)
     for fold in range(1, NUM_FOLDS + 1):
         tested = groups_tested(settings.num_groups, fold)
-        train = (f"{video.name} {class_ids[video.class_name]}" for video in videos if video.group not in tested)
-        _write_lines(folder / f"trainlist{fold:02d}.txt", train)
-        _write_lines(folder / f"testlist{fold:02d}.txt", (video.name for video in videos if video.group in tested))
+        train = [f"{video.name} {class_ids[video.class_name]}" for video in videos if video.group not in tested]
+        lists[f"trainlist{fold:02d}"] = train
+        lists[f"testlist{fold:02d}"] = [video.name for video in videos if video.group in tested]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, lines in lists.items():
+        with atomic_write(folder / f"{name}.txt") as file:
+            file.write("".join(f"{line}\r\n" for line in lines).encode("ascii"))
 
 
 def groups_tested(num_groups: int, fold: int) -> frozenset[int]:
     """The groups (from 1) that `fold` (1..3) tests: 28 % of them, at least one; each fold the next ones, starting over at the end."""
     num_tested = max(1, round(TEST_GROUP_SHARE * num_groups))
-    first = (fold - 1) * num_tested
-    return frozenset((first + k) % num_groups + 1 for k in range(num_tested))
+    return frozenset(k % num_groups + 1 for k in range((fold - 1) * num_tested, fold * num_tested))
 
 
 def _render_video(path: Path, video: SampleVideo, settings: SampleSettings) -> None:
@@ -201,7 +191,7 @@ def _claim(out: Path, settings: SampleSettings, videos: tuple[SampleVideo, ...])
     """Create `out`, or check that it holds this very sample and nothing else, and write the settings into it."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: expected a folder for the sample data set, got a file; name another place")
-    requested = {"generator_version": GENERATOR_VERSION, **dataclasses.asdict(settings)}
+    requested = {"generator_version": GENERATOR_VERSION, **asdict(settings)}
     record = out / SETTINGS_NAME
     hidden = {path.name for path in out.glob(".*")} - {SETTINGS_NAME}
     advice = "Name another folder, or move these away."
@@ -211,31 +201,21 @@ def _claim(out: Path, settings: SampleSettings, videos: tuple[SampleVideo, ...])
             file.write(json_bytes(requested))
         return
     try:
-        found: Any = json.loads(record.read_bytes())
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise InputError(
-            f"{record}: expected the settings of a sample data set (JSON), found something else; name another folder"
-        )
-    changed = [
+        found: dict[str, Any] = dict(json.loads(record.read_bytes()).items())
+    except (ValueError, AttributeError):
+        expected = "expected the settings of a sample data set (JSON), found something else"
+        raise InputError(f"{record}: {expected}; name another folder") from None
+    changed = "; ".join(
         f"{name} = {found.get(name)!r} there, {requested.get(name)!r} requested"
         for name in sorted(requested.keys() | found.keys())
         if found.get(name) != requested.get(name)
-    ]
+    )
     if changed:
-        raise InputError(
-            f"{out}: holds a sample data set of other settings ({'; '.join(changed)}); "
-            "request the same settings, or name a new or empty folder"
-        )
+        advice = "request the same settings, or name a new or empty folder"
+        raise InputError(f"{out}: holds a sample data set of other settings ({changed}); {advice}")
     # Other files would become videos of the data set.
-    present = [path.relative_to(out) for path in sorted(out.rglob("*")) if path.is_file()]
+    present = [path.relative_to(out) for path in out.rglob("*") if path.is_file()]
     visible = {str(path) for path in present if not any(part.startswith(".") for part in path.parts)}
     if foreign := sorted(visible - {video.name for video in videos}):
         shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
         raise InputError(f"{out}: holds files that are not of its sample data set, found {shown}. {advice}")
-
-
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    with atomic_write(path) as file:
-        file.write("".join(f"{line}\r\n" for line in lines).encode("ascii"))

@@ -73,22 +73,20 @@ def _far_colour(generator: np.random.Generator, others: list[Floats]) -> Floats:
 
 def _outline(kind: str) -> npt.NDArray[np.float64]:
     """Corners of a shape inside the unit circle: float64[N, 2]."""
-    if kind == "cross":
+    num_corners = {"triangle": 3, "square": 4, "pentagon": 5, "hexagon": 6, "disc": 64, "star": 10}.get(kind, 0)
+    angles = np.arange(num_corners) * (2 * math.pi) / max(num_corners, 1)
+    radii = np.ones(num_corners)
+    if kind == "star":
+        radii[1::2] = 0.45
+    elif kind == "half disc":
+        angles, radii = np.arange(33) * math.pi / 32, np.ones(33)
+    elif kind == "cross":
         arm = 0.32
         long = math.sqrt(1 - arm * arm)
-        angles = np.arctan2([-arm, arm, arm], [long, long, arm])[None, :] + np.arange(4)[:, None] * (math.pi / 2)
-        radii = np.broadcast_to([1.0, 1.0, math.hypot(arm, arm)], (4, 3))
-        return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=-1).reshape(-1, 2)
-    if kind == "half disc":
-        angles = np.arange(33) * math.pi / 32
-        points = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        return (points - [0.0, 0.4]) / math.hypot(1.0, 0.4)
-    num_corners = {"triangle": 3, "square": 4, "pentagon": 5, "hexagon": 6, "disc": 64, "star": 10}[kind]
-    angles = np.arange(num_corners) * (2 * math.pi) / num_corners
-    points = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    if kind == "star":
-        points[1::2] *= 0.45
-    return points
+        arms = np.arctan2([-arm, arm, arm], [long, long, arm])[None, :] + np.arange(4)[:, None] * (math.pi / 2)
+        angles, radii = arms.ravel(), np.tile([1.0, 1.0, math.hypot(arm, arm)], 4)
+    points = np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
+    return (points - [0.0, 0.4]) / math.hypot(1.0, 0.4) if kind == "half disc" else points
 
 
 def _texture(kind: str, size: int, generator: np.random.Generator) -> npt.NDArray[np.bool_]:

@@ -8,12 +8,11 @@ import shutil
 import stat
 import subprocess
 import tarfile
-import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO
 
 from manifests.files import TEMPORARY_PREFIX
@@ -27,7 +26,8 @@ def unpack(archive: Path, target: Path, *, nested: bool = False) -> int:
     Raises InputError if a member would leave the folder or is a link, the archive is damaged, or no program reads .rar.
     """
     target.mkdir(parents=True, exist_ok=True)
-    with _scratch(target) as scratch:
+    with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=target, ignore_cleanup_errors=True) as temporary:
+        scratch = Path(temporary)
         _unpack_one(archive, scratch)
         if nested:
             for inner in sorted(scratch.rglob("*.rar")):
@@ -43,17 +43,6 @@ def safe_name(name: str) -> tuple[str, ...]:
     if absolute or ".." in parts or any("\0" in part for part in parts):
         raise InputError(f"the archive holds {name!r}, which leaves the folder it is unpacked in: do not trust it")
     return tuple(parts)
-
-
-@contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """A temporary folder in `folder`, removed at the end."""
-    scratch = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
-    scratch.mkdir()
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _move_files(source: Path, target: Path) -> int:
@@ -109,29 +98,28 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
 
 def _unpack_rar(archive: Path, folder: Path) -> None:
     """Unpack with `unar` or `bsdtar` into a temporary folder, and check the result before it is moved to `folder`."""
-    with _scratch(folder) as scratch:
-        options = ["-quiet", "-no-directory", "-force-overwrite", "-output-directory", str(scratch)]
-        commands = {
-            "unar": ["unar", *options, str(archive)],
-            "bsdtar": ["bsdtar", "-x", "-f", str(archive), "-C", str(scratch)],
+    with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder, ignore_cleanup_errors=True) as scratch:
+        options = {
+            "unar": ["-quiet", "-no-directory", "-force-overwrite", "-output-directory", scratch, str(archive)],
+            "bsdtar": ["-x", "-f", str(archive), "-C", scratch],
         }
-        program = next((name for name in commands if shutil.which(name)), None)
+        program = next(filter(shutil.which, options), None)
         if program is None:
             raise InputError(
                 "no program here reads .rar. Install one of unar or bsdtar (Debian: apt-get install unar, or libarchive-tools; macOS: "
                 "brew install unar) and run the same command again, nothing is downloaded twice"
             )
-        done = subprocess.run(
-            commands[program], capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
-        )
+        command = [program, *options[program]]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
         if done.returncode:
             lines = (done.stderr or done.stdout).strip().splitlines()
             reason = lines[-1][:300] if lines else f"exit code {done.returncode}"
             raise InputError(f"{program} cannot unpack it ({reason})")
         # unar takes a file that is damaged from its beginning for an empty archive.
-        if not any(scratch.iterdir()):
+        members = list(Path(scratch).rglob("*"))
+        if not members:
             raise InputError(f"{program} finds nothing in it: remove it, and download it again")
-        for path in scratch.rglob("*"):
+        for path in members:
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 raise InputError(f"the archive holds {path.name!r}, which is a link or no plain file: do not trust it")
-        _move_files(scratch, folder)
+        _move_files(Path(scratch), folder)

@@ -6,6 +6,7 @@ Everything is counted by column, so that 650,000 videos take seconds.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,21 +102,16 @@ def describe(root: str) -> Contents:
     """Describe the data set at `root`. Raises InputError if there is none."""
     manifest = read_manifest(root)
     header, table = manifest.header, manifest.videos.arrow
+    copied = "dataset videos_sha256 shards_sha256 format_version num_written num_failed num_skipped gradient settings versions"
     written = table.filter(pc.equal(table["status"], WRITTEN))
     frames = written["num_frames"].to_numpy()
     per_class = _counts(written["class_name"])
     reasons = _pair_counts(table.filter(pc.not_equal(table["status"], WRITTEN)), "status", "error")
     return Contents(
+        **{name: getattr(header, name) for name in copied.split()},
         path=str(Path(root)) if not is_url(root) else root,
-        dataset=header.dataset,
         digest=manifest.digest,
-        videos_sha256=header.videos_sha256,
-        shards_sha256=header.shards_sha256,
-        format_version=header.format_version,
         num_videos=len(manifest.videos),
-        num_written=header.num_written,
-        num_failed=header.num_failed,
-        num_skipped=header.num_skipped,
         num_frames=int(frames.sum()),
         num_shards=len(manifest.shards),
         num_bytes=sum(shard.num_bytes for shard in manifest.shards),
@@ -134,10 +130,15 @@ def describe(root: str) -> Contents:
         subsets_per_fold=[_subsets(written["subsets"], fold) for fold in range(header.num_folds)],
         not_written=dict(list(reasons.items())[:_MAX_REASONS]),
         num_other_reasons=max(0, len(reasons) - _MAX_REASONS),
-        gradient=header.gradient,
-        settings=header.settings,
-        versions=header.versions,
-        splits=_splits(root, manifest.digest),
+        splits=[
+            SplitContents(
+                split.name,
+                split_digest(split),
+                **{part: int(split.part(part).sum()) for part in PARTS},
+                current=split.provenance.get("dataset_digest", "") == manifest.digest,
+            )
+            for split in (read_split(root, name) for name in list_splits(root))
+        ],
     )
 
 
@@ -161,14 +162,17 @@ def length_bins(frames: npt.NDArray[np.int32]) -> list[tuple[int, int, int]]:
 
 
 def _counts(column: pa.ChunkedArray) -> dict[Any, int]:
-    counts = [(pair["values"], pair["counts"]) for pair in pc.value_counts(column).to_pylist()]
-    return dict(sorted(counts, key=lambda pair: (-pair[1], pair[0])))
+    return _frequent((pair["values"], pair["counts"]) for pair in pc.value_counts(column).to_pylist())
 
 
 def _pair_counts(table: pa.Table, first: str, second: str) -> dict[tuple[Any, Any], int]:
     columns = table.group_by([first, second], use_threads=False).aggregate([([], "count_all")]).to_pydict()
     pairs = zip(columns[first], columns[second], strict=True)
-    counts = zip(pairs, columns["count_all"], strict=True)
+    return _frequent(zip(pairs, columns["count_all"], strict=True))
+
+
+def _frequent(counts: Iterable[tuple[Any, int]]) -> dict[Any, int]:
+    """Values with their counts, most frequent first."""
     return dict(sorted(counts, key=lambda pair: (-pair[1], pair[0])))
 
 
@@ -180,21 +184,7 @@ def _subsets(column: pa.ChunkedArray, fold: int) -> dict[str, int]:
 
 
 def _summary(values: npt.NDArray[np.integer[Any]]) -> Summary:
-    if not len(values):
+    ordered = np.sort(values).tolist()
+    if not ordered:
         return Summary()
-    ordered = np.sort(values)
-    mean = round(float(ordered.mean()), 1)
-    return Summary(int(ordered[0]), int(ordered[len(ordered) // 2]), mean, int(ordered[-1]))
-
-
-def _splits(root: str, digest: str) -> list[SplitContents]:
-    splits = (read_split(root, name) for name in list_splits(root))
-    return [
-        SplitContents(
-            split.name,
-            split_digest(split),
-            **{part: int(split.part(part).sum()) for part in PARTS},
-            current=split.provenance.get("dataset_digest", "") == digest,
-        )
-        for split in splits
-    ]
+    return Summary(ordered[0], ordered[len(ordered) // 2], round(float(values.mean()), 1), ordered[-1])

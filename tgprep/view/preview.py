@@ -6,17 +6,15 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from manifests.files import atomic_write
-from manifests.machine import usable_cores
+from manifests.machine import run_threads
 from manifests.manifest_io import read_manifest
 from manifests.records import WRITTEN, InputError, VideoRow
 from manifests.splits.label_split import LabelSplit, list_splits, read_split
@@ -64,52 +62,43 @@ def write_preview(
     label_split = read_split(root, split) if split is not None or list_splits(root) else None
     roles, role_names = _roles(manifest, label_split)
     indices = choose_videos(manifest, roles, keys, max_videos)
-    rows = [manifest.videos[index] for index in indices]
-    size = size_for(len(rows))
-    damaged: list[tuple[str, str]] = []
-    videos: list[dict[str, Any]] = []
-    with ThreadPoolExecutor(threads or usable_cores()) as pool:
-        results = pool.map(lambda row: _video(manifest, row, size), rows)
-        for done, (row, index, facts) in enumerate(zip(rows, indices, results, strict=True), 1):
-            if "error" in facts:
-                damaged.append((row.key, facts["error"]))
-            videos.append({**facts, "role": roles[index]})
-            on_progress(done, len(rows))
-    data = {
-        **_page_facts(manifest, label_split, role_names),
-        "classes": _class_counts(manifest, roles, role_names),
-        "lengths": _lengths(manifest),
-        "failures": _failures(manifest),
-        "videos": videos,
-    }
-    page = _page(data, Path(root).name or root)
+    size = size_for(len(indices))
+    videos = run_threads(
+        lambda index: {**_video(manifest, manifest.videos[index], size), "role": roles[index]},
+        indices,
+        threads,
+        on_progress=on_progress,
+    )
+    page = _page(
+        {
+            **_page_facts(manifest, label_split, role_names),
+            "classes": _class_counts(manifest, roles, role_names),
+            "lengths": _lengths(manifest),
+            "failures": _failures(manifest),
+            "videos": videos,
+            "title": Path(root).name or root,
+        }
+    )
     try:
         with atomic_write(output) as file:
             file.write(page)
     except OSError as error:
         raise InputError(f"--output {output}: cannot be written ({error.strerror or error}).") from None
+    damaged = tuple((video["key"], video["error"]) for video in videos if "error" in video)
     name = label_split.name if label_split else ""
-    return PreviewOutcome(output, len(rows), manifest.header.num_written, len(page), name, tuple(damaged))
+    return PreviewOutcome(output, len(videos), manifest.header.num_written, len(page), name, damaged)
 
 
 def choose_videos(manifest: Manifest, roles: Sequence[str], keys: Sequence[str], max_videos: int) -> list[int]:
     """Choose the rows of the videos to show, sorted: those of `keys`, else spread evenly over classes, roles and groups."""
-    table = manifest.videos.arrow.select(["key", "status", "label"]).to_pydict()
-    written = [index for index, status in enumerate(table["status"]) if status == WRITTEN]
-    if keys:
-        index_of = {table["key"][index].lower(): index for index in written}
-        if unknown := [key for key in keys if key.lower() not in index_of]:
-            raise InputError(
-                f"--keys: {len(unknown)} of {len(keys)} name no written video of {manifest.root}, such as {unknown[0]!r}; "
-                f"keys look like {next(iter(index_of), 'Class/video')!r}."
-            )
-        return sorted({index_of[key.lower()] for key in keys})
-    if len(written) <= max_videos:
-        return written
+    rows = manifest.written_rows(keys)
+    if keys or len(rows) <= max_videos:
+        return rows
     # Take videos in turn from every class, within a class from every role, and within a role evenly over its list.
+    labels = manifest.videos.column("label")
     per_class: dict[int, dict[str, list[int]]] = {}
-    for index in written:
-        per_class.setdefault(table["label"][index], {}).setdefault(roles[index], []).append(index)
+    for index in rows:
+        per_class.setdefault(labels[index], {}).setdefault(roles[index], []).append(index)
     queues = [
         _round_robin([_evenly(indices) for _, indices in sorted(by_role.items())])
         for _, by_role in sorted(per_class.items())
@@ -131,7 +120,7 @@ def _round_robin(queues: Sequence[Sequence[int]]) -> list[int]:
 
 def _roles(manifest: Manifest, split: LabelSplit | None) -> tuple[list[str], list[str]]:
     """The role of every row, and the names of the roles in the order in which they are shown."""
-    roles = ["" for _ in range(len(manifest.videos))]
+    roles = [""] * len(manifest.videos)
     if split is not None:
         index_of = {key: index for index, key in enumerate(manifest.videos.column("key")) if key}
         for part in reversed(PARTS):  # a labelled video is unlabelled too: the first name wins
@@ -149,7 +138,7 @@ def _roles(manifest: Manifest, split: LabelSplit | None) -> tuple[list[str], lis
 
 def _video(manifest: Manifest, row: VideoRow, size: PictureSize) -> dict[str, Any]:
     """What the page says of a video, and its pictures, or `error` if they cannot be read."""
-    facts = {
+    facts: dict[str, Any] = {
         "key": row.key,
         "class": row.class_name,
         "label": row.label,
@@ -163,31 +152,20 @@ def _video(manifest: Manifest, row: VideoRow, size: PictureSize) -> dict[str, An
         "note": row.note,
     }
     try:
-        pictures = make_pictures(manifest, row, size)
+        return facts | make_pictures(manifest, row, size)
     except (OSError, ValueError, IndexError) as error:
         return {**facts, "error": f"{type(error).__name__}: {error}"}
-    return {
-        **facts,
-        "strip": list(pictures.strip),
-        "clip": list(pictures.clip),
-        "tiles": len(pictures.strip_frames),
-        "frames": list(pictures.strip_frames),
-        "clipTiles": len(pictures.clip_frames),
-        "clipFrames": [pictures.clip_frames[0], pictures.clip_frames[-1]],
-        "clipSeconds": round(pictures.clip_seconds, 3),
-    }
 
 
 def _page_facts(manifest: Manifest, split: LabelSplit | None, role_names: list[str]) -> dict[str, Any]:
     header, table = manifest.header, manifest.videos.arrow
-    frames: npt.NDArray[np.int32] = table.column("num_frames").to_numpy()
     return {
         "dataset": header.dataset,
         "digest": manifest.digest[:12],
         "numWritten": header.num_written,
         "numFailed": header.num_failed,
         "numSkipped": header.num_skipped,
-        "numFrames": int(frames.sum()),
+        "numFrames": int(table.column("num_frames").to_numpy().sum()),
         "numBytes": sum(shard.num_bytes for shard in manifest.shards),
         "numShards": len(manifest.shards),
         "gradient": f"{'stored' if header.gradient.stored else 'derived'}, of {header.gradient.source} frames",
@@ -235,15 +213,14 @@ def _failures(manifest: Manifest) -> dict[str, Any]:
     return {"total": len(lost), "rows": rows}
 
 
-def _page(data: dict[str, Any], title: str) -> bytes:
+def _page(data: dict[str, Any]) -> bytes:
     """The page with style, script and data inside."""
     folder = resources.files("tgprep.view") / "templates"
     page, style, script = ((folder / f"preview.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
-    text = json.dumps({**data, "title": title}, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     # No text of the data set may end the script element or a line of it.
     safe = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     for mark, content in (("/*STYLE*/", style), ("/*SCRIPT*/", script), ("/*DATA*/", safe)):
         assert page.count(mark) == 1, mark
-        before, after = page.split(mark)
-        page = before + content + after
+        page = page.replace(mark, content)
     return page.encode()

@@ -11,7 +11,6 @@ from click.testing import CliRunner
 from cli.prep import main
 from tests.prep.obtain.support import FILES, Site, tarred, zipped
 from tgprep.obtain.download import SOURCES, Archive, Source, download
-from tgprep.obtain.fetch import RemoteFile
 
 
 def test_data_set_is_fetched_and_unpacked_once(site: Site, tmp_path: Path) -> None:
@@ -22,8 +21,8 @@ def test_data_set_is_fetched_and_unpacked_once(site: Site, tmp_path: Path) -> No
     digest = hashlib.sha256(site.files["lists.zip"]).hexdigest()
     source = Source(
         (
-            Archive(RemoteFile(f"{site.url}/lists.zip", len(site.files["lists.zip"]), digest), "annotations"),
-            Archive(RemoteFile(f"{site.url}/videos.tar.gz"), "videos"),
+            Archive(f"{site.url}/lists.zip", len(site.files["lists.zip"]), digest, folder="annotations"),
+            Archive(f"{site.url}/videos.tar.gz"),
         ),
         "home",
         "terms",
@@ -56,7 +55,7 @@ def test_table_is_complete() -> None:
     for name, source in SOURCES.items():
         assert source.archives, name
         for archive in source.archives:
-            assert archive.remote.url.startswith(("https://", "http://"))
+            assert archive.url.startswith(("https://", "http://"))
             assert archive.folder in ("videos", "annotations")
-            assert archive.remote.sha256 == "" or len(archive.remote.sha256) == 64
-            assert archive.remote.name.endswith((".zip", ".rar", ".tar.gz"))
+            assert archive.sha256 == "" or len(archive.sha256) == 64
+            assert archive.name.endswith((".zip", ".rar", ".tar.gz"))
