@@ -55,7 +55,7 @@ class PlaceType(click.ParamType):  # type: ignore[type-arg]  # generic in new ve
 class LazyGroup(click.Group):
     """A group whose commands are imported only when called, so that `--help` is fast.
 
-    lazy: name -> (`module:attribute`, one line of help).
+    lazy: name -> (module, one line of help); the module's function has the command's name, with `_` for `-`.
     """
 
     def __init__(self, *args: Any, lazy: dict[str, tuple[str, str]] | None = None, **kwargs: Any) -> None:
@@ -68,8 +68,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.lazy:
             return None
-        module, _, attribute = self.lazy[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        module = importlib.import_module(self.lazy[cmd_name][0])
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -19,11 +19,9 @@ from typing import Any, BinaryIO
 from manifests.object_store import call, no_bucket
 from manifests.records import InputError
 
-_PIECE_BYTES = 4 * 1024 * 1024
-
-
 Location = str | Path  # a local path, or an fsspec URL as text
 TEMPORARY_PREFIX = ".tmp-"
+_PIECE_BYTES = 4 * 1024 * 1024
 
 
 def is_url(root: Location) -> bool:
@@ -41,11 +39,6 @@ def parse_location(text: str) -> Location:
 def below(root: Location, *parts: str) -> Location:
     """Join a location and names below it."""
     return "/".join([str(root).rstrip("/"), *parts]) if is_url(root) else Path(root, *parts)
-
-
-def name_of(location: Location) -> str:
-    """The last part of a location."""
-    return str(location).rstrip("/").rpartition("/")[2] if is_url(location) else Path(location).name
 
 
 def read_bytes(location: Location) -> bytes:
@@ -184,12 +177,13 @@ def list_folder(folder: Location) -> dict[str, int]:
             if no_bucket(error):
                 raise
             return {}
+        sizes = {str(e["name"]): -1 if e["type"] == "directory" else int(e["size"] or 0) for e in entries}
         named = {
-            str(e["name"]).rstrip("/").rpartition("/")[2]: e
-            for e in entries
-            if str(e["name"]).strip("/") != path.strip("/")
+            name.rstrip("/").rpartition("/")[2]: size
+            for name, size in sizes.items()
+            if name.strip("/") != path.strip("/")
         }
-        return {n: -1 if e["type"] == "directory" else int(e["size"] or 0) for n, e in sorted(named.items())}
+        return dict(sorted(named.items()))
 
     return call(folder, ls)
 

@@ -10,21 +10,15 @@ from cli.common import LazyGroup
 @click.group(
     cls=LazyGroup,
     lazy={
-        "run": ("cli.train.run:run", "Train a recipe on a data set, or resume a run."),
-        "test": ("cli.train.test:test", "Measure the accuracy of a run on its test videos, any clips x crops."),
-        "predict": (
-            "cli.train.predict:predict",
-            "Predict the action of raw video files: their likeliest classes.",
-        ),
-        "export": ("cli.train.export:export", "Export the RGB network as ONNX or torch.export, and check it."),
-        "bench": (
-            "cli.train.bench:bench",
-            "Measure whether the loader feeds this device, and with how many processes.",
-        ),
-        "info": ("cli.train.info:info", "Show a run: progress, accuracy, parameters, cost, data, split."),
-        "report": ("cli.train.report:report", "Write one self-contained HTML page of a run, or compare several."),
-        "doctor": ("cli.train.doctor:doctor", "Check whether this machine can train, and what to do if it cannot."),
-        "recipes": ("cli.train.recipes:recipes", "List the recipes, or print all settings of one."),
+        "run": ("cli.train.run", "Train a recipe on a data set, or resume a run."),
+        "test": ("cli.train.test", "Measure the accuracy of a run on its test videos, any clips x crops."),
+        "predict": ("cli.train.predict", "Predict the action of raw video files: their likeliest classes."),
+        "export": ("cli.train.export", "Export the RGB network as ONNX or torch.export, and check it."),
+        "bench": ("cli.train.bench", "Measure whether the loader feeds this device, and with how many processes."),
+        "info": ("cli.train.info", "Show a run: progress, accuracy, parameters, cost, data, split."),
+        "report": ("cli.train.report", "Write one self-contained HTML page of a run, or compare several."),
+        "doctor": ("cli.train.doctor", "Check whether this machine can train, and what to do if it cannot."),
+        "recipes": ("cli.train.recipes", "List the recipes, or print all settings of one."),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

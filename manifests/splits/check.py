@@ -63,21 +63,21 @@ def class_counts(split: LabelSplit, part: str, num_classes: int) -> npt.NDArray[
 
 def count_parts(split: LabelSplit, manifest: Manifest) -> tuple[PartCount, ...]:
     """Compute the sizes of the four parts."""
-    groups = _groups(split, manifest)
+    videos = _look_up(split, manifest)
     counts = []
     for part in PARTS:
         flags = split.part(part)
         per_class = class_counts(split, part, len(manifest.header.classes))
-        sizes = int(flags.sum()), int((per_class > 0).sum()), len(groups.units(flags))
+        sizes = int(flags.sum()), int((per_class > 0).sum()), len(videos.groups(flags))
         counts.append(PartCount(part, *sizes, int(per_class.min()), float(per_class.mean()), int(per_class.max())))
     return tuple(counts)
 
 
 def check_split(split: LabelSplit, manifest: Manifest) -> tuple[Problem, ...]:
     """Check a split against its data set; problems are sorted by level, errors first."""
-    groups = _groups(split, manifest)
-    checks = [*_check_videos(split, manifest, groups.rows), *_check_parts(split)]
-    checks += [*_check_classes(split, manifest), *_check_groups(split, manifest, groups)]
+    videos = _look_up(split, manifest)
+    checks = [*_check_videos(split, manifest, videos), *_check_parts(split)]
+    checks += [*_check_classes(split, manifest), *_check_groups(split, manifest, videos)]
     return tuple(sorted((found for found in checks if found.count), key=lambda found: LEVELS.index(found.level)))
 
 
@@ -90,30 +90,25 @@ def _keys(split: LabelSplit, flags: Flags) -> list[str]:
     return [split.key[row] for row in np.flatnonzero(flags)]
 
 
-def _check_videos(split: LabelSplit, manifest: Manifest, rows: npt.NDArray[np.int64]) -> Iterator[Problem]:
+def _check_videos(split: LabelSplit, manifest: Manifest, videos: _Videos) -> Iterator[Problem]:
     """Are the videos of the split written videos of this data set, with its labels?"""
     digest = split.provenance.get("dataset_digest", "")
     if digest != manifest.digest:
-        yield _problem(
-            ERROR,
-            "other-data-set",
-            [digest[:16] or "none"],
-            "the split was made for another data set or another extraction of it; make it again",
-        )
-    table, known = manifest.videos.arrow, rows >= 0
-    safe_rows = np.where(known, rows, 0)  # of unknown videos any row will do: `known` excludes them
-    written, same_label = known, known
-    if len(table):
-        status = np.asarray(table.column("status").to_numpy(zero_copy_only=False), dtype=object)
-        written = known & (status[safe_rows] == WRITTEN)
-        same_label = split.label == table.column("label").to_numpy()[safe_rows]
+        message = "the split was made for another data set or another extraction of it; make it again"
+        yield _problem(ERROR, "other-data-set", [digest[:16] or "none"], message)
+    known, written = videos.known, videos.written
     num_classes = len(manifest.header.classes)
     in_range = (split.label >= 0) & (split.label < num_classes)
     for level, kind, flags, message in (
         (ERROR, "unknown-videos", ~known, "{n} videos are not in the data set"),
         (ERROR, "not-written", known & ~written, "{n} videos were not extracted (failed or skipped)"),
         (ERROR, "label-range", ~in_range, f"{{n}} videos have labels outside the {num_classes} classes"),
-        (WARNING, "other-labels", known & ~same_label, "{n} videos train with another label than their class folder's"),
+        (
+            WARNING,
+            "other-labels",
+            known & (split.label != videos.label),
+            "{n} videos train with another label than their class folder's",
+        ),
     ):
         yield _problem(level, kind, _keys(split, flags), message)
 
@@ -150,13 +145,13 @@ def _check_classes(split: LabelSplit, manifest: Manifest) -> Iterator[Problem]:
         yield _problem(level, kind, [names[label] for label in np.flatnonzero(flags)], message)
 
 
-def _check_groups(split: LabelSplit, manifest: Manifest, groups: _Groups) -> Iterator[Problem]:
+def _check_groups(split: LabelSplit, manifest: Manifest, videos: _Videos) -> Iterator[Problem]:
     """Do clips of one source lie on both sides of a border between parts?"""
     # Leaks within a class: train and test hold clips of the same class and source.
     held = split.test | split.validation
-    in_train = {groups.within_class[row] for row in np.flatnonzero(split.train & groups.grouped)}
-    in_held = Counter(groups.within_class[row] for row in np.flatnonzero(held & groups.grouped))
-    shared = sorted(in_train & set(in_held))
+    in_train = {videos.within_class[row] for row in np.flatnonzero(split.train)}
+    in_held = Counter(videos.within_class[row] for row in np.flatnonzero(held))
+    shared = sorted((in_train & set(in_held)) - {""})
     remedy = " (--pool official keeps them apart)" * (split.provenance.get("pool") == "non-test")
     yield _problem(
         WARNING,
@@ -171,14 +166,14 @@ def _check_groups(split: LabelSplit, manifest: Manifest, groups: _Groups) -> Ite
         yield _problem(
             NOTE if manifest.header.dataset in OFFICIAL else WARNING,
             "groups-across-classes",
-            sorted((groups.units(split.train) & groups.units(held)) - leaked),
+            sorted((videos.groups(split.train) & videos.groups(held)) - leaked),
             "{n} groups are in train and, with another class only, in test or validation",
         )
-    labelled = groups.units(split.labelled)
+    labelled = videos.groups(split.labelled)
     yield _problem(
         NOTE,
         "groups-partly-labelled",
-        sorted(labelled & groups.units(split.unlabelled & ~split.labelled)),
+        sorted(labelled & videos.groups(split.unlabelled & ~split.labelled)),
         f"{{n}} of {len(labelled)} labelled groups have unlabelled videos too (no leak into test; --by-group avoids it)",
     )
 
@@ -192,31 +187,31 @@ def compare_splits(first: LabelSplit, second: LabelSplit) -> tuple[Overlap, ...]
     return tuple(overlaps)
 
 
-@dataclass(frozen=True, slots=True)
-class _Groups:
-    """Per video of a split: its manifest row (-1: none), its group in the data set and within its class, and if it has one."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Videos:
+    """What the data set says of each video of a split."""
 
-    rows: npt.NDArray[np.int64]
-    unit: list[str]
-    within_class: list[str]
-    grouped: Flags
+    known: Flags  # in the data set at all; the other fields are empty if not
+    written: Flags
+    label: npt.NDArray[np.int32]
+    unit: list[str]  # its group in the data set, "" if it has none
+    within_class: list[str]  # its class and group, "" if it has none
 
-    def units(self, flags: Flags) -> set[str]:
+    def groups(self, flags: Flags) -> set[str]:
         """The groups of the flagged videos."""
-        return {self.unit[row] for row in np.flatnonzero(flags & self.grouped)}
+        return {self.unit[row] for row in np.flatnonzero(flags)} - {""}
 
 
-def _groups(split: LabelSplit, manifest: Manifest) -> _Groups:
-    columns = manifest.videos.arrow.select(["key", "class_name", "group"])
-    found = pc.index_in(pa.array(split.key, pa.string()), value_set=columns.column("key").combine_chunks())
-    rows = pc.fill_null(found, -1).to_numpy().astype(np.int64)
-    known = np.flatnonzero(rows >= 0)
-    taken = columns.take(pa.array(rows[known])).to_pydict()
-    within_class, unit, grouped = [""] * len(rows), [""] * len(rows), np.zeros(len(rows), bool)
-    spans = groups_span_classes(manifest.header.dataset)
-    for row, class_name, group in zip(known, taken["class_name"], taken["group"], strict=True):
-        if group:
-            within_class[row] = f"{class_name}/{group}"
-            unit[row] = group if spans else within_class[row]
-            grouped[row] = True
-    return _Groups(rows, unit, within_class, grouped)
+def _look_up(split: LabelSplit, manifest: Manifest) -> _Videos:
+    columns = manifest.videos.arrow.select(["key", "class_name", "group", "status", "label"])
+    rows = pc.index_in(pa.array(split.key, pa.string()), value_set=columns.column("key").combine_chunks())
+    taken = columns.take(rows).to_pydict()  # nulls for unknown keys
+    pairs = list(zip(taken["class_name"], taken["group"], strict=True))
+    within_class = [f"{class_name}/{group}" if group else "" for class_name, group in pairs]
+    return _Videos(
+        known=np.array([key is not None for key in taken["key"]], bool),
+        written=np.array([status == WRITTEN for status in taken["status"]], bool),
+        label=np.array([-1 if label is None else label for label in taken["label"]], np.int32),
+        unit=[group or "" for _, group in pairs] if groups_span_classes(manifest.header.dataset) else within_class,
+        within_class=within_class,
+    )

@@ -84,7 +84,7 @@ def import_lists(
     unlabelled = train | labelled if settings.unlabelled == "all" else train & ~labelled
     label, label_differences, label_notes = _labels(manifest, pool, place_of, matches, settings.labels)
     lists = tuple(
-        ImportedList(part, file.name, file.sha256, file.published_name, len(file.entries), len(matches[part]))
+        ImportedList(part, file.name, file.sha256, file.published, len(file.entries), len(matches[part]))
         for part, file in read.items()
     )
     differences = (*label_differences, *_frame_differences(manifest, pool, place_of, matches))

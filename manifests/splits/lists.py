@@ -20,39 +20,28 @@ from manifests.splits.label_split import LabelSplit
 from manifests.splits.settings import EXPORT_FORMS, PARTS
 from manifests.table import Manifest
 
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A published list: data set, short name, what it is, and the number of its lines."""
-
-    dataset: str
-    name: str
-    part: str
-    num_videos: int
-
-
-# sha256 (first 16 digits) of the lists that the paper's recipes use: https://github.com/lambert-x/video-semisup, data/**,
+# Short names of the lists that the paper's recipes use, by the first 16 digits of their sha256: https://github.com/lambert-x/video-semisup, data/**,
 # for UCF101 and HMDB51 the VideoSSL lists (Jing et al., WACV 2021) converted by https://github.com/vt-vl-lab/video-data-aug.
 PUBLISHED = {
-    "4a94bf449120106f": Published("ucf101", "ucf101-train-f1", "train list, split 1", 9537),
-    "03b0a611bb5d1d32": Published("ucf101", "ucf101-test-f1", "test list, split 1", 3783),
-    "3f8223e0e78098cd": Published("ucf101", "videossl-ucf101-5", "labelled", 476),
-    "c3a65a4a9a9fe76f": Published("ucf101", "videossl-ucf101-5-unlabelled", "the rest", 9061),
-    "9f937369faffa109": Published("ucf101", "videossl-ucf101-10", "labelled", 953),
-    "fae1be9a9ceadc5b": Published("ucf101", "videossl-ucf101-10-unlabelled", "the rest", 8584),
-    "92a85dad9d9ecfa6": Published("ucf101", "videossl-ucf101-20", "labelled", 1907),
-    "871624d9ce46837b": Published("ucf101", "videossl-ucf101-20-unlabelled", "the rest", 7630),
-    "eb605473db82a76d": Published("ucf101", "videossl-ucf101-50", "labelled", 4768),
-    "a66677be14d07685": Published("ucf101", "videossl-ucf101-50-unlabelled", "the rest", 4769),
-    "34af6054810b925b": Published("hmdb51", "hmdb51-test-f1", "test list, split 1", 1530),
-    "b872f39240a24d6a": Published("hmdb51", "videossl-hmdb51-100", "train list: all outside test split 1", 5236),
-    "4824314f097165c1": Published("hmdb51", "videossl-hmdb51-40", "labelled", 2094),
-    "016027f6dc4605b0": Published("hmdb51", "videossl-hmdb51-50", "labelled", 2618),
-    "cc91278ffdeebd7e": Published("hmdb51", "videossl-hmdb51-60", "labelled", 3141),
-    "ad6147123f89fc59": Published("kinetics400", "ltg-kinetics400-1", "labelled", 2400),
-    "002e1055585f3c51": Published("kinetics400", "ltg-kinetics400-1", "labelled", 2400),
-    "8981339a122b21b5": Published("kinetics400", "ltg-kinetics400-10", "labelled", 24000),
-    "389283c900548251": Published("kinetics400", "ltg-kinetics400-10", "labelled", 24000),
+    "4a94bf449120106f": "ucf101-train-f1",
+    "03b0a611bb5d1d32": "ucf101-test-f1",
+    "3f8223e0e78098cd": "videossl-ucf101-5",
+    "c3a65a4a9a9fe76f": "videossl-ucf101-5-unlabelled",
+    "9f937369faffa109": "videossl-ucf101-10",
+    "fae1be9a9ceadc5b": "videossl-ucf101-10-unlabelled",
+    "92a85dad9d9ecfa6": "videossl-ucf101-20",
+    "871624d9ce46837b": "videossl-ucf101-20-unlabelled",
+    "eb605473db82a76d": "videossl-ucf101-50",
+    "a66677be14d07685": "videossl-ucf101-50-unlabelled",
+    "34af6054810b925b": "hmdb51-test-f1",
+    "b872f39240a24d6a": "videossl-hmdb51-100",
+    "4824314f097165c1": "videossl-hmdb51-40",
+    "016027f6dc4605b0": "videossl-hmdb51-50",
+    "cc91278ffdeebd7e": "videossl-hmdb51-60",
+    "ad6147123f89fc59": "ltg-kinetics400-1",
+    "002e1055585f3c51": "ltg-kinetics400-1",
+    "8981339a122b21b5": "ltg-kinetics400-10",
+    "389283c900548251": "ltg-kinetics400-10",
 }
 
 
@@ -80,13 +69,8 @@ class ListFile:
 
     name: str
     sha256: str  # of the file's bytes
-    published: Published | None  # the published list with these bytes
+    published: str  # short name of the published list with these bytes, or ""
     entries: tuple[ListEntry, ...]
-
-    @property
-    def published_name(self) -> str:
-        """Short name of the published list, or ""."""
-        return self.published.name if self.published else ""
 
 
 _PATH_COLUMNS = ("key", "path", "video_path", "video", "filename", "file", "frame_dir", "name")
@@ -121,7 +105,7 @@ def read_list(file: Path) -> ListFile:
         raise InputError(f"List {file}: {error}.") from None
     if not entries:
         raise InputError(f"List {file} is empty: expected one video per line, such as `Class/video 120 5`.")
-    return ListFile(file.name, digest, PUBLISHED.get(digest[:16]), entries)
+    return ListFile(file.name, digest, PUBLISHED.get(digest[:16], ""), entries)
 
 
 def _entries(text: str) -> Iterator[ListEntry]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from manifests.datasets import LIST_FOLDERS
-from manifests.files import Location, below, download, exists, list_folder, name_of
+from manifests.files import Location, below, download, exists, list_folder
 from manifests.records import InputError
 
 _MAX_BYTES = 256 * 1024 * 1024  # of a list
@@ -33,7 +33,7 @@ def annotation_paths(videos: Location, annotations: Location | None) -> Iterator
     with tempfile.TemporaryDirectory(prefix="tgprep-lists-") as temporary:
         root = Path(temporary)
         if annotations is not None:
-            target = root / name_of(annotations)
+            target = root / str(annotations).rstrip("/").rpartition("/")[2]
             if exists(annotations):
                 download(annotations, target)
             elif list_folder(annotations):
