@@ -15,7 +15,6 @@ from manifests.files import publish
 from manifests.manifest_io import read_manifest
 from manifests.records import InputError, ManifestHeader, VideoRow
 from manifests.sample import flow_method
-from manifests.table import Manifest
 from tgprep.check.tables import rows_by_shard
 from tgprep.config import EARLIER, ExtractSettings, WorkerSettings
 from tgprep.convert.import_rawframes import write_shard
@@ -30,8 +29,7 @@ class RepairReport:
     """Which shards were replaced, and which were not."""
 
     repaired: tuple[str, ...]
-    failed: tuple[tuple[str, str], ...]
-    """(shard, reason)"""
+    failed: tuple[tuple[str, str], ...]  # (shard, reason)
 
 
 def repair(
@@ -60,32 +58,27 @@ def repair(
     had_work = work.parent.exists()
     (work / "scratch").mkdir(parents=True)
     repaired: list[str] = []
-    failed: list[tuple[str, str]] = []
+    failed: dict[str, str] = {}
     try:
         stop = stop or threading.Event()
         if settings is None:
             results = _from_frames(plans, videos, work, manifest.header, stop)
         else:
-            workers = run or WorkerSettings()
-            request = Request(videos, work, settings, workers, stop=stop, on_progress=on_progress)
+            request = Request(videos, work, settings, run or WorkerSettings(), stop=stop, on_progress=on_progress)
             results = run_local(plans, request, work / "scratch")
         for result in results:
             name = result.shard.name
-            lost = [row for row in result.videos if row.error]
             if result.shard == by_name[name]:  # same sha256, size and number of videos
                 publish(work / name, root / name)
                 repaired.append(name)
-            elif lost:
-                failed.append((name, f"{len(lost)} of its videos cannot be extracted: {lost[0].path}: {lost[0].error}"))
             else:
-                failed.append((name, f"extracting it again gives other bytes{_why(manifest, settings, result.videos)}"))
+                failed[name] = _why(manifest.header, settings, rows.rows(name), result.videos)
     except ShardError as error:
         # The engine gave up: all shards that have no result yet fail for the same reason.
-        ended = {*repaired, *(name for name, _ in failed)}
-        failed += [(name, str(error)) for name in damaged if name not in ended]
+        failed |= {name: str(error) for name in damaged if name not in (*repaired, *failed)}
     finally:
         shutil.rmtree(work if had_work else work.parent, ignore_errors=True)
-    return RepairReport(tuple(sorted(repaired)), tuple(sorted(failed)))
+    return RepairReport(tuple(sorted(repaired)), tuple(sorted(failed.items())))
 
 
 def _from_frames(
@@ -108,16 +101,17 @@ def _settings(root: Path, header: ManifestHeader) -> ExtractSettings:
         ) from None
 
 
-def _why(manifest: Manifest, settings: ExtractSettings | None, rows: Sequence[VideoRow]) -> str:
-    """The likeliest reason for other bytes, to follow a statement: `: REASON`, or ""."""
-    recorded = {row.path: row.source_sha256 for row in rows_by_shard(manifest).rows(rows[0].shard)} if rows else {}
-    changed = [row.path for row in rows if recorded.get(row.path) != row.source_sha256]
-    if changed:
-        return f": {len(changed)} of its videos are not those that were extracted, such as {changed[0]}"
-    if settings is None:
-        return ""
-    then = manifest.header.versions
-    differing = [
-        f"{name} {then.get(name)} then, {v} now" for name, v in versions(settings).items() if then.get(name) != v
-    ]
-    return f": {'; '.join(differing)}. Install the versions of dataset.json" if differing else ""
+def _why(
+    header: ManifestHeader, settings: ExtractSettings | None, recorded: Sequence[VideoRow], rows: Sequence[VideoRow]
+) -> str:
+    """The likeliest reason why a shard did not get its recorded bytes."""
+    if lost := [row for row in rows if row.error]:
+        return f"{len(lost)} of its videos cannot be extracted: {lost[0].path}: {lost[0].error}"
+    reason = "extracting it again gives other bytes"
+    digests = {row.path: row.source_sha256 for row in recorded}
+    if changed := [row.path for row in rows if digests.get(row.path) != row.source_sha256]:
+        return f"{reason}: {len(changed)} of its videos are not those that were extracted, such as {changed[0]}"
+    now = versions(settings) if settings else {}
+    then = {name: header.versions.get(name) for name in now}
+    differing = [f"{name} {then[name]} then, {now[name]} now" for name in now if then[name] != now[name]]
+    return f"{reason}: {'; '.join(differing)}. Install the versions of dataset.json" if differing else reason

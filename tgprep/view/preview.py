@@ -69,16 +69,8 @@ def write_preview(
         threads,
         on_progress=on_progress,
     )
-    page = _page(
-        {
-            **_page_facts(manifest, label_split, role_names),
-            "classes": _class_counts(manifest, roles, role_names),
-            "lengths": _lengths(manifest),
-            "failures": _failures(manifest),
-            "videos": videos,
-            "title": Path(root).name or root,
-        }
-    )
+    facts = _page_facts(manifest, label_split, roles, role_names)
+    page = _page({**facts, "videos": videos, "title": Path(root).name or root})
     try:
         with atomic_write(output) as file:
             file.write(page)
@@ -124,16 +116,16 @@ def _roles(manifest: Manifest, split: LabelSplit | None) -> tuple[list[str], lis
     if split is not None:
         index_of = {key: index for index, key in enumerate(manifest.videos.column("key")) if key}
         for part in reversed(PARTS):  # a labelled video is unlabelled too: the first name wins
-            for key in split.keys_of(part):
-                if key in index_of:
-                    roles[index_of[key]] = part
+            for key in index_of.keys() & split.keys_of(part):
+                roles[index_of[key]] = part
         return roles, [*PARTS, "in no part"]
+    names = ["train", "validation", "test"]
     if manifest.header.num_written:
         pool = official_pool(manifest, 1, "official")
-        for flags, name in ((pool.train, "train"), (pool.validation, "validation"), (pool.test, "test")):
-            for index in pool.rows[np.flatnonzero(flags)]:
+        for name in names:
+            for index in pool.rows[getattr(pool, name)]:
                 roles[index] = name
-    return roles, ["train", "validation", "test", "in no part"]
+    return roles, [*names, "in no part"]
 
 
 def _video(manifest: Manifest, row: VideoRow, size: PictureSize) -> dict[str, Any]:
@@ -157,32 +149,40 @@ def _video(manifest: Manifest, row: VideoRow, size: PictureSize) -> dict[str, An
         return {**facts, "error": f"{type(error).__name__}: {error}"}
 
 
-def _page_facts(manifest: Manifest, split: LabelSplit | None, role_names: list[str]) -> dict[str, Any]:
-    header, table = manifest.header, manifest.videos.arrow
+def _page_facts(
+    manifest: Manifest, split: LabelSplit | None, roles: Sequence[str], role_names: list[str]
+) -> dict[str, Any]:
+    """Everything that the page says, but for the videos that it shows."""
+    header = manifest.header
+    columns = {name: manifest.videos.column(name) for name in ("status", "error", "path", "label", "num_frames")}
+    # The written videos of every class by role, in the order of `role_names`.
+    rows = zip(columns["label"], roles, columns["status"], strict=True)
+    counts = Counter((label, role) for label, role, status in rows if status == WRITTEN)
+    classes = [
+        {"name": name, "counts": [counts[label, role] for role in (*role_names[:-1], "")]}
+        for label, name in enumerate(header.classes)
+    ]
+    # The videos that failed or were skipped, by status and reason.
+    reasons = zip(columns["status"], columns["error"], columns["path"], strict=True)
+    lost = sorted(row for row in reasons if row[0] != WRITTEN)
+    failures = [{"path": path, "status": status, "reason": error} for status, error, path in lost[:_MAX_FAILURES]]
     return {
         "dataset": header.dataset,
         "digest": manifest.digest[:12],
         "numWritten": header.num_written,
         "numFailed": header.num_failed,
         "numSkipped": header.num_skipped,
-        "numFrames": int(table.column("num_frames").to_numpy().sum()),
+        "numFrames": sum(columns["num_frames"]),
         "numBytes": sum(shard.num_bytes for shard in manifest.shards),
         "numShards": len(manifest.shards),
         "gradient": f"{'stored' if header.gradient.stored else 'derived'}, of {header.gradient.source} frames",
         "split": split.name if split else "",
         "roles": role_names,
         "version": header.versions.get("tgprep", ""),
+        "classes": classes,
+        "lengths": _lengths(manifest),
+        "failures": {"total": len(lost), "rows": failures},
     }
-
-
-def _class_counts(manifest: Manifest, roles: Sequence[str], role_names: Sequence[str]) -> list[dict[str, Any]]:
-    """The name of every class and its number of written videos by role, in the order of `role_names`."""
-    columns = manifest.videos.column("label"), manifest.videos.column("status"), roles
-    counts = Counter((label, role) for label, status, role in zip(*columns, strict=True) if status == WRITTEN)
-    return [
-        {"name": name, "counts": [counts[label, role] for role in (*role_names[:-1], "")]}
-        for label, name in enumerate(manifest.header.classes)
-    ]
 
 
 def _lengths(manifest: Manifest) -> dict[str, Any]:
@@ -203,14 +203,6 @@ def _lengths(manifest: Manifest) -> dict[str, Any]:
         "median": int(np.sort(frames)[len(frames) // 2]),
         "max": int(frames.max()),
     }
-
-
-def _failures(manifest: Manifest) -> dict[str, Any]:
-    """The videos that failed or were skipped, by status and reason."""
-    columns = (manifest.videos.column(name) for name in ("status", "error", "path"))
-    lost = sorted(row for row in zip(*columns, strict=True) if row[0] != WRITTEN)
-    rows = [{"path": path, "status": status, "reason": error} for status, error, path in lost[:_MAX_FAILURES]]
-    return {"total": len(lost), "rows": rows}
 
 
 def _page(data: dict[str, Any]) -> bytes:
