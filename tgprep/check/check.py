@@ -71,7 +71,6 @@ def check(
     stop: set it to end early (KeyboardInterrupt).
     Raises InputError if there is no data set, or one of another format version.
     """
-    stop = stop or threading.Event()
     # A damaged header or table ends the check: nothing else can be compared with it.
     if findings := list(_check_header(root)):
         return CheckReport(root, deep, tuple(findings))
@@ -172,7 +171,9 @@ def _mend_shard(manifest: Manifest) -> str:
     return f"re-extract this shard alone: `tgprep check {root} --against VIDEOS --repair`"
 
 
-def _check_sources(manifest: Manifest, against: Path, threads: int, stop: threading.Event) -> list[Finding | None]:
+def _check_sources(
+    manifest: Manifest, against: Path, threads: int, stop: threading.Event | None
+) -> list[Finding | None]:
     """Compare the source file of every written video with its recorded size and sha256; None for one that is equal."""
     if not against.is_dir():
         raise InputError(f"--against {against}: no such folder. Name the folder that the videos were extracted from.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
 import json
 import os
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from manifests.files import atomic_write, publish
-from manifests.manifest_io import json_bytes
+from manifests.manifest_io import file_sha256, json_bytes
 
 _PIECE_BYTES = 1024 * 1024
 _TIMEOUT_SECONDS = 60.0
@@ -175,9 +174,6 @@ def _difference(remote: RemoteFile, file: Path) -> str:
     """How a file differs from what is published; "" if it does not, or nothing is published."""
     if remote.num_bytes not in (-1, _size(file)):
         return f"{_size(file)} bytes came, published are {remote.num_bytes}"
-    if remote.sha256:
-        with file.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-        if digest != remote.sha256:
-            return f"sha256 {digest[:16]}…, published is {remote.sha256[:16]}…"
+    if remote.sha256 and (digest := file_sha256(file)) != remote.sha256:
+        return f"sha256 {digest[:16]}…, published is {remote.sha256[:16]}…"
     return ""

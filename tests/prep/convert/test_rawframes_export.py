@@ -15,8 +15,7 @@ from manifests.records import GradientCoding, InputError, ManifestHeader, VideoR
 from manifests.splits.label_split import LabelSplit, make_split, read_split, write_split
 from manifests.splits.list_import import import_lists
 from manifests.splits.settings import SplitSettings
-from tgprep.convert.export_rawframes import export_rawframes, read_jpegs
-from tgprep.convert.rawframes_lists import list_texts, percent_of
+from tgprep.convert.export_rawframes import export_rawframes, list_texts, percent_of, read_jpegs
 
 
 def test_the_tree_is_laid_out_as_the_reference_does(tree: Path, dataset: Path) -> None:
