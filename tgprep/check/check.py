@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import threading
@@ -85,13 +86,8 @@ def check(
     if quick:
         reports = list(_check_sizes(manifest, mend))
     else:
-        reports = run_threads(
-            lambda shard: check_shard(manifest, shard_rows, shard, deep=deep, mend=mend),
-            manifest.shards,
-            threads,
-            stop,
-            on_progress,
-        )
+        check_one = functools.partial(check_shard, manifest, shard_rows, deep=deep, mend=mend)
+        reports = run_threads(check_one, manifest.shards, threads, stop, on_progress)
     findings += [finding for report in reports for finding in report.findings]
     num_sources = 0
     if against is not None:
@@ -148,9 +144,9 @@ def _check_sizes(manifest: Manifest, mend: str) -> Iterator[ShardReport]:
     sizes = list_files(manifest.root)
     for shard in manifest.shards:
         num_bytes = sizes.get(shard.name, -1)
-        kind, found = (
-            ("shard-size", f"{num_bytes} bytes") if num_bytes >= 0 else ("shard-missing", "the file is missing")
-        )
+        kind, found = "shard-size", f"{num_bytes} bytes"
+        if num_bytes < 0:
+            kind, found = "shard-missing", "the file is missing"
         message = f"{found}, expected {shard.num_bytes} bytes (shards.parquet)"
         findings = (Finding(shard.name, kind, message, mend),) if num_bytes != shard.num_bytes else ()
         yield ShardReport(shard.name, findings, bool(findings), max(num_bytes, 0))

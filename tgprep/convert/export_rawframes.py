@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -128,9 +129,8 @@ def read_jpegs(manifest: Manifest, row: VideoRow, kind: str) -> Iterator[bytes]:
 def _export_video(manifest: Manifest, row: VideoRow, folder: Path, tg: bool) -> int:
     """Write the folder of one video and return the number of its files; 0 if an earlier run wrote it."""
     if not _KEY.fullmatch(row.key):
-        raise InputError(
-            f"videos.parquet: the key {row.key!r} cannot be a folder. `tgprep check {manifest.root}` shows more."
-        )
+        advice = f"`tgprep check {manifest.root}` shows more"
+        raise InputError(f"videos.parquet: the key {row.key!r} cannot be a folder. {advice}.")
     target = folder / row.key
     if target.is_dir():  # complete: it was renamed once all its files were there
         return 0
@@ -163,12 +163,9 @@ def _gradients(manifest: Manifest, row: VideoRow) -> Iterator[bytes]:
     if manifest.header.gradient.stored:
         yield from read_jpegs(manifest, row, "tg")
         return
-    previous = None
-    for jpeg in read_jpegs(manifest, row, "rgb"):
-        frame = simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
-        if previous is not None:
-            yield simplejpeg.encode_jpeg(temporal_gradient(previous, frame), _REFERENCE_QUALITY, "RGB", "420")
-        previous = frame
+    frames = (simplejpeg.decode_jpeg(jpeg, colorspace="RGB") for jpeg in read_jpegs(manifest, row, "rgb"))
+    for frame, following in pairwise(frames):
+        yield simplejpeg.encode_jpeg(temporal_gradient(frame, following), _REFERENCE_QUALITY, "RGB", "420")
 
 
 def list_texts(manifest: Manifest) -> dict[str, str]:
