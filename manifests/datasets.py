@@ -181,11 +181,11 @@ def _is_list(dataset: str, file: Path) -> bool:
 
 def expected_files(dataset: str) -> str:
     """The names of a data set's official annotation files, for messages."""
-    if dataset == "ucf101":
-        return "trainlist01.txt and testlist01.txt (UCF101TrainTestSplits-RecognitionTask.zip)"
-    if dataset == "hmdb51":
-        return "files like wave_test_split1.txt (test_train_splits.rar)"
-    return "csv files with the columns label,youtube_id,time_start,time_end,split"
+    names = {
+        "ucf101": "trainlist01.txt and testlist01.txt (UCF101TrainTestSplits-RecognitionTask.zip)",
+        "hmdb51": "files like wave_test_split1.txt (test_train_splits.rar)",
+    }
+    return names.get(dataset, "csv files with the columns label,youtube_id,time_start,time_end,split")
 
 
 def read_ucf101(folder: Path) -> OfficialLists:
@@ -198,6 +198,7 @@ def read_ucf101(folder: Path) -> OfficialLists:
                 f"{folder / 'classInd.txt'}: expected lines `1 FirstClass`, `2 SecondClass`, ... counted from 1."
             )
         classes = tuple(entry[1].strip() for entry in numbered)
+    # The lists spell some classes otherwise than classInd.txt (HandStandPushups): case does not count.
     official = {name.lower(): name for name in classes}
     num_folds = max(fold for fold in (1, 2, 3) if (folder / f"trainlist0{fold}.txt").is_file())
     subsets: dict[tuple[str, str], list[str]] = {}
@@ -207,6 +208,7 @@ def read_ucf101(folder: Path) -> OfficialLists:
             raise InputError(
                 f"{file} is missing; every fold needs its train and test list. Unpack the official zip again."
             )
+        # A train list has the label behind the name; the class list gives it too.
         for number, line in enumerate(_lines(file), 1):
             class_name, _, file_name = re.sub(r"\s+\d+$", "", line).rpartition("/")
             name = re.sub(r"\.\w+$", "", file_name)
@@ -257,6 +259,7 @@ def read_kinetics(dataset: str, files: list[Path]) -> OfficialLists:
     """
     videos: dict[tuple[str, str], ListedVideo] = {}
     for file in files:
+        # One file per subset, or one for all: the column `split` counts before the name of the file.
         with file.open(newline="", encoding="utf-8-sig") as lines:
             rows = csv.DictReader(lines)
             absent = {"youtube_id", "time_start", "time_end"} - set(rows.fieldnames or ())

@@ -174,9 +174,11 @@ def list_folder(folder: Location) -> dict[str, int]:
         try:
             entries = files.ls(path, detail=True)
         except (FileNotFoundError, NotADirectoryError) as error:
+            # A folder exists in a store only through its objects; a bucket must exist.
             if no_bucket(error):
                 raise
             return {}
+        # A store may list the folder itself as an object.
         sizes = {str(e["name"]): -1 if e["type"] == "directory" else int(e["size"] or 0) for e in entries}
         named = {
             name.rstrip("/").rpartition("/")[2]: size

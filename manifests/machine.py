@@ -185,6 +185,7 @@ def check_disk(folder: Path, least_bytes: float, why: str, command: str) -> Iter
     content = os.urandom(2**20)
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".tmp-doctor-") as file:
+            # Random bytes, which no file system compresses, and a sync, so that the disk and not the cache is timed.
             began = time.perf_counter()
             for _ in range(64):
                 file.write(content)

@@ -15,16 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.files import (
-    atomic_write,
-    below,
-    exists,
-    is_url,
-    list_files,
-    publish,
-    read_bytes,
-    remove,
-)
+from manifests.files import atomic_write, below, exists, is_url, list_files, publish, read_bytes, remove
 from manifests.records import FORMAT_VERSION, GradientCoding, InputError, ManifestHeader, ShardRow, VideoRow
 from manifests.table import Manifest, VideoTable, shard_rows, shard_table
 
@@ -147,14 +138,6 @@ def header_digest(header: ManifestHeader) -> str:
     return hashlib.sha256(json_bytes(dataclasses.asdict(dataclasses.replace(header, header_sha256="")))).hexdigest()
 
 
-# The Python types of the header's fields that JSON gives as they are.
-_KINDS = {
-    field.name: {"str": str, "int": int, "dict": dict}[kind]
-    for field in dataclasses.fields(ManifestHeader)
-    if (kind := str(field.type).partition("[")[0]) in ("str", "int", "dict")
-}
-
-
 def read_header(root: str | Path) -> ManifestHeader:
     """Read dataset.json of a finished data set; InputError if there is none, or its format is newer."""
     place = join(root, HEADER_NAME)
@@ -166,6 +149,7 @@ def read_header(root: str | Path) -> ManifestHeader:
         raise InputError(f"{place} is not valid JSON ({error}). {_MEND}") from None
     if not isinstance(raw, dict):
         raise InputError(f"{place} is not the header of a data set (a {type(raw).__name__} in JSON). {_MEND}")
+    # The version comes first: a newer format may have other fields and another way to compute the digest.
     version = raw.get("format_version")
     if version != FORMAT_VERSION:
         raise InputError(
@@ -178,9 +162,11 @@ def read_header(root: str | Path) -> ManifestHeader:
         raw["classes"] = tuple(raw["classes"])
         raw["gradient"] = GradientCoding(**raw["gradient"])
         header = ManifestHeader(**raw)
-        for name, kind in _KINDS.items():
-            if type(getattr(header, name)) is not kind:
-                raise TypeError(f"{name} is {getattr(header, name)!r}")
+        # The dataclass does not check types; a wrong one would fail far from here.
+        for field in dataclasses.fields(ManifestHeader):
+            kind, value = str(field.type).partition("[")[0], getattr(header, field.name)
+            if kind in ("str", "int", "dict") and type(value).__name__ != kind:
+                raise TypeError(f"{field.name} is {value!r}")
         if not all(isinstance(name, str) for name in header.classes):
             raise TypeError("classes are not all names")
         return header
@@ -191,10 +177,9 @@ def read_header(root: str | Path) -> ManifestHeader:
 def read_manifest(root: str | Path) -> Manifest:
     """Read the data set at `root`, and check its tables against the digests in the header."""
     header = read_header(root)
-    tables = {}
-    for name, digest in ((VIDEOS_NAME, header.videos_sha256), (SHARDS_NAME, header.shards_sha256)):
-        tables[name] = parquet_table(_read_table(root, name, digest))
-    return Manifest(str(root), header, VideoTable(tables[VIDEOS_NAME]), shard_rows(tables[SHARDS_NAME]))
+    videos = parquet_table(_read_table(root, VIDEOS_NAME, header.videos_sha256))
+    shards = parquet_table(_read_table(root, SHARDS_NAME, header.shards_sha256))
+    return Manifest(str(root), header, VideoTable(videos), shard_rows(shards))
 
 
 def _read_table(root: str | Path, name: str, digest: str) -> bytes:

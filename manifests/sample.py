@@ -99,12 +99,6 @@ class FrameSpool:
         return self.offsets[-1]
 
 
-_NPY_HEAD_BYTES = 128
-_NPY_HEAD = re.compile(
-    rb"\x93NUMPY\x01\x00\x76\x00\{'descr': '<u8', 'fortran_order': False, 'shape': \((\d{1,9}),\), \} *\n"
-)
-
-
 @dataclass(frozen=True, slots=True)
 class Mp4Spool:
     """An .mp4 of num_bytes in a temporary file; the coded picture of frame k is at offsets[k]:offsets[k+1]."""
@@ -131,6 +125,7 @@ def write_sample(tar: BinaryIO, encoded: EncodedVideo) -> tuple[int, int, Member
     The bytes depend on the sample alone: fixed time, owner, mode and order.
     Raises MemberTooLargeError, before anything is written, if a member exceeds 8 GiB.
     """
+    # All sizes are checked before the first write, so that a video which does not fit leaves no rest in the shard.
     for spool in (encoded.rgb, encoded.tg, encoded.flow):
         if spool is not None and spool.num_bytes > MAX_MEMBER_BYTES:
             raise MemberTooLargeError(
@@ -140,6 +135,7 @@ def write_sample(tar: BinaryIO, encoded: EncodedVideo) -> tuple[int, int, Member
     assert start % BLOCK_BYTES == 0, start
     facts = json_member(encoded.meta)
     _write_member(tar, f"{encoded.key}.json", io.BytesIO(facts), len(facts))
+    # The order of members is part of the format: index and frames of RGB, TG, flow.
     places: list[int] = []
     for kind, spool in (("rgb", encoded.rgb), ("tg", encoded.tg), ("flow", encoded.flow)):
         if spool is None:
@@ -159,12 +155,9 @@ def write_end(tar: BinaryIO) -> None:
     tar.write(b"\0" * (2 * BLOCK_BYTES + -end % RECORD_BYTES))
 
 
-_JSON = json.JSONEncoder(ensure_ascii=False, separators=(", ", ": "))
-
-
 def json_member(meta: Meta) -> bytes:
     """Encode the .json member."""
-    return (_JSON.encode(meta) + "\n").encode()
+    return (json.dumps(meta, ensure_ascii=False) + "\n").encode()
 
 
 def member_header(name: str, num_bytes: int) -> bytes:
@@ -181,6 +174,13 @@ def encode_offsets(offsets: Sequence[int]) -> bytes:
     return buffer.getvalue()
 
 
+# The header of an index as `encode_offsets` writes it.
+_NPY_HEAD_BYTES = 128
+_NPY_HEAD = re.compile(
+    rb"\x93NUMPY\x01\x00\x76\x00\{'descr': '<u8', 'fortran_order': False, 'shape': \((\d{1,9}),\), \} *\n"
+)
+
+
 def decode_offsets(npy: bytes | memoryview, *, mp4: bool = False) -> npt.NDArray[np.uint64]:
     """Decode an .offsets.npy member; ValueError if it is damaged or does not increase.
 
@@ -189,7 +189,7 @@ def decode_offsets(npy: bytes | memoryview, *, mp4: bool = False) -> npt.NDArray
     head = _NPY_HEAD.fullmatch(bytes(npy[:_NPY_HEAD_BYTES]))
     try:
         if head is not None and len(npy) == _NPY_HEAD_BYTES + 8 * int(head[1]):
-            # As `encode_offsets` writes it: numpy's own parsing takes as long as decoding half a JPEG.
+            # numpy's own parsing takes as long as decoding half a JPEG.
             array = np.frombuffer(npy, "<u8", offset=_NPY_HEAD_BYTES)
         else:
             array = np.lib.format.read_array(io.BytesIO(npy), allow_pickle=False)

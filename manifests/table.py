@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,7 @@ FLOW_VIDEO_SCHEMA = _schema(VideoRow, _ALL_MEMBER_FIELDS)  # of a data set with 
 SHARD_SCHEMA = _schema(ShardRow)
 
 
-class VideoTable(Sequence[VideoRow]):
+class VideoTable:
     """videos.parquet in memory: rows are made on demand, columns are Arrow or numpy arrays."""
 
     def __init__(self, table: pa.Table) -> None:
@@ -65,13 +65,7 @@ class VideoTable(Sequence[VideoRow]):
     def __len__(self) -> int:
         return int(self.arrow.num_rows)
 
-    @overload
-    def __getitem__(self, index: int) -> VideoRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[VideoRow]: ...
-    def __getitem__(self, index: int | slice) -> VideoRow | list[VideoRow]:
-        if isinstance(index, slice):
-            return [_row(record) for record in self.arrow.take(list(range(*index.indices(len(self))))).to_pylist()]
+    def __getitem__(self, index: int) -> VideoRow:
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         return _row(self.arrow.slice(index % len(self), 1).to_pylist()[0])

@@ -22,10 +22,7 @@ _MODES: dict[str, tuple[set[str], set[str]]] = {
         {"percent", "per_class"},
         {"strategy", "by_group", "nested", "seed", "hold_out_percent", "test_percent"} | _BOTH,
     ),
-    "import": (
-        {"import_file"},
-        {"import_unlabelled", "import_validation", "import_test", "labels", "report"} | _BOTH,
-    ),
+    "import": ({"import_file"}, {"import_unlabelled", "import_validation", "import_test", "labels", "report"} | _BOTH),
     "export": ({"export"}, {"part", "output", "name", "overwrite"}),
     "materialise": ({"materialise"}, {"output"}),
     "show": ({"show"}, set()),

@@ -180,11 +180,8 @@ def _check_groups(split: LabelSplit, manifest: Manifest, videos: _Videos) -> Ite
 
 def compare_splits(first: LabelSplit, second: LabelSplit) -> tuple[Overlap, ...]:
     """Count the videos that two splits share, part by part."""
-    overlaps = []
-    for part in PARTS:
-        first_keys, second_keys = set(first.keys_of(part)), set(second.keys_of(part))
-        overlaps.append(Overlap(part, len(first_keys), len(second_keys), len(first_keys & second_keys)))
-    return tuple(overlaps)
+    keys = ((part, set(first.keys_of(part)), set(second.keys_of(part))) for part in PARTS)
+    return tuple(Overlap(part, len(ours), len(theirs), len(ours & theirs)) for part, ours, theirs in keys)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -101,6 +101,7 @@ def draw_groups_stratified(
         count = 0
         for turn, unit in enumerate(order):
             added = [places[member] for member in members[names[unit]]]
+            # Stop when one more unit would lead away from the share; the first is always drawn.
             if turn and abs(count + len(added) - target) >= abs(count - target):
                 break
             count += len(added)

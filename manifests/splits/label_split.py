@@ -86,6 +86,7 @@ def make_split(manifest: Manifest, settings: SplitSettings) -> LabelSplit:
     places = np.flatnonzero(train)
     if not len(places):
         raise InputError(f"{manifest.root}: no train videos in fold {settings.fold}; `tgprep info` lists the subsets.")
+    # The draw sees only train videos; its indices are mapped back to the pool.
     labelled = np.zeros(len(pool.key), bool)
     labelled[places[_draw_labelled(pool, places, settings, spans)]] = True
     if not labelled.any():

@@ -76,6 +76,7 @@ def match_lists(manifest: Manifest, read: dict[str, ListFile]) -> tuple[dict[str
                 matches[part].append(match)
                 continue
             unmatched.append(Unmatched(file.name, entry.line, entry.text, reason))
+        # A list without a single match is of another data set: stop, rather than report every line.
         if not matches[part]:
             raise InputError(
                 f"List {file.name}: none of its {len(file.entries)} lines names a video of {manifest.root}. First line: {file.entries[0].text[:120]!r}; "

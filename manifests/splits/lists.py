@@ -93,6 +93,7 @@ def read_list(file: Path) -> ListFile:
         raise InputError(f"List {file}: no such file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"List {file} cannot be read as UTF-8 text ({error}).") from None
+    # Its lines look like `path label`, and would be read as labels.
     if HMDB_FILE.match(file.name):
         raise InputError(
             f"List {file}: an official HMDB51 list, whose numbers are flags (1 train, 2 test). These are read when the data set is made: "
@@ -181,6 +182,7 @@ def export_list(split: LabelSplit, manifest: Manifest, form: str, part: str = "l
     keys = split.keys_of(part)
     if not keys:
         raise InputError(f"Split {split.name} has no {part} videos: nothing to export.")
+    # Labels are those of the split (an import may keep the list's), all else is in the manifest.
     labels = dict(zip(split.key, split.label.tolist(), strict=True))
     table = manifest.videos.arrow.select(["key", "path", "class_name", "num_frames"])
     row_of = {key: row for row, key in enumerate(table.column("key").to_pylist())}

@@ -41,6 +41,7 @@ def official_pool(manifest: Manifest, fold: int, pool: str) -> Pool:
     if not len(rows):
         raise InputError(f"{manifest.root} holds no written videos: nothing to split. `tgprep info` shows why.")
     names = ["key", "label", "class_name", "group", "subsets"]
+    # Sorted by key: then no split depends on the order of the manifest.
     table = videos.arrow.select(names).take(pa.array(rows)).append_column("row", pa.array(rows))
     table = table.take(pc.sort_indices(table.column("key")))
     keys, classes, groups = (table.column(name).to_pylist() for name in ("key", "class_name", "group"))

@@ -39,20 +39,15 @@ class SplitSettings:
     name: str = ""  # "": see `split_name`
 
     def __post_init__(self) -> None:
-        percent, per_class = self.percent or 0.0, self.per_class or 0
-        by_class = self.strategy == "per-class"
+        percent, per_class, by_class = self.percent or 0.0, self.per_class or 0, self.strategy == "per-class"
+        fits = by_class == (self.per_class is not None) or self.strategy not in STRATEGIES
+        valid_percent = self.percent is None or 0 < percent <= 100
         _check(
             "Split settings",
             ((self.percent is None) != (self.per_class is None), "give either --percent P or --per-class N"),
-            (
-                self.percent is None or 0 < percent <= 100,
-                f"--percent {percent:g}: expected more than 0 and at most 100",
-            ),
+            (valid_percent, f"--percent {percent:g}: expected more than 0 and at most 100"),
             (self.per_class is None or per_class >= 1, f"--per-class {per_class}: expected 1 or more"),
-            (
-                by_class == (self.per_class is not None) or self.strategy not in STRATEGIES,
-                "--per-class N goes with --strategy per-class, --percent P with random or stratified",
-            ),
+            (fits, "--per-class N goes with --strategy per-class, --percent P with random or stratified"),
             _one_of("--strategy", self.strategy, STRATEGIES),
             (
                 not (self.by_group and by_class),

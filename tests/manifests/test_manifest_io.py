@@ -65,7 +65,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert found.digest == written.digest
     assert found.videos[1] == ROWS[1]
     assert found.videos[-1] == ROWS[1]
-    assert found.videos[0:1] == [ROWS[0]]
+    assert found.videos[0] == ROWS[0]
     assert found.videos.column("num_frames") == [9, 0]
 
 
