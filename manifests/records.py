@@ -94,11 +94,6 @@ class VideoRow:
     source_sha256: str = ""
 
     @property
-    def stem(self) -> str:
-        """The key without its class."""
-        return self.key.rsplit("/", 1)[-1]
-
-    @property
     def source(self) -> SourceVideo:
         """The video as the scan reported it."""
         return SourceVideo(**{name: getattr(self, name) for name in _SOURCE_FIELDS})

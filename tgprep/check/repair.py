@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +102,7 @@ def _settings(root: Path, header: ManifestHeader) -> ExtractSettings:
 
 
 def _why(
-    header: ManifestHeader, settings: ExtractSettings | None, recorded: Sequence[VideoRow], rows: Sequence[VideoRow]
+    header: ManifestHeader, settings: ExtractSettings | None, recorded: Iterable[VideoRow], rows: Sequence[VideoRow]
 ) -> str:
     """The likeliest reason why a shard did not get its recorded bytes."""
     if lost := [row for row in rows if row.error]:

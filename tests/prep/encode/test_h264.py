@@ -303,7 +303,7 @@ def test_decoders_that_misbehave_cost_one_video(tmp_path: Path) -> None:
     words = ("--store", "video", "--decoder", "fake_backends:open_video", "--dataset", "folder", *limits)
     done = call("extract", tmp_path / "videos", tmp_path / "out", *words, path=tmp_path)
     assert done.returncode == 1, done.stderr
-    status = {row.stem: row.status for row in read_manifest(tmp_path / "out").videos}
+    status = {row.key.rsplit("/", 1)[-1]: row.status for row in read_manifest(tmp_path / "out").videos}
     assert status == {"good": "written", "z": "written", "hang": "failed", "eat": "failed"}
     assert check(str(tmp_path / "out"), deep=True).findings == ()
 
