@@ -28,10 +28,8 @@ DECODERS: dict[str, tuple[str, Level, str]] = {
 DECODER_SECONDS = 60
 OPEN_FILES = 1024
 SLOW_JPEG_PER_SECOND = 150.0
-SMALL_MEMORY_BYTES = 2e9
 CLIP = Path(__file__).parent / "doctor_clip.mp4"  # H.264, 64x48; a bright bar 6 pixels wide, at 3k in frame k
 CLIP_FRAMES = 20
-CLIP_SIZE = (64, 48)
 CLIP_LEVELS = 4.0  # two ways to convert to RGB differ by about 2 levels on it, a frame and the next one by 12
 
 
@@ -42,7 +40,7 @@ def examine(folder: Path) -> Iterator[Finding]:
             "packages": lambda: machine.check_packages(PACKAGES, OPTIONAL),
             "processor": lambda: machine.check_processor(
                 lambda quota: f": `tgprep extract --threads {max(1, round(quota))}`.",
-                SMALL_MEMORY_BYTES,
+                2e9,
                 "A worker takes about 110 MB for small videos, more for large ones: keep --threads low.",
             ),
             "decoders": _decoders,
@@ -57,24 +55,19 @@ def examine(folder: Path) -> Iterator[Finding]:
 
 
 def _decoders() -> Iterator[Finding]:
+    """Let each decoder decode the enclosed clip, in a separate process, as a library may crash or hang."""
     for name, (packages, level, use) in DECODERS.items():
-        good, text = _try_decoder(name.split()[0])
-        advice = f"pip install --force-reinstall {packages}. {use}"
-        yield judge(name, good, text if good else f"fails: {text}", advice, level)
-
-
-def _try_decoder(decoder: str) -> tuple[bool, str]:
-    """Whether a decoder decodes the enclosed clip, and its answer; in a separate process, as a library may crash or hang."""
-    began = time.perf_counter()
-    command = [sys.executable, "-m", "tgprep.doctor", decoder]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=DECODER_SECONDS)
-    except subprocess.TimeoutExpired:
-        return False, f"no answer in {DECODER_SECONDS} s"
-    answer = (done.stdout or done.stderr).strip().rpartition("\n")[2] or f"it ended with {done.returncode}"
-    if done.returncode:
-        return False, answer
-    return True, f"{answer} ({time.perf_counter() - began:.1f} s with its start)"
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "tgprep.doctor", name.split()[0]]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=DECODER_SECONDS)
+        except subprocess.TimeoutExpired:
+            good, text = False, f"no answer in {DECODER_SECONDS} s"
+        else:
+            good = not done.returncode
+            text = (done.stdout or done.stderr).strip().rpartition("\n")[2] or f"it ended with {done.returncode}"
+        text = f"{text} ({time.perf_counter() - began:.1f} s with its start)" if good else f"fails: {text}"
+        yield judge(name, good, text, f"pip install --force-reinstall {packages}. {use}", level)
 
 
 def decode_clip(decoder: str) -> str:
@@ -114,8 +107,7 @@ def _frames_of_program() -> list[Frame]:
 
     stream = ffmpeg.input(str(CLIP)).output("pipe:", format="rawvideo", pix_fmt="rgb24")
     packed, _ = stream.run(cmd=imageio_ffmpeg.get_ffmpeg_exe(), quiet=True)
-    width, height = CLIP_SIZE
-    return list(np.frombuffer(packed, np.uint8).reshape(-1, height, width, 3))
+    return list(np.frombuffer(packed, np.uint8).reshape(-1, 48, 64, 3))
 
 
 def _archives() -> Iterator[Finding]:

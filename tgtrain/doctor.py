@@ -72,14 +72,14 @@ def _devices() -> Iterator[Finding]:
         return
     if not Path("/dev/nvidia0").exists() and shutil.which("nvidia-smi") is None:
         yield Finding("gpu", "note", "none: the demo recipes train on a CPU, the published ones want GPUs")
-    elif torch.version.cuda is None:
+        return
+    # There is a GPU: why does torch not use it?
+    text = f"there is one, but torch (CUDA {torch.version.cuda}) cannot use it"
+    advice = "`nvidia-smi` shows the driver's CUDA version: it must be at least that of torch. In a container, start it with --gpus all."
+    if torch.version.cuda is None:
         text = f"there is one, but torch {torch.__version__} is built without CUDA"
         advice = "Install a CUDA build of torch (https://pytorch.org, `pip install torch` with its index)."
-        yield Finding("gpu", "error", text, advice)
-    else:
-        text = f"there is one, but torch (CUDA {torch.version.cuda}) cannot use it"
-        advice = "`nvidia-smi` shows the driver's CUDA version: it must be at least that of torch. In a container, start it with --gpus all."
-        yield Finding("gpu", "error", text, advice)
+    yield Finding("gpu", "error", text, advice)
 
 
 def _collectives() -> Iterator[Finding]:
@@ -92,6 +92,7 @@ def _collectives() -> Iterator[Finding]:
     backends = [("gloo", torch.device("cpu"), dist.is_gloo_available())]
     if torch.cuda.is_available():
         backends.append(("nccl", torch.device("cuda", 0), dist.is_nccl_available()))
+    # Every backend is tried, not only looked for: most faults are in the driver or the network.
     for backend, device, available in backends:
         if not available:
             yield Finding(backend, "error", "not in this build of torch", "Several GPUs need a build with it.")
@@ -108,12 +109,9 @@ def _collectives() -> Iterator[Finding]:
                 correct = bool(value.sum().item() == 8)
             finally:
                 dist.destroy_process_group()
-        version = ""
-        if backend == "nccl":
-            numbers: tuple[int, ...] = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
-            version = " " + ".".join(map(str, numbers))
-        text = f"works{version}" if correct else "a sum comes out wrong"
-        yield judge(backend, correct, text, "NCCL_DEBUG=INFO or GLOO_SOCKET_IFNAME tells more.", "error")
+        numbers = torch.cuda.nccl.version() if backend == "nccl" else ()  # type: ignore[no-untyped-call]
+        text = " ".join(["works", ".".join(map(str, numbers))]).rstrip() if correct else "a sum comes out wrong"
+        yield judge(backend, correct, text, "NCCL_DEBUG=INFO or GLOO_SOCKET_IFNAME shows more.", "error")
 
 
 def _videos() -> Iterator[Finding]:

@@ -41,8 +41,17 @@ def open_pyav(path: Path, *, space: str, short_side: int, as_coded: bool = False
     except (av.FFmpegError, OSError, ValueError) as error:
         raise DecodeError(f"cannot be opened as a video: {_reason(error)}") from None
     try:
-        stream = _video_stream(container)
+        # The best stream, but not a cover picture.
+        cover = av.stream.Disposition.attached_pic
+        streams = [each for each in container.streams.video if not each.disposition & cover]
+        if not streams:
+            kinds = ", ".join(sorted({s.type for s in container.streams}))
+            raise DecodeError(f"holds no video stream (only: {kinds or 'nothing'})")
+        best = container.streams.best("video")
+        stream: Any = best if best in streams else streams[0]
         context = stream.codec_context
+        if context is None:
+            raise DecodeError("no decoder for its video codec")
         context.thread_count = 1
         video = DecodedVideo(
             frames=iter(()),
@@ -60,18 +69,6 @@ def open_pyav(path: Path, *, space: str, short_side: int, as_coded: bool = False
         raise
     video.frames = _frames(container, stream, video, _Converter(video, space, short_side, as_coded))
     return video
-
-
-def _video_stream(container: Any) -> Any:
-    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-    if not streams:
-        kinds = sorted({s.type for s in container.streams})
-        raise DecodeError(f"holds no video stream (only: {', '.join(kinds) or 'nothing'})")
-    best = container.streams.best("video")
-    stream = best if best in streams else streams[0]
-    if stream.codec_context is None:
-        raise DecodeError("no decoder for its video codec")
-    return stream
 
 
 def _frames(container: Any, stream: Any, video: DecodedVideo, convert: _Converter) -> Iterator[Picture]:

@@ -43,6 +43,7 @@ def encode_video(
     scratch: folder for the spools of long videos. stack: owns the spools; close it once the sample is packed.
     on_frame is called with the number of frames so far. Raises DecodeError with the reason for the user.
     """
+    # A file that changes while it is read would not be the file of the digest.
     state = _file_state(path)
     source_sha256 = _sha256(path, on_piece=lambda: on_frame(0))
     video = open_video(
@@ -53,18 +54,19 @@ def encode_video(
         as_coded=settings.encoder == "fused",
     )
     try:
+        # One pass: every picture is encoded as it comes, so that memory does not grow with the video.
         flow = _FlowWriter(settings, FrameSpool(_spool_file(scratch, stack))) if settings.flow != "none" else None
         writer = _frame_writer(settings, scratch, stack, video.fps)
-        height, width = _write_frames(video, writer, flow, settings, on_frame)
+        num_frames, height, width = _write_frames(video, writer, flow, settings, on_frame)
     finally:
         video.close()
     if _file_state(path) != state:
         raise DecodeError("the file was changed while it was read")
-    note = _note(video, writer.num_frames, settings)
+    note = _note(video, num_frames, settings)
     rgb, tg = writer.finish()
     row = source.row(
         WRITTEN,
-        num_frames=writer.num_frames,
+        num_frames=num_frames,
         num_frames_header=video.num_frames_header,
         fps=video.fps,
         height=height,
@@ -85,10 +87,11 @@ def _write_frames(
     flow: _FlowWriter | None,
     settings: ExtractSettings,
     on_frame: Callable[[int], None],
-) -> tuple[int, int]:
-    """Pass every picture to the writers; return their height and width (0, 0 if there is none)."""
-    height = width = 0
+) -> tuple[int, int, int]:
+    """Pass every picture to the writers; return their number, height and width (all 0 if there is none)."""
+    num_frames = height = width = 0
     for picture in video.frames:
+        # All pictures must have the size of the first one, and JPEG files have a largest size.
         shape = (picture.y if isinstance(picture, Planes) else picture).shape
         if not height:
             height, width = shape[:2]
@@ -98,16 +101,17 @@ def _write_frames(
                 )
         elif (height, width) != shape[:2]:
             raise DecodeError(
-                f"the picture size changes from {width}x{height} to {shape[1]}x{shape[0]} at frame {writer.num_frames}"
+                f"the picture size changes from {width}x{height} to {shape[1]}x{shape[0]} at frame {num_frames}"
             )
         writer.add(picture)
         if flow is not None:
             flow.add(picture)
+        num_frames += 1
         # Checked at every frame, before a video without end fills the disk.
         if max(writer.num_bytes, flow.spool.num_bytes if flow else 0) > MAX_MEMBER_BYTES:
-            raise MemberTooLargeError(f"its frames take over {MAX_MEMBER_BYTES} bytes after {writer.num_frames}")
-        on_frame(writer.num_frames)
-    return height, width
+            raise MemberTooLargeError(f"its frames take over {MAX_MEMBER_BYTES} bytes after {num_frames}")
+        on_frame(num_frames)
+    return num_frames, height, width
 
 
 def _frame_writer(settings: ExtractSettings, scratch: Path, stack: ExitStack, fps: float) -> _JpegWriter | Mp4Writer:
@@ -137,10 +141,6 @@ class _JpegWriter:
     tg: FrameSpool | None
 
     @property
-    def num_frames(self) -> int:
-        return self.rgb.num_frames
-
-    @property
     def num_bytes(self) -> int:
         return max(self.rgb.num_bytes, self.tg.num_bytes if self.tg else 0)
 
@@ -158,9 +158,7 @@ class _LibjpegEncoder:
     """Encodes the pictures of a video with libjpeg-turbo; keeps the previous one for the gradient."""
 
     def __init__(self, settings: ExtractSettings, *, gradients: bool) -> None:
-        self.quality = settings.quality
-        self.subsampling = settings.subsampling
-        self.from_jpeg = settings.gradient_source == "jpeg"
+        self.settings = settings
         self.by_opencv = "opencv_frames" in settings.compat.split(",")
         self.gradients = gradients
         self.previous: Picture | None = None
@@ -169,24 +167,25 @@ class _LibjpegEncoder:
         jpeg = self._jpeg(picture)
         if not self.gradients:
             return jpeg, None
-        if self.from_jpeg:
+        if self.settings.gradient_source == "jpeg":
             picture = simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
         previous, self.previous = self.previous, picture
         return jpeg, None if previous is None else self._jpeg(gradient_of(previous, picture))
 
     def _jpeg(self, picture: Picture) -> bytes:
+        quality = self.settings.quality
         if isinstance(picture, Planes):
             y, (height, width) = picture.y, picture.y.shape
             if height % 2 or width % 2:
                 # libjpeg-turbo reads an even number of rows and columns, so there must be memory behind odd ones.
                 even = cv2.copyMakeBorder(y, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
                 y = cast(Frame, even)[:height, :width]
-            return cast(bytes, simplejpeg.encode_jpeg_yuv_planes(y, picture.cb, picture.cr, self.quality))
+            return cast(bytes, simplejpeg.encode_jpeg_yuv_planes(y, picture.cb, picture.cr, quality))
         if self.by_opencv:
-            done, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, self.quality])
+            done, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
             assert done
             return jpeg.tobytes()
-        return cast(bytes, simplejpeg.encode_jpeg(picture, self.quality, "RGB", self.subsampling))
+        return cast(bytes, simplejpeg.encode_jpeg(picture, quality, "RGB", self.settings.subsampling))
 
 
 class _FlowWriter:

@@ -25,7 +25,6 @@ Vectors = npt.NDArray[np.float32]  # [H, W, 2]: (x, y) in pixels
 
 BOUND_PIXELS = 20.0
 _NO_MOTION = 127.5
-_TINY = 1e-8
 _MIN_SIDE = 16  # pixels, for DIS
 _MAX_ASPECT = 4  # long side to short side, for DIS
 
@@ -36,10 +35,10 @@ def flow_estimator(method: FlowMethod) -> Callable[[Frame, Frame], Vectors]:
     dis: Dense Inverse Search (Kroeger et al., ECCV 2016), OpenCV's medium preset. farneback: Farneback (SCIA 2003) with the
     authors' parameters. Results do not depend on earlier calls.
     """
+    none = cast(Vectors, None)
     if method == "farneback":
         return lambda previous, following: cast(
-            Vectors,
-            cv2.calcOpticalFlowFarneback(previous, following, cast(Vectors, None), 0.5, 3, 15, 3, 5, 1.2, 0),
+            Vectors, cv2.calcOpticalFlowFarneback(previous, following, none, 0.5, 3, 15, 3, 5, 1.2, 0)
         )
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
@@ -53,7 +52,7 @@ def flow_estimator(method: FlowMethod) -> Callable[[Frame, Frame], Vectors]:
                 cast(Frame, cv2.copyMakeBorder(plane, 0, below, 0, right, cv2.BORDER_REPLICATE))
                 for plane in (previous, following)
             )
-        return cast(Vectors, search.calc(previous, following, cast(Vectors, None)))[:height, :width]
+        return cast(Vectors, search.calc(previous, following, none))[:height, :width]
 
     return dis
 
@@ -78,6 +77,5 @@ def flow_picture(flow: Vectors, *, uncentred: bool = False) -> Frame:
 def _stretch(plane: Vectors) -> Frame:
     """Stretch a plane to 0..255: (plane - min) * 255 / (max - min + 1e-8), rounded down; a flat plane is 0."""
     low, high = float(plane.min()), float(plane.max())
-    return cast(
-        Frame, ((plane - np.float32(low)) * np.float32(255.0) / np.float32(high - low + _TINY)).astype(np.uint8)
-    )
+    stretched = (plane - np.float32(low)) * np.float32(255.0) / np.float32(high - low + 1e-8)
+    return cast(Frame, stretched.astype(np.uint8))

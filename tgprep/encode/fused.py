@@ -130,6 +130,7 @@ def compile_kernels() -> None:
     every process compiles for itself.
     """
     with contextlib.ExitStack() as stack:
+        # One process compiles; the lock is only a courtesy, and its failure is no reason to stop.
         if not kernels.has_cached_code():  # loading needs no lock
             with contextlib.suppress(OSError):
                 place = Path(tempfile.gettempdir()) / f"tgprep-compile-{os.getuid()}.lock"

@@ -131,13 +131,15 @@ def _instruction(signature: Callable[..., Any]) -> Callable[[Callable[..., Any]]
 
             return signature(*given), code
 
-        # Numba matches arguments by name: those of `signature`, after the context.
-        names = ["typing_context", *inspect.signature(signature).parameters]
-        parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in names]
-        typed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        # Numba matches arguments by name: those of `emit`, with the context in place of the builder.
+        typed.__signature__ = inspect.signature(emit)  # type: ignore[attr-defined]
         return intrinsic(typed)
 
     return decorate
+
+
+def _on_arrays(*given: Any) -> Any:
+    return types.void(*(kind if isinstance(kind, types.Array) else types.int64 for kind in given))
 
 
 # Plain loads and stores, without numba's own check for negative indices, which prevents vector instructions.
@@ -203,7 +205,7 @@ def _transform(numbers: Sequence[_Eight]) -> tuple[_Eight, ...]:
     return (*first, even0 - even1, minus + low, even3 - turned, plus - high)
 
 
-@_instruction(lambda words, at, work, to: types.void(words, types.int64, work, types.int64))
+@_instruction(_on_arrays)
 def _eight_rows(builder: Any, words: _Array, at: Any, work: _Array, to: Any) -> None:
     """Transform one row of eight blocks, 16 words of four pixels, to work[8 * u * LANES + to:], its frequencies u."""
     row = builder.load(words.vector(at, 16), align=1)
@@ -235,11 +237,7 @@ def _put_levels(
         level.store_nearest(levels, _further(builder, to, v * LANES))
 
 
-@_instruction(
-    lambda work, at, u, shift, scale, levels, to: types.void(
-        work, types.int64, types.int64, shift, scale, levels, types.int64
-    )
-)
+@_instruction(_on_arrays)
 def _eight_columns(
     builder: Any, work: _Array, at: Any, u: Any, shift: _Array, scale: _Array, levels: _Array, to: Any
 ) -> None:
@@ -247,11 +245,7 @@ def _eight_columns(
     _put_levels(builder, _columns(builder, work, at), shift, scale, u, levels, to)
 
 
-@_instruction(
-    lambda work, at, u, shifts, scales, levels, others, to, earlier, place: types.void(
-        work, types.int64, types.int64, shifts, scales, levels, others, types.int64, earlier, types.int64
-    )
-)
+@_instruction(_on_arrays)
 def _eight_columns_of_two(
     builder: Any, work: _Array, at: Any, u: Any, shifts: _Array, scales: _Array, levels: _Array, other_levels: _Array, to: Any,
     earlier: _Array, place: Any,
@@ -272,7 +266,7 @@ def _eight_columns_of_two(
     _put_levels(builder, differences, shifts, scales, _further(builder, u, 8), other_levels, to)
 
 
-@_instruction(lambda levels, base, marks, to: types.void(levels, types.int64, marks, types.int64))
+@_instruction(_on_arrays)
 def _eight_marks(builder: Any, levels: _Array, base: Any, marks: _Array, to: Any) -> None:
     """Mark the nonzero levels[base:] of eight lanes: a word for each 16 zigzag positions, at marks[to:] and every LANES after."""
     nothing = ir.Constant(_SHORTS, [0] * 8)
@@ -500,6 +494,7 @@ def encode(
     quick: uint32[2 * 16 * 2 * QUICK], the same with the value, of AC levels after 0..15 zeros.
     left: chroma is sampled at the left of two pixels.
     """
+    # What a row leaves for the next one: position, bits of an unfinished byte, DC levels.
     states = np.zeros((2, 6), np.int64)
     for row in range(rows):
         for plane in range(3):
@@ -507,6 +502,7 @@ def encode(
                 where[plane], row, size[plane], clip[plane], shifts[plane], scales[plane], padded, work, coefficients,
                 levels, marks, with_gradient, left and plane > 0,
             )  # fmt: skip
+        # The file interleaves the planes square by square, so all three must be transformed by now.
         _write(levels[0], marks[0], order, codes, steps, quick, places, raw[0], states[0])
         if with_gradient:
             _write(levels[1], marks[1], order, codes, steps, quick, places, raw[1], states[1])

@@ -3,10 +3,8 @@
 A self-contained picture (with its parameter sets) every `gop` frames, every other picture predicted from the previous one
 only, all in the order of display: frame k needs the pictures k // gop * gop .. k and nothing else. No B-frames: they save
 bytes but cost as many decoded pictures as they skip. CAVLC and no loop filter: half the time to decode for a tenth of the
-bytes. Planes are those of the JPEG store, 4:2:0 in full range BT.601, so that colours mean the same in both stores.
-
-x264 runs in this process, through PyAV: the same bytes as from the ffmpeg program, without a pipe and a process for each video
-(benchmarks/store_video.py), and under the deadline and the memory limit of the worker.
+bytes. Planes are those of the JPEG store, 4:2:0 in full range BT.601. x264 runs in this process, through PyAV, under the
+deadline and the memory limit of the worker; its bytes are those of the ffmpeg program (benchmarks/store_video.py).
 """
 
 from __future__ import annotations
@@ -124,6 +122,7 @@ def picture_offsets(file: BinaryIO, num_frames: int, gop: int) -> list[int]:
         raise ValueError(f"it holds {len(packets)} pictures, expected {num_frames}")
     if stream.codec_context.name != "h264":
         raise ValueError(f"its codec is {stream.codec_context.name}, expected h264")
+    # Back to back and in the order of display, or an offset would cut a picture.
     offsets = [int(packets[0].pos)]
     for number, packet in enumerate(packets):
         if packet.pos != offsets[-1] or (number and packet.pts <= packets[number - 1].pts):
@@ -146,8 +145,6 @@ def x264_version() -> str:
     context.width = context.height = 16
     context.pix_fmt, context.time_base = "yuv420p", Fraction(1, 25)
     context.options = {"preset": "ultrafast"}
-    stream = b"".join(
-        bytes(packet) for packet in [*context.encode(av.VideoFrame(16, 16, "yuv420p")), *context.encode(None)]
-    )
-    _, _, text = stream.partition(b"x264 - core ")
-    return text.split(b" ")[0].decode("ascii", "replace") if text else ""
+    packets = [*context.encode(av.VideoFrame(16, 16, "yuv420p")), *context.encode(None)]
+    text = b"".join(map(bytes, packets)).partition(b"x264 - core ")[2]
+    return text.partition(b" ")[0].decode("ascii", "replace")

@@ -14,10 +14,8 @@ import numpy.typing as npt
 
 Table = npt.NDArray[np.int64]
 
-
 MAX_SIDE = 65500  # largest picture that libjpeg reads
 ENCODER_VERSION = 1  # of `tgprep.encode.fused`: raised whenever the same pictures give other bytes
-
 
 # Natural indices in zigzag order: along the diagonals, turning at each end.
 ZIGZAG: Table = np.array(

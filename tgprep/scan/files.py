@@ -130,6 +130,7 @@ def _list_folder(folder: str, prefix: str, parents: tuple[tuple[int, int], ...],
             elif extension_of(entry.name) in VIDEO_EXTENSIONS:
                 listing.skip(path, f"cannot be read: {error.strerror}")
             continue
+        # Links to folders are followed, but never in a circle.
         identity = (status.st_dev, status.st_ino)
         if not stat.S_ISDIR(status.st_mode):
             listing.add(path, status.st_size, regular=stat.S_ISREG(status.st_mode))

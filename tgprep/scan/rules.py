@@ -207,6 +207,7 @@ def by_folder(files: list[VideoFile], videos: Location) -> Labelling:
         depth += 1
     if depth:
         notes.append(f"class folders are in {'/'.join(first[:depth])}/")
+    # All top folders must name a subset: a class may be called `test` too.
     subset_names = {top: datasets.subset_of_folder(top) for top in {folders[depth] for folders in nested}}
     with_subsets = all(subset_names.values())
     class_depth = depth + with_subsets
