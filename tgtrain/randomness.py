@@ -11,9 +11,8 @@ from math import isqrt
 import numpy as np
 import numpy.typing as npt
 
-NUM_ROUNDS = (
-    20  # measured: with fewer than 16 the orders of 6 videos are not equally likely, see tests/train/data/test_order.py
-)
+# Measured: with fewer than 16 the orders of 6 videos are not equally likely, see tests/train/data/test_order.py.
+NUM_ROUNDS = 20
 NUM_KEYS = NUM_ROUNDS + 1  # and one that decides the parity
 _DIGEST_BYTES = 64  # the most of one blake2b digest
 Keys = npt.NDArray[np.uint64]

@@ -21,9 +21,9 @@ from manifests.splits.label_split import LabelSplit, make_split, read_split, wri
 from manifests.splits.settings import SplitSettings
 from manifests.table import Manifest
 from tgtrain.config import load_recipe
-from tgtrain.data.batch import SslBatch, StepDataset, StreamSource
+from tgtrain.data.batch import SslBatch, StepDataset
 from tgtrain.data.clip import ClipSettings
-from tgtrain.data.order import StreamOrder
+from tgtrain.data.order import StreamOrder, StreamSource
 from tgtrain.data.reader import open_reader
 from tgtrain.data.setup import Setup, prepare
 from tgtrain.method.augment.plan import StrongSettings

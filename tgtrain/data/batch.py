@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
@@ -19,7 +17,7 @@ from manifests.machine import peak_memory_mb
 from manifests.records import InputError
 from tgtrain.data.clip import ClipPlan, ClipSettings, plan_train
 from tgtrain.data.lookahead import upcoming
-from tgtrain.data.order import BlockOrder, Draw, RepeatedOrder, StreamOrder, rank_part, replayed_key, substitutes_of
+from tgtrain.data.order import Draw, StreamSource, rank_part, replayed_key, substitutes_of
 from tgtrain.data.reader import BadSampleError, Clip, ClipReader
 from tgtrain.data.stores.video_index import StoredVideo
 from tgtrain.method.augment.plan import StrongPlan, StrongSettings, draw_strong_plans
@@ -76,15 +74,6 @@ class SslBatch:
         return replace(self, labelled=self.labelled.pin_memory(), unlabelled=unlabelled)
 
 
-@dataclass(frozen=True, slots=True)
-class StreamSource:
-    """The videos of a stream."""
-
-    videos: npt.NDArray[np.int64]  # int64[N], numbers in the video index
-    labels: npt.NDArray[np.int64]  # int64[N], -1 if unknown
-    order: StreamOrder | RepeatedOrder | BlockOrder
-
-
 class FilledClips(NamedTuple):
     """What was read for one draw."""
 
@@ -93,36 +82,19 @@ class FilledClips(NamedTuple):
     bad: list[str]  # what is wrong with the samples that it replaces
 
 
-class ClipFetcher(Protocol):
-    """How the clips of a draw are found: one implementation for shards read by index, one for sequential shards."""
-
-    @property
-    def follows_order(self) -> bool:
-        """Whether step s brings the videos that the stream's order names for it."""
-
-    def from_step(self, step: int) -> ClipFetcher:
-        """A fetcher for the steps from this one on."""
-
-    def fill(
-        self, dataset: StepDataset, source: StreamSource, stream: Stream, draw: Draw, into: list[Clip]
-    ) -> FilledClips:
-        """Decode the clips of a draw into the memory of a batch. InputError if nothing can be read."""
-
-
-@dataclass(frozen=True, slots=True)
 class IndexedClips:
-    """Clips of the drawn video; a damaged one is replaced by another video of its stream."""
+    """How the clips of a draw are found in shards that are read by index: those of the drawn video, or of a substitute."""
 
-    follows_order: bool = True
+    follows_order = True  # whether step s brings the videos that the stream's order names for it
 
     def from_step(self, step: int) -> IndexedClips:
-        """See `ClipFetcher`: any step can be read at any time."""
+        """The fetcher for the steps from this one on."""
         return self
 
     def fill(
         self, dataset: StepDataset, source: StreamSource, stream: Stream, draw: Draw, into: list[Clip]
     ) -> FilledClips:
-        """See `ClipFetcher`."""
+        """Decode the clips of a draw into the memory of a batch. InputError if nothing can be read."""
         bad: list[str] = []
         for row in (draw.video, *substitutes_of(draw, len(source.videos), dataset.seed, stream, _MAX_SUBSTITUTES)):
             number = int(source.videos[row])
@@ -156,7 +128,7 @@ class StepDataset(Dataset[SslBatch]):
     tg: bool = True
     strong_labelled: bool = False  # whether labelled clips get strong views too
     replayed: bool = False  # see `order.replayed_key`
-    fetcher: ClipFetcher = IndexedClips()
+    fetcher: IndexedClips = field(default_factory=IndexedClips)
 
     @property
     def sources(self) -> list[StreamSource]:
@@ -225,11 +197,10 @@ class StepDataset(Dataset[SslBatch]):
         rgb, tg = (
             sample_seed(self.seed, stream, pass_index, key, choice) for choice in (Choice.STRONG_RGB, Choice.STRONG_TG)
         )
-        if isinstance(self.strong, MvplSettings):
-            return [
-                (draw_mvpl_plan(rgb, self.strong), draw_mvpl_plan(tg, self.strong)) for _ in range(self.clip.num_clips)
-            ]
-        return [draw_strong_plans(rgb, tg, self.strong) for _ in range(self.clip.num_clips)]
+        strong, clips = self.strong, range(self.clip.num_clips)
+        if isinstance(strong, MvplSettings):
+            return [(draw_mvpl_plan(rgb, strong), draw_mvpl_plan(tg, strong)) for _ in clips]
+        return [draw_strong_plans(rgb, tg, strong) for _ in clips]
 
 
 def _batch_memory(shape: tuple[int, ...]) -> Tensor:
@@ -246,45 +217,29 @@ def split_batch(batch: SslBatch, num_parts: int) -> list[SslBatch]:
         return [batch]
     parts = []
     for number in range(num_parts):
-        labelled_rows = _rows_of_part(batch.labelled, number, num_parts)
-        labelled = _part(batch.labelled, labelled_rows, number, num_parts)
-        unlabelled, rows = None, []
-        if batch.unlabelled is not None:
-            rows = _rows_of_part(batch.unlabelled, number, num_parts)
-            unlabelled = _part(batch.unlabelled, rows, number, num_parts)
-        parts.append(
-            SslBatch(
-                batch.step,
-                labelled,
-                unlabelled,
-                strong_rgb=_chosen(batch.strong_rgb, rows),
-                strong_tg=_chosen(batch.strong_tg, rows),
-                labelled_rgb=_chosen(batch.labelled_rgb, labelled_rows),
-                labelled_tg=_chosen(batch.labelled_tg, labelled_rows),
-            )
-        )
+        labelled, labelled_rows = _part(batch.labelled, number, num_parts)
+        unlabelled, rows = (None, []) if batch.unlabelled is None else _part(batch.unlabelled, number, num_parts)
+        plans: dict[str, Any] = {
+            name: tuple(chain.from_iterable(getattr(batch, name)[block] for block in blocks))
+            for names, blocks in ((("strong_rgb", "strong_tg"), rows), (("labelled_rgb", "labelled_tg"), labelled_rows))
+            for name in names
+        }
+        parts.append(SslBatch(batch.step, labelled, unlabelled, **plans))
     return parts
 
 
-def _rows_of_part(clips: ClipBatch, number: int, num_parts: int) -> list[slice]:
-    """The rows of a micro-batch: of the clip-major rows one block for each clip of a video."""
+def _part(clips: ClipBatch, number: int, num_parts: int) -> tuple[ClipBatch, list[slice]]:
+    """A micro-batch and its rows: of the clip-major rows one block for each clip of a video."""
     num_videos = len(clips.keys)
     if num_videos % num_parts:
         raise ValueError(f"{num_videos} videos cannot be cut into {num_parts} equal parts")
     size = num_videos // num_parts
-    starts = range(number * size, len(clips.labels), num_videos)
-    return [slice(start, start + size) for start in starts]
+    blocks = [slice(start, start + size) for start in range(number * size, len(clips.labels), num_videos)]
 
-
-def _part(clips: ClipBatch, rows: list[slice], number: int, num_parts: int) -> ClipBatch:
     def chosen(tensor: Tensor) -> Tensor:
-        return tensor[rows[0]] if len(rows) == 1 else torch.cat([tensor[block] for block in rows])
+        return tensor[blocks[0]] if len(blocks) == 1 else torch.cat([tensor[block] for block in blocks])
 
-    size = len(clips.keys) // num_parts
     rgb, tg = (None if view is None else chosen(view) for view in (clips.rgb, clips.tg))
-    keys = clips.keys[number * size : (number + 1) * size]
-    return ClipBatch(rgb, tg, chosen(clips.labels), keys, clips.bad if number == 0 else ())
-
-
-def _chosen(plans: Plans, rows: Sequence[slice]) -> Plans:
-    return tuple(chain.from_iterable(plans[block] for block in rows))
+    # Messages about damaged samples are reported once.
+    bad = clips.bad if number == 0 else ()
+    return ClipBatch(rgb, tg, chosen(clips.labels), clips.keys[blocks[0]], bad), blocks

@@ -8,10 +8,10 @@ import numpy as np
 
 from manifests.records import InputError
 from tgtrain.config import Config
-from tgtrain.data.batch import ClipFetcher, IndexedClips, StepDataset, StreamSource
+from tgtrain.data.batch import IndexedClips, StepDataset
 from tgtrain.data.loader import default_workers
 from tgtrain.data.lookahead import largest_need
-from tgtrain.data.order import BlockOrder, RepeatedOrder, StreamOrder, steps_per_epoch
+from tgtrain.data.order import BlockOrder, RepeatedOrder, StreamOrder, StreamSource, steps_per_epoch
 from tgtrain.data.sequential_batches import SequentialClips
 from tgtrain.data.setup import Setup
 from tgtrain.method.augment.plan import StrongSettings, draw_run_signs
@@ -22,8 +22,17 @@ from tgtrain.ranks.distributed import Ranks
 
 def step_dataset(setup: Setup, ranks: Ranks) -> StepDataset:
     """The batches of this rank, by step. InputError if the settings do not allow any."""
-    config = setup.config
+    config, shards = setup.config, setup.reader.shards
     views = wanted_views(config)
+    fetcher = IndexedClips()
+    if shards.source is not None:
+        # These quirks need an order that sequential shards do not have.
+        quirks = [quirk for quirk in config.compat.quirks if quirk in ("fixed_labelled_order", "replayed_operations")]
+        if quirks:
+            raise InputError(
+                f"data.reader=stream cannot have compat.quirks {', '.join(quirks)}: its order is not fixed."
+            )
+        fetcher = SequentialClips(config.data.shuffle_clips)
     unlabelled = None
     if config.method.uses_unlabelled:
         unlabelled = _source(setup, "unlabelled", config.batch.unlabelled, Stream.UNLABELLED)
@@ -40,36 +49,19 @@ def step_dataset(setup: Setup, ranks: Ranks) -> StepDataset:
         world_size=ranks.world_size,
         rgb="rgb" in views,
         tg="tg" in views,
-        fetcher=_fetcher(setup),
+        fetcher=fetcher,
     )
-    _check_cache(setup, dataset)
-    return dataset
-
-
-def _fetcher(setup: Setup) -> ClipFetcher:
-    """How clips are found in this reading mode. InputError if a setting needs an order that sequential shards do not have."""
-    if setup.reader.shards.source is None:
-        return IndexedClips()
-    quirks = [quirk for quirk in setup.config.compat.quirks if quirk in ("fixed_labelled_order", "replayed_operations")]
-    if quirks:
-        raise InputError(f"data.reader=stream cannot have compat.quirks {', '.join(quirks)}: its order is not fixed.")
-    return SequentialClips(setup.config.data.shuffle_clips)
-
-
-def _check_cache(setup: Setup, dataset: StepDataset) -> None:
-    """Reject a cache that is too small to fetch ahead."""
-    cache = setup.reader.shards.cache
-    if cache is None:
-        return
+    # A cache that is too small to fetch ahead is rejected now and not after hours.
     shard_bytes = {shard.name: shard.num_bytes for shard in setup.manifest.shards}
-    needed = largest_need(dataset.sources, setup.reader.index, shard_bytes)
-    if cache.num_bytes < needed:
+    needed = largest_need(dataset.sources, setup.reader.index, shard_bytes) if shards.cache is not None else 0
+    if shards.cache is not None and shards.cache.num_bytes < needed:
         gigabytes = gigabytes_up(needed)
         raise InputError(
-            f"The cache {cache.folder} may hold {cache.num_bytes / 1e9:.3g} GB; two blocks of data.block_shards="
-            f"{setup.config.data.block_shards} shards and a labelled batch need {gigabytes} GB. Set runtime.cache_gb={gigabytes} "
+            f"The cache {shards.cache.folder} may hold {shards.cache.num_bytes / 1e9:.3g} GB; two blocks of data.block_shards="
+            f"{config.data.block_shards} shards and a labelled batch need {gigabytes} GB. Set runtime.cache_gb={gigabytes} "
             "(--cache-gb), make room on its disk, name another folder with --cache, or lower data.block_shards."
         )
+    return dataset
 
 
 def training_workers(config: Config) -> int:

@@ -15,7 +15,7 @@ mapped back to the stored frame, so pixels are interpolated once. All numbers fo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -55,17 +55,15 @@ class ClipSettings:
     # the raw frames. "flow": the stored flow picture of each frame in place of TG. "none": RGB alone, which may use the last frame.
     gradient: Gradient = "fast"
     size: int = REFERENCE_INPUT_SIZE  # side in pixels of the square that the network gets in training
-    test_size: int = (
-        0  # the same in a test with three crops; 0: 256 for a size of 224 (published), in proportion for others
-    )
+    # The same in a test with three crops; 0: 256 for a size of 224 (published), in proportion for others.
+    test_size: int = 0
     crop: Literal["resized", "jitter"] = "resized"  # random area and aspect, or random short side and square (MvPL)
     area: tuple[float, float] = (0.08, 1.0)  # range of the part of the resized frame that a "resized" crop covers
     aspect_range: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of a "resized" crop
     flip_probability: float = 0.5
     shared_crop: bool = True  # whether crop and flip are the same for RGB and TG (MvPL draws them independently)
-    flow_flip_keeps_x: bool = (
-        False  # whether flow of a mirrored clip keeps its horizontal direction (a mistake of the reference)
-    )
+    # Whether flow of a mirrored clip keeps its horizontal direction (a mistake of the reference).
+    flow_flip_keeps_x: bool = False
 
     def __post_init__(self) -> None:
         for name in ("clip_frames", "interval", "num_clips", "size"):
@@ -93,9 +91,8 @@ class ClipPlan:
     boxes: tuple[CropBox, ...]  # one for each view (one in training)
     flip: bool  # whether to mirror left to right
     tg_boxes: tuple[CropBox, ...]
-    tg_flip: (
-        bool  # TG is mirrored, never negated; of mirrored flow the horizontal motion is reversed, unless flow_keeps_x
-    )
+    # TG is mirrored, never negated; of mirrored flow the horizontal motion is reversed, unless flow_keeps_x.
+    tg_flip: bool
     output_size: int  # side of the square output in pixels
     flow_keeps_x: bool = False
 
@@ -114,19 +111,21 @@ def plan_train(
     for start in train_starts(num_usable, settings, rng):
         box, flip = _draw_geometry(frame, settings, rng)
         tg_box, tg_flip = (box, flip) if settings.shared_crop else _draw_geometry(frame, settings, rng)
-        plan = ClipPlan(
-            frames=clip_indices(start, num_usable, settings),
-            tg_frames=(),
-            gradient=settings.gradient,
-            resized=None,
-            boxes=(box,),
-            flip=flip,
-            tg_boxes=(tg_box,),
-            tg_flip=tg_flip,
-            output_size=settings.size,
-            flow_keeps_x=settings.flow_flip_keeps_x,
+        frames = clip_indices(start, num_usable, settings)
+        plans.append(
+            ClipPlan(
+                frames=frames,
+                tg_frames=_gradient_indices(start, frames, num_frames, settings),
+                gradient=settings.gradient,
+                resized=None,
+                boxes=(box,),
+                flip=flip,
+                tg_boxes=(tg_box,),
+                tg_flip=tg_flip,
+                output_size=settings.size,
+                flow_keeps_x=settings.flow_flip_keeps_x,
+            )
         )
-        plans.append(replace(plan, tg_frames=_gradient_indices(start, plan.frames, num_frames, settings)))
     return tuple(plans)
 
 

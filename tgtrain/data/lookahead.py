@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from tgtrain.data.order import BlockOrder, RepeatedOrder, StreamOrder
+from tgtrain.data.order import BlockOrder, StreamSource
 from tgtrain.data.stores.video_index import Need, VideoIndex
 
 _NUM_BLOCKS = 2  # the one that is being read, and the next
 _NUM_STEPS = 64  # of the plan if no stream has blocks
 
 
-class Source(Protocol):
-    """A stream: numbers of its videos in the index, int64[N], and their order."""
-
-    @property
-    def videos(self) -> npt.NDArray[np.int64]: ...
-    @property
-    def order(self) -> StreamOrder | RepeatedOrder | BlockOrder: ...
-
-
-def upcoming(sources: Sequence[Source], index: VideoIndex, step: int) -> list[Need]:
+def upcoming(sources: Sequence[StreamSource], index: VideoIndex, step: int) -> list[Need]:
     """What the steps from `step` on need, as far ahead as two blocks reach: shards of a stream in blocks, samples of others."""
     num_steps = _NUM_STEPS
     for source in sources:
@@ -37,7 +26,7 @@ def upcoming(sources: Sequence[Source], index: VideoIndex, step: int) -> list[Ne
     return list(dict.fromkeys(need for _, need in needs))
 
 
-def _needs(source: Source, index: VideoIndex, step: int, num_steps: int) -> Iterator[tuple[int, Need]]:
+def _needs(source: StreamSource, index: VideoIndex, step: int, num_steps: int) -> Iterator[tuple[int, Need]]:
     """(step of first use, need) of one stream."""
     order = source.order
     if isinstance(order, BlockOrder):
@@ -50,7 +39,7 @@ def _needs(source: Source, index: VideoIndex, step: int, num_steps: int) -> Iter
             yield later, int(source.videos[draw.video])
 
 
-def largest_need(sources: Sequence[Source], index: VideoIndex, shard_bytes: dict[str, int]) -> int:
+def largest_need(sources: Sequence[StreamSource], index: VideoIndex, shard_bytes: dict[str, int]) -> int:
     """Bytes that a cache must hold to fetch ahead: the two largest blocks of a stream in blocks, one batch of samples of others."""
     _, sizes = index.extents()
     total = 0

@@ -85,7 +85,8 @@ class StreamOrder:
 
     def coverage(self, num_steps: int) -> Coverage:
         """How far the stream has come after `num_steps`."""
-        return _coverage_of_passes(num_steps * self.batch_size, self.num_videos)
+        num_passes, num_in_pass = divmod(num_steps * self.batch_size, self.num_videos)
+        return Coverage(num_passes, num_in_pass, min(num_steps * self.batch_size, self.num_videos))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,7 @@ class BlockOrder:
 
     def coverage(self, num_steps: int) -> Coverage:
         """How far the stream has come after `num_steps`."""
-        return _coverage_of_passes(num_steps * self.batch_size, self.num_videos)
+        return StreamOrder(self.num_videos, self.batch_size, self.seed, self.stream_id).coverage(num_steps)
 
     def blocks_from(self, position: int, num_blocks: int) -> list[tuple[int, Indices]]:
         """(first position, int64 shards) of the block that holds a position and of those after it, in order."""
@@ -196,6 +197,15 @@ class BlockOrder:
         return used, np.argsort(self.shards, kind="stable"), np.concatenate(([0], np.cumsum(counts)))
 
 
+@dataclass(frozen=True, slots=True)
+class StreamSource:
+    """The videos of a stream."""
+
+    videos: Indices  # int64[N], numbers in the video index
+    labels: Indices  # int64[N], -1 if unknown
+    order: StreamOrder | RepeatedOrder | BlockOrder
+
+
 @lru_cache(maxsize=8)
 def _blocks_of_pass(order: BlockOrder, pass_index: int) -> tuple[Indices, Indices]:
     """The end of each block, counted in videos from the start of the pass; and the shards in order."""
@@ -218,12 +228,6 @@ def _videos_of_block(order: BlockOrder, pass_index: int, block: int) -> Indices:
     part = () if len(ends) == 1 else (block,)
     keys = round_keys(order.seed, order.stream_id, pass_index, *part)
     return inside[permute(np.arange(len(inside)), len(inside), np.repeat(keys[:, None], len(inside), axis=1))]
-
-
-def _coverage_of_passes(position: int, num_videos: int) -> Coverage:
-    """Coverage after the first `position` draws of a stream that goes through all its videos in each pass."""
-    num_passes, num_in_pass = divmod(position, num_videos)
-    return Coverage(num_passes, num_in_pass, min(position, num_videos))
 
 
 def rank_part(draws: tuple[Draw, ...], rank: int, world_size: int) -> tuple[Draw, ...]:

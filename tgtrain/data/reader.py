@@ -29,7 +29,7 @@ from tgtrain.data.stores.remote import RemoteShards
 from tgtrain.data.stores.sequential import SequentialShards
 from tgtrain.data.stores.shard_source import ShardSource
 from tgtrain.data.stores.video_index import StoredVideo, VideoIndex, index_of
-from tgtrain.data.video_frames import GopDecoder, runs_of
+from tgtrain.data.video_frames import GopDecoder, PictureRun, runs_of
 
 Pixels = npt.NDArray[np.uint8]
 _NO_PIXELS: Pixels = np.empty((0, 0, 0, 3), np.uint8)
@@ -44,9 +44,8 @@ class Clip:
     """One view of one video; rgb and tg have the same geometry unless the plan says otherwise."""
 
     rgb: Pixels  # uint8[T, S, S, 3]
-    tg: (
-        Pixels | None
-    )  # as rgb; None if only RGB was requested. With slow TG the T + 1 raw frames whose differences are the gradient
+    # As rgb; None if only RGB was requested. With slow TG the T + 1 raw frames whose differences are the gradient.
+    tg: Pixels | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +76,8 @@ class ClipReader:
         self.decoder: GopDecoder | None = None
         self.scratch: tuple[Pixels, Pixels] = (_NO_PIXELS, _NO_PIXELS)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"index": self.index, "shards": self.shards, "gop": self.gop}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ClipReader, (self.index, self.shards, self.gop)
 
     def read_views(
         self,
@@ -99,8 +95,7 @@ class ClipReader:
         """
         video = self.index[number]
         plans = list(plans)
-        clips = list(into) if into is not None else [_empty(plan, rgb, tg) for plan in plans for _ in plan.boxes]
-        rgb_cuts, tg_cuts = _cuts(plans, clips, rgb, tg)
+        clips, rgb_cuts, tg_cuts = _cuts(plans, rgb, tg, into)
         slow, second = _sources(plans)
         resized = plans[0].resized if plans else None
         frames = _needed_frames(video, rgb_cuts, tg_cuts, slow, second)
@@ -138,22 +133,22 @@ class ClipReader:
         try:
             for kind, numbers in _needed_frames(video, frames, gradients, *_sources(plans)).items():
                 if numbers:
-                    index_offset, index_size, start, _ = video.members.place(kind)
-                    offsets = self._offsets(video, kind, sorted(numbers))
-                    spans = [(frame, frame + 1) for frame in sorted(numbers)]
-                    if kind == "rgb" and self.gop:
-                        spans = [(run.first, run.last + 1) for run in runs_of(sorted(numbers), self.gop)]
-                    ranges.append((index_offset, index_size))
-                    ranges += [(start + offsets[first], offsets[end] - offsets[first]) for first, end in spans]
+                    _, _, pictures = self._places(video, kind, sorted(numbers))
+                    ranges += [video.members.place(kind)[:2], *pictures]
         except UnreachableError:
             raise
         except (OSError, ValueError) as error:
             raise BadSampleError(f"{video.key} in {video.shard}: {error}") from None
         return ranges
 
-    def _offsets(self, video: StoredVideo, kind: str, frames: list[int]) -> list[int]:
-        """The offset of each stored frame in its member; ValueError if the frames (sorted) are not in it."""
-        index_start, index_size, _, size = video.members.place(kind)
+    def _places(
+        self, video: StoredVideo, kind: str, frames: list[int]
+    ) -> tuple[list[int], list[PictureRun], list[tuple[int, int]]]:
+        """What to read for stored frames (sorted): offsets of all frames in their member, runs, (offset, size) of each run.
+
+        ValueError if the frames are not in the member.
+        """
+        index_start, index_size, start, size = video.members.place(kind)
         is_video = kind == "rgb" and bool(self.gop)
         (content,) = self.shards.read(video.shard, [(index_start, index_size)])
         offsets: list[int] = decode_offsets(content, mp4=is_video).tolist()
@@ -163,7 +158,8 @@ class ClipReader:
             raise ValueError(
                 f"its index names {len(offsets) - 1} {what}frames and {offsets[-1]} bytes, expected {size}"
             )
-        return offsets
+        runs = runs_of(frames, self.gop) if is_video else [PictureRun(frame, frame) for frame in frames]
+        return offsets, runs, [(start + offsets[r.first], offsets[r.last + 1] - offsets[r.first]) for r in runs]
 
     def close(self) -> None:
         """Close the shards."""
@@ -179,29 +175,19 @@ class ClipReader:
         frames = sorted(frames)
         if not frames:
             return
-        offsets, start = self._offsets(video, kind, frames), video.members.place(kind)[2]
-        if kind == "rgb" and self.gop:
-            yield from self._decode_video(video, frames, part, offsets)
-            return
-        ranges = [(start + offsets[frame], offsets[frame + 1] - offsets[frame]) for frame in frames]
-        for turn, (frame, jpeg) in enumerate(zip(frames, self.shards.read(video.shard, ranges), strict=True)):
-            yield frame, self._decode_jpeg(jpeg, video, f"{kind.upper()} frame {frame}", turn % 2)
-
-    def _decode_video(
-        self, video: StoredVideo, frames: list[int], part: CropBox | None, offsets: list[int]
-    ) -> Iterator[tuple[int, Frame]]:
-        runs = runs_of(frames, self.gop)
-        start = video.members.rgb_offset
-        ranges = [(start + offsets[run.first], offsets[run.last + 1] - offsets[run.first]) for run in runs]
+        offsets, runs, ranges = self._places(video, kind, frames)
         contents = self.shards.read(video.shard, ranges)
-        pictures = (
-            (number, content[offsets[number] - offsets[run.first] : offsets[number + 1] - offsets[run.first]])
-            for run, content in zip(runs, contents, strict=True)
-            for number in range(run.first, run.last + 1)
-        )
-        if self.decoder is None:
-            self.decoder = GopDecoder()
-        yield from self.decoder.decode(pictures, frames, video.height, video.width, part)
+        if kind == "rgb" and self.gop:
+            pictures = (
+                (number, content[offsets[number] - offsets[run.first] : offsets[number + 1] - offsets[run.first]])
+                for run, content in zip(runs, contents, strict=True)
+                for number in range(run.first, run.last + 1)
+            )
+            self.decoder = self.decoder or GopDecoder()
+            yield from self.decoder.decode(pictures, frames, video.height, video.width, part)
+            return
+        for turn, (frame, jpeg) in enumerate(zip(frames, contents, strict=True)):
+            yield frame, self._decode_jpeg(jpeg, video, f"{kind.upper()} frame {frame}", turn % 2)
 
     def _decode_jpeg(self, jpeg: bytes, video: StoredVideo, what: str, slot: int) -> Frame:
         shape = (video.height, video.width, 3)
@@ -251,8 +237,7 @@ def cut_video(
     the plans need, clips stay incomplete: make new plans.
     """
     plans = list(plans)
-    clips = [_empty(plan, rgb, tg) for plan in plans for _ in plan.boxes]
-    rgb_cuts, tg_cuts = _cuts(plans, clips, rgb, tg)
+    clips, rgb_cuts, tg_cuts = _cuts(plans, rgb, tg)
     slow, _ = _sources(plans)
     needed = _rgb_frames(rgb_cuts, tg_cuts, slow)
     num_frames = 0
@@ -283,20 +268,18 @@ def _needed_frames(
     return {"rgb": set(frames), second: set(gradients)}
 
 
-def _empty(plan: ClipPlan, rgb: bool, tg: bool) -> Clip:
-    """One view of the plan, to be filled."""
-    size = (plan.output_size, plan.output_size, 3)
-    return Clip(
-        np.empty((len(plan.frames), *size), np.uint8) if rgb else _NO_PIXELS,
-        np.empty((len(plan.tg_frames), *size), np.uint8) if tg else None,
-    )
-
-
-def _cuts(plans: list[ClipPlan], clips: list[Clip], rgb: bool, tg: bool) -> tuple[Cuts, Cuts]:
-    """The cuts that each stored frame and each gradient is needed for."""
+def _cuts(
+    plans: list[ClipPlan], rgb: bool, tg: bool, into: Sequence[Clip] | None = None
+) -> tuple[list[Clip], Cuts, Cuts]:
+    """The clips to fill, one for each view, and the cuts that each stored frame and each gradient is needed for."""
+    views = [(plan, *boxes) for plan in plans for boxes in zip(plan.boxes, plan.tg_boxes, strict=True)]
+    clips = list(into or ())
+    for plan, *_ in views if into is None else ():
+        size = (plan.output_size, plan.output_size, 3)
+        pixels = np.empty((len(plan.frames), *size), np.uint8) if rgb else _NO_PIXELS
+        clips.append(Clip(pixels, np.empty((len(plan.tg_frames), *size), np.uint8) if tg else None))
     rgb_cuts: Cuts = defaultdict(list)
     tg_cuts: Cuts = defaultdict(list)
-    views = [(plan, *boxes) for plan in plans for boxes in zip(plan.boxes, plan.tg_boxes, strict=True)]
     for (plan, box, tg_box), clip in zip(views, clips, strict=True):
         if rgb:
             for frame, target in zip(plan.frames, clip.rgb, strict=True):
@@ -305,7 +288,7 @@ def _cuts(plans: list[ClipPlan], clips: list[Clip], rgb: bool, tg: bool) -> tupl
             for frame, target in zip(plan.tg_frames, clip.tg, strict=True):
                 turn_x = plan.tg_flip and plan.gradient == "flow" and not plan.flow_keeps_x
                 tg_cuts[frame].append(Cut(target, tg_box, plan.tg_flip, turn_x))
-    return dict(rgb_cuts), dict(tg_cuts)
+    return clips, dict(rgb_cuts), dict(tg_cuts)
 
 
 def _rgb_frames(frames: Iterable[int], gradients: Iterable[int], slow: bool) -> set[int]:

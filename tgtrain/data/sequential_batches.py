@@ -25,9 +25,9 @@ import numpy.typing as npt
 from torch.utils.data import get_worker_info
 
 from manifests.records import InputError
-from tgtrain.data.batch import FilledClips, StepDataset, StreamSource
+from tgtrain.data.batch import FilledClips, IndexedClips, StepDataset
 from tgtrain.data.clip import ClipPlan
-from tgtrain.data.order import Draw
+from tgtrain.data.order import Draw, StreamSource
 from tgtrain.data.reader import BadSampleError, Clip, ClipReader
 from tgtrain.data.stores.sequential import HeldSample, MemoryShards, held_sample
 from tgtrain.data.stores.shard_source import TRIES, BrokenStreamError, Members
@@ -189,7 +189,7 @@ class ClipBuffer:
             return str(error)
 
 
-class SequentialClips:
+class SequentialClips(IndexedClips):
     """Clips as the shards of this process bring them; a damaged sample is replaced by the next clip.
 
     Steps must be read in order: in one process all from `first_step` on, in process w of W every W-th.
@@ -199,20 +199,32 @@ class SequentialClips:
 
     def __init__(self, buffer_clips: int, first_step: int = 0) -> None:
         self.buffer_clips, self.first_step = buffer_clips, first_step
-        self.buffers: dict[
-            Stream, tuple[ClipBuffer, Iterator[WaitingClips | str]]
-        ] = {}  # opened by the process that reads
+        # Opened by the process that reads.
+        self.buffers: dict[Stream, tuple[ClipBuffer, Iterator[WaitingClips | str]]] = {}
 
     def from_step(self, step: int) -> SequentialClips:
-        """See `ClipFetcher`."""
+        """See `IndexedClips`."""
         return SequentialClips(self.buffer_clips, step)
 
     def fill(
         self, dataset: StepDataset, source: StreamSource, stream: Stream, draw: Draw, into: list[Clip]
     ) -> FilledClips:
-        """See `ClipFetcher`: the next clips of the stream, whatever the draw."""
+        """See `IndexedClips`: the next clips of the stream, whatever the draw."""
         if stream not in self.buffers:
-            buffer = self._open(dataset, source, stream)
+            worker = get_worker_info()
+            number, total = (worker.id, worker.num_workers) if worker is not None else (0, 1)
+            buffer = ClipBuffer(
+                dataset.reader,
+                source.videos,
+                partial(dataset.plan_clips, stream),
+                seed=dataset.seed,
+                stream_id=stream,
+                slot=Slot(dataset.rank * total + number, dataset.world_size * total),
+                num_before=self.first_step * source.order.batch_size,  # a resumed run goes on near where it was
+                buffer_clips=self.buffer_clips,
+                rgb=dataset.rgb,
+                tg=dataset.tg,
+            )
             self.buffers[stream] = buffer, buffer.draws()
         buffer, items = self.buffers[stream]
         bad: list[str] = []
@@ -231,23 +243,6 @@ class SequentialClips:
                     f"No sample can be read: {bad[-1]}. `tgprep check` on a copy of the data set finds what is damaged."
                 )
         raise AssertionError("streams never end")
-
-    def _open(self, dataset: StepDataset, source: StreamSource, stream: Stream) -> ClipBuffer:
-        """The stream in this process, from where a run has it at the first step, up to a shard."""
-        worker = get_worker_info()
-        number, total = (worker.id, worker.num_workers) if worker is not None else (0, 1)
-        return ClipBuffer(
-            dataset.reader,
-            source.videos,
-            partial(dataset.plan_clips, stream),
-            seed=dataset.seed,
-            stream_id=stream,
-            slot=Slot(dataset.rank * total + number, dataset.world_size * total),
-            num_before=self.first_step * source.order.batch_size,
-            buffer_clips=self.buffer_clips,
-            rgb=dataset.rgb,
-            tg=dataset.tg,
-        )
 
 
 def weaker_promises(workers: int, buffer_clips: int, num_shards: int) -> list[str]:

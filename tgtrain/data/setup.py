@@ -140,15 +140,12 @@ def prepare(root: str, split: LabelSplit, manifest: Manifest, config: Config) ->
         raise InputError("This run cannot start: " + "; ".join(problems) + ".")
     reader = open_reader(manifest, split.key, cache_settings(config), stream)
     doubts = tuple(problem.message for problem in checked if problem.level == WARNING)
-    return Setup(with_blocks(config, manifest.root), manifest, split, reader, doubts)
-
-
-def with_blocks(config: Config, root: str) -> Config:
-    """The config with data.block_shards decided: one shuffle of everything on local disk, blocks for a data set at a URL."""
-    if config.data.block_shards >= 0:
-        return config
-    in_blocks = is_url(root) and config.data.reader == "indexed"
-    return replace(config, data=replace(config.data, block_shards=_REMOTE_BLOCK_SHARDS if in_blocks else 0))
+    # Undecided blocks: one shuffle of everything on local disk, blocks for a data set at a URL.
+    if config.data.block_shards < 0:
+        in_blocks = is_url(manifest.root) and config.data.reader == "indexed"
+        blocks = _REMOTE_BLOCK_SHARDS if in_blocks else 0
+        config = replace(config, data=replace(config.data, block_shards=blocks))
+    return Setup(config, manifest, split, reader, doubts)
 
 
 def cache_settings(config: Config) -> CacheSettings:

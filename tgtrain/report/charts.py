@@ -9,7 +9,7 @@ from os.path import commonprefix
 import numpy as np
 
 from tgtrain.report.plot import BOTTOM, LEFT, NUM_COLOURS, RIGHT, TOP, Line, Plot, draw, number, reduce_points
-from tgtrain.report.run_data import Curve, RunData
+from tgtrain.report.run_data import Curve, RunData, metric_order
 
 _SCALE = {"%": 100.0, "GB": 1 / 1024}  # from the logged value to the unit of a chart
 _HIDDEN = {"epoch", "seconds_left", "loader_memory_mb", "num_bad", "train/num_selected", "train/num_correct"}
@@ -26,12 +26,8 @@ class Chart:
     alt: str
     plot: Plot
     lines: tuple[Line, ...]
-    readout: dict[str, object]  # for the script that reads values with the pointer
-
-    @property
-    def num_merged(self) -> int:
-        """Log lines that share a point."""
-        return max(line.points.num_merged for line in self.lines)
+    # For the script that reads values with the pointer: axes as [start, end, low, high], values of each line (None: a gap).
+    readout: dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +111,7 @@ def _themes(run: RunData, names: Mapping[str, Curve]) -> list[_Theme]:
     threshold, clip_norm = run.config.method.threshold, run.config.optimiser.clip_norm
     trusted = f"Share of unlabelled clips whose pseudo-label passes the threshold {threshold:g}, and how many of those are right."
     gradient_note = f"L2 norm of all gradients{f' before clipping at {clip_norm:g}' if clip_norm else ''}."
-    accuracies = sorted((name for name in names if "@" in name), key=_metric_order)
+    accuracies = sorted((name for name in names if "@" in name), key=metric_order)
     themes = [
         _Theme(
             "Accuracy",
@@ -174,11 +170,6 @@ def _named_curves(run: RunData) -> dict[str, Curve]:
     return {name: curve for name, curve in curves.items() if len(curve.finite().step)}
 
 
-def _metric_order(name: str) -> tuple[int, str]:
-    order = ("top1@", "top5@", "mean_class@")
-    return next((place for place, start in enumerate(order) if name.startswith(start)), len(order)), name
-
-
 def _line(theme: _Theme, name: str, label: str, curve: Curve, colour: int, dash: int) -> Line:
     points = reduce_points(curve, _SCALE.get(theme.unit, 1.0))
     value = float(curve.finite().value[-1]) * _SCALE.get(theme.unit, 1.0)
@@ -188,7 +179,10 @@ def _line(theme: _Theme, name: str, label: str, curve: Curve, colour: int, dash:
 
 
 def _chart(theme: _Theme, lines: Sequence[Line], runs: Sequence[RunData]) -> Chart:
-    marks = [start for run in runs for start in _pseudo_start(run)] if theme.marked else []
+    # The step after which the pseudo-label loss counts, of runs that have it and a warm-up.
+    methods = [(run.config.method, run.facts.steps_per_epoch) for run in runs if theme.marked]
+    marks = [method.warmup_epochs * steps for method, steps in methods if method.uses_unlabelled]
+    marks = [step for step in marks if step]
     plot = draw(lines, "%" * (theme.unit == "%"), may_log=theme.may_log, zero=theme.zero, marks=marks)
     notes = [theme.note] * bool(theme.note)
     last_steps = {line.last_step for line in lines}
@@ -201,6 +195,7 @@ def _chart(theme: _Theme, lines: Sequence[Line], runs: Sequence[RunData]) -> Cha
     head = commonprefix(names).rpartition("_")[0]  # noqa: RUF071 (by characters, as meant)
     names[1:] = [name.removeprefix(head) for name in names[1:]]
     last = ", ".join(f"{line.label} {line.last}" for line in lines)
+    per_epoch = {run.facts.steps_per_epoch for run in runs}
     return Chart(
         title=theme.title,
         names=", ".join(names),
@@ -209,33 +204,19 @@ def _chart(theme: _Theme, lines: Sequence[Line], runs: Sequence[RunData]) -> Cha
         alt=f"Line chart: {theme.title} over steps. Last values: {last}",
         plot=plot,
         lines=tuple(lines),
-        readout=_readout(plot, lines, theme.unit, runs),
+        readout={
+            "x": [LEFT, RIGHT, *plot.x],
+            "y": [BOTTOM, TOP, *plot.y],
+            "log": plot.log,
+            "unit": f" {theme.unit}".rstrip(),
+            "per_epoch": per_epoch.pop() if len(per_epoch) == 1 else 0,  # 0: the runs differ
+            "lines": [
+                {
+                    "colour": line.colour,
+                    "step": line.points.step.tolist(),
+                    "value": [float(f"{v:.5g}") if np.isfinite(v) else None for v in line.points.value.tolist()],
+                }
+                for line in lines
+            ],
+        },
     )
-
-
-def _pseudo_start(run: RunData) -> list[int]:
-    """The step after which the pseudo-label loss counts; [] without such a loss or without a warm-up."""
-    method = run.config.method
-    return [method.warmup_epochs * run.facts.steps_per_epoch] if method.uses_unlabelled and method.warmup_epochs else []
-
-
-def _readout(plot: Plot, lines: Sequence[Line], unit: str, runs: Sequence[RunData]) -> dict[str, object]:
-    """Axes as [start, end, low, high] and the values of each line (null: a gap), for report.js."""
-    per_epoch = {run.facts.steps_per_epoch for run in runs}
-    return {
-        "x": [LEFT, RIGHT, *plot.x],
-        "y": [BOTTOM, TOP, *plot.y],
-        "log": plot.log,
-        "unit": f" {unit}".rstrip(),
-        "per_epoch": per_epoch.pop() if len(per_epoch) == 1 else 0,  # 0: the runs differ
-        "lines": [
-            {
-                "colour": line.colour,
-                "step": line.points.step.tolist(),
-                "value": [
-                    float(f"{value:.5g}") if np.isfinite(value) else None for value in line.points.value.tolist()
-                ],
-            }
-            for line in lines
-        ],
-    }

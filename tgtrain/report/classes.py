@@ -17,21 +17,13 @@ _NUM_LEVELS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """A cell of the matrix."""
-
-    count: int
-    share: float  # of the videos of the true class, 0..1
-    level: int  # shade, 0 (none) to 10
-
-
-@dataclass(frozen=True, slots=True)
 class Confusion:
     """The classes that occur as truth or prediction, with `rows` for a table or else `svg` and `readout` for a map."""
 
     names: tuple[str, ...]
     num_left_out: int
-    rows: tuple[tuple[Cell, ...], ...] = ()
+    # Of each cell the count, its share of the videos of the true class, and the shade from 0 (none) to 10.
+    rows: tuple[tuple[tuple[int, float, int], ...], ...] = ()
     svg: str = ""
     readout: dict[str, object] | None = None  # for the script that reads cells with the pointer
 
@@ -70,15 +62,15 @@ def confusion_view(run: RunData, result: TestResult) -> Confusion | None:
     share = counts / np.maximum(sums, 1)[:, None]
     level = np.ceil(share * _NUM_LEVELS).astype(int)
     if len(names) <= MAX_TABLE_CLASSES:
-        rows = (zip(*row, strict=True) for row in zip(counts.tolist(), share.tolist(), level.tolist(), strict=True))
-        return Confusion(names, num_left_out, tuple(tuple(Cell(*cell) for cell in row) for row in rows))
+        rows = zip(counts.tolist(), share.tolist(), level.tolist(), strict=True)
+        return Confusion(names, num_left_out, tuple(tuple(zip(*row, strict=True)) for row in rows))
     cells = [[t, p, int(counts[t, p])] for t, p in np.argwhere(counts).tolist()]
     readout: dict[str, object] = {"names": names, "cells": cells, "sums": sums.tolist()}
     return Confusion(names, num_left_out, svg=_map(level), readout=readout)
 
 
-def top_confusions(run: RunData, result: TestResult, limit: int = MAX_CONFUSIONS) -> tuple[Pair, ...]:
-    """The most frequent confusions, most frequent first; equal counts by label."""
+def top_confusions(run: RunData, result: TestResult, limit: int | None = MAX_CONFUSIONS) -> tuple[Pair, ...]:
+    """The most frequent confusions, most frequent first; equal counts by label. limit: None for all."""
     if result.confusion is None:
         return ()
     sums = result.confusion.sum(axis=1).tolist()
@@ -89,6 +81,9 @@ def top_confusions(run: RunData, result: TestResult, limit: int = MAX_CONFUSIONS
 
 def class_rows(run: RunData, results: Sequence[TestResult]) -> tuple[ClassRow, ...]:
     """Accuracy by class, weakest first by the first result, for one result or several side by side."""
+    taken_for: dict[int, str] = {}  # by label
+    for pair in top_confusions(run, results[0], None):
+        taken_for.setdefault(pair.truth, f"{pair.prediction_name} ({pair.count})")
     scores: dict[str, dict[int, ClassScore]] = {}
     for column, result in enumerate(results):
         for score in result.classes:
@@ -101,7 +96,7 @@ def class_rows(run: RunData, results: Sequence[TestResult]) -> tuple[ClassRow, .
                 name,
                 max(score.num_videos for score in by_column.values()),
                 tuple(value if math.isfinite(value) else None for value in accuracies),
-                _taken_for(run, results[0], by_column[0].label) if 0 in by_column else "",
+                taken_for.get(by_column[0].label, "") if 0 in by_column else "",
             )
         )
     return tuple(sorted(rows, key=lambda row: 2.0 if row.accuracies[0] is None else row.accuracies[0]))
@@ -120,14 +115,6 @@ def interval95(fraction: float, count: int) -> tuple[float, float]:
     half = z * math.sqrt(fraction * (1 - fraction) / count + z * z / (4 * count * count))
     scale = 1 + z * z / count
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
-
-
-def _taken_for(run: RunData, result: TestResult, label: int) -> str:
-    if result.confusion is None or not 0 <= label < len(result.confusion):
-        return ""
-    wrong = result.confusion[label].copy()
-    wrong[label] = 0
-    return f"{run.class_name(int(wrong.argmax()))} ({wrong.max()})" if wrong.any() else ""
 
 
 def _map(level_KK: np.ndarray) -> str:

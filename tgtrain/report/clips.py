@@ -40,15 +40,6 @@ _MOTION_TEXTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the test of a run predicted for a clip."""
-
-    who: str  # name of the run; "" if only one is shown
-    class_name: str
-    right: bool
-
-
-@dataclass(frozen=True, slots=True)
 class FilmStrip:
     """The middle clip of a video. Pictures are JPEG data URIs in order of time."""
 
@@ -58,7 +49,8 @@ class FilmStrip:
     motion: tuple[str, ...]  # TG or optical flow
     frames: tuple[int, ...]  # indices in the video
     num_video_frames: int
-    verdicts: tuple[Verdict, ...] = ()
+    # Of each run its name ("" if only one is shown), the class that its test predicted, and whether that is right.
+    verdicts: tuple[tuple[str, str, bool], ...] = ()
     liveliest: int = 0  # the picture in which most moves
 
 
@@ -158,9 +150,11 @@ def _examples(result: TestResult | None, pairs: Sequence[Pair]) -> dict[Pair, st
     return {pair: first[pair.truth, pair.prediction] for pair in pairs if (pair.truth, pair.prediction) in first}
 
 
-def _verdicts(key: str, runs: Sequence[RunData], results: Sequence[TestResult | None]) -> tuple[Verdict, ...]:
+def _verdicts(
+    key: str, runs: Sequence[RunData], results: Sequence[TestResult | None]
+) -> tuple[tuple[str, str, bool], ...]:
     return tuple(
-        Verdict(run.name if len(runs) > 1 else "", run.class_name(entry.prediction), entry.prediction == entry.label)
+        (run.name if len(runs) > 1 else "", run.class_name(entry.prediction), entry.prediction == entry.label)
         for run, result in zip(runs, results, strict=True)
         if result is not None and run.data.digest == runs[0].data.digest
         for entry in result.predictions
@@ -173,10 +167,10 @@ def _strip(reader: ClipReader, video: int, settings: ClipSettings) -> FilmStrip:
     stored = reader.index[video]
     (plan,) = plan_eval(stored.num_frames, stored.height, stored.width, settings)
     clip = reader.read(video, plan)
-    assert clip.tg is not None
     motion = clip.tg
+    assert motion is not None
     if plan.gradient == "slow":  # the reader gives the raw frames, and the network their differences
-        motion = slow_gradient(torch.from_numpy(clip.tg)[None])[0].to(torch.uint8).numpy()
+        motion = slow_gradient(torch.from_numpy(motion)[None])[0].to(torch.uint8).numpy()
     shown = np.linspace(0, len(plan.frames) - 1, min(NUM_FRAMES, len(plan.frames))).round().astype(int)
     change = np.abs(motion[shown].astype(np.int16) - ZERO_LEVEL).mean(axis=(1, 2, 3))
     return FilmStrip(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from manifests.records import InputError
 from tgtrain.config import flat_settings, load_recipe
 from tgtrain.report.facts import evaluations
-from tgtrain.report.run_data import RunData
+from tgtrain.report.run_data import RunData, metric_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,38 +24,13 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class ComparedRow:
-    """A setting over all runs, as text."""
-
-    name: str
-    values: tuple[str, ...]
-
-    @property
-    def differs(self) -> bool:
-        """Whether the runs differ in it."""
-        return len(set(self.values)) > 1
-
-
-@dataclass(frozen=True, slots=True)
-class ComparedMetric:
-    """A metric over all runs; None for a run that did not measure it."""
-
-    name: str
-    values: tuple[float | None, ...]
-
-    @property
-    def best(self) -> float:
-        """The highest value."""
-        return max(value for value in self.values if value is not None)
-
-
-@dataclass(frozen=True, slots=True)
 class Comparison:
-    """Runs side by side."""
+    """Runs side by side: a row for each metric or setting, with the value of each run."""
 
-    metrics: tuple[ComparedMetric, ...]
-    settings: tuple[ComparedRow, ...]
-    warnings: tuple[str, ...]
+    metrics: Mapping[str, Sequence[float | None]]  # None for a run that did not measure it
+    different: Mapping[str, Sequence[str]]  # settings that differ, as text
+    same: Mapping[str, Sequence[str]]  # the others
+    warnings: Sequence[str]
 
 
 def run_settings(run: RunData) -> dict[str, list[Setting]]:
@@ -74,10 +49,12 @@ def compare(runs: Sequence[RunData]) -> Comparison:
     named = [_accuracies(run) for run in runs]
     names = sorted({name for values in named for name in values}, key=_row_order)
     settings = [_settings(run) for run in runs]
+    rows = {key: [_text(values[key]) for values in settings] for key in settings[0]}
     return Comparison(
-        tuple(ComparedMetric(name, tuple(values.get(name) for values in named)) for name in names),
-        tuple(ComparedRow(key, tuple(_text(values[key]) for values in settings)) for key in settings[0]),
-        tuple(_warnings(runs)),
+        metrics={name: [values.get(name) for values in named] for name in names},
+        different={key: values for key, values in rows.items() if len(set(values)) > 1},
+        same={key: values for key, values in rows.items() if len(set(values)) == 1},
+        warnings=_warnings(runs),
     )
 
 
@@ -115,11 +92,9 @@ def _accuracies(run: RunData) -> dict[str, float]:
 
 def _row_order(name: str) -> tuple[bool, int, int, str]:
     """Tests before evaluations while training, more views first, then by metric."""
-    metric, _, rest = name.partition("@")
-    clips, _, crops = rest.split(" ")[0].partition("x")
+    clips, _, crops = name.partition("@")[2].split(" ")[0].partition("x")
     views = int(clips) * int(crops) if clips.isdigit() and crops.isdigit() else 0
-    order = ("top1", "top5", "mean_class")
-    return "while training" in name, -views, order.index(metric) if metric in order else len(order), name
+    return "while training" in name, -views, *metric_order(name)
 
 
 def _shipped(run: RunData, name: str) -> dict[str, Any]:

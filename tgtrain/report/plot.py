@@ -48,8 +48,6 @@ DARK = Theme(
     "#2a3038",
     ("#7ea6ff", "#ff9f52", "#4fcabd", "#ea86d6", "#ad98ff", "#ff8b85", "#bccb4e", "#a6b0bc"),
 )
-
-
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "tgtrain",
@@ -113,11 +111,6 @@ class Line:
         """Lengths of strokes and gaps in line widths; () for a solid line."""
         return DASHES[self.dash % len(DASHES)]
 
-    @property
-    def legend_dashes(self) -> str:
-        """The dashes for a stroke in the legend of the page, in pixels."""
-        return " ".join(f"{2 * length:g}" for length in self.dashes)
-
 
 @dataclass(frozen=True, slots=True)
 class Plot:
@@ -143,7 +136,19 @@ def draw(
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
         axes = figure.add_axes((LEFT / WIDTH, 1 - BOTTOM / HEIGHT, (RIGHT - LEFT) / WIDTH, (BOTTOM - TOP) / HEIGHT))
         for line in lines:
-            _draw_line(axes, line, band=len(lines) == 1)
+            points, colour = line.points, LIGHT.lines[line.colour % NUM_COLOURS]
+            if len(lines) == 1 and points.num_merged > 1:  # a band shows the range of the merged values
+                axes.fill_between(points.step, points.low, points.high, color=colour, alpha=0.18, linewidth=0)
+            axes.plot(
+                points.step,
+                points.value,
+                color=colour,
+                linewidth=1.7,
+                linestyle=(0, line.dashes) if line.dashes else "-",
+                marker="o" if len(points.step) <= _MAX_DOTS else None,
+                markersize=4,
+                clip_on=False,
+            )
         log = _set_axes(axes, unit, may_log, zero)
         for step in marks:
             axes.axvline(step, color=LIGHT.text, linewidth=0.9, dashes=(2, 3))
@@ -174,22 +179,6 @@ def number(value: float) -> str:
     if value and abs(value) < 1e-4:
         return f"{value:.2e}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _draw_line(axes: Axes, line: Line, band: bool) -> None:
-    points, colour = line.points, LIGHT.lines[line.colour % NUM_COLOURS]
-    if band and points.num_merged > 1:
-        axes.fill_between(points.step, points.low, points.high, color=colour, alpha=0.18, linewidth=0)
-    axes.plot(
-        points.step,
-        points.value,
-        color=colour,
-        linewidth=1.7,
-        linestyle=(0, line.dashes) if line.dashes else "-",
-        marker="o" if len(points.step) <= _MAX_DOTS else None,
-        markersize=4,
-        clip_on=False,
-    )
 
 
 def _set_axes(axes: Axes, unit: str, may_log: bool, zero: bool) -> bool:

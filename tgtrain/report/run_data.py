@@ -122,6 +122,13 @@ def read_run(folder: Path) -> RunData:
     )
 
 
+def metric_order(name: str) -> tuple[int, str]:
+    """Sort key of metrics such as `top1@1x1 (test)`: top-1, top-5, mean over classes, then others by name."""
+    order = ("top1", "top5", "mean_class")
+    metric = name.partition("@")[0]
+    return order.index(metric) if metric in order else len(order), name
+
+
 def _not_a_run(folder: Path) -> str:
     advice = "Name a folder that `tgtrain run` made, or leave RUN out for the newest one below ./runs."
     if not folder.exists():

@@ -21,10 +21,10 @@ from tests.extraction import wait_until
 from tests.object_store import ObjectStore
 from tests.train.support import write_data_set
 from tgtrain.config import load_recipe
-from tgtrain.data.batch import StepDataset, StreamSource
+from tgtrain.data.batch import StepDataset
 from tgtrain.data.build import gigabytes_up, step_dataset
 from tgtrain.data.lookahead import largest_need, upcoming
-from tgtrain.data.order import BlockOrder, StreamOrder
+from tgtrain.data.order import BlockOrder, StreamOrder, StreamSource
 from tgtrain.data.setup import Setup, prepare
 from tgtrain.data.stores.remote import RemoteShards
 from tgtrain.data.stores.video_index import Need, VideoIndex, index_of

@@ -21,11 +21,11 @@ from manifests.table import Manifest
 from tests.prep.support import number_of, psnr
 from tests.train.data.support import extract_all
 from tgprep.decode.stored import stored_frames
-from tgtrain.data.batch import StepDataset, StreamSource
+from tgtrain.data.batch import StepDataset
 from tgtrain.data.clip import ClipSettings, plan_eval, plan_train
 from tgtrain.data.crop import CropBox
 from tgtrain.data.loader import step_loader
-from tgtrain.data.order import StreamOrder
+from tgtrain.data.order import StreamOrder, StreamSource
 from tgtrain.data.reader import BadSampleError, ClipReader, cut_video, open_reader
 from tgtrain.data.video_frames import GopDecoder, PictureRun, runs_of
 from tgtrain.method.augment.plan import StrongSettings

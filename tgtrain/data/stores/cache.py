@@ -18,13 +18,13 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from manifests.files import publish
 from manifests.locks import try_lock, wait_for_lock
-from manifests.records import InputError, ShardRow
+from manifests.records import InputError
 
 _TOUCH_SECONDS = 1.0  # a read updates the modification time at most this often
 _QUIET_SECONDS = 60.0  # between two warnings about one subject
@@ -47,21 +47,17 @@ class Piece:
         return f"{self.digest}.tar" if self.is_whole else f"{self.digest}-{self.offset}-{self.size}.sample"
 
 
-def whole_shard(row: ShardRow) -> Piece:
-    """The shard as one piece."""
-    return Piece(row.name, row.sha256, 0, row.num_bytes, True)
-
-
 @dataclass(frozen=True, slots=True)
 class CacheSettings:
     """Where the cache is and how much it may hold."""
 
-    folder: str = ""  # "" for tgtrain's own below the user's cache folder
+    folder: str = ""  # "" for `tgtrain` below XDG_CACHE_HOME, or below ~/.cache
     num_bytes: int = 0  # 0: 80 % of what the disk has free, what the cache holds already included
 
     def open(self) -> Cache:
         """The cache; its folder is created if it is missing. InputError if that fails."""
-        folder = Path(self.folder).expanduser() if self.folder else default_folder()
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+        folder = Path(self.folder).expanduser() if self.folder else base / "tgtrain"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             cache = Cache(folder.resolve(), self.num_bytes)
@@ -74,11 +70,6 @@ class CacheSettings:
                 f"{folder} cannot be the cache of shards: {error.strerror}. Name another folder with --cache."
             ) from None
         return cache
-
-
-def default_folder() -> Path:
-    """`tgtrain` below XDG_CACHE_HOME, or below ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "tgtrain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +130,13 @@ class Cache:
         finally:
             os.close(file)
 
-    def reserve(
-        self, size: int, protected: Collection[str], allocate: Callable[[], None], *, evict_protected: bool
-    ) -> bool:
-        """Evict least recently used pieces until `size` bytes fit, and have `allocate` take them; False if there is no room.
+    def reserve(self, claim: Claim, protected: Collection[str], *, evict_protected: bool = False) -> bool:
+        """Evict least recently used pieces until the piece fits, and take its bytes; False if there is no room now.
 
         protected: names of pieces that are evicted only if `evict_protected`, and then after all others.
         """
+        os.ftruncate(claim.file, 0)
+        size = claim.piece.size
         with self._locked("room") as file:
             known = os.pread(file, 32, 0)
             num_held = int(known) if known.isdigit() else self.num_bytes
@@ -160,7 +151,7 @@ class Cache:
             os.pwrite(file, text, 0)
             os.ftruncate(file, len(text))
             if fits:
-                allocate()
+                os.ftruncate(claim.file, size)
             return fits
 
     @contextlib.contextmanager
@@ -245,14 +236,6 @@ class Claim:
     piece: Piece
     path: Path
     file: int
-
-    def reserve(self, protected: Collection[str], *, evict_protected: bool = False) -> bool:
-        """Reserve the bytes of the piece; False if the cache has no room for them now. See `Cache.reserve`."""
-        os.ftruncate(self.file, 0)
-        size = self.piece.size
-        return self.cache.reserve(
-            size, protected, lambda: os.ftruncate(self.file, size), evict_protected=evict_protected
-        )
 
     def publish(self, *, damaged: bool = False) -> None:
         """Give the complete piece its name."""

@@ -24,16 +24,15 @@ class LocalShards(Shards):
         self.root = root
         self.files: OrderedDict[str, int] = OrderedDict()  # descriptors, least recently used first
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LocalShards, (self.root,)
 
     def read(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """See `Shards`."""
         if name not in self.files:
-            self.files[name] = open_for_ranges(Path(self.root) / name)
+            file = self.files[name] = os.open(Path(self.root) / name, os.O_RDONLY | os.O_CLOEXEC)
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead beyond the ranges
             if len(self.files) > _MAX_OPEN_FILES:
                 os.close(self.files.popitem(last=False)[1])
         self.files.move_to_end(name)
@@ -43,14 +42,6 @@ class LocalShards(Shards):
         """See `Shards`."""
         while self.files:
             os.close(self.files.popitem()[1])
-
-
-def open_for_ranges(path: Path) -> int:
-    """A descriptor to read scattered ranges from, without read-ahead beyond them."""
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
-    return file
 
 
 def read_ranges(file: int, ranges: Sequence[tuple[int, int]]) -> list[bytes]:

@@ -16,17 +16,15 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-import numpy as np
-
 from manifests import object_store
 from manifests.files import below
 from manifests.object_store import call
 from manifests.records import InputError, ShardRow
 from manifests.sample import BLOCK_BYTES, decode_offsets, frame_members, member_header
 from tgtrain.data.stores import Shards
-from tgtrain.data.stores.cache import Cache, Claim, Piece, whole_shard
+from tgtrain.data.stores.cache import Cache, Claim, Piece
 from tgtrain.data.stores.local import read_ranges
-from tgtrain.data.stores.video_index import Need, StoredVideo, VideoIndex
+from tgtrain.data.stores.video_index import Need, SampleTable, StoredVideo, VideoIndex
 
 _JPEG_START = b"\xff\xd8"
 _LOCAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -45,16 +43,13 @@ class RemoteShards(Shards):
     def __init__(self, root: str, rows: Sequence[ShardRow], index: VideoIndex, cache: Cache, mp4: bool = False):
         """rows: of the manifest. index: the videos that are read. mp4: samples hold stored videos."""
         self.root, self.rows, self.index, self.cache, self.mp4 = root, tuple(rows), index, cache, mp4
-        self.whole = {row.name: whole_shard(row) for row in rows}
-        self.samples = _SampleTable(index)
+        self.whole = {row.name: Piece(row.name, row.sha256, 0, row.num_bytes, True) for row in rows}
+        self.samples = SampleTable(index)
         self.ahead = _FetchAhead(self)
         object_store.deduplicate_warnings(cache.already_warned)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "rows": self.rows, "index": self.index, "cache": self.cache, "mp4": self.mp4}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteShards, (self.root, self.rows, self.index, self.cache, self.mp4)
 
     def read(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """See `Shards`. InputError if the store refuses, UnreachableError if it does not answer for long."""
@@ -103,7 +98,7 @@ class RemoteShards(Shards):
             )
         try:
             with self.cache.claim(piece) as claim:
-                if claim is None or not claim.reserve(protected, evict_protected=evict_protected):
+                if claim is None or not self.cache.reserve(claim, protected, evict_protected=evict_protected):
                     return False
                 self._download(claim)
         except OSError as error:
@@ -124,11 +119,18 @@ class RemoteShards(Shards):
                 content = call(location, lambda files, path, at=first, n=size: _exact_range(files, path, at, n))  # type: ignore[misc]
                 _write(claim.file, content, start)
                 digest.update(content)
-            fault = self._fault(claim, digest.hexdigest())
+            if piece.is_whole:
+                fault = "its sha256 is not that of shards.parquet" if digest.hexdigest() != piece.digest else ""
+            else:
+                video = self.index[self.samples.video_at(piece.shard, piece.offset)]
+                fault = sample_fault(
+                    video, lambda offset, size: os.pread(claim.file, size, offset - piece.offset), mp4=self.mp4
+                )
+                fault = fault and f"in sample {video.key}, {fault}"
             if not fault:
                 claim.publish()
                 return
-        if not piece.is_whole and not _is_sample(os.pread(claim.file, BLOCK_BYTES, 0), self._video(piece).key):
+        if not piece.is_whole and not _is_sample(os.pread(claim.file, BLOCK_BYTES, 0), video.key):
             raise ValueError(f"the store holds something else at byte {piece.offset}")
         # Most of it may be good: bad frames are found when they are decoded, as in a local shard.
         claim.publish(damaged=True)
@@ -138,36 +140,6 @@ class RemoteShards(Shards):
                 f"{piece.shard} of {self.root} is damaged: {fault}. `tgprep check` finds the "
                 "damaged samples, `tgprep check --repair` on a local copy repairs them",
             )
-
-    def _fault(self, claim: Claim, digest: str) -> str:
-        """How the downloaded piece differs from the manifest; "" if no difference is known."""
-        piece = claim.piece
-        if piece.is_whole:
-            return "" if digest == piece.digest else "its sha256 is not that of shards.parquet"
-        video = self._video(piece)
-        fault = sample_fault(
-            video, lambda offset, size: os.pread(claim.file, size, offset - piece.offset), mp4=self.mp4
-        )
-        return fault and f"in sample {video.key}, {fault}"
-
-    def _video(self, sample: Piece) -> StoredVideo:
-        return self.index[self.samples.video_at(sample.shard, sample.offset)]
-
-
-class _SampleTable:
-    """Where the sample of each video is: starts and sizes, int64[N]."""
-
-    def __init__(self, index: VideoIndex) -> None:
-        self.starts, self.sizes = index.extents()
-        self.order = np.lexsort((self.starts, index.shard))
-        self.sorted_starts = self.starts[self.order]
-        first = np.searchsorted(index.shard[self.order], np.arange(len(index.shards) + 1)).tolist()
-        self.bounds = {name: (first[i], first[i + 1]) for i, name in enumerate(index.shards)}
-
-    def video_at(self, shard: str, offset: int) -> int:
-        """The video whose sample holds a byte of a shard."""
-        start, end = self.bounds[shard]
-        return int(self.order[start + np.searchsorted(self.sorted_starts[start:end], offset, side="right") - 1])
 
 
 class _FetchAhead:

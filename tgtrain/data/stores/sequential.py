@@ -15,7 +15,7 @@ import numpy as np
 from manifests.sample import frame_members
 from tgtrain.data.stores import Shards
 from tgtrain.data.stores.shard_source import TRIES, BrokenStreamError, Members, ShardSource
-from tgtrain.data.stores.video_index import StoredVideo, VideoIndex
+from tgtrain.data.stores.video_index import SampleTable, StoredVideo, VideoIndex
 
 _KINDS = ("rgb", "tg", "flow")
 
@@ -73,16 +73,13 @@ class SequentialShards(Shards):
 
     def __init__(self, source: ShardSource, index: VideoIndex) -> None:
         self.source, self.index = source, index
-        self.video_at: dict[tuple[str, int], int] = {}  # by shard and offset of each member
+        self.samples = SampleTable(index)
         self.history: dict[str, _ShardHistory] = defaultdict(_ShardHistory)
         self.held, self.held_shard = HeldSample(), ""
         self.open_shard, self.stream = "", _no_samples()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"source": self.source, "index": self.index}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SequentialShards, (self.source, self.index)
 
     def read(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """See `Shards`. ValueError if the stream has no such sample, or a different one under its key."""
@@ -92,7 +89,7 @@ class SequentialShards(Shards):
             except ValueError:
                 pass  # of another sample of this shard
         self.held_shard = ""
-        video = self._video_at(name, ranges[0][0])
+        video = self.index[self.samples.video_at(name, ranges[0][0])]
         self.held = held_sample(video, self._members(name, video.key))
         self.held_shard = name
         return [self.held.read(*each) for each in ranges]
@@ -100,8 +97,7 @@ class SequentialShards(Shards):
     def share(self, videos: Sequence[int], rank: int, num_ranks: int, num_workers: int) -> list[int]:
         """See `Shards`. Neighbours stay together, and each loader process goes forward through videos of its own."""
         numbers = np.asarray(videos, np.int64)
-        starts, _ = self.index.extents()
-        stored = np.lexsort((starts[numbers], self.index.shard[numbers]))
+        stored = np.lexsort((self.samples.starts[numbers], self.index.shard[numbers]))
         parts = np.array_split(np.array_split(stored, num_ranks)[rank], max(1, num_workers))
         return [int(part[turn]) for turn in range(len(parts[0])) for part in parts if turn < len(part)]
 
@@ -109,16 +105,6 @@ class SequentialShards(Shards):
         """See `Shards`."""
         self.stream.close()
         self.open_shard, self.stream = "", _no_samples()
-
-    def _video_at(self, name: str, offset: int) -> StoredVideo:
-        """The video with a member that begins at an offset of a shard."""
-        if not self.video_at:
-            self.video_at = {
-                (video.shard, video.members.place(kind)[0]): number
-                for number, video in enumerate(self.index)
-                for kind in _KINDS
-            }
-        return self.index[self.video_at[name, offset]]
 
     def _members(self, name: str, key: str) -> Members:
         """The members of a sample, from the stream that is open or from the beginning. ValueError if it does not come."""

@@ -102,6 +102,22 @@ class VideoIndex(Sequence[StoredVideo]):
         return StoredVideo(self.key(index), shard, num_frames, height, width, Members(*members))
 
 
+class SampleTable:
+    """Where the sample of each video is: starts and sizes in bytes, int64[N]."""
+
+    def __init__(self, index: VideoIndex) -> None:
+        self.starts, self.sizes = index.extents()
+        self.order = np.lexsort((self.starts, index.shard))
+        self.sorted_starts = self.starts[self.order]
+        first = np.searchsorted(index.shard[self.order], np.arange(len(index.shards) + 1)).tolist()
+        self.bounds = {name: (first[i], first[i + 1]) for i, name in enumerate(index.shards)}
+
+    def video_at(self, shard: str, offset: int) -> int:
+        """The video whose sample holds a byte of a shard."""
+        start, end = self.bounds[shard]
+        return int(self.order[start + np.searchsorted(self.sorted_starts[start:end], offset, side="right") - 1])
+
+
 def index_of(manifest: Manifest, keys: Sequence[str]) -> VideoIndex:
     """The index of the videos with these keys, in their order. InputError if one has no sample."""
     table = manifest.videos.arrow

@@ -22,7 +22,7 @@ from tgtrain.data.stores.cache import Cache, CacheSettings, Piece
 
 def put(cache: Cache, what: Piece, keep: tuple[str, ...] = (), **how: bool) -> bool:
     with cache.claim(what) as claim:
-        if claim is None or not claim.reserve(keep, **how):
+        if claim is None or not cache.reserve(claim, keep, **how):
             return False
         os.pwrite(claim.file, b"x" * what.size, 0)
         claim.publish()
@@ -106,7 +106,7 @@ def test_damaged_pieces_count_as_present(tmp_path: Path) -> None:
     for what in (piece(0), sample):
         with cache.claim(what) as claim:
             assert claim is not None
-            assert claim.reserve(())
+            assert cache.reserve(claim, ())
             os.pwrite(claim.file, b"y" * what.size, 0)
             claim.publish(damaged=True)
     assert cache.names() == {"room", f"{piece(0).digest}.damaged", f"{piece(1).digest}-512-100.damaged"}
@@ -145,7 +145,7 @@ def test_only_one_process_fetches_a_piece(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 1000)
     with cache.claim(piece(0)) as first:
         assert first is not None
-        assert first.reserve(())
+        assert cache.reserve(first, ())
         with cache.claim(piece(0)) as second:
             assert second is None
         with cache.claim(piece(1)) as other:
@@ -163,7 +163,7 @@ def test_error_while_fetching_leaves_nothing(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 1000)
     with pytest.raises(ZeroDivisionError), cache.claim(piece(0)) as claim:
         assert claim is not None
-        claim.reserve(())
+        cache.reserve(claim, ())
         raise ZeroDivisionError
     assert cache.names() == {"room"}
     assert put(cache, piece(0))
@@ -176,7 +176,7 @@ HOLDER = """
     from tgtrain.data.stores.cache import Cache
     cache = Cache(Path(sys.argv[1]), 1000)
     with cache.claim(piece(0, 900)) as claim, cache.slot(1) as free:
-        assert free and claim.reserve(())
+        assert free and cache.reserve(claim, ())
         os.pwrite(claim.file, b"half", 0)
         print("ready", flush=True)
         time.sleep(60)
@@ -224,7 +224,7 @@ def _hammer(folder: Path, seed: int, stop: Event) -> None:
         file = cache.open(what)
         if file is None:
             with cache.claim(what) as claim:
-                if claim is not None and claim.reserve((), evict_protected=True):
+                if claim is not None and cache.reserve(claim, (), evict_protected=True):
                     os.pwrite(claim.file, bytes([len(what.shard)]) * 60, 0)
                     time.sleep(0.001)
                     os.pwrite(claim.file, bytes([len(what.shard)]) * 40, 60)
