@@ -84,7 +84,7 @@ def wanted_views(config: Config) -> tuple[str, ...]:
 def _source(setup: Setup, part: str, batch_size: int, stream: Stream) -> StreamSource:
     videos = np.flatnonzero(setup.split.part(part))
     config, seed = setup.config, setup.config.runtime.seed
-    order: StreamOrder | RepeatedOrder | BlockOrder = StreamOrder(len(videos), batch_size, seed, stream)
+    order: StreamOrder | BlockOrder = StreamOrder(len(videos), batch_size, seed, stream)
     if stream is Stream.UNLABELLED and config.data.block_shards and len(videos):
         order = BlockOrder(setup.reader.index.shard[videos], config.data.block_shards, batch_size, seed, stream)
     if stream is Stream.LABELLED and "fixed_labelled_order" in config.compat.quirks:

@@ -1,11 +1,7 @@
 """The frames and crop boxes of a clip: pure arithmetic, no pixels.
 
 Frame indices count from 0. A clip of `clip_frames` frames at `interval` spans S = clip_frames * interval frames of n usable
-ones; a start is any of 0 .. n - S, and a video shorter than S is repeated (index modulo n):
-
-    n = 70, S = 64     start 0 |o.......o.......o.......o.......o.......o.......o.......o.......|......
-                       start 6 ......|o.......o.......o.......o.......o.......o.......o.......o.......|
-
+ones; a start is any of 0 .. n - S, and a video shorter than S is repeated (index modulo n).
 TG_k belongs to frames k and k + 1, so a video of N frames has n = N - 1 usable ones if the clip needs "fast" TG.
 Training geometry is drawn on the frame resized to a short side of 256 (for input 224; in proportion for others) and
 mapped back to the stored frame, so pixels are interpolated once. All numbers follow the reference pipeline

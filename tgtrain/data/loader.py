@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -121,9 +122,7 @@ def _end_with_parent() -> None:
 
 def keep_pages() -> None:
     """Keep glibc from returning frame-sized buffers to the kernel after every frame: measured, up to 48 % more clips a second."""
-    try:
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-1, 256 * 1024**2)  # M_TRIM_THRESHOLD
         libc.mallopt(-3, 64 * 1024**2)  # M_MMAP_THRESHOLD
-    except (OSError, AttributeError):
-        pass  # not glibc

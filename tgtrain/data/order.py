@@ -1,15 +1,9 @@
 """The videos in the global batch of a step, and the keys of every random choice about them.
 
-A stream (labelled or unlabelled) of N videos is an endless sequence of passes; each pass is a permutation of all N
-videos, drawn from (seed, stream, pass). The global batch of a step is the slice
-
-    position   0 ........ N-1 | N ........ 2N-1 | 2N ...
-    pass       0              | 1               | 2
-    batch      [step * batch, (step + 1) * batch)          half-open, continues across the end of a pass
-
-so it depends on (seed, step) alone: not on ranks, loader processes, or where a run was resumed. Every video comes
-exactly once a pass and none is dropped. Nothing is stored or shuffled in advance: a permutation is a keyed Feistel
-network, evaluated for the positions of a batch only, so a stream of any length costs the same.
+A stream of N videos is an endless sequence of passes; each is a permutation of all N, drawn from (seed, stream, pass). The global
+batch of a step is positions step * batch to (step + 1) * batch of it, across the end of a pass if need be. So it depends on
+(seed, step) alone: not on ranks, loader processes, or where a run was resumed. Nothing is stored or shuffled in advance: a
+permutation is a keyed Feistel network, evaluated for the positions of a batch only.
 """
 
 from __future__ import annotations
@@ -90,21 +84,17 @@ class StreamOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class RepeatedOrder:
+class RepeatedOrder(StreamOrder):
     """The labelled order of the reference code, for comparisons: one permutation for the run, cut into complete batches.
 
     It starts again when it is exhausted and at the start of every epoch; videos after its last complete batch are never
     seen. Clips are still drawn for each time round. InputError if the stream has fewer videos than a batch.
     """
 
-    num_videos: int
-    batch_size: int
-    seed: int
-    stream_id: int
     steps_per_epoch: int
 
     def __post_init__(self) -> None:
-        StreamOrder(self.num_videos, self.batch_size, self.seed, self.stream_id)
+        StreamOrder.__post_init__(self)
         if self.num_videos < self.batch_size:
             raise InputError(
                 f"compat.quirks fixed_labelled_order: {self.num_videos} labelled videos do not fill a batch of "
@@ -114,11 +104,9 @@ class RepeatedOrder:
     def draws(self, step: int) -> tuple[Draw, ...]:
         """See `StreamOrder.draws`."""
         pass_index, batch = self._pass_and_batch(step)
-        first_pass = StreamOrder(self.num_videos, self.batch_size, self.seed, self.stream_id)
-        return tuple(
-            Draw(draw.video, pass_index, step * self.batch_size + number)
-            for number, draw in enumerate(first_pass.draws(batch))
-        )
+        first = step * self.batch_size
+        draws = StreamOrder.draws(self, batch)  # of the first pass
+        return tuple(Draw(draw.video, pass_index, first + number) for number, draw in enumerate(draws))
 
     def coverage(self, num_steps: int) -> Coverage:
         """How far the stream has come; a pass is one time through the batches, cut off at the end of an epoch."""
@@ -203,7 +191,7 @@ class StreamSource:
 
     videos: Indices  # int64[N], numbers in the video index
     labels: Indices  # int64[N], -1 if unknown
-    order: StreamOrder | RepeatedOrder | BlockOrder
+    order: StreamOrder | BlockOrder
 
 
 @lru_cache(maxsize=8)

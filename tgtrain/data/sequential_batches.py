@@ -1,16 +1,9 @@
 """Clips from shards that can only be read from their beginning (data.reader=stream): the same clips, with weaker promises.
 
-Every loader process of every rank, a slot, has shards of its own. It reads them again and again, in an order drawn for each pass.
-Of each sample it keeps only the bytes of the clip that is drawn for it (from seed, stream, pass and key, as with the indexed
-reader), in a buffer that clips are taken from at random:
-
-    shards of the slot  7 4 9 | 9 7 4 | ...       passes
-    samples             in stored order
-    buffer              up to data.shuffle_clips clips, and BUFFER_BYTES
-    batches             of steps w, w + W, ... of this rank, for process w of W
-
-Labelled and unlabelled videos are two streams, so that their ratio is exact in every batch. Streams never end, so that all ranks do
-the same number of steps. `weaker_promises` lists what is lost.
+Every loader process of every rank is a slot with its part of the shards. It reads them again and again, in an order drawn for each
+pass. Of each sample it keeps only the bytes of the clip that is drawn for it (from seed, stream, pass and key, as with the indexed
+reader), in a buffer that clips are taken from at random. Labelled and unlabelled videos are two streams, so that their ratio is
+exact in every batch; streams never end, so that all ranks do the same number of steps.
 """
 
 from __future__ import annotations
@@ -19,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +33,7 @@ _SHARDS = (1 << 64) - 3  # the part of a pass that a slot's order of shards is d
 Plan = Callable[[StoredVideo, int], tuple[ClipPlan, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """One of `total` loader processes of all ranks."""
 
     number: int

@@ -8,7 +8,6 @@ import numpy as np
 
 from tgtrain.data.clip import REFERENCE_SHORT_SIDE
 from tgtrain.data.crop import reference_pixels
-from tgtrain.evaluate.results import TestResult
 from tgtrain.report.classes import interval95, majority_share
 from tgtrain.report.plot import number
 from tgtrain.report.run_data import RunData
@@ -180,8 +179,23 @@ def _measured(
     run: RunData, measurements: tuple[Measurement, ...], pictures: tuple[tuple[str, int, float], ...]
 ) -> Rows:
     result = run.results[0] if run.results else None
+    rows, data = {}, run.config.data
+    protocol = measurements[0].protocol if measurements else ""
+    clips, _, crops = protocol.partition("x")
+    if clips.isdigit() and crops.isdigit():
+        # As `plan_eval` cuts the views of a test.
+        short_side, cut = reference_pixels(REFERENCE_SHORT_SIDE, data.size), f"the centre crop of {data.size} pixels"
+        if crops == "3":
+            short_side = data.test_size or short_side
+            cut = f"3 crops of {short_side} pixels (both ends and middle)"
+        which = "the clip in the middle" if clips == "1" else f"{clips} clips spread evenly"
+        views, average = int(clips) * int(crops), (result.average if result else "") or "scores"
+        averaged = f"; the {average} of the {views} views are averaged" if views > 1 else ""
+        rows["Protocol"] = (
+            f"{protocol}: {which} of every video, {data.clip_frames} frames {data.interval} apart, "
+            f"short side {short_side} pixels, {cut}{averaged}."
+        )
     sizes = ", ".join(f"{size} ({100 * share:.1f} %)" for size, _, share in pictures[:4]) or "not recorded"
-    rows = {"Protocol": _protocol_text(run, measurements[0].protocol, result) if measurements else ""}
     rows["Pictures"] = f"{sizes} as stored"
     share = majority_share(result) if result else None
     if share:
@@ -192,28 +206,7 @@ def _measured(
         rows["Interval"] = (
             "Wilson’s, as if the videos were independent; videos of one group are not, so the true interval is wider."
         )
-    return tuple((label, text) for label, text in rows.items() if text)
-
-
-def _protocol_text(run: RunData, protocol: str, result: TestResult | None) -> str:
-    clips, _, crops = protocol.partition("x")
-    if not (clips.isdigit() and crops.isdigit()):
-        return ""
-    data = run.config.data
-    short_side = reference_pixels(REFERENCE_SHORT_SIDE, data.size)
-    if crops == "3":
-        short_side = data.test_size or short_side
-        cut = f"3 crops of {short_side} pixels (both ends and middle)"
-    else:
-        cut = f"the centre crop of {data.size} pixels"
-    which = "the clip in the middle" if clips == "1" else f"{clips} clips spread evenly"
-    views = int(clips) * int(crops)
-    average = (result.average if result else "") or "scores"
-    averaged = f"; the {average} of the {views} views are averaged" if views > 1 else ""
-    return (
-        f"{protocol}: {which} of every video, {data.clip_frames} frames {data.interval} apart, "
-        f"short side {short_side} pixels, {cut}{averaged}."
-    )
+    return tuple(rows.items())
 
 
 def _trained(run: RunData, seconds: float | None, time_per_step: str) -> Rows:

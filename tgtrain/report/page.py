@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
@@ -32,15 +32,10 @@ class Page:
     classes: tuple[ClassRow, ...]
     class_columns: tuple[str, ...]
     gallery: Gallery
-    comparison: Comparison | None = None
-    confusion: Confusion | None = None
-    pairs: tuple[Pair, ...] = ()
-    settings: Mapping[str, Sequence[Setting]] = field(default_factory=dict)
-
-    @property
-    def num_changed(self) -> int:
-        """Number of settings that differ from the shipped recipe."""
-        return sum(bool(setting.recipe) for settings in self.settings.values() for setting in settings)
+    comparison: Comparison | None
+    confusion: Confusion | None
+    pairs: tuple[Pair, ...]
+    settings: Mapping[str, Sequence[Setting]]
 
 
 def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
@@ -54,7 +49,7 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
         output = runs[0].folder / REPORT_NAME if len(runs) == 1 else Path(REPORT_NAME)
     if output.is_dir():
         raise InputError(f"--output {output} is a folder. Name a file in it, for example {output / REPORT_NAME}.")
-    text = render(_run_page(runs[0]) if len(runs) == 1 else _comparison_page(runs))
+    text = render(_page(runs))
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(output) as file:
@@ -78,33 +73,26 @@ def render(page: Page) -> str:
     return environment.get_template("report.html.j2").render(page=page, light=LIGHT, dark=DARK)
 
 
-def _run_page(run: RunData) -> Page:
-    result = run.results[0] if run.results else None
-    pairs = top_confusions(run, result) if result else ()
-    return Page(
-        title=run.name,
-        facts=(facts_of(run),),
-        charts=run_charts(run),
-        classes=class_rows(run, [result]) if result else (),
-        class_columns=(f"top1@{result.protocol}",) if result else (),
-        gallery=make_gallery([run], [result], pairs),
-        confusion=confusion_view(run, result) if result else None,
-        pairs=pairs,
-        settings=run_settings(run),
-    )
-
-
-def _comparison_page(runs: Sequence[RunData]) -> Page:
+def _page(runs: Sequence[RunData]) -> Page:
+    run, is_single = runs[0], len(runs) == 1
     shared = _shared_results(runs)
     best = [run.results[0] if run.results else None for run in runs]
+    tested = shared[0] if is_single and shared else None
+    pairs = top_confusions(run, tested) if tested else ()
     return Page(
-        title=f"{len(runs)} runs compared",
+        title=run.name if is_single else f"{len(runs)} runs compared",
         facts=tuple(facts_of(run) for run in runs),
-        charts=compared_charts(runs),
-        classes=class_rows(runs[0], shared) if shared else (),
-        class_columns=tuple(f"{run.name}, top1@{result.protocol}" for run, result in zip(runs, shared, strict=False)),
-        gallery=make_gallery(runs, shared or best, ()),
-        comparison=compare(runs),
+        charts=run_charts(run) if is_single else compared_charts(runs),
+        classes=class_rows(run, shared) if shared else (),
+        class_columns=tuple(
+            f"top1@{result.protocol}" if is_single else f"{run.name}, top1@{result.protocol}"
+            for run, result in zip(runs, shared, strict=False)
+        ),
+        gallery=make_gallery(runs, shared or best, pairs),
+        comparison=None if is_single else compare(runs),
+        confusion=confusion_view(run, tested) if tested else None,
+        pairs=pairs,
+        settings=run_settings(run) if is_single else {},
     )
 
 

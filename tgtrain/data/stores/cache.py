@@ -6,9 +6,8 @@
     *.part                              being fetched: of full length from the start, so that it counts; locked by its process
     room, slot-N, warned-*                lock files: total bytes; downloads at a time; warnings given
 
-Files get their final names when they are complete (rename). Locks are kernel locks (flock) on open files, so a killed process leaves
-none. Reading a piece updates its modification time, and the least recently used pieces are evicted first. A file that is removed
-while a process reads it stays readable for that process.
+Files are renamed when they are complete. Locks are kernel locks (flock), so a killed process leaves none. Reading a piece updates its
+modification time; the least recently used pieces are evicted first. An evicted file stays readable for those who read it.
 """
 
 from __future__ import annotations

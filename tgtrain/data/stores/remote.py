@@ -213,16 +213,14 @@ class _FetchAhead:
                     is_done = is_free and self.shards.fetch(piece, self.needed, evict_protected=False)
             except Exception:
                 is_done = False  # the reader of the piece meets the same error and raises it
-            if not is_done:
-                self._put_back(piece)
-
-    def _put_back(self, piece: Piece) -> None:
-        """Fetch a piece after all others: another process is fetching it, there is no room for it yet, or the store fails."""
-        with self.changed:
-            is_alone = not self.queue
-            if piece.name in self.needed and piece not in self.queue and not self.shards.cache.has(piece):
-                self.queue.insert(0, piece)
-        time.sleep(_PLAN_SECONDS if is_alone else _PAUSE_SECONDS)
+            if is_done:
+                continue
+            # Another process is fetching it, there is no room for it yet, or the store fails: fetch it after all others.
+            with self.changed:
+                is_alone = not self.queue
+                if piece.name in self.needed and piece not in self.queue and not self.shards.cache.has(piece):
+                    self.queue.insert(0, piece)
+            time.sleep(_PLAN_SECONDS if is_alone else _PAUSE_SECONDS)
 
 
 def _exact_range(files: Any, path: str, start: int, size: int) -> bytes:

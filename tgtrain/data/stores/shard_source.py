@@ -71,8 +71,12 @@ class ShardSource:
                 raise BrokenStreamError(_reason(error, location, stream)) from None
             raise
         finally:
+            # A command that was not read to its end is killed: closing would wait for it.
+            if process := getattr(stream, "proc", None):
+                process.kill()
             if stream is not None:
-                _close(stream)
+                with contextlib.suppress(Exception):  # webdataset reports the kill
+                    stream.close()
 
 
 def _open(location: Location) -> Any:
@@ -87,15 +91,6 @@ def _open(location: Location) -> Any:
     # A block size of 0 requests the complete file from a web server, without ranges.
     options = {"block_size": 0} if text.startswith(("http://", "https://")) else {}
     return call(location, lambda files, path: files.open(path, "rb", **options))
-
-
-def _close(stream: Any) -> None:
-    """Close a stream. A command that was not read to its end is killed: closing would wait for it."""
-    process = getattr(stream, "proc", None)
-    if process is not None:
-        process.kill()
-    with contextlib.suppress(Exception):  # webdataset reports the kill
-        stream.close()
 
 
 def _reason(error: BaseException, location: Location, stream: Any) -> str:
