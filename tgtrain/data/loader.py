@@ -9,7 +9,6 @@ import os
 import pickle
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from typing import Any, TypeVar
 
@@ -37,7 +36,7 @@ def item_loader(dataset: Dataset[Item], order: Sequence[int], workers: int, pin:
     """
     if not workers:
         keep_pages()  # frames are decoded in this process
-    loader: DataLoader[Item | _Failure] = DataLoader(
+    loader: DataLoader[Item | InputError | OSError] = DataLoader(
         _WithFailures(dataset) if workers else dataset,
         batch_size=None,
         sampler=order,
@@ -48,25 +47,18 @@ def item_loader(dataset: Dataset[Item], order: Sequence[int], workers: int, pin:
         multiprocessing_context=worker_context() if workers else None,
     )
     for item in loader:
-        if isinstance(item, _Failure):
-            raise item.error
+        if isinstance(item, InputError | OSError):
+            raise item
         yield item
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """What a loader process hands over in place of an item that it could not read."""
-
-    error: InputError | OSError
-
-
-class _WithFailures(Dataset[Item | _Failure]):
+class _WithFailures(Dataset[Item | InputError | OSError]):
     """A dataset whose errors are values: torch sends exceptions as text, which loses their type and their errno."""
 
     def __init__(self, dataset: Dataset[Item]) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, number: int) -> Item | _Failure:
+    def __getitem__(self, number: int) -> Item | InputError | OSError:
         try:
             return self.dataset[number]
         except (InputError, OSError) as error:
@@ -75,7 +67,7 @@ class _WithFailures(Dataset[Item | _Failure]):
                 pickle.loads(pickle.dumps(error))
             except Exception:
                 raise error from None
-            return _Failure(error)
+            return error
 
 
 def worker_context() -> BaseContext:

@@ -244,8 +244,7 @@ def cut_video(
 
     def pictures() -> Iterator[tuple[int, Frame]]:
         nonlocal num_frames
-        for frame in frames:
-            num_frames += 1
+        for num_frames, frame in enumerate(frames, 1):
             if num_frames - 1 in needed:
                 yield num_frames - 1, frame
 

@@ -108,7 +108,7 @@ def compared_charts(runs: Sequence[RunData]) -> tuple[Chart, ...]:
 
 def _themes(run: RunData, names: Mapping[str, Curve]) -> list[_Theme]:
     """All themes in reading order, also those without a quantity of this run."""
-    threshold, clip_norm = run.config.method.threshold, run.config.optimiser.clip_norm
+    threshold, clip_norm = run.facts.config.method.threshold, run.facts.config.optimiser.clip_norm
     trusted = f"Share of unlabelled clips whose pseudo-label passes the threshold {threshold:g}, and how many of those are right."
     gradient_note = f"L2 norm of all gradients{f' before clipping at {clip_norm:g}' if clip_norm else ''}."
     accuracies = sorted((name for name in names if "@" in name), key=metric_order)
@@ -180,9 +180,12 @@ def _line(theme: _Theme, name: str, label: str, curve: Curve, colour: int, dash:
 
 def _chart(theme: _Theme, lines: Sequence[Line], runs: Sequence[RunData]) -> Chart:
     # The step after which the pseudo-label loss counts, of runs that have it and a warm-up.
-    methods = [(run.config.method, run.facts.steps_per_epoch) for run in runs if theme.marked]
-    marks = [method.warmup_epochs * steps for method, steps in methods if method.uses_unlabelled]
-    marks = [step for step in marks if step]
+    starts = [
+        run.facts.config.method.warmup_epochs * run.facts.steps_per_epoch
+        for run in runs
+        if theme.marked and run.facts.config.method.uses_unlabelled
+    ]
+    marks = [step for step in starts if step]
     plot = draw(lines, "%" * (theme.unit == "%"), may_log=theme.may_log, zero=theme.zero, marks=marks)
     notes = [theme.note] * bool(theme.note)
     last_steps = {line.last_step for line in lines}

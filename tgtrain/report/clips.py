@@ -74,7 +74,7 @@ def make_gallery(runs: Sequence[RunData], results: Sequence[TestResult | None], 
     pairs: confusions of the first run's result.
     """
     run = runs[0]
-    settings = clip_settings(run.config)
+    settings = clip_settings(run.facts.config)
     if settings.gradient == "none":
         settings = replace(settings, gradient="fast")  # a network of RGB alone: TG shows a reader what moves
     settings = replace(settings, size=SIDE_PIXELS)  # the same part of the picture, smaller
@@ -84,7 +84,12 @@ def make_gallery(runs: Sequence[RunData], results: Sequence[TestResult | None], 
         # Spread evenly over the sorted keys, each in the middle of its share.
         count = min(NUM_CLIPS, len(keys))
         chosen = [keys[(2 * place + 1) * len(keys) // (2 * count)] for place in range(count)]
-        examples = _examples(results[0], pairs)
+        # For each confusion the first video that shows it.
+        first: dict[tuple[int, int], str] = {}
+        for entry in sorted(results[0].predictions if results[0] else (), key=lambda e: e.key):
+            first.setdefault((entry.label, entry.prediction), entry.key)
+        shown = {pair: first.get((pair.truth, pair.prediction)) for pair in pairs}
+        examples = {pair: key for pair, key in shown.items() if key}
         reader = _open(run, [*chosen, *examples.values()])
     except (InputError, OSError, ValueError) as error:
         reason = "There are no pictures, because the run’s data set cannot be read where it was."
@@ -112,15 +117,15 @@ def make_gallery(runs: Sequence[RunData], results: Sequence[TestResult | None], 
 
 def _open(run: RunData, keys: Sequence[str]) -> ClipReader:
     """A reader of these videos in the run's data set; InputError if the data set has changed since."""
-    manifest: Manifest = read_manifest(run.data.root)
-    if manifest.digest != run.data.digest:
+    manifest: Manifest = read_manifest(run.facts.data.root)
+    if manifest.digest != run.facts.data.digest:
         raise InputError(
-            f"The data set at {run.data.root} is not the one of the run any more (digest {manifest.digest[:12]}, "
-            f"then {run.data.digest[:12]})."
+            f"The data set at {run.facts.data.root} is not the one of the run any more (digest {manifest.digest[:12]}, "
+            f"then {run.facts.data.digest[:12]})."
         )
-    data = run.config.data
+    data = run.facts.config.data
     source = ShardSource(manifest.root, data.shards) if data.reader == "stream" else None
-    return open_reader(manifest, dict.fromkeys(keys), cache_settings(run.config), source)
+    return open_reader(manifest, dict.fromkeys(keys), cache_settings(run.facts.config), source)
 
 
 def _labels(run: RunData, result: TestResult | None) -> tuple[dict[str, int], str]:
@@ -129,7 +134,7 @@ def _labels(run: RunData, result: TestResult | None) -> tuple[dict[str, int], st
     If the split is gone, the tested videos are used.
     """
     try:
-        split = read_split(run.data.root, run.split.name)
+        split = read_split(run.facts.data.root, run.facts.split.name)
     except InputError:
         if result is None or not result.predictions:
             raise
@@ -142,21 +147,13 @@ def _labels(run: RunData, result: TestResult | None) -> tuple[dict[str, int], st
     raise InputError(f"Split {split.name} has no videos to show.")
 
 
-def _examples(result: TestResult | None, pairs: Sequence[Pair]) -> dict[Pair, str]:
-    """For each confusion the first video that shows it."""
-    first: dict[tuple[int, int], str] = {}
-    for entry in sorted(result.predictions if result else (), key=lambda e: e.key):
-        first.setdefault((entry.label, entry.prediction), entry.key)
-    return {pair: first[pair.truth, pair.prediction] for pair in pairs if (pair.truth, pair.prediction) in first}
-
-
 def _verdicts(
     key: str, runs: Sequence[RunData], results: Sequence[TestResult | None]
 ) -> tuple[tuple[str, str, bool], ...]:
     return tuple(
         (run.name if len(runs) > 1 else "", run.class_name(entry.prediction), entry.prediction == entry.label)
         for run, result in zip(runs, results, strict=True)
-        if result is not None and run.data.digest == runs[0].data.digest
+        if result is not None and run.facts.data.digest == runs[0].facts.data.digest
         for entry in result.predictions
         if entry.key == key
     )

@@ -35,7 +35,7 @@ class Comparison:
 
 def run_settings(run: RunData) -> dict[str, list[Setting]]:
     """All settings by section, with what differs from the shipped recipe and from the main one."""
-    recipe, main = _shipped(run, run.config.name), _shipped(run, "ucf101-20")
+    recipe, main = _shipped(run, run.facts.config.name), _shipped(run, "ucf101-20")
     sections: dict[str, list[Setting]] = {}
     for key, value in _settings(run).items():
         section, _, name = key.partition(".")
@@ -60,14 +60,14 @@ def compare(runs: Sequence[RunData]) -> Comparison:
 
 def _settings(run: RunData) -> dict[str, Any]:
     """`section.key` -> value. Name, description and published figure of a recipe appear elsewhere on the page."""
-    return {key: value for key, value in flat_settings(run.config).items() if "." in key}
+    return {key: value for key, value in flat_settings(run.facts.config).items() if "." in key}
 
 
 def _warnings(runs: Sequence[RunData]) -> list[str]:
     warnings = []
-    if len({run.data.digest for run in runs}) > 1:
+    if len({run.facts.data.digest for run in runs}) > 1:
         warnings.append("The runs used different data sets, so their accuracies are not comparable directly.")
-    elif len({run.split.digest for run in runs}) > 1:
+    elif len({run.facts.split.digest for run in runs}) > 1:
         warnings.append("The runs used different splits: other labelled or other test videos.")
     unfinished = [run.name for run in runs if not run.finished]
     if unfinished:
@@ -100,7 +100,7 @@ def _row_order(name: str) -> tuple[bool, int, int, str]:
 def _shipped(run: RunData, name: str) -> dict[str, Any]:
     """The settings of a shipped recipe for the classes of the run; empty if there is none of that name."""
     try:
-        return flat_settings(load_recipe(name, num_classes=len(run.data.classes) or None))
+        return flat_settings(load_recipe(name, num_classes=len(run.facts.data.classes) or None))
     except InputError:
         return {}
 

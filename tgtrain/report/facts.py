@@ -69,9 +69,9 @@ def facts_of(run: RunData) -> Facts:
     measurements = _measurements(run)
     seconds, rate = run.median("seconds_per_step"), run.median("clips_per_second")
     time_per_step = "" if seconds is None else f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.3g} s"
-    total = sum(run.data.pictures.values())
-    pictures = tuple((size, count, count / total) for size, count in run.data.pictures.items() if total)
-    data, split, facts = run.data, run.split, run.facts
+    total = sum(run.facts.data.pictures.values())
+    pictures = tuple((size, count, count / total) for size, count in run.facts.data.pictures.items() if total)
+    data, split, facts = run.facts.data, run.facts.split, run.facts
     return Facts(
         run=run,
         measurements=measurements,
@@ -133,7 +133,7 @@ def _measurements(run: RunData) -> tuple[Measurement, ...]:
 
 def evaluations(run: RunData, part: str) -> list[Measurement]:
     """The last evaluation of a part while training, and the best one if it is another."""
-    num_videos = {"test": run.split.test, "validation": run.split.validation}.get(part, 0)
+    num_videos = {"test": run.facts.split.test, "validation": run.facts.split.validation}.get(part, 0)
     curves = {name: curve.finite() for name, curve in run.evaluate[part].items() if "@" in name}
     names = sorted(curves, key=lambda name: not name.startswith("top1@"))
     if not names or not names[0].startswith("top1@") or not len(curves[names[0]].step):
@@ -179,7 +179,7 @@ def _measured(
     run: RunData, measurements: tuple[Measurement, ...], pictures: tuple[tuple[str, int, float], ...]
 ) -> Rows:
     result = run.results[0] if run.results else None
-    rows, data = {}, run.config.data
+    rows, data = {}, run.facts.config.data
     protocol = measurements[0].protocol if measurements else ""
     clips, _, crops = protocol.partition("x")
     if clips.isdigit() and crops.isdigit():
@@ -200,8 +200,10 @@ def _measured(
     share = majority_share(result) if result else None
     if share:
         rows["Baseline"] = f"Always naming the most frequent class would score {100 * share:.1f} %."
-    if run.config.published:
-        rows["Published"] = f"{run.config.published}, for the recipe {run.config.name} on its own data and split"
+    if run.facts.config.published:
+        rows["Published"] = (
+            f"{run.facts.config.published}, for the recipe {run.facts.config.name} on its own data and split"
+        )
     if measurements and measurements[0].accuracies[0].interval:
         rows["Interval"] = (
             "Wilson’s, as if the videos were independent; videos of one group are not, so the true interval is wider."
@@ -225,7 +227,7 @@ def _trained(run: RunData, seconds: float | None, time_per_step: str) -> Rows:
             else "reading clips keeps up"
         )
         rows["Reading"] = f"{100 * waiting:.0f} % of the time spent waiting for data: {verdict}"
-    rows["Labels"] = f"{run.split.labelled:,} labelled videos, {run.split.unlabelled:,} unlabelled"
+    rows["Labels"] = f"{run.facts.split.labelled:,} labelled videos, {run.facts.split.unlabelled:,} unlabelled"
     processes = "1 process" if facts.world_size == 1 else f"{facts.world_size} processes"
     rows["Machine"] = f"{processes} on {run.device}" if run.device else processes
     return tuple(rows.items())

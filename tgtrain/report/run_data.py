@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.records import InputError
-from tgtrain.config import Config
 from tgtrain.evaluate.results import TestResult, read_results
 from tgtrain.run.checkpoint import every_checkpoint, step_of
-from tgtrain.run.folder import CONFIG_NAME, METRICS_NAME, DataFacts, RunFacts, SplitFacts, read_facts
+from tgtrain.run.folder import CONFIG_NAME, METRICS_NAME, RunFacts, read_facts
 from tgtrain.run.journal import read_metrics
 
 
@@ -48,21 +47,6 @@ class RunData:
     problems: tuple[str, ...]  # what could not be read, as sentences for the reader
 
     @property
-    def config(self) -> Config:
-        """The settings of the run."""
-        return self.facts.config
-
-    @property
-    def data(self) -> DataFacts:
-        """The data set of the run."""
-        return self.facts.data
-
-    @property
-    def split(self) -> SplitFacts:
-        """The split of the run."""
-        return self.facts.split
-
-    @property
     def finished(self) -> bool:
         """Whether all planned steps are done."""
         return self.steps_done >= self.facts.num_steps
@@ -74,7 +58,7 @@ class RunData:
 
     def class_name(self, label: int) -> str:
         """Name of a class; `class N` for a label beyond the list."""
-        return self.data.classes[label] if 0 <= label < len(self.data.classes) else f"class {label}"
+        return self.facts.data.classes[label] if 0 <= label < len(self.facts.data.classes) else f"class {label}"
 
     def median(self, name: str) -> float | None:
         """The median of the finite values of a train quantity; None if it has none."""

@@ -1,8 +1,7 @@
 """Reading modes: how the bytes of shards reach a reader, one implementation of `Shards` a mode.
 
-local       files of a folder (tgtrain.data.stores.local)
-remote      an object store or web server, through a cache on local disk (tgtrain.data.stores.remote)
-sequential  each shard from its beginning, `data.reader=stream` (tgtrain.data.stores.sequential)
+`local`: files of a folder. `remote`: an object store or web server, through a cache on local disk. `sequential`: each shard from
+its beginning (data.reader=stream).
 """
 
 from __future__ import annotations

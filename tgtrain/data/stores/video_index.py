@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, overload
 
 import numpy as np
@@ -18,7 +18,7 @@ from manifests.table import Manifest
 
 Need = str | int  # to be read soon: a complete shard by its name, or the sample of one video by its number in the index
 # The members of flow come last; only some data sets have them.
-_NUMBERS = ("num_frames", "height", "width", *(field.name for field in dataclasses.fields(Members)))
+_NUMBERS = ("num_frames", "height", "width", *(member.name for member in dataclasses.fields(Members)))
 _COLUMNS = ("numbers", "shard", "text", "ends")
 
 
@@ -34,24 +34,16 @@ class StoredVideo:
     members: Members
 
 
+@dataclass(eq=False)
 class VideoIndex(Sequence[StoredVideo]):
-    """Stored videos, numbered from 0; a `StoredVideo` is made when it is looked up.
+    """Stored videos, numbered from 0; a `StoredVideo` is made when it is looked up."""
 
-    shards: names of the tar files. numbers: int64[N, C], columns num_frames, height, width, then the fields of Members.
-    shard: int64[N], indices into `shards`. text: uint8, all keys one after the other; ends: int64[N + 1], key i is
-    text[ends[i]:ends[i + 1]].
-    """
-
-    def __init__(
-        self,
-        shards: tuple[str, ...],
-        numbers: npt.NDArray[np.int64],
-        shard: npt.NDArray[np.int64],
-        text: npt.NDArray[np.uint8],
-        ends: npt.NDArray[np.int64],
-    ) -> None:
-        self.shards, self.numbers, self.shard, self.text, self.ends = shards, numbers, shard, text, ends
-        self._shared: dict[str, Any] = {}
+    shards: tuple[str, ...]  # names of the tar files
+    numbers: npt.NDArray[np.int64]  # int64[N, C], columns num_frames, height, width, then the fields of Members
+    shard: npt.NDArray[np.int64]  # int64[N], indices into `shards`
+    text: npt.NDArray[np.uint8]  # all keys one after the other
+    ends: npt.NDArray[np.int64]  # int64[N + 1], key i is text[ends[i]:ends[i + 1]]
+    _shared: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         # torch pickles tensors as shared memory: one copy serves all loader processes. Imported here, because
