@@ -101,11 +101,9 @@ def start_worker(number: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """Wait for the end of the training process, then end this one.
-
-    torch checks whether the parent has changed, but the parent of a process that the server started is the server, and the
-    server lives as long as the worker holds its pipe: after kill -9 of the training process both would stay forever.
-    """
+    """Wait for the end of the training process, then end this one."""
+    # torch checks whether the parent has changed, but that is the server, which lives as long as the worker holds its pipe:
+    # after kill -9 of the training process both would stay forever.
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
