@@ -35,7 +35,7 @@ from manifests.splits.settings import SplitSettings
 from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.convert.export_rawframes import read_jpegs
 from tgprep.extract.pipeline import extract
-from tgprep.extract.workers.request import Request
+from tgprep.extract.workers.shards import Request
 from tgprep.obtain.sample import SampleSettings, render_sample
 from tgprep.scan.scan import scan
 

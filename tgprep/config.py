@@ -107,47 +107,32 @@ class ExtractSettings(BaseModel):
 
     @model_validator(mode="after")
     def _check_combinations(self) -> ExtractSettings:
-        video, planes = self.store == "video", self.space == "ycbcr420"
+        video, planes, fused = self.store == "video", self.space == "ycbcr420", self.encoder == "fused"
+        stored_tg, jpeg_tg = self.gradient == "stored", self.gradient_source == "jpeg"
+        not_420 = self.subsampling != "420"
+        magnitude = "flow_magnitude" in self.compat.split(",")
         rules = (
             (not video and self.crf, "--crf applies to stored videos: add --store video, or leave it out"),
             (not video and self.gop, "--gop applies to stored videos: add --store video, or leave it out"),
-            (
-                video and self.gradient == "stored",
-                "--store video computes TG from the stored video while reading: leave --gradient stored out",
-            ),
-            (
-                video and self.gradient_source == "jpeg",
-                "--store video stores no JPEG to compute TG from: leave --gradient-source out",
-            ),
+            (video and stored_tg, "--store video computes TG while reading: leave --gradient stored out"),
+            (video and jpeg_tg, "--store video stores no JPEG to compute TG from: leave --gradient-source out"),
             (
                 video and self.quality != 95,
-                "--quality applies to JPEG files; the quality of --store video is --crf (lower is better)",
+                "--quality applies to JPEG files; --store video has --crf (lower is better)",
             ),
+            (video and not_420, f"--store video stores 4:2:0; --subsampling {self.subsampling} applies to JPEG files"),
             (
-                video and self.subsampling != "420",
-                f"--store video stores 4:2:0; --subsampling {self.subsampling} applies to JPEG files",
+                magnitude and self.flow == "none",
+                "compat flow_magnitude applies to stored flow: add --flow dis or farneback",
             ),
-            (
-                "flow_magnitude" in self.compat.split(",") and self.flow == "none",
-                "compat flow_magnitude applies to stored flow: add --flow dis or --flow farneback",
-            ),
-            (
-                planes and self.subsampling != "420",
-                f"space ycbcr420 stores 4:2:0 frames; subsampling {self.subsampling} needs space rgb",
-            ),
+            (planes and not_420, f"space ycbcr420 stores 4:2:0 frames; subsampling {self.subsampling} needs space rgb"),
             (
                 planes and self.decoder in ("opencv", "decord"),
                 f"decoder {self.decoder} gives RGB frames only; use space rgb",
             ),
-            (
-                planes and self.gradient == "stored" and self.gradient_source == "jpeg",
-                "gradient source jpeg is computed on RGB frames; use space rgb",
-            ),
-            (self.encoder == "fused" and video, "--store video stores no JPEG files: leave --encoder out"),
-            (
-                self.encoder == "fused" and not planes,
-                "--encoder fused takes planes, not RGB frames: leave it out, or --space rgb",
-            ),
+            (planes and stored_tg and jpeg_tg, "gradient source jpeg is computed on RGB frames; use space rgb"),
+            (fused and video, "--store video stores no JPEG files: leave --encoder out"),
+            (fused and not planes, "--encoder fused takes planes, not RGB frames: leave it out, or --space rgb"),
         )
         for broken, message in rules:
             if broken:

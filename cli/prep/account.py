@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from cli.common import human_bytes, human_seconds, print_json
 from manifests.records import FAILED, SKIPPED, WRITTEN
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tgprep.scan.scan import Extra, Missing, Scan
     from tgprep.view.copies import Copies
 
+    Entry = TypeVar("Entry", Missing, Extra)
 
 _MAX_LINES = 10
 
@@ -35,12 +36,17 @@ def report(
         progress.log("note", note)
     copies = find_copies(outcome.manifest.videos)
     if not as_json and not progress.log_json:
-        for line in _lines(outcome, scan, copies, out, progress.frames, seconds):
+        for line in _lines(outcome, scan, copies, out, progress.num_frames, seconds):
             progress.log("finished", line)
         return
-    rows = [row for row in outcome.manifest.videos if row.status != WRITTEN]
+    manifest, header = outcome.manifest, outcome.manifest.header
+    rows = [row for row in manifest.videos if row.status != WRITTEN]
     facts = {
-        **dataclasses.asdict(outcome.account),
+        "num_inputs": len(manifest.videos),
+        **{name: getattr(header, name) for name in ("num_written", "num_failed", "num_skipped")},
+        "num_frames": sum(manifest.videos.column("num_frames")),
+        "num_bytes": sum(shard.num_bytes for shard in manifest.shards),
+        "num_shards": len(manifest.shards),
         "out": str(out),
         "already_finished": outcome.already_finished,
         "num_shards_kept": outcome.num_shards_kept,
@@ -60,14 +66,13 @@ def report(
 def _lines(
     outcome: Outcome, scan: Scan | None, copies: Copies, out: Location, num_frames: int, seconds: float
 ) -> Iterator[str]:
-    account, videos = outcome.account, outcome.manifest.videos
+    header, videos, shards = outcome.manifest.header, outcome.manifest.videos, outcome.manifest.shards
     if outcome.already_finished:
         yield f"{out} is finished already: nothing to do."
     elif outcome.num_shards_kept:
         yield f"Kept {outcome.num_shards_kept} shards of earlier runs."
     yield (
-        f"{account.num_inputs} inputs = {account.num_written} written + {account.num_failed} failed "
-        f"+ {account.num_skipped} skipped"
+        f"{len(videos)} inputs = {header.num_written} written + {header.num_failed} failed + {header.num_skipped} skipped"
     )
     # Failed and skipped inputs, by reason.
     rows = [row for row in videos if row.status != WRITTEN]
@@ -78,40 +83,32 @@ def _lines(
     if len(reasons) > _MAX_LINES:
         yield f"  and {len(reasons) - _MAX_LINES} more reasons: `tgprep info {out}` or videos.parquet"
     if scan is not None:
-        yield from _missing_lines(scan.missing)
-        yield from _extra_lines(scan.extra, scan.dataset)
+        # Listed videos that are missing, and videos that no list names, by class.
+        if scan.missing:
+            total = sum(entry.num_missing for entry in scan.missing)
+            yield f"{total} listed videos are missing from VIDEOS (not an error; partial data sets are fine):"
+            yield from _class_lines(scan.missing, lambda entry: (entry.num_missing, f" of {entry.num_listed}"))
+        if scan.extra:
+            use = "not used" if scan.dataset == "csv" else "used, in no official subset"
+            yield f"{sum(entry.num_extra for entry in scan.extra)} videos in VIDEOS are in no list ({use}):"
+            yield from _class_lines(scan.extra, lambda entry: (entry.num_extra, ""))
     yield from copies.lines()
     if num_notes := sum(1 for note in videos.column("note") if note):
         yield f"{num_notes} written videos have a note (column `note` of videos.parquet)."
     speed = f" in {human_seconds(seconds)} ({num_frames / max(seconds, 1e-3):.0f} frames/s)" if num_frames else ""
-    yield f"{account.num_frames} frames in {account.num_shards} shards, {human_bytes(account.num_bytes)}{speed}: {out}"
+    size = human_bytes(sum(shard.num_bytes for shard in shards))
+    yield f"{sum(videos.column('num_frames'))} frames in {len(shards)} shards, {size}{speed}: {out}"
     yield f"Next: tgprep split{'' if str(out) == 'dataset' else f' {shlex.quote(str(out))}'} --percent 20"
 
 
-def _missing_lines(missing: Sequence[Missing]) -> Iterator[str]:
-    if missing:
-        total = sum(entry.num_missing for entry in missing)
-        yield f"{total} listed videos are missing from VIDEOS (not an error; partial data sets are fine):"
-    for entry in missing[:_MAX_LINES]:
-        examples = _example(entry.examples[0], entry.num_missing)
-        yield f"  {entry.class_name or 'no class'}: {entry.num_missing} of {entry.num_listed} ({examples})"
-    yield from _more_classes(missing)
-
-
-def _extra_lines(extra: Sequence[Extra], dataset: str) -> Iterator[str]:
-    if extra:
-        use = "not used" if dataset == "csv" else "used, in no official subset"
-        yield f"{sum(entry.num_extra for entry in extra)} videos in VIDEOS are in no list ({use}):"
-    for entry in extra[:_MAX_LINES]:
-        examples = _example(entry.examples[0], entry.num_extra)
-        yield f"  {entry.class_name or 'no class'}: {entry.num_extra} ({examples})"
-    yield from _more_classes(extra)
+def _class_lines(entries: Sequence[Entry], count: Callable[[Entry], tuple[int, str]]) -> Iterator[str]:
+    """A line for each of the first classes. count: the videos of an entry, and the text after their number."""
+    for entry in entries[:_MAX_LINES]:
+        num_videos, text = count(entry)
+        yield f"  {entry.class_name or 'no class'}: {num_videos}{text} ({_example(entry.examples[0], num_videos)})"
+    if len(entries) > _MAX_LINES:
+        yield f"  and {len(entries) - _MAX_LINES} more classes: --json names them"
 
 
 def _example(path: str, count: int) -> str:
     return f"{path}, …" if count > 1 else path
-
-
-def _more_classes(entries: Sequence[object]) -> Iterator[str]:
-    if len(entries) > _MAX_LINES:
-        yield f"  and {len(entries) - _MAX_LINES} more classes: --json names them"

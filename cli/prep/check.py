@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,6 +64,9 @@ def check(out: str, deep: bool, quick: bool, against: Path | None, mend: bool, t
     from manifests.files import is_url
     from manifests.records import InputError
     from tgprep.check.check import check as run_check
+    from tgprep.check.repair import repair
+    from tgprep.config import WorkerSettings
+    from tgprep.extract.workers.shards import StoppedError
 
     if mend and against is None:
         raise InputError("--repair needs --against VIDEOS: the folder that the videos were extracted from.")
@@ -73,8 +75,8 @@ def check(out: str, deep: bool, quick: bool, against: Path | None, mend: bool, t
             f"--repair works on a local folder; {out} is remote. Copy it, repair the copy, and upload the shards."
         )
     if quick and (deep or against is not None):
-        given = "--deep" if deep else "--against"
-        raise InputError(f"--quick reads no bytes of shards or videos: it cannot be combined with {given}.")
+        other = "--deep" if deep else "--against"
+        raise InputError(f"--quick reads no bytes of shards or videos: it cannot be combined with {other}.")
     began = time.monotonic()
     with stoppable("Interrupted: nothing was changed, except shards that were repaired completely.") as stop:
         progress = progress_lines("shards")
@@ -84,25 +86,17 @@ def check(out: str, deep: bool, quick: bool, against: Path | None, mend: bool, t
         report, repair_report = run(quick=quick), None
         if against is not None and mend and report.damaged_shards:
             try:
-                repair_report = _repair(Path(out), against, report.damaged_shards, threads, stop)
+                say(f"extracting {len(report.damaged_shards)} shards again")
+                workers = build(WorkerSettings, {"threads": threads})
+                repair_report = repair(Path(out), against, report.damaged_shards, run=workers, stop=stop)
             except InputError:
                 _print(report, None, time.monotonic() - began, as_json)  # the findings, before the error
                 raise
+            except StoppedError:
+                raise KeyboardInterrupt from None
             report = run()
     _print(report, repair_report, time.monotonic() - began, as_json)
     sys.exit(0 if report.sound else EXIT_FAILURES)
-
-
-def _repair(root: Path, videos: Path, damaged: tuple[str, ...], threads: int, stop: threading.Event) -> RepairReport:
-    from tgprep.check.repair import repair
-    from tgprep.config import WorkerSettings
-    from tgprep.extract.workers.shards import StoppedError
-
-    say(f"extracting {len(damaged)} shards again")
-    try:
-        return repair(root, videos, damaged, run=build(WorkerSettings, {"threads": threads}), stop=stop)
-    except StoppedError:
-        raise KeyboardInterrupt from None
 
 
 def _print(report: CheckReport, repair_report: RepairReport | None, seconds: float, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import click
@@ -37,15 +38,7 @@ def export(out: str, folder: Path, form: str, tg: bool, keys: str, threads: int,
             out, folder, tg=tg, keys=chosen, threads=threads, stop=stop, on_progress=progress_lines("videos")
         )
     if as_json:
-        print_json(
-            {
-                "path": str(folder),
-                "num_videos": outcome.num_videos,
-                "num_kept": outcome.num_kept,
-                "num_files": outcome.num_files,
-                "lists": list(outcome.lists),
-            }
-        )
+        print_json({"path": str(folder), **dataclasses.asdict(outcome)})
         return
-    kept = f" ({outcome.num_kept} were there)" if outcome.num_kept else ""
+    kept = f" ({outcome.num_kept} existed before)" if outcome.num_kept else ""
     say(f"{outcome.num_videos} videos{kept}, {outcome.num_files} files, {len(outcome.lists)} lists: {folder}")

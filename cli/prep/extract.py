@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 import signal
 import sys
@@ -33,8 +34,8 @@ from tgprep.config import ExtractSettings, WorkerSettings
 if TYPE_CHECKING:
     from manifests.files import Location
     from tgprep.extract.array_jobs import Task, TaskOutcome
-    from tgprep.extract.update import Update
-    from tgprep.extract.workers.request import Request
+    from tgprep.extract.plan import Update
+    from tgprep.extract.workers.shards import Request
     from tgprep.scan.scan import Scan
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -71,12 +72,7 @@ _OUTPUTS: tuple[Decorator, ...] = (
 
 
 def _with_options(options: tuple[Decorator, ...]) -> Decorator:
-    def add(function: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return add
+    return lambda command: functools.reduce(lambda function, option: option(function), reversed(options), command)
 
 
 @click.command()
@@ -117,29 +113,13 @@ def plan(**options: Any) -> None:
     _run(**options, add=False, retry_failed=False, num_tasks=None, task_id=None, dry_run=True)
 
 
-def _run(
-    *,
-    videos: Location,
-    out: Location,
-    dataset: str,
-    annotations: Location | None,
-    classes: str,
-    add: bool,
-    retry_failed: bool,
-    num_tasks: int | None,
-    task_id: int | None,
-    dry_run: bool,
-    log_json: bool,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def _run(videos: Location, out: Location, dry_run: bool, log_json: bool, as_json: bool, **options: Any) -> None:
     from manifests.object_store import set_warning_handler
     from manifests.records import InputError
     from tgprep.extract import array_jobs, pipeline
-    from tgprep.extract.make import TooManyFailuresError
-    from tgprep.extract.update import Update
-    from tgprep.extract.workers.request import Request
-    from tgprep.extract.workers.shards import ShardError, StoppedError
+    from tgprep.extract.pipeline import TooManyFailuresError
+    from tgprep.extract.plan import Update
+    from tgprep.extract.workers.shards import Request, ShardError, StoppedError
     from tgprep.scan.scan import scan as scan_videos
 
     progress = ExtractProgress(log_json)
@@ -151,13 +131,14 @@ def _run(
             # Until the extraction starts there is nothing to end in order: a signal interrupts at once.
             with at_once(signals):
                 settings, workers = build(ExtractSettings, options), build(WorkerSettings, options)
-                update = Update(add=add, retry_failed=retry_failed)
-                task = _task(num_tasks, task_id, update)
+                update = Update(add=options["add"], retry_failed=options["retry_failed"])
+                task = _task(options["num_tasks"], options["task_id"], update)
                 request = Request(
                     videos, out, settings, workers, stop=stop, on_planned=progress.planned, on_progress=progress
                 )
                 request = pipeline.prepare(request)  # before the scan, which may take long
-                scan = scan_videos(videos, dataset=dataset, annotations=annotations, classes=classes)
+                how = {name: options[name] for name in ("dataset", "annotations", "classes")}
+                scan = scan_videos(videos, **how)
             for note in scan.notes:
                 progress.log("note", note)
             if dry_run:
@@ -165,18 +146,18 @@ def _run(
             if task is None:
                 outcome = pipeline.extract(request, scan, update)
             else:
-                share = array_jobs.extract_task(request, scan, task)
-                if share.joined is None:
+                of_task = array_jobs.extract_task(request, scan, task)
+                if isinstance(of_task, array_jobs.TaskOutcome):
                     progress.close()
-                    sys.exit(_report_task(share, task, out, progress, as_json))
-                outcome = share.joined
+                    sys.exit(_report_task(of_task, task, out, progress, as_json))
+                outcome = of_task
     except (StoppedError, KeyboardInterrupt, ShardError, TooManyFailuresError, InputError) as error:
         progress.close()
         sys.exit(_explain(error, progress, signals))
     finally:
         progress.close()
     report(outcome, scan, out, progress, time.monotonic() - began, as_json)
-    sys.exit(EXIT_FAILURES if outcome.account.num_failed else 0)
+    sys.exit(EXIT_FAILURES if outcome.manifest.header.num_failed else 0)
 
 
 def _explain(error: BaseException, progress: ExtractProgress, signals: list[int]) -> int:
@@ -186,16 +167,14 @@ def _explain(error: BaseException, progress: ExtractProgress, signals: list[int]
 
     if isinstance(error, StoppedError | KeyboardInterrupt):
         command = shlex.join(["tgprep", *sys.argv[1:]])
-        state = f"after {progress.line()}.\nFinished shards are kept" if progress.total else "before the first video"
+        state = f"after {progress.line()}.\nFinished shards are kept" if progress.workload else "before the first video"
         text = f"Interrupted {state}; to continue:\n  {command}"
         progress.log("interrupted", text, command=command, **progress.state())
         return 128 + (signals[0] if signals else signal.SIGINT)
-    if isinstance(error, InputError):
-        progress.log("error", f"Error: {error}", message=str(error))
-        return EXIT_USAGE
-    text = f"Error: {error}\nFinished shards are kept; run the same command again to continue."
-    progress.log("error", text, message=str(error))
-    return EXIT_FAILURES
+    is_mistake = isinstance(error, InputError)
+    advice = "" if is_mistake else "\nFinished shards are kept; run the same command again to continue."
+    progress.log("error", f"Error: {error}{advice}", message=str(error))
+    return EXIT_USAGE if is_mistake else EXIT_FAILURES
 
 
 def _task(num_tasks: int | None, task_id: int | None, update: Update) -> Task | None:
@@ -212,18 +191,12 @@ def _task(num_tasks: int | None, task_id: int | None, update: Update) -> Task | 
 
 
 def _report_task(share: TaskOutcome, task: Task, out: Location, progress: ExtractProgress, as_json: bool) -> int:
-    facts = {
-        "task_id": task.number,
-        "num_tasks": task.num_tasks,
-        "num_shards": share.num_shards,
-        "num_written": share.num_written,
-        "num_failed": share.num_failed,
-        "num_shards_left": share.num_left,
-        "joined": False,
-    }
+    counts = {name: getattr(share, name) for name in ("num_shards", "num_written", "num_failed", "num_shards_left")}
+    facts = {"task_id": task.number, "num_tasks": task.num_tasks, **counts, "joined": False}
     for note in share.notes:
         progress.log("note", note)
-    left = f"{share.num_left} shards of other tasks are still to come" if share.num_left else "other tasks are ending"
+    num_left = share.num_shards_left
+    left = f"{num_left} shards of other tasks are still to come" if num_left else "other tasks are ending"
     text = (
         f"task {task.number} of {task.num_tasks}: {share.num_shards} shards, {share.num_written} videos written, "
         f"{share.num_failed} failed; {left}. The last task joins them; if it cannot: tgprep finalize {shlex.quote(str(out))}"
@@ -244,19 +217,17 @@ def show_estimate(request: Request, scan: Scan, as_json: bool) -> None:
         return
     workers = f"{expected.num_workers} worker process" + ("es" if expected.num_workers > 1 else "")
     free = f", {human_bytes(expected.num_free_bytes)} free" if expected.num_free_bytes >= 0 else ""
-    rows = {
-        "videos": f"{expected.num_videos}, {human_bytes(expected.num_source_bytes)}",
-        "frames": f"about {expected.num_frames} (headers of {expected.num_headers} videos)",
-        "time": f"about {human_seconds(expected.seconds)} with {workers} (measured on {expected.num_measured} videos)",
-        "disk": f"about {human_bytes(expected.num_bytes)}{free}",
-        "files": f"{expected.num_shards} shards and 3 tables; one JPEG a frame would be {expected.num_loose_files} files",
-    }
-    for name, value in rows.items():
-        click.echo(f"{name:<8}{value}")
+    time = f"about {human_seconds(expected.seconds)} with {workers} (measured on {expected.num_measured} videos)"
+    click.echo(f"videos  {expected.num_videos}, {human_bytes(expected.num_source_bytes)}")
+    click.echo(f"frames  about {expected.num_frames} (headers of {expected.num_headers} videos)")
+    click.echo(f"time    {time}")
+    click.echo(f"disk    about {human_bytes(expected.num_bytes)}{free}")
+    click.echo(
+        f"files   {expected.num_shards} shards and 3 tables; one JPEG a frame would be {expected.num_loose_files} files"
+    )
     if expected.num_unreadable:
         click.echo(f"{expected.num_unreadable} of the sampled videos cannot be read and would fail")
     if 0 <= expected.num_free_bytes < expected.num_bytes:
-        smaller = "a lower --quality, --gradient derived or --store video"
-        if request.settings.store == "video":
-            smaller = "a higher --crf"
+        as_video = request.settings.store == "video"
+        smaller = "a higher --crf" if as_video else "a lower --quality, --gradient derived or --store video"
         click.echo(f"The disk of {request.out} is too small: make room, or use --short-side, {smaller}")

@@ -39,4 +39,4 @@ def finalize(out: Location, as_json: bool) -> None:
         progress.log("error", f"Error: {error}")
         sys.exit(EXIT_FAILURES)
     report(outcome, None, out, progress, time.monotonic() - began, as_json)
-    sys.exit(EXIT_FAILURES if outcome.account.num_failed else 0)
+    sys.exit(EXIT_FAILURES if outcome.manifest.header.num_failed else 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -28,9 +29,7 @@ from cli.common import EXIT_FAILURES, handled, print_json, progress_lines, say, 
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads (0: one per core).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 @handled
-def import_rawframes(
-    folder: Path, out: Path, dataset: str, annotations: Path | None, tg: bool, flow: bool, threads: int, as_json: bool
-) -> None:
+def import_rawframes(folder: Path, out: Path, as_json: bool, **options: Any) -> None:
     """Make the data set OUT [default: ./dataset] from DIR/Class/video/img_00001.jpg, tempgrad_00001.jpg, ...
 
     No frame is decoded: the JPEG bytes go into the shards unchanged. Videos with missing frames fail with the reason.
@@ -42,35 +41,18 @@ def import_rawframes(
     from tgprep.convert.import_rawframes import import_rawframes as run
 
     with stoppable("Interrupted. Finished shards are kept; run the same command again to continue.") as stop:
-        outcome = run(
-            folder,
-            out,
-            dataset=dataset,
-            annotations=annotations,
-            tg=tg,
-            flow=flow,
-            threads=threads,
-            stop=stop,
-            on_progress=progress_lines("shards"),
-        )
+        outcome = run(folder, out, **options, stop=stop, on_progress=progress_lines("shards"))
     for note in outcome.notes:
         say(note)
-    header = outcome.manifest.header
+    header, num_videos = outcome.manifest.header, len(outcome.manifest.videos)
     failed = [row for row in outcome.manifest.videos if row.status == "failed"] if header.num_failed else []
     if as_json:
-        print_json(
-            {
-                "out": str(out),
-                "num_videos": len(outcome.manifest.videos),
-                "num_written": header.num_written,
-                "num_failed": header.num_failed,
-                "tg": header.gradient.stored,
-                "flow": bool(flow_method(header.settings)),
-                "failed": [{"path": row.path, "error": row.error} for row in failed],
-            }
-        )
+        counts = {"num_videos": num_videos, "num_written": header.num_written, "num_failed": header.num_failed}
+        kinds = {"tg": header.gradient.stored, "flow": bool(flow_method(header.settings))}
+        failures = [{"path": row.path, "error": row.error} for row in failed]
+        print_json({"out": str(out), **counts, **kinds, "failed": failures})
     else:
         for row in failed[:10]:
             say(f"  failed: {row.path}: {row.error}")
-        say(f"{len(outcome.manifest.videos)} inputs = {header.num_written} written + {header.num_failed} failed: {out}")
+        say(f"{num_videos} inputs = {header.num_written} written + {header.num_failed} failed: {out}")
     sys.exit(EXIT_FAILURES if header.num_failed else 0)

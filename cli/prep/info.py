@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -42,7 +42,11 @@ def info(out: str, as_json: bool) -> None:
 
 def page(contents: Contents, width: int) -> Iterator[str]:
     """Show the contents as lines of at most `width` columns."""
-    row = functools.partial(_row, width)
+
+    def row(name: str, value: str) -> list[str]:
+        first, rest = f"{name:<{_NAME}}", " " * _NAME
+        return textwrap.wrap(value, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+
     yield from _counts(contents, row)
     yield from _charts(contents, row, width)
     if contents.not_written:
@@ -59,11 +63,6 @@ def page(contents: Contents, width: int) -> Iterator[str]:
     yield ""
     yield from row("digest", contents.digest)
     yield from row("made with", ", ".join(f"{name} {version}" for name, version in contents.versions.items()))
-
-
-def _row(width: int, name: str, value: str) -> list[str]:
-    first, rest = f"{name:<{_NAME}}", " " * _NAME
-    return textwrap.wrap(value, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
 
 
 def _counts(contents: Contents, row: Row) -> Iterator[str]:
@@ -98,11 +97,10 @@ def _charts(contents: Contents, row: Row, width: int) -> Iterator[str]:
     lengths = [(f"{low:,}-{high - 1:,}", count) for low, high, count in contents.lengths]
     short = f"; {contents.num_shorter_than_64:,} videos under 64" if contents.num_shorter_than_64 else ""
     charts = {
-        "pictures": [(f"{width}x{height}", count) for (width, height), count in contents.picture_sizes.items()],
-        "frames a second": [(f"{fps:.5g}" if fps else "unknown", count) for fps, count in contents.fps.items()],
-        "codec": list(contents.codecs.items()),
+        "pictures": _most((f"{x}x{y}", count) for (x, y), count in contents.picture_sizes.items()),
+        "frames a second": _most((f"{fps:.5g}" if fps else "unknown", count) for fps, count in contents.fps.items()),
+        "codec": _most(contents.codecs.items()),
     }
-    charts = {title: _most(bins) for title, bins in charts.items()}
     # A chart of one bar is a row instead, unless it is that of the lengths.
     for title, bins in charts.items():
         if len(bins) == 1:
@@ -123,12 +121,12 @@ def bars(bins: Sequence[tuple[str, int]], width: int) -> Iterator[str]:
         yield f"  {name:>{names}}  {'#' * -(-count * room // max(most, 1)):<{room}}  {count:>{len(f'{most:,}')},}"
 
 
-def _most(counts: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+def _most(counts: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
     """Join equal names, keep the most frequent ones, and sum up the rest as one."""
-    joined: dict[str, int] = {}
+    joined: Counter[str] = Counter()
     for name, count in counts:
-        joined[name] = joined.get(name, 0) + count
-    ordered = sorted(joined.items(), key=lambda pair: -pair[1])
+        joined[name] += count
+    ordered = joined.most_common()
     if len(ordered) <= _MAX_ROWS + 1:
         return ordered
     rest = ordered[_MAX_ROWS:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -41,30 +42,16 @@ def preview(
     """
     from tgprep.view.preview import write_preview
 
-    outcome = write_preview(
-        out,
-        output,
-        split=split,
-        keys=_keys(keys),
-        max_videos=max_videos,
-        threads=threads,
-        on_progress=progress_lines("videos"),
-    )
+    choice: dict[str, Any] = {"split": split, "keys": _keys(keys), "max_videos": max_videos}
+    outcome = write_preview(out, output, **choice, threads=threads, on_progress=progress_lines("videos"))
     for key, reason in outcome.damaged:
         say(f"damaged: {key}: {reason}")
     if outcome.damaged:
         say(f"{len(outcome.damaged)} videos cannot be read: `tgprep check {out} --deep` shows what is wrong.")
     if as_json:
-        print_json(
-            {
-                "path": str(outcome.path),
-                "num_shown": outcome.num_shown,
-                "num_videos": outcome.num_videos,
-                "num_bytes": outcome.num_bytes,
-                "split": outcome.split,
-                "damaged": [{"key": key, "reason": reason} for key, reason in outcome.damaged],
-            }
-        )
+        facts = {name: getattr(outcome, name) for name in ("num_shown", "num_videos", "num_bytes", "split")}
+        damaged = [{"key": key, "reason": reason} for key, reason in outcome.damaged]
+        print_json({"path": str(outcome.path), **facts, "damaged": damaged})
     else:
         say(f"{outcome.num_shown} of {outcome.num_videos} videos, {human_bytes(outcome.num_bytes)}: {outcome.path}")
     sys.exit(EXIT_FAILURES if outcome.damaged else 0)

@@ -18,8 +18,7 @@ from cli.common import human_seconds
 from manifests.records import FAILED
 
 if TYPE_CHECKING:
-    from tgprep.extract.workers.request import Workload
-    from tgprep.extract.workers.shards import Progress
+    from tgprep.extract.workers.shards import Progress, Workload
 
 
 _PLAIN_SECONDS = 30.0
@@ -38,10 +37,10 @@ class ExtractProgress:
     def __init__(self, log_json: bool = False) -> None:
         self.lock = threading.Lock()
         self.began = self.last_line = time.monotonic()
-        self.total = self.kept = self.ended = self.failed = self.frames = 0
-        self.total_bytes = self.kept_bytes = self.ended_bytes = 0  # of source files
+        self.workload: Workload | None = None
+        self.num_ended = self.num_failed = self.num_frames = self.num_ended_bytes = 0
         self.closed = threading.Event()
-        self.ticker: threading.Thread | None = None
+        self.ticker = threading.Thread(target=self._tick, daemon=True)
         self.current: dict[int, tuple[str, int]] = {}  # worker -> key and frames of its video
         self.live: Any = None
         self.log_json = log_json
@@ -56,15 +55,21 @@ class ExtractProgress:
             if self.log_json:
                 line = {"time": round(time.time(), 3), "event": event, **(facts or {"text": text})}
                 click.echo(json.dumps(line, ensure_ascii=False), err=True)
-            elif (live := self.live) is not None:  # another thread may take the panel away
+                return
+            if (live := self.live) is not None:  # another thread may take the panel away
                 live.console.print(text, style="yellow", highlight=False, markup=False)
-            else:
-                click.echo(_wrapped(text) if self.on_terminal and event in _PROSE else text, err=True)
+                return
+            if self.on_terminal and event in _PROSE:
+                width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+                indent = " " * (len(text) - len(text.lstrip()) + 2)
+                text = textwrap.fill(
+                    text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+                )
+            click.echo(text, err=True)
 
     def planned(self, workload: Workload) -> None:
         """Start: the work is known."""
-        self.total, self.kept = workload.num_videos, workload.num_kept
-        self.total_bytes, self.kept_bytes = workload.num_source_bytes, workload.num_kept_source_bytes
+        self.workload = workload
         self.began = self.last_line = time.monotonic()
         if self.on_terminal:
             from rich.console import Console
@@ -73,9 +78,9 @@ class ExtractProgress:
             self.live = Live(self, console=Console(stderr=True), refresh_per_second=4, transient=True)
             self.live.start()
         else:
-            kept = f", {self.kept} of them done before" if self.kept else ""
-            self.log("planned", f"{self.total} videos to extract{kept}", num_videos=self.total, num_kept=self.kept)
-            self.ticker = threading.Thread(target=self._tick, daemon=True)
+            total, kept = workload.num_videos, workload.num_kept
+            done_before = f", {kept} of them done before" if kept else ""
+            self.log("planned", f"{total} videos to extract{done_before}", num_videos=total, num_kept=kept)
             self.ticker.start()
 
     def __call__(self, event: Progress) -> None:
@@ -85,10 +90,10 @@ class ExtractProgress:
             # The key of an ended video stays in the panel until the next one begins.
             self.current[event.worker] = (row.key, 0) if row else (event.key, event.frames)
             if row is not None:
-                self.ended += 1
-                self.ended_bytes += row.num_source_bytes
-                self.frames += row.num_frames
-                self.failed += row.status == FAILED
+                self.num_ended += 1
+                self.num_ended_bytes += row.num_source_bytes
+                self.num_frames += row.num_frames
+                self.num_failed += row.status == FAILED
         if row is not None and self.log_json:
             facts = {"path": row.path, "key": row.key, "status": row.status, "error": row.error}
             self.log("video", "", **facts, note=row.note, num_frames=row.num_frames, worker=event.worker)
@@ -111,44 +116,34 @@ class ExtractProgress:
         self.log("progress", line, **state)
 
     def state(self) -> dict[str, int | float]:
-        """The state as numbers; seconds_left is -1 while unknown."""
+        """The state as numbers; seconds_left is -1 until a video has ended."""
+        assert self.workload is not None
+        work, seconds = self.workload, max(1e-3, time.monotonic() - self.began)
+        frames = self.num_frames + sum(frames for _, frames in self.current.values())
+        # Long videos take longer: the estimate follows the bytes of the source files if they are known.
+        done, to_do = self.num_ended, work.num_videos - work.num_kept
+        if work.num_source_bytes:
+            done, to_do = self.num_ended_bytes, work.num_source_bytes - work.num_kept_source_bytes
         return {
-            "num_videos": self.total,
-            "num_done": self.kept + self.ended,
-            "num_failed": self.failed,
-            "frames_per_second": round(self.rate(), 1),
-            "seconds_left": round(self.seconds_left(), 1),
+            "num_videos": work.num_videos,
+            "num_done": work.num_kept + self.num_ended,
+            "num_failed": self.num_failed,
+            "frames_per_second": round(frames / seconds, 1),
+            "seconds_left": round(seconds / done * max(0, to_do - done), 1) if done else -1.0,
         }
 
     def line(self) -> str:
         """The state in one line."""
-        parts = [f"{self.kept + self.ended} of {self.total} videos", f"{self.rate():.0f} frames/s"]
-        if self.failed:
-            parts.append(f"{self.failed} failed")
-        if (left := self.seconds_left()) >= 0:
-            parts.append(f"{human_seconds(left)} left")
-        return ", ".join(parts)
-
-    def rate(self) -> float:
-        """Frames a second since the beginning, including unfinished videos."""
-        unfinished = sum(frames for _, frames in self.current.values())
-        return (self.frames + unfinished) / max(1e-3, time.monotonic() - self.began)
-
-    def seconds_left(self) -> float:
-        """Estimate from the bytes of the videos so far, as long videos take longer; -1 before the first has ended."""
-        total, kept, done = self.total, self.kept, self.ended
-        if self.total_bytes:
-            total, kept, done = self.total_bytes, self.kept_bytes, self.ended_bytes
-        if not done:
-            return -1.0
-        return (time.monotonic() - self.began) / done * max(0, total - kept - done)
+        state = self.state()
+        failed = f", {self.num_failed} failed" if self.num_failed else ""
+        left = f", {human_seconds(state['seconds_left'])} left" if state["seconds_left"] >= 0 else ""
+        return f"{state['num_done']} of {state['num_videos']} videos, {state['frames_per_second']:.0f} frames/s{failed}{left}"
 
     def close(self) -> None:
         """Remove the panel and end the automatic lines."""
         self.closed.set()
-        if self.ticker is not None:
+        if self.ticker.is_alive():
             self.ticker.join()
-            self.ticker = None
         if self.live is not None:
             self.live.stop()
             self.live = None
@@ -159,25 +154,18 @@ class ExtractProgress:
         from rich.text import Text
 
         with self.lock:
-            head = Table.grid(padding=(0, 2))
-            bar = ProgressBar(total=max(1, self.total), completed=self.kept + self.ended, width=24)
-            head.add_row(bar, Text(self.line(), no_wrap=True, overflow="ellipsis"))
-            workers = Table.grid(padding=(0, 2))
-            workers.add_column(justify="right", no_wrap=True)
-            # Of fixed width, so that nothing moves when names and counts change.
-            workers.add_column(no_wrap=True, overflow="ellipsis", width=max(10, min(60, options.max_width - 24)))
-            workers.add_column(justify="right", no_wrap=True, width=14)
-            for worker, (key, frames) in sorted(self.current.items())[:_MAX_WORKER_ROWS]:
-                state = f"{frames} frames" if frames else "opening"
-                workers.add_row(Text(f"{worker + 1}", style="dim"), Text(key), Text(state, style="dim"))
-            if len(self.current) > _MAX_WORKER_ROWS:
-                workers.add_row("", Text(f"and {len(self.current) - _MAX_WORKER_ROWS} more workers", style="dim"), "")
+            line, state, current = self.line(), self.state(), sorted(self.current.items())
+        head, workers = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 2))
+        bar = ProgressBar(total=max(1, state["num_videos"]), completed=state["num_done"], width=24)
+        head.add_row(bar, Text(line, no_wrap=True, overflow="ellipsis"))
+        workers.add_column(justify="right", no_wrap=True)
+        # Of fixed width, so that nothing moves when names and counts change.
+        workers.add_column(no_wrap=True, overflow="ellipsis", width=max(10, min(60, options.max_width - 24)))
+        workers.add_column(justify="right", no_wrap=True, width=14)
+        for worker, (key, frames) in current[:_MAX_WORKER_ROWS]:
+            count = f"{frames} frames" if frames else "opening"
+            workers.add_row(Text(f"{worker + 1}", style="dim"), Text(key), Text(count, style="dim"))
+        if len(current) > _MAX_WORKER_ROWS:
+            workers.add_row("", Text(f"and {len(current) - _MAX_WORKER_ROWS} more workers", style="dim"), "")
         yield head
         yield workers
-
-
-def _wrapped(text: str) -> str:
-    """Text broken between words at the terminal's width."""
-    width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
-    indent = " " * (len(text) - len(text.lstrip()))
-    return textwrap.fill(text, width, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False)

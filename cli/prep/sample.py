@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -32,19 +33,7 @@ from manifests.machine import usable_cores
 )
 @click.option("--threads", type=int, default=0, help="processes (0: one per core)")
 @handled
-def sample(
-    out: Path,
-    num_classes: int | None,
-    num_groups: int | None,
-    clips_per_group: int | None,
-    videos_per_class: int | None,
-    seed: int,
-    width: int | None,
-    height: int | None,
-    container: str | None,
-    annotations: Path | None,
-    threads: int,
-) -> None:
+def sample(out: Path, videos_per_class: int | None, annotations: Path | None, threads: int, **options: Any) -> None:
     """Render a small action data set into OUT [default: ./videos] whose classes differ only in motion.
 
     The same seed gives the same bytes. No single frame shows the class, and a horizontal flip does not change it. Files are named
@@ -54,20 +43,12 @@ def sample(
     from tgprep.obtain.sample import SampleSettings, groups_and_clips, render_sample, write_annotations
 
     if videos_per_class is not None:
-        if num_groups is not None or clips_per_group is not None:
+        if options["num_groups"] is not None or options["clips_per_group"] is not None:
             raise InputError(
                 "--videos-per-class chooses --num-groups and --clips-per-group itself: give one or the others."
             )
-        num_groups, clips_per_group = groups_and_clips(videos_per_class)
-    options = {
-        "num_classes": num_classes,
-        "num_groups": num_groups,
-        "clips_per_group": clips_per_group,
-        "width": width,
-        "height": height,
-        "container": container,
-    }
-    settings = SampleSettings(seed=seed, **{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]
+        options["num_groups"], options["clips_per_group"] = groups_and_clips(videos_per_class)
+    settings = SampleSettings(**{name: value for name, value in options.items() if value is not None})
     lists = annotations or out.resolve().parent / "annotations"
     class_list = lists / "classInd.txt"
     if class_list.exists() and class_list.read_text().split()[1::2] != list(settings.class_names):

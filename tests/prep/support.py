@@ -24,9 +24,8 @@ from tgprep.config import ExtractSettings, WorkerSettings
 from tgprep.decode.frames import Planes
 from tgprep.decode.open import open_video
 from tgprep.extract.pipeline import Outcome, extract
-from tgprep.extract.update import Update
-from tgprep.extract.workers.request import Request
-from tgprep.extract.workers.shards import Progress
+from tgprep.extract.plan import Update
+from tgprep.extract.workers.shards import Progress, Request
 from tgprep.scan.scan import Scan, scan
 
 Rgb = npt.NDArray[np.uint8]

@@ -18,10 +18,17 @@ from manifests.sample import flow_method
 from tgprep.check.tables import rows_by_shard
 from tgprep.config import EARLIER, ExtractSettings, WorkerSettings
 from tgprep.convert.import_rawframes import write_shard
-from tgprep.extract.account import versions
+from tgprep.extract.pipeline import versions
 from tgprep.extract.workers.local import run_local
-from tgprep.extract.workers.request import WORK_FOLDER, Request
-from tgprep.extract.workers.shards import Progress, ShardError, ShardPlan, ShardResult, StoppedError
+from tgprep.extract.workers.shards import (
+    WORK_FOLDER,
+    Progress,
+    Request,
+    ShardError,
+    ShardPlan,
+    ShardResult,
+    StoppedError,
+)
 
 
 @dataclass(frozen=True, slots=True)

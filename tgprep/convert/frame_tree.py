@@ -6,70 +6,62 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from manifests import datasets
-from manifests.records import GradientCoding, InputError, SourceVideo
-from tgprep.scan.annotations import annotation_paths
-from tgprep.scan.files import VideoFile, some
+from manifests.records import InputError, SourceVideo
+from tgprep.scan.files import Listing, VideoFile, some
 from tgprep.scan.keys import unique_keys, video_key
-from tgprep.scan.rules import VideoLabel, by_folder, by_lists, guess_dataset
+from tgprep.scan.rules import VideoLabel
+from tgprep.scan.scan import Scan, label_files
 
 MARKER = ".tgprep-export.json"
-RGB_FILE = re.compile(r"img_(\d+)\.jpe?g", re.IGNORECASE)
-TG_FILE = re.compile(r"tempgrad_(\d+)\.jpe?g", re.IGNORECASE)
-FLOW_FILE = re.compile(r"flow_xym_(\d+)\.jpe?g", re.IGNORECASE)
+# The files of each kind of frames: the name in messages, and the pattern of file names.
+FILES = {
+    "rgb": ("img", re.compile(r"img_(\d+)\.jpe?g", re.IGNORECASE)),
+    "tg": ("tempgrad", re.compile(r"tempgrad_(\d+)\.jpe?g", re.IGNORECASE)),
+    "flow": ("flow_xym", re.compile(r"flow_xym_(\d+)\.jpe?g", re.IGNORECASE)),
+}
 
 
 class FramesError(Exception):
     """A video's folder cannot be imported; the message is the reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class FrameFiles:
-    """The files of one video in order: T of `rgb`, T-1 or none of `tg` and `flow`."""
+def find_frames(folder: Path, kinds: Collection[str]) -> dict[str, tuple[Path, ...]]:
+    """The files of one video in order, checked by their numbers: T of "rgb", and T-1 of each other kind in `kinds`.
 
-    rgb: tuple[Path, ...]
-    tg: tuple[Path, ...]
-    flow: tuple[Path, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class TreeScan:
-    """The videos of a tree. notes: how data set and classes were detected."""
-
-    dataset: str
-    classes: tuple[str, ...]
-    videos: tuple[SourceVideo, ...]
-    num_folds: int
-    notes: tuple[str, ...]
-
-
-def find_frames(folder: Path, tg: bool, flow: bool = False) -> FrameFiles:
-    """The frame files of one video, checked by their numbers. FramesError if one is missing."""
-    numbered: dict[str, dict[int, Path]] = {"rgb": {}, "tg": {}, "flow": {}}
+    FramesError if one is missing.
+    """
+    numbered: dict[str, dict[int, Path]] = {kind: {} for kind in FILES}
     for path in folder.iterdir():
-        for kind, pattern in (("rgb", RGB_FILE), ("tg", TG_FILE), ("flow", FLOW_FILE)):
+        for kind, (_, pattern) in FILES.items():
             match = pattern.fullmatch(path.name)
             if match is not None and (other := numbered[kind].setdefault(int(match[1]), path)) != path:
                 raise FramesError(f"{path.name} and {other.name} have the same number")
-    rgb = _in_order(numbered["rgb"], "img")
-    if len(rgb) < 2:
-        raise FramesError(f"{len(rgb)} frames: a temporal gradient needs two")
-    pairs: dict[str, tuple[Path, ...]] = {"tg": (), "flow": ()}
-    for kind, name, required in (("tg", "tempgrad", tg), ("flow", "flow_xym", flow)):
-        if not required:
-            continue
-        files = pairs[kind] = _in_order(numbered[kind], name)
-        if len(files) != len(rgb) - 1:
+    files: dict[str, tuple[Path, ...]] = {}
+    for kind in ("rgb", *(kind for kind in FILES if kind != "rgb" and kind in kinds)):
+        name = FILES[kind][0]
+        numbers = sorted(numbered[kind])
+        if numbers and numbers[0] not in (0, 1):
+            raise FramesError(f"the first {name} file has number {numbers[0]}, expected 0 or 1")
+        for expected, number in enumerate(numbers, numbers[0] if numbers else 0):
+            if number != expected:
+                raise FramesError(f"{name} file number {expected} is missing")
+        files[kind] = tuple(numbered[kind][number] for number in numbers)
+        # A video needs two frames, and every pair of neighbours one file of the other kinds.
+        num_frames = len(files["rgb"])
+        if num_frames < 2:
+            raise FramesError(f"{num_frames} frames: a temporal gradient needs two")
+        if kind != "rgb" and len(numbers) != num_frames - 1:
             raise FramesError(
-                f"{len(files)} {name} files for {len(rgb)} frames, expected {len(rgb) - 1}: the extraction was interrupted; "
+                f"{len(numbers)} {name} files for {num_frames} frames, expected {num_frames - 1}: the extraction was interrupted; "
                 f"extract them again, or leave all out with --no-{kind}"
             )
-    return FrameFiles(rgb, pairs["tg"], pairs["flow"])
+    return files
 
 
 def frames_digest(folder: Path) -> tuple[int, str]:
@@ -79,40 +71,22 @@ def frames_digest(folder: Path) -> tuple[int, str]:
     """
     digest = hashlib.sha256()
     num_bytes = 0
-    for file in find_frames(folder, tg=False).rgb:
+    for file in find_frames(folder, ["rgb"])["rgb"]:
         jpeg = file.read_bytes()
         digest.update(jpeg)
         num_bytes += len(jpeg)
     return num_bytes, digest.hexdigest()
 
 
-def _in_order(numbered: dict[int, Path], name: str) -> tuple[Path, ...]:
-    numbers = sorted(numbered)
-    if numbers and numbers[0] not in (0, 1):
-        raise FramesError(f"the first {name} file has number {numbers[0]}, expected 0 or 1")
-    for expected, number in enumerate(numbers, numbers[0] if numbers else 0):
-        if number != expected:
-            raise FramesError(f"{name} file number {expected} is missing")
-    return tuple(numbered[number] for number in numbers)
-
-
-def scan_tree(folder: Path, dataset: str, annotations: Path | None) -> TreeScan:
+def scan_tree(folder: Path, dataset: str, annotations: Path | None) -> Scan:
     """Find the frame folders, and their class, label, group and subset by the rules for video files."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder. Name the folder that holds Class/video/img_00001.jpg.")
     if dataset not in ("auto", "folder", *datasets.OFFICIAL):
         raise InputError(f"--dataset {dataset}: one of auto, folder, {', '.join(datasets.OFFICIAL)}.")
     files = _frame_folders(folder)
-    notes: list[str] = []
-    with annotation_paths(folder, annotations) as lists:
-        if dataset == "auto":
-            dataset = guess_dataset(files, lists, annotations)
-            notes.append(f"detected data set {dataset} from folder and file names (--dataset sets it)")
-        if dataset == "folder":
-            labelling = by_folder(files, folder)
-        else:
-            labelling = by_lists(dataset, files, folder, lists, annotations)
-    notes.extend(labelling.notes)
+    detected, labelling = label_files(Listing(files), folder, dataset, annotations)
+    notes = [*labelling.notes]
     entries = {path: entry for path, entry in labelling.labels.items() if isinstance(entry, VideoLabel)}
     if lost := [f"{path} ({entry})" for path, entry in labelling.labels.items() if not isinstance(entry, VideoLabel)]:
         raise InputError(
@@ -120,7 +94,7 @@ def scan_tree(folder: Path, dataset: str, annotations: Path | None) -> TreeScan:
         )
     classes = labelling.classes
     # The folders of an export have the class names of keys; its class list has the original names.
-    if dataset == "folder" and (folder / "classInd.txt").is_file():
+    if detected == "folder" and (folder / "classInd.txt").is_file():
         listed = _class_index(folder / "classInd.txt")
         by_name = {name: name for name in listed} | {video_key(name, "x").split("/")[0]: name for name in listed}
         if unknown := sorted({entry.class_name for entry in entries.values()} - set(by_name)):
@@ -139,16 +113,15 @@ def scan_tree(folder: Path, dataset: str, annotations: Path | None) -> TreeScan:
         for key, file in zip(keys, files, strict=True)
         for entry in (entries[file.path],)
     ]
-    return TreeScan(
-        dataset, classes, tuple(sorted(videos, key=lambda video: video.key)), labelling.num_folds, tuple(notes)
-    )
+    videos.sort(key=lambda video: video.key)
+    return Scan(detected, classes, tuple(videos), (), labelling.num_folds, (), (), tuple(notes))
 
 
 def _frame_folders(folder: Path) -> list[VideoFile]:
     files: list[VideoFile] = []
     for top, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if frames := [name for name in names if RGB_FILE.fullmatch(name)]:
+        if frames := [name for name in names if FILES["rgb"][1].fullmatch(name)]:
             place = Path(top).relative_to(folder)
             num_bytes = sum((Path(top) / name).stat().st_size for name in frames)
             files.append(VideoFile(place.as_posix(), place.parts[:-1], place.name, num_bytes))
@@ -158,20 +131,11 @@ def _frame_folders(folder: Path) -> list[VideoFile]:
 
 
 def _class_index(file: Path) -> tuple[str, ...]:
-    entries = [line.split(None, 1) for line in file.read_text("utf-8").splitlines() if line.strip()]
-    if [entry[0] for entry in entries] != [str(number) for number in range(1, len(entries) + 1)] or any(
-        len(entry) != 2 for entry in entries
-    ):
+    lines = [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
+    matches = [re.fullmatch(rf"{number}\s+(.+)", line) for number, line in enumerate(lines, 1)]
+    if not all(matches):
         raise InputError(f"{file}: expected lines `1 FirstClass`, `2 SecondClass`, ... counted from 1.")
-    return tuple(entry[1].strip() for entry in entries)
-
-
-def stored_coding(folder: Path, stored: bool) -> GradientCoding:
-    """How the TG files were computed: our exports name it; others compute them from the JPEG files, as the reference does."""
-    coding = GradientCoding(source="jpeg", space="rgb", stored=stored)
-    if stored and (gradient := export_marker(folder).get("gradient")):
-        coding = replace(coding, source=str(gradient["source"]), space=str(gradient["space"]))
-    return coding
+    return tuple(match[1] for match in matches if match)
 
 
 def export_marker(folder: Path) -> dict[str, Any]:
@@ -187,9 +151,7 @@ def export_marker(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def has_files(folder: Path, videos: Sequence[SourceVideo], pattern: re.Pattern[str]) -> bool:
-    """Whether any video of the tree has a file with a matching name."""
-    return any(
-        any(pattern.fullmatch(name) for name in os.listdir(folder / video.path))  # noqa: PTH208 - half a million files
-        for video in videos
-    )
+def has_files(folder: Path, videos: Sequence[SourceVideo], kind: str) -> bool:
+    """Whether any video of the tree has a file of this kind."""
+    names = (name for video in videos for name in os.listdir(folder / video.path))  # noqa: PTH208 - half a million files
+    return any(FILES[kind][1].fullmatch(name) for name in names)

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, cast
@@ -19,54 +19,19 @@ from typing import BinaryIO, cast
 import pyarrow as pa
 import simplejpeg
 
+from manifests import sample
 from manifests.files import TEMPORARY_PREFIX, atomic_write, publish
 from manifests.machine import usable_cores
 from manifests.manifest_io import HEADER_NAME, file_sha256, json_bytes
 from manifests.records import WRITTEN, GradientCoding, InputError, ManifestHeader, ShardRow, SourceVideo, VideoRow
-from manifests.sample import (
-    EncodedVideo,
-    FrameSpool,
-    MemberTooLargeError,
-    flow_method,
-    sample_facts,
-    write_end,
-    write_sample,
-)
-from manifests.table import Manifest
-from tgprep.convert.frame_tree import (
-    FLOW_FILE,
-    TG_FILE,
-    FramesError,
-    TreeScan,
-    export_marker,
-    find_frames,
-    has_files,
-    scan_tree,
-    stored_coding,
-)
-from tgprep.extract.account import finalise
+from tgprep.convert.frame_tree import FramesError, export_marker, find_frames, has_files, scan_tree
+from tgprep.extract import work_folder
+from tgprep.extract.pipeline import Outcome, finalise
 from tgprep.extract.plan import plan_shards
-from tgprep.extract.work_folder import (
-    check_output_folder,
-    clear,
-    exclusive,
-    load_done,
-    make_folder,
-    remove_leftovers,
-    save_done,
-)
-from tgprep.extract.workers.request import WORK_FOLDER
-from tgprep.extract.workers.shards import ShardPlan, ShardResult, failed_row
+from tgprep.extract.workers.shards import WORK_FOLDER, ShardPlan, ShardResult, failed_row
+from tgprep.scan.scan import Scan
 
 _SPOOL_BYTES = 32 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class ImportOutcome:
-    """The new data set. notes: how data set and classes were detected."""
-
-    manifest: Manifest
-    notes: tuple[str, ...]
 
 
 def import_rawframes(
@@ -80,35 +45,41 @@ def import_rawframes(
     threads: int = 0,
     stop: threading.Event | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> ImportOutcome:
+) -> Outcome:
     """Make the data set `out` from the frame folders below `folder`.
 
-    Frames are `img_N.jpg` (from 0 or 1, without gaps) and `tempgrad_N.jpg`, the n-th of which belongs to the n-th frame and
-    the next. tg False, or no tempgrad file in the tree: TG is derived while reading. Classes and labels come as in `extract`:
-    from the official lists, from `classInd.txt` in `folder`, else from the class folders. After a kill the same call
-    continues with the finished shards. InputError for mistakes; videos whose files are not in order become failed rows.
+    Frames are `img_N.jpg` (from 0 or 1, without gaps) and `tempgrad_N.jpg`, of the n-th frame and the next. tg False, or no
+    tempgrad file: TG is derived while reading. Labels come from the official lists, `classInd.txt` in `folder`, or the class folders.
+    InputError for mistakes; videos whose files are not in order become failed rows. After a kill the same call continues.
     """
     stop = stop or threading.Event()
     scan = scan_tree(folder, dataset, annotations)
     header = _header(folder, scan, tg, flow)
-    check_output_folder(out)
-    make_folder(out)
+    work_folder.check_output_folder(out)
+    work_folder.make_folder(out)
     if (out / HEADER_NAME).exists():
         raise InputError(f"{out} holds a finished data set already. Name a new or empty folder.")
     work = out / WORK_FOLDER
-    with exclusive(out):
-        _resume_or_clear(work, scan, header.settings)
-        remove_leftovers(out, work)
+    with work_folder.exclusive(out):
+        # Keep the shards of an interrupted import of the same tree, remove those of another.
+        rows = [[video.key, video.path, video.label, video.num_source_bytes] for video in scan.videos]
+        digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        facts, file = json_bytes({"settings": header.settings, "videos": digest}), work / "import.json"
+        if not file.exists() or file.read_bytes() != facts:
+            work_folder.clear(work)
+            with atomic_write(file) as target:
+                target.write(facts)
+        work_folder.remove_leftovers(out, work)
         plans = plan_shards(scan.videos, 0)
-        done = load_done(out, work)
+        done = work_folder.load_done(out, work)
 
         def finish(plan: ShardPlan) -> ShardResult:
             if stop.is_set():
                 raise KeyboardInterrupt
             if plan.name in done:
                 return done[plan.name]
-            result = write_shard(plan, folder, out, header.gradient, flow_method(header.settings))
-            save_done(work, result)
+            result = write_shard(plan, folder, out, header.gradient, sample.flow_method(header.settings))
+            work_folder.save_done(work, result)
             return result
 
         results: list[ShardResult] = []
@@ -120,35 +91,27 @@ def import_rawframes(
             except BaseException:
                 stop.set()  # else the pool finishes all shards before it ends
                 raise
-        return ImportOutcome(finalise(out, header, results), scan.notes)
+        return Outcome(finalise(out, header, results), False, len(done), scan.notes)
 
 
-def _header(folder: Path, scan: TreeScan, tg: bool, flow: bool) -> ManifestHeader:
+def _header(folder: Path, scan: Scan, tg: bool, flow: bool) -> ManifestHeader:
     """The header of the data set, without counts."""
-    stored = tg and has_files(folder, scan.videos, TG_FILE)
+    stored = tg and has_files(folder, scan.videos, "tg")
+    # How the TG files were computed: our exports name it; others compute them from the JPEG files, as the reference does.
+    coding = GradientCoding(source="jpeg", space="rgb", stored=stored)
+    if stored and (gradient := export_marker(folder).get("gradient")):
+        coding = replace(coding, source=str(gradient["source"]), space=str(gradient["space"]))
     settings: dict[str, str | int | float | bool] = {"imported": "rawframes", "quality": -1, "tg": stored}
-    if flow and has_files(folder, scan.videos, FLOW_FILE):
+    if flow and has_files(folder, scan.videos, "flow"):
         settings["flow"] = str(export_marker(folder).get("flow", "imported"))
     return ManifestHeader(
         dataset=scan.dataset,
         classes=scan.classes,
-        gradient=stored_coding(folder, stored),
+        gradient=coding,
         settings=settings,
         versions={"tgprep": importlib.metadata.version("tgprep"), "pyarrow": pa.__version__},
         num_folds=scan.num_folds,
     )
-
-
-def _resume_or_clear(work: Path, scan: TreeScan, settings: dict[str, str | int | float | bool]) -> None:
-    """Keep the shards of an interrupted import of the same tree, remove those of another."""
-    videos = [[video.key, video.path, video.label, video.num_source_bytes] for video in scan.videos]
-    digest = hashlib.sha256(json.dumps(videos).encode()).hexdigest()
-    plan = json_bytes({"settings": settings, "videos": digest})
-    file = work / "import.json"
-    if not file.exists() or file.read_bytes() != plan:
-        clear(work)
-        with atomic_write(file) as target:
-            target.write(plan)
 
 
 def write_shard(plan: ShardPlan, folder: Path, out: Path, coding: GradientCoding, flow: str) -> ShardResult:
@@ -166,7 +129,7 @@ def write_shard(plan: ShardPlan, folder: Path, out: Path, coding: GradientCoding
                     rows.append(_pack(tar, video, folder / video.path, plan.name, coding, flow))
                 except FramesError as error:
                     rows.append(failed_row(video, str(error)))
-            write_end(tar)
+            sample.write_end(tar)
             tar.flush()
             os.fsync(tar.fileno())
         written = sum(row.status == WRITTEN for row in rows)
@@ -183,35 +146,29 @@ def write_shard(plan: ShardPlan, folder: Path, out: Path, coding: GradientCoding
 
 def _pack(tar: BinaryIO, video: SourceVideo, folder: Path, shard: str, coding: GradientCoding, flow: str) -> VideoRow:
     try:
-        files = find_frames(folder, coding.stored, bool(flow))
+        files = find_frames(folder, ["tg"] * coding.stored + ["flow"] * bool(flow))
     except OSError as error:
         raise FramesError(f"cannot be read: {error.strerror}") from None
     with ExitStack() as stack:
-        rgb, size, sha256 = _spool(stack, files.rgb, (0, 0))
-        tg = _spool(stack, files.tg, size)[0] if coding.stored else None
-        flows = _spool(stack, files.flow, size)[0] if flow else None
-        height, width = size
-        row = video.row(
-            WRITTEN,
-            num_frames=rgb.num_frames,
-            height=height,
-            width=width,
-            codec="mjpeg",
-            num_source_bytes=rgb.num_bytes,
-            source_sha256=sha256,
-        )
-        meta = sample_facts(row, {"quality": -1, "flow": flow or "none"}, coding)
+        rgb, size, sha256 = _spool(stack, files["rgb"], (0, 0))
+        tg = _spool(stack, files["tg"], size)[0] if coding.stored else None
+        flows = _spool(stack, files["flow"], size)[0] if flow else None
+        columns = {"num_frames": rgb.num_frames, "height": size[0], "width": size[1], "codec": "mjpeg"}
+        row = video.row(WRITTEN, **columns, num_source_bytes=rgb.num_bytes, source_sha256=sha256)
+        meta = sample.sample_facts(row, {"quality": -1, "flow": flow or "none"}, coding)
         try:
-            offset, num_bytes, members = write_sample(tar, EncodedVideo(video.key, meta, rgb, tg, flows))
-        except MemberTooLargeError as error:
+            offset, num_bytes, members = sample.write_sample(tar, sample.EncodedVideo(video.key, meta, rgb, tg, flows))
+        except sample.MemberTooLargeError as error:
             raise FramesError(f"too large for a tar member: {error}") from None
     return replace(row, shard=shard, sample_offset=offset, sample_bytes=num_bytes, members=members)
 
 
-def _spool(stack: ExitStack, files: Sequence[Path], size: tuple[int, int]) -> tuple[FrameSpool, tuple[int, int], str]:
+def _spool(
+    stack: ExitStack, files: Sequence[Path], size: tuple[int, int]
+) -> tuple[sample.FrameSpool, tuple[int, int], str]:
     """Concatenate files: the spool, their common (height, width), and the sha256. size (0, 0): take that of the first."""
     spool_file = SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - the stack closes it
-    spool = FrameSpool(cast(BinaryIO, stack.enter_context(spool_file)))
+    spool = sample.FrameSpool(cast(BinaryIO, stack.enter_context(spool_file)))
     digest = hashlib.sha256()
     for file in files:
         try:

@@ -7,12 +7,19 @@ from dataclasses import dataclass
 from manifests.files import Location, below, exists, remove_tree
 from manifests.manifest_io import HEADER_NAME
 from manifests.records import InputError
-from tgprep.extract.make import make_shards, num_failures
-from tgprep.extract.pipeline import Outcome, finished_outcome, join, prepare, resume_or_begin, writing
-from tgprep.extract.plan import Plan, load_plan
+from tgprep.extract.pipeline import (
+    Outcome,
+    finished_outcome,
+    join,
+    make_shards,
+    num_failures,
+    prepare,
+    resume_or_begin,
+    writing,
+)
+from tgprep.extract.plan import load_plan
 from tgprep.extract.work_folder import critical_section, exclusive, load_done, make_folder, shared
-from tgprep.extract.workers.request import WORK_FOLDER, Request
-from tgprep.extract.workers.shards import ShardError, ShardPlan
+from tgprep.extract.workers.shards import WORK_FOLDER, Request, ShardError
 from tgprep.scan.scan import Scan
 
 
@@ -29,49 +36,46 @@ class Task:
                 f"--task-id {self.number} of --num-tasks {self.num_tasks}: tasks are numbered from 0 to {self.num_tasks - 1}."
             )
 
-    def share(self, plan: Plan) -> tuple[ShardPlan, ...]:
-        """The shards of this task."""
-        return plan.shards[self.number :: self.num_tasks]
-
 
 @dataclass(frozen=True, slots=True)
 class TaskOutcome:
-    """What a task has done. num_left: unfinished shards of other tasks. joined: the data set, if this task was the last."""
+    """What a task has done that was not the last one. num_shards_left: unfinished shards of other tasks."""
 
     num_shards: int
     num_written: int
     num_failed: int
-    num_left: int
+    num_shards_left: int
     notes: tuple[str, ...]
-    joined: Outcome | None
 
 
-def extract_task(request: Request, scan: Scan, task: Task) -> TaskOutcome:
-    """Write the shards of one task beside other tasks on the same OUT; raises as `pipeline.extract` does."""
+def extract_task(request: Request, scan: Scan, task: Task) -> TaskOutcome | Outcome:
+    """Write the shards of one task beside other tasks on the same OUT; raises as `pipeline.extract` does.
+
+    The last task joins the shards of all, and gives the outcome of the extraction.
+    """
     request = prepare(request)
     out, work, header = request.out, request.work, below(request.out, HEADER_NAME)
     make_folder(out)
     if exists(header):
-        return TaskOutcome(0, 0, 0, 0, (), finished_outcome(request, scan))
+        return finished_outcome(request, scan)
     with writing(out), shared(out, f"task {task.number}") as share:
         if exists(header):  # another task joined the shards meanwhile
             remove_tree(work)
-            return TaskOutcome(0, 0, 0, 0, (), finished_outcome(request, scan))
+            return finished_outcome(request, scan)
         with critical_section(out, "plan"):
             plan, notes = resume_or_begin(request, scan)
-        results = make_shards(request, task.share(plan), load_done(out, work), share.check, f"scratch-{task.number}")
+        shards, scratch_name = plan.shards[task.number :: task.num_tasks], f"scratch-{task.number}"
+        results = make_shards(request, shards, load_done(out, work), share.check, scratch_name)
         # The journal again: the other tasks have worked, too.
         done = load_done(out, work)
-        joined, num_left = None, len(plan.shards) - len(done)
-        if not num_left:
-            with share.last() as is_last:
-                if is_last and not exists(header):
-                    joined = join(out, plan, [done[shard.name] for shard in plan.shards], len(plan.shards), ())
-        elif exists(header):  # another task joined the shards and cleared the journal just before it was read
+        num_left = len(plan.shards) - len(done)
+        if not num_left and share.is_last() and not exists(header):
+            return join(out, plan, [done[shard.name] for shard in plan.shards], len(plan.shards), ())
+        if exists(header):  # another task joined the shards and cleared the journal just before it was read
             num_left = 0
     num_failed = num_failures(results)
     num_written = sum(len(result.videos) for result in results) - num_failed
-    return TaskOutcome(len(results), num_written, num_failed, num_left, tuple(notes), joined)
+    return TaskOutcome(len(results), num_written, num_failed, num_left, tuple(notes))
 
 
 def finalize(out: Location) -> Outcome:

@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from manifests.files import Location
 from manifests.records import SourceVideo
-from tgprep.extract.make import num_failures
+from tgprep.extract.pipeline import num_failures
 from tgprep.extract.plan import plan_shards
 from tgprep.extract.workers.local import num_workers
 from tgprep.extract.workers.messages import HeaderJob, HeaderRead, JobFailed
-from tgprep.extract.workers.request import Request
-from tgprep.extract.workers.shards import ShardError, ShardPlan, ShardResult, publish_shard
+from tgprep.extract.workers.shards import Request, ShardError, ShardPlan, ShardResult, publish_shard
 from tgprep.extract.workers.supervisor import Supervisor, Worker, WorkerLostError
 from tgprep.scan.scan import Scan
 
@@ -63,6 +61,10 @@ def estimate(request: Request, scan: Scan) -> Estimate:
         num_frames = round(frames_measured / len(measured.videos) * len(mixed))
     num_per_pair = (settings.gradient == "stored") + (settings.flow != "none")  # pictures of two neighbouring frames
     workers = num_workers(request.workers, shards)
+    num_free_bytes = -1
+    if isinstance(out := request.out, Path):
+        folder = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+        num_free_bytes = shutil.disk_usage(folder).free
     return Estimate(
         num_videos=len(mixed),
         num_source_bytes=sum(video.num_source_bytes for video in mixed),
@@ -75,7 +77,7 @@ def estimate(request: Request, scan: Scan) -> Estimate:
         num_headers=len(headers),
         num_measured=len(measured.videos),
         num_unreadable=max(num_failures([measured]), sum(count < 0 for count in header_frames)),
-        num_free_bytes=_free_bytes(request.out),
+        num_free_bytes=num_free_bytes,
     )
 
 
@@ -116,15 +118,8 @@ def _measure(request: Request, sample: Sequence[SourceVideo]) -> tuple[ShardResu
             # The first video alone comes before: to start a worker and compile its kernels takes longer than a video.
             for shard, videos in (("first.tar", sample[:1]), ("measured.tar", sample)):
                 began = time.monotonic()
-                result = publish_shard(supervisor.write(ShardPlan(shard, tuple(videos)), folder), folder)
+                result = publish_shard(*supervisor.write(ShardPlan(shard, tuple(videos)), folder), folder)
                 seconds = time.monotonic() - began
         finally:
             supervisor.close()
     return result, seconds
-
-
-def _free_bytes(out: Location) -> int:
-    if not isinstance(out, Path):
-        return -1
-    folder = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
-    return shutil.disk_usage(folder).free

@@ -1,8 +1,7 @@
-"""Leases on an OUT in an object store: an object that is created only if it does not exist (a conditional PUT), and renewed.
+"""Leases on an OUT in an object store (or on a file system without locks): an object that only one process can create.
 
-A file does the same on a file system without locks. The owner rewrites the object every few seconds. Another process takes it over if the
-owner's process has ended (same machine) or the object stays unchanged for some time (another machine). For stores without
-conditional writes there is a warning: then the user must start one run at a time.
+The owner rewrites it every few seconds. Another process takes it over if the owner's process has ended (same machine) or the
+object stays unchanged for some time (another machine).
 """
 
 from __future__ import annotations

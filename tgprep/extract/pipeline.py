@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import importlib.metadata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from manifests.files import Location, below, exists, list_files, list_folder, remove_tree
-from manifests.manifest_io import HEADER_NAME, read_manifest
-from manifests.records import InputError
+import pyarrow as pa
+
+from manifests.files import Location, below, exists, list_files, list_folder, remove, remove_tree
+from manifests.manifest_io import HEADER_NAME, read_manifest, write_manifest
+from manifests.records import FAILED, SKIPPED, WRITTEN, InputError, ManifestHeader, VideoRow
 from manifests.table import Manifest
-from tgprep.extract.account import Account, account_of, finalise, versions
-from tgprep.extract.make import make_shards
-from tgprep.extract.plan import Plan, changes_since, load_plan, new_plan, refuse_difference, save_plan
-from tgprep.extract.update import Update, plan_update, skipped_of
-from tgprep.extract.work_folder import check_output_folder, clear, exclusive, load_done, make_folder, remove_leftovers
-from tgprep.extract.workers.request import Request
-from tgprep.extract.workers.shards import ShardError, ShardResult
+from tgprep.config import ExtractSettings
+from tgprep.decode.frames import PLANES_VERSION
+from tgprep.decode.open import decoder_versions
+from tgprep.encode.jpeg_tables import ENCODER_VERSION
+from tgprep.extract import work_folder
+from tgprep.extract.plan import Plan, Update, changes_since, load_plan, plan_update, refuse_difference, skipped_of
+from tgprep.extract.workers.local import num_workers, run_local
+from tgprep.extract.workers.scratch import refuse_small, scratch_folder
+from tgprep.extract.workers.shards import Engine, Request, ShardError, ShardPlan, ShardResult, StoppedError, Workload
 from tgprep.scan.scan import Scan
 
 
@@ -25,10 +32,13 @@ class Outcome:
     """A finished extraction. already_finished: OUT was complete before; num_shards_kept: written by earlier runs."""
 
     manifest: Manifest
-    account: Account
     already_finished: bool
     num_shards_kept: int
     notes: tuple[str, ...]
+
+
+class TooManyFailuresError(Exception):
+    """More videos failed than --max-failures allows; finished shards stay."""
 
 
 def prepare(request: Request) -> Request:
@@ -39,8 +49,30 @@ def prepare(request: Request) -> Request:
     if request.versions:
         return request
     used = versions(request.settings)
-    check_output_folder(request.out)
+    work_folder.check_output_folder(request.out)
     return replace(request, versions=used)
+
+
+def versions(settings: ExtractSettings) -> dict[str, str]:
+    """Versions of all that decides the bytes; InputError if the decoder is not installed."""
+    name = settings.decoder
+    try:
+        used = decoder_versions(name)
+    except (Exception, SystemExit) as error:  # a user's module may fail in any way
+        text = " ".join(str(error).split())
+        raise InputError(
+            f"--decoder {name} cannot be loaded: {type(error).__name__}: {text}. Install it, or put its folder on PYTHONPATH."
+        ) from None
+    if settings.store == "video":
+        from tgprep.encode.h264 import x264_version
+
+        used |= {**decoder_versions("pyav"), "x264": x264_version()}
+    if settings.space == "ycbcr420":
+        used["planes"] = str(PLANES_VERSION)
+    if settings.encoder == "fused":
+        used["fused_encoder"] = str(ENCODER_VERSION)
+    packages = {name: importlib.metadata.version(name) for name in ("tgprep", "simplejpeg")}
+    return {**packages, "pyarrow": pa.__version__, **used}
 
 
 def extract(request: Request, scan: Scan, update: Update | None = None) -> Outcome:
@@ -57,19 +89,22 @@ def extract(request: Request, scan: Scan, update: Update | None = None) -> Outco
     update = update or Update()
     request = prepare(request)
     out, header = request.out, below(request.out, HEADER_NAME)
-    make_folder(out)
+    work_folder.make_folder(out)
     with writing(out):
         if exists(header) and not update:
             return finished_outcome(request, scan)
-        with exclusive(out) as check_owner:
+        with work_folder.exclusive(out) as check_owner:
             if exists(header):
                 return _update(request, scan, update, check_owner)
             resumes = exists(below(request.work, "plan.json"))
-            outcome = _create(request, scan, check_owner)
+            plan, notes = resume_or_begin(request, scan)
+            work_folder.remove_leftovers(out, request.work)
+            done = work_folder.load_done(out, request.work)
+            outcome = join(out, plan, make_shards(request, plan.shards, done, check_owner), len(done), notes)
         if not (update and resumes):
             return outcome
         # The unfinished extraction is complete; its work folder, and with it the lock, is gone.
-        with exclusive(out) as check_owner:
+        with work_folder.exclusive(out) as check_owner:
             return _update(request, scan, update, check_owner)
 
 
@@ -83,37 +118,81 @@ def writing(out: Location) -> Iterator[None]:
         raise ShardError(f"cannot write {out}: {error.strerror or error}{place}") from None
 
 
-def _create(request: Request, scan: Scan, check_owner: Callable[[], None]) -> Outcome:
-    plan, notes = resume_or_begin(request, scan)
-    remove_leftovers(request.out, request.work)
-    done = load_done(request.out, request.work)
-    results = make_shards(request, plan.shards, done, check_owner)
-    return join(request.out, plan, results, len(done), notes)
-
-
 def _update(request: Request, scan: Scan, update: Update, check_owner: Callable[[], None]) -> Outcome:
     out, work = request.out, request.work
-    remove_leftovers(out, work)
+    work_folder.remove_leftovers(out, work)
     base = _finished_manifest(request, scan)
     plan = load_plan(work)
     if plan is not None and plan.base != base.digest:  # left by an update that was complete just before a kill
-        clear(work)
+        work_folder.clear(work)
         plan = None
     if plan is None:
         plan = plan_update(base, scan, request.settings, request.versions, update)
         if not plan.videos and set(plan.skipped) == skipped_of(base):
             remove_tree(work)
-            return Outcome(base, account_of(base), True, len(base.shards), (f"{update}: nothing to do",))
-        save_plan(work, plan)
+            return Outcome(base, True, len(base.shards), (f"{update}: nothing to do",))
+        plan.save(work)
     elif plan.update != str(update):
         raise InputError(
             f"{out} holds an unfinished {plan.update}. Finish it with the same options first; the data set is complete and "
             f"as it was before."
         )
     notes = changes_since(plan, scan, request.versions)
-    done = load_done(out, work)
+    done = work_folder.load_done(out, work)
     results = make_shards(request, plan.shards, done, check_owner)
     return join(out, plan, results, len(base.shards) + len(done), notes, base)
+
+
+def make_shards(
+    request: Request,
+    shards: Sequence[ShardPlan],
+    done: Mapping[str, ShardResult],
+    check_owner: Callable[[], None],
+    scratch_name: str = "scratch",
+) -> list[ShardResult]:
+    """Write the shards that the journal, `done`, does not have; the results of all, in order.
+
+    check_owner: raises if another run took OUT over. scratch_name: folder for spools in the work folder. Raises StoppedError, ShardError,
+    TooManyFailuresError; finished shards stay.
+    """
+    results = {shard.name: done[shard.name] for shard in shards if shard.name in done}
+    todo = [shard for shard in shards if shard.name not in done]
+    sizes = [video.num_source_bytes for shard in shards for video in shard.videos]
+    kept_sizes = [row.num_source_bytes for result in results.values() for row in result.videos]
+    request.on_planned(Workload(len(sizes), sum(sizes), len(kept_sizes), sum(kept_sizes)))
+    num_failed = num_failures(results.values())
+    max_failures = request.workers.max_failures
+    engine: Engine = run_local
+    if request.workers.engine == "dask":
+        from tgprep.extract.workers.dask_cluster import run_dask as engine
+    with contextlib.ExitStack() as stack:
+        # The folder for unfinished work: beside the shards if it can be, else one that ends with this run. On a cluster each machine makes one.
+        scratch = None
+        if todo and isinstance(request.work, Path) and not request.workers.scratch:
+            scratch = request.work / scratch_name
+            scratch.mkdir(exist_ok=True)
+        elif todo and request.workers.engine == "local":
+            scratch = stack.enter_context(scratch_folder(request))
+        if scratch is not None:
+            refuse_small(scratch, request, todo, num_workers(request.workers, todo))
+        # Closing the generator ends the workers, whatever is raised below.
+        for result in stack.enter_context(contextlib.closing(engine(todo, request, scratch))):
+            check_owner()
+            work_folder.save_done(request.work, result)
+            results[result.shard.name] = result
+            num_failed += num_failures([result])
+            if 0 <= max_failures < num_failed:
+                raise TooManyFailuresError(
+                    f"{num_failed} videos failed, --max-failures allows {max_failures}. Finished shards are kept."
+                )
+    if len(results) < len(shards):
+        raise StoppedError
+    return [results[shard.name] for shard in shards]
+
+
+def num_failures(results: Iterable[ShardResult]) -> int:
+    """Failed videos of the given shards."""
+    return sum(row.status == FAILED for result in results for row in result.videos)
 
 
 def join(
@@ -126,8 +205,45 @@ def join(
 ) -> Outcome:
     """Make one data set of the finished shards of a plan. base: the data set that the plan changes."""
     assert sum(len(result.videos) for result in results) == len(plan.videos), "every video of the plan has a row"
-    manifest = finalise(out, plan.header, results, plan.skipped, base)
-    return Outcome(manifest, account_of(manifest), False, num_kept, tuple(notes))
+    return Outcome(finalise(out, plan.header, results, plan.skipped, base), False, num_kept, tuple(notes))
+
+
+def finalise(
+    out: Location,
+    header: ManifestHeader,
+    results: Sequence[ShardResult],
+    skipped: Sequence[tuple[str, str]] = (),
+    base: Manifest | None = None,
+) -> Manifest:
+    """Join finished shards to a data set: write tables and header, remove the work folder.
+
+    header: without counts. skipped: (path, reason). base: the data set that the shards change.
+    """
+    rows = [row for result in results for row in result.videos]
+    rows += [
+        VideoRow(key="", path=path, class_name="", label=-1, group="", subsets=(), status=SKIPPED, error=reason)
+        for path, reason in skipped
+    ]
+    shards = [result.shard for result in results]
+    if base is not None:
+        new_paths = {row.path for row in rows}
+        rows += [row for row in base.videos if row.status != SKIPPED and row.path not in new_paths]
+        while shards and not shards[-1].num_videos:  # every video failed again: no empty shard for that
+            remove(below(out, shards.pop().name))
+        shards = [*base.shards, *shards]
+        before = base.header.versions
+        versions = {
+            name: now if now in (before.get(name) or now).split(", ") else f"{before[name]}, {now}"
+            for name, now in header.versions.items()
+        }
+        header = replace(header, versions=versions)
+    assert len({row.path for row in rows}) == len(rows), "a video has two rows"
+    counts = Counter(row.status for row in rows)
+    assert counts.total() == counts[WRITTEN] + counts[FAILED] + counts[SKIPPED], counts
+    header = replace(header, num_written=counts[WRITTEN], num_failed=counts[FAILED], num_skipped=counts[SKIPPED])
+    manifest = write_manifest(out, header, sorted(rows, key=lambda row: (row.key, row.path)), shards)
+    work_folder.remove(out)
+    return manifest
 
 
 def resume_or_begin(request: Request, scan: Scan) -> tuple[Plan, list[str]]:
@@ -135,12 +251,13 @@ def resume_or_begin(request: Request, scan: Scan) -> tuple[Plan, list[str]]:
     out, settings = request.out, request.settings
     plan = load_plan(request.work)
     if plan is None or plan.base:  # base: an update of a data set whose header has been removed since
-        clear(request.work)
-        plan = new_plan(scan, settings, request.versions)
-        save_plan(request.work, plan)
+        work_folder.clear(request.work)
+        skipped = tuple((item.path, item.reason) for item in scan.skipped)
+        names = {name: getattr(scan, name) for name in ("dataset", "classes", "num_folds", "videos")}
+        plan = Plan(**names, skipped=skipped, settings=settings, versions=request.versions)
+        plan.save(request.work)
         return plan, []
-    before = {**plan.settings.model_dump(), "dataset": plan.dataset}
-    refuse_difference(out, "an unfinished", before, {**settings.model_dump(), "dataset": scan.dataset})
+    refuse_difference(out, "an unfinished", plan.dataset, plan.settings.model_dump(), scan, settings)
     if plan.classes != scan.classes and {v.path for v in plan.videos} == {v.path for v in scan.videos}:
         raise InputError(
             f"{out} holds an unfinished data set of {len(plan.classes)} classes, this scan has {len(scan.classes)} others. "
@@ -153,31 +270,35 @@ def finished_outcome(request: Request, scan: Scan) -> Outcome:
     """The outcome of a data set that is complete; removes a work folder that a kill has left."""
     out = request.out
     manifest = _finished_manifest(request, scan)
-    notes = _changed_videos(manifest, scan)
+    # Notes on videos that are new or have another size than when the data set was extracted.
+    before = dict(zip(manifest.videos.column("path"), manifest.videos.column("num_source_bytes"), strict=True))
+    new = [video.path for video in scan.videos if video.path not in before]
+    changed = [v.path for v in scan.videos if v.num_source_bytes != before.get(v.path, v.num_source_bytes)]
+    notes = []
+    if new:
+        notes.append(f"{len(new)} videos in VIDEOS are not in the data set (the first: {new[0]}); --add adds them")
+    if changed:
+        notes.append(
+            f"{len(changed)} videos in VIDEOS have another size than when they were extracted (the first: {changed[0]}): "
+            f"extract into another folder to use them as they are now"
+        )
     if list_folder(request.work):
         # InputError: another run holds it, or nothing can be written there.
-        with contextlib.suppress(InputError), exclusive(out):
-            remove_leftovers(out, request.work)
+        with contextlib.suppress(InputError), work_folder.exclusive(out):
+            work_folder.remove_leftovers(out, request.work)
             plan = load_plan(request.work)
             if plan is not None and plan.base == manifest.digest:
                 notes.append(f"an unfinished {plan.update} exists: run this command with {plan.update} to finish it")
             else:
                 remove_tree(request.work)
-    return Outcome(manifest, account_of(manifest), True, len(manifest.shards), tuple(notes))
+    return Outcome(manifest, True, len(manifest.shards), tuple(notes))
 
 
 def _finished_manifest(request: Request, scan: Scan) -> Manifest:
     """The data set at OUT; InputError if it has other settings, or shards are not as they were written."""
-    manifest = read_manifest(request.out)
+    out, manifest = request.out, read_manifest(request.out)
     header = manifest.header
-    before = {**header.settings, "dataset": header.dataset}
-    refuse_difference(request.out, "a finished", before, {**request.settings.model_dump(), "dataset": scan.dataset})
-    refuse_missing_shards(request.out, manifest)
-    return manifest
-
-
-def refuse_missing_shards(out: Location, manifest: Manifest) -> None:
-    """InputError if shards of a finished data set are missing or have another size."""
+    refuse_difference(out, "a finished", header.dataset, header.settings, scan, request.settings)
     sizes = list_files(out)
     broken = [
         f"{shard.name} ({f'{sizes[shard.name]} bytes, expected {shard.num_bytes}' if shard.name in sizes else 'missing'})"
@@ -190,19 +311,4 @@ def refuse_missing_shards(out: Location, manifest: Manifest) -> None:
             f"{', …' if len(broken) > 3 else ''}. Extract them again with `tgprep check {out} --repair --against VIDEOS`, "
             f"or restore them from a copy."
         )
-
-
-def _changed_videos(manifest: Manifest, scan: Scan) -> list[str]:
-    """Notes on videos that are new or have another size than when the data set was extracted."""
-    before = dict(zip(manifest.videos.column("path"), manifest.videos.column("num_source_bytes"), strict=True))
-    new = [video.path for video in scan.videos if video.path not in before]
-    changed = [v.path for v in scan.videos if v.num_source_bytes != before.get(v.path, v.num_source_bytes)]
-    notes = []
-    if new:
-        notes.append(f"{len(new)} videos in VIDEOS are not in the data set (the first: {new[0]}); --add adds them")
-    if changed:
-        notes.append(
-            f"{len(changed)} videos in VIDEOS have another size than when they were extracted (the first: {changed[0]}): "
-            f"extract into another folder to use them as they are now"
-        )
-    return notes
+    return manifest

@@ -1,4 +1,4 @@
-"""The plan of an extraction, kept in the work folder so that a resumed run does the same."""
+"""The plan of an extraction or of an update, kept in the work folder so that a resumed run does the same."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -16,22 +17,14 @@ from pydantic import TypeAdapter
 
 from manifests.files import Location, atomic_write, below, read_bytes
 from manifests.manifest_io import json_bytes, parquet_table
-from manifests.records import InputError, ManifestHeader, SourceVideo
+from manifests.records import FAILED, SKIPPED, InputError, ManifestHeader, SourceVideo
+from manifests.table import VIDEO_SCHEMA, Manifest
 from tgprep.config import EARLIER, ExtractSettings
 from tgprep.extract.workers.shards import ShardPlan
+from tgprep.scan.keys import video_key
 from tgprep.scan.scan import Scan
 
-_VIDEOS_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("path", pa.string()),
-        ("class_name", pa.string()),
-        ("label", pa.int32()),
-        ("group", pa.string()),
-        ("subsets", pa.list_(pa.string())),
-        ("num_source_bytes", pa.int64()),
-    ]
-)
+_SOURCE_SCHEMA = pa.schema([VIDEO_SCHEMA.field(field.name) for field in dataclasses.fields(SourceVideo)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,30 +50,21 @@ class Plan:
     @property
     def header(self) -> ManifestHeader:
         """The header of the data set, without counts."""
-        return ManifestHeader(
-            dataset=self.dataset,
-            classes=self.classes,
-            gradient=self.settings.coding,
-            settings=self.settings.model_dump(),
-            versions=self.versions,
-            num_folds=self.num_folds,
-        )
+        settings = self.settings
+        facts = (settings.coding, settings.model_dump(), self.versions, self.num_folds)
+        return ManifestHeader(self.dataset, self.classes, *facts)
+
+    def save(self, work: Location) -> None:
+        """Write the plan into the work folder; it is valid once plan.json exists."""
+        records = [{**dataclasses.asdict(video), "subsets": list(video.subsets)} for video in self.videos]
+        with atomic_write(below(work, "plan.parquet")) as file:
+            pq.write_table(pa.Table.from_pylist(records, schema=_SOURCE_SCHEMA), file)
+        facts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "videos"}
+        with atomic_write(below(work, "plan.json")) as file:
+            file.write(json_bytes({**facts, "settings": self.settings.model_dump()}))
 
 
 _PLAN = TypeAdapter(Plan)
-
-
-def new_plan(scan: Scan, settings: ExtractSettings, versions: dict[str, str]) -> Plan:
-    """The plan of a new data set with every video of the scan."""
-    return Plan(
-        dataset=scan.dataset,
-        classes=scan.classes,
-        num_folds=scan.num_folds,
-        videos=scan.videos,
-        skipped=tuple((item.path, item.reason) for item in scan.skipped),
-        settings=settings,
-        versions=versions,
-    )
 
 
 def plan_shards(videos: Sequence[SourceVideo], videos_per_shard: int, first_shard: int = 0) -> tuple[ShardPlan, ...]:
@@ -106,16 +90,6 @@ def mixed_place(key: str) -> tuple[bytes, str]:
     return blake2b(key.encode(), digest_size=8).digest(), key
 
 
-def save_plan(work: Location, plan: Plan) -> None:
-    """Write the plan into the work folder; it is valid once plan.json exists."""
-    records = [{**dataclasses.asdict(video), "subsets": list(video.subsets)} for video in plan.videos]
-    with atomic_write(below(work, "plan.parquet")) as file:
-        pq.write_table(pa.Table.from_pylist(records, schema=_VIDEOS_SCHEMA), file)
-    facts = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan) if field.name != "videos"}
-    with atomic_write(below(work, "plan.json")) as file:
-        file.write(json_bytes({**facts, "settings": plan.settings.model_dump()}))
-
-
 def load_plan(work: Location) -> Plan | None:
     """The plan of the interrupted run, if there is one."""
     try:
@@ -127,14 +101,16 @@ def load_plan(work: Location) -> Plan | None:
     return plan
 
 
-def refuse_difference(out: Location, state: str, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """InputError that names every setting of the data set at `out` that differs from the request."""
+def refuse_difference(
+    out: Location, state: str, dataset: str, settings: dict[str, Any], scan: Scan, now: ExtractSettings
+) -> None:
+    """InputError that names every setting of the data set at `out` that differs from the request and its scan."""
     # A setting that is younger than the data set has today's default, unless EARLIER names another value.
     defaults = {name: field.default for name, field in ExtractSettings.model_fields.items()}
-    stored = {**defaults, **EARLIER, **before}
+    stored = {**defaults, **EARLIER, **settings, "dataset": dataset}
     differences = [
         f"--{name.replace('_', '-')} is {stored.get(name)} in it, {value} requested"
-        for name, value in now.items()
+        for name, value in {**now.model_dump(), "dataset": scan.dataset}.items()
         if stored.get(name) != value
     ]
     if differences:
@@ -163,3 +139,62 @@ def changes_since(plan: Plan, scan: Scan, versions: dict[str, str]) -> list[str]
     ]:
         notes.append(f"other versions than when this extraction began ({'; '.join(other)}): its bytes may differ")
     return notes
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """How a finished data set changes."""
+
+    add: bool = False  # extract videos that it does not have
+    retry_failed: bool = False  # extract its failed videos again
+
+    def __bool__(self) -> bool:
+        return self.add or self.retry_failed
+
+    def __str__(self) -> str:
+        return " ".join(["--add"] * self.add + ["--retry-failed"] * self.retry_failed)
+
+
+def plan_update(
+    base: Manifest, scan: Scan, settings: ExtractSettings, versions: dict[str, str], update: Update
+) -> Plan:
+    """The plan of an update. Keys, labels and classes of the data set stay; new classes get the labels after them."""
+    rows = [row for row in base.videos if row.status != SKIPPED]
+    known = {row.path for row in rows}
+    classes, skipped = base.header.classes, skipped_of(base)
+    videos: list[SourceVideo] = []
+    if update.retry_failed:
+        sizes = {video.path: video.num_source_bytes for video in scan.videos}
+        failed = [row for row in rows if row.status == FAILED]
+        videos += [replace(row.source, num_source_bytes=sizes.get(row.path, row.num_source_bytes)) for row in failed]
+    if update.add:
+        if scan.num_folds != base.header.num_folds:
+            raise InputError(
+                f"{base.root} has {base.header.num_folds} official folds, VIDEOS and its lists now have {scan.num_folds}. "
+                f"Give the same --annotations and the same kind of folders, or extract into a new folder."
+            )
+        present = {video.class_name for video in scan.videos}
+        new = tuple(name for name in scan.classes if name in present and name not in classes)
+        classes += new
+        used_keys = {row.key.lower() for row in rows}
+        labels = {name: label for label, name in enumerate(classes)}
+        for video in scan.videos:
+            if video.path in known:
+                continue
+            # A key of the data set may belong to a file that is no longer in VIDEOS: a hash of the path makes another one.
+            key = video.key
+            for digits in (8, 16, 64):
+                if key.lower() not in used_keys:
+                    break
+                key = video_key(video.class_name, PurePosixPath(video.path).stem, hash_of=video.path, digits=digits)
+            used_keys.add(key.lower())
+            videos.append(replace(video, key=key, label=labels[video.class_name]))
+        skipped = {(item.path, item.reason) for item in scan.skipped if item.path not in known}
+    last = max((int(shard.name.split("-")[1].split(".")[0]) for shard in base.shards), default=-1)
+    facts = (base.header.dataset, classes, base.header.num_folds, tuple(videos), tuple(sorted(skipped)))
+    return Plan(*facts, settings, versions, update=str(update), base=base.digest, first_shard=last + 1)
+
+
+def skipped_of(base: Manifest) -> set[tuple[str, str]]:
+    """(path, reason) of the inputs that the data set skipped."""
+    return {(row.path, row.error) for row in base.videos if row.status == SKIPPED}

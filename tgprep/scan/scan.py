@@ -44,8 +44,13 @@ def scan(videos: Location, *, dataset: str = "auto", annotations: Location | Non
     if isinstance(annotations, Path) and not annotations.exists():
         raise InputError(f"--annotations {annotations}: no such file or folder.")
     listing = list_videos(videos)
-    dataset, labelling = _label(listing, videos, dataset, annotations)
+    dataset, labelling = label_files(listing, videos, dataset, annotations)
     notes = [*labelling.notes]
+    if missing := labelling.missing:
+        num_missing = sum(entry.num_missing for entry in missing)
+        worst = sorted(missing, key=lambda entry: (-entry.num_missing, entry.class_name))
+        examples = some([f"{e.class_name or 'no label'} {e.num_missing} of {e.num_listed}" for e in worst])
+        notes.append(f"{num_missing} listed videos of {len(worst)} classes are not in the folder: {examples}")
     # Every file has a label or is skipped; files that a csv does not name have neither.
     labels = [(file, labelling.labels.get(file.path)) for file in listing.videos]
     labelled = [(file, label) for file, label in labels if isinstance(label, VideoLabel)]
@@ -93,7 +98,9 @@ def scan(videos: Location, *, dataset: str = "auto", annotations: Location | Non
     )
 
 
-def _label(listing: Listing, videos: Location, dataset: str, annotations: Location | None) -> tuple[str, Labelling]:
+def label_files(
+    listing: Listing, videos: Location, dataset: str, annotations: Location | None
+) -> tuple[str, Labelling]:
     """Label the files by the rules of their data set, which is detected and noted if it is `auto`."""
     with annotation_paths(videos, annotations) as paths:
         lists = paths[0] if annotations is not None else None
@@ -107,9 +114,4 @@ def _label(listing: Listing, videos: Location, dataset: str, annotations: Locati
     notes = [*labelling.notes]
     if dataset == "auto":
         notes.insert(0, f"detected data set {detected} from folder and file names (--dataset sets it)")
-    if missing := labelling.missing:
-        num_missing = sum(entry.num_missing for entry in missing)
-        worst = sorted(missing, key=lambda entry: (-entry.num_missing, entry.class_name))
-        examples = some([f"{e.class_name or 'no label'} {e.num_missing} of {e.num_listed}" for e in worst])
-        notes.append(f"{num_missing} listed videos of {len(worst)} classes are not in the folder: {examples}")
     return detected, replace(labelling, notes=tuple(notes))

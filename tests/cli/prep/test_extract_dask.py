@@ -163,7 +163,7 @@ def test_an_interrupted_run_on_a_cluster_is_finished_later(
         (("--engine", "dask"), "--engine dask and --scheduler ADDRESS go together"),
         pytest.param(
             ("--engine", "dask", "--scheduler", "tcp://127.0.0.1:1"),
-            "no Dask scheduler answers there",
+            "no Dask scheduler answers at this address",
             marks=pytest.mark.long,
         ),
     ],

@@ -12,8 +12,7 @@ from rich.console import Console
 from cli.prep import progress as module
 from cli.prep.progress import ExtractProgress
 from manifests.records import VideoRow
-from tgprep.extract.workers.request import Workload
-from tgprep.extract.workers.shards import Progress
+from tgprep.extract.workers.shards import Progress, Workload
 
 
 def row(name: str, *, error: str = "", num_frames: int = 100, num_source_bytes: int = 0) -> VideoRow:
@@ -56,7 +55,7 @@ def test_the_panel_fits_and_does_not_jump(clock: list[float], width: int) -> Non
 def test_the_line_shows_counts_rate_and_time_left(clock: list[float]) -> None:
     progress = ExtractProgress()
     progress.planned(Workload(100, 0, num_kept=40))
-    assert progress.seconds_left() == -1
+    assert progress.state()["seconds_left"] == -1
     for number in range(30):
         clock[0] += 2
         progress(Progress(0, "", 0, row(f"v{number}", error="broken" if number < 3 else "")))
@@ -75,7 +74,7 @@ def test_without_a_terminal_there_is_one_line_every_thirty_seconds(
     progress.planned(Workload(1000, 0))
     for second in range(120):
         clock[0] += 1
-        progress(Progress(0, "class/long", 25 * second))  # one long video: it is told all the same
+        progress(Progress(0, "class/long", 25 * second))  # one long video is reported too
     lines = capsys.readouterr().err.splitlines()
     if log_json:
         assert [json.loads(line)["event"] for line in lines] == ["planned", *["progress"] * 4]
@@ -93,16 +92,16 @@ def test_the_line_comes_without_worker_events(
     monkeypatch.setattr(module, "_TICK_SECONDS", 0.01)
     progress = ExtractProgress()
     progress.planned(Workload(7, 0))
-    told = ""
+    lines = ""
     for count in (1, 2, 3):
         clock[0] += 31
 
         for _ in range(3000):
-            told += capsys.readouterr().err
-            if told.count("0 of 7 videos, 0 frames/s\n") >= count:
+            lines += capsys.readouterr().err
+            if lines.count("0 of 7 videos, 0 frames/s\n") >= count:
                 break
             time.sleep(0.01)
-        assert told.count("0 of 7 videos") == count
+        assert lines.count("0 of 7 videos") == count
     progress.close()
     clock[0] += 31
     time.sleep(0.1)
@@ -117,5 +116,5 @@ def test_the_time_left_follows_bytes_not_videos(clock: list[float]) -> None:
     for number, size in enumerate(sizes):
         clock[0] += size / 1000
         progress(Progress(0, "", 0, row(f"v{number}", num_source_bytes=size)))
-        assert progress.seconds_left() == pytest.approx(sum(sizes[number + 1 :]) / 1000)
+        assert progress.state()["seconds_left"] == pytest.approx(sum(sizes[number + 1 :]) / 1000)
     progress.close()

@@ -125,12 +125,12 @@ def test_numbers_may_begin_at_zero(tmp_path: Path) -> None:
         (tmp_path / f"img_{number:05d}.jpg").write_bytes(b"")
     for number in (1, 2):
         (tmp_path / f"tempgrad_{number:05d}.jpg").write_bytes(b"")
-    found = find_frames(tmp_path, tg=True)
-    assert [path.name[-5:] for path in found.rgb] == ["0.jpg", "1.jpg", "2.jpg"]
-    assert [path.name[-5:] for path in found.tg] == ["1.jpg", "2.jpg"]
+    files = find_frames(tmp_path, ["tg"])
+    assert [path.name[-5:] for path in files["rgb"]] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert [path.name[-5:] for path in files["tg"]] == ["1.jpg", "2.jpg"]
     (tmp_path / "img_2.jpeg").write_bytes(b"")
     with pytest.raises(FramesError, match="same number"):
-        find_frames(tmp_path, tg=True)
+        find_frames(tmp_path, ["tg"])
 
 
 def test_an_interrupted_import_continues(tree: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from manifests.records import InputError
 from tests.extraction import tree
 from tests.prep.extract.support import MakeFolder, reasons, run
 from tests.prep.support import moving_square, write_video
-from tgprep.extract.make import TooManyFailuresError
+from tgprep.extract.pipeline import TooManyFailuresError
 from tgprep.extract.plan import plan_shards
 from tgprep.extract.workers.shards import Progress, StoppedError
 from tgprep.scan.scan import scan
@@ -29,9 +29,14 @@ def test_every_input_is_accounted_for(video_folder: MakeFolder, tmp_path: Path) 
     (videos / "class1" / "nothing.avi").symlink_to("nowhere.avi")
     (videos / "class1" / "odd.xyz").write_text("?")
     outcome = run(videos, tmp_path / "out", videos_per_shard=64)
-    account = outcome.account
-    assert (account.num_inputs, account.num_written, account.num_failed, account.num_skipped) == (11, 6, 3, 2)
-    assert account.num_frames == 2 * (6 + 7 + 8)
+    manifest = outcome.manifest
+    assert (
+        len(manifest.videos),
+        manifest.header.num_written,
+        manifest.header.num_failed,
+        manifest.header.num_skipped,
+    ) == (11, 6, 3, 2)
+    assert sum(manifest.videos.column("num_frames")) == 2 * (6 + 7 + 8)
     failed = {row.path: row.error for row in outcome.manifest.videos if row.status == "failed"}
     assert failed == {
         "class0/one.avi": "only 1 frame: a temporal gradient needs two",
@@ -48,7 +53,7 @@ def test_any_number_of_processes_gives_the_same_bytes(video_folder: MakeFolder, 
     trees = []
     for threads in (1, 2, 3):
         outcome = run(videos, tmp_path / f"out{threads}", threads=threads, videos_per_shard=4)
-        assert outcome.account.num_shards == 8
+        assert len(outcome.manifest.shards) == 8
         trees.append(tree(tmp_path / f"out{threads}"))
     assert trees[0] == trees[1] == trees[2]
 
@@ -72,7 +77,7 @@ def test_a_finished_data_set_is_not_changed(video_folder: MakeFolder, tmp_path: 
     write_video(videos / "class0" / "new.avi", moving_square(5))
     again = run(videos, out)
     assert again.already_finished
-    assert again.account.num_written == 6
+    assert again.manifest.header.num_written == 6
     assert "1 videos in VIDEOS are not in the data set (the first: class0/new.avi)" in again.notes[0]
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
 
@@ -129,7 +134,7 @@ def test_videos_that_change_between_runs_do_not_change_the_plan(video_folder: Ma
     (videos / "class1" / "v000.avi").unlink()
     outcome = run(videos, out)
     assert "VIDEOS has changed since this extraction began (1 new, 1 gone, 0 of another size)" in outcome.notes[0]
-    assert (outcome.account.num_inputs, outcome.account.num_written) == (8, 7)
+    assert (len(outcome.manifest.videos), outcome.manifest.header.num_written) == (8, 7)
     assert reasons(outcome) == {"v000": "cannot be read: No such file or directory"}
 
 
@@ -141,7 +146,7 @@ def test_too_many_failures_end_the_run_and_it_can_continue(video_folder: MakeFol
         run(videos, out, max_failures=1, videos_per_shard=6)
     assert not (out / HEADER_NAME).exists()
     outcome = run(videos, out, videos_per_shard=6)
-    assert (outcome.account.num_written, outcome.account.num_failed) == (8, 4)
+    assert (outcome.manifest.header.num_written, outcome.manifest.header.num_failed) == (8, 4)
     assert outcome.num_shards_kept > 0
 
 

@@ -26,7 +26,7 @@ from tgprep.convert.export_rawframes import export_rawframes
 from tgprep.convert.materialise import materialise
 from tgprep.decode.open import open_video
 from tgprep.encode.flow import FlowMethod, flow_estimator, flow_picture
-from tgprep.extract.update import Update
+from tgprep.extract.plan import Update
 from tgprep.obtain.sample import SampleSettings, render_sample
 
 Pixels = npt.NDArray[np.uint8]

@@ -17,7 +17,7 @@ from manifests.records import InputError
 from tests.extraction import tree
 from tests.prep.support import extract_videos, moving_square, write_video
 from tgprep.extract.pipeline import Outcome
-from tgprep.extract.update import Update
+from tgprep.extract.plan import Update
 from tgprep.extract.work_folder import exclusive
 from tgprep.extract.workers.shards import StoppedError
 
@@ -60,8 +60,13 @@ def test_failed_videos_are_retried(finished: tuple[Path, Path]) -> None:
     old, before = read_manifest(out), shards(out)
     write_video(videos / "class0" / "bad.avi", moving_square(5))
     outcome = run(videos, out, RETRY)
-    account = outcome.account
-    assert (account.num_inputs, account.num_written, account.num_failed, account.num_shards) == (8, 7, 1, 3)
+    manifest = outcome.manifest
+    assert (len(manifest.videos), manifest.header.num_written, manifest.header.num_failed, len(manifest.shards)) == (
+        8,
+        7,
+        1,
+        3,
+    )
     now = shards(out)
     assert {name: now[name] for name in before} == before
     assert set(tree(out)) == {*now, "dataset.json", "videos.parquet", "shards.parquet"}
@@ -75,7 +80,7 @@ def test_failed_videos_are_retried(finished: tuple[Path, Path]) -> None:
 def test_a_retry_that_fails_again_changes_nothing(finished: tuple[Path, Path]) -> None:
     videos, out = finished
     before = tree(out)
-    assert run(videos, out, RETRY).account.num_failed == 2
+    assert run(videos, out, RETRY).manifest.header.num_failed == 2
     assert tree(out) == before
 
 
@@ -97,8 +102,13 @@ def test_new_videos_and_classes_go_behind_the_old_ones(finished: tuple[Path, Pat
     # The same class and name as a video of the data set, which is no longer there: another key.
     write_video(videos / "class0" / "V000.mp4", moving_square(7), codec="libx264")
     outcome = run(videos, out, ADD)
-    account = outcome.account
-    assert (account.num_inputs, account.num_written, account.num_failed, account.num_skipped) == (12, 9, 2, 1)
+    manifest = outcome.manifest
+    assert (
+        len(manifest.videos),
+        manifest.header.num_written,
+        manifest.header.num_failed,
+        manifest.header.num_skipped,
+    ) == (12, 9, 2, 1)
     assert {name: shards(out)[name] for name in before} == before
     manifest = read_manifest(out)
     assert manifest.header.classes == ("class0", "class1", "another")
@@ -115,8 +125,13 @@ def test_add_and_retry_together(finished: tuple[Path, Path]) -> None:
     videos, out = finished
     write_video(videos / "class0" / "new.avi", moving_square(4))
     write_video(videos / "class0" / "bad.avi", moving_square(5))
-    account = run(videos, out, Update(add=True, retry_failed=True)).account
-    assert (account.num_inputs, account.num_written, account.num_failed, account.num_shards) == (9, 8, 1, 3)
+    manifest = run(videos, out, Update(add=True, retry_failed=True)).manifest
+    assert (len(manifest.videos), manifest.header.num_written, manifest.header.num_failed, len(manifest.shards)) == (
+        9,
+        8,
+        1,
+        3,
+    )
 
 
 def test_an_unfinished_extraction_is_finished_first(video_folder: MakeFolder, tmp_path: Path) -> None:
@@ -126,8 +141,8 @@ def test_an_unfinished_extraction_is_finished_first(video_folder: MakeFolder, tm
     with pytest.raises(StoppedError):
         run(videos, out, stop=stop, on_progress=lambda p: stop.set() if p.row and p.row.error else None)
     write_video(videos / "class0" / "bad.avi", moving_square(5))
-    account = run(videos, out, RETRY).account
-    assert (account.num_inputs, account.num_written, account.num_failed) == (7, 7, 0)
+    manifest = run(videos, out, RETRY).manifest
+    assert (len(manifest.videos), manifest.header.num_written, manifest.header.num_failed) == (7, 7, 0)
 
 
 def test_one_run_finishes_an_extraction_and_adds_to_it(video_folder: MakeFolder, tmp_path: Path) -> None:
@@ -145,8 +160,8 @@ def test_one_run_finishes_an_extraction_and_adds_to_it(video_folder: MakeFolder,
                 pass
             held.append(progress.row.path)
 
-    account = run(videos, out, ADD, on_progress=try_beside).account
-    assert (account.num_inputs, account.num_written, account.num_failed) == (7, 7, 0)
+    manifest = run(videos, out, ADD, on_progress=try_beside).manifest
+    assert (len(manifest.videos), manifest.header.num_written, manifest.header.num_failed) == (7, 7, 0)
     assert held[-1].endswith("new.avi")
 
 
@@ -173,7 +188,7 @@ def test_a_stopped_update_leaves_the_old_data_set(finished: tuple[Path, Path]) -
     with pytest.raises(InputError, match="holds an unfinished --add"):
         run(videos, out, RETRY)
     outcome = run(videos, out, ADD)
-    assert (outcome.account.num_written, outcome.account.num_shards) == (12, 4)
+    assert (outcome.manifest.header.num_written, len(outcome.manifest.shards)) == (12, 4)
 
 
 class KilledError(BaseException):

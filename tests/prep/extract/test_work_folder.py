@@ -46,8 +46,7 @@ def test_tasks_share_out_and_the_last_one_joins(tmp_path: Path, no_locks: None) 
             with pytest.raises(InputError, match="is in use by"), exclusive(tmp_path):
                 pass
             second.check()
-        with first.last() as is_last:
-            assert is_last
+        assert first.is_last()
 
 
 def test_two_real_runs(tmp_path: Path) -> None:

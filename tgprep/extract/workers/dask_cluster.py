@@ -1,7 +1,6 @@
 """The Dask engine: shards made by the workers of a cluster, through joblib; each runs its own supervised worker process.
 
-VIDEOS and OUT must be the same folders on every machine, or URLs of object stores. A lost Dask worker costs nothing: the scheduler gives its
-shard to another, and what it left unfinished is removed before the data set is joined.
+VIDEOS and OUT must be the same folders on every machine, or URLs. The shard of a lost Dask worker goes to another one.
 """
 
 from __future__ import annotations
@@ -17,12 +16,9 @@ from typing import Any
 
 import joblib
 
-from manifests.files import Location
 from manifests.records import InputError
-from tgprep.config import ExtractSettings, WorkerSettings
-from tgprep.extract.workers.request import Request
 from tgprep.extract.workers.scratch import refuse_small, scratch_folder
-from tgprep.extract.workers.shards import Progress, ShardPlan, ShardResult, StoppedError, publish_shard
+from tgprep.extract.workers.shards import Progress, Request, ShardPlan, ShardResult, StoppedError, publish_shard
 from tgprep.extract.workers.supervisor import Supervisor
 
 _POLL_SECONDS = 0.25
@@ -33,21 +29,20 @@ _WORKER_SECONDS = 300  # a batch system may take its time to start them
 def run_dask(plans: Sequence[ShardPlan], request: Request, scratch: Path | None) -> Generator[ShardResult, None, None]:
     """Write the shards on the cluster of the settings' scheduler; results come as they finish, in any order.
 
-    Videos are reported when their shard is finished. A set `request.stop` ends it: what the cluster has begun is given up. InputError if there
-    is no such scheduler, or Dask is not installed.
+    Videos are reported when their shard is finished. InputError if there is no such scheduler, or Dask is not installed.
     """
     if not plans:
         return
     client = _connect(request.workers.scheduler)
     results: queue.SimpleQueue[ShardResult | BaseException | None] = queue.SimpleQueue()
     videos, out = (place.resolve() if isinstance(place, Path) else place for place in (request.videos, request.out))
+    # Not the request: its event and callbacks stay on this machine.
+    facts = {"videos": videos, "out": out, "settings": request.settings, "workers": request.workers}
     folder = scratch and scratch.resolve()
 
     # joblib blocks while it waits for the cluster: it runs in a thread, so that this one can look at `stop`.
     def gather() -> None:
-        jobs = (
-            joblib.delayed(write_shard)(plan, videos, out, request.settings, request.workers, folder) for plan in plans
-        )
+        jobs = (joblib.delayed(write_shard)(plan, folder, **facts) for plan in plans)
         try:
             with joblib.parallel_config(backend="dask", client=client):
                 for result in joblib.Parallel(return_as="generator_unordered", batch_size=1)(jobs):
@@ -76,26 +71,20 @@ def run_dask(plans: Sequence[ShardPlan], request: Request, scratch: Path | None)
         client.close()
 
 
-def write_shard(
-    plan: ShardPlan,
-    videos: Location,
-    out: Location,
-    settings: ExtractSettings,
-    workers: WorkerSettings,
-    scratch: Path | None,
-) -> ShardResult:
-    """Write one shard, on a Dask worker. scratch None: a temporary folder of that machine."""
-    supervisor = Supervisor(0, Request(videos, out, settings, workers))
+def write_shard(plan: ShardPlan, scratch: Path | None, **facts: Any) -> ShardResult:
+    """Write one shard of the request with these facts, on a Dask worker. scratch None: a temporary folder of that machine."""
+    request = Request(**facts)
+    supervisor = Supervisor(0, request)
     with contextlib.ExitStack() as stack:
         stack.callback(supervisor.close)
         if scratch is None:
-            folder = stack.enter_context(scratch_folder(workers.scratch, out))
-            refuse_small(folder, [plan], 1, videos=videos, out=out)
+            folder = stack.enter_context(scratch_folder(request))
+            refuse_small(folder, request, [plan], 1)
         else:
             folder = scratch / uuid.uuid4().hex
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             folder.mkdir(parents=True)
-        return publish_shard(supervisor.write(plan, folder), out)
+        return publish_shard(*supervisor.write(plan, folder), request.out)
 
 
 def _connect(scheduler: str) -> Any:
@@ -107,14 +96,13 @@ def _connect(scheduler: str) -> Any:
         client = Client(scheduler, timeout=_CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise InputError(
-            f"--scheduler {scheduler}: no Dask scheduler answers there ({error}). Start one with `dask scheduler`, and "
+            f"--scheduler {scheduler}: no Dask scheduler answers at this address ({error}). Start one with `dask scheduler`, and "
             f"workers with `dask worker ADDRESS`."
         ) from None
     try:
         client.wait_for_workers(1, timeout=_WORKER_SECONDS)
     except TimeoutError:
         client.close()  # type: ignore[no-untyped-call]
-        raise InputError(
-            f"--scheduler {scheduler}: it has had no worker for {_WORKER_SECONDS} s. Start some with `dask worker {scheduler}`."
-        ) from None
+        text = f"it has had no worker for {_WORKER_SECONDS} s. Start some with `dask worker {scheduler}`."
+        raise InputError(f"--scheduler {scheduler}: {text}") from None
     return client

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import joblib
 
@@ -12,8 +13,7 @@ from manifests import object_store as stores
 from manifests.files import is_url
 from manifests.machine import usable_cores
 from tgprep.config import WorkerSettings
-from tgprep.extract.workers.request import Request
-from tgprep.extract.workers.shards import ShardPlan, ShardResult, StoppedError, publish_shard
+from tgprep.extract.workers.shards import Request, ShardPlan, ShardResult, StoppedError, publish_shard
 from tgprep.extract.workers.supervisor import Supervisor
 
 _STOP_SECONDS = 60.0
@@ -27,21 +27,16 @@ def num_workers(settings: WorkerSettings, plans: Sequence[ShardPlan]) -> int:
 def run_local(plans: Sequence[ShardPlan], request: Request, scratch: Path | None) -> Generator[ShardResult, None, None]:
     """Write the shards with `threads` worker processes; results come as they finish, in any order.
 
-    joblib's threads only wait for their worker processes, so that a crash takes nothing else with it. A set `request.stop` discards open shards
-    and raises StoppedError. Close the generator to end early: no process and no unfinished file is left then.
+    A set `request.stop` discards open shards and raises StoppedError. Close the generator to end early: no process and no unfinished file is left.
     """
     if not plans:
         return
     assert scratch is not None
     count = num_workers(request.workers, plans)
     pool = _Supervisors(count, request, scratch)
-    parallel = joblib.Parallel(
-        n_jobs=count * (2 if is_url(request.out) else 1),  # as many threads again for uploads
-        backend="threading",
-        return_as="generator_unordered",
-        pre_dispatch="n_jobs",
-        batch_size=1,
-    )
+    num_threads = count * (2 if is_url(request.out) else 1)  # as many threads again for uploads
+    how: dict[str, Any] = {"backend": "threading", "return_as": "generator_unordered", "pre_dispatch": "n_jobs"}
+    parallel = joblib.Parallel(num_threads, batch_size=1, **how)
     complete = False
     try:
         for result in parallel(joblib.delayed(pool.write)(plan) for plan in plans):  # noqa: UP028 - see `finally`
@@ -80,12 +75,12 @@ class _Supervisors:
         try:
             # The supervisor is free for the next shard while this one is published: an upload takes long.
             try:
-                unpublished = supervisor.write(plan, self.scratch)
+                temporary, result = supervisor.write(plan, self.scratch)
             finally:
                 with self.changed:
                     self.idle.append(supervisor)
                     self.changed.notify_all()
-            return publish_shard(unpublished, self.request.out)
+            return publish_shard(temporary, result, self.request.out)
         except BaseException as error:
             if not self.should_stop():
                 self.first_error.append(error)

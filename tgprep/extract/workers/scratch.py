@@ -10,29 +10,29 @@ from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
-from manifests.files import Location, is_url
+from manifests.files import is_url
 from manifests.locks import try_lock, wait_for_lock
 from manifests.records import InputError
-from tgprep.extract.workers.shards import ShardPlan
+from tgprep.extract.workers.shards import Request, ShardPlan
 
 _YOUNG_SECONDS = 3600.0  # a folder without a lock may be new
 
 
 @contextlib.contextmanager
-def scratch_folder(parent: str, out: Location) -> Iterator[Path]:
-    """A new folder in `parent` (if empty, the system's temporary folder), removed at the end.
+def scratch_folder(request: Request) -> Iterator[Path]:
+    """A new folder in --scratch (if empty, the system's temporary folder), removed at the end.
 
     Folders of this OUT whose process was killed are removed first. InputError if none can be made.
     """
-    root = Path(parent or tempfile.gettempdir())
-    prefix = f"tgprep-{blake2b(str(out).encode(), digest_size=6).hexdigest()}-"
+    root = Path(request.workers.scratch or tempfile.gettempdir())
+    prefix = f"tgprep-{blake2b(str(request.out).encode(), digest_size=6).hexdigest()}-"
     try:
         for old in root.glob(f"{prefix}*"):
             _remove_if_dead(old)
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
     except OSError as error:
         raise InputError(
-            f"--scratch {root}: no folder for unfinished work can be made there ({error.strerror}). Name a local "
+            f"--scratch {root}: cannot make a folder for unfinished work in it ({error.strerror}). Name a local "
             f"folder that exists and is writable."
         ) from None
     with (folder / "lock").open("w") as lock:
@@ -44,21 +44,19 @@ def scratch_folder(parent: str, out: Location) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def refuse_small(
-    folder: Path, plans: Sequence[ShardPlan], num_workers: int, *, videos: Location, out: Location
-) -> None:
+def refuse_small(folder: Path, request: Request, plans: Sequence[ShardPlan], num_workers: int) -> None:
     """InputError if the disk of `folder` is certainly too small: a shard is larger than its videos."""
     sizes = [[video.num_source_bytes for video in plan.videos] for plan in plans]
     needed = 0
-    if is_url(videos):
+    if is_url(request.videos):
         needed += 2 * num_workers * max((size for plan in sizes for size in plan), default=0)
-    if is_url(out):
+    if is_url(request.out):
         needed += num_workers * max((sum(plan) for plan in sizes), default=0)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
             f"--scratch {folder.parent}: {free / 1e9:.2f} GB are free, and {num_workers} workers need at least {needed / 1e9:.2f} "
-            f"GB there for videos and unfinished shards. Name another folder, or use fewer --threads or --videos-per-shard."
+            f"GB of it for videos and unfinished shards. Name another folder, or use fewer --threads or --videos-per-shard."
         )
 
 

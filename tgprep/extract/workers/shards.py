@@ -1,18 +1,22 @@
-"""Shards as values: planned, in progress, complete, and published under their final name."""
+"""What engines take and give: the request, the shards that are planned, written and published, and the events by which a caller follows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from manifests.files import Location, below, publish, upload
 from manifests.records import FAILED, ShardRow, SourceVideo, VideoRow
+from tgprep.config import ExtractSettings, WorkerSettings
 
+WORK_FOLDER = ".tgprep"
 _MAX_REASON = 500  # characters of an error message that are kept
 
 
 class StoppedError(Exception):
-    """The run was asked to stop; the open shard is discarded."""
+    """The caller stops the run; the open shard is discarded."""
 
 
 class ShardError(Exception):
@@ -46,34 +50,58 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class UnpublishedShard:
-    """A complete, synced shard under a temporary name, on the disk of OUT or, for a store, in the scratch folder."""
+class Workload:
+    """The size of an extraction, in videos and bytes of their files. num_kept: finished by earlier runs."""
 
-    temporary: Path
-    result: ShardResult
+    num_videos: int
+    num_source_bytes: int
+    num_kept: int = 0
+    num_kept_source_bytes: int = 0
 
 
-def publish_shard(unpublished: UnpublishedShard, out: Location) -> ShardResult:
-    """Publish a shard under its final name in OUT, by renaming or one upload, and remove the temporary file."""
-    target = below(out, unpublished.result.shard.name)
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An extraction of videos below one location into a data set at another."""
+
+    videos: Location
+    out: Location
+    settings: ExtractSettings
+    workers: WorkerSettings
+    versions: dict[str, str] = field(default_factory=dict)  # of what decodes and encodes, for the header
+    stop: threading.Event = field(default_factory=threading.Event)  # set it to end the run in an orderly way
+    on_planned: Callable[[Workload], None] = lambda workload: None  # called once, before the work begins
+    on_progress: Callable[[Progress], None] = lambda progress: None  # for every event, from several threads
+
+    @property
+    def work(self) -> Location:
+        """The work folder."""
+        return below(self.out, WORK_FOLDER)
+
+
+# Writes shards and gives each as it is finished, in any order. The path is the folder for unfinished work; None: each machine makes one.
+Engine = Callable[[Sequence[ShardPlan], Request, Path | None], Generator[ShardResult, None, None]]
+
+
+def publish_shard(temporary: Path, result: ShardResult, out: Location) -> ShardResult:
+    """Publish a shard under its final name in OUT, by renaming or one upload, and remove the temporary file.
+
+    temporary: the complete, synced tar, on the disk of OUT or, for a store, in the scratch folder.
+    """
+    target = below(out, result.shard.name)
     try:
         if isinstance(target, Path):
-            publish(unpublished.temporary, target)
+            publish(temporary, target)
         else:
-            upload(unpublished.temporary, target)
+            upload(temporary, target)
     except OSError as error:
         raise ShardError(f"cannot write {target}: {error.strerror or error}") from None
     finally:
-        unpublished.temporary.unlink(missing_ok=True)
-    return unpublished.result
+        temporary.unlink(missing_ok=True)
+    return result
 
 
 def failed_row(source: SourceVideo, reason: str) -> VideoRow:
     """The row of a video that gave no sample."""
-    return source.row(FAILED, error=_one_line(reason))
-
-
-def _one_line(text: str) -> str:
-    """Text that every table and terminal takes: one line, valid UTF-8, limited in length."""
-    line = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
-    return line if len(line) <= _MAX_REASON else f"{line[:_MAX_REASON]}…"
+    # Every table and terminal takes the reason: one line, valid UTF-8, limited in length.
+    line = " ".join(reason.encode("utf-8", "backslashreplace").decode().split())
+    return source.row(FAILED, error=line if len(line) <= _MAX_REASON else f"{line[:_MAX_REASON]}…")

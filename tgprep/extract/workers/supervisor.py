@@ -20,29 +20,14 @@ from manifests.files import TEMPORARY_PREFIX, below
 from manifests.object_store import warn_once
 from manifests.records import WRITTEN, ShardRow, VideoRow
 from tgprep.config import WorkerSettings
-from tgprep.extract.workers.messages import (
-    Answer,
-    FramesDone,
-    Job,
-    JobFailed,
-    Ready,
-    ShardDone,
-    ShardJob,
-    StoreWarning,
-    VideoBegun,
-    VideoDone,
-    VideoEncoded,
-    decode,
-    encode,
-)
-from tgprep.extract.workers.request import Request
+from tgprep.extract.workers import messages
 from tgprep.extract.workers.shards import (
     Progress,
+    Request,
     ShardError,
     ShardPlan,
     ShardResult,
     StoppedError,
-    UnpublishedShard,
     failed_row,
 )
 
@@ -59,17 +44,17 @@ _MAX_LOSSES = {
 }
 
 
+@dataclasses.dataclass(eq=False)
 class WorkerLostError(Exception):
-    """The worker process ended or was killed; the message is the reason for the video it worked on.
+    """The worker process ended or was killed; the message is the reason for the video it worked on."""
 
-    started: it had taken jobs. killed: by a signal that no decoder sends itself. final: a second attempt is not worth its time.
-    """
+    reason: str
+    started: bool = True  # it had taken jobs
+    killed: bool = False  # by a signal that no decoder sends itself
+    final: bool = False  # a second attempt is not worth its time
 
-    def __init__(self, reason: str, *, started: bool = True, killed: bool = False, final: bool = False) -> None:
-        super().__init__(reason)
-        self.started = started
-        self.killed = killed
-        self.final = final
+    def __str__(self) -> str:
+        return self.reason
 
 
 class Worker:
@@ -80,37 +65,33 @@ class Worker:
         self.should_stop = should_stop
         self.num_jobs = 0
         self.started = False
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            # Otherwise glibc returns frame-sized buffers to the kernel after every frame: up to a third of the time, measured.
-            "MALLOC_TRIM_THRESHOLD_": str(256 * 1024**2),
-            "MALLOC_MMAP_THRESHOLD_": str(64 * 1024**2),
-        }
+        # Otherwise glibc returns frame-sized buffers to the kernel after every frame: up to a third of the time, measured.
+        malloc = {"MALLOC_TRIM_THRESHOLD_": str(256 * 1024**2), "MALLOC_MMAP_THRESHOLD_": str(64 * 1024**2)}
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "tgprep.extract.workers.worker", str(os.getpid()), encoder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **malloc},
             start_new_session=True,
         )
+        assert self.process.stdin is not None
         assert self.process.stdout is not None
-        os.set_blocking(self.process.stdout.fileno(), False)
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
+        os.set_blocking(self.stdout.fileno(), False)
         self.selector = selectors.DefaultSelector()
-        self.selector.register(self.process.stdout, selectors.EVENT_READ)
+        self.selector.register(self.stdout, selectors.EVENT_READ)
         self.unread = b""
 
-    def send(self, job: Job) -> None:
+    def send(self, job: messages.Job) -> None:
         """Start a job."""
-        assert self.process.stdin is not None
         self.num_jobs += 1
         try:
-            self.process.stdin.write(encode(job))
-            self.process.stdin.flush()
+            self.stdin.write(messages.encode(job))
+            self.stdin.flush()
         except BrokenPipeError:
             raise self._lost() from None
 
-    def answers(self) -> Iterator[Answer]:
+    def answers(self) -> Iterator[messages.Answer]:
         """The worker's answers as they come; StoppedError on a stop.
 
         WorkerLostError if it dies, is silent for too long, grows too large, or does not come to the end of a video.
@@ -122,42 +103,37 @@ class Worker:
                 self.kill()
                 raise StoppedError
             if self.selector.select(_POLL_SECONDS):
-                for answer in self._read():
-                    if isinstance(answer, Ready):
+                piece = os.read(self.stdout.fileno(), 1 << 16)
+                if not piece:
+                    raise self._lost()
+                *lines, self.unread = (self.unread + piece).split(b"\n")
+                for answer in map(messages.decode, lines):
+                    if isinstance(answer, messages.Ready):
                         self.started = True
                         continue
                     # The time limit of a video counts decoding, not the writing after it.
-                    if isinstance(answer, VideoBegun) and self.settings.max_video_seconds:
+                    if isinstance(answer, messages.VideoBegun) and self.settings.max_video_seconds:
                         video_deadline = time.monotonic() + self.settings.max_video_seconds
-                    elif isinstance(answer, VideoEncoded | VideoDone):
+                    elif isinstance(answer, messages.VideoEncoded | messages.VideoDone):
                         video_deadline = math.inf
                     yield answer
                 deadline = time.monotonic() + self.settings.timeout_seconds
-            elif time.monotonic() > deadline:
-                self.kill()
-                if not self.started:
-                    raise WorkerLostError(f"it did not start within {_START_SECONDS:g} s", started=False)
-                seconds = self.settings.timeout_seconds
-                raise WorkerLostError(f"the decoder showed no frame for {seconds:g} s and was stopped")
             # A decoder may show frames for ever, or use up the machine's memory, without ever being silent.
-            if time.monotonic() > video_deadline:
-                self.kill()
-                seconds = self.settings.max_video_seconds
+            now, limits = time.monotonic(), self.settings
+            final = now > video_deadline
+            if now > deadline and not self.started:
+                reason = f"it did not start within {_START_SECONDS:g} s"
+            elif now > deadline:
+                reason = f"the decoder showed no frame for {limits.timeout_seconds:g} s and was stopped"
+            elif final:
+                seconds = limits.max_video_seconds
                 reason = f"the decoder did not end within {seconds:g} s and was stopped (--max-video-seconds)"
-                raise WorkerLostError(reason, final=True)
-            if _resident_mb(self.process.pid) > self.settings.max_memory_mb:
-                self.kill()
-                raise WorkerLostError(
-                    f"the decoder took over {self.settings.max_memory_mb} MB of memory and was stopped"
-                )
-
-    def _read(self) -> Iterator[Answer]:
-        assert self.process.stdout is not None
-        piece = os.read(self.process.stdout.fileno(), 1 << 16)
-        if not piece:
-            raise self._lost()
-        *lines, self.unread = (self.unread + piece).split(b"\n")
-        return map(decode, lines)
+            elif _resident_mb(self.process.pid) > limits.max_memory_mb:
+                reason = f"the decoder took over {limits.max_memory_mb} MB of memory and was stopped"
+            else:
+                continue
+            self.kill()
+            raise WorkerLostError(reason, started=self.started or now <= deadline, final=final)
 
     def kill(self) -> None:
         """End the process now, and all that its decoder may have started."""
@@ -167,17 +143,16 @@ class Worker:
     def close(self) -> None:
         """Close its input, at which it ends by itself; kill it if it does not."""
         self.selector.close()
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None and not stream.closed:
-                with contextlib.suppress(BrokenPipeError):
-                    stream.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        for stream in (self.stdin, self.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+        try:
             self.process.wait(timeout=_END_SECONDS)
-            return
-        self._kill_group()
-        # A process that waits for a dead network share cannot even be killed: it is left behind.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._kill_group()
+            # A process that waits for a dead network share cannot even be killed: it is left behind.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=_END_SECONDS)
 
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -202,20 +177,13 @@ class Supervisor:
         self.should_stop = should_stop or request.stop.is_set
         self.worker: Worker | None = None
 
-    def write(self, plan: ShardPlan, scratch: Path) -> UnpublishedShard:
-        """Write one shard under a temporary name. StoppedError, ShardError: nothing is left behind."""
+    def write(self, plan: ShardPlan, scratch: Path) -> tuple[Path, ShardResult]:
+        """Write one shard under a temporary name, for `publish_shard`. StoppedError, ShardError: nothing is left behind."""
         request = self.request
         folder = request.out if isinstance(request.out, Path) else scratch
         temporary = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{plan.name}"
-        job = ShardJob(
-            shard=plan.name,
-            temporary=str(temporary),
-            scratch=str(scratch),
-            videos_root=str(request.videos),
-            settings=request.settings,
-            videos=plan.videos,
-            worker=self.number,
-        )
+        places = str(temporary), str(scratch), str(request.videos)
+        job = messages.ShardJob(plan.name, *places, request.settings, plan.videos, worker=self.number)
         try:
             rows, done = self._complete(job)
         except BaseException as error:
@@ -225,30 +193,35 @@ class Supervisor:
             raise
         num_written = sum(row.status == WRITTEN for row in rows)
         shard = ShardRow(plan.name, num_written, done.num_bytes, done.sha256)
-        return UnpublishedShard(temporary, ShardResult(shard, tuple(rows)))
+        return temporary, ShardResult(shard, tuple(rows))
 
-    def _complete(self, job: ShardJob) -> tuple[list[VideoRow], ShardDone]:
+    def _complete(self, job: messages.ShardJob) -> tuple[list[VideoRow], messages.ShardDone]:
         """Run the job, again from the video at which a worker is lost, until the shard is complete."""
         all_videos = job.videos
         rows: list[VideoRow] = []
         losses: Counter[tuple[int, bool, bool]] = Counter()
         while True:
             job = dataclasses.replace(job, videos=all_videos[len(rows) :])
+            if self.worker is not None and self.worker.num_jobs >= _JOBS_PER_WORKER:
+                self.close()
             try:
-                for answer in self._run(job):
-                    if isinstance(answer, VideoDone):
+                if self.worker is None:
+                    self.worker = Worker(self.request.workers, self.should_stop, job.settings.encoder)
+                self.worker.send(job)
+                for answer in self.worker.answers():
+                    if isinstance(answer, messages.VideoDone):
                         rows.append(answer.row)
                         job = dataclasses.replace(job, start=answer.end)
                         self._report(answer.row.key, answer.row.num_frames, answer.row)
-                    elif isinstance(answer, ShardDone):
+                    elif isinstance(answer, messages.ShardDone):
                         return rows, answer
-                    elif isinstance(answer, StoreWarning):
+                    elif isinstance(answer, messages.StoreWarning):
                         warn_once(answer.store, answer.text)
-                    elif isinstance(answer, JobFailed):
+                    elif isinstance(answer, messages.JobFailed):
                         raise ShardError(answer.reason)
                     else:
                         key = all_videos[len(rows)].key if len(rows) < len(all_videos) else ""
-                        self._report(key, answer.num_frames if isinstance(answer, FramesDone | VideoEncoded) else 0)
+                        self._report(key, getattr(answer, "num_frames", 0))
             except WorkerLostError as lost:
                 self.worker = None
                 kind = (lost.started, lost.killed)
@@ -266,14 +239,6 @@ class Supervisor:
                 row = failed_row(all_videos[len(rows)], str(lost))
                 rows.append(row)
                 self._report(row.key, 0, row)
-
-    def _run(self, job: ShardJob) -> Iterator[Answer]:
-        if self.worker is not None and self.worker.num_jobs >= _JOBS_PER_WORKER:
-            self.close()
-        if self.worker is None:
-            self.worker = Worker(self.request.workers, self.should_stop, job.settings.encoder)
-        self.worker.send(job)
-        yield from self.worker.answers()
 
     def _report(self, key: str, num_frames: int, row: VideoRow | None = None) -> None:
         self.request.on_progress(Progress(self.number, key, num_frames, row))

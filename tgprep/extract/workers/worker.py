@@ -13,50 +13,37 @@ import errno
 import gc
 import hashlib
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import cv2
 
 from manifests import object_store as stores
-from manifests.files import is_url
+from manifests.files import below, download, file_size, is_url, list_folder
 from manifests.object_store import UnreachableError
-from manifests.records import InputError, VideoRow
+from manifests.records import InputError, SourceVideo, VideoRow
 from manifests.sample import MemberTooLargeError, write_end, write_sample
 from tgprep.config import ExtractSettings
 from tgprep.decode.frames import DecodeError
 from tgprep.decode.open import open_video
 from tgprep.encode.encode import encode_video
-from tgprep.extract.workers.fetch_ahead import FetchAhead
-from tgprep.extract.workers.messages import (
-    Answer,
-    FramesDone,
-    HeaderJob,
-    HeaderRead,
-    JobFailed,
-    Ready,
-    ShardDone,
-    ShardJob,
-    StoreWarning,
-    VideoBegun,
-    VideoDone,
-    VideoEncoded,
-    decode,
-    encode,
-)
+from tgprep.extract.workers import messages
 from tgprep.extract.workers.shards import failed_row
 
 _HEARTBEAT_SECONDS = 0.25
+_MAX_NAME = 200  # characters; a file system takes 255 bytes
 # Only writing gives these: the data set cannot be written, whatever the video.
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-Emit = Callable[[Answer], None]
+Emit = Callable[[messages.Answer], None]
 
 
 class _HashingFile:
@@ -81,27 +68,89 @@ class _HashingFile:
         return self.file.tell()
 
 
-def write_shard(job: ShardJob, emit: Emit) -> None:
+class FetchAhead:
+    """Downloads `videos` from below `root` (a URL) into `folder`, in order, at most one ahead."""
+
+    def __init__(self, root: str, folder: Path, videos: Sequence[SourceVideo]) -> None:
+        self.root = root
+        self.folder = folder
+        self.videos = videos
+        self.pool = ThreadPoolExecutor(1)
+        self.downloads: dict[int, Future[Path]] = {}
+        shutil.rmtree(folder, ignore_errors=True)  # of a worker that was killed
+        folder.mkdir(parents=True)
+
+    def close(self) -> None:
+        """End downloads and remove the folder."""
+        self.pool.shutdown(cancel_futures=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def get(self, index: int, on_wait: Callable[[], None]) -> Path:
+        """Wait for the local file of video `index`, calling `on_wait` now and then; start the download of the next one.
+
+        DecodeError if this video cannot be downloaded, UnreachableError and InputError if the store cannot be reached.
+        """
+        future = self._start(index)
+        while not wait([future], timeout=_HEARTBEAT_SECONDS).done:
+            on_wait()
+        path = future.result()
+        if index + 1 < len(self.videos):
+            self._start(index + 1)
+        return path
+
+    def remove(self, index: int) -> None:
+        """Remove the file of a video that is done."""
+        self.downloads.pop(index, None)
+        shutil.rmtree(self.folder / str(index), ignore_errors=True)
+
+    def _start(self, index: int) -> Future[Path]:
+        if index not in self.downloads:
+            self.downloads[index] = self.pool.submit(self._download, index)
+        return self.downloads[index]
+
+    def _download(self, index: int) -> Path:
+        source = self.videos[index]
+        url = str(below(self.root, source.path))
+        path = self.folder / str(index) / PurePosixPath(source.path).name[-_MAX_NAME:]
+        path.parent.mkdir(exist_ok=True)
+        # The listing may be older than the object: what counts is the size now, and one more try if it changed meanwhile.
+        for _ in range(2):
+            try:
+                download(url, path)
+                num_bytes = path.stat().st_size
+                if num_bytes == source.num_source_bytes or num_bytes == file_size(url):
+                    return path
+            except FileNotFoundError:
+                if not list_folder(self.root):
+                    raise FileNotFoundError(2, "VIDEOS is no longer there", self.root) from None
+                raise DecodeError("the file is gone") from None
+        raise DecodeError(
+            f"{num_bytes} bytes arrived, the store lists {source.num_source_bytes}: it changes while it is read"
+        )
+
+
+def write_shard(job: messages.ShardJob, emit: Emit) -> None:
     """Append the job's videos to the samples that the tar has, and close it."""
     temporary = Path(job.temporary)
     with ExitStack() as stack:
         fetched = None
         if is_url(job.videos_root):
             folder = Path(job.scratch) / f"videos-{job.worker}"
-            fetched = stack.enter_context(FetchAhead(job.videos_root, folder, job.videos))
+            fetched = FetchAhead(job.videos_root, folder, job.videos)
+            stack.callback(fetched.close)
         file = stack.enter_context(temporary.open("r+b" if job.start else "w+b"))
         tar = _HashingFile(file, job.start)
         for index in range(len(job.videos)):
-            emit(VideoBegun())
+            emit(messages.VideoBegun())
             row = _pack(tar, index, job, fetched, emit)
             with _heartbeat(emit, row.num_frames):
                 file.flush()
-            emit(VideoDone(row, tar.tell()))
+            emit(messages.VideoDone(row, tar.tell()))
         write_end(tar)  # type: ignore[arg-type]  # it calls write and tell only
         with _heartbeat(emit, 0):
             file.flush()
             os.fsync(file.fileno())
-        emit(ShardDone(tar.digest.hexdigest(), tar.tell()))
+        emit(messages.ShardDone(tar.digest.hexdigest(), tar.tell()))
 
 
 @contextlib.contextmanager
@@ -111,7 +160,7 @@ def _heartbeat(emit: Emit, num_frames: int) -> Iterator[None]:
 
     def beat() -> None:
         while not ended.wait(_HEARTBEAT_SECONDS):
-            emit(FramesDone(num_frames))
+            emit(messages.FramesDone(num_frames))
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -122,7 +171,7 @@ def _heartbeat(emit: Emit, num_frames: int) -> Iterator[None]:
         thread.join()
 
 
-def _pack(tar: _HashingFile, index: int, job: ShardJob, fetched: FetchAhead | None, emit: Emit) -> VideoRow:
+def _pack(tar: _HashingFile, index: int, job: messages.ShardJob, fetched: FetchAhead | None, emit: Emit) -> VideoRow:
     source = job.videos[index]
     last = time.monotonic()
 
@@ -131,7 +180,7 @@ def _pack(tar: _HashingFile, index: int, job: ShardJob, fetched: FetchAhead | No
         now = time.monotonic()
         if now - last >= _HEARTBEAT_SECONDS:
             last = now
-            emit(FramesDone(count))
+            emit(messages.FramesDone(count))
 
     with ExitStack() as stack:
         try:
@@ -140,7 +189,7 @@ def _pack(tar: _HashingFile, index: int, job: ShardJob, fetched: FetchAhead | No
             else:
                 stack.callback(fetched.remove, index)
                 path = fetched.get(index, lambda: on_frame(0))
-                emit(VideoBegun())  # its time limit counts from here: a slow store is not the decoder's fault
+                emit(messages.VideoBegun())  # its time limit counts from here: a slow store is not the decoder's fault
             encoded, row = encode_video(source, path, job.settings, Path(job.scratch), stack, on_frame)
         except MemberTooLargeError as error:
             hint = "a smaller picture (--short-side 256), a lower --quality, or --store video makes it fit"
@@ -159,13 +208,13 @@ def _pack(tar: _HashingFile, index: int, job: ShardJob, fetched: FetchAhead | No
                 return failed_row(source, f"cannot be read: {error.strerror or error}")
             traceback.print_exc()
             return failed_row(source, f"the decoder failed: {type(error).__name__}: {_text(error)}")
-        emit(VideoEncoded(row.num_frames))
+        emit(messages.VideoEncoded(row.num_frames))
         with _heartbeat(emit, row.num_frames):
             offset, num_bytes, members = write_sample(tar, encoded)  # type: ignore[arg-type]  # as above
     return dataclasses.replace(row, shard=job.shard, sample_offset=offset, sample_bytes=num_bytes, members=members)
 
 
-def _raise_if_storage_gone(error: BaseException, job: ShardJob) -> None:
+def _raise_if_storage_gone(error: BaseException, job: messages.ShardJob) -> None:
     """Raise OSError if the error is not this video's fault: the disk is full, or a folder has disappeared."""
     if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
         raise error
@@ -206,54 +255,48 @@ def _die_with(supervisor: int) -> None:
         sys.exit(1)
 
 
-def _private_channels() -> tuple[BinaryIO, BinaryIO]:
-    """Move jobs and answers to other descriptors: decoders, and programs they start, may use standard input and output."""
-    jobs = os.fdopen(os.dup(0), "rb")
-    answers = os.fdopen(os.dup(1), "wb")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
-    return jobs, answers
-
-
 def main() -> None:
     """Serve jobs until standard input ends."""
     _die_with(int(sys.argv[1]))
     cv2.setNumThreads(1)  # a worker uses one core
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides what an interrupt means
-    jobs, answers = _private_channels()
+    # Decoders, and programs they start, may use standard input and output: jobs and answers move to other descriptors.
+    jobs, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
     lock = threading.Lock()
 
-    def emit(answer: Answer) -> None:
+    def emit(answer: messages.Answer) -> None:
         with lock:
-            answers.write(encode(answer))
+            answers.write(messages.encode(answer))
             answers.flush()
 
-    stores.set_warning_handler(lambda store, text: emit(StoreWarning(store, text)))
+    stores.set_warning_handler(lambda store, text: emit(messages.StoreWarning(store, text)))
     if "fused" in sys.argv[2:]:
         from tgprep.encode.fused import compile_kernels  # imports numba, which the other encoder does not need
 
         compile_kernels()
     gc.collect()
     gc.freeze()  # the collector need not look at the imported modules again
-    emit(Ready())
+    emit(messages.Ready())
     for line in jobs:
         try:
-            job = decode(line)
-            if isinstance(job, HeaderJob):
+            job = messages.decode(line)
+            if isinstance(job, messages.HeaderJob):
                 for path in job.paths:
-                    emit(HeaderRead(_header_frames(Path(path), job.settings)))
+                    emit(messages.HeaderRead(_header_frames(Path(path), job.settings)))
             else:
                 write_shard(job, emit)
         except OSError as error:
             place = f" ({error.filename})" if error.filename else ""
-            emit(JobFailed(f"cannot go on: {error.strerror or error}{place}"))
+            emit(messages.JobFailed(f"cannot go on: {error.strerror or error}{place}"))
         except InputError as error:
-            emit(JobFailed(str(error)))
+            emit(messages.JobFailed(str(error)))
         except Exception as error:
             traceback.print_exc()
-            emit(JobFailed(f"{type(error).__name__}: {_text(error)}"))
+            emit(messages.JobFailed(f"{type(error).__name__}: {_text(error)}"))
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def test_workers_are_replaced_after_some_shards(
 
 def test_a_decoder_may_print_and_read_standard_input(tmp_path: Path, backends: str) -> None:
     outcome = run(fake_videos(tmp_path / "videos", "a", "print", "z"), tmp_path / "out", decoder=backends)
-    assert outcome.account.num_written == 3
+    assert outcome.manifest.header.num_written == 3
 
 
 def test_a_missing_decoder_is_refused_before_any_work(tmp_path: Path, video_folder: MakeFolder) -> None:
@@ -152,7 +152,7 @@ def test_a_slow_disk_is_not_taken_for_a_hung_decoder(tmp_path: Path, monkeypatch
     began = time.monotonic()
     videos = fake_videos(tmp_path / "videos", "a")
     outcome = run(videos, tmp_path / "out", timeout_seconds=1.0, decoder="slow_disk:open_video")
-    assert outcome.account.num_written == 1
+    assert outcome.manifest.header.num_written == 1
     assert time.monotonic() - began > 3 + 1.5
 
 
@@ -166,7 +166,7 @@ def test_a_worker_that_cannot_start_ends_the_run(
     with pytest.raises(ShardError, match="the worker process cannot start"):
         run(video_folder(), tmp_path / "out")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    assert run(tmp_path / "videos", tmp_path / "out").account.num_written == 6
+    assert run(tmp_path / "videos", tmp_path / "out").manifest.header.num_written == 6
 
 
 def test_an_unmounted_video_folder_ends_the_run(video_folder: MakeFolder, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_an_unmounted_video_folder_ends_the_run(video_folder: MakeFolder, tmp_pa
         run(videos, out, on_progress=unmount)
     videos.rmdir()
     away.rename(videos)
-    assert run(videos, out).account.num_written == 16
+    assert run(videos, out).manifest.header.num_written == 16
 
 
 def test_a_file_that_disappears_or_shrinks_while_it_is_read(
@@ -242,4 +242,4 @@ def test_a_real_video_that_disappears_or_shrinks_while_it_is_decoded(
     outcome = run(videos, out, on_progress=watch)
     assert 0 < seen[0] < 240
     assert reasons(outcome) == {"long": reason}
-    assert outcome.account.num_written == 1
+    assert outcome.manifest.header.num_written == 1
