@@ -45,12 +45,7 @@ def scan(videos: Location, *, dataset: str = "auto", annotations: Location | Non
         raise InputError(f"--annotations {annotations}: no such file or folder.")
     listing = list_videos(videos)
     dataset, labelling = label_files(listing, videos, dataset, annotations)
-    notes = [*labelling.notes]
-    if missing := labelling.missing:
-        num_missing = sum(entry.num_missing for entry in missing)
-        worst = sorted(missing, key=lambda entry: (-entry.num_missing, entry.class_name))
-        examples = some([f"{e.class_name or 'no label'} {e.num_missing} of {e.num_listed}" for e in worst])
-        notes.append(f"{num_missing} listed videos of {len(worst)} classes are not in the folder: {examples}")
+    notes = [*labelling.notes, *_notes_on_missing(labelling.missing)]
     # Every file has a label or is skipped; files that a csv does not name have neither.
     labels = [(file, labelling.labels.get(file.path)) for file in listing.videos]
     labelled = [(file, label) for file, label in labels if isinstance(label, VideoLabel)]
@@ -96,6 +91,13 @@ def scan(videos: Location, *, dataset: str = "auto", annotations: Location | Non
         labelling.extra,
         tuple(notes),
     )
+
+
+def _notes_on_missing(missing: tuple[Missing, ...]) -> list[str]:
+    num_missing = sum(entry.num_missing for entry in missing)
+    worst = sorted(missing, key=lambda entry: (-entry.num_missing, entry.class_name))
+    examples = some([f"{e.class_name or 'no label'} {e.num_missing} of {e.num_listed}" for e in worst])
+    return [f"{num_missing} listed videos of {len(worst)} classes are not in the folder: {examples}"] if missing else []
 
 
 def label_files(
