@@ -167,7 +167,11 @@ def _explain(error: BaseException, progress: ExtractProgress, signals: list[int]
 
     if isinstance(error, StoppedError | KeyboardInterrupt):
         command = shlex.join(["tgprep", *sys.argv[1:]])
-        state = f"after {progress.line()}.\nFinished shards are kept" if progress.workload else "before the first video"
+        state = (
+            f"after {progress.line()}.\nFinished shards are kept"
+            if progress.workload.num_videos
+            else "before the first video"
+        )
         text = f"Interrupted {state}; to continue:\n  {command}"
         progress.log("interrupted", text, command=command, **progress.state())
         return 128 + (signals[0] if signals else signal.SIGINT)

@@ -10,16 +10,13 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from cli.common import human_seconds
 from manifests.records import FAILED
-
-if TYPE_CHECKING:
-    from tgprep.extract.workers.shards import Progress, Workload
-
+from tgprep.extract.workers.shards import Progress, Workload
 
 _PLAIN_SECONDS = 30.0
 _TICK_SECONDS = 1.0
@@ -37,7 +34,7 @@ class ExtractProgress:
     def __init__(self, log_json: bool = False) -> None:
         self.lock = threading.Lock()
         self.began = self.last_line = time.monotonic()
-        self.workload: Workload | None = None
+        self.workload = Workload(0, 0)  # until it is known
         self.num_ended = self.num_failed = self.num_frames = self.num_ended_bytes = 0
         self.closed = threading.Event()
         self.ticker = threading.Thread(target=self._tick, daemon=True)
@@ -117,7 +114,6 @@ class ExtractProgress:
 
     def state(self) -> dict[str, int | float]:
         """The state as numbers; seconds_left is -1 until a video has ended."""
-        assert self.workload is not None
         work, seconds = self.workload, max(1e-3, time.monotonic() - self.began)
         frames = self.num_frames + sum(frames for _, frames in self.current.values())
         # Long videos take longer: the estimate follows the bytes of the source files if they are known.
