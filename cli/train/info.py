@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from cli.common import handled, print_json, quiet_threads, say
-
-if TYPE_CHECKING:
-    from tgtrain.run.summary import Summary
 
 
 @click.command()
@@ -32,56 +29,48 @@ def info(run: Path | None, as_json: bool) -> None:
         say(f"run {run}")
     summary = summarise(run, read_test_metrics(run))
     if as_json:
-        print_json(summary.to_dict())
+        print_json(summary)
         return
     lines = _lines(summary)
     width = max(len(name) for name, _ in lines)
     click.echo("\n".join(f"{name:<{width}}  {text}".rstrip() for name, text in lines))
 
 
-def _lines(summary: Summary) -> list[tuple[str, str]]:
-    cost, data, split = summary.cost, summary.data, summary.split
+def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Names and texts, one for each line."""
+    cost, data, split, machine = (summary[name] for name in ("cost", "data", "split", "machine"))
     best = "none evaluated yet"
-    if summary.best_checkpoint:
-        best = f"{summary.best_metric} {100 * summary.best_value:.2f} %, {summary.best_checkpoint}"
-    lines = [
-        ("run", summary.run),
-        ("recipe", f"{summary.recipe}: {summary.description}"),
+    if summary["best_checkpoint"]:
+        best = f"{summary['best_metric']} {100 * summary['best_value']:.2f} %, {summary['best_checkpoint']}"
+    tests = []
+    for name, metrics in summary["tests"].items():
+        names = sorted((key for key in metrics if "@" in key), key=lambda key: ("top1", "top5", "mean").index(key[:4]))
+        shown = [key for key in names if not key.startswith("top5") or data["num_classes"] > 5]
+        figures = "  ".join(f"{key} {100 * metrics[key]:.2f} %" for key in shown)
+        tests.append((name, f"{figures}  (step {int(metrics['step'])})"))
+    parts = ", ".join(f"{split[part]} {part}" for part in ("labelled", "unlabelled", "validation", "test"))
+    return [
+        ("run", summary["run"]),
+        ("recipe", f"{summary['recipe']}: {summary['description']}"),
         (
             "state",
-            f"{summary.state}, step {summary.step} of {summary.num_steps}, epoch {summary.epoch} of {summary.num_epochs}",
+            "{state}, step {step} of {num_steps}, epoch {epoch} of {num_epochs}".format_map(summary),
         ),
-        ("checkpoints", ", ".join(summary.checkpoints) or "none"),
+        ("checkpoints", ", ".join(summary["checkpoints"]) or "none"),
         ("best", best),
-    ]
-    for name, metrics in summary.tests.items():
-        names = sorted((key for key in metrics if "@" in key), key=lambda key: ("top1", "top5", "mean").index(key[:4]))
-        figures = "  ".join(
-            f"{key} {100 * metrics[key]:.2f} %"
-            for key in names
-            if not key.startswith("top5") or summary.data["num_classes"] > 5
-        )
-        lines.append((name, f"{figures}  (step {int(metrics['step'])})"))
-    return [
-        *lines,
+        *tests,
         (
             "model",
-            f"{cost.parameters:,} parameters in training, {cost.inference_parameters:,} at inference "
-            f"({cost.gmacs_per_clip:g} GMAC a clip, {cost.gmacs_per_video:g} a test video)",
+            "{parameters:,} parameters in training, {inference_parameters:,} at inference "
+            "({gmacs_per_clip:g} GMAC a clip, {gmacs_per_video:g} a test video)".format_map(cost),
         ),
-        ("data", f"{data['dataset']}, {data['num_videos']} videos of {data['num_classes']} classes, {data['root']}"),
+        ("data", "{dataset}, {num_videos} videos of {num_classes} classes, {root}".format_map(data)),
         ("", f"digest {data['digest'][:16]}"),
-        (
-            "split",
-            f"{split['name']}: {split['labelled']} labelled, {split['unlabelled']} unlabelled, "
-            f"{split['validation']} validation, {split['test']} test",
-        ),
+        ("split", f"{split['name']}: {parts}"),
         ("", f"digest {split['digest'][:16]}"),
-        ("machine", _machine(summary)),
-        ("versions", ", ".join(f"{name} {version}" for name, version in summary.versions.items())),
+        (
+            "machine",
+            f"{machine.get('device') or machine.get('cpu', '')}, {machine.get('cores', '?')} cores, {machine.get('host', '')}",
+        ),
+        ("versions", ", ".join(f"{name} {version}" for name, version in summary["versions"].items())),
     ]
-
-
-def _machine(summary: Summary) -> str:
-    machine = summary.machine
-    return f"{machine.get('device') or machine.get('cpu', '')}, {machine.get('cores', '?')} cores, {machine.get('host', '')}"

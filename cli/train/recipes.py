@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import textwrap
 from dataclasses import dataclass
-from typing import Any
 
 import click
 
@@ -58,7 +58,7 @@ def recipes(name: str | None, overrides: tuple[str, ...], as_json: bool) -> None
         click.echo(f"\n[{section}]")
         for key, value in values.items():
             note = "  # from the data set, unless set" if (section, key) == ("model", "num_classes") else ""
-            click.echo(f"{key} = {_toml(value)}{note}")
+            click.echo(f"{key} = {json.dumps(value, ensure_ascii=False)}{note}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,6 @@ class RecipeRow:
     changes: tuple[str, ...]
     """`section.key=value` for each setting that differs from the parent's (without one: from the defaults), besides data set
     and percentage; () for a recipe that only has another name."""
-    description: str
 
 
 def recipe_rows() -> tuple[RecipeRow, ...]:
@@ -96,7 +95,6 @@ def recipe_row(name: str) -> RecipeRow:
         changes=tuple(
             f"{key}={_short(value)}" for key, value in now.items() if key not in _TEXTS and before[key] != value
         ),
-        description=config.description,
     )
 
 
@@ -117,6 +115,8 @@ def main_changes(row: RecipeRow) -> tuple[str, ...]:
 
 def _table(rows: tuple[RecipeRow, ...], width: int) -> list[str]:
     """name, data set, percent, and `parent: changes`; the last column is wrapped to the width (0: never)."""
+    from tgtrain.config import load_recipe
+
     first = max(len(row.name) for row in rows)
     second = max(len(row.dataset or "any") for row in rows)
     indent = first + second + 10
@@ -124,29 +124,16 @@ def _table(rows: tuple[RecipeRow, ...], width: int) -> list[str]:
     for row in rows:
         percent = f"{row.percent:g}" if row.percent else "any"
         lead = f"{row.name:<{first}}  {row.dataset or 'any':<{second}}  {percent:>3}"
-        what = " ".join(main_changes(row)) or ("another name" if row.parent and _is_renamed(row) else "")
-        text = f"{row.parent}: {what}".removesuffix(": ") if row.parent else "the defaults"
+        text = "the defaults"
+        if row.parent:
+            parent = load_recipe(row.parent).data
+            is_renamed = (parent.dataset, parent.percent) == (row.dataset, row.percent)
+            what = " ".join(main_changes(row)) or ("another name" if is_renamed else "")
+            text = f"{row.parent}: {what}".removesuffix(": ")
         parts = textwrap.wrap(text, max(24, width - indent), break_on_hyphens=False) if width else [text]
         lines.append(f"{lead}  {parts[0]}")
         lines += [" " * (indent - 1) + part for part in parts[1:]]
     return lines
-
-
-def _is_renamed(row: RecipeRow) -> bool:
-    from tgtrain.config import load_recipe
-
-    parent = load_recipe(row.parent).data
-    return (parent.dataset, parent.percent) == (row.dataset, row.percent)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return f'"{value}"'
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return repr(value)
 
 
 def _short(value: object) -> str:

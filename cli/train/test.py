@@ -149,7 +149,7 @@ def _prepare_batch_norm(trained: Trained, setup: Setup, ranks: Ranks, *, recompu
     from manifests.records import InputError
     from tgtrain.data.build import training_workers
     from tgtrain.evaluate.batch_norm import recompute_batch_norm
-    from tgtrain.train.damage import left_out
+    from tgtrain.train.health import left_out
 
     if not recompute:
         if ranks.is_main and not trained.precise_bn:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from manifests.records import InputError
-from tgtrain.ranks.failure_watch import FailureWatch
+from tgtrain.ranks.failure_watch import FailureWatch, leave, message_and_code
 from tgtrain.ranks.placement import RankPlacement, rank_placement
 
 _POLL_SECONDS, _POLL_STEPS = 5.0, 10
@@ -70,11 +71,7 @@ class StopPoll:
     def __init__(self, ranks: Ranks, should_stop: Callable[[], bool]) -> None:
         self.ranks, self.should_stop = ranks, should_stop
         self.every_steps = 1
-        self._begin()
-
-    def _begin(self) -> None:
-        self.num_steps = 0
-        self.began = time.monotonic()
+        self.num_steps, self.began = 0, time.monotonic()
 
     def after_step(self) -> bool:
         """Whether to stop now. All ranks must call this after every step."""
@@ -85,7 +82,7 @@ class StopPoll:
             return False
         answers = self.ranks.gather((self.should_stop(), (time.monotonic() - self.began) / self.num_steps))
         self.every_steps = steps_between_polls(max(seconds for _, seconds in answers))
-        self._begin()
+        self.num_steps, self.began = 0, time.monotonic()
         return any(stop for stop, _ in answers)
 
 
@@ -125,16 +122,20 @@ def process_group(device: str, should_stop: Callable[[], bool] = lambda: False) 
         # The group is not left in order: that could mean to wait for others who wait for this process.
         other = watch.fail(error)
         watch.close()
-        if not _is_of_collective(error):
+        raised: BaseException = error
+        # gloo raises a plain RuntimeError where a process has ended: then the message is that of the process which failed.
+        if isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error)):
+            if other is None:
+                reason = str(error).strip().partition("\n")[0]
+                raised = LostError(f"the processes of the run have lost each other: another one has ended ({reason}).")
+            else:
+                kind = InputError if other.code == 2 else LostError
+                raised = kind(f"process {other.rank} of {place.world_size}: {other.text}")
+        # Threads of the group that stays may abort an interpreter that ends, so this process leaves once all else is closed.
+        Finalize(None, leave, (message_and_code(raised)[1],), exitpriority=-1000)
+        if raised is error:
             raise
-        # This rank failed because another one did: the message is that one's.
-        if other is None:
-            reason = str(error).strip().partition("\n")[0]
-            raise LostError(
-                f"the processes of the run have lost each other: another one has ended ({reason})."
-            ) from error
-        kind = InputError if other.code == 2 else LostError
-        raise kind(f"process {other.rank} of {place.world_size}: {other.text}") from error
+        raise raised from error
     watch.close()
     dist.destroy_process_group()
 
@@ -156,11 +157,6 @@ def _meet(place: RankPlacement) -> Store:
             f"process {place.rank} of {place.world_size} cannot meet the others at {where} ({first}). Set MASTER_ADDR to the "
             "machine of process 0, as the others reach it, and MASTER_PORT to a port that is free there."
         ) from None
-
-
-def _is_of_collective(error: BaseException) -> bool:
-    """Whether a collective failed, as it does when a process has ended; gloo raises a plain RuntimeError for that."""
-    return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
 
 
 def gpu_of(place: RankPlacement, num_visible: int) -> int:

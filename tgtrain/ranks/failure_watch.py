@@ -64,7 +64,7 @@ class FailureWatch:
         Returns the failure of another rank if that came first.
         """
         self.failing = True
-        text, code = _message_and_code(error)
+        text, code = message_and_code(error)
         try:
             own = json.dumps(asdict(Failure(self.rank, text, code)))
             first = Failure(**json.loads(self.store.compare_set(_FAILED, "", own)))
@@ -114,12 +114,17 @@ class FailureWatch:
                 return
         if self.rank == 0 or failure.rank == 0:
             print(f"Error: process {failure.rank} of {self.world_size}: {failure.text}", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(failure.code)
+        leave(failure.code)
 
 
-def _message_and_code(error: BaseException) -> tuple[str, int]:
+def leave(code: int) -> None:
+    """End this process with what it has printed, and without the end of the interpreter."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def message_and_code(error: BaseException) -> tuple[str, int]:
     """The message and the exit code of the command line for an error that ends a process."""
     if isinstance(error, InputError):
         return str(error), 2

@@ -17,7 +17,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ CHECKPOINT_VERSION = 1
 FOLDER = "checkpoints"
 _BEST = "best.json"
 _DUE = ".due"
-_BEGUN = "begun-from.json"
 _ARCHIVE = "set-aside-"
 
 
@@ -90,18 +89,9 @@ def save(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
     remove_partial(run)
     path = folder / f"step-{checkpoint.step:08d}{_DUE * checkpoint.due}.pt"
     buffer = io.BytesIO()
-    torch.save(
-        {
-            "version": CHECKPOINT_VERSION,
-            "step": checkpoint.step,
-            "identity": asdict(checkpoint.identity),
-            "model": checkpoint.model,
-            "optimiser": checkpoint.optimiser,
-            "extra": checkpoint.extra,
-            "measured": None if checkpoint.measured is None else asdict(checkpoint.measured),
-        },
-        buffer,
-    )
+    state = {entry.name: getattr(checkpoint, entry.name) for entry in fields(checkpoint)}
+    state |= {"identity": asdict(checkpoint.identity), "measured": checkpoint.measured and asdict(checkpoint.measured)}
+    torch.save({"version": CHECKPOINT_VERSION, **state}, buffer)
     content = buffer.getbuffer()
     # The digest comes first: a file without its digest, or with another one, never counts as a checkpoint.
     with atomic_write(_digest_path(path)) as file:
@@ -130,11 +120,15 @@ def finish_save(run: Path, checkpoint: Checkpoint, keep: int) -> None:
     """Do what follows a saved checkpoint: update best.json, remove the oldest beyond `keep` and those that were due."""
     known, measured = best(run), checkpoint.measured
     if measured is not None and (known is None or measured.value > known.value):
-        _write_best(run, f"step-{checkpoint.step:08d}.pt", measured)
-    _prune(run, keep)
-    for path in _due_checkpoints(run):
-        if step_of(path) < checkpoint.step or (step_of(path) == checkpoint.step and not checkpoint.due):
-            _remove(path)
+        known = Best(run / FOLDER / f"step-{checkpoint.step:08d}.pt", measured.metric, measured.value)
+        with atomic_write(run / FOLDER / _BEST) as file:
+            file.write(json_bytes({"checkpoint": known.path.name, **asdict(measured)}))
+    old = [path for path in list_checkpoints(run)[: -max(2, keep)] if known is None or path != known.path]
+    for path in every_checkpoint(run):
+        age = checkpoint.step - step_of(path)
+        if path in old or (_is_due(path) and (age > 0 or (age == 0 and not checkpoint.due))):
+            path.unlink(missing_ok=True)
+            _digest_path(path).unlink(missing_ok=True)
 
 
 def best(run: Path) -> Best | None:
@@ -145,11 +139,6 @@ def best(run: Path) -> Best | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found if found.path.is_file() else None
-
-
-def _write_best(run: Path, name: str, measured: Measured) -> None:
-    with atomic_write(run / FOLDER / _BEST) as file:
-        file.write(json_bytes({"checkpoint": name, "metric": measured.metric, "value": measured.value}))
 
 
 def step_of(path: Path) -> int:
@@ -164,11 +153,10 @@ def archive_newer(run: Path, after_step: int, due: bool = False) -> Path | None:
     measured checkpoint of that step is moved, too. best.json is then written again from those that stay. Killed in between,
     the newest that stays is still the newest of its course.
     """
-    with_evaluation = set(list_checkpoints(run))
     newer = [
         path
         for path in every_checkpoint(run)
-        if step_of(path) > after_step or (due and step_of(path) == after_step and path in with_evaluation)
+        if step_of(path) > after_step or (due and step_of(path) == after_step and not _is_due(path))
     ]
     if not newer:
         return None
@@ -194,17 +182,18 @@ def archive_newer(run: Path, after_step: int, due: bool = False) -> Path | None:
 
 def list_checkpoints(run: Path) -> list[Path]:
     """Checkpoints of a run, oldest first, without those whose evaluation is due."""
-    return sorted((path for path in (run / FOLDER).glob("step-*.pt") if path.stem[5:].isdecimal()), key=step_of)
+    return [path for path in every_checkpoint(run) if not _is_due(path)]
 
 
 def every_checkpoint(run: Path) -> list[Path]:
     """All that the run can resume from, oldest first: of one step the one whose evaluation is due comes first."""
-    return sorted([*_due_checkpoints(run), *list_checkpoints(run)], key=step_of)
+    paths = (run / FOLDER).glob("step-*.pt")
+    named = [path for path in paths if path.stem.removeprefix("step-").removesuffix(_DUE).isdecimal()]
+    return sorted(named, key=lambda path: (step_of(path), not _is_due(path)))
 
 
-def _due_checkpoints(run: Path) -> list[Path]:
-    paths = (run / FOLDER).glob(f"step-*{_DUE}.pt")
-    return [path for path in paths if path.stem[5:].removesuffix(_DUE).isdecimal()]
+def _is_due(path: Path) -> bool:
+    return path.stem.endswith(_DUE)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
@@ -290,34 +279,8 @@ def digest_of(path: Path) -> str:
     return _digest_path(path).read_text().split()[0]
 
 
-def begun_from(run: Path) -> str:
-    """The sha256 of the checkpoint that `--resume` named last; "" for none."""
-    try:
-        return str(json.loads((run / FOLDER / _BEGUN).read_bytes())["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
-def write_begun_from(run: Path, digest: str, step: int) -> None:
-    """Record the checkpoint that `--resume` named, so that the same command again goes on instead of back."""
-    with atomic_write(run / FOLDER / _BEGUN) as file:
-        file.write(json_bytes({"sha256": digest, "step": step}))
-
-
 def _digest_path(path: Path) -> Path:
     return path.with_suffix(".pt.sha256")
-
-
-def _prune(run: Path, keep: int) -> None:
-    known = best(run)
-    for path in list_checkpoints(run)[: -max(2, keep)]:
-        if known is None or path != known.path:
-            _remove(path)
-
-
-def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    _digest_path(path).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -326,19 +289,13 @@ def writing(run: Path, step: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(cannot_write(run, step, error)) from error
-
-
-def cannot_write(run: Path, step: int, error: OSError) -> str:
-    """The message for a file of the run that cannot be written at `step`."""
-    return (
-        f"{error.filename or run}: {error.strerror or error} (at step {step}). {last_valid(run)}; "
-        f"make room or repair the disk, then the same command goes on from there."
-    )
+        raise RunError(
+            f"{error.filename or run}: {error.strerror or error} (at step {step}). {last_valid(run)}; "
+            f"make room or repair the disk, then the same command goes on from there."
+        ) from error
 
 
 def last_valid(run: Path) -> str:
     """A clause that names the checkpoint to resume from, or says that there is none."""
     every = every_checkpoint(run)
-    text = f"{every[-1].name} is the last valid checkpoint" if every else "no checkpoint was written yet"
-    return text[0].upper() + text[1:]
+    return f"{every[-1].name.capitalize()} is the last valid checkpoint" if every else "No checkpoint was written yet"

@@ -111,7 +111,11 @@ def check_folder(run: Path, setup: Setup) -> None:
     """Refuse a folder that holds something else, or a run with other settings. Writes nothing."""
     try:
         if (run / CONFIG_NAME).exists():
-            _same_run(run, setup)
+            facts = read_facts(run)
+            require_same(
+                setup, facts.identity, facts.config, f"{run} holds a run with other settings",
+                "Name another folder with --out, or use the same settings.",
+            )  # fmt: skip
         else:
             require_own_folder(run, (), "run", "Name another folder with --out.", ignored=(_LOCK,))
     except OSError as error:
@@ -236,29 +240,19 @@ def newest_run(folder: Path = Path("runs")) -> Path:
     return runs[-1][1]
 
 
-def settings_changed(before: Config, now: Config) -> list[str]:
-    """`section.key: value there, value asked` for every setting that changes what a run computes."""
-    return [text for text in differences(before, now) if not text.startswith(_FREE)]
-
-
-def decided_blocks(before: Config, now: Config) -> str:
-    """A hint for a run that was begun on a URL and resumes from a local copy, or the other way round; "" for others."""
-    block_shards = before.data.block_shards
-    if block_shards == now.data.block_shards:
-        return ""
-    return (
-        " data.block_shards, the order of the unlabelled videos, is decided when a run begins: "
-        f"{_REMOTE_BLOCK_SHARDS} for a data set at a URL, 0 for a local folder. To resume from either: --set data.block_shards={block_shards}."
-    )
-
-
-def _same_run(run: Path, setup: Setup) -> None:
-    facts = read_facts(run)
-    before = facts.config
-    different = settings_changed(before, setup.config)
-    different += facts.identity.differences(setup.identity)
+def require_same(setup: Setup, identity: Identity, before: Config | None, intro: str, advice: str = "") -> None:
+    """InputError if data, split, model or a setting that changes what a run computes differ. before: its settings, if known."""
+    different = identity.differences(setup.identity)
+    hint = ""
+    if before is not None:
+        different = [text for text in differences(before, setup.config) if not text.startswith(_FREE)] + different
+        block_shards = before.data.block_shards
+        # A run may be begun on a URL and resume from a local copy, or the other way round.
+        if block_shards != setup.config.data.block_shards:
+            hint = (
+                " data.block_shards, the order of the unlabelled videos, is decided when a run begins: "
+                f"{_REMOTE_BLOCK_SHARDS} for a data set at a URL, 0 for a local folder. To resume from either: "
+                f"--set data.block_shards={block_shards}."
+            )
     if different:
-        raise InputError(
-            f"{run} holds a run with other settings: {'; '.join(different)}. Name another folder with --out, or use the same settings."
-            f"{decided_blocks(before, setup.config)}"
-        )
+        raise InputError(f"{intro}: {'; '.join(different)}.{advice and ' '}{advice}{hint}")

@@ -69,22 +69,14 @@ class Interval:
 
 def with_precision(values: dict[str, float]) -> dict[str, float]:
     """The values (means over all ranks) with the precision of trusted pseudo-labels, if any were trusted."""
-    selected = values.get("train/num_selected", 0.0)
-    if not selected or "train/num_correct" not in values:
-        return values
-    return {**values, "train/pseudo_precision": values["train/num_correct"] / selected}
+    if values.get("train/num_selected") and "train/num_correct" in values:
+        values["train/pseudo_precision"] = values["train/num_correct"] / values["train/num_selected"]
+    return values
 
 
 def memory_mb() -> float:
     """Peak memory: of the GPU if one is used, else of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1024**2
-    return peak_memory_mb()
-
-
-def seconds_left(values: dict[str, float], step: int, num_steps: int) -> float:
-    """Estimate of the time that the rest of the run takes, from all steps so far with the evaluations between them."""
-    return values["overall_seconds_per_step"] * (num_steps - step)
+    return torch.cuda.max_memory_allocated() / 1024**2 if torch.cuda.is_available() else peak_memory_mb()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +138,9 @@ def read_metrics(run: Path) -> Metrics:
     path = run / METRICS_NAME
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     *lines, last = text.split("\n")  # a complete file ends with a line break
-    records = [_record(line) for line in lines if line.strip()]
-    final = _record(last)
-    if final is not None:
-        records.append(final)
-    return Metrics(
-        records=tuple(record for record in records if record is not None),
-        num_damaged=records.count(None),
-        cut_short=bool(last.strip()) and final is None,
-    )
+    records, final = [_record(line) for line in lines if line.strip()], _record(last)
+    valid = tuple(record for record in (*records, final) if record is not None)
+    return Metrics(valid, records.count(None), cut_short=bool(last.strip()) and final is None)
 
 
 def _record(line: str) -> dict[str, Any] | None:
@@ -203,7 +189,7 @@ def step_line(step: int, num_steps: int, epoch: int, values: dict[str, float]) -
             extra += f" right {100 * values['train/pseudo_precision']:.0f} %"
     if values.get("num_skipped"):  # by the scaler of float16, since the start of the run
         extra += f"  skipped {values['num_skipped']:.0f}"
-    seconds = seconds_left(values, step, num_steps)
+    seconds = values["seconds_left"]
     left = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
     if seconds >= 3600:
         left = f"{seconds / 3600:.1f} h"

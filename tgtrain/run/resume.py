@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests.files import TEMPORARY_PREFIX
+from manifests.files import TEMPORARY_PREFIX, atomic_write
+from manifests.manifest_io import json_bytes
 from manifests.records import InputError
 from tgtrain.config import config_from_dict
 from tgtrain.data.setup import Setup
 from tgtrain.run import checkpoint as checkpoints
 from tgtrain.run.checkpoint import Checkpoint
-from tgtrain.run.folder import CONFIG_NAME, METRICS_NAME, decided_blocks, settings_changed
+from tgtrain.run.folder import CONFIG_NAME, METRICS_NAME, require_same
+
+_BEGUN = "begun-from.json"  # names the checkpoint that `--resume` named last
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,11 @@ def choose(run: Path, resume: str, setup: Setup, log: Callable[[str], None]) -> 
     else:
         path = checkpoints.find(run, resume)
         checkpoint, digest = checkpoints.load(path), checkpoints.digest_of(path)
-        if own and digest == checkpoints.begun_from(run):
+        try:
+            begun_from = json.loads((run / checkpoints.FOLDER / _BEGUN).read_bytes())["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            begun_from = ""
+        if own and digest == begun_from:
             start = Start(checkpoints.load_newest(run, log))
             log(f"{run} was begun from {path.name} before and goes on")
         elif own and path.resolve().parent != (run / checkpoints.FOLDER).resolve():
@@ -55,8 +63,10 @@ def choose(run: Path, resume: str, setup: Setup, log: Callable[[str], None]) -> 
             )
         else:
             start = Start(checkpoint, digest, copied=not own)
-    if start.checkpoint is not None:
-        _require_same_run(start.checkpoint, setup)
+    if (loaded := start.checkpoint) is not None:
+        name, settings = f"checkpoint at step {loaded.step}", loaded.extra.get("settings")
+        before = None if settings is None else config_from_dict(settings, f"the {name}")
+        require_same(setup, loaded.identity, before, f"The {name} belongs to something else")
     return start
 
 
@@ -77,18 +87,7 @@ def take_up(run: Path, start: Start, keep: int, log: Callable[[str], None]) -> N
     if archive is not None:
         log(f"later checkpoints are archived in {archive} (may be removed)")
     if start.named:
-        checkpoints.write_begun_from(run, start.named, start.step)
+        # So that the same command again goes on instead of back.
+        with atomic_write(run / checkpoints.FOLDER / _BEGUN) as file:
+            file.write(json_bytes({"sha256": start.named, "step": start.step}))
     checkpoints.finish_save(run, start.checkpoint, keep)
-
-
-def _require_same_run(checkpoint: Checkpoint, setup: Setup) -> None:
-    different = checkpoint.identity.differences(setup.identity)
-    hint = ""
-    if "settings" in checkpoint.extra:
-        before = config_from_dict(checkpoint.extra["settings"], f"the checkpoint at step {checkpoint.step}")
-        different += settings_changed(before, setup.config)
-        hint = decided_blocks(before, setup.config)
-    if different:
-        raise InputError(
-            f"The checkpoint at step {checkpoint.step} belongs to something else: {'; '.join(different)}.{hint}"
-        )

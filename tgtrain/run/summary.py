@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,74 +24,37 @@ class Cost:
     gmacs_per_video: float  # all views of a test video, at their size in tests
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What `tgtrain info` shows; its JSON has these keys."""
-
-    run: str
-    recipe: str
-    description: str
-    state: str
-    step: int
-    num_steps: int
-    epoch: int
-    num_epochs: int
-    checkpoints: tuple[str, ...]
-    best_checkpoint: str  # "" before an evaluation
-    best_metric: str
-    best_value: float  # -1.0 before an evaluation
-    tests: dict[str, dict[str, float]]  # metrics of each test file, by its name
-    cost: Cost
-    data: dict[str, Any]
-    split: dict[str, Any]
-    machine: dict[str, Any]
-    versions: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return plain
-
-
-def summarise(run: Path, tests: dict[str, dict[str, float]]) -> Summary:
-    """The summary of a run; InputError if the folder is not a run. tests: of `tgtrain.evaluate.results`."""
+def summarise(run: Path, tests: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """The JSON of `tgtrain info`; InputError if the folder is not a run. tests: of `tgtrain.evaluate.results`."""
     facts = read_facts(run)
-    config = facts.config
     complete = checkpoints.list_checkpoints(run)
     newest = checkpoints.every_checkpoint(run)[-1:]  # its evaluation may be due
     best = checkpoints.best(run)
     logged = [record["step"] for record in read_metrics(run).records]
     step = max([0, *logged[-1:], *map(checkpoints.step_of, newest)])
-    num_steps, data = facts.num_steps, facts.data
-    return Summary(
-        run=str(run),
-        recipe=config.name,
-        description=config.description,
-        state=_state(run, step, num_steps, due=newest != complete[-1:]),
-        step=step,
-        num_steps=num_steps,
-        epoch=step // facts.steps_per_epoch,
-        num_epochs=config.optimiser.epochs,
-        checkpoints=tuple(path.name for path in complete),
-        best_checkpoint=best.path.name if best else "",
-        best_metric=best.metric if best else "",
-        best_value=best.value if best else -1.0,
-        tests=tests,
-        cost=cost_of(config),
-        data={
-            "root": data.root,
-            "dataset": data.dataset,
-            "digest": data.digest,
-            "num_videos": data.num_videos,
-            "num_classes": len(data.classes),
+    return {
+        "run": str(run),
+        "recipe": facts.config.name,
+        "description": facts.config.description,
+        "state": _state(run, step, facts.num_steps, due=newest != complete[-1:]),
+        "step": step,
+        "num_steps": facts.num_steps,
+        "epoch": step // facts.steps_per_epoch,
+        "num_epochs": facts.config.optimiser.epochs,
+        "checkpoints": [path.name for path in complete],
+        "best_checkpoint": best.path.name if best else "",
+        "best_metric": best.metric if best else "",
+        "best_value": best.value if best else -1.0,
+        "tests": tests,
+        "cost": asdict(cost_of(facts.config)),
+        "data": {
+            **{name: getattr(facts.data, name) for name in ("root", "dataset", "digest", "num_videos")},
+            "num_classes": len(facts.data.classes),
         },
-        split={
-            name: getattr(facts.split, name)
-            for name in ("name", "digest", "labelled", "unlabelled", "validation", "test")
-        },
-        machine=facts.machine,
-        versions=facts.versions,
-    )
+        "split": {name: value for name, value in asdict(facts.split).items() if name != "provenance"},
+        "machine": facts.machine,
+        "versions": facts.versions,
+    }
 
 
 def cost_of(config: Config) -> Cost:

@@ -21,8 +21,7 @@ def batches_on(device: torch.device, batches: Iterable[SslBatch]) -> Iterator[Ss
     that is queued afterwards waits for the copy.
     """
     if device.type != "cuda":
-        for batch in batches:
-            yield on_device(batch, device)
+        yield from (on_device(batch, device) for batch in batches)
         return
     copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     for batch in batches:
@@ -56,28 +55,20 @@ def tensors_of(batch: SslBatch) -> list[Tensor]:
 
 def views_of(batch: SslBatch, slow: bool) -> StepInputs:
     """Labelled, weak and strong views of a batch, on its device. slow: its TG clips are the raw frames of slow TG."""
+
+    def view(clips: ClipBatch, rgb: tuple[StrongPlan, ...] = (), tg: tuple[StrongPlan, ...] = ()) -> Clips:
+        """The strong view by these plans, or the weak one without."""
+        frames = ((clips.rgb, rgb), (clips.tg, tg))
+        rgb_clips, tg_clips = (
+            clip if clip is None or not plans else apply_strong(clip, plans) for clip, plans in frames
+        )
+        return Clips(network_input(rgb_clips), network_input(tg_clips, slow))
+
     labelled, unlabelled = batch.labelled, batch.unlabelled
-    weak = strong = None
-    if unlabelled is not None:
-        weak = _weak(unlabelled, slow)
-        strong = _strong(unlabelled, batch.strong_rgb, batch.strong_tg, slow)
     return StepInputs(
-        labelled=_strong(labelled, batch.labelled_rgb, batch.labelled_tg, slow)
-        if batch.labelled_rgb
-        else _weak(labelled, slow),
+        labelled=view(labelled, batch.labelled_rgb, batch.labelled_tg),
         labels_B=labelled.labels,
-        weak=weak,
-        strong=strong,
+        weak=None if unlabelled is None else view(unlabelled),
+        strong=None if unlabelled is None else view(unlabelled, batch.strong_rgb, batch.strong_tg),
         true_labels_U=None if unlabelled is None else unlabelled.labels,
-    )
-
-
-def _weak(clips: ClipBatch, slow: bool) -> Clips:
-    return Clips(network_input(clips.rgb), network_input(clips.tg, slow))
-
-
-def _strong(clips: ClipBatch, rgb: tuple[StrongPlan, ...], tg: tuple[StrongPlan, ...], slow: bool) -> Clips:
-    return Clips(
-        None if clips.rgb is None else network_input(apply_strong(clips.rgb, rgb)),
-        None if clips.tg is None else network_input(apply_strong(clips.tg, tg), slow),
     )

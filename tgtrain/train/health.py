@@ -1,20 +1,61 @@
-"""Health of a run: its numbers must stay finite, and its loss must not explode."""
+"""Health of a run: few samples may be damaged, its numbers must stay finite, and its loss must not explode."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
 from torch import nn
 
 from tgtrain.errors import RunError
+from tgtrain.ranks.distributed import Ranks
 
 _LEAST_SCALE = 2.0**-10  # of 2^16 at the start, halved after every step whose gradients are not finite
 _LESS_RATE = "Lower optimiser.learning_rate, or use runtime.precision=float32. The last checkpoint is from before."
 _USUAL_LINES = 25  # lines of the log whose median is the usual loss
 _LINES_IN_A_ROW = 3
 _LEAST_USUAL = 1.0  # a loss near 0 may rise many times over when pseudo-labels begin to count
+LEAST_CLIPS = 1000  # the share of damaged clips is taken of at least so many: of fewer it says little
+
+
+class Damage:
+    """Clips that were read, and those that were damaged: over all ranks at the last `join`, which counts what was added since."""
+
+    def __init__(self, limit: float, num_read: int = 0, num_bad: int = 0) -> None:
+        self.limit, self.num_read, self.num_bad = limit, num_read, num_bad
+        self._own_read, self._own_bad, self._logged = 0, list[str](), set[str]()
+
+    def add(self, num_read: int, bad: Iterable[str]) -> None:
+        """Count clips of this rank. bad: the reason for each damaged one."""
+        self._own_read += num_read
+        self._own_bad += bad
+
+    def join(self, ranks: Ranks, log: Callable[[str], None]) -> None:
+        """Add up the counts of all ranks, and log each damaged sample once. All ranks must call this.
+
+        Raises RunError on all of them, once more than `limit` of the clips read (at least of LEAST_CLIPS) were damaged.
+        """
+        everyone = ranks.gather((self._own_read, self._own_bad))
+        self._own_read, self._own_bad = 0, []
+        for num_read, bad in everyone:
+            self.num_read += num_read
+            self.num_bad += len(bad)
+            for reason in bad:
+                if reason not in self._logged:
+                    log(f"damaged sample replaced: {reason}")
+                    self._logged.add(reason)
+        if self.num_bad > self.limit * max(self.num_read, LEAST_CLIPS):
+            raise RunError(
+                f"{self.num_bad} of {self.num_read} clips read were damaged, runtime.max_bad_fraction allows {self.limit:g} "
+                f"(of {LEAST_CLIPS} clips if fewer were read). `tgprep check` finds what is damaged and says how to repair it."
+            )
+
+
+def left_out(what: str, bad: Sequence[str]) -> str:
+    """A log line about damaged videos that a measurement has left out."""
+    return f"{what} left out {len(bad)} damaged video{'s' * (len(bad) != 1)}, the first: {bad[0]}"
 
 
 class LossWatch:
@@ -32,7 +73,7 @@ class LossWatch:
     @property
     def usual(self) -> float:
         """The loss to compare with."""
-        return max(_LEAST_USUAL, median(self.lines)) if self.lines else _LEAST_USUAL
+        return max(_LEAST_USUAL, median(self.lines or [0]))
 
     def explodes(self, loss: float) -> bool:
         """Judge the mean loss of one line of the log."""

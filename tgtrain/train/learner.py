@@ -1,9 +1,9 @@
-"""Networks, optimiser and the update that a batch makes to them, on one rank."""
+"""Networks, their optimiser (SGD with momentum), and the update that a batch makes to them, on one rank."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tgtrain.config import Config
+from tgtrain.config import Config, OptimiserSettings
 from tgtrain.data.batch import SslBatch, split_batch
 from tgtrain.method.accumulate import add_gradients, clip_gradients, rescale_bn_momentum
 from tgtrain.method.networks.model import Model, build_model, share_dropout
@@ -21,7 +21,6 @@ from tgtrain.method.step import StepInputs
 from tgtrain.ranks.distributed import Ranks
 from tgtrain.run.checkpoint import Checkpoint
 from tgtrain.train.device import views_of
-from tgtrain.train.optimiser import make_optimiser, restore
 
 _PRECISION = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -110,10 +109,48 @@ class Learner:
         runtime = self.config.runtime
         for number, part in enumerate(split_batch(batch, runtime.accumulate)):
             # Dropout depends on (seed, step, part) alone, so that a resumed run draws the same, on any number of ranks (SharedDropout).
-            torch.manual_seed(_dropout_seed(runtime.seed, self.step, number))
+            digest = blake2b(f"{runtime.seed}:{self.step}:{number}".encode(), digest_size=8).digest()
+            torch.manual_seed(int.from_bytes(digest, "little") >> 1)
             yield views_of(part, slow=self.config.data.gradient == "slow")
 
 
-def _dropout_seed(seed: int, step: int, part: int) -> int:
-    digest = blake2b(f"{seed}:{step}:{part}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+def make_optimiser(parameters: Iterable[nn.Parameter], settings: OptimiserSettings, *, fused: bool) -> torch.optim.SGD:
+    """SGD before its first step. fused: one kernel, which a GPU runs without being waited for."""
+    optimiser = torch.optim.SGD(
+        parameters,
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        fused=fused or None,  # None is torch's own choice
+    )
+    _fill_momentum(optimiser)
+    return optimiser
+
+
+def restore(optimiser: torch.optim.SGD, state: dict[str, Any]) -> None:
+    """Load the state of a checkpoint, which may be from another device; kernel and memory layout stay those of this one."""
+    fused_flags = [group["fused"] for group in optimiser.param_groups]
+    optimiser.load_state_dict(state)
+    for group, fused in zip(optimiser.param_groups, fused_flags, strict=True):
+        group["fused"] = fused
+        for parameter in group["params"]:
+            buffer = optimiser.state.get(parameter, {}).get("momentum_buffer")
+            if buffer is not None and buffer.stride() != parameter.stride():
+                # The fused kernel walks through both in memory order, without a check that it is the same.
+                optimiser.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+    _fill_momentum(optimiser)
+
+
+def _fill_momentum(optimiser: torch.optim.SGD) -> None:
+    """Give fused SGD zeros as its momentum if it has none.
+
+    By itself it allocates memory that its first step fills. If the scaler of float16 skips that step, the memory is not filled,
+    and the second step adds to whatever was there.
+    """
+    for group in optimiser.param_groups:
+        if not group["fused"] or not group["momentum"]:
+            continue
+        for parameter in group["params"]:
+            state = optimiser.state[parameter]
+            if state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(parameter)

@@ -6,8 +6,6 @@ import math
 import shutil
 from pathlib import Path
 
-import torch
-
 from manifests.records import InputError
 from tgtrain.config import Config
 from tgtrain.data.build import training_workers
@@ -42,17 +40,13 @@ def notes(setup: Setup) -> list[str]:
         names = ", ".join(setup.classes[label] for label in unlabelled[:_MAX_NAMES])
         more = f" and {len(unlabelled) - _MAX_NAMES} more" if len(unlabelled) > _MAX_NAMES else ""
         lines.append(f"no labelled video of {len(unlabelled)} classes: {names}{more}; they cannot be learnt")
-    epochs = config.optimiser.epochs
-    if config.optimiser.warmup_epochs >= epochs and config.optimiser.warmup_epochs:
-        lines.append(
-            f"optimiser.warmup_epochs {config.optimiser.warmup_epochs} are not fewer than the {epochs} epochs: the rate "
-            f"never reaches {config.optimiser.learning_rate:g}"
-        )
-    if config.method.uses_unlabelled and config.method.warmup_epochs >= epochs:
-        lines.append(
-            f"method.warmup_epochs {config.method.warmup_epochs} are not fewer than the {epochs} epochs: nothing is learnt "
-            f"from pseudo-labels"
-        )
+    epochs, optimiser = config.optimiser.epochs, config.optimiser
+    for section, warmup_epochs, effect in (
+        ("optimiser", optimiser.warmup_epochs, f"the rate never reaches {optimiser.learning_rate:g}"),
+        ("method", config.method.warmup_epochs * config.method.uses_unlabelled, "nothing is learnt from pseudo-labels"),
+    ):
+        if warmup_epochs >= epochs:
+            lines.append(f"{section}.warmup_epochs {warmup_epochs} are not fewer than the {epochs} epochs: {effect}")
     if not (split.validation.any() or split.test.any()):
         lines.append("the split has no validation or test part: no accuracy is measured")
     return lines
@@ -60,27 +54,39 @@ def notes(setup: Setup) -> list[str]:
 
 def require_settings(config: Config, ranks: Ranks) -> None:
     """Refuse settings with which no step can be made on these ranks."""
-    _require_shares(config, ranks)
-    # From shapes alone; a network that cannot take such clips fails here.
-    features = last_shape(config.model, config.data.clip_frames, config.data.size, config.data.size)
-    _require_variance(config, features)
-    _require_compilable(config, ranks.device, features)
-
-
-def _require_shares(config: Config, ranks: Ranks) -> None:
-    """Refuse a batch that does not divide evenly by ranks and micro-batches."""
-    num_parts = config.runtime.accumulate
+    num_parts, frames, size = config.runtime.accumulate, config.data.clip_frames, config.data.size
+    names = ("labelled", "unlabelled") if config.method.uses_unlabelled else ("labelled",)
+    # Ranks and micro-batches share a batch evenly.
     shares = ranks.world_size * num_parts
-    for name, size in (("labelled", config.batch.labelled), ("unlabelled", config.batch.unlabelled)):
-        if name == "unlabelled" and not config.method.uses_unlabelled:
-            continue
-        if size % shares:
+    for name in names:
+        num_videos = getattr(config.batch, name)
+        if num_videos % shares:
             parts = f", each in runtime.accumulate={num_parts} parts," if num_parts > 1 else ""
             raise InputError(
-                f"batch.{name} is {size}, which {ranks.world_size} processes{parts} cannot share evenly. "
+                f"batch.{name} is {num_videos}, which {ranks.world_size} processes{parts} cannot share evenly. "
                 f"Set it to a multiple of {shares}, or use another number of processes"
                 f"{' or parts' if num_parts > 1 else ''}."
             )
+
+    # From shapes alone; a network that cannot take such clips fails here.
+    features = last_shape(config.model, frames, size, size)
+    if not has_variance(config, features):
+        name, averaged = names[-1], config.model.projection != "none"
+        raise InputError(
+            f"batch.{name}={getattr(config.batch, name)}{f' in {num_parts} parts' if num_parts > 1 else ''} leaves one clip in a "
+            f"forward pass, whose last features are {'x'.join(map(str, features))} (T x H x W) for {frames} frames of {size}x{size}"
+            f"{', averaged before the projection' if averaged else ''}: BatchNorm has a single value per channel, and no "
+            f"variance. Set batch.{name} to {2 * num_parts} or more{'' if averaged else ', or data.size higher'}."
+        )
+
+    # The strides of maps of a single position fit two memory layouts: torch.compile takes gradients of the weights for one, cuDNN
+    # gives the other, and the first step stops with an error that names neither.
+    compiled = config.runtime.compile and config.runtime.compile_backend == "inductor" and ranks.device.type == "cuda"
+    if compiled and math.prod(features) == 1:
+        raise InputError(
+            f"runtime.compile is on, and the last features of clips of {frames} frames of {size}x{size} are 1x1x1 (T x H x W): "
+            "torch.compile makes no code for a GPU that trains on such. Set data.size above 32, or runtime.compile=false."
+        )
 
 
 def has_variance(config: Config, features: tuple[int, int, int]) -> bool:
@@ -99,37 +105,6 @@ def has_variance(config: Config, features: tuple[int, int, int]) -> bool:
     if config.model.streams == "joint":
         forwards = [2 * rows for rows in forwards]
     return min(forwards) > 1 or (config.model.projection == "none" and math.prod(features) > 1)
-
-
-def _require_variance(config: Config, features: tuple[int, int, int]) -> None:
-    if has_variance(config, features):
-        return
-    parts, frames, size = config.runtime.accumulate, config.data.clip_frames, config.data.size
-    name = "unlabelled" if config.method.uses_unlabelled else "labelled"
-    part = f" in {parts} parts" if parts > 1 else ""
-    averaged = config.model.projection != "none"
-    raise InputError(
-        f"batch.{name}={getattr(config.batch, name)}{part} leaves one clip in a forward pass, whose last features are "
-        f"{'x'.join(map(str, features))} (T x H x W) for {frames} frames of {size}x{size}"
-        f"{', averaged before the projection' if averaged else ''}: BatchNorm has a single value per channel, and no "
-        f"variance. Set batch.{name} to {2 * parts} or more{'' if averaged else ', or data.size higher'}."
-    )
-
-
-def _require_compilable(config: Config, device: torch.device, features: tuple[int, int, int]) -> None:
-    """Refuse to compile for a GPU a network whose last features are a single position.
-
-    The strides of such maps fit two memory layouts: torch.compile takes gradients of the weights for one, cuDNN gives the other,
-    and the first step stops with an error that names neither.
-    """
-    runtime, frames, size = config.runtime, config.data.clip_frames, config.data.size
-    if not runtime.compile or runtime.compile_backend != "inductor" or device.type != "cuda":
-        return
-    if math.prod(features) == 1:
-        raise InputError(
-            f"runtime.compile is on, and the last features of clips of {frames} frames of {size}x{size} are 1x1x1 (T x H x W): "
-            "torch.compile makes no code for a GPU that trains on such. Set data.size above 32, or runtime.compile=false."
-        )
 
 
 def require_room(run: Path, config: Config) -> None:

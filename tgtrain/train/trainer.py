@@ -27,12 +27,11 @@ from tgtrain.method.terms import COUNTS
 from tgtrain.ranks.distributed import Ranks, StopPoll
 from tgtrain.run import checkpoint as checkpoints
 from tgtrain.run import journal
-from tgtrain.run.checkpoint import cannot_write, last_valid, writing
+from tgtrain.run.checkpoint import last_valid, writing
 from tgtrain.run.folder import CONFIG_NAME, begin_folder, check_folder, owned
 from tgtrain.run.resume import Start, choose, take_up
-from tgtrain.train.damage import Damage, left_out
 from tgtrain.train.device import batches_on
-from tgtrain.train.health import LossWatch, require_finite, require_health
+from tgtrain.train.health import Damage, LossWatch, left_out, require_finite, require_health
 from tgtrain.train.learner import Learner
 from tgtrain.train.preflight import require_room, require_settings
 
@@ -122,7 +121,7 @@ class _Trainer:
     def __init__(self, setup: Setup, folder: Path, ranks: Ranks, log: Callable[[str], None]) -> None:
         config = setup.config
         self.setup, self.config, self.folder, self.ranks = setup, config, folder, ranks
-        self.log = log if ranks.is_main else _silent
+        self.log = log if ranks.is_main else lambda text: None
         self.num_steps, self.per_epoch = num_steps_of(setup)
         self.dataset = step_dataset(setup, ranks)
         self.workers = training_workers(config)
@@ -207,7 +206,12 @@ class _Trainer:
                 return True
             waited_seconds = time.perf_counter() - began
             assert batch.step == self.step, (batch.step, self.step)
-            self._count_damaged(batch)
+            for clips in filter(None, (batch.labelled, batch.unlabelled)):
+                self.damage.add(len(clips.keys), clips.bad)
+            if self.ranks.world_size == 1:
+                self.damage.join(
+                    self.ranks, self.log
+                )  # several ranks only at every line of the log: it makes them wait
             self.loader_mb = max(self.loader_mb, batch.loader_mb)
             values = self.learner.update(batch)
             self.interval.add(values, batch.num_clips * self.ranks.world_size, waited_seconds)
@@ -240,34 +244,32 @@ class _Trainer:
             raise error
         if self.ranks.world_size == 1:
             return
-        if self.ranks.is_main and self.saved_at != self.step:
-            self._write(precise=False, measured=None)
+        if self.saved_at != self.step:
+            self._save(alone=True)
         reason = explained(error) if isinstance(error, UnreachableError) else str(error).partition("\n")[0]
         raise RunError(
             f"a stop was requested while process {self.ranks.rank} waited for clips (at step {self.step}: {reason}). "
             f"{last_valid(self.folder)}; the same command goes on from there."
         ) from error
 
-    def _count_damaged(self, batch: SslBatch) -> None:
-        for clips in (batch.labelled, batch.unlabelled):
-            if clips is not None:
-                self.damage.add(len(clips.keys), clips.bad)
-        if self.ranks.world_size == 1:
-            self.damage.join(self.ranks, self.log)  # several ranks only at every line of the log: it makes them wait
-
     def _log_interval(self, epoch: int) -> None:
         """Log the means since the last line over all ranks, and begin a new interval. RunError if the run is not healthy."""
         self.damage.join(self.ranks, self.log)
-        scaler = self.learner.scaler
-        values = journal.with_precision(self._over_ranks(self.interval.means()))
-        if scaler.is_enabled():
+        everyone = self.ranks.gather(self.interval.means())
+        sums = {name: sum(each[name] for each in everyone) for name in everyone[0]}
+        values = journal.with_precision(
+            {name: total if name in COUNTS else total / len(everyone) for name, total in sums.items()}
+        )
+        scale = None
+        if self.learner.scaler.is_enabled():
             self.num_skipped += round(values.pop("train/skipped") * self.interval.num_steps)
             values["num_skipped"] = self.num_skipped
-        scale = scaler.get_scale() if scaler.is_enabled() else None
+            scale = self.learner.scaler.get_scale()
         require_health(values["loss/total"], values["grad_norm"], self.loss, scale, self.step)
         values["learning_rate"] = self.learner.learning_rate(self.step - 1)
         values["epoch"] = epoch
-        values["seconds_left"] = journal.seconds_left(values, self.step, self.num_steps)
+        # An estimate from all steps so far, with the evaluations between them.
+        values["seconds_left"] = values["overall_seconds_per_step"] * (self.num_steps - self.step)
         values["memory_mb"] = journal.memory_mb()
         values["loader_memory_mb"] = max(self.ranks.gather(self.loader_mb))  # of the largest process; 0 without any
         values["num_bad"] = self.damage.num_bad
@@ -281,18 +283,12 @@ class _Trainer:
             with writing(self.folder, self.step):
                 self.journal.write(kind, self.step, values)
 
-    def _over_ranks(self, values: dict[str, float]) -> dict[str, float]:
-        """Means over the ranks; counts are sums."""
-        if self.ranks.world_size == 1:
-            return values
-        everyone = self.ranks.gather(values)
-        sums = {name: sum(each[name] for each in everyone) for name in values}
-        return {name: total if name in COUNTS else total / len(everyone) for name, total in sums.items()}
-
     def _evaluate(self, should_stop: Callable[[], bool]) -> bool:
-        """`_evaluate_and_save`; False, too, if its loader fails after a stop was requested."""
+        """`_evaluate_and_save`; False, too, if it is stopped, or its loader fails after a stop was requested."""
         try:
             return self._evaluate_and_save(should_stop)
+        except StoppedError:
+            return False
         except _LOADER_ERRORS:
             if self.ranks.world_size > 1 or not should_stop():
                 raise
@@ -315,10 +311,7 @@ class _Trainer:
         if batch_norm.bad:
             self.log(left_out("precise BatchNorm", batch_norm.bad))
         require_finite(model, self.step)
-        try:
-            measured = self._measure(should_stop)
-        except StoppedError:
-            return False
+        measured = self._measure(should_stop)
         if running is not None:
             model.load_state_dict(running, strict=False)
         self.evaluation_due = False
@@ -352,19 +345,29 @@ class _Trainer:
         self.log(f"epoch {epoch + 1}: {figures}  ({len(result.keys)} {part} videos)")
         return checkpoints.Measured(f"top1@1x1 on {part}", named["top1@1x1"])
 
-    def _save(self, precise: bool = False, measured: checkpoints.Measured | None = None) -> None:
-        """Write a checkpoint; RunError on every rank if that fails on the one that writes."""
-        problem = self._write(precise, measured)
+    def _save(
+        self, precise: bool = False, measured: checkpoints.Measured | None = None, *, alone: bool = False
+    ) -> None:
+        """Write a checkpoint on the rank that writes; RunError on every rank if that fails there.
+
+        alone: the other ranks take no part, and a failure is ignored, because the run ends with another one.
+        """
+        require_finite(self.learner.model, self.step)
+        problem = ""
+        if self.ranks.is_main:
+            try:
+                with writing(self.folder, self.step):
+                    checkpoints.save(self.folder, self._checkpoint(precise, measured), self.config.evaluate.keep)
+            except RunError as error:
+                problem = str(error)
+        if alone:
+            return
         if problems := [text for text in self.ranks.gather(problem) if text]:
             raise RunError(problems[0])
         self.saved_at = self.step
 
-    def _write(self, precise: bool, measured: checkpoints.Measured | None) -> str:
-        """Write a checkpoint on the rank that writes; returns why it could not, "" if it could."""
-        require_finite(self.learner.model, self.step)
-        if not self.ranks.is_main:
-            return ""
-        checkpoint = checkpoints.Checkpoint(
+    def _checkpoint(self, precise: bool, measured: checkpoints.Measured | None) -> checkpoints.Checkpoint:
+        return checkpoints.Checkpoint(
             step=self.step,
             identity=self.setup.identity,
             model=self.learner.model.state_dict(),
@@ -380,12 +383,3 @@ class _Trainer:
             },
             measured=measured,
         )
-        try:
-            checkpoints.save(self.folder, checkpoint, self.config.evaluate.keep)
-        except OSError as error:
-            return cannot_write(self.folder, self.step, error)
-        return ""
-
-
-def _silent(text: str) -> None:
-    return None

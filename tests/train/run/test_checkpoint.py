@@ -134,7 +134,7 @@ def test_kill_before_best_json_is_repaired(tmp_path: Path, monkeypatch: pytest.M
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("tgtrain.run.checkpoint._write_best", killed)
+        patch.setattr("tgtrain.run.checkpoint.json_bytes", killed)
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path, state(2, 0.9), keep=2)
     found_best = best(tmp_path)

@@ -15,7 +15,7 @@ VALUES = {
     "loss/total": 5.0, "loss/supervised_rgb": 1.0, "loss/supervised_tg": 0.5, "loss/pseudo_rgb": 0.25,
     "loss/align_stage1": 0.5, "loss/align_stage4": 0.25, "loss/contrast_crossview_sameclip": 2.5, "grad_norm": 3.0,
     "train/mask_fraction": 0.5, "learning_rate": 0.2, "clips_per_second": 80.0, "seconds_per_step": 1.0,
-    "overall_seconds_per_step": 2.0, "waiting_share": 0.05,
+    "seconds_left": 720.0, "waiting_share": 0.05,
 }  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def test_step_line() -> None:
     assert "right" not in step_line(1, 2, 0, VALUES)
     assert "skipped" not in step_line(1, 2, 0, {**VALUES, "num_skipped": 0})
     assert "trusted 50 %  skipped 3  lr 0.2" in step_line(1, 2, 0, {**VALUES, "num_skipped": 3})
-    assert step_line(1, 10_000, 0, VALUES).endswith("5.6 h left")
+    assert step_line(1, 10_000, 0, {**VALUES, "seconds_left": 19_998.0}).endswith("5.6 h left")
 
 
 def test_top5_of_five_classes_is_not_shown() -> None:

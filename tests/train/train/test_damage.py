@@ -25,7 +25,7 @@ from tgtrain.data.build import step_dataset
 from tgtrain.data.setup import Setup
 from tgtrain.errors import RunError
 from tgtrain.ranks.distributed import Ranks
-from tgtrain.train.damage import LEAST_CLIPS, Damage
+from tgtrain.train.health import LEAST_CLIPS, Damage
 from tgtrain.train.trainer import train
 
 

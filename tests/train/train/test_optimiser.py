@@ -13,8 +13,7 @@ from torch import nn
 from tests.train.support import ALONE, run, setup_of, weights
 from tgtrain.config import OptimiserSettings
 from tgtrain.run.checkpoint import list_checkpoints, load
-from tgtrain.train.learner import Learner
-from tgtrain.train.optimiser import make_optimiser, restore
+from tgtrain.train.learner import Learner, make_optimiser, restore
 
 SETTINGS = OptimiserSettings(learning_rate=0.1, momentum=0.9, weight_decay=0.01)
 FLOAT16 = ("runtime.precision=float16", "model.width=2", "evaluate.every_epochs=0")
