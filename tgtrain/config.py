@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, cast, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -175,8 +175,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they stand in a recipe and in a run's config.json."""
-        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return plain
+        return cast("dict[str, Any]", json.loads(json.dumps(dataclasses.asdict(self))))
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -215,18 +214,15 @@ def flat_settings(config: Config) -> dict[str, Any]:
 
 def parent_of(name: str) -> str:
     """The recipe that a recipe (shipped, or a path) extends; "" for none. A relative path starts at the recipe's folder."""
-    return _parent(_toml(_path_of(name), name), name)
+    return _read_file(name)[1]
 
 
 def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
     """The merged values of a recipe and its ancestors, and for each key the file that set it."""
-    path = _path_of(name)
-    identity = str(path.resolve()) if isinstance(path, Path) else name  # one for all spellings of a path
+    own, parent = _read_file(name)
+    identity = str(Path(name).resolve()) if name.endswith(".toml") else name  # one for all spellings of a path
     if identity in seen:
         raise InputError(f"Recipe {seen[0]}: `extends` goes in a circle ({' -> '.join((*seen, identity))}).")
-    own = _toml(path, name)
-    parent = _parent(own, name)
-    own.pop("extends", None)
     values, origins = _read(parent, (*seen, identity)) if parent else ({}, {})
     for key in ("description", "reproduces", "published"):  # texts about the parent
         values.pop(key, None)
@@ -238,29 +234,23 @@ def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, s
     return values, origins
 
 
-def _path_of(name: str) -> Any:
-    return Path(name) if name.endswith(".toml") else _RECIPES / f"{name}.toml"
-
-
-def _toml(path: Any, name: str) -> dict[str, Any]:
-    """The values of a recipe's file; InputError if it is missing or not TOML."""
+def _read_file(name: str) -> tuple[dict[str, Any], str]:
+    """The values of a recipe's own file, and its parent; InputError if the file is missing or not TOML."""
+    path = Path(name) if name.endswith(".toml") else _RECIPES / f"{name}.toml"
     if not path.is_file():
         near = difflib.get_close_matches(name, recipe_names(), n=3, cutoff=0.5)
         hint = f" Nearest: {', '.join(near)}." if near else ""
         raise InputError(f"No recipe {name!r}.{hint} `tgtrain recipes` lists them; a path must end in .toml.")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # of tomllib, UTF-8, numbers of thousands of digits
         raise InputError(f"{path} is not valid TOML: {error}.") from None
-
-
-def _parent(values: dict[str, Any], name: str) -> str:
-    parent = values.get("extends", "")
+    parent = values.pop("extends", "")
     if not isinstance(parent, str):
         raise InputError(f"Recipe {name}: extends is {parent!r}, expected the name or path of one recipe, in quotes.")
     if parent.endswith(".toml") and name.endswith(".toml"):
-        return str(Path(name).parent / parent)
-    return parent
+        parent = str(Path(name).parent / parent)
+    return values, parent
 
 
 def _override(values: dict[str, Any], origins: dict[str, str], text: str, problems: list[str]) -> None:
@@ -275,11 +265,10 @@ def _override(values: dict[str, Any], origins: dict[str, str], text: str, proble
     except (ValueError, RecursionError):
         value = raw.strip()
     target = values.setdefault(section, {})
-    if not isinstance(target, dict):
+    if isinstance(target, dict):
+        target[name], origins[key.strip()] = value, "--set"
+    else:
         problems.append(f"--set {text}: {section} is no section")
-        return
-    target[name] = value
-    origins[key.strip()] = "--set"
 
 
 def _validate(values: dict[str, Any], origins: dict[str, str], problems: list[str], num_classes: int | None) -> Config:
@@ -307,10 +296,10 @@ def _validate(values: dict[str, Any], origins: dict[str, str], problems: list[st
             accepted[key] = value
 
     # Each section, then what holds between sections.
-    sections: dict[str, Any] = {}
+    sections, hints = dict[str, Any](), get_type_hints(Config)
     for name, content in accepted.items():
         try:
-            sections[name] = _adapter(get_type_hints(Config)[name]).validate_python(content)
+            sections[name] = _adapter(hints[name]).validate_python(content)
         except ValidationError as error:
             for problem in error.errors():
                 key = ".".join([name, *(str(part) for part in problem["loc"][:1])])
@@ -319,16 +308,14 @@ def _validate(values: dict[str, Any], origins: dict[str, str], problems: list[st
             problems.append(f"{name}: {error}")
     if not problems:
         try:
-            config = _with_quirks(Config(**sections))
-            check_method(config.method, config.model)
-            return config
+            return _with_quirks(Config(**sections))
         except InputError as error:
             problems.append(str(error))
     raise InputError("The settings do not hold:\n  " + "\n  ".join(problems))
 
 
 def _with_quirks(config: Config) -> Config:
-    """Apply those quirks that are no more than another setting."""
+    """The config with those quirks applied that are no more than another setting, and its method checked against the model."""
     quirks = config.compat.quirks
     if "uda_gradient" in quirks:
         config = replace(config, method=replace(config.method, uda_detach=False))
@@ -336,16 +323,13 @@ def _with_quirks(config: Config) -> Config:
         if config.data.dataset not in ("", "hmdb51"):
             raise InputError(f"compat.quirks: hmdb51_101_classes fits HMDB51, the recipe is for {config.data.dataset}")
         config = replace(config, model=replace(config.model, num_classes=101))
+    check_method(config.method, config.model)
     return config
 
 
 _RECIPES = resources.files("tgtrain") / "recipes"
 _SECTIONS = frozenset(entry.name for entry in dataclasses.fields(Config) if entry.type.endswith("Settings"))
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+_adapter = cache(TypeAdapter)
 
 
 @cache

@@ -98,6 +98,8 @@ def _published_recipe(manifest: Manifest, split: LabelSplit) -> str:
 
 def _facts(setup: Setup, ranks: Ranks, balance: Balance) -> dict[str, Any]:
     """The JSON object. All rates are clips a second."""
+    from tgtrain.data.build import wanted_views
+
     data, step = setup.config.data, balance.step
     return {
         "loader_clips_per_second": balance.loader.clips_per_second,
@@ -110,14 +112,12 @@ def _facts(setup: Setup, ranks: Ranks, balance: Balance) -> dict[str, Any]:
         "split": setup.split.name,
         "device": _device(ranks),
         "cores": len(os.sched_getaffinity(0)),
-        "clip": {"frames": data.clip_frames, "size": data.size, "views": list(_views(setup))},
+        "clip": {"frames": data.clip_frames, "size": data.size, "views": list(wanted_views(setup.config))},
         "step_clips": step.num_clips,
         "batch_clips": step.batch_clips,
         "loaders": [
             {
-                "workers": figure.workers,
-                "clips_per_second": figure.clips_per_second,
-                "first_batch_seconds": figure.first_batch_seconds,
+                **{name: getattr(figure, name) for name in ("workers", "clips_per_second", "first_batch_seconds")},
                 "waiting_share": balance.waiting_share(figure),
             }
             for figure in balance.loaders
@@ -127,8 +127,10 @@ def _facts(setup: Setup, ranks: Ranks, balance: Balance) -> dict[str, Any]:
 
 def _show(setup: Setup, ranks: Ranks, balance: Balance) -> None:
     """One screen, as wide as the terminal."""
+    from tgtrain.data.build import wanted_views
+
     config = setup.config
-    frames = " + ".join(f"{config.data.clip_frames} {view.upper()}" for view in _views(setup))
+    frames = " + ".join(f"{config.data.clip_frames} {view.upper()}" for view in wanted_views(config))
     unlabelled = f" + {config.batch.unlabelled} unlabelled" if config.method.uses_unlabelled else ""
     click.echo(f"\n{config.name} on {setup.manifest.root}, split {setup.split.name}")
     click.echo(f"device: {_device(ranks)}")
@@ -171,14 +173,12 @@ def _show_table(balance: Balance) -> None:
 
 
 def _verdict(setup: Setup, ranks: Ranks, balance: Balance) -> list[str]:
-
-    waiting = 100 * balance.waiting_share(balance.loader)
-    with_own = f"With {_processes(balance.workers)}, as training uses here,"
-    if balance.bottleneck == "step":
-        lines = [f"Bottleneck: the training step. {with_own} it waits {waiting:.0f} % of the time."]
-    else:
-        lines = [f"Bottleneck: the loader. {with_own} the step waits {waiting:.0f} % of the time."]
-    lines.append(_advice(balance, len(os.sched_getaffinity(0))))
+    slower, waits = ("the training step", "it") if balance.bottleneck == "step" else ("the loader", "the step")
+    lines = [
+        f"Bottleneck: {slower}. With {_processes(balance.workers)}, as training uses here, {waits} waits "
+        f"{100 * balance.waiting_share(balance.loader):.0f} % of the time.",
+        _advice(balance, len(os.sched_getaffinity(0))),
+    ]
     if ranks.device.type == "cpu":
         lines.append("Both were measured alone; on a CPU they share the cores, so each is slower in training.")
     if (cache := setup.reader.shards.cache) is not None:
@@ -210,12 +210,6 @@ def _processes(count: int) -> str:
 
 def _rate(clips_per_second: float) -> str:
     return f"{clips_per_second:.2f}" if clips_per_second < 10 else f"{clips_per_second:.0f}"
-
-
-def _views(setup: Setup) -> tuple[str, ...]:
-    from tgtrain.data.build import wanted_views
-
-    return wanted_views(setup.config)
 
 
 def _device(ranks: Ranks) -> str:

@@ -24,22 +24,23 @@ import click
 from cli.common import say
 from manifests.records import InputError
 
-_PIPE = (
-    "TGTRAIN_LAUNCHER_PIPE"  # read end of a pipe that the launcher never writes to: it closes when the launcher ends
-)
+# Read end of a pipe that the launcher never writes to: it closes when the launcher ends.
+_PIPE = "TGTRAIN_LAUNCHER_PIPE"
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _GRACE_SECONDS = 15.0  # for the others to end by themselves, after one process has failed
 _POLL_SECONDS = 0.05
 _MAX_LINES = 200  # of the stderr of a process that failed
+_REASON: dict[int, str] = {
+    signal.SIGKILL: "Was the machine out of memory? ",
+    signal.SIGSEGV: "A library crashed: `tgtrain doctor` tries them. ",
+    signal.SIGBUS: "Is /dev/shm full? `tgtrain doctor` measures it. ",
+}
 
-
-def devices_option(function: click.decorators.FC) -> click.decorators.FC:
-    """--devices, for commands that can work in several processes."""
-    return click.option(
-        "--devices",
-        metavar="N|auto",
-        help="processes to start on this machine, one a GPU (without GPUs: on CPU); auto: as many as there are GPUs  [default: 1]",
-    )(function)
+devices_option = click.option(
+    "--devices",
+    metavar="N|auto",
+    help="processes to start on this machine, one a GPU (without GPUs: on CPU); auto: as many as there are GPUs  [default: 1]",
+)
 
 
 def launched(devices: str | None, seen: list[int] | None = None) -> None:
@@ -49,7 +50,14 @@ def launched(devices: str | None, seen: list[int] | None = None) -> None:
     InputError for an invalid number, and under torchrun or srun.
     """
     if _PIPE in os.environ:
-        _end_with_launcher()
+        pipe = int(os.environ.pop(_PIPE))
+        os.set_inheritable(pipe, False)
+
+        def end_with_launcher() -> None:
+            os.read(pipe, 1)  # returns when the launcher ends, in whatever way
+            os._exit(1)
+
+        threading.Thread(target=end_with_launcher, name="launcher", daemon=True).start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
         return
     if devices is None:
@@ -70,14 +78,9 @@ def launched(devices: str | None, seen: list[int] | None = None) -> None:
 def _number_of(devices: str) -> int:
     if devices == "auto":
         # In another process: CUDA, once initialised, holds memory on the GPU as long as the process lives.
-        done = subprocess.run(
-            [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        words = done.stdout.split()
-        number = int(words[-1]) if done.returncode == 0 and words else 0
+        command = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        number = int(done.stdout.split()[-1]) if done.returncode == 0 and done.stdout.strip() else 0
         say(f"{number} GPUs: {number} processes" if number else "no GPU here: one process")
         return max(1, number)
     if not devices.isdecimal() or not 1 <= int(devices) <= 1024:
@@ -113,10 +116,9 @@ def _run(command: Sequence[str], number: int, seen: list[int]) -> int:
 def _start(
     command: Sequence[str], rank: int, number: int, port: int, pipe: int, output: IO[bytes] | None
 ) -> subprocess.Popen[bytes]:
-    threads = max(1, len(os.sched_getaffinity(0)) // number)
     root = str(Path(__file__).resolve().parents[2])
     environment = {
-        "OMP_NUM_THREADS": str(threads),  # unless the user has set it
+        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // number)),  # unless the user has set it
         **os.environ,
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
@@ -158,10 +160,10 @@ def _wait(processes: list[subprocess.Popen[bytes]], seen: list[int]) -> tuple[li
 
 def _outcome(codes: list[int | None], first: int | None, outputs: Sequence[IO[bytes] | None], seen: list[int]) -> int:
     """The exit code of the command, after printing what the first process could not print."""
+    if first is None and None in codes:
+        say("Interrupted twice: all processes were ended. The same command resumes from the newest checkpoint.")
+        return 130
     if first is None:
-        if None in codes:
-            say("Interrupted twice: all processes were ended. The same command resumes from the newest checkpoint.")
-            return 130
         return 0
     code, output = codes[first], outputs[first]
     assert code
@@ -181,22 +183,3 @@ def _outcome(codes: list[int | None], first: int | None, outputs: Sequence[IO[by
         )
         return 1
     return code
-
-
-_REASON: dict[int, str] = {
-    signal.SIGKILL: "Was the machine out of memory? ",
-    signal.SIGSEGV: "A library crashed: `tgtrain doctor` tries them. ",
-    signal.SIGBUS: "Is /dev/shm full? `tgtrain doctor` measures it. ",
-}
-
-
-def _end_with_launcher() -> None:
-    """End this process when the launcher's end of the pipe closes, as it does however the launcher ends."""
-    pipe = int(os.environ.pop(_PIPE))
-    os.set_inheritable(pipe, False)
-
-    def wait() -> None:
-        os.read(pipe, 1)
-        os._exit(1)
-
-    threading.Thread(target=wait, name="launcher", daemon=True).start()

@@ -132,16 +132,9 @@ def setup_of(
 
 def _print_outcome(outcome: Outcome, folder: Path, as_json: bool) -> None:
     if as_json:
-        print_json(
-            {
-                "run": str(folder),
-                "step": outcome.step,
-                "num_steps": outcome.num_steps,
-                "interrupted": outcome.interrupted,
-                "already_finished": outcome.already_finished,
-                **(outcome.last.named() if outcome.last else {}),
-            }
-        )
+        names = ("step", "num_steps", "interrupted", "already_finished")
+        facts = {"run": str(folder), **{name: getattr(outcome, name) for name in names}}
+        print_json({**facts, **(outcome.last.named() if outcome.last else {})})
     if outcome.interrupted and outcome.step:
         say(f"Saved at step {outcome.step} of {outcome.num_steps}; the same command resumes from there.")
     elif outcome.interrupted:
@@ -182,10 +175,12 @@ def _announce(setup: Setup, ranks: Ranks, folder: Path) -> None:
 
 def _fitting_recipe(manifest: Manifest, split: LabelSplit) -> str:
     """The published recipe of this data set and percentage if there is a GPU and the split fills a batch, else demo."""
+    import torch
+
     from tgtrain.config import load_recipe, recipe_names
     from tgtrain.ranks.placement import rank_placement
 
-    log = say if rank_placement(os.environ).rank == 0 else _silent
+    log: Callable[[str], None] = say if rank_placement(os.environ).rank == 0 else lambda text: None
     dataset = manifest.header.dataset
     percent = split.provenance.get("percent", "")
     for name in sorted(recipe_names(), key=len):  # the plain recipe before its ablations
@@ -193,7 +188,7 @@ def _fitting_recipe(manifest: Manifest, split: LabelSplit) -> str:
         if config.method.method != "ltg" or config.data.dataset != dataset or f"{config.data.percent:g}" != percent:
             continue
         small = int(split.unlabelled.sum()) < config.batch.unlabelled
-        if _has_gpu() and not small:
+        if torch.cuda.is_available() and not small:
             log(f"Using recipe {name} (selected from data set and split; --recipe chooses another).")
             return name
         reason = f"the split has fewer than {config.batch.unlabelled} unlabelled videos" if small else "no GPU here"
@@ -204,13 +199,3 @@ def _fitting_recipe(manifest: Manifest, split: LabelSplit) -> str:
         "`tgtrain recipes` lists them)."
     )
     return "demo"
-
-
-def _silent(text: str) -> None:
-    return None
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
