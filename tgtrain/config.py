@@ -42,10 +42,8 @@ Quirk = Literal[
 class DataSettings:
     """What the recipe was made for, how clips are cut, and how shards are read."""
 
-    dataset: str = ""
-    """Data set that the published figure belongs to; "": any."""
-    percent: Annotated[float, Field(ge=0, le=100)] = 0.0
-    """Labelled share that the published figure belongs to; it picks the split if several exist. 0: any."""
+    dataset: str = ""  # data set that the published figure belongs to; "": any
+    percent: Annotated[float, Field(ge=0, le=100)] = 0.0  # labelled share of that figure, which picks the split; 0: any
     clip_frames: Frames = 8  # T
     interval: Frames = 8  # from one frame of a clip to the next
     clip_spread: Literal["segments", "uniform"] = "segments"
@@ -89,8 +87,7 @@ class AugmentSettings:
     strength, then a large cutout)."""
     num_ops: NotNegative = 2
     shared_geometry: bool = False  # RGB and TG get the same operations and magnitudes
-    labelled: Literal["weak", "strong"] = "weak"
-    """View of the labelled clips that the network learns from; "strong" for a supervised baseline."""
+    labelled: Literal["weak", "strong"] = "weak"  # view of labelled clips; "strong" for a supervised baseline
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +137,9 @@ class RuntimeSettings:
     """Rows that the contrast loss compares: of the batch (an extra forward pass without gradient), or of one micro-batch."""
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Stop once more than this share of the clips read (at least of 1,000) was damaged; 0: at the first."""
-    max_loss_factor: NotNegativeFloat = 100.0
-    """Stop once the loss is over this many times the usual one (see tgtrain.train.health); 0: never."""
+    max_loss_factor: NotNegativeFloat = 100.0  # of the usual loss stops the run (see tgtrain.train.health); 0: never
     cache: str = ""  # folder for shards of a data set at a URL; "": ~/.cache/tgtrain
-    cache_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """What the cache may hold in GB (10^9 bytes); 0: 80 % of what its disk has free."""
+    cache_gb: NotNegativeFloat = 0.0  # what the cache may hold, in GB (10^9 bytes); 0: 80 % of what its disk has free
 
 
 @dataclass(frozen=True, slots=True)

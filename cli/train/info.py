@@ -52,10 +52,7 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("run", summary["run"]),
         ("recipe", f"{summary['recipe']}: {summary['description']}"),
-        (
-            "state",
-            "{state}, step {step} of {num_steps}, epoch {epoch} of {num_epochs}".format_map(summary),
-        ),
+        ("state", "{state}, step {step} of {num_steps}, epoch {epoch} of {num_epochs}".format_map(summary)),
         ("checkpoints", ", ".join(summary["checkpoints"]) or "none"),
         ("best", best),
         *tests,

@@ -116,6 +116,8 @@ def _run(command: Sequence[str], number: int, seen: list[int]) -> int:
 def _start(
     command: Sequence[str], rank: int, number: int, port: int, pipe: int, output: IO[bytes] | None
 ) -> subprocess.Popen[bytes]:
+    from tgtrain.ranks.signals import signals_blocked
+
     root = str(Path(__file__).resolve().parents[2])
     environment = {
         "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // number)),  # unless the user has set it
@@ -125,8 +127,7 @@ def _start(
         _PIPE: str(pipe),
         "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
     }  # fmt: skip
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)  # in the child, until it can note them
-    try:
+    with signals_blocked():  # in the child, until it can note them
         return subprocess.Popen(
             command,
             env=environment,
@@ -135,8 +136,6 @@ def _start(
             stderr=output,
             process_group=0,  # a terminal's Ctrl-C reaches it once, through this process
         )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wait(processes: list[subprocess.Popen[bytes]], seen: list[int]) -> tuple[list[int | None], int | None]:

@@ -7,10 +7,14 @@ import shutil
 import sys
 import textwrap
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
 from cli.common import handled, print_json
+
+if TYPE_CHECKING:
+    from tgtrain.config import Config
 
 _TEXTS = ("name", "description", "reproduces", "published", "data.dataset", "data.percent")
 
@@ -65,9 +69,7 @@ def recipes(name: str | None, overrides: tuple[str, ...], as_json: bool) -> None
 class RecipeRow:
     """One recipe of the list."""
 
-    name: str
-    dataset: str  # "": made for any
-    percent: float  # 0: made for any
+    config: Config
     parent: str  # "" for a recipe that extends none
     changes: tuple[str, ...]
     """`section.key=value` for each setting that differs from the parent's (without one: from the defaults), besides data set
@@ -78,7 +80,7 @@ def recipe_rows() -> tuple[RecipeRow, ...]:
     """All shipped recipes, by name, percentages in order of size."""
     from tgtrain.config import recipe_names
 
-    return tuple(sorted((recipe_row(name) for name in recipe_names()), key=lambda row: _natural(row.name)))
+    return tuple(sorted((recipe_row(name) for name in recipe_names()), key=lambda row: _natural(row.config.name)))
 
 
 def recipe_row(name: str) -> RecipeRow:
@@ -87,15 +89,8 @@ def recipe_row(name: str) -> RecipeRow:
 
     config, parent = load_recipe(name), parent_of(name)
     before, now = flat_settings(load_recipe(parent) if parent else Config()), flat_settings(config)
-    return RecipeRow(
-        name=config.name,
-        dataset=config.data.dataset,
-        percent=config.data.percent,
-        parent=parent,
-        changes=tuple(
-            f"{key}={_short(value)}" for key, value in now.items() if key not in _TEXTS and before[key] != value
-        ),
-    )
+    changed = [key for key, value in now.items() if key not in _TEXTS and before[key] != value]
+    return RecipeRow(config, parent, tuple(f"{key}={_short(now[key])}" for key in changed))
 
 
 def main_changes(row: RecipeRow) -> tuple[str, ...]:
@@ -117,17 +112,18 @@ def _table(rows: tuple[RecipeRow, ...], width: int) -> list[str]:
     """name, data set, percent, and `parent: changes`; the last column is wrapped to the width (0: never)."""
     from tgtrain.config import load_recipe
 
-    first = max(len(row.name) for row in rows)
-    second = max(len(row.dataset or "any") for row in rows)
+    first = max(len(row.config.name) for row in rows)
+    second = max(len(row.config.data.dataset or "any") for row in rows)
     indent = first + second + 10
     lines = [f"{'recipe':<{first}}  {'data':<{second}}    %  extends: changes"]
     for row in rows:
-        percent = f"{row.percent:g}" if row.percent else "any"
-        lead = f"{row.name:<{first}}  {row.dataset or 'any':<{second}}  {percent:>3}"
+        data = row.config.data
+        percent = f"{data.percent:g}" if data.percent else "any"
+        lead = f"{row.config.name:<{first}}  {data.dataset or 'any':<{second}}  {percent:>3}"
         text = "the defaults"
         if row.parent:
             parent = load_recipe(row.parent).data
-            is_renamed = (parent.dataset, parent.percent) == (row.dataset, row.percent)
+            is_renamed = (parent.dataset, parent.percent) == (data.dataset, data.percent)
             what = " ".join(main_changes(row)) or ("another name" if is_renamed else "")
             text = f"{row.parent}: {what}".removesuffix(": ")
         parts = textwrap.wrap(text, max(24, width - indent), break_on_hyphens=False) if width else [text]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from manifests.records import InputError
 
@@ -30,10 +31,7 @@ def rank_placement(environment: Mapping[str, str]) -> RankPlacement:
 
     InputError for an incomplete description.
     """
-
-    def number(name: str, default: int) -> int:
-        return _number(environment, name, default)
-
+    number = partial(_number, environment)
     if "RANK" in environment or "WORLD_SIZE" in environment:
         placement = RankPlacement(number("RANK", 0), number("WORLD_SIZE", 1), number("LOCAL_RANK", 0))
         missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not environment.get(name)]
@@ -56,10 +54,9 @@ def rank_placement(environment: Mapping[str, str]) -> RankPlacement:
         )
     else:
         return RankPlacement()
-    if placement.rank >= placement.world_size:
-        raise InputError(
-            f"rank {placement.rank} of {placement.world_size} processes: expected 0 to {placement.world_size - 1}."
-        )
+    rank, world_size = placement.rank, placement.world_size
+    if rank >= world_size:
+        raise InputError(f"rank {rank} of {world_size} processes: expected 0 to {world_size - 1}.")
     return placement
 
 

@@ -27,7 +27,8 @@ def note_signals(seen: list[int]) -> None:
 
     def note(number: int, frame: object) -> None:
         seen.append(number)
-        _in_thread(stop_waiting)
+        # In a thread: the signal may have interrupted code that holds the lock which the function needs.
+        threading.Thread(target=stop_waiting, daemon=True).start()
 
     for number in EXIT_CODES:
         signal.signal(number, note)
@@ -41,13 +42,8 @@ def stop_waiting() -> None:
         process.terminate()  # see `end_later`
 
 
-def _in_thread(function: Callable[[], None]) -> None:
-    """Call it in a thread: the signal may have interrupted code that holds the lock which the function needs."""
-    threading.Thread(target=function, daemon=True).start()
-
-
 @contextmanager
-def _signals_blocked() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
     """Deliver signals of EXIT_CODES after the block; processes started within never get them, unless they call `note_signals`."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_CODES)
     try:
@@ -58,9 +54,9 @@ def _signals_blocked() -> Iterator[None]:
 
 def start_helpers() -> None:
     """Start the fork server of loader processes and the tracker of shared memory, so that neither gets the signals."""
-    with _signals_blocked():
+    with signals_blocked():
         multiprocessing.resource_tracker.ensure_running()  # which unblocks the signals
-    with _signals_blocked():
+    with signals_blocked():
         multiprocessing.forkserver.ensure_running()
 
 
@@ -68,7 +64,7 @@ def end_later(leave: Callable[[int], None] = os._exit, seconds: float = _LAST_SE
     """Let a loader process end some seconds after SIGTERM, with which torch ends one that is stuck, and Slurm ends all."""
 
     def begin(number: int, frame: object) -> None:
-        _in_thread(stores.giving_up.set)
+        threading.Thread(target=stores.giving_up.set, daemon=True).start()  # see `note_signals`
         timer = threading.Timer(seconds, leave, (1,))
         timer.daemon = True
         timer.start()

@@ -217,15 +217,9 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
                 f"{path}: format version {raw['version']}, this program reads {CHECKPOINT_VERSION}. "
                 "Use the version of tgprep that wrote it."
             )
-        measured = raw["measured"]
-        return Checkpoint(
-            int(raw["step"]),
-            Identity(**raw["identity"]),
-            raw["model"],
-            raw["optimiser"],
-            raw["extra"],
-            None if measured is None else Measured(str(measured["metric"]), float(measured["value"])),
-        )
+        state = {entry.name: raw[entry.name] for entry in fields(Checkpoint)}
+        state |= {"identity": Identity(**raw["identity"]), "measured": raw["measured"] and Measured(**raw["measured"])}
+        return Checkpoint(**state)
     except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError, EOFError) as error:
         reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
         raise DamagedError(f"{path} is no checkpoint of this program ({reason}).") from None
@@ -258,9 +252,8 @@ def load_newest(run: Path, log: Callable[[str], None]) -> Checkpoint | None:
 
 def find(run: Path, which: str) -> Path:
     """The path of `last`, `best`, or a named checkpoint. InputError if there is none."""
-    every = list_checkpoints(run)
+    every, known = list_checkpoints(run), best(run)
     if which == "best":
-        known = best(run)
         if known is None:
             raise InputError(f"{run} has no best checkpoint yet: none was evaluated. Use --checkpoint last.")
         return known.path

@@ -22,7 +22,7 @@ from manifests.locks import hold_lock
 from manifests.machine import processor_name
 from manifests.manifest_io import json_bytes, read_manifest
 from manifests.records import InputError
-from manifests.splits.label_split import split_digest
+from manifests.splits.label_split import read_split, split_digest
 from tgtrain.config import Config, config_from_dict, differences
 from tgtrain.data.setup import _REMOTE_BLOCK_SHARDS, Identity, Setup, prepare
 from tgtrain.data.stores.cache import CacheSettings
@@ -46,7 +46,6 @@ _FREE = (
     "reproduces",
     "published",
 )
-
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -183,18 +182,12 @@ def read_setup(run: Path, data: str | None = None, cache: CacheSettings | None =
     if data is not None:  # shards are read there, not at the location in the settings
         config = replace(config, data=replace(config.data, shards=""))
     root = data or facts.data.root
-    from manifests.splits.label_split import read_split
-
     try:
         manifest = read_manifest(root)
     except InputError as error:
         raise InputError(f"{error} The run names this location; `--data` names another.") from None
     setup = prepare(root, read_split(root, facts.split.name), manifest, config)
-    different = facts.identity.differences(setup.identity)
-    if different:
-        raise InputError(
-            f"{run} was trained on other data: {'; '.join(different)}. Restore it, or name it with --data."
-        )
+    require_same(setup, facts.identity, None, f"{run} was trained on other data", "Restore it, or name it with --data.")
     return setup
 
 

@@ -30,8 +30,8 @@ class Trained:
     @property
     def views(self) -> tuple[View, ...]:
         """The views that the model has a network for: rgb, tg or both."""
-        only: dict[str, tuple[View, ...]] = {"rgb": ("rgb",), "tg": ("tg",)}
-        return only.get(self.config.model.streams, ("rgb", "tg"))
+        streams = self.config.model.streams
+        return (streams,) if streams in ("rgb", "tg") else ("rgb", "tg")
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -45,8 +45,7 @@ def read_trained(run: Path, which: str = "last") -> Trained:
     config = facts.config
     path = checkpoints.find(run, which)
     loaded = checkpoints.load(path)
-    different = loaded.identity.differences(facts.identity)
-    if different:
+    if different := loaded.identity.differences(facts.identity):
         raise InputError(f"{path} is no checkpoint of {run}: {'; '.join(different)}.")
     model = build_model(config.model)
     model.load_state_dict(loaded.model)

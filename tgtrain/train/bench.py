@@ -116,11 +116,7 @@ def workers_to_try(config: Config) -> tuple[int, ...]:
 
 
 def measure(
-    setup: Setup,
-    ranks: Ranks,
-    workers: tuple[int, ...],
-    seconds: float,
-    log: Callable[[str], None] = lambda text: None,
+    setup: Setup, ranks: Ranks, workers: tuple[int, ...], seconds: float, log: Callable[[str], None] = lambda text: None
 ) -> Balance:
     """Measure the step for about `seconds`, then the loader for about `seconds` with each of these numbers of processes.
 

@@ -158,14 +158,13 @@ class _Trainer:
             with writing(self.folder, start.step):
                 take_up(self.folder, start, self.config.evaluate.keep, self.log)
         self.ranks.barrier()
-        checkpoint = start.checkpoint
-        if checkpoint is None:
+        if start.checkpoint is None:
             return
-        self.learner.load(checkpoint)
-        extra = checkpoint.extra
+        self.learner.load(start.checkpoint)
+        extra = start.checkpoint.extra
         self.damage.num_read, self.damage.num_bad = int(extra.get("num_read", 0)), int(extra.get("num_bad", 0))
         self.num_skipped = int(extra.get("num_skipped", 0))
-        self.evaluation_due = checkpoint.due
+        self.evaluation_due = start.checkpoint.due
         self.log(f"resumed at step {self.step} of {self.num_steps}")
 
     def run(self, stop_at: int, should_stop: Callable[[], bool]) -> Outcome:
@@ -208,10 +207,9 @@ class _Trainer:
             assert batch.step == self.step, (batch.step, self.step)
             for clips in filter(None, (batch.labelled, batch.unlabelled)):
                 self.damage.add(len(clips.keys), clips.bad)
+            # Several ranks do it only at every line of the log, because it makes them wait.
             if self.ranks.world_size == 1:
-                self.damage.join(
-                    self.ranks, self.log
-                )  # several ranks only at every line of the log: it makes them wait
+                self.damage.join(self.ranks, self.log)
             self.loader_mb = max(self.loader_mb, batch.loader_mb)
             values = self.learner.update(batch)
             self.interval.add(values, batch.num_clips * self.ranks.world_size, waited_seconds)

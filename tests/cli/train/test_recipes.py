@@ -157,8 +157,8 @@ def test_every_published_recipe_names_its_configuration() -> None:
 
 def test_rows_name_the_parent_and_what_differs() -> None:
     row = recipe_row("ucf101-20-slowtg-nopbn")
-    assert (row.parent, row.changes, row.percent) == ("ucf101-20-slowtg", ("precise_bn.batches=0",), 20)
-    names = [row.name for row in recipe_rows()]
+    assert (row.parent, row.changes, row.config.data.percent) == ("ucf101-20-slowtg", ("precise_bn.batches=0",), 20)
+    names = [row.config.name for row in recipe_rows()]
     assert sorted(names) == sorted(recipe_names())
     assert names.index("ucf101-5") < names.index("ucf101-10") < names.index("ucf101-50")
     assert recipe_row("ucf101-5").changes == ()  # another data set or percentage alone
