@@ -34,21 +34,21 @@ _SHOWN = 20
 
 @click.command()
 @click.argument("out", type=PlaceType(text=True), default="dataset")
-@click.option("--deep", is_flag=True, help="Check the structure of every sample, decode every frame, compute TG again.")
+@click.option("--deep", is_flag=True, help="check the structure of every sample, decode every frame, compute TG again")
 @click.option(
     "--quick",
     is_flag=True,
-    help="Check only tables, splits and the sizes of shards: seconds, however large the data set.",
+    help="check only tables, splits and the sizes of shards: seconds, however large the data set",
 )
 @click.option(
     "--against",
     type=click.Path(path_type=Path),
     metavar="VIDEOS",
-    help="Compare the source videos (of an import: the tree of frames) with their recorded sha256.",
+    help="compare the source videos (of an import: the tree of frames) with their recorded sha256",
 )
-@click.option("--repair", "mend", is_flag=True, help="Extract damaged shards again from VIDEOS (needs --against).")
-@click.option("--threads", type=click.IntRange(0), default=0, help="Threads (0: one per core).")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@click.option("--repair", "mend", is_flag=True, help="extract damaged shards again from VIDEOS (needs --against)")
+@click.option("--threads", type=click.IntRange(0), default=0, help="threads (0: one per core)")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 @handled
 def check(out: str, deep: bool, quick: bool, against: Path | None, mend: bool, threads: int, as_json: bool) -> None:
     """Verify the data set at OUT [default: ./dataset]: tables, shards, splits.

@@ -11,7 +11,7 @@ from cli.common import handled, print_findings
 
 @click.command()
 @click.argument("folder", default=".", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 @handled
 def doctor(folder: Path, as_json: bool) -> None:
     """Try what extraction needs on this machine: packages, decoders on a clip, JPEG, programs, limits, the disk of FOLDER.

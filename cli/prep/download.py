@@ -14,9 +14,9 @@ from cli.common import EXIT_FAILURES, handled, human_bytes, print_json, say, sto
 @click.command()
 @click.argument("name", type=click.Choice(["ucf101", "hmdb51", "kinetics400-annotations"]))
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path), default=".")
-@click.option("--base", metavar="URL", default="", help="Take the archives from this folder of another server.")
-@click.option("--unpack/--no-unpack", "unpack", default=True, help="Unpack the archives.  [default: unpack]")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@click.option("--base", metavar="URL", default="", help="take the archives from this folder of another server")
+@click.option("--unpack/--no-unpack", "unpack", default=True, help="unpack the archives  [default: unpack]")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 @handled
 def download(name: str, folder: Path, base: str, unpack: bool, as_json: bool) -> None:
     """Fetch a public data set into DIR [default: .]: archives/, videos/ and annotations/.

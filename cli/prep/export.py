@@ -14,12 +14,12 @@ from cli.common import handled, print_json, progress_lines, say, stoppable
 @click.argument("out")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
-    "--format", "form", type=click.Choice(["rawframes"]), default="rawframes", show_default=True, help="What to write."
+    "--format", "form", type=click.Choice(["rawframes"]), default="rawframes", show_default=True, help="what to write"
 )
-@click.option("--tg/--no-tg", default=True, help="Write the TG frames too.  [default: tg]")
-@click.option("--keys", metavar="KEY,...", default="", help="Only these videos; no lists are written then.")
-@click.option("--threads", type=click.IntRange(0), default=0, help="Threads (0: one per core).")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@click.option("--tg/--no-tg", default=True, help="write the TG frames too  [default: tg]")
+@click.option("--keys", metavar="KEY,...", default="", help="only these videos; no lists are written then")
+@click.option("--threads", type=click.IntRange(0), default=0, help="threads (0: one per core)")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 @handled
 def export(out: str, folder: Path, form: str, tg: bool, keys: str, threads: int, as_json: bool) -> None:
     """Write the data set at OUT into DIR as the reference code and mmaction read it.

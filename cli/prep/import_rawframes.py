@@ -19,15 +19,13 @@ from cli.common import EXIT_FAILURES, handled, print_json, progress_lines, say, 
     type=click.Choice(["auto", "ucf101", "hmdb51", "kinetics400", "kinetics600", "kinetics700", "folder"]),
     default="auto",
     show_default=True,
-    help="How class, label, group and official split are inferred from names and lists.",
+    help="how class, label, group and official split are inferred from names and lists",
 )
-@click.option("--annotations", type=click.Path(path_type=Path), help="Folder of the official lists.")
-@click.option(
-    "--tg/--no-tg", default=True, help="Import the tempgrad files, or derive TG while reading.  [default: tg]"
-)
-@click.option("--flow/--no-flow", default=True, help="Import the flow_xym files, or leave them out.  [default: flow]")
-@click.option("--threads", type=click.IntRange(0), default=0, help="Threads (0: one per core).")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@click.option("--annotations", type=click.Path(path_type=Path), help="folder of the official lists")
+@click.option("--tg/--no-tg", default=True, help="import the tempgrad files, or derive TG while reading  [default: tg]")
+@click.option("--flow/--no-flow", default=True, help="import the flow_xym files, or leave them out  [default: flow]")
+@click.option("--threads", type=click.IntRange(0), default=0, help="threads (0: one per core)")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 @handled
 def import_rawframes(folder: Path, out: Path, as_json: bool, **options: Any) -> None:
     """Make the data set OUT [default: ./dataset] from DIR/Class/video/img_00001.jpg, tempgrad_00001.jpg, ...

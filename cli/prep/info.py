@@ -23,7 +23,7 @@ Row = Callable[[str, str], list[str]]
 
 @click.command()
 @click.argument("out", type=PlaceType(text=True), default="dataset")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 @handled
 def info(out: str, as_json: bool) -> None:
     """Show what is in the data set at OUT [default: ./dataset].

@@ -16,21 +16,21 @@ _MAX_VIDEOS = 300
 @click.command()
 @click.argument("out", type=PlaceType(text=True), default="dataset")
 @click.option(
-    "--output", type=click.Path(path_type=Path), default="preview.html", show_default=True, help="The page to write."
+    "--output", type=click.Path(path_type=Path), default="preview.html", show_default=True, help="the page to write"
 )
-@click.option("--split", metavar="NAME", help="Show the parts of this split.  [default: the newest]")
+@click.option("--split", metavar="NAME", help="show the parts of this split  [default: the newest]")
 @click.option(
-    "--keys", metavar="KEY,...", multiple=True, help="Show these videos; @FILE names a list with one key a line."
+    "--keys", metavar="KEY,...", multiple=True, help="show these videos; @FILE names a list with one key a line"
 )
 @click.option(
     "--max-videos",
     type=click.IntRange(1, 5000),
     default=_MAX_VIDEOS,
     show_default=True,
-    help="Videos to show, spread evenly over classes and parts.",
+    help="videos to show, spread evenly over classes and parts",
 )
-@click.option("--threads", type=click.IntRange(0), default=0, help="Threads (0: one per core).")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@click.option("--threads", type=click.IntRange(0), default=0, help="threads (0: one per core)")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 @handled
 def preview(
     out: str, output: Path, split: str | None, keys: tuple[str, ...], max_videos: int, threads: int, as_json: bool

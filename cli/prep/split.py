@@ -33,8 +33,8 @@ _MODES: dict[str, tuple[set[str], set[str]]] = {
 
 @click.command()
 @click.argument("out", type=PlaceType(text=True), default="dataset")
-@click.option("--percent", type=float, help="Label this share of the train videos: 20 means 20 %.")
-@click.option("--per-class", type=int, metavar="N", help="Label N videos of every class.")
+@click.option("--percent", type=float, help="label this share of the train videos: 20 means 20 %")
+@click.option("--per-class", type=int, metavar="N", help="label N videos of every class")
 @click.option(
     "--strategy",
     type=click.Choice(STRATEGIES),
@@ -42,26 +42,26 @@ _MODES: dict[str, tuple[set[str], set[str]]] = {
     "each class its share, at least one; per-class: of Kinetics, 6 videos of every class for each percent, as published.  "
     f"[default: {_DEFAULT['strategy']}]",
 )
-@click.option("--by-group", is_flag=True, help="Label whole groups (all clips of one source) or none of one.")
+@click.option("--by-group", is_flag=True, help="label whole groups (all clips of one source) or none of one")
 @click.option(
     "--nested/--redrawn",
     default=_DEFAULT["nested"],
-    help="With one seed, smaller percentages are parts of larger ones, or each is drawn independently.  [default: nested]",
+    help="with one seed, smaller percentages are parts of larger ones, or each is drawn independently  [default: nested]",
 )
-@click.option("--fold", type=int, default=_DEFAULT["fold"], show_default=True, help="Official fold, from 1.")
-@click.option("--seed", type=int, default=_DEFAULT["seed"], show_default=True, help="Another seed, another draw.")
+@click.option("--fold", type=int, default=_DEFAULT["fold"], show_default=True, help="official fold, from 1")
+@click.option("--seed", type=int, default=_DEFAULT["seed"], show_default=True, help="another seed, another draw")
 @click.option(
     "--unlabelled",
     "--unlabeled",
     type=click.Choice(UNLABELLED),
     default=_DEFAULT["unlabelled"],
     show_default=True,
-    help="Unlabelled videos: all train videos, the labelled too, as in the paper; or the rest.",
+    help="unlabelled videos: all train videos, the labelled too, as in the paper; or the rest",
 )
 @click.option(
     "--pool",
     type=click.Choice(POOLS),
-    help="Train list: the official one, or every video outside test (non-test: HMDB51 as published).  [default: official; "
+    help="train list: the official one, or every video outside test (non-test: HMDB51 as published)  [default: official; "
     "for an imported list what it needs]",
 )
 @click.option(
@@ -70,49 +70,47 @@ _MODES: dict[str, tuple[set[str], set[str]]] = {
     type=float,
     default=0.0,
     metavar="P",
-    help="Set P % of train aside for validation, by group: to choose a checkpoint or a setting by it. Choosing by the test "
+    help="set P % of train aside for validation, by group: to choose a checkpoint or a setting by it. Choosing by the test "
     "part is test selection, and its figure is no longer a test's.",
 )
-@click.option("--test-percent", type=float, default=0.0, metavar="P", help="Set P % of train aside for test, by group.")
+@click.option("--test-percent", type=float, default=0.0, metavar="P", help="set P % of train aside for test, by group")
 @click.option(
-    "--import", "import_file", type=_FILE, metavar="FILE", help="Labelled videos from a list in any known form."
+    "--import", "import_file", type=_FILE, metavar="FILE", help="labelled videos from a list in any known form"
 )
-@click.option("--import-unlabelled", type=_FILE, metavar="FILE", help="With --import: list of the unlabelled videos.")
-@click.option("--import-validation", type=_FILE, metavar="FILE", help="With --import: list of the validation videos.")
-@click.option("--import-test", type=_FILE, metavar="FILE", help="With --import: list of the test videos.")
+@click.option("--import-unlabelled", type=_FILE, metavar="FILE", help="with --import: list of the unlabelled videos")
+@click.option("--import-validation", type=_FILE, metavar="FILE", help="with --import: list of the validation videos")
+@click.option("--import-test", type=_FILE, metavar="FILE", help="with --import: list of the test videos")
 @click.option(
     "--labels",
     type=click.Choice(LABELS),
     default=LABELS[0],
     show_default=True,
-    help="With --import: labels of the class folders, or the list's own, mistakes included.",
+    help="with --import: labels of the class folders, or the list's own, mistakes included",
 )
 @click.option(
     "--report",
     type=_FILE,
     metavar="FILE",
-    help="With --import: write every line without a video and every difference in label or frame count as CSV.",
+    help="with --import: write every line without a video and every difference in label or frame count as CSV",
 )
-@click.option("--export", type=click.Choice(EXPORT_FORMS), help="Write one part of a split as a list file.")
-@click.option(
-    "--part", type=click.Choice(PARTS), default=PARTS[0], show_default=True, help="With --export: which part."
-)
+@click.option("--export", type=click.Choice(EXPORT_FORMS), help="write one part of a split as a list file")
+@click.option("--part", type=click.Choice(PARTS), default=PARTS[0], show_default=True, help="with --export: which part")
 @click.option(
     "--materialise",
     "--materialize",
     metavar="NAME",
-    help="Write a split as separate shards, a set of tars for each part, for readers of plain WebDataset.",
+    help="write a split as separate shards, a set of tars for each part, for readers of plain WebDataset",
 )
 @click.option(
     "--output",
     metavar="PLACE",
-    help="With --export: the file; without it the list goes to stdout. With --materialise: the folder.  [default: OUT-NAME]",
+    help="with --export: the file; without it the list goes to stdout. With --materialise: the folder  [default: OUT-NAME]",
 )
-@click.option("--show", metavar="NAME", help="Show a split.")
-@click.option("--compare", nargs=2, metavar="A B", help="Videos that two splits share.")
-@click.option("--name", default="", help="Name of the split.  [default: from the settings, such as p20-s0-f1]")
-@click.option("--overwrite", is_flag=True, help="Replace another split (or list file) of that name.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@click.option("--show", metavar="NAME", help="show a split")
+@click.option("--compare", nargs=2, metavar="A B", help="videos that two splits share")
+@click.option("--name", default="", help="name of the split  [default: from the settings, such as p20-s0-f1]")
+@click.option("--overwrite", is_flag=True, help="replace another split (or list file) of that name")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 @handled
 def split(out: str, as_json: bool, **options: Any) -> None:
     """Choose the labelled videos of the data set at OUT [default: ./dataset].
