@@ -9,7 +9,6 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ import simplejpeg
 
 from manifests import sample
 from manifests.files import TEMPORARY_PREFIX, atomic_write, publish
-from manifests.machine import usable_cores
+from manifests.machine import run_threads
 from manifests.manifest_io import HEADER_NAME, file_sha256, json_bytes
 from manifests.records import WRITTEN, GradientCoding, InputError, ManifestHeader, ShardRow, SourceVideo, VideoRow
 from tgprep.convert.frame_tree import FramesError, export_marker, find_frames, has_files, scan_tree
@@ -52,7 +51,6 @@ def import_rawframes(
     tempgrad file: TG is derived while reading. Labels come from the official lists, `classInd.txt` in `folder`, or the class folders.
     InputError for mistakes; videos whose files are not in order become failed rows. After a kill the same call continues.
     """
-    stop = stop or threading.Event()
     scan = scan_tree(folder, dataset, annotations)
     header = _header(folder, scan, tg, flow)
     work_folder.check_output_folder(out)
@@ -74,23 +72,13 @@ def import_rawframes(
         done = work_folder.load_done(out, work)
 
         def finish(plan: ShardPlan) -> ShardResult:
-            if stop.is_set():
-                raise KeyboardInterrupt
             if plan.name in done:
                 return done[plan.name]
             result = write_shard(plan, folder, out, header.gradient, sample.flow_method(header.settings))
             work_folder.save_done(work, result)
             return result
 
-        results: list[ShardResult] = []
-        with ThreadPoolExecutor(threads or usable_cores()) as pool:
-            try:
-                for number, result in enumerate(pool.map(finish, plans), 1):
-                    results.append(result)
-                    on_progress(number, len(plans))
-            except BaseException:
-                stop.set()  # else the pool finishes all shards before it ends
-                raise
+        results = run_threads(finish, plans, threads, stop, on_progress)
         return Outcome(finalise(out, header, results), False, len(done), scan.notes)
 
 
