@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from difflib import get_close_matches
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args, get_origin
 
@@ -255,6 +256,28 @@ def human_seconds(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def doctor_command(module: str, work: str, description: str) -> click.Command:
+    """The command `doctor`, which prints what `module.examine(FOLDER)` finds. work: what the machine is to do, as a verb."""
+
+    @click.command(
+        "doctor", help=f"{description}\n\nPrints what is wrong and what to do. Exit code 1 if an error stops it."
+    )
+    @click.argument("folder", default=".", type=click.Path(path_type=Path))
+    @click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
+    @handled
+    def doctor(folder: Path, as_json: bool) -> None:
+        from manifests.records import InputError
+
+        quiet_threads()
+        try:
+            examine = importlib.import_module(module).examine
+        except ModuleNotFoundError as error:
+            raise InputError(f"{work.capitalize()}ing needs {error.name}: pip install 'tgprep[train]'.") from None
+        print_findings(examine(folder.absolute()), work, as_json)
+
+    return doctor
 
 
 def print_findings(findings: Iterator[Finding], can: str, as_json: bool) -> None:
