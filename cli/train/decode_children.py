@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class ViewJob:
 class ViewReply:
     """The views of a video, or why it cannot be read."""
 
-    clips: list[Clip]
+    clips: Sequence[Clip] = ()
     num_frames: int = 0
     bad: str = ""
     """Why it cannot be read."""
@@ -58,17 +59,20 @@ class ViewReply:
 
 def read_all(template: ViewJob, paths: Sequence[Path], children: int, deadline_seconds: float) -> Iterator[ViewReply]:
     """Read the views of each video, in order, ahead of use by `children` processes; holds a few videos' views at a time."""
-    processes: list[_Child] = []
-    stopping, local = threading.Event(), threading.local()
+    stopping = threading.Event()
+    processes = [_Child(stopping) for _ in range(children)]
+    idle: SimpleQueue[_Child] = SimpleQueue()
+    for child in processes:
+        idle.put(child)
 
     def read(path: Path) -> ViewReply:
-        if not hasattr(local, "child"):
-            local.child = _Child(stopping)
-            processes.append(local.child)
-        child: _Child = local.child
-        return child.request(replace(template, path=path), deadline_seconds)
+        child = idle.get()
+        try:
+            return child.request(replace(template, path=path), deadline_seconds)
+        finally:
+            idle.put(child)
 
-    # One thread a child process: it waits for the reply, and restarts the process if it is lost.
+    # One thread a child process waits for its reply, and restarts the process if it is lost.
     pool = ThreadPoolExecutor(children)
     pending: deque[Future[ViewReply]] = deque()
     try:
@@ -79,10 +83,11 @@ def read_all(template: ViewJob, paths: Sequence[Path], children: int, deadline_s
         while pending:
             yield pending.popleft().result()
     finally:
-        # The threads own their processes: a kill wakes the one that waits for a reply, and it cleans up itself.
+        # A kill wakes the thread that waits for a reply; only then can the pool end.
         stopping.set()
         for child in processes:
-            child.kill()
+            if (process := child.process) is not None:
+                process.kill()
         pool.shutdown(wait=True, cancel_futures=True)
         for child in processes:
             child.close()
@@ -99,38 +104,30 @@ class _Child:
     def request(self, job: ViewJob, deadline_seconds: float) -> ViewReply:
         """Send a job and wait for the reply; a process that dies or misses the deadline is killed, and its video is bad."""
         try:
-            if self.connection is None:
-                self._start()
-            assert self.connection is not None
+            connection = self.connection or self._start()
+            # A stop while the process started has not killed it.
             if self.stopping.is_set():
-                return ViewReply([], bad="stopped")
-            self.connection.send(job)
-            if self.connection.poll(deadline_seconds):
-                reply: ViewReply = self.connection.recv()
+                return ViewReply(bad="stopped")
+            connection.send(job)
+            if connection.poll(deadline_seconds):
+                reply: ViewReply = connection.recv()
                 return reply
             reason = f"decoding took longer than {deadline_seconds:g} s"
         except (EOFError, OSError):
             reason = "the decoder crashed"
         self.close()
-        return ViewReply([], bad=reason)
-
-    def kill(self) -> None:
-        """Kill the process from another thread; its own thread cleans up."""
-        if (process := self.process) is not None:
-            with contextlib.suppress(ValueError):  # its own thread has closed it
-                process.kill()
+        return ViewReply(bad=reason)
 
     def close(self) -> None:
-        """Kill the process, if there is one, and release it."""
+        """Kill the process, if there is one."""
         if self.process is not None:
             self.process.kill()
             self.process.join()
-            self.process.close()
         if self.connection is not None:
             self.connection.close()
         self.process = self.connection = None
 
-    def _start(self) -> None:
+    def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs,), daemon=True)
@@ -140,6 +137,7 @@ class _Child:
         if not self.connection.poll(_START_SECONDS):
             raise OSError("the process does not start")
         self.connection.recv()
+        return self.connection
 
 
 def _serve(connection: Connection) -> None:
@@ -150,6 +148,27 @@ def _serve(connection: Connection) -> None:
         connection.send(True)
         while True:
             connection.send(_read(connection.recv()))
+
+
+def _read(job: ViewJob) -> ViewReply:
+    from tgprep.decode.frames import DecodeError
+    from tgprep.decode.open import open_video
+    from tgtrain.evaluate.predict import OpenedVideo, UnreadableError, read_views
+
+    with contextlib.ExitStack() as opened:
+
+        def open_frames() -> OpenedVideo:
+            video = open_video(job.path, decoder=job.decoder, space="rgb", short_side=job.short_side)
+            opened.callback(video.close)
+            return OpenedVideo(cast("Iterator[Frame]", video.frames), video.num_frames_header)
+
+        views = job.clip, job.num_clips, job.num_crops
+        try:
+            return ViewReply(*read_views(open_frames, *views, rgb=job.rgb, tg=job.tg, of_pair=_of_pair(job)))
+        except (DecodeError, UnreadableError) as error:
+            return ViewReply(bad=str(error))
+        except (OSError, ValueError, MemoryError) as error:
+            return ViewReply(bad=f"{type(error).__name__}: {error}")
 
 
 def _of_pair(job: ViewJob) -> OfPair:
@@ -169,29 +188,3 @@ def _of_pair(job: ViewJob) -> OfPair:
         return flow_picture(estimate(*luma), uncentred="flow_magnitude" in job.flow_compat.split(","))
 
     return flow
-
-
-def _read(job: ViewJob) -> ViewReply:
-    from tgprep.decode.frames import DecodeError
-    from tgprep.decode.open import open_video
-    from tgtrain.evaluate.predict import OpenedVideo, UnreadableError, read_views
-
-    videos = []
-
-    def open_frames() -> OpenedVideo:
-        video = open_video(job.path, decoder=job.decoder, space="rgb", short_side=job.short_side)
-        videos.append(video)
-        return OpenedVideo(cast("Iterator[Frame]", video.frames), video.num_frames_header)
-
-    try:
-        clips, num_frames = read_views(
-            open_frames, job.clip, job.num_clips, job.num_crops, rgb=job.rgb, tg=job.tg, of_pair=_of_pair(job)
-        )
-    except (DecodeError, UnreadableError) as error:
-        return ViewReply([], bad=str(error))
-    except (OSError, ValueError, MemoryError) as error:
-        return ViewReply([], bad=f"{type(error).__name__}: {error}")
-    finally:
-        for video in videos:
-            video.close()
-    return ViewReply(clips, num_frames)

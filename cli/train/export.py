@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from cli.common import EXIT_FAILURES, handled, human_bytes, print_json, quiet_threads, say
-from cli.train.scoring import checkpoint_option
+from cli.train.scoring import check_output, checkpoint_option
 
 if TYPE_CHECKING:
     from tgtrain.evaluate.export import Form
@@ -42,7 +42,6 @@ def export(
     logits. Class names and how clips are cut are in its metadata. Its logits are compared with the model's.
     """
     quiet_threads()
-    from manifests.records import InputError
     from tgtrain.evaluate.export import SUFFIX, ExportError
     from tgtrain.evaluate.export import export as write
     from tgtrain.run.folder import newest_run
@@ -53,8 +52,7 @@ def export(
         say(f"run {run}")
     trained = read_trained(run, checkpoint)
     path = output or run / f"model{SUFFIX[form]}"
-    if not path.absolute().parent.is_dir() or path.is_dir():
-        raise InputError(f"{path}: expected a file name in a folder that exists.")
+    check_output(path)
     if not trained.precise_bn:
         say("this checkpoint holds running averages: BatchNorm statistics were not recomputed when it was saved")
     try:

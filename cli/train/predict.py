@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -74,7 +74,10 @@ def predict(
             say(f"{path}: cannot be read: {scored.bad}")
             continue
         best = best_classes(scored.scores, trained.classes, settings.average, top)
-        answers.append(_answer(path, num_frames[scored.position], best))
+        named = [
+            asdict(each) | {"score": round(each.score, 6), "probability": round(each.probability, 6)} for each in best
+        ]
+        answers.append({"video": str(path), "num_frames": num_frames[scored.position], "top": named})
         if not as_json:
             _show(path, best)
     if as_json:
@@ -147,22 +150,6 @@ def _views(replies: Iterator[ViewReply], num_frames: list[int], job: ViewJob) ->
             yield VideoViews(position, None, None, reply.bad)
         else:
             yield stacked_views(position, reply.clips, rgb=job.rgb, tg=job.tg)
-
-
-def _answer(path: Path, num_frames: int, best: tuple[ClassScore, ...]) -> dict[str, Any]:
-    return {
-        "video": str(path),
-        "num_frames": num_frames,
-        "top": [
-            {
-                "label": each.label,
-                "class_name": each.class_name,
-                "score": round(each.score, 6),
-                "probability": round(each.probability, 6),
-            }
-            for each in best
-        ],
-    }
 
 
 def _show(path: Path, best: tuple[ClassScore, ...]) -> None:

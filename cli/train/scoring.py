@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,7 +14,6 @@ import click
 if TYPE_CHECKING:
     from tgtrain.config import Config
     from tgtrain.evaluate.evaluate import EvalSettings
-    from tgtrain.evaluate.results import EvalProtocol
     from tgtrain.evaluate.score import Average, Modality
 
 
@@ -31,24 +30,28 @@ class Scoring:
         """Fill in the recipe's choices. InputError for a view that the run trained no network for."""
         from manifests.records import InputError
         from tgtrain.evaluate.evaluate import EvalSettings
+        from tgtrain.evaluate.results import EvalProtocol
 
         streams = config.model.streams
         modality = self.modality or ("tg" if streams == "tg" else "rgb")
         if streams in ("rgb", "tg") and modality != streams:
             raise InputError(f"--modality {modality}: {run} trained only a network for {streams}.")
         average = self.average or config.evaluate.average
-        return EvalSettings(self._protocol(config), cast("Modality", modality), cast("Average", average))
+        protocol = EvalProtocol(config.data.test_clips, config.data.test_crops)
+        if self.views is not None:
+            match = re.fullmatch(r"(\d+)x(1|3)", self.views)
+            if not match or int(match[1]) < 1:
+                raise InputError(f"--views {self.views}: expected CLIPSxCROPS with 1 or 3 crops, such as 10x3 or 1x1.")
+            protocol = EvalProtocol(int(match[1]), int(match[2]))
+        return EvalSettings(protocol, cast("Modality", modality), cast("Average", average))
 
-    def _protocol(self, config: Config) -> EvalProtocol:
-        from manifests.records import InputError
-        from tgtrain.evaluate.results import EvalProtocol
 
-        if self.views is None:
-            return EvalProtocol(config.data.test_clips, config.data.test_crops)
-        match = re.fullmatch(r"(\d+)x(1|3)", self.views)
-        if not match or int(match[1]) < 1:
-            raise InputError(f"--views {self.views}: expected CLIPSxCROPS with 1 or 3 crops, such as 10x3 or 1x1.")
-        return EvalProtocol(int(match[1]), int(match[2]))
+def check_output(path: Path | None) -> None:
+    """InputError if a file cannot be written there."""
+    from manifests.records import InputError
+
+    if path is not None and (not path.absolute().parent.is_dir() or path.is_dir()):
+        raise InputError(f"{path}: expected a file name in a folder that exists.")
 
 
 def checkpoint_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -62,10 +65,9 @@ def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--views, --modality, --average and --checkpoint, passed to the command as `scoring`."""
 
     @functools.wraps(function)
-    def wrapper(
-        *args: Any, views: str | None, modality: str | None, average: str | None, checkpoint: str, **kwargs: Any
-    ) -> Any:
-        return function(*args, scoring=Scoring(views, modality, average, checkpoint), **kwargs)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        scoring = Scoring(*(kwargs.pop(field.name) for field in fields(Scoring)))
+        return function(*args, scoring=scoring, **kwargs)
 
     options = (
         click.option("--views", help="clips x crops of every video, such as 10x3 or 1x1  [default: the recipe's]"),

@@ -14,12 +14,12 @@ import click
 
 from cli.common import EXIT_FAILURES, cache_options, handled, print_json, quiet_threads, say
 from cli.train.launch import devices_option, launched
-from cli.train.scoring import Scoring, scoring_options
+from cli.train.scoring import Scoring, check_output, scoring_options
 
 if TYPE_CHECKING:
     from tgtrain.data.setup import Setup
+    from tgtrain.evaluate.evaluate import EvalSettings
     from tgtrain.evaluate.results import Result
-    from tgtrain.ranks.distributed import Ranks
     from tgtrain.run.trained import Trained
 
 _SHOWN_CLASSES = 101  # of more, the weakest
@@ -79,11 +79,8 @@ def test(
     launched(devices)
     quiet_threads()
     from manifests.records import InputError
-    from tgtrain.data.build import training_workers
     from tgtrain.data.stores.cache import CacheSettings
-    from tgtrain.evaluate.evaluate import evaluate
     from tgtrain.evaluate.results import write_features, write_predictions, write_test
-    from tgtrain.ranks.distributed import LostError, process_group
     from tgtrain.run.folder import newest_run, read_setup
     from tgtrain.run.trained import read_trained
 
@@ -91,75 +88,75 @@ def test(
         run = newest_run()
         say(f"run {run}")
     for path in (predictions, features):
-        if path is not None and (not path.absolute().parent.is_dir() or path.is_dir()):
-            raise InputError(f"{path}: expected a file name in a folder that exists.")
+        check_output(path)
     setup = read_setup(run, data, CacheSettings(cache_folder or "", round((cache_gb or 0) * 1e9)))
     settings = replace(scoring.settings(run, setup.config), features=features is not None)
-    if batch_views:
-        settings = replace(settings, batch_views=batch_views)
-    videos = _videos(setup, part)
+    settings = replace(settings, batch_views=batch_views or settings.batch_views)
+    videos = setup.videos(part)
+    if not videos:
+        option = "--test-percent" if part == "test" else "--hold-out"
+        raise InputError(f"Split {setup.split.name} has no {part} videos. `tgprep split {option} P` sets some aside.")
     trained = read_trained(run, scoring.checkpoint)
     if precise_bn and not setup.config.precise_bn.batches:
         raise InputError(
             f"--precise-bn: {run} was trained with precise_bn.batches 0, so the number of batches is unknown."
         )
-    try:
-        with process_group(device) as ranks:
-            trained.model.to(ranks.device)
-            _prepare_batch_norm(trained, setup, ranks, recompute=precise_bn)
-            workers, on_progress = training_workers(setup.config), _progress(ranks.is_main)
-            result = evaluate(trained.model, setup, videos, settings, ranks, workers=workers, on_progress=on_progress)
-    except LostError as error:
-        say(f"Error: {error}")
-        sys.exit(EXIT_FAILURES)
-    if not ranks.is_main:
+    result = _measure(trained, setup, videos, settings, device, precise_bn)
+    if result is None:
         return  # exit code 0: with any other, torchrun and srun end the first process, which is still writing
     if not result.keys:
         raise InputError(f"None of the {len(videos)} {part} videos could be read: {result.bad[0]}.")
-
     facts = {"checkpoint": trained.path.name, "step": trained.step, "part": part, "average": settings.average}
     if precise_bn:
         facts["batch_norm"] = "measured for this test"
-    if predictions is not None:
-        write_predictions(predictions, result, {"run": str(run), **facts})
-    if features is not None:
-        write_features(features, result, {"run": str(run), **facts})
+    origin = {"run": str(run), **facts}
+    for file, write in ((predictions, write_predictions), (features, write_features)):
+        if file is not None:
+            write(file, result, origin)
     written = write_test(run, result, facts)
     for reason in result.bad:
         say(f"not counted, damaged: {reason}")
     if as_json:
-        print_json({"run": str(run), **facts, **result.to_dict()})
+        print_json({**origin, **result.to_dict()})
     else:
         _show(result, written)
     sys.exit(1 if result.bad else 0)
 
 
-def _videos(setup: Setup, part: str) -> list[int]:
-    from manifests.records import InputError
-
-    videos = setup.videos(part)
-    if not videos:
-        option = "--test-percent" if part == "test" else "--hold-out"
-        raise InputError(f"Split {setup.split.name} has no {part} videos. `tgprep split {option} P` sets some aside.")
-    return videos
-
-
-def _prepare_batch_norm(trained: Trained, setup: Setup, ranks: Ranks, *, recompute: bool) -> None:
-    """Recompute the BatchNorm statistics if requested; otherwise say if the checkpoint holds running averages."""
+def _measure(
+    trained: Trained, setup: Setup, videos: list[int], settings: EvalSettings, device: str, precise_bn: bool
+) -> Result | None:
+    """Score the videos with the processes of all ranks; None in all but the first. precise_bn: recompute BatchNorm first."""
     from manifests.records import InputError
     from tgtrain.data.build import training_workers
     from tgtrain.evaluate.batch_norm import recompute_batch_norm
+    from tgtrain.evaluate.evaluate import evaluate
+    from tgtrain.ranks.distributed import LostError, process_group
     from tgtrain.train.health import left_out
 
-    if not recompute:
-        if ranks.is_main and not trained.precise_bn:
-            say("this checkpoint holds running averages of BatchNorm statistics (--precise-bn recomputes them first)")
-        return
-    measured = recompute_batch_norm(trained.model, setup, ranks, workers=training_workers(setup.config))
-    if measured.bad and ranks.is_main:
-        say(left_out("precise BatchNorm", measured.bad))
-    if not measured.num_batches:
-        raise InputError("--precise-bn: no two training videos of a batch can be read, so there is nothing to measure.")
+    workers = training_workers(setup.config)
+    try:
+        with process_group(device) as ranks:
+            trained.model.to(ranks.device)
+            if precise_bn:
+                measured = recompute_batch_norm(trained.model, setup, ranks, workers=workers)
+                if measured.bad and ranks.is_main:
+                    say(left_out("precise BatchNorm", measured.bad))
+                # The same on every rank, so all of them stop here.
+                if not measured.num_batches:
+                    raise InputError(
+                        "--precise-bn: no two training videos of a batch can be read, so there is nothing to measure."
+                    )
+            elif ranks.is_main and not trained.precise_bn:
+                say(
+                    "this checkpoint holds running averages of BatchNorm statistics (--precise-bn recomputes them first)"
+                )
+            on_progress = _progress(ranks.is_main)
+            result = evaluate(trained.model, setup, videos, settings, ranks, workers=workers, on_progress=on_progress)
+    except LostError as error:
+        say(f"Error: {error}")
+        sys.exit(EXIT_FAILURES)
+    return result if ranks.is_main else None
 
 
 def _progress(is_main: bool) -> Callable[[int, int], None]:
@@ -182,9 +179,8 @@ def _show(result: Result, path: Path) -> None:
     width = max([len(entry["class_name"]) for entry in classes] + [12])
     for entry in classes[:_SHOWN_CLASSES]:
         bar = "#" * math.floor(20 * entry["accuracy"] + 0.5)
-        click.echo(
-            f"{entry['class_name']:<{width}} {100 * entry['accuracy']:6.1f} %  {entry['videos']:>5} videos  {bar}"
-        )
+        accuracy = f"{100 * entry['accuracy']:6.1f} %"
+        click.echo(f"{entry['class_name']:<{width}} {accuracy}  {entry['videos']:>5} videos  {bar}")
     if len(classes) > _SHOWN_CLASSES:
         click.echo(f"... and {len(classes) - _SHOWN_CLASSES} better ones, in {path.name}")
     confusions = result.top_confusions(3)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice, takewhile
-from typing import NamedTuple
+from typing import cast
 
 import numpy as np
 import torch
@@ -78,16 +78,11 @@ class _Networks(nn.Module):
             network(clips)
 
 
-class _ReadClip(NamedTuple):
-    """A clip as read: uint8[T, S, S, 3] of each view, None for a view without a network; bad: why it cannot be read."""
-
-    rgb: Tensor | None
-    tg: Tensor | None
-    bad: str
+_ReadClip = list[Tensor] | str  # a clip as read: uint8[T, S, S, 3] for each view; or why it cannot be read
 
 
 class _TrainClips(Dataset[_ReadClip]):
-    """Clips of the train list, centre clips and crops unless the recipe says otherwise; `batch` says which form a batch.
+    """Clips of the train list, centre clips and crops unless the recipe says otherwise; each `size` of them form a batch.
 
     Items are single clips, so that loader processes hold a few clips each: a batch is that of all ranks.
     """
@@ -96,19 +91,16 @@ class _TrainClips(Dataset[_ReadClip]):
         config = setup.config
         self.reader, self.clip = setup.reader, replace(setup.clip, num_clips=1)
         self.videos = setup.videos("train")
-        self.rgb, self.tg = "rgb" in views, "tg" in views
+        self.views, self.rgb, self.tg = views, "rgb" in views, "tg" in views
         self.seed, self.as_in_training, self.stride = config.runtime.seed, config.precise_bn.clips == "training", stride
         self.size = min(config.batch.labelled, len(self.videos))
         self.order = StreamOrder(len(self.videos), self.size, self.seed, _STREAM)
         self.num_batches = max(1, len(self.videos) // self.size)
         self.expected = -1
 
-    def batch(self, number: int) -> range:
-        """The clips of a batch."""
-        return range(number * self.size, (number + 1) * self.size)
-
     def __getitem__(self, position: int) -> _ReadClip:
         number, row = divmod(position, self.size)
+        # The first clip of a batch announces the batches after it to the cache.
         if number != self.expected:
             self.expected = number
             upcoming = range(number, number + _AHEAD * self.stride, self.stride)
@@ -119,7 +111,7 @@ class _TrainClips(Dataset[_ReadClip]):
         try:
             clip = self.reader.read(video, plan, rgb=self.rgb, tg=self.tg)
         except BadSampleError as error:
-            return _ReadClip(None, None, str(error))
+            return str(error)
         return self.as_read(clip)
 
     def plan(self, video: StoredVideo, pass_index: int) -> tuple[ClipPlan, ...]:
@@ -131,8 +123,7 @@ class _TrainClips(Dataset[_ReadClip]):
 
     def as_read(self, clip: Clip) -> _ReadClip:
         """Turn the views of a clip into tensors."""
-        rgb = torch.from_numpy(clip.rgb) if self.rgb else None
-        return _ReadClip(rgb, None if clip.tg is None else torch.from_numpy(clip.tg), "")
+        return [torch.from_numpy(getattr(clip, view)) for view in self.views]
 
 
 def _batches(
@@ -148,20 +139,22 @@ def _batches(
     if setup.reader.shards.source is not None:
         items = _sequential_clips(setup, ranks, dataset)
     else:
-        positions = [position for number in numbers for position in dataset.batch(number)]
+        size = dataset.size
+        positions = [position for number in numbers for position in range(number * size, (number + 1) * size)]
         items = item_loader(dataset, positions, min(workers, len(positions)), ranks.device.type == "cuda")
     for _ in numbers:
         clips: list[list[Tensor]] = []
         for item in islice(items, dataset.size):
-            if item.bad:
-                bad[item.bad] = None
-                continue
-            # Copied, so that the shared memory it came in, and its file descriptor, are freed.
-            of_views = [item.rgb if view == "rgb" else item.tg for view in views]
-            clips.append([part.to(ranks.device, non_blocking=True, copy=True) for part in of_views if part is not None])
+            if isinstance(item, str):
+                bad[item] = None
+            else:
+                # Copied, so that the shared memory it came in, and its file descriptor, are freed.
+                clips.append([part.to(ranks.device, non_blocking=True, copy=True) for part in item])
         if len(clips) > 1:  # BatchNorm needs more than one row
+            slow = setup.config.data.gradient == "slow"
             by_view = zip(views, zip(*clips, strict=True), strict=True)
-            yield [_network_input(setup, ranks, view, torch.stack(part)) for view, part in by_view]
+            inputs = [network_input(torch.stack(part), slow and view == "tg") for view, part in by_view]
+            yield cast("list[Tensor]", inputs)  # None comes of None only
 
 
 def _sequential_clips(setup: Setup, ranks: Ranks, dataset: _TrainClips) -> Iterator[_ReadClip]:
@@ -173,19 +166,7 @@ def _sequential_clips(setup: Setup, ranks: Ranks, dataset: _TrainClips) -> Itera
     )  # fmt: skip
     with closing(buffer.draws()) as draws:
         for item in draws:
-            if isinstance(item, str):
-                yield _ReadClip(None, None, item)
-                continue
             try:
-                (clip,) = buffer.read(item)
+                yield item if isinstance(item, str) else dataset.as_read(*buffer.read(item))
             except BadSampleError as error:
-                yield _ReadClip(None, None, str(error))
-            else:
-                yield dataset.as_read(clip)
-
-
-def _network_input(setup: Setup, ranks: Ranks, view: str, clips: Tensor) -> Tensor:
-    slow = view == "tg" and setup.config.data.gradient == "slow"
-    inputs = network_input(clips.to(ranks.device, non_blocking=True), slow)
-    assert inputs is not None
-    return inputs
+                yield str(error)

@@ -149,7 +149,7 @@ def _program(network: nn.Module, clips: Tensor, facts: dict[str, str]) -> bytes:
 def _difference(network: nn.Module, content: bytes, form: Form, frames: int, size: int) -> tuple[float | None, str]:
     """Largest difference over batches of several sizes, as a fraction of the largest logit; or why it is unknown."""
     try:
-        run = _onnx_runner(content) if form == "onnx" else _program_runner(content)
+        run = _runner(content, form)
     except ModuleNotFoundError:
         return None, "not checked: onnxruntime is missing (pip install 'tgprep[export]')"
     worst = 0.0
@@ -157,8 +157,7 @@ def _difference(network: nn.Module, content: bytes, form: Form, frames: int, siz
     for number, side in ((1, size), (3, size), (1, larger)):
         clips = _clips(number, frames, side, seed=number)
         with torch.no_grad():
-            expected = network(clips).numpy()
-        got = run(clips)
+            expected, got = network(clips).numpy(), np.asarray(run(clips), np.float32)
         if got.shape != expected.shape:
             raise ExportError(
                 f"the exported network gives {list(got.shape)} for {number} clips, the model {list(expected.shape)}"
@@ -167,23 +166,17 @@ def _difference(network: nn.Module, content: bytes, form: Form, frames: int, siz
     return worst, ""
 
 
-def _onnx_runner(content: bytes) -> Callable[[Tensor], npt.NDArray[np.float32]]:
+def _runner(content: bytes, form: Form) -> Callable[[Tensor], npt.ArrayLike]:
+    """The exported network, called on uint8 clips. ModuleNotFoundError without onnxruntime."""
+    if form == "torch":
+        program: Callable[[Tensor], npt.ArrayLike] = torch.export.load(io.BytesIO(content)).module()
+        return program
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return lambda clips: np.asarray(session.run(["logits"], {"clips": clips.numpy()})[0], np.float32)
-
-
-def _program_runner(content: bytes) -> Callable[[Tensor], npt.NDArray[np.float32]]:
-    program = torch.export.load(io.BytesIO(content)).module()
-
-    def run(clips: Tensor) -> npt.NDArray[np.float32]:
-        with torch.no_grad():
-            return np.asarray(program(clips).numpy(), np.float32)
-
-    return run
+    return lambda clips: session.run(["logits"], {"clips": clips.numpy()})[0]
 
 
 def _clips(number: int, frames: int, size: int, seed: int = 0) -> Tensor:

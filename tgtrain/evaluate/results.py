@@ -91,14 +91,9 @@ class Result:
             "num_bad": len(self.bad),
             **self.named(),
             "per_class": [
-                {
-                    "label": label,
-                    "class_name": name,
-                    "videos": int(num_videos[label]),
-                    "accuracy": float(accuracy[label]),
-                }
-                for label, name in enumerate(self.classes)
-                if num_videos[label]
+                {"label": label, "class_name": name, "videos": int(count), "accuracy": float(share)}
+                for label, (name, count, share) in enumerate(zip(self.classes, num_videos, accuracy, strict=True))
+                if count
             ],
             "confusion": confusion.tolist(),
         }
@@ -219,9 +214,13 @@ def read_results(run: Path, problems: list[str]) -> tuple[TestResult, ...]:
             problems.append(
                 f"{path.name} could not be read and is left out ({error}). `tgtrain test {run}` writes it again."
             )
-    return tuple(
-        sorted(results, key=lambda r: (r.part != "test", -r.num_views, _rank(r.modality), -r.step, r.checkpoint))
-    )
+    shown = {modality: place for place, modality in enumerate(_MODALITIES)}
+
+    def place_of(result: TestResult) -> tuple[Any, ...]:
+        modality = shown.get(result.modality, len(shown))
+        return result.part != "test", -result.num_views, modality, -result.step, result.checkpoint
+
+    return tuple(sorted(results, key=place_of))
 
 
 def read_test_metrics(run: Path) -> dict[str, dict[str, float]]:
@@ -232,13 +231,9 @@ def read_test_metrics(run: Path) -> dict[str, dict[str, float]]:
             raw = json.loads(path.read_bytes())
         except (OSError, ValueError):
             raise InputError(f"{path} is damaged. Remove it, or run `tgtrain test {run}` again.") from None
-        values = {name: float(value) for name, value in raw.items() if "@" in name}
-        tests[path.stem] = {**values, "step": float(raw.get("step", -1))}
+        tests[path.stem] = {name: float(value) for name, value in raw.items() if "@" in name}
+        tests[path.stem]["step"] = float(raw.get("step", -1))
     return tests
-
-
-def _rank(modality: str) -> int:
-    return _MODALITIES.index(modality) if modality in _MODALITIES else len(_MODALITIES)
 
 
 def _read_test(path: Path) -> TestResult:
@@ -251,6 +246,9 @@ def _read_test(path: Path) -> TestResult:
         raise ValueError(
             f"top1@{protocol} is {top1} over {num_videos} videos, expected a fraction of at least one video"
         )
+    table = path.with_suffix(".parquet")
+    columns = ["key", "label", "prediction"]
+    rows = pq.read_table(table, columns=columns).to_pylist() if table.is_file() else []
     return TestResult(
         protocol=protocol,
         modality=str(raw.get("modality", "rgb")),
@@ -270,16 +268,8 @@ def _read_test(path: Path) -> TestResult:
             for row in raw.get("per_class", [])
         ),
         confusion=confusion if confusion.ndim == 2 and confusion.shape[0] == confusion.shape[1] > 0 else None,
-        predictions=_predictions(path.with_suffix(".parquet")),
+        predictions=tuple(Prediction(str(row["key"]), int(row["label"]), int(row["prediction"])) for row in rows),
     )
-
-
-def _predictions(path: Path) -> tuple[Prediction, ...]:
-    if not path.is_file():
-        return ()
-    table = pq.read_table(path, columns=["key", "label", "prediction"])
-    columns = (table.column(name).to_pylist() for name in ("key", "label", "prediction"))
-    return tuple(Prediction(str(key), int(label), int(guess)) for key, label, guess in zip(*columns, strict=True))
 
 
 def _number(value: Any) -> float:

@@ -72,14 +72,16 @@ def add_gradients(
 
     parts: gives the `num_parts` micro-batches, the same ones each time, and seeds the generator of dropout before each.
     over: what the rows of the contrast loss are compared with. autocast: for the forward passes. scale: for float16 gradients.
-    All ranks must call this; DistributedDataParallel joins gradients once, with the last micro-batch.
+    All ranks must call this.
     """
     precision = autocast or nullcontext()
     surveys: Sequence[BatchSurvey | None] = [None] * num_parts
-    if num_parts > 1 and _needs_survey(method, epoch, over):
+    # UDA and a contrast over the batch need the other micro-batches for the loss of one.
+    if num_parts > 1 and (_counts_trusted(method, epoch) or (over == "batch" and method.contrast)):
         with precision:
             surveys = _survey(network, parts(), method, over)
     values = []
+    # DistributedDataParallel synchronises gradients with the last micro-batch only.
     for number, (views, survey) in enumerate(zip(parts(), surveys, strict=True)):
         with nullcontext() if number == num_parts - 1 else _no_sync(network):
             with precision:
@@ -93,10 +95,9 @@ def add_gradients(
     return values[0] if num_parts == 1 else _average(values)
 
 
-def _needs_survey(method: MethodSettings, epoch: int, over: ContrastOver) -> bool:
-    """Whether the loss of a micro-batch depends on the other ones."""
-    counts_trusted = method.method == "uda" and epoch >= method.warmup_epochs
-    return counts_trusted or (over == "batch" and bool(method.contrast))
+def _counts_trusted(method: MethodSettings, epoch: int) -> bool:
+    """Whether the loss is divided by the number of trusted clips of the whole batch."""
+    return method.method == "uda" and epoch >= method.warmup_epochs
 
 
 def _survey(
@@ -150,12 +151,16 @@ def _terms_over_batch(
     rows = split_rows(output, len(views.labels_B), method.clips_per_video)
     own = method if survey.contrast is None else replace(method, contrast=())
     terms = loss_terms(output, views.labels_B, own, epoch, views.true_labels_U)
-    contrast, learnt = terms.contrast, terms.contrast
+    contrast = learnt = terms.contrast
     if survey.contrast is not None:
         contrast = survey.contrast
-        learnt = (*contrast, _surrogate_loss(rows.embeddings, survey))
+        # A term of value zero whose gradient is that of the contrast loss of the whole batch (GradCache).
+        gradients = [gradient for view in rows.embeddings for gradient in survey.gradients[view]]
+        own_rows = [rows_ND.float() for clips in rows.embeddings.values() for rows_ND in clips]
+        products = sum_of((own * gradient).sum() for own, gradient in zip(own_rows, gradients, strict=True))
+        learnt = (*contrast, survey.num_parts * (products - products.detach()))
     pseudo = terms.pseudo
-    if method.method == "uda" and epoch >= method.warmup_epochs:
+    if _counts_trusted(method, epoch):
         # The trusted clips of the batch, shared evenly among the micro-batches, in place of those of this one.
         pseudo = {
             view: method.unlabelled_weight
@@ -168,13 +173,6 @@ def _terms_over_batch(
     gate = contrast_gate(method, epoch)
     total = sum_of([*terms.supervised.values(), *pseudo.values(), *terms.align, *(gate * term for term in learnt)])
     return replace(terms, total=total, pseudo=pseudo, contrast=contrast)
-
-
-def _surrogate_loss(embeddings: Mapping[View, Sequence[Tensor]], survey: BatchSurvey) -> Tensor:
-    """Zero-valued term whose gradient is that of the full-batch contrast loss (GradCache)."""
-    pairs = [pair for view in embeddings for pair in zip(embeddings[view], survey.gradients[view], strict=True)]
-    products = sum_of((rows_ND.float() * gradient_ND).sum() for rows_ND, gradient_ND in pairs)
-    return survey.num_parts * (products - products.detach())
 
 
 @torch.no_grad()

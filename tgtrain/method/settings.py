@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from manifests.records import InputError
 from tgtrain.method.losses import AlignKind, ContrastVariant, PseudoLabelMetric, StopGradient
-from tgtrain.method.networks.model import ModelSettings, wrong_choices
+from tgtrain.method.networks.model import ModelSettings, wrong_choices, wrong_values
 
 WeakForward = Literal["joined", "apart"]
 Method = Literal["ltg", "fixmatch", "uda", "mvpl", "supervised"]
@@ -62,25 +62,18 @@ class MethodSettings:
             stop_gradient=StopGradient,
             weak_forward=WeakForward,
         )
-        wrong += self._wrong_numbers() + self._wrong_terms()
+        weights = ("labelled_weight", "unlabelled_weight", "align_weight", "contrast_weight")
+        wrong += wrong_values(
+            self,
+            ("threshold", 0 <= self.threshold <= 1, "a probability, 0 to 1"),
+            ("temperature", 0 < self.temperature < math.inf, "more than 0"),
+            *((name, 0 <= getattr(self, name) < math.inf, "0 or more") for name in weights),
+            *((name, getattr(self, name) >= 0, "0 or more") for name in ("warmup_epochs", "contrast_warmup_epochs")),
+            ("clips_per_video", 1 <= self.clips_per_video <= 64, "1 to 64"),
+        )
+        wrong += self._wrong_terms()
         if wrong:
             raise InputError("The method cannot be run:\n  " + "\n  ".join(wrong))
-
-    def _wrong_numbers(self) -> list[str]:
-        wrong = []
-        if not 0 <= self.threshold <= 1:
-            wrong.append(f"threshold: got {self.threshold}, expected a probability, 0 to 1")
-        if not 0 < self.temperature < math.inf:
-            wrong.append(f"temperature: got {self.temperature}, expected more than 0")
-        for name in ("labelled_weight", "unlabelled_weight", "align_weight", "contrast_weight"):
-            if not 0 <= (weight := getattr(self, name)) < math.inf:
-                wrong.append(f"{name}: got {weight}, expected 0 or more")
-        for name in ("warmup_epochs", "contrast_warmup_epochs"):
-            if (epochs := getattr(self, name)) < 0:
-                wrong.append(f"{name}: got {epochs}, expected 0 or more")
-        if not 1 <= self.clips_per_video <= 64:
-            wrong.append(f"clips_per_video: got {self.clips_per_video}, expected 1 to 64")
-        return wrong
 
     def _wrong_terms(self) -> list[str]:
         """Complaints about alignment and contrast, and what they require of other settings."""
@@ -90,10 +83,14 @@ class MethodSettings:
             for variant in self.contrast
             if variant not in variants
         ]
-        if not set(self.align_stages) <= {0, 1, 2, 3} or len(set(self.align_stages)) < len(self.align_stages):
-            wrong.append(f"align_stages: got {self.align_stages}, expected different stages, each 0, 1, 2 or 3")
-        if len(set(self.contrast)) < len(self.contrast):
-            wrong.append(f"contrast: got {self.contrast}, expected each variant once")
+        different_stages = set(self.align_stages) <= {0, 1, 2, 3} and len(set(self.align_stages)) == len(
+            self.align_stages
+        )
+        wrong += wrong_values(
+            self,
+            ("align_stages", different_stages, "different stages, each 0, 1, 2 or 3"),
+            ("contrast", len(set(self.contrast)) == len(self.contrast), "each variant once"),
+        )
         between_clips = [variant for variant in self.contrast if variant != "crossview_sameclip"]
         if between_clips and self.clips_per_video != 2:
             wrong.append(f"clips_per_video: got {self.clips_per_video}, contrast {', '.join(between_clips)} expects 2")

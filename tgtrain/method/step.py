@@ -136,27 +136,26 @@ def forward_views(model: nn.Module, views: StepInputs, weak_forward: WeakForward
 
 
 def _forward(model: nn.Module, parts: Sequence[Clips]) -> ModelOutput:
-    output: ModelOutput = model(_join([part.rgb for part in parts]), _join([part.tg for part in parts]))
+    joined = []
+    for clips in ([part.rgb for part in parts], [part.tg for part in parts]):
+        given = [view for view in clips if view is not None]
+        if 0 < len(given) < len(parts):
+            raise ValueError(f"a view must be in all parts of the batch or in none, got it in {len(given)}")
+        joined.append(torch.cat(given) if given else None)
+    output: ModelOutput = model(*joined)
     return output
-
-
-def _join(parts: Sequence[Tensor | None]) -> Tensor | None:
-    given = [part for part in parts if part is not None]
-    if 0 < len(given) < len(parts):
-        raise ValueError(f"a view must be in all parts of the batch or in none, got it in {len(given)}")
-    return torch.cat(given) if given else None
 
 
 def _insert_rows(others: ModelOutput, weak: ModelOutput, first: int) -> ModelOutput:
     """Insert the weak logits into those of the other rows, at row `first`."""
-
-    def insert(stream: StreamOutput | None, rows: StreamOutput | None) -> StreamOutput | None:
+    streams: list[StreamOutput | None] = []
+    for stream, rows in ((others.rgb, weak.rgb), (others.tg, weak.tg)):
         if stream is None or rows is None:
-            return None
+            streams.append(None)
+            continue
         before, after = stream.logits_BK[:first], stream.logits_BK[first:]
-        return StreamOutput(torch.cat([before, rows.logits_BK, after]), (), None)
-
-    return ModelOutput(insert(others.rgb, weak.rgb), insert(others.tg, weak.tg))
+        streams.append(StreamOutput(torch.cat([before, rows.logits_BK, after]), (), None))
+    return ModelOutput(*streams)
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,32 +83,35 @@ class StrongSettings:
     """The same for TG beside RGB."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.num_ops <= len(StrongOp):
-            raise InputError(f"setting num_ops: got {self.num_ops}, expected 0 to {len(StrongOp)}")
-        if not 0 <= self.level <= 1:
-            raise InputError(f"setting level: got {self.level}, expected 0 to 1")
-        if not 0 <= self.cutout_fill <= 255:
-            raise InputError(f"setting cutout_fill: got {self.cutout_fill}, expected 0 to 255")
+        check_ranges(self, num_ops=(0, len(StrongOp)), level=(0, 1), cutout_fill=(0, 255))
         for name in ("fixed_signs", "fixed_signs_tg"):
             signs = getattr(self, name)
             if signs is not None and (len(signs) != len(SIGNED_OPS) or not set(signs) <= {-1, 1}):
                 raise InputError(f"setting {name}: got {signs}, expected {len(SIGNED_OPS)} numbers 1 or -1")
 
 
+def check_ranges(settings: object, **ranges: tuple[float, float]) -> None:
+    """InputError for the first setting below the lower or above the upper of its bounds."""
+    for name, (low, high) in ranges.items():
+        if not low <= getattr(settings, name) <= high:
+            raise InputError(f"setting {name}: got {getattr(settings, name)}, expected {low} to {high}")
+
+
 def amount_at(op: StrongOp, level: float) -> float:
     """Amount of an operation, without sign, at a level from 0 to 1 (published 0.9)."""
-    if op in (StrongOp.SHEAR_X, StrongOp.SHEAR_Y):
-        return 17.19 * level
-    if op in (StrongOp.TRANSLATE_X, StrongOp.TRANSLATE_Y, StrongOp.CUTOUT):
-        return 0.2 * level
-    if op is StrongOp.ROTATE:
-        return 30 * level
-    if op is StrongOp.POSTERIZE:
-        return max(1, int(4 * level))
-    if op is StrongOp.SOLARIZE:
-        return int(256 * level)
-    if op in (StrongOp.COLOR, StrongOp.CONTRAST, StrongOp.BRIGHTNESS, StrongOp.SHARPNESS):
-        return 1.8 * level + 0.1
+    match op:
+        case StrongOp.SHEAR_X | StrongOp.SHEAR_Y:
+            return 17.19 * level
+        case StrongOp.TRANSLATE_X | StrongOp.TRANSLATE_Y | StrongOp.CUTOUT:
+            return 0.2 * level
+        case StrongOp.ROTATE:
+            return 30 * level
+        case StrongOp.POSTERIZE:
+            return max(1, int(4 * level))
+        case StrongOp.SOLARIZE:
+            return int(256 * level)
+        case StrongOp.COLOR | StrongOp.CONTRAST | StrongOp.BRIGHTNESS | StrongOp.SHARPNESS:
+            return 1.8 * level + 0.1
     return 0.0
 
 

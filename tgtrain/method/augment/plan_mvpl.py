@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manifests.records import InputError
-from tgtrain.method.augment.plan import StrongOp, StrongPlan, StrongStep
+from tgtrain.method.augment.plan import StrongOp, StrongPlan, StrongStep, check_ranges
 from tgtrain.randomness import below
 
 MAX_LEVEL = 10
@@ -37,16 +36,14 @@ class MvplSettings:
     """Grey level."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.num_ops <= len(MVPL_OPS):
-            raise InputError(f"setting num_ops: got {self.num_ops}, expected 0 to {len(MVPL_OPS)}")
-        if not 0 <= self.probability <= 1:
-            raise InputError(f"setting probability: got {self.probability}, expected 0 to 1")
-        if not 1 <= self.magnitude <= MAX_LEVEL:
-            raise InputError(f"setting magnitude: got {self.magnitude}, expected a whole number from 1 to {MAX_LEVEL}")
-        if not 0 <= self.cutout_part <= 1:
-            raise InputError(f"setting cutout_part: got {self.cutout_part}, expected 0 to 1")
-        if not 0 <= self.cutout_fill <= 255:
-            raise InputError(f"setting cutout_fill: got {self.cutout_fill}, expected 0 to 255")
+        check_ranges(
+            self,
+            num_ops=(0, len(MVPL_OPS)),
+            probability=(0, 1),
+            magnitude=(1, MAX_LEVEL),
+            cutout_part=(0, 1),
+            cutout_fill=(0, 255),
+        )
 
 
 def draw_mvpl_plan(rng: np.random.Generator, settings: MvplSettings) -> StrongPlan:

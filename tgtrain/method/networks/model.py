@@ -23,7 +23,7 @@ Streams = Literal["two", "rgb", "tg", "joint"]
 BackboneName = Literal["r3d", "slowonly"]
 ProjectionKind = Literal["separate", "shared", "none"]
 
-_DEPTHS = {"r3d": tuple(R3D.BLOCKS_PER_STAGE), "slowonly": tuple(SlowOnly.BLOCKS_PER_STAGE)}
+_BACKBONES: dict[str, type[R3D] | type[SlowOnly]] = {"r3d": R3D, "slowonly": SlowOnly}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +48,14 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         wrong = wrong_choices(self, streams=Streams, backbone=BackboneName, projection=ProjectionKind)
-        if not 1 <= self.num_classes <= 100_000:
-            wrong.append(f"num_classes: got {self.num_classes}, expected 1 to 100000")
-        if self.backbone in _DEPTHS and self.depth not in _DEPTHS[self.backbone]:
-            depths = " or ".join(map(str, _DEPTHS[self.backbone]))
-            wrong.append(f"depth: got {self.depth}, expected {depths} for the backbone {self.backbone}")
-        if not 1 <= self.width <= 512:
-            wrong.append(f"width: got {self.width}, expected 1 to 512")
-        if not 0 <= self.dropout < 1:
-            wrong.append(f"dropout: got {self.dropout}, expected 0 <= dropout < 1")
+        depths = tuple(_BACKBONES[self.backbone].BLOCKS_PER_STAGE) if self.backbone in _BACKBONES else (self.depth,)
+        wrong += wrong_values(
+            self,
+            ("num_classes", 1 <= self.num_classes <= 100_000, "1 to 100000"),
+            ("depth", self.depth in depths, f"{' or '.join(map(str, depths))} for the backbone {self.backbone}"),
+            ("width", 1 <= self.width <= 512, "1 to 512"),
+            ("dropout", 0 <= self.dropout < 1, "0 <= dropout < 1"),
+        )
         if wrong:
             raise InputError("The model cannot be built:\n  " + "\n  ".join(wrong))
 
@@ -67,6 +66,13 @@ def wrong_choices(settings: object, **kinds: Any) -> list[str]:
         f"{name}: got {getattr(settings, name)!r}, expected one of {', '.join(get_args(kind))}"
         for name, kind in kinds.items()
         if getattr(settings, name) not in get_args(kind)
+    ]
+
+
+def wrong_values(settings: object, *rules: tuple[str, bool, str]) -> list[str]:
+    """Complaints about the fields whose rule (name, whether the value is valid, what is expected) is broken."""
+    return [
+        f"{name}: got {getattr(settings, name)}, expected {expected}" for name, valid, expected in rules if not valid
     ]
 
 
@@ -86,8 +92,8 @@ class StreamOutput:
 class ModelOutput:
     """The outputs for the views that were given to the model; None for the other one."""
 
-    rgb: StreamOutput | None
-    tg: StreamOutput | None
+    rgb: StreamOutput | None = None
+    tg: StreamOutput | None = None
 
 
 class SharedDropout(nn.Module):
@@ -150,59 +156,45 @@ class Projection(nn.Module):
         return embedding
 
 
-class TwoStream(nn.Module):
-    """Separate networks for RGB and TG. At inference `model(rgb=clips)` runs only the RGB network."""
+class SeparateStreams(nn.Module):
+    """A network for RGB, TG or each of the two, in submodules that bear the names of the views.
 
-    def __init__(self, settings: ModelSettings) -> None:
+    At inference `model(rgb=clips)` runs only the RGB network.
+    """
+
+    def __init__(self, settings: ModelSettings, views: tuple[View, ...]) -> None:
         super().__init__()
-        self.rgb = _backbone(settings)
-        self.head_rgb = _classifier(settings, self.rgb)
-        self.tg = _backbone(settings)
-        self.head_tg = _classifier(settings, self.tg)
-        separate, shared = settings.projection == "separate", settings.projection == "shared"
-        self.project_rgb = _projection(settings, self.rgb) if separate else None
-        self.project_tg = _projection(settings, self.tg) if separate else None
-        self.project_shared = _projection(settings, self.rgb) if shared else None
+        self.views = views
+        for view in views:
+            backbone = _backbone(settings)
+            self.add_module(view, backbone)
+            self.add_module(f"head_{view}", Classifier(backbone.out_channels, settings.num_classes, settings.dropout))
+        # One network alone shares its projection with none: it is named after the view.
+        shared = settings.projection == "shared" and len(views) == 2
+        for name in ("shared",) if shared else views:
+            if settings.projection != "none":
+                self.add_module(f"project_{name}", Projection(backbone.out_channels, 8 * settings.width))
 
     def forward(self, rgb: Tensor | None = None, tg: Tensor | None = None) -> ModelOutput:
-        """rgb, tg: normalised clips [B, 3, T, H, W], either or both. Raises InputError if their shape is wrong."""
-        return ModelOutput(
-            None if rgb is None else _run(self.rgb, self.head_rgb, self.project_rgb or self.project_shared, rgb),
-            None if tg is None else _run(self.tg, self.head_tg, self.project_tg or self.project_shared, tg),
-        )
+        """rgb, tg: normalised clips [B, 3, T, H, W] of the model's views, with two either or both. InputError for others."""
+        given = {view: clips for view, clips in (("rgb", rgb), ("tg", tg)) if clips is not None}
+        if len(self.views) == 1 and tuple(given) != self.views:
+            (view,) = self.views
+            raise InputError(f"This model has only a {view} network: give it {view} clips and no others.")
+        shared = getattr(self, "project_shared", None)
+        outputs = {
+            view: _run(
+                getattr(self, view), getattr(self, f"head_{view}"), getattr(self, f"project_{view}", shared), clips
+            )
+            for view, clips in given.items()
+        }
+        return ModelOutput(**outputs)
 
     def backbone(self, view: View) -> R3D | SlowOnly:
-        """The network that the clips of a view go through."""
-        return self.rgb if view == "rgb" else self.tg
-
-
-class SingleStream(nn.Module):
-    """One network for one view (FixMatch, UDA, supervised training): named after its view, `rgb` or `tg`."""
-
-    def __init__(self, settings: ModelSettings, view: View) -> None:
-        super().__init__()
-        self.view = view
-        backbone = _backbone(settings)
-        self.add_module(view, backbone)
-        self.add_module(f"head_{view}", _classifier(settings, backbone))
-        if settings.projection != "none":
-            self.add_module(f"project_{view}", _projection(settings, backbone))
-
-    def forward(self, rgb: Tensor | None = None, tg: Tensor | None = None) -> ModelOutput:
-        """rgb or tg: normalised clips [B, 3, T, H, W] of this network's view; the other one must be None."""
-        clips, other = (rgb, tg) if self.view == "rgb" else (tg, rgb)
-        if clips is None or other is not None:
-            raise InputError(f"This model has only a {self.view} network: give it {self.view} clips and no others.")
-        head, project = self.get_submodule(f"head_{self.view}"), getattr(self, f"project_{self.view}", None)
-        output = _run(self.backbone(self.view), head, project, clips)
-        return ModelOutput(output, None) if self.view == "rgb" else ModelOutput(None, output)
-
-    def backbone(self, view: View) -> R3D | SlowOnly:
-        """The network that the clips of a view go through. Raises InputError for the other view."""
-        if view != self.view:
-            raise InputError(f"This model has only a {self.view} network; got a request for {view}.")
-        network = self.get_submodule(view)
-        assert isinstance(network, R3D | SlowOnly)
+        """The network that the clips of a view go through. Raises InputError if there is none."""
+        if view not in self.views:
+            raise InputError(f"This model has only a {self.views[0]} network; got a request for {view}.")
+        network: R3D | SlowOnly = getattr(self, view)
         return network
 
 
@@ -212,8 +204,9 @@ class JointStream(nn.Module):
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
         self.net = _backbone(settings)
-        self.head_rgb = _classifier(settings, self.net)
-        self.project_shared = None if settings.projection == "none" else _projection(settings, self.net)
+        channels = self.net.out_channels
+        self.head_rgb = Classifier(channels, settings.num_classes, settings.dropout)
+        self.project_shared = None if settings.projection == "none" else Projection(channels, 8 * settings.width)
 
     def forward(self, rgb: Tensor | None = None, tg: Tensor | None = None) -> ModelOutput:
         """rgb, tg: normalised clips [B, 3, T, H, W] of one size, either or both. Raises InputError if their shape is wrong."""
@@ -230,7 +223,7 @@ class JointStream(nn.Module):
         return self.net
 
 
-Model = TwoStream | SingleStream | JointStream
+Model = SeparateStreams | JointStream
 
 
 def build_model(settings: ModelSettings, seed: int = 0) -> Model:
@@ -283,27 +276,13 @@ def _meta_forward(settings: ModelSettings, num_frames: int, height: int, width: 
 
 
 def _construct(settings: ModelSettings) -> Model:
-    match settings.streams:
-        case "two":
-            return TwoStream(settings)
-        case "joint":
-            return JointStream(settings)
-        case view:
-            return SingleStream(settings, view)
+    if settings.streams == "joint":
+        return JointStream(settings)
+    return SeparateStreams(settings, ("rgb", "tg") if settings.streams == "two" else (settings.streams,))
 
 
 def _backbone(settings: ModelSettings) -> R3D | SlowOnly:
-    if settings.backbone == "slowonly":
-        return SlowOnly(settings.depth, settings.width)
-    return R3D(settings.depth, settings.width)
-
-
-def _classifier(settings: ModelSettings, backbone: R3D | SlowOnly) -> Classifier:
-    return Classifier(backbone.out_channels, settings.num_classes, settings.dropout)
-
-
-def _projection(settings: ModelSettings, backbone: R3D | SlowOnly) -> Projection:
-    return Projection(backbone.out_channels, 8 * settings.width)
+    return _BACKBONES[settings.backbone](settings.depth, settings.width)
 
 
 def _run(backbone: nn.Module, head: nn.Module, project: nn.Module | None, clips_BCTHW: Tensor) -> StreamOutput:
