@@ -53,6 +53,7 @@ def export(
     trained = read_trained(run, checkpoint)
     path = output or run / f"model{SUFFIX[form]}"
     check_output(path)
+    # The file keeps these statistics for good.
     if not trained.precise_bn:
         say("this checkpoint holds running averages: BatchNorm statistics were not recomputed when it was saved")
     try:

@@ -67,6 +67,7 @@ def predict(
     num_frames: list[int] = []
     answers, failed = [], []
     scorer = Scorer(trained.model, place, settings.average, trained.config.data.gradient == "slow")
+    # Results are printed as they come; JSON is one object at the end.
     for scored in scorer.score(_views(replies, num_frames, job)):
         path = paths[scored.position]
         if scored.scores is None:

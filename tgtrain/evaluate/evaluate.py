@@ -90,6 +90,7 @@ def evaluate(
     scorer = Scorer(
         model, ranks.device, settings.average, setup.clip.gradient == "slow", settings.batch_views, settings.features
     )
+    # Training goes on with the same model afterwards.
     was_training = model.training
     model.eval()
     scored: list[tuple[int, VideoScores]] = []
@@ -105,6 +106,7 @@ def evaluate(
     parts = ranks.gather(None if should_stop() else scored)
     if None in parts:
         raise StoppedError
+    # Back into the order of `videos`, whichever rank had which.
     merged = sorted((entry for part in parts for entry in part), key=lambda entry: entry[0])
     readable = [(place, video) for place, video in merged if video.scores is not None]
     places = [videos[place] for place, _ in readable]

@@ -100,6 +100,7 @@ def export(trained: Trained, path: Path, form: Form, view: View = "rgb") -> Expo
         raise ExportError(
             f"the exported network gives other logits than the model (by {difference:.2g} of the largest)"
         )
+    # Only a network that passed the comparison reaches its final name.
     with atomic_write(path) as file:
         file.write(content)
     return Exported(path, view, data.clip_frames, data.size, len(trained.classes), len(content), difference, note)
@@ -125,6 +126,7 @@ def _onnx(network: nn.Module, clips: Tensor, facts: dict[str, str]) -> bytes:
             output_names=["logits"],
             dynamic_axes={"clips": {0: "batch", 2: "height", 3: "width"}, "logits": {0: "batch"}},
         )
+    # The exporter has no argument for metadata.
     model = onnx.load_from_string(buffer.getvalue())
     for key, value in facts.items():
         entry = model.metadata_props.add()

@@ -15,9 +15,13 @@ Labels = npt.NDArray[np.integer]
 def top_k_accuracy(scores_NK: Scores, labels_N: Labels, k: int) -> float:
     """Fraction of videos, 0..1, whose class is among the k highest scores; among equal scores the lower class comes first.
 
-    Raises ValueError without videos, where shapes disagree or a score is not a finite number.
+    Raises ValueError without videos, if shapes disagree or a score is not a finite number.
     """
-    _check(scores_NK, labels_N)
+    if scores_NK.ndim != 2 or labels_N.shape != scores_NK.shape[:1] or len(labels_N) == 0:
+        raise ValueError(f"expected scores [N, K] and labels [N], N > 0; got {scores_NK.shape} and {labels_N.shape}")
+    rows = np.flatnonzero(~np.isfinite(scores_NK).all(axis=1))
+    if len(rows):
+        raise ValueError(f"scores of {len(rows)} of {len(scores_NK)} videos are not finite, the first in row {rows[0]}")
     top_Nk = np.argsort(-scores_NK, axis=1, kind="stable")[:, :k]
     return float((top_Nk == labels_N[:, None]).any(axis=1).mean())
 
@@ -49,11 +53,3 @@ def mean_class_accuracy(confusion_KK: npt.NDArray[np.int64]) -> float:
     """
     occurs_K = (confusion_KK.sum(axis=0) + confusion_KK.sum(axis=1)) > 0
     return float(np.nan_to_num(per_class_accuracy(confusion_KK)[occurs_K]).mean())
-
-
-def _check(scores_NK: Scores, labels_N: Labels) -> None:
-    if scores_NK.ndim != 2 or labels_N.shape != scores_NK.shape[:1] or len(labels_N) == 0:
-        raise ValueError(f"expected scores [N, K] and labels [N], N > 0; got {scores_NK.shape} and {labels_N.shape}")
-    if not np.isfinite(scores_NK).all():
-        rows = np.flatnonzero(~np.isfinite(scores_NK).all(axis=1))
-        raise ValueError(f"scores of {len(rows)} of {len(scores_NK)} videos are not finite, the first in row {rows[0]}")

@@ -73,6 +73,7 @@ def read_views(
         except InputError:
             plans, refusal = (), f"it has {num_frames} frame(s), too few for a clip"
         clips, num_decoded = cut_video(_same_size(first, opened.frames), plans, rgb=rgb, tg=tg, of_pair=of_pair)
+        # A pass that decodes another number of frames has cut its clips in the wrong places: repeat it.
         if num_decoded == num_frames and refusal:
             raise UnreadableError(refusal)
         if num_decoded == num_frames > 0:

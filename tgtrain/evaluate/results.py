@@ -241,6 +241,7 @@ def _read_test(path: Path) -> TestResult:
     protocol = str(raw["protocol"])
     confusion = np.array(raw.get("confusion") or [], np.int64)
     values = {name: _number(raw.get(name)) for name in (f"{metric}@{protocol}" for metric in _METRICS)}
+    # Without these two a report has nothing to show; all else has a default, for files of older versions.
     top1, num_videos = values[f"top1@{protocol}"], int(raw["num_videos"])
     if not 0 <= top1 <= 1 or num_videos < 1:
         raise ValueError(

@@ -91,6 +91,7 @@ class Scorer:
         host = {
             view: tuple(np.asarray(part.cpu().numpy(), np.float32) for part in parts) for view, parts in outputs.items()
         }
+        # Bad videos have no views, so they take up no rows.
         first = 0
         for video in videos:
             if video.bad:

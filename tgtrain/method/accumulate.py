@@ -127,6 +127,7 @@ def _survey_contrast(
     batch = {
         view: [torch.cat(rows) for rows in zip(*(part[view] for part in leaves), strict=True)] for view in leaves[0]
     }
+    # The terms over the joined rows, as a step with the batch in one piece computes them.
     terms = [
         method.contrast_weight * losses.clip_contrast_loss(batch, variant, method.temperature)
         for variant in method.contrast
@@ -149,6 +150,7 @@ def _terms_over_batch(
     """The terms of one micro-batch such that the mean over micro-batches is that of the whole batch."""
     output = forward_views(network, views, method.weak_forward)
     rows = split_rows(output, len(views.labels_B), method.clips_per_video)
+    # With a contrast over the batch the micro-batch has none of its own: replaced below.
     own = method if survey.contrast is None else replace(method, contrast=())
     terms = loss_terms(output, views.labels_B, own, epoch, views.true_labels_U)
     contrast = learnt = terms.contrast

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from tgtrain.method.gather import gather_rows, sum_over_ranks
 from tgtrain.method.networks.model import View
 
 PseudoLabelMetric = Literal["avg", "rgb", "tg", "individual"]
@@ -53,8 +53,7 @@ def labelling_logits(weak: Mapping[View, Tensor], view: View, metric: PseudoLabe
             return torch.stack([logits_UK.float() for logits_UK in weak.values()]).mean(dim=0)
         case "individual":
             return weak[view]
-        case teacher:
-            return weak[teacher]
+    return weak[metric]
 
 
 def pseudo_labels(weak_UK: Tensor, threshold: float) -> PseudoLabels:
@@ -121,15 +120,12 @@ def contrast_loss(first_ND: Tensor, second_ND: Tensor, temperature: float) -> Te
     """
     with torch.autocast(device_type=first_ND.device.type, enabled=False):
         first_ND, second_ND = F.normalize(first_ND.float(), dim=1), F.normalize(second_ND.float(), dim=1)
-        forward = _one_direction(first_ND, second_ND, temperature)
-        backward = _one_direction(second_ND, first_ND, temperature)
-        return (forward + backward) / 2
-
-
-def _one_direction(query_ND: Tensor, key_ND: Tensor, temperature: float) -> Tensor:
-    key_MD, first_row = gather_rows(key_ND)
-    target_N = torch.arange(first_row, first_row + len(query_ND), device=query_ND.device)
-    return F.cross_entropy(query_ND @ key_MD.T / temperature, target_N)
+        directions = []
+        for query_ND, key_ND in ((first_ND, second_ND), (second_ND, first_ND)):
+            key_MD, first_row = gather_rows(key_ND)
+            target_N = torch.arange(first_row, first_row + len(query_ND), device=query_ND.device)
+            directions.append(F.cross_entropy(query_ND @ key_MD.T / temperature, target_N))
+        return (directions[0] + directions[1]) / 2
 
 
 def clip_contrast_loss(clips: Mapping[View, Sequence[Tensor]], variant: ContrastVariant, temperature: float) -> Tensor:
@@ -148,3 +144,45 @@ def clip_contrast_loss(clips: Mapping[View, Sequence[Tensor]], variant: Contrast
         case view:
             pairs = [(clips[view][0], clips[view][1])]
     return torch.stack([contrast_loss(first, second, temperature) for first, second in pairs]).mean()
+
+
+def gather_rows(rows_ND: Tensor) -> tuple[Tensor, int]:
+    """Gather the rows of all ranks: [ranks x N, D], rank 0 first, and the index of this rank's first row among them.
+
+    Every rank must bring the same number of rows. A row's gradient is the sum over the ranks that used it, so the mean
+    over ranks that DistributedDataParallel takes is the gradient of the mean of the ranks' losses.
+    """
+    if not _several_ranks():
+        return rows_ND, 0
+    gathered: Tensor = _GatherRows.apply(rows_ND)  # type: ignore[no-untyped-call]
+    return gathered, dist.get_rank() * rows_ND.shape[0]
+
+
+def sum_over_ranks(count: Tensor) -> tuple[Tensor, int]:
+    """Sum a count over all ranks, without gradient; also gives the number of ranks."""
+    if not _several_ranks():
+        return count, 1
+    total = count.detach().clone()
+    dist.all_reduce(total)
+    return total, dist.get_world_size()
+
+
+def _several_ranks() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows_ND: Tensor) -> Tensor:
+        ctx.num_rows = rows_ND.shape[0]
+        parts = [torch.empty_like(rows_ND) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows_ND.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad_MD: Tensor) -> Tensor:
+        # Collectives may work in place: the incoming gradient belongs to autograd.
+        total_MD = grad_MD.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total_MD)
+        first = dist.get_rank() * ctx.num_rows
+        return total_MD[first : first + ctx.num_rows]

@@ -122,6 +122,7 @@ def check_method(method: MethodSettings, model: ModelSettings) -> None:
     wrong = []
     if method.method == "mvpl" and streams != "joint":
         wrong.append(f"method mvpl: got streams {streams}, expected joint (one network for both views)")
+    # One network has no other view to align with, to contrast with or to label its rows.
     if streams in ("rgb", "tg"):
         if method.align_stages:
             wrong.append(f"align_stages: got streams {streams}, alignment expects two views; set align_stages to none")
@@ -130,6 +131,7 @@ def check_method(method: MethodSettings, model: ModelSettings) -> None:
             wrong.append(f"contrast {others}: got streams {streams}, which lack the other view; drop it")
         if method.pseudo_label_metric in {"rgb", "tg"} - {streams}:
             wrong.append(f"pseudo_label_metric: got {method.pseudo_label_metric}, expected avg or {streams}")
+    # DistributedDataParallel fails if some weights get no gradient.
     if variants and model.projection == "none":
         wrong.append("projection: got none, contrast expects separate or shared")
     if not variants and model.projection != "none":

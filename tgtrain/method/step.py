@@ -76,11 +76,13 @@ def loss_terms(
         view: method.labelled_weight * losses.supervised_loss(logits_BK, labels_B)
         for view, logits_BK in rows.labelled.items()
     }
+    # The weak views label the strong ones.
     targets = pseudo_labels(rows.weak, method)
     pseudo = {
         view: method.unlabelled_weight * unlabelled_loss(strong_UK, targets[view], method, epoch)
         for view, strong_UK in rows.strong.items()
     }
+    # Between the views: features of each stage, then embeddings.
     align = [
         method.align_weight
         * losses.alignment_loss(
@@ -180,6 +182,7 @@ def split_rows(output: ModelOutput, num_labelled: int, clips_per_video: int) -> 
     for view, stream in streams:
         if stream is None:
             continue
+        # Weak and strong rows are equally many.
         num_weak = (len(stream.logits_BK) - num_labelled) // 2
         cuts = (num_labelled, num_labelled + num_weak)
         labelled_BK, weak_UK, strong_UK = stream.logits_BK.tensor_split(cuts)
@@ -187,6 +190,7 @@ def split_rows(output: ModelOutput, num_labelled: int, clips_per_video: int) -> 
         if num_weak:
             rows.weak[view], rows.strong[view] = weak_UK, strong_UK
         rows.features[view] = tuple(stage[: cuts[1]] for stage in stream.features)
+        # Clip-major in each part: the rows of one clip are a chunk of the labelled and one of the weak rows.
         rows.embeddings[view] = []
         if stream.embedding_BD is not None:
             labelled_BD, weak_UD, _ = stream.embedding_BD.tensor_split(cuts)

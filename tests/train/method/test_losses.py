@@ -13,8 +13,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from tgtrain.method import losses
-from tgtrain.method.gather import gather_rows
-from tgtrain.method.losses import PseudoLabels
+from tgtrain.method.losses import PseudoLabels, gather_rows
 
 Array = np.ndarray
 

@@ -20,19 +20,7 @@ MEAN = (123.675, 116.28, 103.53)  # of ImageNet in RGB, grey levels; the method 
 STD = (58.395, 57.12, 57.375)
 CACHED_BYTES = 1 << 20  # clips that a CPU works on together: 1 of 8 x 224 x 224, 10 of 8 x 64 x 64
 
-_WITH_NUMBER: dict[StrongOp, Callable[[Tensor, Tensor], Tensor]] = {
-    StrongOp.POSTERIZE: operations.posterize,
-    StrongOp.SOLARIZE: operations.solarize,
-    StrongOp.COLOR: operations.color,
-    StrongOp.CONTRAST: operations.contrast,
-    StrongOp.BRIGHTNESS: operations.brightness,
-    StrongOp.SHARPNESS: operations.sharpness,
-}
-_WITHOUT_NUMBER: dict[StrongOp, Callable[[Tensor], Tensor]] = {
-    StrongOp.AUTOCONTRAST: operations.autocontrast,
-    StrongOp.EQUALIZE: operations.equalize,
-    StrongOp.INVERT: operations.invert,
-}
+_WITHOUT_NUMBER = (StrongOp.AUTOCONTRAST, StrongOp.EQUALIZE, StrongOp.INVERT)
 
 
 def normalise(clips_BTHW3: Tensor, channels_last: bool = False) -> Tensor:
@@ -90,8 +78,7 @@ def _run_plans(planes_BT3HW: Tensor, plans: Sequence[StrongPlan]) -> None:
     for position in range(max(len(plan.steps) for plan in plans)):
         groups: dict[tuple[StrongOp, int], list[int]] = {}
         for clip, plan in enumerate(plans):
-            if position < len(plan.steps):
-                step = plan.steps[position]
+            for step in plan.steps[position : position + 1]:
                 kernel = StrongOp.ROTATE if step.op in SIGNED_OPS else step.op  # one affine kernel does all five
                 groups.setdefault((kernel, step.fill), []).append(clip)
         for clips in groups.values():
@@ -111,9 +98,11 @@ def _run_step(clips_BT3HW: Tensor, steps: Sequence[StrongStep]) -> Tensor:
     if op is StrongOp.CUTOUT:
         boxes = [_cutout_box(step, height, width) for step in steps]
         return operations.cutout(clips_BT3HW, _on_device(boxes, torch.int64, device), fill)
+    # The other operations bear the names of their functions.
+    kernel: Callable[..., Tensor] = getattr(operations, op.name.lower())
     if op in _WITHOUT_NUMBER:
-        return _WITHOUT_NUMBER[op](clips_BT3HW)
-    return _WITH_NUMBER[op](clips_BT3HW, _on_device([step.amount for step in steps], torch.float32, device))
+        return kernel(clips_BT3HW)
+    return kernel(clips_BT3HW, _on_device([step.amount for step in steps], torch.float32, device))
 
 
 def _matrix(step: StrongStep, height: int, width: int) -> operations.Affine:
@@ -122,11 +111,7 @@ def _matrix(step: StrongStep, height: int, width: int) -> operations.Affine:
         return operations.translate_affine(step.amount * width, 0.0)
     if step.op is StrongOp.TRANSLATE_Y:
         return operations.translate_affine(0.0, step.amount * height)
-    about_middle = {
-        StrongOp.SHEAR_X: operations.shear_x_affine,
-        StrongOp.SHEAR_Y: operations.shear_y_affine,
-        StrongOp.ROTATE: operations.rotate_affine,
-    }[step.op]
+    about_middle: Callable[[float], operations.Affine] = getattr(operations, f"{step.op.name.lower()}_affine")
     a, b, _, d, e, _ = about_middle(step.amount)
     x, y = (step.centre_x - 0.5) * width, (step.centre_y - 0.5) * height
     return (a, b, x - a * x - b * y, d, e, y - d * x - e * y)
@@ -148,8 +133,6 @@ def _on_device(numbers: Sequence[object], dtype: torch.dtype, device: torch.devi
 @lru_cache(maxsize=16)
 def _normalising_rows(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and 1 / std of one row of interleaved colours, cached on the device."""
-    scale = [1 / deviation for deviation in STD]
-    return (
-        torch.tensor(MEAN, dtype=torch.float32).repeat(width).to(device),
-        torch.tensor(scale, dtype=torch.float32).repeat(width).to(device),
-    )
+    rows = (MEAN, [1 / deviation for deviation in STD])
+    mean_row, scale_row = (torch.tensor(row, dtype=torch.float32).repeat(width).to(device) for row in rows)
+    return mean_row, scale_row

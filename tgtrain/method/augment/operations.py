@@ -142,6 +142,7 @@ def equalize(clips_BT3HW: Tensor) -> Tensor:
     counts_N3L = _histograms(clips_BT3HW)
     levels_256 = torch.arange(256, device=clips_BT3HW.device)
     present_N3L = counts_N3L > 0
+    # Pillow leaves the pixels of the highest level out when it divides the rest into 255 steps.
     highest_N31 = torch.where(present_N3L, levels_256, 0).amax(-1, keepdim=True)
     below_highest_N31 = counts_N3L.sum(-1, keepdim=True) - counts_N3L.gather(-1, highest_N31)
     step_N31 = below_highest_N31.div(255, rounding_mode="floor")

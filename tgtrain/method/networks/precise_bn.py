@@ -34,6 +34,7 @@ def recompute_statistics(network: nn.Module, batches: Iterable[Tensor | Sequence
     momenta = [layer.momentum for layer in layers]
     counters = [None if layer.num_batches_tracked is None else layer.num_batches_tracked.clone() for layer in layers]
     used = 0
+    # Dropout stays off; only BatchNorm sees training.
     try:
         network.eval()
         for layer in layers:

@@ -66,7 +66,10 @@ class _CrossRankNorm(torch.autograd.Function):
         values = input.float()
         own_var_C, own_mean_C = torch.var_mean(values, dim=_all_but_channels(input), correction=0)
         own_count = own_mean_C.new_full((1,), input.numel() / input.shape[1])
-        parts_RX = _gather(torch.cat([own_mean_C, own_var_C, own_count]).double())
+        own_X = torch.cat([own_mean_C, own_var_C, own_count]).double()
+        parts = [torch.empty_like(own_X) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, own_X)
+        parts_RX = torch.stack(parts)
         mean_RC, var_RC, count_R1 = parts_RX.tensor_split((input.shape[1], 2 * input.shape[1]), dim=1)
         count = count_R1.sum()
         if count <= 1:
@@ -103,13 +106,6 @@ class _CrossRankNorm(torch.autograd.Function):
 
 def _all_but_channels(input: Tensor) -> list[int]:
     return [axis for axis in range(input.dim()) if axis != 1]
-
-
-def _gather(row: Tensor) -> Tensor:
-    """Stack the rows of all ranks, rank 0 first."""
-    rows = [torch.empty_like(row) for _ in range(dist.get_world_size())]
-    dist.all_gather(rows, row)
-    return torch.stack(rows)
 
 
 def synchronised(model: ModuleT, device: torch.device) -> ModuleT:
