@@ -258,6 +258,16 @@ def human_seconds(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
 
 
+def run_or_newest(run: Path | None) -> Path:
+    """The given run folder, or the newest below ./runs, which is then named."""
+    if run is None:
+        from tgtrain.run.folder import newest_run
+
+        run = newest_run()
+        say(f"run {run}")
+    return run
+
+
 def doctor_command(module: str, work: str, description: str) -> click.Command:
     """The command `doctor`, which prints what `module.examine(FOLDER)` finds. work: what the machine is to do, as a verb."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from cli.common import EXIT_FAILURES, handled, human_bytes, print_json, quiet_threads, say
+from cli.common import EXIT_FAILURES, handled, human_bytes, print_json, quiet_threads, run_or_newest, say
 from cli.train.scoring import check_output, checkpoint_option
 
 if TYPE_CHECKING:
@@ -44,12 +44,9 @@ def export(
     quiet_threads()
     from tgtrain.evaluate.export import SUFFIX, ExportError
     from tgtrain.evaluate.export import export as write
-    from tgtrain.run.folder import newest_run
     from tgtrain.run.trained import read_trained
 
-    if run is None:
-        run = newest_run()
-        say(f"run {run}")
+    run = run_or_newest(run)
     trained = read_trained(run, checkpoint)
     path = output or run / f"model{SUFFIX[form]}"
     check_output(path)

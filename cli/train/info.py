@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cli.common import handled, print_json, quiet_threads, say
+from cli.common import handled, print_json, quiet_threads, run_or_newest
 
 
 @click.command()
@@ -21,12 +21,9 @@ def info(run: Path | None, as_json: bool) -> None:
     """
     quiet_threads()
     from tgtrain.evaluate.results import read_test_metrics
-    from tgtrain.run.folder import newest_run
     from tgtrain.run.summary import summarise
 
-    if run is None:
-        run = newest_run()
-        say(f"run {run}")
+    run = run_or_newest(run)
     summary = summarise(run, read_test_metrics(run))
     if as_json:
         print_json(summary)

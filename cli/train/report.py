@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.common import handled, say
+from cli.common import handled, run_or_newest
 
 
 @click.command()
@@ -25,9 +25,4 @@ def report(runs: tuple[Path, ...], output: Path | None) -> None:
     """
     from tgtrain.report.page import write_report
 
-    if not runs:
-        from tgtrain.run.folder import newest_run
-
-        runs = (newest_run(),)
-        say(f"newest run: {runs[0]}")
-    click.echo(write_report(runs, output))
+    click.echo(write_report(runs or (run_or_newest(None),), output))

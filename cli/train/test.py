@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.common import EXIT_FAILURES, cache_options, handled, print_json, quiet_threads, say
+from cli.common import EXIT_FAILURES, cache_options, handled, print_json, quiet_threads, run_or_newest, say
 from cli.train.launch import devices_option, launched
 from cli.train.scoring import Scoring, check_output, scoring_options
 
@@ -81,12 +81,10 @@ def test(
     from manifests.records import InputError
     from tgtrain.data.stores.cache import CacheSettings
     from tgtrain.evaluate.results import write_features, write_predictions, write_test
-    from tgtrain.run.folder import newest_run, read_setup
+    from tgtrain.run.folder import read_setup
     from tgtrain.run.trained import read_trained
 
-    if run is None:
-        run = newest_run()
-        say(f"run {run}")
+    run = run_or_newest(run)
     for path in (predictions, features):
         check_output(path)
     setup = read_setup(run, data, CacheSettings(cache_folder or "", round((cache_gb or 0) * 1e9)))
@@ -97,18 +95,13 @@ def test(
         option = "--test-percent" if part == "test" else "--hold-out"
         raise InputError(f"Split {setup.split.name} has no {part} videos. `tgprep split {option} P` sets some aside.")
     trained = read_trained(run, scoring.checkpoint)
-    if precise_bn and not setup.config.precise_bn.batches:
-        raise InputError(
-            f"--precise-bn: {run} was trained with precise_bn.batches 0, so the number of batches is unknown."
-        )
     result = _measure(trained, setup, videos, settings, device, precise_bn)
     if result is None:
         return  # exit code 0: with any other, torchrun and srun end the first process, which is still writing
     if not result.keys:
         raise InputError(f"None of the {len(videos)} {part} videos could be read: {result.bad[0]}.")
     facts = {"checkpoint": trained.path.name, "step": trained.step, "part": part, "average": settings.average}
-    if precise_bn:
-        facts["batch_norm"] = "measured for this test"
+    facts |= {"batch_norm": "measured for this test"} if precise_bn else {}
     origin = {"run": str(run), **facts}
     for file, write in ((predictions, write_predictions), (features, write_features)):
         if file is not None:
@@ -134,6 +127,8 @@ def _measure(
     from tgtrain.ranks.distributed import LostError, process_group
     from tgtrain.train.health import left_out
 
+    if precise_bn and not setup.config.precise_bn.batches:
+        raise InputError("--precise-bn: the run's precise_bn.batches is 0, so the number of batches is unknown.")
     workers = training_workers(setup.config)
     try:
         with process_group(device) as ranks:

@@ -66,7 +66,7 @@ def test_takes_the_newest_run_below_runs() -> None:
     make_run(Path("elsewhere"), begun=1_800_000_000)
     result = CliRunner().invoke(report, [], catch_exceptions=False)
     assert (result.exit_code, result.stdout) == (0, "runs/group/new/report.html\n")
-    assert "newest run: runs/group/new" in result.stderr
+    assert "run runs/group/new" in result.stderr
 
 
 def test_without_any_run_it_says_how_to_make_one() -> None:
