@@ -33,6 +33,9 @@ ORDER = {
     "method > method.augment > randomness; data > ranks > errors; doctor > data",
     "cli": "prep > common; train > common",
 }
+MAX_FILE_LINES = 400  # a file is one idea that can be read in one sitting
+MAX_FUNCTION_LINES = 60  # a function fits on one screen
+LONG_FILES = {"tgprep/encode/fused_kernels.py"}  # kernels that a compiler inlines into one another stay together
 HEAVY = {"torch", "cv2", "av", "pyarrow", "matplotlib", "decord", "joblib", "webdataset"}
 
 
@@ -204,3 +207,23 @@ def test_tests_share_helpers_only_through_support_modules() -> None:
             inside = any(part.startswith("test_") and (ROOT / "tests").joinpath(*parts[1:k], f"{part}.py").exists()
                          for k, part in enumerate(parts) if parts[0] == "tests")  # fmt: skip
             assert not inside, f"{path.relative_to(ROOT)} imports {name}: move what it needs to a support module"
+
+
+@pytest.mark.parametrize("folder", [*PACKAGES, "tests"])
+def test_files_stay_short(folder: str) -> None:
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    long = {name: lines for name, lines in lengths.items() if lines > MAX_FILE_LINES and name not in LONG_FILES}
+    assert not long, f"files over {MAX_FILE_LINES} lines: {long}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_functions_stay_short(package: str) -> None:
+    long = {}
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= MAX_FUNCTION_LINES:
+                long[f"{path.relative_to(ROOT)}:{node.name}"] = (node.end_lineno or 0) - node.lineno + 1
+    assert not long, f"functions over {MAX_FUNCTION_LINES} lines: {long}"
