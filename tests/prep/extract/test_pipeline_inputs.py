@@ -286,19 +286,22 @@ def test_some_real_clips(shared: Path, tmp_path: Path) -> None:
         check_sample(tmp_path / "out", row)
 
 
-@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.long)], ids=["odd", "all"])
-def test_real_clips_of_all_kinds(shared: Path, tmp_path: Path, whole: bool) -> None:
-    """Every clip at hand ends as the ffmpeg program's frame count says, or with its reason; in the gate those of `odd/`."""
-    videos, out = shared / "videos", tmp_path / "out"
-    if not whole:
-        videos = tmp_path / "videos"
-        videos.mkdir()
-        (videos / "odd").symlink_to(shared / "videos" / "odd")
+@pytest.mark.parametrize(
+    ("folders", "num_clips"),
+    [(["odd"], 31), pytest.param(["hmdb51", "kinetics400", "odd", "ucf101"], 63, marks=pytest.mark.long)],
+    ids=["odd", "all"],
+)
+def test_real_clips_of_all_kinds(shared: Path, tmp_path: Path, folders: list[str], num_clips: int) -> None:
+    """Every clip of these folders has as many frames as the ffmpeg program finds, or its reason; in the gate those of `odd/`."""
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    videos.mkdir()
+    for folder in folders:
+        (videos / folder).symlink_to(shared / "videos" / folder)
     rows = rows_of(videos, out, "--short-side", "48")
     failed = {path: row.error for path, row in rows.items() if row.status != "written"}
     names = ("frame_exceeds_screen.gif", "testsrc2_mpeg4.mp4", "transparent.gif")
     assert failed == {f"odd/{name}": "only 1 frame: a temporal gradient needs two" for name in names}
-    assert len(rows) == (63 if whole else 31)
+    assert len(rows) == num_clips
     for path, row in rows.items():
         if row.status == "written":
             count, width, height, _ = ffmpeg_frames(videos / path, rgb=False, limit=10_000)
