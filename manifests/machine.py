@@ -160,7 +160,7 @@ def _container_limit(name: str) -> str:
     """The content of a file of the container's control group; `max` means no limit."""
     try:
         return Path("/sys/fs/cgroup", name).read_text().strip()
-    except OSError:
+    except (OSError, ValueError):
         return "max"
 
 

@@ -78,6 +78,7 @@ class ExtractProgress:
             total, kept = workload.num_videos, workload.num_kept
             done_before = f", {kept} of them done before" if kept else ""
             self.log("planned", f"{total} videos to extract{done_before}", num_videos=total, num_kept=kept)
+            self.ticker = threading.Thread(target=self._tick, daemon=True)  # an update plans its work after the first
             self.ticker.start()
 
     def __call__(self, event: Progress) -> None:

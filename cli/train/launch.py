@@ -11,13 +11,11 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
 
 import click
 
@@ -29,6 +27,7 @@ _PIPE = "TGTRAIN_LAUNCHER_PIPE"
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _GRACE_SECONDS = 15.0  # for the others to end by themselves, after one process has failed
 _POLL_SECONDS = 0.05
+_JOIN_SECONDS = 1.0  # a grandchild may hold the pipe
 _MAX_LINES = 200  # of the stderr of a process that failed
 _REASON: dict[int, str] = {
     signal.SIGKILL: "Was the machine out of memory? ",
@@ -97,25 +96,28 @@ def _run(command: Sequence[str], number: int, seen: list[int]) -> int:
         port = free.getsockname()[1]
     read_end, write_end = os.pipe()
     processes: list[subprocess.Popen[bytes]] = []
-    with ExitStack() as stack:
-        # The first process prints for all; what the others print is shown if one of them fails alone.
-        outputs = [None, *(stack.enter_context(tempfile.TemporaryFile()) for _ in range(number - 1))]
-        try:
-            for rank, output in enumerate(outputs):
-                processes.append(_start(command, rank, number, port, read_end, output))
-            os.close(read_end)
-            codes, first = _wait(processes, seen)
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
-            os.close(write_end)
-        return _outcome(codes, first, outputs, seen)
+    # The first process prints for all; the end of what the others print is shown if one of them fails alone.
+    outputs = [deque[bytes](maxlen=_MAX_LINES) for _ in range(number)]
+    readers: list[threading.Thread] = []
+    try:
+        for rank, output in enumerate(outputs):
+            processes.append(process := _start(command, rank, number, port, read_end))
+            if process.stderr is not None:
+                readers.append(threading.Thread(target=output.extend, args=(process.stderr,), daemon=True))
+                readers[-1].start()
+        os.close(read_end)
+        codes, first = _wait(processes, seen)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+        os.close(write_end)
+    for reader in readers:
+        reader.join(_JOIN_SECONDS)
+    return _outcome(codes, first, outputs, seen)
 
 
-def _start(
-    command: Sequence[str], rank: int, number: int, port: int, pipe: int, output: IO[bytes] | None
-) -> subprocess.Popen[bytes]:
+def _start(command: Sequence[str], rank: int, number: int, port: int, pipe: int) -> subprocess.Popen[bytes]:
     from tgtrain.ranks.signals import signals_blocked
 
     root = str(Path(__file__).resolve().parents[2])
@@ -132,8 +134,8 @@ def _start(
             command,
             env=environment,
             pass_fds=[pipe],
-            stdout=None if output is None else subprocess.DEVNULL,
-            stderr=output,
+            stdout=subprocess.DEVNULL if rank else None,
+            stderr=subprocess.PIPE if rank else None,
             process_group=0,  # a terminal's Ctrl-C reaches it once, through this process
         )
 
@@ -157,7 +159,7 @@ def _wait(processes: list[subprocess.Popen[bytes]], seen: list[int]) -> tuple[li
         time.sleep(_POLL_SECONDS)
 
 
-def _outcome(codes: list[int | None], first: int | None, outputs: Sequence[IO[bytes] | None], seen: list[int]) -> int:
+def _outcome(codes: list[int | None], first: int | None, outputs: Sequence[deque[bytes]], seen: list[int]) -> int:
     """The exit code of the command, after printing what the first process could not print."""
     if first is None and None in codes:
         say("Interrupted twice: all processes were ended. The same command resumes from the newest checkpoint.")
@@ -169,10 +171,9 @@ def _outcome(codes: list[int | None], first: int | None, outputs: Sequence[IO[by
     if codes[0] is not None and codes[0] > 0:  # the first process has failed with a message
         if -code not in seen and code > 0:
             return codes[0]
-    elif output is not None:
-        output.seek(0)
-        for line in output.read().decode(errors="replace").splitlines()[-_MAX_LINES:]:
-            say(f"[process {first}] {line}")
+    else:
+        for line in output:
+            say(f"[process {first}] {line.decode(errors='replace').rstrip()}")
     if -code in seen:  # ended by the forwarded signal, which this command does not handle
         return 128 - code
     if code < 0:

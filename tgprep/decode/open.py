@@ -29,6 +29,9 @@ def open_video(path: Path, *, decoder: str, space: str, short_side: int, as_code
     else:
         module, _, function = decoder.partition(":")
         video = getattr(importlib.import_module(module), function)(path)
+        facts = video.codec, video.num_frames_header, video.fps
+        if not (isinstance(facts[0], str) and isinstance(facts[1], int) and isinstance(facts[2], int | float)):
+            raise DecodeError(f"{decoder}: codec, num_frames_header, fps are {facts}; expected text, integer, number")
     video.frames = _adapted(video.frames, short_side, as_coded)
     return video
 

@@ -44,7 +44,8 @@ def check_output_folder(out: files.Location) -> None:
 
 
 def make_folder(out: files.Location) -> None:
-    """Make OUT if it does not exist; a store needs no folders."""
+    """Make OUT if it does not exist (a store needs no folders). InputError if it holds files but no data set."""
+    check_output_folder(out)  # again: a scan of hours may lie between
     if isinstance(out, Path):
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -164,7 +165,8 @@ def remove_leftovers(out: files.Location, work: files.Location) -> None:
         return  # a store has no partial objects
     for folder in (out, work, work / "done"):
         for leftover in folder.glob(f"{files.TEMPORARY_PREFIX}*"):
-            leftover.unlink(missing_ok=True)
+            with contextlib.suppress(IsADirectoryError):  # a folder is not ours
+                leftover.unlink(missing_ok=True)
     for scratch in work.glob("scratch*"):
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -189,7 +191,7 @@ def load_done(out: files.Location, work: files.Location) -> dict[str, ShardResul
     entries = [
         files.below(work, "done", name)
         for name in files.list_files(files.below(work, "done"))
-        if name.endswith(".json")
+        if name.endswith(".json") and not name.startswith(files.TEMPORARY_PREFIX)
     ]
     for content in files.read_many(map(str, entries)) if files.is_url(work) else map(files.read_bytes, entries):
         result = _RESULT.validate_python(json.loads(content))

@@ -28,11 +28,6 @@ class LearningRateSettings:
         if self.num_epochs < 1 or self.iterations_per_epoch < 1 or self.warmup_epochs < 0:
             raise ValueError(f"epochs and iterations must be at least 1, warm-up at least 0, got {self}")
 
-    @property
-    def num_steps(self) -> int:
-        """Steps of the whole run."""
-        return self.num_epochs * self.iterations_per_epoch
-
 
 def learning_rate(settings: LearningRateSettings, epoch: int, iteration: int) -> float:
     """Rate of one step (LTG, CVPR 2022, section 4.1): constant within an epoch once the warm-up is over.

@@ -123,8 +123,8 @@ def check_folder(run: Path, setup: Setup) -> None:
 
 def begin_folder(run: Path, setup: Setup, ranks: Ranks, *, num_steps: int, steps_per_epoch: int) -> None:
     """Write config.json of a new run; that of an existing one must be of the same run. To be called with the folder held."""
+    check_folder(run, setup)  # another process may have written there since it was checked without the lock
     if (run / CONFIG_NAME).exists():
-        check_folder(run, setup)  # another process may have written it since it was checked without the lock
         return
     facts = _facts_of(setup, ranks, num_steps, steps_per_epoch)
     try:

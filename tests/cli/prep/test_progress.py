@@ -118,3 +118,15 @@ def test_the_time_left_follows_bytes_not_videos(clock: list[float]) -> None:
         progress(Progress(0, "", 0, row(f"v{number}", num_source_bytes=size)))
         assert progress.state()["seconds_left"] == pytest.approx(sum(sizes[number + 1 :]) / 1000)
     progress.close()
+
+
+def test_work_planned_twice_is_followed_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    """A resumed extraction with `--add` plans the rest of the first run, then the update."""
+    progress = ExtractProgress()
+    progress.planned(Workload(2, 100))
+    progress.planned(Workload(3, 100))
+    progress.close()
+    assert [line for line in capsys.readouterr().err.splitlines() if "to extract" in line] == [
+        "2 videos to extract",
+        "3 videos to extract",
+    ]

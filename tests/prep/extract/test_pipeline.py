@@ -96,11 +96,13 @@ def test_a_stop_leaves_complete_shards_and_the_next_run_finishes(video_folder: M
 
     with pytest.raises(StoppedError):
         run(videos, out, videos_per_shard=4, stop=stop, on_progress=count)
-    assert [name for name in tree(out) if not name.startswith(".tgprep/")] == ["shard-000000.tar"]
+    # The second shard may be complete before the stop reaches its worker.
+    kept = [name for name in tree(out) if not name.startswith(".tgprep/")]
+    assert kept in (["shard-000000.tar"], ["shard-000000.tar", "shard-000001.tar"])
     with pytest.raises(InputError, match="an unfinished extraction"):
         read_manifest(out)
     resumed = run(videos, out, videos_per_shard=4)
-    assert (resumed.num_shards_kept, resumed.already_finished) == (1, False)
+    assert (resumed.num_shards_kept, resumed.already_finished) == (len(kept), False)
     assert tree(out) == tree(tmp_path / "undisturbed")
 
 

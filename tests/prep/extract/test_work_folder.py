@@ -13,7 +13,7 @@ import pytest
 from manifests.records import InputError
 from tests.extraction import BACKENDS, call, start, tree, wait_until
 from tgprep.extract import lease
-from tgprep.extract.work_folder import critical_section, exclusive, shared
+from tgprep.extract.work_folder import critical_section, exclusive, load_done, shared
 
 HOW = ("--decoder", "fake_backends:open_video", "--videos-per-shard", "2", "--threads", "1", "--dataset", "folder")
 
@@ -75,3 +75,10 @@ def test_two_real_runs(tmp_path: Path) -> None:
     done = call("extract", videos, out, *HOW, path=tmp_path)
     assert done.returncode == 0, done.stderr
     assert tree(out) == tree(tmp_path / "whole")
+
+
+def test_journal_is_read_while_another_process_adds_to_it(tmp_path: Path) -> None:
+    done = tmp_path / ".tgprep" / "done"
+    done.mkdir(parents=True)
+    (done / ".tmp-0123-shard-000001.tar.json").write_bytes(b"")  # as atomic_write has it before it writes
+    assert load_done(tmp_path, tmp_path / ".tgprep") == {}
