@@ -22,7 +22,6 @@ import numpy.typing as npt
 
 Frame = npt.NDArray[np.uint8]
 
-
 ZERO_LEVEL = 127
 
 

@@ -13,8 +13,6 @@ from typing import TextIO
 
 from manifests.records import InputError
 
-_POLL_SECONDS = 0.05
-
 
 def try_lock(file: TextIO | int, *, shared: bool = False, required: bool = False) -> bool | None:
     """Lock an open file, or turn its lock into the other kind, without waiting.
@@ -47,7 +45,7 @@ def wait_for_lock(
     while time.monotonic() < deadline:
         if try_lock(file, required=True):
             return True
-        time.sleep(_POLL_SECONDS)
+        time.sleep(0.05)
         if give_up is not None and give_up():
             return False
     return False

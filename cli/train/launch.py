@@ -27,7 +27,6 @@ _PIPE = "TGTRAIN_LAUNCHER_PIPE"
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _GRACE_SECONDS = 15.0  # for the others to end by themselves, after one process has failed
 _POLL_SECONDS = 0.05
-_JOIN_SECONDS = 1.0  # a grandchild may hold the pipe
 _MAX_LINES = 200  # of the stderr of a process that failed
 _REASON: dict[int, str] = {
     signal.SIGKILL: "Was the machine out of memory? ",
@@ -113,7 +112,7 @@ def _run(command: Sequence[str], number: int, seen: list[int]) -> int:
             process.wait()
         os.close(write_end)
     for reader in readers:
-        reader.join(_JOIN_SECONDS)
+        reader.join(1.0)  # not for ever: a grandchild may hold the pipe
     return _outcome(codes, first, outputs, seen)
 
 

@@ -79,7 +79,7 @@ def run(
     launched(devices, seen)
     setup = setup_of(out, split_name, recipe, _fitting_recipe, overrides, cache_folder, cache_gb)
     from tgtrain.errors import RunError
-    from tgtrain.ranks.distributed import LostError, process_group
+    from tgtrain.ranks.distributed import LostError, leave_at_exit, process_group
     from tgtrain.train.trainer import train
 
     folder = run_folder or Path("runs") / f"{setup.config.name}-{setup.split.name}"
@@ -95,8 +95,10 @@ def run(
         sys.exit(EXIT_FAILURES)
     if ranks.is_main:
         _print_outcome(outcome, folder, as_json)
-    if outcome.interrupted and seen:
-        sys.exit(EXIT_CODES[signal.Signals(seen[0])])
+    code = EXIT_CODES[signal.Signals(seen[0])] if outcome.interrupted and seen else 0
+    if ranks.world_size > 1:
+        leave_at_exit(code)
+    sys.exit(code)
 
 
 def setup_of(

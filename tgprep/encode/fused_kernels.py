@@ -33,7 +33,6 @@ STEPS = 2048  # no step between two DC levels is larger
 QUICK = 128  # levels from -QUICK to QUICK - 1 have their code and bits in one table
 PLACES = (ZIGZAG % 8 * 8 + ZIGZAG // 8) * LANES  # zigzag position to offset in a chunk
 
-
 _U = np.uint64
 _C2 = 0.541196100  # sqrt(2) * (cos(pi / 8) - cos(3 pi / 8)) / sqrt(2), and so on: the constants of that transform
 _C4 = 0.707106781

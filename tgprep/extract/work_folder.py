@@ -164,9 +164,8 @@ def remove_leftovers(out: files.Location, work: files.Location) -> None:
     if not isinstance(out, Path) or not isinstance(work, Path):
         return  # a store has no partial objects
     for folder in (out, work, work / "done"):
-        for leftover in folder.glob(f"{files.TEMPORARY_PREFIX}*"):
-            with contextlib.suppress(IsADirectoryError):  # a folder is not ours
-                leftover.unlink(missing_ok=True)
+        for leftover in filter(Path.is_file, folder.glob(f"{files.TEMPORARY_PREFIX}*")):
+            leftover.unlink(missing_ok=True)
     for scratch in work.glob("scratch*"):
         shutil.rmtree(scratch, ignore_errors=True)
 

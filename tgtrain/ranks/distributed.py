@@ -131,13 +131,17 @@ def process_group(device: str, should_stop: Callable[[], bool] = lambda: False) 
             else:
                 kind = InputError if other.code == 2 else LostError
                 raised = kind(f"process {other.rank} of {place.world_size}: {other.text}")
-        # Threads of the group that stays may abort an interpreter that ends, so this process leaves once all else is closed.
-        Finalize(None, leave, (message_and_code(raised)[1],), exitpriority=-1000)
+        leave_at_exit(message_and_code(raised)[1])
         if raised is error:
             raise
         raise raised from error
     watch.close()
     dist.destroy_process_group()
+
+
+def leave_at_exit(code: int) -> None:
+    """End this process with the code once all else is closed: threads of a process group may abort an interpreter that ends."""
+    Finalize(None, leave, (code,), exitpriority=-1000)
 
 
 def _meet(place: RankPlacement) -> Store:
