@@ -178,14 +178,15 @@ def stoppable(message: str) -> Iterator[threading.Event]:
 
 
 def progress_lines(unit: str = "", *, of_bytes: bool = False, seconds: float = 10.0) -> Callable[[int, int], None]:
-    """A callback (done, total) that prints at most one line in so many seconds."""
-    printed = time.monotonic()
+    """A callback (done, total) that prints at most one line in so many seconds, with the time left."""
+    started = printed = time.monotonic()
 
     def report(done: int, total: int) -> None:
         nonlocal printed
         if time.monotonic() - printed > seconds:
             printed = time.monotonic()
-            say(f"{human_bytes(done)} of {human_bytes(total)}" if of_bytes else f"{done} of {total} {unit}")
+            amount = f"{human_bytes(done)} of {human_bytes(total)}" if of_bytes else f"{done} of {total} {unit}"
+            say(f"{amount}  {human_seconds((printed - started) * (total - done) / max(1, done))} left")
 
     return report
 

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -71,6 +72,16 @@ def launched(devices: str | None, seen: list[int] | None = None) -> None:
         # Each process finds the pipe in its environment, and takes no notice of --devices.
         command = [sys.executable, "-P", "-m", "cli.train", *sys.argv[1:]]
         sys.exit(_run(command, number, [] if seen is None else seen))
+
+
+def end(code: int) -> NoReturn:
+    """End a command that may be one process of several."""
+    from tgtrain.ranks.distributed import leave_at_exit
+    from tgtrain.ranks.placement import rank_placement
+
+    if rank_placement(os.environ).world_size > 1:
+        leave_at_exit(code)
+    sys.exit(code)
 
 
 def _number_of(devices: str) -> int:

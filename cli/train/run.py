@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.common import EXIT_FAILURES, PlaceType, cache_options, handled, human_bytes, print_json, quiet_threads, say
-from cli.train.launch import devices_option, launched
+from cli.train.launch import devices_option, end, launched
 
 if TYPE_CHECKING:
     from manifests.splits.label_split import LabelSplit
@@ -79,7 +79,7 @@ def run(
     launched(devices, seen)
     setup = setup_of(out, split_name, recipe, _fitting_recipe, overrides, cache_folder, cache_gb)
     from tgtrain.errors import RunError
-    from tgtrain.ranks.distributed import LostError, leave_at_exit, process_group
+    from tgtrain.ranks.distributed import LostError, process_group
     from tgtrain.train.trainer import train
 
     folder = run_folder or Path("runs") / f"{setup.config.name}-{setup.split.name}"
@@ -95,10 +95,7 @@ def run(
         sys.exit(EXIT_FAILURES)
     if ranks.is_main:
         _print_outcome(outcome, folder, as_json)
-    code = EXIT_CODES[signal.Signals(seen[0])] if outcome.interrupted and seen else 0
-    if ranks.world_size > 1:
-        leave_at_exit(code)
-    sys.exit(code)
+    end(EXIT_CODES[signal.Signals(seen[0])] if outcome.interrupted and seen else 0)
 
 
 def setup_of(

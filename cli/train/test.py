@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import math
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from cli.common import EXIT_FAILURES, cache_options, handled, print_json, quiet_threads, run_or_newest, say
-from cli.train.launch import devices_option, launched
+from cli.common import (
+    EXIT_FAILURES,
+    cache_options,
+    handled,
+    print_json,
+    progress_lines,
+    quiet_threads,
+    run_or_newest,
+    say,
+)
+from cli.train.launch import devices_option, end, launched
 from cli.train.scoring import Scoring, check_output, scoring_options
 
 if TYPE_CHECKING:
@@ -97,7 +104,7 @@ def test(
     trained = read_trained(run, scoring.checkpoint)
     result = _measure(trained, setup, videos, settings, device, precise_bn)
     if result is None:
-        return  # exit code 0: with any other, torchrun and srun end the first process, which is still writing
+        end(0)  # with any other code, torchrun and srun end the first process, which is still writing
     if not result.keys:
         raise InputError(f"None of the {len(videos)} {part} videos could be read: {result.bad[0]}.")
     facts = {"checkpoint": trained.path.name, "step": trained.step, "part": part, "average": settings.average}
@@ -113,7 +120,7 @@ def test(
         print_json({**origin, **result.to_dict()})
     else:
         _show(result, written)
-    sys.exit(1 if result.bad else 0)
+    end(1 if result.bad else 0)
 
 
 def _measure(
@@ -146,26 +153,12 @@ def _measure(
                 say(
                     "this checkpoint holds running averages of BatchNorm statistics (--precise-bn recomputes them first)"
                 )
-            on_progress = _progress(ranks.is_main)
+            on_progress = progress_lines("videos", seconds=10 if ranks.is_main else math.inf)
             result = evaluate(trained.model, setup, videos, settings, ranks, workers=workers, on_progress=on_progress)
     except LostError as error:
         say(f"Error: {error}")
         sys.exit(EXIT_FAILURES)
     return result if ranks.is_main else None
-
-
-def _progress(is_main: bool) -> Callable[[int, int], None]:
-    """A line of progress every ten seconds, from the main process."""
-    started = printed = time.monotonic()
-
-    def report(done: int, total: int) -> None:
-        nonlocal printed
-        if is_main and time.monotonic() - printed > 10:
-            printed = time.monotonic()
-            rate = done / (printed - started)
-            say(f"{done} of {total} videos  {rate:.1f} a second  {(total - done) / rate:.0f} s left")
-
-    return report
 
 
 def _show(result: Result, path: Path) -> None:

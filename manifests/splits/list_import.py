@@ -99,7 +99,8 @@ def import_lists(
     for entry in lists:
         published = f" ({entry.published})" if entry.published else ""
         provenance[f"list_{entry.part}"] = f"{entry.name} sha256 {entry.sha256}{published}"
-    name = lists[0].published or _name_of(lists[0].name)
+    stem = re.sub(r"[^A-Za-z0-9._-]", "-", PurePosixPath(lists[0].name).stem).lstrip("._-")[:80]
+    name = lists[0].published or stem or "imported"
     name += "-theirs" * (settings.labels == "theirs") + "-rest" * (settings.unlabelled == "rest")
     parts = labelled, unlabelled, validation, test
     split = assemble(manifest, pool, settings.name or name, parts, provenance, label)
@@ -131,10 +132,6 @@ def _refuse_overlaps(parts: dict[str, Flags], file: ListFile, fold: int) -> None
                 f"List {file.name}: {shared} of {int(parts[first].sum())} {first} videos are in the {second} part too "
                 f"(fold {fold}). {hints.get(first, hints['unlabelled'])}"
             )
-
-
-def _name_of(file: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "-", PurePosixPath(file).stem).lstrip("._-")[:80] or "imported"
 
 
 def _labels(
