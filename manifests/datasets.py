@@ -9,6 +9,7 @@ import csv
 import functools
 import itertools
 import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
@@ -82,6 +83,11 @@ def class_list(dataset: str) -> tuple[str, ...]:
     return tuple(file.read_text("utf-8").split("\n")[:-1]) if file.is_file() else ()
 
 
+def nfc(name: str) -> str:
+    """Convert a name to composed Unicode (NFC), for comparisons: a Mac writes `ü` as two characters, `u` and its dots."""
+    return unicodedata.normalize("NFC", name)
+
+
 def clean_class(name: str) -> str:
     """Convert a Kinetics label to a folder and class name: no double quotes, `_` for spaces."""
     return name.strip().replace('"', "").replace(" ", "_")
@@ -90,7 +96,7 @@ def clean_class(name: str) -> str:
 @functools.lru_cache(maxsize=65536)
 def folded_class(name: str) -> str:
     """Normalise a class name for comparison (`HandStandPushups` equals `HandstandPushups`)."""
-    return clean_class(name).lower()
+    return nfc(clean_class(name)).lower()
 
 
 @functools.lru_cache(maxsize=65536)
