@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from manifests import datasets
+from manifests.lists.official import find_official
 from manifests.records import GradientCoding, ManifestHeader, VideoRow
 from manifests.table import Manifest, VideoTable
 
@@ -31,7 +32,7 @@ def official(shared: Path) -> Callable[[str], Manifest]:
 
 
 def _manifest(shared: Path, dataset: str) -> Manifest:
-    lists = datasets.find_official(dataset, [shared / "annotations" / dataset])
+    lists = find_official(dataset, [shared / "annotations" / dataset])
     assert lists is not None
     frames = {}
     for file in sorted((shared / "annotations" / "video_semisup" / "data" / dataset).rglob("*_rawframes.txt")):

@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from manifests.datasets import LIST_FOLDERS
 from manifests.files import Location, below, download, exists, list_folder
+from manifests.lists.official import LIST_FOLDERS
 from manifests.records import InputError
 
 _MAX_BYTES = 256 * 1024 * 1024  # of a list

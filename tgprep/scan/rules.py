@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from manifests import datasets
-from manifests.datasets import KINETICS, OfficialLists
+from manifests.datasets import KINETICS
 from manifests.files import Location, below, exists
+from manifests.lists import official
+from manifests.lists.official import OfficialLists
 from manifests.records import InputError
 from tgprep.scan.files import OTHER_EXTENSIONS, Listing, VideoFile, extension_of, some
 
@@ -60,7 +62,7 @@ class Labelling:
 
 def guess_dataset(files: list[VideoFile], paths: list[Path], annotations: Path | None) -> str:
     """Guess the data set: one that at least two thirds of the files fit by class and by name, else `csv` or `folder`."""
-    if annotations is not None and annotations.is_file() and not datasets.is_kinetics_csv(annotations):
+    if annotations is not None and annotations.is_file() and not official.is_kinetics_csv(annotations):
         return "csv"
     num_fitting: dict[str, int] = {}
     for dataset in datasets.OFFICIAL:
@@ -79,8 +81,8 @@ def _num_fitting(dataset: str, files: list[VideoFile], paths: list[Path]) -> int
         return 0
     # Lists beside the videos take precedence over ours: a data set in UCF101's form has its own classes.
     try:
-        lists = datasets.find_official(dataset, paths)
-    except datasets.OtherKineticsError as error:
+        lists = official.find_official(dataset, paths)
+    except official.OtherKineticsError as error:
         if any(datasets.size_fits(other, error.num_classes) for other in KINETICS if other != dataset):
             return 0
         raise
@@ -103,10 +105,10 @@ def by_lists(
     dataset: str, files: list[VideoFile], videos: Location, paths: list[Path], annotations: Location | None
 ) -> Labelling:
     """Label the files of a known data set by class folder and name, and by its official lists if `paths` hold them."""
-    lists = datasets.find_official(dataset, paths)
+    lists = official.find_official(dataset, paths)
     if lists is None and annotations is not None:
         raise InputError(
-            f"--annotations {annotations}: no official lists of {dataset} there; expected {datasets.expected_files(dataset)}."
+            f"--annotations {annotations}: no official lists of {dataset} there; expected {official.expected_files(dataset)}."
         )
     classes = lists.classes if lists else datasets.class_list(dataset)
     if not classes:
@@ -166,7 +168,7 @@ def _notes_on_lists(
     if not num_folds and lists is not None:
         yield "the official lists name none of the videos: every video counts as train"
     elif not num_folds:
-        expected = datasets.expected_files(dataset)
+        expected = official.expected_files(dataset)
         yield (
             "no official split lists found: every video counts as train "
             f"(--annotations PATH names their folder; expected {expected})"
