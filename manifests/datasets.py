@@ -17,7 +17,7 @@ HMDB_ENDING = re.compile(r"_[a-z]_[cn]m_np\d+_[a-z]{2}_[a-z]{3}_\d+$")
 KINETICS_NAME = re.compile(r"^(?P<id>[A-Za-z0-9_-]{11})(?:_(?P<start>\d{6})_(?P<end>\d{6}))?$")
 _GROUP = re.compile(r"(?:^|_)(g\d{2,})(?=_|$)")
 SUBSET_NAMES = dict.fromkeys(("train", "training"), "train")
-SUBSET_NAMES |= dict.fromkeys(("val", "validate", "valid", "validation"), "val")
+SUBSET_NAMES |= dict.fromkeys(("val", "validate", "valid", "validation", "dev", "devel", "development"), "val")
 SUBSET_NAMES |= dict.fromkeys(("test", "testing"), "test")
 
 

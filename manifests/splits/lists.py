@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from manifests.lists.official import HMDB_FILE
+from manifests.lists.ucf_hmdb import HMDB_FILE
 from manifests.records import InputError
 from manifests.splits.label_split import LabelSplit
 from manifests.splits.settings import EXPORT_FORMS, PARTS

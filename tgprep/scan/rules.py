@@ -13,7 +13,8 @@ from manifests import datasets
 from manifests.datasets import KINETICS
 from manifests.files import Location, below, exists
 from manifests.lists import official
-from manifests.lists.official import OfficialLists
+from manifests.lists.kinetics import OtherKineticsError, is_kinetics_csv
+from manifests.lists.listed import OfficialLists
 from manifests.records import InputError
 from tgprep.scan.files import OTHER_EXTENSIONS, Listing, VideoFile, extension_of, some
 
@@ -62,7 +63,7 @@ class Labelling:
 
 def guess_dataset(files: list[VideoFile], paths: list[Path], annotations: Path | None) -> str:
     """Guess the data set: one that at least two thirds of the files fit by class and by name, else `csv` or `folder`."""
-    if annotations is not None and annotations.is_file() and not official.is_kinetics_csv(annotations):
+    if annotations is not None and annotations.is_file() and not is_kinetics_csv(annotations):
         return "csv"
     num_fitting: dict[str, int] = {}
     for dataset in datasets.OFFICIAL:
@@ -82,7 +83,7 @@ def _num_fitting(dataset: str, files: list[VideoFile], paths: list[Path]) -> int
     # Lists beside the videos take precedence over ours: a data set in UCF101's form has its own classes.
     try:
         lists = official.find_official(dataset, paths)
-    except official.OtherKineticsError as error:
+    except OtherKineticsError as error:
         if any(datasets.size_fits(other, error.num_classes) for other in KINETICS if other != dataset):
             return 0
         raise
@@ -161,6 +162,7 @@ def _notes_on_lists(
     if lists is not None:
         folds = f"{lists.num_folds} fold{'s' if lists.num_folds > 1 else ''}"
         yield f"official lists: {lists.source} ({folds}, {len(lists.videos)} videos)"
+        yield from lists.notes
     if unlisted:
         yield f"{len(unlisted)} videos are in no official list: {some(unlisted)}"
     if other_class:

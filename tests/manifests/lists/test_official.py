@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from manifests import datasets
-from manifests.lists import official
+from manifests.lists import kinetics, official, ucf_hmdb
+from manifests.lists.listed import ListedVideo
 from manifests.records import InputError
 
 
@@ -68,7 +69,7 @@ def test_kinetics400_lists_are_the_published_ones(shared: Path) -> None:
     for stem in ("0wR5jVB-WPk", "0wR5jVB-WPk_000417_000427", "0wR5jVB-WPk_000418_000428"):
         place = lists.find("abseiling", stem)
         assert place is not None
-        assert lists.videos[place] == official.ListedVideo("abseiling", "0wR5jVB-WPk_000417_000427", ("val",))
+        assert lists.videos[place] == ListedVideo("abseiling", "0wR5jVB-WPk_000417_000427", ("val",))
     assert lists.find("abseiling", "0wr5jvb-wpk") is None  # ids tell upper from lower case
     assert {video.class_name for video in lists.videos if video.subsets == ("test",)} == {""}
 
@@ -80,7 +81,7 @@ def test_ucf101_forms(tmp_path: Path) -> None:
         "Diving/v_Diving_g08_c01.avi 1\r\nHandstandPushups/v_HandStandPushups_g08_c01.avi 2\r\n\r\n",
     )
     write(tmp_path / "testlist01.txt", "Diving/v_Diving_g01_c01.avi\n\n\n")
-    lists = official.read_ucf101(tmp_path)
+    lists = ucf_hmdb.read_ucf101(tmp_path)
     assert lists.classes == ("Diving", "HandstandPushups")
     assert [(video.class_name, video.stem, video.subsets) for video in lists.videos] == [
         ("Diving", "v_Diving_g08_c01", ("train",)),
@@ -102,17 +103,17 @@ def test_ucf101_forms(tmp_path: Path) -> None:
             },
             "trainlist02.txt is missing",
         ),
-        ({"trainlist01.txt": "Dancing/v_a.avi 1", "testlist01.txt": ""}, "entry 1: 'Dancing/v_a.avi 1'"),
+        ({"trainlist01.txt": "Dancing/v_a.avi 1", "testlist01.txt": ""}, "line 1: 'Dancing/v_a.avi 1'"),
         ({"trainlist01.txt": "v_a.avi 1", "testlist01.txt": ""}, "expected `Class/"),
         ({"trainlist01.txt": "", "testlist01.txt": "", "classInd.txt": "0 Diving\n1 Punch\n"}, "counted from 1"),
-        ({"trainlist01.txt": "\x00\udcff"}, "not a text file"),
+        ({"trainlist01.txt": "\x00\udcff"}, r"line 1: byte 2 \(0xff\) is not UTF-8"),
     ],
 )
 def test_ucf101_mistakes(tmp_path: Path, files: dict[str, str], message: str) -> None:
     for name, text in files.items():
         (tmp_path / name).write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(InputError, match=message):
-        official.read_ucf101(tmp_path)
+        ucf_hmdb.read_ucf101(tmp_path)
 
 
 def test_hmdb51_forms_and_mistakes(tmp_path: Path) -> None:
@@ -120,22 +121,22 @@ def test_hmdb51_forms_and_mistakes(tmp_path: Path) -> None:
         write(
             tmp_path / f"wave_test_split{fold}.txt", f"a clip_wave_f_nm_np1_fr_med_26.avi {fold} \r\nb.avi 0 \r\n\r\n"
         )
-    lists = official.read_hmdb51(tmp_path)
+    lists = ucf_hmdb.read_hmdb51(tmp_path)
     assert [(video.class_name, video.stem, video.subsets) for video in lists.videos] == [
         ("wave", "a clip_wave_f_nm_np1_fr_med_26", ("train", "test")),
         ("wave", "b", ("unused", "unused")),
     ]
     write(tmp_path / "kick_test_split1.txt", "b.avi 1\n")
     with pytest.raises(InputError, match=r"kick_test_split2.txt is missing"):
-        official.read_hmdb51(tmp_path)
+        ucf_hmdb.read_hmdb51(tmp_path)
     write(tmp_path / "kick_test_split2.txt", "b.avi 3\n")
-    with pytest.raises(InputError, match=r"entry 1: 'b\.avi 3'"):
-        official.read_hmdb51(tmp_path)
+    with pytest.raises(InputError, match=r"line 1: 'b\.avi 3'"):
+        ucf_hmdb.read_hmdb51(tmp_path)
     write(tmp_path / "kick_test_split2.txt", "b.avi 1\n")
     write(tmp_path / "juggle_test_split1.txt", "b.avi 1\n")
     write(tmp_path / "juggle_test_split2.txt", "b.avi 1\n")
     with pytest.raises(InputError, match="not a class of HMDB51"):
-        official.read_hmdb51(tmp_path)
+        ucf_hmdb.read_hmdb51(tmp_path)
 
 
 def test_kinetics_forms(tmp_path: Path) -> None:
@@ -166,15 +167,15 @@ def test_kinetics_forms(tmp_path: Path) -> None:
     assert find("CCCCCCCCCCC") == ("zumba", "val")  # listed twice: the labelled line counts
     assert find("DDDDDDDDDDD") == ("", "test")
     with pytest.raises(InputError, match=r"--dataset kinetics600"):
-        official.read_kinetics(
+        kinetics.read_kinetics(
             "kinetics400",
             [write(tmp_path / "x.csv", "label,youtube_id,time_start,time_end\njuggling chainsaws,E,1,2\n")],
         )
     with pytest.raises(InputError, match=r"y.csv, line 2: time_start 'soon'"):
-        official.read_kinetics(
+        kinetics.read_kinetics(
             "kinetics700", [write(tmp_path / "y.csv", "label,youtube_id,time_start,time_end\nzumba,E,soon,2\n")]
         )
     with pytest.raises(InputError, match="no column time_end"):
-        official.read_kinetics("kinetics700", [write(tmp_path / "z.csv", "label,youtube_id,time_start\nzumba,E,1\n")])
-    assert official.is_kinetics_csv(train)
-    assert not official.is_kinetics_csv(tmp_path)
+        kinetics.read_kinetics("kinetics700", [write(tmp_path / "z.csv", "label,youtube_id,time_start\nzumba,E,1\n")])
+    assert kinetics.is_kinetics_csv(train)
+    assert not kinetics.is_kinetics_csv(tmp_path)

@@ -1,0 +1,103 @@
+"""Read lists that are tables with a header (csv, also with tabs or semicolons), and recognise their columns by name."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from manifests.records import InputError
+
+# Names of columns by what they hold, likeliest first; case, spaces and hyphens do not count.
+_NAMES = {
+    "path": "key path video_path clip_path file_path filepath filepaths full_path rel_path relative_path video_file file_name filename "
+    "filenames file files frame_dir video_name clip_name video videos clip name video_id clip_id vid",
+    "label": "label class_name class category action tag target labels label_name class_label action_name action_label activity "
+    "class_id class_index class_idx label_id category_id action_id",
+    "subset": "subset split set partition phase fold",
+    "group": "group group_id",
+    "num_frames": "num_frames total_frames frames n_frames frame_count",
+}
+COLUMNS = {kind: tuple(names.split()) for kind, names in _NAMES.items()}
+KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
+_KNOWN = {*(name for names in COLUMNS.values() for name in names), *KINETICS_COLUMNS}
+_SEPARATORS = ",;\t|"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of a table that is not blank."""
+
+    line: int  # of the file, from 1
+    cells: dict[str, str]  # by column, without spaces at their ends
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The content of a table."""
+
+    columns: tuple[str, ...]  # normalised names; columns without a name are left out
+    rows: tuple[Row, ...]
+
+    def named(self, kind: str) -> tuple[str, ...]:
+        """The columns that hold what `kind` (of COLUMNS) says, likeliest first."""
+        return tuple(name for name in COLUMNS[kind] if name in self.columns)
+
+
+def column_name(text: str) -> str:
+    """Normalise the name of a column: `Video Path` and `#video-path` are `video_path`."""
+    return re.sub(r"[\s_-]+", "_", text.strip().lstrip("#").strip().lower())
+
+
+def expected_columns(*kinds: str) -> str:
+    """The known names of columns, for messages."""
+    return "; ".join(f"{kind.replace('_', ' ')}: {', '.join(COLUMNS[kind])}" for kind in kinds)
+
+
+def header_of(text: str) -> tuple[str, tuple[str, ...]]:
+    """Detect the separator of a table, and the columns of its header: by the most names that are known."""
+    line = next((line for line in text.split("\n") if line.strip()), "")
+    headers = [(separator, tuple(map(column_name, _cells(line, separator)))) for separator in _SEPARATORS]
+    return max(headers, key=lambda header: len(_KNOWN.intersection(header[1])))
+
+
+def read_table(text: str, file: Path) -> Table:
+    """Read a table. InputError for rows that are longer than the header, open quotes, and columns that come twice."""
+    separator, header = header_of(text)
+    if twice := sorted({name for name in header if name in _KNOWN and header.count(name) > 1}):
+        raise InputError(f"{file}: column {twice[0]!r} comes twice in the header. Rename or remove one.")
+    rows = tuple(_rows(text, separator, header, file))
+    return Table(tuple(name for name in header if name), rows)
+
+
+def _rows(text: str, separator: str, header: tuple[str, ...], file: Path) -> Iterator[Row]:
+    # strict: a quote that is not closed would swallow the lines behind it.
+    reader = csv.reader(text.split("\n"), delimiter=separator, skipinitialspace=True, strict=True)
+    is_header = True
+    try:
+        for values in reader:
+            cells = [value.strip() for value in values]
+            if not any(cells):
+                continue
+            if is_header:
+                is_header = False
+                continue
+            if any(cells[len(header) :]):
+                raise InputError(
+                    f"{file}, line {reader.line_num}: {len(cells)} cells, the header has {len(header)}. "
+                    "Put cells with separators into double quotes."
+                )
+            yield Row(reader.line_num, {name: cell for name, cell in zip(header, cells, strict=False) if name})
+    except csv.Error as error:
+        raise InputError(
+            f"{file}, line {reader.line_num}: is no csv ({error}). Put cells with quotes into quotes."
+        ) from None
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+    except csv.Error:
+        return []
