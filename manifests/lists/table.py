@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,10 +75,11 @@ def read_table(text: str, file: Path) -> Table:
 
 def _rows(text: str, separator: str, header: tuple[str, ...], file: Path) -> Iterator[Row]:
     # strict: a quote that is not closed would swallow the lines behind it.
-    reader = csv.reader(text.split("\n"), delimiter=separator, skipinitialspace=True, strict=True)
-    is_header = True
+    reader = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True, strict=True)
+    is_header, line = True, 0
     try:
         for values in reader:
+            first, line = line + 1, reader.line_num
             cells = [value.strip() for value in values]
             if not any(cells):
                 continue
@@ -86,13 +88,13 @@ def _rows(text: str, separator: str, header: tuple[str, ...], file: Path) -> Ite
                 continue
             if any(cells[len(header) :]):
                 raise InputError(
-                    f"{file}, line {reader.line_num}: {len(cells)} cells, the header has {len(header)}. "
+                    f"{file}, line {first}: {len(cells)} cells, the header has {len(header)}. "
                     "Put cells with separators into double quotes."
                 )
-            yield Row(reader.line_num, {name: cell for name, cell in zip(header, cells, strict=False) if name})
+            yield Row(first, {name: cell for name, cell in zip(header, cells, strict=False) if name})
     except csv.Error as error:
         raise InputError(
-            f"{file}, line {reader.line_num}: is no csv ({error}). Put cells with quotes into quotes."
+            f"{file}, line {line + 1}: is no csv ({error}). Close its quotes, and put cells with quotes into quotes."
         ) from None
 
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from manifests import datasets
 from manifests.datasets import KINETICS
-from manifests.files import Location, below, exists
+from manifests.files import Location
 from manifests.lists import official
 from manifests.lists.kinetics import OtherKineticsError, is_kinetics_csv
 from manifests.lists.listed import OfficialLists
 from manifests.records import InputError
-from tgprep.scan.files import OTHER_EXTENSIONS, Listing, VideoFile, extension_of, some
+from tgprep.scan.files import VideoFile, some
 
 _NUM_EXAMPLES = 5
 
@@ -150,10 +148,10 @@ def by_lists(
         num_folds = 0
         labels = {p: replace(each, subsets=()) if isinstance(each, VideoLabel) else each for p, each in labels.items()}
     absent = ((video.class_name, video.stem) for index, video in enumerate(listed) if index not in present)
-    missing = _missing((video.class_name for video in listed), absent)
+    missing = count_missing((video.class_name for video in listed), absent)
     unlisted = sorted(path for group in extra.values() for path in group)
     notes = tuple(_notes_on_lists(dataset, lists, unlisted, other_class, num_folds))
-    return Labelling(classes, labels, num_folds, missing, _extra(extra), notes)
+    return Labelling(classes, labels, num_folds, missing, count_extra(extra), notes)
 
 
 def _notes_on_lists(
@@ -177,11 +175,11 @@ def _notes_on_lists(
         )
 
 
-def _extra(paths: Mapping[str, list[str]]) -> tuple[Extra, ...]:
+def count_extra(paths: Mapping[str, list[str]]) -> tuple[Extra, ...]:
     return tuple(Extra(name, len(group), tuple(sorted(group)[:_NUM_EXAMPLES])) for name, group in sorted(paths.items()))
 
 
-def _missing(listed: Iterable[str], absent: Iterable[tuple[str, str]]) -> tuple[Missing, ...]:
+def count_missing(listed: Iterable[str], absent: Iterable[tuple[str, str]]) -> tuple[Missing, ...]:
     """listed: the class of every listed video. absent: class and name of those that are not in the folder."""
     num_listed = Counter(listed)
     names: defaultdict[str, list[str]] = defaultdict(list)
@@ -232,82 +230,3 @@ def by_folder(files: list[VideoFile], videos: Location) -> Labelling:
             "no train/, val/ or test/ folders: every video counts as train (tgprep split --test-percent sets a test part aside)"
         )
     return Labelling(classes, labels, int(with_subsets), (), (), tuple(notes))
-
-
-def by_csv(listing: Listing, videos: Location, annotations: Path | None) -> Labelling:
-    """Label files by path,label[,group,subset]: paths relative to VIDEOS; labels are class names, or integers from 0."""
-    if annotations is None or not annotations.is_file():
-        raise InputError(
-            "--dataset csv needs --annotations FILE.csv with the columns path,label and, if wanted, group,subset."
-        )
-    rows = _read_csv(annotations)
-    with_subsets = any(row.subsets[0] for row in rows.values())
-    if not with_subsets:
-        rows = {path: replace(row, subsets=()) for path, row in rows.items()}
-    # Labels are numbers only if all of them are.
-    if all(re.fullmatch(r"\d{1,6}", row.class_name) for row in rows.values()):
-        rows = {path: replace(row, class_name=str(int(row.class_name))) for path, row in rows.items()}
-        classes = tuple(str(number) for number in range(max(int(row.class_name) for row in rows.values()) + 1))
-    else:
-        classes = tuple(sorted({row.class_name for row in rows.values()}))
-    # Listed paths that are not among the videos: skipped already, no video, or missing.
-    unseen = rows.keys() - {file.path for file in listing.videos} - {entry.path for entry in listing.skipped}
-    no_videos = {path: reason for path in sorted(unseen) if (reason := _why_no_video(videos, path))}
-    absent = ((rows[path].class_name, path) for path in unseen - no_videos.keys())
-    missing = _missing((row.class_name for row in rows.values()), absent)
-    # Videos that are not listed: by the innermost folder that is a class.
-    unlisted = [file for file in listing.videos if file.path not in rows]
-    extra: defaultdict[str, list[str]] = defaultdict(list)
-    listed_classes = {row.class_name for row in rows.values()}
-    for file in unlisted:
-        extra[next((name for name in reversed(file.folders) if name in listed_classes), "")].append(file.path)
-    notes = [f"list: {annotations.name} ({len(rows)} videos, {len(classes)} classes)"]
-    if unlisted:
-        examples = some(sorted(file.path for file in unlisted))
-        notes.append(f"{len(unlisted)} video files are not in {annotations.name} and were ignored: {examples}")
-    if not with_subsets:
-        notes.append("no column subset: every video counts as train")
-    return Labelling(classes, {**rows, **no_videos}, int(with_subsets), missing, _extra(extra), tuple(notes))
-
-
-def _why_no_video(videos: Location, path: str) -> str:
-    """Why a listed file is not among the videos although it exists: hidden, or another kind of file. "" if it is missing."""
-    hidden = any(part.startswith(".") for part in path.split("/"))
-    extension = extension_of(path)
-    if not (hidden or extension in OTHER_EXTENSIONS) or not exists(below(videos, path)):
-        return ""
-    return f"listed, but {'hidden (its path has a name that begins with a dot)' if hidden else f'.{extension} is no video'}"
-
-
-def _read_csv(annotations: Path) -> dict[str, VideoLabel]:
-    """Read a csv file: the label of each path. Class names are the labels as written; one subset each, "" if none is given."""
-    labels: dict[str, VideoLabel] = {}
-    try:
-        with annotations.open(newline="", encoding="utf-8-sig") as lines:
-            rows = csv.DictReader(lines)
-            if absent := {"path", "label"} - set(rows.fieldnames or ()):
-                header = ",".join(rows.fieldnames or ()) or "an empty file"
-                raise InputError(
-                    f"{annotations}: the first line lacks {' and '.join(sorted(absent))} (got {header[:200]!r}); expected the header path,label[,group,subset]."
-                )
-            for row in rows:
-                path, label, group, subset = (
-                    (row.get(name) or "").strip() for name in ("path", "label", "group", "subset")
-                )
-                where = f"{annotations}, line {rows.line_num}"
-                if not path or not label:
-                    raise InputError(f"{where}: path {path!r}, label {label!r}; both must be given.")
-                # Lists written on Windows have backslashes only.
-                pure = PurePosixPath(path.replace("\\", "/") if "/" not in path else path)
-                if pure.is_absolute() or ".." in pure.parts:
-                    raise InputError(f"{where}: path {path!r} leaves VIDEOS; give paths relative to VIDEOS.")
-                if subset and not (subset := datasets.subset_of_folder(subset) or subset * (subset == "unused")):
-                    raise InputError(f"{where}: subset {row['subset']!r}; expected train, val, test or unused.")
-                if str(pure) in labels:
-                    raise InputError(f"{where}: {pure} is listed twice. Keep one of the lines.")
-                labels[str(pure)] = VideoLabel(label, group, (subset,))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{annotations} is not UTF-8 text ({error}). Save it as UTF-8.") from None
-    if not labels:
-        raise InputError(f"{annotations}: no rows below the header; expected path,label[,group,subset].")
-    return labels

@@ -10,9 +10,10 @@ from manifests import datasets
 from manifests.files import Location
 from manifests.records import InputError, SourceVideo
 from tgprep.scan.annotations import annotation_paths
+from tgprep.scan.csv_list import by_csv
 from tgprep.scan.files import Listing, Skipped, list_videos, some
 from tgprep.scan.keys import unique_keys
-from tgprep.scan.rules import Extra, Labelling, Missing, VideoLabel, by_csv, by_folder, by_lists, guess_dataset
+from tgprep.scan.rules import Extra, Labelling, Missing, VideoLabel, by_folder, by_lists, guess_dataset
 
 __all__ = ["Extra", "Missing", "Scan", "Skipped", "scan"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from manifests.records import InputError
-from tests.prep.scan.support import fill
+from tests.prep.scan.support import by_path, fill
 from tgprep.scan.scan import scan
 
 
@@ -66,19 +66,113 @@ def test_csv_with_integer_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("1.mp4,run\n", "first line lacks label and path"),
+        ("1.mp4,run\n", "first line lacks a column for path and label (got 1.mp4, run)"),
         ("path,label\n", "no rows"),
         ("", "an empty file"),
-        ("path,label\n1.mp4,\n", "line 2: path '1.mp4', label ''"),
+        ("path,label\n1.mp4,\n", "line 2: no label (label is '')"),
         ("path,label\n1.mp4,a\n1.mp4,b\n", "line 3: 1.mp4 is listed twice"),
         ("path,label\n../1.mp4,a\n", "leaves VIDEOS"),
         ("path,label\n/v/1.mp4,a\n", "leaves VIDEOS"),
         ("path,label,subset\n1.mp4,a,maybe\n", "subset 'maybe'"),
         ("path,label\nnone.mp4,a\n", "none of the video files fits"),
+        ("path,kind\n1.mp4,a\n", "lacks a column for label (got path, kind)"),
+        ("Path,Kind\n", "Known names: label: label, class_name, class, category"),
+        ("path,label,label\n1.mp4,a,b\n", "column 'label' comes twice"),
+        ("path,label\na,1.mp4,run\n", "line 2: 3 cells, the header has 2"),
+        ('path,label\n"1.mp4,run\n', "line 2: is no csv"),
+        ("path,label\n1.mp4,nan\n", "line 2: no label (label is 'nan')"),
+        ("path,label\n1.mp4,-1\n", "line 2: label '-1'; expected a class name, or a whole number"),
+        ("path,label\n1.mp4,1.5\n", "line 2: label '1.5'"),
+        (
+            "path,label\n1.mp4,1\n2.mp4,2\n3.mp4,x\n",
+            "2 of 3 labels are numbers, such as '1', the others names, such as 'x'",
+        ),
+        ("path,label,split\n1.mp4,a,train\n2.mp4,a,holdout_test\n", "line 3: split 'holdout_test' (1 rows have such"),
+        ("path,label,fold\n1.mp4,a,train\n2.mp4,a,2\n", "line 3: fold '2'"),
+        ("path,label\n1.mp4,a\n./1.mp4,b\n", "line 3: 1.mp4 is listed twice"),
+        ("path,label\n1.mp4,a\n1,b\n", "line 3: 1.mp4 is listed twice"),
+        ("path,label\n1.mp4,caf\udce9\n", "line 2: byte 10 (0xe9) is not UTF-8"),
+        ("path,label\n1.mp4,\0\n", "line 2: holds a NUL byte"),
     ],
 )
 def test_csv_mistakes(tmp_path: Path, text: str, message: str) -> None:
     fill(tmp_path / "v", "1.mp4")
-    (tmp_path / "list.csv").write_text(text)
+    (tmp_path / "list.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(InputError, match=re.escape(message)):
         scan(tmp_path / "v", dataset="csv", annotations=tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"path","label"\n"A/x.avi","run"\n"A/y.mp4","jump"\n',
+        "Path,Label\nA/x.avi,run\nA/y.mp4,jump\n",
+        "path, label\nA/x.avi, run\nA/y.mp4, jump\n",
+        '"path", "label"\n"A/x.avi", "run"\n"A/y.mp4", "jump"\n',
+        "label;path\nrun;A/x.avi\njump;A/y.mp4\n",
+        "Video Path\tClass-Name\nA/x.avi\trun\nA/y.mp4\tjump\n",
+        ",path,label,,\n0,A/x.avi,run,,\n\n1,A/y.mp4,jump,,\n,,,,\n",
+        "id,file_name,tag\n1,A/x.avi,run\n2,A/y.mp4,jump\n",
+        "video_id,filepath,category\nx,A/x.avi,run\ny,A/y.mp4,jump\n",
+        "key,path,label\nrun/x,A/x.avi,run\njump/y,A/y.mp4,jump\n",
+        "path,label\n.\\A/x.avi,run\nA\\y.mp4,jump\n",
+        "path,label\n./A/x.avi,run\nA/y,jump\n",
+        "path,label\nVIDEOS/A/x.avi,run\nv/A/y.mp4,jump\n",
+        "path,label\r\nA/x.avi,run\r\nA/y.mp4,jump\r\n",
+        "path,label\rA/x.avi,run\rA/y.mp4,jump\r",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_forms_of_csv(tmp_path: Path, text: str, encoding: str) -> None:
+    """As Excel, pandas, R and people write it, in every encoding that says what it is."""
+    videos = fill(tmp_path / "v", "A/x.avi", "A/y.mp4")
+    (tmp_path / "list.csv").write_bytes(text.replace("VIDEOS", str(videos)).encode(encoding))
+    result = scan(videos, dataset="csv", annotations=tmp_path / "list.csv")
+    assert {path: video.class_name for path, video in by_path(result).items()} == {"A/x.avi": "run", "A/y.mp4": "jump"}
+    assert result.num_folds == 0
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [("0", "2", "10"), ("0.0", "2.0", "10.0"), ("00", " 02", "10"), ("0", "2.", "1e1"), ("+0", "2", "1.0E+01")],
+)
+def test_whole_numbers_stay_numbers(tmp_path: Path, labels: tuple[str, ...]) -> None:
+    fill(tmp_path / "v", "1.mp4", "2.mp4", "3.mp4")
+    (tmp_path / "list.csv").write_text(
+        "path,label\n" + "".join(f"{n}.mp4,{label}\n" for n, label in enumerate(labels, 1))
+    )
+    result = scan(tmp_path / "v", dataset="csv", annotations=tmp_path / "list.csv")
+    assert {path: video.label for path, video in by_path(result).items()} == {"1.mp4": 0, "2.mp4": 2, "3.mp4": 10}
+    assert len(result.classes) == 11
+
+
+@pytest.mark.parametrize(
+    ("text", "num_folds", "note"),
+    [
+        ("path,label,split\n1.mp4,a,Train\n2.mp4,a, TEST \n", 1, ""),
+        ("path,label,partition\n1.mp4,a,training\n2.mp4,a,testing\n", 1, ""),
+        ("path,label,set\n1.mp4,a,train\n2.mp4,a,\n", 1, "1 of 2 rows have no set and are in no part"),
+        ("path,label,set\n1.mp4,a,\n2.mp4,a,\n", 0, "the column set is empty: every video counts as train"),
+        ("path,label,fold\n1.mp4,a,1\n2.mp4,a,2\n", 0, "holds numbers, not train, val or test: it is not read"),
+        ("path,label\n1.mp4,Run\n2.mp4,run\n", 0, "2 classes have names that differ in case or spaces alone"),
+        ("path,label\n1.mp4,x\n2.mp4,360\n", 0, "1 of 2 labels are numbers"),
+        ("file,class\n1.mp4,x\n2.mp4,y\n", 0, "columns of list.csv: the path is file, the label class"),
+    ],
+)
+def test_what_a_csv_says_of_subsets_and_classes(tmp_path: Path, text: str, num_folds: int, note: str) -> None:
+    fill(tmp_path / "v", "1.mp4", "2.mp4")
+    (tmp_path / "list.csv").write_text(text)
+    result = scan(tmp_path / "v", dataset="csv", annotations=tmp_path / "list.csv")
+    assert (result.num_folds, len(result.videos)) == (num_folds, 2)
+    assert any(note in line for line in result.notes), result.notes
+    if num_folds:
+        assert by_path(result)["1.mp4"].subsets == ("train",)
+        assert by_path(result)["2.mp4"].subsets != ("train",)
+
+
+def test_names_of_both_forms_of_unicode_match(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    fill(tmp_path / "v", f"{decomposed}.mp4", "x.mp4")
+    (tmp_path / "list.csv").write_text(f"path,label\n{composed}.mp4,{composed}\nx.mp4,{decomposed}\n")
+    result = scan(tmp_path / "v", dataset="csv", annotations=tmp_path / "list.csv")
+    assert (len(result.videos), result.classes) == (2, (composed,))

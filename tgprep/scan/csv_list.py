@@ -1,0 +1,192 @@
+"""Labels from a user's table of videos: path and label, perhaps group and subset."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from manifests.datasets import folded_class, nfc
+from manifests.files import Location, below, exists
+from manifests.lists.labels import is_missing, number_of, subset_of_word, whole_number
+from manifests.lists.table import COLUMNS, Row, Table, expected_columns, header_of, read_table
+from manifests.lists.text import read_text
+from manifests.records import InputError
+from tgprep.scan.files import OTHER_EXTENSIONS, Listing, extension_of, some
+from tgprep.scan.rules import Labelling, VideoLabel, count_extra, count_missing
+
+
+def by_csv(listing: Listing, videos: Location, annotations: Path | None) -> Labelling:
+    """Label files by path,label[,group,subset]: paths relative to VIDEOS; labels are class names, or integers from 0."""
+    if annotations is None or not annotations.is_file():
+        raise InputError(
+            "--dataset csv needs --annotations FILE.csv with the columns path,label and, if wanted, group,subset."
+        )
+    table = _read(annotations)
+    names = _Names(listing, videos)
+    path_column = _path_column(table, names)
+    label_column = table.named("label")[0]
+    labels, classes, notes = _classes(table.rows, label_column, annotations)
+    subsets, more = _subsets(table, annotations)
+    notes = [f"list: {annotations.name} ({len(table.rows)} videos, {len(classes)} classes)", *notes, *more]
+    if (path_column, label_column) != ("path", "label"):
+        notes.append(f"columns of {annotations.name}: the path is {path_column}, the label {label_column}")
+    group_column = next(iter(table.named("group")), "")
+    rows: dict[str, VideoLabel] = {}
+    for row, label, subset in zip(table.rows, labels, subsets or [""] * len(labels), strict=True):
+        where = f"{annotations}, line {row.line}"
+        path = names.find(row.cells.get(path_column, ""), where)
+        if path in rows:
+            raise InputError(f"{where}: {path} is listed twice. Keep one of the lines.")
+        rows[path] = VideoLabel(label, row.cells.get(group_column, ""), (subset,) if subsets else ())
+    # Listed paths that are not among the videos: skipped already, no video, or missing.
+    unseen = rows.keys() - {file.path for file in listing.videos} - {entry.path for entry in listing.skipped}
+    no_videos = {path: reason for path in sorted(unseen) if (reason := _why_no_video(videos, path))}
+    absent = ((rows[path].class_name, path) for path in unseen - no_videos.keys())
+    missing = count_missing((row.class_name for row in rows.values()), absent)
+    # Videos that are not listed: by the innermost folder that is a class.
+    unlisted, listed_classes = [file for file in listing.videos if file.path not in rows], set(labels)
+    extra: defaultdict[str, list[str]] = defaultdict(list)
+    for file in unlisted:
+        extra[next((name for name in reversed(file.folders) if name in listed_classes), "")].append(file.path)
+    if unlisted:
+        examples = some(sorted(file.path for file in unlisted))
+        notes.append(f"{len(unlisted)} video files are not in {annotations.name} and were ignored: {examples}")
+    return Labelling(classes, {**rows, **no_videos}, int(bool(subsets)), missing, count_extra(extra), tuple(notes))
+
+
+def _why_no_video(videos: Location, path: str) -> str:
+    """Why a listed file is not among the videos although it exists: hidden, or another kind of file. "" if it is missing."""
+    hidden = any(part.startswith(".") for part in path.split("/"))
+    extension = extension_of(path)
+    if not (hidden or extension in OTHER_EXTENSIONS) or not exists(below(videos, path)):
+        return ""
+    return f"listed, but {'hidden (its path has a name that begins with a dot)' if hidden else f'.{extension} is no video'}"
+
+
+def _read(file: Path) -> Table:
+    text = read_text(file)
+    columns = header_of(text)[1]
+    absent = [kind for kind in ("path", "label") if set(COLUMNS[kind]).isdisjoint(columns)]
+    if absent:
+        found = ", ".join(name or "(no name)" for name in columns)[:200] or "nothing: an empty file"
+        raise InputError(
+            f"{file}: the first line lacks a column for {' and '.join(absent)} (got {found}); expected the header "
+            f"path,label[,group,subset]. Known names: {expected_columns(*absent)}."
+        )
+    table = read_table(text, file)
+    if not table.rows:
+        raise InputError(f"{file}: no rows below the header; expected path,label[,group,subset].")
+    return table
+
+
+def _path_column(table: Table, names: _Names) -> str:
+    """The column that names most videos; of equals `path`, else the likeliest."""
+    columns = table.named("path")
+    counts = {
+        column: names.count(row.cells.get(column, "") for row in table.rows) for column in columns[1:] and columns
+    }
+    return max(columns, key=lambda column: (counts.get(column, 0), column == "path"))
+
+
+def _classes(rows: Iterable[Row], column: str, file: Path) -> tuple[list[str], tuple[str, ...], list[str]]:
+    """The class of each row, the class list, and notes. Labels are numbers if all are, else names."""
+    labels = [row.cells.get(column, "") for row in rows]
+    for row, label in zip(rows, labels, strict=True):
+        if is_missing(label):
+            raise InputError(
+                f"{file}, line {row.line}: no label ({column} is {label!r}). Every listed video needs one: take the others out."
+            )
+    numbers = [label for label in labels if number_of(label) is not None]
+    if len(numbers) == len(labels):
+        found = []
+        for row, label in zip(rows, labels, strict=True):
+            try:
+                found.append(whole_number(label) or 0)
+            except InputError as error:
+                raise InputError(f"{file}, line {row.line}: {error}.") from None
+        return [str(number) for number in found], tuple(map(str, range(max(found) + 1))), []
+    notes = []
+    if numbers:
+        name = next(label for label in labels if number_of(label) is None)
+        what = f"{len(numbers)} of {len(labels)} labels are numbers, such as {numbers[0]!r}, the others names, such as {name!r}"
+        if len(numbers) * 2 > len(labels):
+            raise InputError(f"{file}: {what}. Correct the names, or write a name for every class.")
+        notes.append(f"{what}: all count as names")
+    # Names that differ in their form of Unicode are one class, in the first spelling; in case, they are two.
+    spelling: dict[str, str] = {}
+    labels = [spelling.setdefault(nfc(label), label) for label in labels]
+    classes = tuple(sorted(set(labels)))
+    same = Counter(map(folded_class, classes))
+    if alike := [name for name in classes if same[folded_class(name)] > 1]:
+        notes.append(
+            f"{len(alike)} classes have names that differ in case or spaces alone, and stay apart: {some(alike)}"
+        )
+    return labels, classes, notes
+
+
+def _subsets(table: Table, file: Path) -> tuple[list[str], list[str]]:
+    """The subset of each row, and notes; empty if there is no column, or it is empty."""
+    no_column = ["no column subset: every video counts as train"]
+    column = next(iter(table.named("subset")), "")
+    words = [row.cells.get(column, "") for row in table.rows]
+    if not any(words):
+        return [], [f"the column {column} is empty: every video counts as train"] if column else no_column
+    if column == "fold" and all(number_of(word) is not None for word in filter(None, words)):
+        return [], [f"the column fold of {file.name} holds numbers, not train, val or test: it is not read", *no_column]
+    subsets = [subset_of_word(word) for word in words]
+    if unknown := [
+        (row, word) for row, word, subset in zip(table.rows, words, subsets, strict=True) if word and not subset
+    ]:
+        row, word = unknown[0]
+        raise InputError(
+            f"{file}, line {row.line}: {column} {word!r} ({len(unknown)} rows have such words); expected train, val, test or unused."
+        )
+    empty = words.count("")
+    return subsets, [f"{empty} of {len(words)} rows have no {column} and are in no part"] if empty else []
+
+
+class _Names:
+    """Finds the video that a list names."""
+
+    def __init__(self, listing: Listing, videos: Location) -> None:
+        # Paths may be absolute, or begin with the folder itself. It may be a symbolic link: both of its places count.
+        roots = [str(videos)]
+        if isinstance(videos, Path):
+            roots = [os.path.abspath(videos), os.path.realpath(videos), videos.name]  # noqa: PTH100 - not resolved
+        self.roots = [f"{root}/" for root in roots if root]
+        paths = [entry.path for entry in listing.skipped] + [file.path for file in listing.videos]
+        self.files = {nfc(path): path for path in paths}
+        # Lists may leave the extension out. A name that two videos share is none.
+        stems: defaultdict[str, list[str]] = defaultdict(list)
+        for file in listing.videos:
+            stems[nfc("/".join([*file.folders, file.stem]))].append(file.path)
+        self.stems = {stem: paths[0] for stem, paths in stems.items() if len(paths) == 1}
+
+    def count(self, names: Iterable[str]) -> int:
+        """How many of the names are videos."""
+        return sum(self._among(name) is not None for name in names)
+
+    def find(self, name: str, where: str) -> str:
+        """The path below VIDEOS that a name means; it may be missing there. InputError if it leads elsewhere."""
+        if not name:
+            raise InputError(f"{where}: the path is empty.")
+        if (found := self._among(name)) is not None:
+            return found
+        path = PurePosixPath(self._below(name.replace("\\", "/") if "/" not in name else name, self.roots[:2]))
+        if path.is_absolute() or ".." in path.parts:
+            raise InputError(f"{where}: path {name!r} leaves VIDEOS; give paths relative to VIDEOS.")
+        return str(path)
+
+    def _among(self, name: str) -> str | None:
+        # A backslash divides folders in lists that were written on Windows; here it may be a part of a name.
+        for text in (name, name.replace("\\", "/")):
+            for path in (text, self._below(text, self.roots)):
+                plain = nfc(str(PurePosixPath(path)))
+                if (found := self.files.get(plain, self.stems.get(plain))) is not None:
+                    return found
+        return None
+
+    def _below(self, path: str, roots: list[str]) -> str:
+        return next((path.removeprefix(root) for root in roots if path.startswith(root)), path)
