@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args, ge
 
 import click
 
+from manifests import console
+from manifests.console import echo, reader_is_gone, say
 from manifests.files import parse_location
 from manifests.machine import Finding
 from manifests.object_store import UnreachableError, explained
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 EXIT_FAILURES = 1
 EXIT_USAGE = 2
 _MARKS = {"ok": "ok", "note": "-", "warning": "!", "error": "WRONG"}
+__all__ = ["echo", "reader_is_gone", "say"]  # with all that is defined here: commands print through these
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -62,6 +65,14 @@ class LazyGroup(click.Group):
     def __init__(self, *args: Any, lazy: dict[str, tuple[str, str]] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.lazy = lazy or {}
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program: whatever happens to its output, the work goes on."""
+        console.protect()
+        try:
+            return super().main(*args, **kwargs)
+        except SystemExit as end:
+            sys.exit(console.exit_code(end.code) if isinstance(end.code, int) else end.code)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.lazy)
@@ -101,10 +112,6 @@ def handled(function: Callable[P, R]) -> Callable[P, R]:
         except KeyboardInterrupt:
             say("Interrupted.")
             sys.exit(130)
-        except BrokenPipeError:
-            # The reader of the output (`| head`) has ended: not an error.
-            sys.stderr.close()
-            sys.exit(0)
         except OSError as error:
             if error.filename is None:
                 raise
@@ -116,14 +123,9 @@ def handled(function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-def say(text: str = "") -> None:
-    """Print a line on stderr; stdout holds results only."""
-    click.echo(text, err=True)
-
-
 def print_json(value: Any) -> None:
     """Print the result as one JSON object on stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 @contextmanager
@@ -297,16 +299,16 @@ def print_findings(findings: Iterator[Finding], can: str, as_json: bool) -> None
     for finding in findings:
         done.append(finding)
         if not as_json:
-            click.echo(f"{_MARKS[finding.level]:<5}  {finding.name:<13}  {finding.text}")
+            echo(f"{_MARKS[finding.level]:<5}  {finding.name:<13}  {finding.text}")
             if finding.advice:
-                click.echo(f"{'':<22}-> {finding.advice}")
+                echo(f"{'':<22}-> {finding.advice}")
     wrong = [finding.name for finding in done if finding.level == "error"]
     warned = [finding.name for finding in done if finding.level == "warning"]
     if as_json:
         print_json({"ok": not wrong, "findings": [asdict(finding) for finding in done]})
     elif wrong:
-        click.echo(f"\nWrong: {', '.join(wrong)}.")
+        echo(f"\nWrong: {', '.join(wrong)}.")
     else:
         better = f" Could be better: {', '.join(warned)}." if warned else ""
-        click.echo(f"\nThis machine can {can}.{better}")
+        echo(f"\nThis machine can {can}.{better}")
     sys.exit(EXIT_FAILURES if wrong else 0)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import random
-import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from manifests.console import say
 from manifests.records import InputError
 
 patience = float(os.environ.get("TGPREP_PATIENCE_SECONDS", "600"))
@@ -49,7 +49,7 @@ def explained(error: OSError) -> str:
 
 def to_stderr(root: str, text: str) -> None:
     """Print a warning about a store (scheme and bucket): the default handler."""
-    print(f"note: {text}", file=sys.stderr, flush=True)
+    say(f"note: {text}")
 
 
 def set_warning_handler(handler: Callable[[str, str], None]) -> None:

@@ -15,6 +15,7 @@ from cli.common import (
     EXIT_FAILURES,
     PlaceType,
     build,
+    echo,
     handled,
     human_bytes,
     human_seconds,
@@ -109,22 +110,22 @@ def _print(report: CheckReport, repair_report: RepairReport | None, seconds: flo
         return
     if repair_report is not None:
         for name in repair_report.repaired:
-            click.echo(f"repaired  {name}: extracted again, with the recorded sha256")
+            echo(f"repaired  {name}: extracted again, with the recorded sha256")
         for name, reason in repair_report.failed:
-            click.echo(f"not repaired  {name}: {reason}")
+            echo(f"not repaired  {name}: {reason}")
     for finding in report.findings[:_SHOWN]:
-        click.echo(f"{finding.kind}  {finding.place}\n    {finding.message}")
+        echo(f"{finding.kind}  {finding.place}\n    {finding.message}")
     if len(report.findings) > _SHOWN:
-        click.echo(f"and {len(report.findings) - _SHOWN} more (--json lists them all)")
+        echo(f"and {len(report.findings) - _SHOWN} more (--json lists them all)")
     for note in report.notes[:_SHOWN]:
         say(f"note: {note}")
     if len(report.notes) > _SHOWN:
         say(f"and {len(report.notes) - _SHOWN} more notes (--json lists them all)")
     for remedy in dict.fromkeys(finding.mend for finding in report.findings):
-        click.echo(f"To mend: {remedy}.")
+        echo(f"To mend: {remedy}.")
     scope = f"{report.num_videos} videos, {report.num_shards} shards ({human_bytes(report.num_bytes)}), {report.num_splits} splits"
     scope += f", {report.num_frames} frames decoded" if report.deep else ""
     scope += f", {report.num_sources} source videos" if report.num_sources else ""
     scope += " (bytes of shards not read)" if report.quick else ""
     verdict = "sound" if report.sound else f"{len(report.findings)} findings"
-    click.echo(f"{report.root}: {verdict}; {scope} in {human_seconds(seconds)}")
+    echo(f"{report.root}: {verdict}; {scope} in {human_seconds(seconds)}", kept="the exit code")

@@ -19,6 +19,7 @@ from cli.common import (
     PlaceType,
     at_once,
     build,
+    echo,
     handled,
     human_bytes,
     human_seconds,
@@ -222,16 +223,16 @@ def show_estimate(request: Request, scan: Scan, as_json: bool) -> None:
     workers = f"{expected.num_workers} worker process" + ("es" if expected.num_workers > 1 else "")
     free = f", {human_bytes(expected.num_free_bytes)} free" if expected.num_free_bytes >= 0 else ""
     time = f"about {human_seconds(expected.seconds)} with {workers} (measured on {expected.num_measured} videos)"
-    click.echo(f"videos  {expected.num_videos}, {human_bytes(expected.num_source_bytes)}")
-    click.echo(f"frames  about {expected.num_frames} (headers of {expected.num_headers} videos)")
-    click.echo(f"time    {time}")
-    click.echo(f"disk    about {human_bytes(expected.num_bytes)}{free}")
-    click.echo(
+    echo(f"videos  {expected.num_videos}, {human_bytes(expected.num_source_bytes)}")
+    echo(f"frames  about {expected.num_frames} (headers of {expected.num_headers} videos)")
+    echo(f"time    {time}")
+    echo(f"disk    about {human_bytes(expected.num_bytes)}{free}")
+    echo(
         f"files   {expected.num_shards} shards and 3 tables; one JPEG a frame would be {expected.num_loose_files} files"
     )
     if expected.num_unreadable:
-        click.echo(f"{expected.num_unreadable} of the sampled videos cannot be read and would fail")
+        echo(f"{expected.num_unreadable} of the sampled videos cannot be read and would fail")
     if 0 <= expected.num_free_bytes < expected.num_bytes:
         as_video = request.settings.store == "video"
         smaller = "a higher --crf" if as_video else "a lower --quality, --gradient derived or --store video"
-        click.echo(f"The disk of {request.out} is too small: make room, or use --short-side, {smaller}")
+        echo(f"The disk of {request.out} is too small: make room, or use --short-side, {smaller}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.common import PlaceType, handled, human_bytes, print_json
+from cli.common import PlaceType, echo, handled, human_bytes, print_json
 from manifests.sample import flow_method
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def info(out: str, as_json: bool) -> None:
         print_json(contents.to_json())
     else:
         width = max(60, min(shutil.get_terminal_size((80, 24)).columns, 100))
-        click.echo("\n".join(page(contents, width)))
+        echo("\n".join(page(contents, width)))
 
 
 def page(contents: Contents, width: int) -> Iterator[str]:

@@ -12,9 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import click
-
-from cli.common import human_seconds
+from cli.common import human_seconds, say
 from manifests.records import FAILED
 from tgprep.extract.workers.shards import Progress, Workload
 
@@ -44,25 +42,21 @@ class ExtractProgress:
         self.on_terminal = not log_json and sys.stderr.isatty()
 
     def log(self, event: str, text: str, **facts: Any) -> None:
-        """Write a line on stderr. A closed stderr (`2>&1 | head`) does not end the work.
-
-        Never called with the lock held: the panel's thread waits for the lock while it holds the terminal.
-        """
-        with contextlib.suppress(BrokenPipeError):
-            if self.log_json:
-                line = {"time": round(time.time(), 3), "event": event, **(facts or {"text": text})}
-                click.echo(json.dumps(line, ensure_ascii=False), err=True)
-                return
-            if (live := self.live) is not None:  # another thread may take the panel away
-                live.console.print(text, style="yellow", highlight=False, markup=False)
-                return
-            if self.on_terminal and event in _PROSE:
-                width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
-                indent = " " * (len(text) - len(text.lstrip()) + 2)
-                text = textwrap.fill(
-                    text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-                )
-            click.echo(text, err=True)
+        """Write a line on stderr. Never called with the lock held: the panel's thread waits for the lock while it holds the terminal."""
+        if self.log_json:
+            line = {"time": round(time.time(), 3), "event": event, **(facts or {"text": text})}
+            say(json.dumps(line, ensure_ascii=False))
+            return
+        if (live := self.live) is not None:  # another thread may take the panel away
+            live.console.print(text, style="yellow", highlight=False, markup=False)
+            return
+        if self.on_terminal and event in _PROSE:
+            width = 80
+            with contextlib.suppress(OSError):  # the terminal is gone
+                width = os.get_terminal_size(sys.stderr.fileno()).columns or width
+            indent = " " * (len(text) - len(text.lstrip()) + 2)
+            text = textwrap.fill(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        say(text)
 
     def planned(self, workload: Workload) -> None:
         """Start: the work is known."""

@@ -7,9 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import click
-
-from cli.common import EXIT_FAILURES, human_bytes, print_json, progress_lines, say, stoppable
+from cli.common import EXIT_FAILURES, echo, human_bytes, print_json, progress_lines, say, stoppable
 from cli.prep.split_page import describe, describe_import, import_page, import_table, overlap_page, page
 from manifests.files import atomic_write
 from manifests.manifest_io import read_manifest
@@ -39,11 +37,11 @@ def run(mode: str, out: str, as_json: bool, options: Options) -> None:
     modes[mode](out, read_manifest(out), as_json, options)
 
 
-def _print(as_json: bool, facts: dict[str, Any], text: str) -> None:
+def _print(as_json: bool, facts: dict[str, Any], text: str, kept: str = "") -> None:
     if as_json:
         print_json(facts)
     else:
-        click.echo(text)
+        echo(text, kept=kept)
 
 
 def _draw(out: str, manifest: Manifest, as_json: bool, options: Options) -> None:
@@ -73,7 +71,7 @@ def _import(out: str, manifest: Manifest, as_json: bool, options: Options) -> No
         say(f"report: {options['report']}")
     facts = {**describe_import(report), "labels": settings.labels}
     if not as_json:
-        click.echo(import_page(facts) + "\n")
+        echo(import_page(facts) + "\n", kept="the provenance of the split")
     _write(out, manifest, imported, options["overwrite"], as_json, {"import": facts})
 
 
@@ -93,7 +91,7 @@ def _write(
     state = ("replaced" if existed else "written") if changed else "unchanged"
     path = split_place(out, new.name)
     facts = {**describe(new, manifest), "path": path, "state": state, **(more or {})}
-    _print(as_json, facts, page(facts))
+    _print(as_json, facts, page(facts), kept=str(path))
     say(f"{state}: {path}")
 
 
@@ -105,7 +103,7 @@ def _export(out: str, manifest: Manifest, as_json: bool, options: Options) -> No
     if not options["output"]:
         if as_json:
             raise InputError("--json with --export needs --output FILE: the list itself goes to stdout.")
-        click.echo(text, nl=False)
+        echo(text, end="")
         say(summary)
         return
     target, content = Path(options["output"]), text.encode()
@@ -135,7 +133,10 @@ def _materialise(out: str, manifest: Manifest, as_json: bool, options: Options) 
     for part in result.parts:
         last = part.shards[-1].removesuffix(".tar").rpartition("-")[2]
         shards = part.shards[0] if len(part.shards) == 1 else f"{part.part}-{{000000..{last}}}.tar"
-        click.echo(f"{part.part:<12}{part.num_videos:>9,} videos{human_bytes(part.num_bytes):>10}   {shards}")
+        echo(
+            f"{part.part:<12}{part.num_videos:>9,} videos{human_bytes(part.num_bytes):>10}   {shards}",
+            kept=str(result.folder),
+        )
     if result.num_relabelled:
         say(f"{result.num_relabelled} samples carry another label than their class folder's (listed in split.json)")
     kept = f" ({result.num_kept} of {result.num_shards} shards existed)" if result.num_kept else ""

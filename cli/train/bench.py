@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.common import PlaceType, cache_options, handled, human_bytes, print_json, say
+from cli.common import PlaceType, cache_options, echo, handled, human_bytes, print_json, say
 from cli.train.run import setup_of
 
 if TYPE_CHECKING:
@@ -132,18 +132,18 @@ def _show(setup: Setup, ranks: Ranks, balance: Balance) -> None:
     config = setup.config
     frames = " + ".join(f"{config.data.clip_frames} {view.upper()}" for view in wanted_views(config))
     unlabelled = f" + {config.batch.unlabelled} unlabelled" if config.method.uses_unlabelled else ""
-    click.echo(f"\n{config.name} on {setup.manifest.root}, split {setup.split.name}")
-    click.echo(f"device: {_device(ranks)}")
-    click.echo(f"clip: {frames} frames at {config.data.size} x {config.data.size}, cut and flipped as for training")
+    echo(f"\n{config.name} on {setup.manifest.root}, split {setup.split.name}")
+    echo(f"device: {_device(ranks)}")
+    echo(f"clip: {frames} frames at {config.data.size} x {config.data.size}, cut and flipped as for training")
     each = f", {config.method.clips_per_video} clips of each" if config.method.clips_per_video > 1 else ""
-    click.echo(f"batch: {config.batch.labelled} labelled{unlabelled} videos{each}\n")
+    echo(f"batch: {config.batch.labelled} labelled{unlabelled} videos{each}\n")
     _show_table(balance)
     step = balance.step
     part = "" if step.num_clips == step.batch_clips else f", measured with {step.num_clips} of {step.batch_clips}"
-    click.echo(f"\ntraining step on {ranks.device.type}: {_rate(step.clips_per_second)} clips/s{part}\n")
+    echo(f"\ntraining step on {ranks.device.type}: {_rate(step.clips_per_second)} clips/s{part}\n")
     width = shutil.get_terminal_size().columns
     for line in _verdict(setup, ranks, balance):
-        click.echo(textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False))
+        echo(textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False))
 
 
 def _show_table(balance: Balance) -> None:
@@ -169,7 +169,7 @@ def _show_table(balance: Balance) -> None:
         Console().print(table)
         return
     for row in (names, *rows):
-        click.echo("  ".join(f"{text:>{len(name)}}" for text, name in zip(row, names, strict=True)))
+        echo("  ".join(f"{text:>{len(name)}}" for text, name in zip(row, names, strict=True)))
 
 
 def _verdict(setup: Setup, ranks: Ranks, balance: Balance) -> list[str]:

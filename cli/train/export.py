@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from cli.common import EXIT_FAILURES, handled, human_bytes, print_json, quiet_threads, run_or_newest, say
+from cli.common import EXIT_FAILURES, echo, handled, human_bytes, print_json, quiet_threads, run_or_newest, say
 from cli.train.scoring import check_output, checkpoint_option
 
 if TYPE_CHECKING:
@@ -81,4 +81,4 @@ def export(
         done.note
         or f"checked: its logits differ from the model's by at most {done.largest_difference:.1g} of the largest logit"
     )
-    click.echo(str(done.path))
+    echo(done.path, kept=str(done.path))

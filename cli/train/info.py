@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cli.common import handled, print_json, quiet_threads, run_or_newest
+from cli.common import echo, handled, print_json, quiet_threads, run_or_newest
 
 
 @click.command()
@@ -30,7 +30,7 @@ def info(run: Path | None, as_json: bool) -> None:
         return
     lines = _lines(summary)
     width = max(len(name) for name, _ in lines)
-    click.echo("\n".join(f"{name:<{width}}  {text}".rstrip() for name, text in lines))
+    echo("\n".join(f"{name:<{width}}  {text}".rstrip() for name, text in lines))
 
 
 def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:

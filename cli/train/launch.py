@@ -21,6 +21,7 @@ from typing import NoReturn
 import click
 
 from cli.common import say
+from manifests.console import exit_code
 from manifests.records import InputError
 
 # Read end of a pipe that the launcher never writes to: it closes when the launcher ends.
@@ -80,6 +81,7 @@ def end(code: int) -> NoReturn:
     from tgtrain.ranks.placement import rank_placement
 
     if rank_placement(os.environ).world_size > 1:
+        code = exit_code(code)
         leave_at_exit(code)
     sys.exit(code)
 

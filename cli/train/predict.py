@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.common import EXIT_FAILURES, handled, print_json, quiet_threads, say
+from cli.common import EXIT_FAILURES, echo, handled, print_json, quiet_threads, reader_is_gone, say
 from cli.train.scoring import Scoring, scoring_options
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ def predict(
     paths = _files(videos)
     trained = read_trained(run, scoring.checkpoint)
     settings = scoring.settings(run, trained.config)
-    place = choose_device(device)
-    trained.model.to(place)
+    trained.model.to(place := choose_device(device))
     job = _view_job(trained, settings, paths[0])
     replies = read_all(job, paths, min(len(paths), workers or default_workers()), deadline)
     num_frames: list[int] = []
@@ -76,11 +75,13 @@ def predict(
             continue
         best = best_classes(scored.scores, trained.classes, settings.average, top)
         named = [
-            asdict(each) | {"score": round(each.score, 6), "probability": round(each.probability, 6)} for each in best
+            asdict(each) | {name: round(getattr(each, name), 6) for name in ("score", "probability")} for each in best
         ]
         answers.append({"video": str(path), "num_frames": num_frames[scored.position], "top": named})
         if not as_json:
             _show(path, best)
+        if reader_is_gone():
+            break
     if as_json:
         print_json(
             {
@@ -154,7 +155,7 @@ def _views(replies: Iterator[ViewReply], num_frames: list[int], job: ViewJob) ->
 
 
 def _show(path: Path, best: tuple[ClassScore, ...]) -> None:
-    click.echo(str(path))
+    echo(path)
     width = max(len(each.class_name) for each in best)
     for each in best:
-        click.echo(f"  {100 * each.probability:5.1f} %  {each.class_name:<{width}}".rstrip())
+        echo(f"  {100 * each.probability:5.1f} %  {each.class_name:<{width}}".rstrip())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.common import handled, print_json
+from cli.common import echo, handled, print_json
 
 if TYPE_CHECKING:
     from tgtrain.config import Config
@@ -37,7 +37,7 @@ def recipes(name: str | None, overrides: tuple[str, ...], as_json: bool) -> None
             print_json({each: load_recipe(each).to_dict() for each in recipe_names()})
             return
         # A pipe gets one line a recipe, so that grep finds all of it.
-        click.echo("\n".join(_table(recipe_rows(), shutil.get_terminal_size().columns if sys.stdout.isatty() else 0)))
+        echo("\n".join(_table(recipe_rows(), shutil.get_terminal_size().columns if sys.stdout.isatty() else 0)))
         return
     config = load_recipe(name, overrides)
     plain = config.to_dict()
@@ -55,14 +55,12 @@ def recipes(name: str | None, overrides: tuple[str, ...], as_json: bool) -> None
     for label, text in facts.items():
         if text:
             start = f"# {label}: " if label else "# "
-            click.echo(
-                textwrap.fill(text, width, initial_indent=start, subsequent_indent="#   ", break_on_hyphens=False)
-            )
+            echo(textwrap.fill(text, width, initial_indent=start, subsequent_indent="#   ", break_on_hyphens=False))
     for section, values in plain.items():
-        click.echo(f"\n[{section}]")
+        echo(f"\n[{section}]")
         for key, value in values.items():
             note = "  # from the data set, unless set" if (section, key) == ("model", "num_classes") else ""
-            click.echo(f"{key} = {json.dumps(value, ensure_ascii=False)}{note}")
+            echo(f"{key} = {json.dumps(value, ensure_ascii=False)}{note}")
 
 
 @dataclass(frozen=True, slots=True)

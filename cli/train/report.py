@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.common import handled, run_or_newest
+from cli.common import echo, handled, run_or_newest
 
 
 @click.command()
@@ -25,4 +25,5 @@ def report(runs: tuple[Path, ...], output: Path | None) -> None:
     """
     from tgtrain.report.page import write_report
 
-    click.echo(write_report(runs or (run_or_newest(None),), output))
+    path = write_report(runs or (run_or_newest(None),), output)
+    echo(path, kept=str(path))

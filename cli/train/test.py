@@ -13,6 +13,7 @@ import click
 from cli.common import (
     EXIT_FAILURES,
     cache_options,
+    echo,
     handled,
     print_json,
     progress_lines,
@@ -168,16 +169,16 @@ def _show(result: Result, path: Path) -> None:
     for entry in classes[:_SHOWN_CLASSES]:
         bar = "#" * math.floor(20 * entry["accuracy"] + 0.5)
         accuracy = f"{100 * entry['accuracy']:6.1f} %"
-        click.echo(f"{entry['class_name']:<{width}} {accuracy}  {entry['videos']:>5} videos  {bar}")
+        echo(f"{entry['class_name']:<{width}} {accuracy}  {entry['videos']:>5} videos  {bar}")
     if len(classes) > _SHOWN_CLASSES:
-        click.echo(f"... and {len(classes) - _SHOWN_CLASSES} better ones, in {path.name}")
+        echo(f"... and {len(classes) - _SHOWN_CLASSES} better ones, in {path.name}")
     confusions = result.top_confusions(3)
     if confusions:
-        click.echo("-" * (width + 9))
+        echo("-" * (width + 9))
         for truth, predicted, count, total in confusions:
-            click.echo(f"{truth} taken for {predicted}: {count} of {total}")
-    click.echo("-" * (width + 9))
+            echo(f"{truth} taken for {predicted}: {count} of {total}")
+    echo("-" * (width + 9))
     for name, value in result.named().items():
         if not name.startswith("top5") or len(result.classes) > 5:
-            click.echo(f"{name:<{width}} {100 * value:6.2f} %")
-    click.echo(f"{len(result.keys)} videos, {result.modality}; written to {path}")
+            echo(f"{name:<{width}} {100 * value:6.2f} %")
+    echo(f"{len(result.keys)} videos, {result.modality}; written to {path}", kept=str(path))

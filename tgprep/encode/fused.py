@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from manifests.console import say
 from manifests.gradient import Frame
 from manifests.locks import wait_for_lock
 from tgprep.decode.frames import DecodeError, Picture, Planes
@@ -141,9 +141,7 @@ def compile_kernels() -> None:
         try:
             _encode_test_picture()
         except Exception as error:  # raised by numba's cache: a full disk, a torn file
-            print(
-                f"compiled again, as the cached code cannot be used ({type(error).__name__}: {error})", file=sys.stderr
-            )
+            say(f"compiled again, as the cached code cannot be used ({type(error).__name__}: {error})")
             kernels.renew_code(cached=True)
             try:
                 _encode_test_picture()

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
+from manifests.console import say
 from manifests.object_store import UnreachableError, explained
 from manifests.records import InputError
 from tgtrain.errors import RunError
@@ -113,7 +114,7 @@ class FailureWatch:
             if self.failing or self.closed.wait(0.05):
                 return
         if self.rank == 0 or failure.rank == 0:
-            print(f"Error: process {failure.rank} of {self.world_size}: {failure.text}", file=sys.stderr)
+            say(f"Error: process {failure.rank} of {self.world_size}: {failure.text}")
         leave(failure.code)
 
 

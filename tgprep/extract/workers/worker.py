@@ -27,6 +27,7 @@ from typing import BinaryIO
 
 import cv2
 
+from manifests import console
 from manifests import object_store as stores
 from manifests.files import below, download, file_size, is_url, list_folder
 from manifests.object_store import UnreachableError
@@ -258,6 +259,7 @@ def _die_with(supervisor: int) -> None:
 def main() -> None:
     """Serve jobs until standard input ends."""
     _die_with(int(sys.argv[1]))
+    console.protect()
     cv2.setNumThreads(1)  # a worker uses one core
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides what an interrupt means
     # Decoders, and programs they start, may use standard input and output: jobs and answers move to other descriptors.

@@ -1,0 +1,122 @@
+"""The one place that prints: what a program writes on stdout and stderr passes through here.
+
+Output is not the work. Whatever happens to a stream (its reader or terminal is gone, its disk is full, it was closed before the
+program began) costs what would have been printed and nothing else; `exit_code` reports a lost result at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import select
+import sys
+
+
+class _Stream(io.FileIO):
+    """The file of stdout or stderr, whose `write` never fails: `lost` is the first error."""
+
+    lost: OSError | None = None
+    closed_before = False
+
+    def write(self, data: io.ReadableBuffer) -> int:  # type: ignore[name-defined]
+        size = len(memoryview(data).cast("B"))
+        try:
+            if self.closed_before:
+                raise OSError(errno.EBADF, "it is closed")
+            while (count := super().write(data)) is None:  # a terminal that another program has made non-blocking
+                select.select([], [self], [])
+            return count
+        except OSError as error:
+            self.lost = self.lost or error
+            return size
+
+
+_streams: dict[str, _Stream] = {}
+
+
+def protect() -> None:
+    """Make stdout and stderr of this process such streams; called once, before anything is printed.
+
+    Descriptors 0 to 2 that are closed are opened on nothing: the next file that is opened would take their place, and get what
+    libraries print.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if closed := not _is_open(number):
+            nothing = os.open(os.devnull, os.O_RDWR)
+            if nothing != number:
+                os.dup2(nothing, number)
+                os.close(nothing)
+            os.set_inheritable(number, True)
+        before = getattr(sys, name)
+        if name == "stdin" or before is not getattr(sys, f"__{name}__"):  # what a test has put there stays
+            continue
+        _streams[name] = raw = _Stream(number, "w", closefd=False)
+        raw.closed_before = closed
+        setattr(
+            sys,
+            name,
+            io.TextIOWrapper(
+                io.BufferedWriter(raw),
+                encoding="utf-8" if before is None else before.encoding,
+                # A name that the locale cannot show is shown by its codes.
+                errors="backslashreplace" if before is None or before.errors == "strict" else before.errors,
+                line_buffering=before is None or before.line_buffering,
+                write_through=before is not None and before.write_through,
+            ),
+        )
+
+
+def say(text: str = "") -> None:
+    """Print a line of the log on stderr; stdout holds results only. It never fails, in processes that are not protected, too."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            print(text, file=sys.stderr, flush=True)
+
+
+def echo(text: object = "", *, end: str = "\n", kept: str = "") -> None:
+    """Print a line of the result on stdout.
+
+    kept: where else the result is, so that the command has done its work without this line, too.
+    """
+    print(text, end=end, flush=True)
+    stream = _streams.get("stdout")
+    if kept and stream is not None and stream.lost is not None:
+        if stream.lost.errno != errno.EPIPE:
+            say(f"note: the result cannot be printed ({stream.lost.strerror}); it is in {kept}")
+        stream.lost = None
+
+
+def reader_is_gone() -> bool:
+    """Whether nobody reads stdout any more, as after `| head`: nothing more needs to be computed for it."""
+    stream = _streams.get("stdout")
+    return stream is not None and stream.lost is not None and stream.lost.errno == errno.EPIPE
+
+
+def lost_log() -> str:
+    """Why lines of the log on stderr were lost; empty if none was."""
+    stream = _streams.get("stderr")
+    return (stream.lost.strerror or "") if stream is not None and stream.lost is not None else ""
+
+
+def exit_code(code: int) -> int:
+    """The exit code of a command that ends with this one: 2, after a message, if the result could not be printed."""
+    stream = _streams.get("stdout")
+    if stream is None:
+        return code
+    with contextlib.suppress(ValueError):
+        sys.stdout.flush()
+    error, stream.lost = stream.lost, None
+    if error is None or error.errno == errno.EPIPE:
+        return code
+    say(f"Error: the result cannot be printed: standard output: {error.strerror}. Make room, or send it elsewhere.")
+    return code or 2
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
