@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from manifests.records import GradientCoding
+from manifests.records import GradientCoding, InputError
 
 # benchmarks/store_video.py compares distances, qualities and kinds of coding.
 VIDEO_CRF = 19
@@ -20,6 +21,24 @@ COMPAT: dict[str, dict[str, object]] = {
 }
 # Values that data sets had before the setting existed, if they are not today's defaults.
 EARLIER: dict[str, Any] = {"encoder": "libjpeg"}
+
+
+def decoder_of(stored: object, typed: str | None, place: object) -> str:
+    """The decoder to use for a data set or a run that names `stored`: a built-in one, or the user's own if it is `typed`, too.
+
+    What a data set or a run names is data: code runs only if the user names it. place: where `stored` stands, for messages.
+    """
+    if typed is not None and typed != stored:
+        raise InputError(
+            f"--decoder {typed}: {place} names the decoder {stored!r}. Name the same one, or leave --decoder out."
+        )
+    if typed is None and stored not in DECODERS:
+        advice = f"If you know and trust it, add --decoder {shlex.quote(str(stored))}."
+        raise InputError(
+            f"{place} names the decoder {stored!r}, which is none of {', '.join(DECODERS)}. A file cannot name code that runs "
+            f"here, so it is not called. {advice}"
+        )
+    return str(stored)
 
 
 class ExtractSettings(BaseModel):

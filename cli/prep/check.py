@@ -48,10 +48,22 @@ _SHOWN = 20
     help="compare the source videos (of an import: the tree of frames) with their recorded sha256",
 )
 @click.option("--repair", "mend", is_flag=True, help="extract damaged shards again from VIDEOS (needs --against)")
+@click.option(
+    "--decoder", metavar="MODULE:FUNCTION", help="your own decoder that the data set was made with, for --repair"
+)
 @click.option("--threads", type=click.IntRange(0), default=0, help="threads (0: one per core)")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 @handled
-def check(out: str, deep: bool, quick: bool, against: Path | None, mend: bool, threads: int, as_json: bool) -> None:
+def check(
+    out: str,
+    deep: bool,
+    quick: bool,
+    against: Path | None,
+    mend: bool,
+    decoder: str | None,
+    threads: int,
+    as_json: bool,
+) -> None:
     """Verify the data set at OUT [default: ./dataset]: tables, shards, splits.
 
     The tables and splits are checked against each other, and the sha256 of every file (so that no changed byte is missed); if
@@ -75,6 +87,8 @@ def check(out: str, deep: bool, quick: bool, against: Path | None, mend: bool, t
         raise InputError(
             f"--repair works on a local folder; {out} is remote. Copy it, repair the copy, and upload the shards."
         )
+    if decoder is not None and not mend:
+        raise InputError("--decoder names the decoder of --repair: leave it out, or add --repair.")
     if quick and (deep or against is not None):
         other = "--deep" if deep else "--against"
         raise InputError(f"--quick reads no bytes of shards or videos: it cannot be combined with {other}.")
@@ -89,7 +103,9 @@ def check(out: str, deep: bool, quick: bool, against: Path | None, mend: bool, t
             try:
                 say(f"extracting {len(report.damaged_shards)} shards again")
                 workers = build(WorkerSettings, {"threads": threads})
-                repair_report = repair(Path(out), against, report.damaged_shards, run=workers, stop=stop)
+                repair_report = repair(
+                    Path(out), against, report.damaged_shards, decoder=decoder, run=workers, stop=stop
+                )
             except InputError:
                 _print(report, None, time.monotonic() - began, as_json)  # the findings, before the error
                 raise

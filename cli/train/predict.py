@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.argument("videos", nargs=-1, required=True, metavar="VIDEO...", type=click.Path(path_type=Path))
 @scoring_options
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="how many classes to name")
+@click.option("--decoder", metavar="MODULE:FUNCTION", help="your own decoder that the data set of RUN was made with")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1")
 @click.option("--workers", type=click.IntRange(min=1), help="decoding processes  [default: one less than cores]")
 @click.option(
@@ -39,6 +40,7 @@ def predict(
     videos: tuple[Path, ...],
     scoring: Scoring,
     top: int,
+    decoder: str | None,
     device: str,
     workers: int | None,
     deadline: float,
@@ -61,7 +63,7 @@ def predict(
     trained = read_trained(run, scoring.checkpoint)
     settings = scoring.settings(run, trained.config)
     trained.model.to(place := choose_device(device))
-    job = _view_job(trained, settings, paths[0])
+    job = _view_job(trained, settings, paths[0], decoder)
     replies = read_all(job, paths, min(len(paths), workers or default_workers()), deadline)
     num_frames: list[int] = []
     answers, failed = [], []
@@ -83,24 +85,18 @@ def predict(
         if reader_is_gone():
             break
     if as_json:
-        print_json(
-            {
-                **trained.origin,
-                "protocol": settings.protocol.protocol,
-                "modality": settings.modality,
-                "average": settings.average,
-                "videos": answers,
-                "failed": failed,
-            }
-        )
+        how = {"protocol": settings.protocol.protocol, "modality": settings.modality, "average": settings.average}
+        print_json({**trained.origin, **how, "videos": answers, "failed": failed})
     sys.exit(EXIT_FAILURES if failed else 0)
 
 
-def _view_job(trained: Trained, settings: EvalSettings, path: Path) -> ViewJob:
-    """What to read of each video, decoded and cut like the data set that the run was trained on."""
+def _view_job(trained: Trained, settings: EvalSettings, path: Path, decoder: str | None) -> ViewJob:
+    """What to read of each video, decoded and cut like the data set that the run was trained on. decoder: as typed."""
     from cli.train.decode_children import ViewJob
     from manifests.sample import flow_method
+    from tgprep.config import decoder_of
     from tgtrain.data.setup import clip_settings
+    from tgtrain.run.folder import CONFIG_NAME
 
     extraction = trained.facts.data.extraction
     clip = clip_settings(trained.config)
@@ -113,7 +109,7 @@ def _view_job(trained: Trained, settings: EvalSettings, path: Path) -> ViewJob:
         rgb=settings.modality in ("rgb", "both"),
         tg=settings.modality in ("tg", "both"),
         short_side=int(extraction.get("short_side", 0)),
-        decoder=str(extraction.get("decoder", "pyav")),
+        decoder=decoder_of(extraction.get("decoder", "pyav"), decoder, trained.run / CONFIG_NAME),
         flow=flow_method(extraction),
         flow_compat=str(extraction.get("compat", "")),
     )

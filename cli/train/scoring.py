@@ -1,4 +1,4 @@
-"""Options that `tgtrain test` and `tgtrain predict` share: how videos are scored, and with which state of a run."""
+"""Options that commands of a run share: how videos are scored, with which state of the run, and where its data is."""
 
 from __future__ import annotations
 
@@ -52,6 +52,13 @@ def check_output(path: Path | None) -> None:
 
     if path is not None and (not path.absolute().parent.is_dir() or path.is_dir()):
         raise InputError(f"{path}: expected a file name in a folder that exists.")
+
+
+def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--data and --shards."""
+    data = click.option("--data", default="", help="where the data set is now  [default: where the run found it]")
+    shards_help = "location of the shards, as data.shards of a recipe; a command must be named here"
+    return data(click.option("--shards", default="", metavar="LOCATION", help=shards_help)(function))
 
 
 def checkpoint_option(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -22,7 +22,7 @@ from cli.common import (
     say,
 )
 from cli.train.launch import devices_option, end, launched
-from cli.train.scoring import Scoring, check_output, scoring_options
+from cli.train.scoring import Scoring, check_output, data_options, scoring_options
 
 if TYPE_CHECKING:
     from tgtrain.data.setup import Setup
@@ -43,7 +43,7 @@ _SHOWN_CLASSES = 101  # of more, the weakest
     show_default=True,
     help="which videos of the split",
 )
-@click.option("--data", help="where the data set is now  [default: where the run found it]")
+@data_options
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1")
 @click.option(
     "--batch-views",
@@ -67,7 +67,8 @@ def test(
     run: Path | None,
     scoring: Scoring,
     part: str,
-    data: str | None,
+    data: str,
+    shards: str,
     device: str,
     batch_views: int | None,
     predictions: Path | None,
@@ -89,13 +90,13 @@ def test(
     from manifests.records import InputError
     from tgtrain.data.stores.cache import CacheSettings
     from tgtrain.evaluate.results import write_features, write_predictions, write_test
-    from tgtrain.run.folder import read_setup
+    from tgtrain.run.folder import Typed, read_setup
     from tgtrain.run.trained import read_trained
 
     run = run_or_newest(run)
     for path in (predictions, features):
         check_output(path)
-    setup = read_setup(run, data, CacheSettings(cache_folder or "", round((cache_gb or 0) * 1e9)))
+    setup = read_setup(run, Typed(data, shards, CacheSettings(cache_folder or "", round((cache_gb or 0) * 1e9))))
     settings = replace(scoring.settings(run, setup.config), features=features is not None)
     settings = replace(settings, batch_views=batch_views or settings.batch_views)
     videos = setup.videos(part)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from manifests.files import publish
-from manifests.manifest_io import read_manifest
+from manifests.files import below, publish
+from manifests.manifest_io import HEADER_NAME, read_manifest
 from manifests.records import InputError, ManifestHeader, VideoRow
 from manifests.sample import flow_method
 from tgprep.check.tables import rows_by_shard
-from tgprep.config import EARLIER, ExtractSettings, WorkerSettings
+from tgprep.config import EARLIER, ExtractSettings, WorkerSettings, decoder_of
 from tgprep.convert.import_rawframes import write_shard
 from tgprep.extract.pipeline import versions
 from tgprep.extract.workers.local import run_local
@@ -44,6 +44,7 @@ def repair(
     videos: Path,
     damaged: Sequence[str],
     *,
+    decoder: str | None = None,
     run: WorkerSettings | None = None,
     stop: threading.Event | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -51,13 +52,14 @@ def repair(
     """Extract the damaged shards of the data set at `root` again from `videos`, and replace those that get the sha256 of
     shards.parquet. The tables and all other shards do not change.
 
+    decoder: the custom decoder that dataset.json must name; without it only built-in decoders are used.
     Raises InputError if the data set was made in a way that cannot be repeated, or its tables are damaged.
     """
     if not videos.is_dir():
         raise InputError(f"{videos}: no such folder. Name the folder that the videos were extracted from.")
     manifest = read_manifest(root)
     imported = manifest.header.settings.get("imported") == "rawframes"
-    settings = None if imported else _settings(root, manifest.header)
+    settings = None if imported else _settings(root, manifest.header, decoder)
     by_name = {shard.name: shard for shard in manifest.shards}
     rows = rows_by_shard(manifest)
     plans = [ShardPlan(name, tuple(row.source for row in rows.rows(name))) for name in damaged]
@@ -98,9 +100,11 @@ def _from_frames(
         yield write_shard(plan, folder, out, header.gradient, flow_method(header.settings))
 
 
-def _settings(root: Path, header: ManifestHeader) -> ExtractSettings:
+def _settings(root: Path, header: ManifestHeader, decoder: str | None) -> ExtractSettings:
+    place = below(root, HEADER_NAME)
+    named = decoder_of(header.settings.get("decoder", ExtractSettings().decoder), decoder, place)
     try:
-        return ExtractSettings(**EARLIER | header.settings)
+        return ExtractSettings(**EARLIER | header.settings | {"decoder": named})
     except ValidationError:
         raise InputError(
             f"{root} was not made by `tgprep extract` of this version (settings in dataset.json: {', '.join(header.settings)}): "

@@ -15,6 +15,7 @@ def open_video(path: Path, *, decoder: str, space: str, short_side: int, as_code
 
     space: "ycbcr420" asks the default decoder for `Planes`, "rgb" for arrays; other decoders give what they have.
     as_coded: leave the range and chroma position of planes as the video has them; else they are as in JPEG files.
+    A name that a file holds goes through `tgprep.config.decoder_of` first: a custom decoder is code of the user's choice.
     """
     if not path.is_file():
         raise DecodeError("the file is gone" if not path.exists() else "not a regular file")

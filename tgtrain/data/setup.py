@@ -127,7 +127,7 @@ def prepare(root: str, split: LabelSplit, manifest: Manifest, config: Config) ->
         problems.append(
             f"data.gradient is flow, and {root} holds none: extract it again with `--flow dis` into another folder"
         )
-    stream = ShardSource(manifest.root, config.data.shards) if config.data.reader == "stream" else None
+    stream = ShardSource.of(manifest, config.data.shards) if config.data.reader == "stream" else None
     if config.data.block_shards > 0 and stream is not None:
         problems.append(
             "data.block_shards is set, which data.reader=stream does not use: set data.shuffle_clips instead"

@@ -18,6 +18,7 @@ from manifests.manifest_io import read_manifest
 from manifests.records import InputError
 from manifests.splits.label_split import read_split
 from manifests.table import Manifest
+from tgtrain.config import Config
 from tgtrain.data.clip import ClipSettings, plan_eval
 from tgtrain.data.reader import BadSampleError, ClipReader, Pixels, open_reader
 from tgtrain.data.setup import cache_settings, clip_settings
@@ -26,6 +27,7 @@ from tgtrain.evaluate.results import TestResult
 from tgtrain.method.augment.apply import slow_gradient
 from tgtrain.report.classes import Pair
 from tgtrain.report.run_data import RunData
+from tgtrain.run.folder import Typed, sources_of
 
 NUM_CLIPS = 6
 NUM_FRAMES = 8
@@ -66,12 +68,15 @@ class Gallery:
     problem: str = ""  # why pictures are missing
 
 
-def make_gallery(runs: Sequence[RunData], results: Sequence[TestResult | None], pairs: Sequence[Pair]) -> Gallery:
+def make_gallery(
+    runs: Sequence[RunData], results: Sequence[TestResult | None], pairs: Sequence[Pair], typed: Typed
+) -> Gallery:
     """Pictures from the data set of the first run. If it is gone or has changed, `problem` says so.
 
     runs: their verdicts are shown if they have the same data set.
     results: one for each run; None for a run that was not tested.
     pairs: confusions of the first run's result.
+    typed: where the data of the first run is.
     """
     run = runs[0]
     settings = clip_settings(run.facts.config)
@@ -79,7 +84,8 @@ def make_gallery(runs: Sequence[RunData], results: Sequence[TestResult | None], 
         settings = replace(settings, gradient="fast")  # a network of RGB alone: TG shows a reader what moves
     settings = replace(settings, size=SIDE_PIXELS)  # the same part of the picture, smaller
     try:
-        labels, part = _labels(run, results[0])
+        root, config = sources_of(run.folder, run.facts, typed)
+        labels, part = _labels(run, root, results[0])
         keys = list(labels)
         # Spread evenly over the sorted keys, each in the middle of its share.
         count = min(NUM_CLIPS, len(keys))
@@ -90,7 +96,7 @@ def make_gallery(runs: Sequence[RunData], results: Sequence[TestResult | None], 
             first.setdefault((entry.label, entry.prediction), entry.key)
         shown = {pair: first.get((pair.truth, pair.prediction)) for pair in pairs}
         examples = {pair: key for pair, key in shown.items() if key}
-        reader = _open(run, [*chosen, *examples.values()])
+        reader = _open(run, root, config, [*chosen, *examples.values()])
     except (InputError, OSError, ValueError) as error:
         reason = "There are no pictures, because the run’s data set cannot be read where it was."
         return Gallery(problem=f"{reason} {error}")
@@ -115,26 +121,25 @@ def make_gallery(runs: Sequence[RunData], results: Sequence[TestResult | None], 
     )
 
 
-def _open(run: RunData, keys: Sequence[str]) -> ClipReader:
+def _open(run: RunData, root: str, config: Config, keys: Sequence[str]) -> ClipReader:
     """A reader of these videos in the run's data set; InputError if the data set has changed since."""
-    manifest: Manifest = read_manifest(run.facts.data.root)
+    manifest: Manifest = read_manifest(root)
     if manifest.digest != run.facts.data.digest:
         raise InputError(
-            f"The data set at {run.facts.data.root} is not the one of the run any more (digest {manifest.digest[:12]}, "
+            f"The data set at {root} is not the one of the run any more (digest {manifest.digest[:12]}, "
             f"then {run.facts.data.digest[:12]})."
         )
-    data = run.facts.config.data
-    source = ShardSource(manifest.root, data.shards) if data.reader == "stream" else None
-    return open_reader(manifest, dict.fromkeys(keys), cache_settings(run.facts.config), source)
+    source = ShardSource.of(manifest, config.data.shards) if config.data.reader == "stream" else None
+    return open_reader(manifest, dict.fromkeys(keys), cache_settings(config), source)
 
 
-def _labels(run: RunData, result: TestResult | None) -> tuple[dict[str, int], str]:
+def _labels(run: RunData, root: str, result: TestResult | None) -> tuple[dict[str, int], str]:
     """Label by key of the videos to choose from, sorted by key, and their part: test, else validation, else labelled.
 
     If the split is gone, the tested videos are used.
     """
     try:
-        split = read_split(run.facts.data.root, run.facts.split.name)
+        split = read_split(root, run.facts.split.name)
     except InputError:
         if result is None or not result.predictions:
             raise

@@ -18,6 +18,7 @@ from tgtrain.report.compare import Comparison, Setting, compare, run_settings
 from tgtrain.report.facts import Facts, facts_of
 from tgtrain.report.plot import DARK, LIGHT
 from tgtrain.report.run_data import RunData, read_runs
+from tgtrain.run.folder import NOTHING_TYPED, Typed
 
 REPORT_NAME = "report.html"
 
@@ -38,9 +39,10 @@ class Page:
     settings: Mapping[str, Sequence[Setting]]
 
 
-def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
+def write_report(folders: Sequence[Path], output: Path | None = None, typed: Typed = NOTHING_TYPED) -> Path:
     """Write the page about these runs and return its path. The same runs give the same bytes.
 
+    typed: where the data of the first run is.
     output: by default report.html in the run's folder or, for several runs, in the current folder.
     Raises InputError if a folder is not a run or the page cannot be written.
     """
@@ -49,7 +51,7 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
         output = runs[0].folder / REPORT_NAME if len(runs) == 1 else Path(REPORT_NAME)
     if output.is_dir():
         raise InputError(f"--output {output} is a folder. Name a file in it, for example {output / REPORT_NAME}.")
-    text = render(_page(runs))
+    text = render(_page(runs, typed))
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(output) as file:
@@ -73,7 +75,7 @@ def render(page: Page) -> str:
     return environment.get_template("report.html.j2").render(page=page, light=LIGHT, dark=DARK)
 
 
-def _page(runs: Sequence[RunData]) -> Page:
+def _page(runs: Sequence[RunData], typed: Typed) -> Page:
     run, is_single = runs[0], len(runs) == 1
     shared = _shared_results(runs)
     best = [run.results[0] if run.results else None for run in runs]
@@ -88,7 +90,7 @@ def _page(runs: Sequence[RunData]) -> Page:
             f"top1@{result.protocol}" if is_single else f"{run.name}, top1@{result.protocol}"
             for run, result in zip(runs, shared, strict=False)
         ),
-        gallery=make_gallery(runs, shared or best, pairs),
+        gallery=make_gallery(runs, shared or best, pairs, typed),
         comparison=None if is_single else compare(runs),
         confusion=confusion_view(run, tested) if tested else None,
         pairs=pairs,

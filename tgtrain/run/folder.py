@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,12 +26,14 @@ from manifests.records import InputError
 from manifests.splits.label_split import read_split, split_digest
 from tgtrain.config import Config, config_from_dict, differences
 from tgtrain.data.setup import _REMOTE_BLOCK_SHARDS, Identity, Setup, prepare
-from tgtrain.data.stores.cache import CacheSettings
+from tgtrain.data.stores.cache import CacheSettings, is_cache
+from tgtrain.data.stores.shard_source import PIPE
 from tgtrain.ranks.distributed import Ranks
 
 CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"
 _LOCK = ".lock"
+_SCHEMES = ("http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")  # of URLs that a run may name
 # Settings that change how a run is carried out, not what it computes: a resumed run may change them.
 _FREE = (
     "runtime.workers",
@@ -168,20 +171,53 @@ def read_facts(run: Path) -> RunFacts:
         ) from None
 
 
-def read_setup(run: Path, data: str | None = None, cache: CacheSettings | None = None) -> Setup:
-    """The setup of an existing run, with its data set at `data`, or at the location that the run used.
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """What the user typed in place of what a run names; "" and 0 for nothing."""
 
-    cache: replaces the run's settings; what it leaves open stays as the run has it.
+    data: str = ""  # --data: the data set
+    shards: str = ""  # --shards: see DataSettings.shards
+    cache: CacheSettings = field(default_factory=CacheSettings)
+
+
+NOTHING_TYPED = Typed()
+
+
+def sources_of(run: Path, facts: RunFacts, typed: Typed) -> tuple[str, Config]:
+    """Where the data set of a run is, and the run's settings with the shards and the cache that are used.
+
+    A run may come from a stranger. What it names is read, and never started: folders, and plain URLs. InputError for a command
+    or another URL, which the user must type. A cache is written to: that of a run is used only if it is one already.
     """
-    facts = read_facts(run)
     config = facts.config
-    if cache is not None:
-        folder = cache.folder or config.runtime.cache
-        gigabytes = cache.num_bytes / 1e9 or config.runtime.cache_gb
-        config = replace(config, runtime=replace(config.runtime, cache=folder, cache_gb=gigabytes))
-    if data is not None:  # shards are read there, not at the location in the settings
-        config = replace(config, data=replace(config.data, shards=""))
-    root = data or facts.data.root
+    shards = typed.shards or ("" if typed.data else config.data.shards)  # shards are below the data set that was typed
+    for text, option, own in ((facts.data.root, "--data", typed.data), (shards, "--shards", typed.shards)):
+        if not own and (what := _not_plain(text)):
+            raise InputError(
+                f"{run / CONFIG_NAME} names {what} for its data: {text!r}. It is not used, since a run cannot say what is started "
+                f"here. If you know and trust it, add {option} {shlex.quote(text)}; or name another place with --data."
+            )
+    cache = typed.cache
+    if not cache.folder and is_cache(config.runtime.cache):
+        cache = CacheSettings(config.runtime.cache, cache.num_bytes or round(config.runtime.cache_gb * 1e9))
+    runtime = replace(config.runtime, cache=cache.folder, cache_gb=cache.num_bytes / 1e9)
+    return typed.data or facts.data.root, replace(config, data=replace(config.data, shards=shards), runtime=runtime)
+
+
+def _not_plain(place: str) -> str:
+    """What a place is that a run may not name, in words; "" for a path and a plain URL."""
+    scheme, mark, _ = place.partition("://")
+    if place.startswith(PIPE):
+        return "a command"
+    if mark and "::" in place:
+        return "a chain of file systems"
+    return "a file system of another kind than object stores and web servers" if mark and scheme not in _SCHEMES else ""
+
+
+def read_setup(run: Path, typed: Typed = NOTHING_TYPED) -> Setup:
+    """The setup of an existing run, with its data set where the run used it, if the user types no other place."""
+    facts = read_facts(run)
+    root, config = sources_of(run, facts, typed)
     try:
         manifest = read_manifest(root)
     except InputError as error:

@@ -176,7 +176,7 @@ def one_life(
         first.wait_for_step(killed_at)
         check_notes(first.kill(), data)
         second = Process(data, tmp_path / "run", tmp_path / "other-cache")
-        wait_until(lambda: list((tmp_path / "other-cache").glob("*.tar")) or second.process.poll() is not None)
+        wait_until(lambda: list((tmp_path / "other-cache").glob("*/*.tar")) or second.process.poll() is not None)
         trouble(store, second)
         course, said = second.finish()
     finally:
@@ -185,7 +185,7 @@ def one_life(
     check_same(course, expected)
     held = [
         path.stat().st_size
-        for path in (tmp_path / "other-cache").iterdir()
+        for path in (tmp_path / "other-cache" / "tgtrain-shards").iterdir()
         if path.suffix in (".tar", ".sample", ".damaged")
     ]
     assert 0 < sum(held) <= data.cache_gb * 1e9 < sum(shard.num_bytes for shard in read_manifest(data.local).shards)

@@ -1,10 +1,13 @@
 """A cache of remote shards on local disk, shared by all processes of a node and by all runs that name the same folder.
 
+It lives in a subfolder of its own, `tgtrain-shards`, and removes only files of these names in it:
+
     {sha256}.tar                        a complete shard, its sha256 checked before it gets this name
     {sha256}-{offset}-{size}.sample     the frames of one sample of that shard, its structure checked (tgtrain.data.stores.remote)
     {sha256}[-{offset}-{size}].damaged  either of them, if the store holds other bytes than the manifest says
     *.part                              being fetched: of full length from the start, so that it counts; locked by its process
     room, slot-N, warned-*                lock files: total bytes; downloads at a time; warnings given
+    CACHEDIR.TAG                          marks the folder as a cache of this program, and tells backup programs to leave it out
 
 Files are renamed when they are complete. Locks are kernel locks (flock), so a killed process leaves none. Reading a piece updates its
 modification time; the least recently used pieces are evicted first. An evicted file stays readable for those who read it.
@@ -15,19 +18,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests.files import publish
+from manifests.files import atomic_write, publish, require_own_folder
 from manifests.locks import try_lock, wait_for_lock
 from manifests.records import InputError
 
 _TOUCH_SECONDS = 1.0  # a read updates the modification time at most this often
 _QUIET_SECONDS = 60.0  # between two warnings about one subject
-_SUFFIXES = (".tar", ".sample", ".damaged", ".part")  # of files that count
+_FOLDER = "tgtrain-shards"
+_MARKER = "CACHEDIR.TAG"  # https://bford.info/cachedir
+_MARK = b"Signature: 8a477f597d28d172789f06886806bc55\n# Shards that tgtrain has fetched. This folder may be removed.\n"
+_FILE = re.compile(r"[0-9a-f]{64}(-\d+-\d+)?\.(tar|sample|damaged|tar\.part|sample\.part)")  # files that count
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,14 @@ class Piece:
     size: int
     is_whole: bool
 
+    def __post_init__(self) -> None:
+        # It comes from a table of someone else, and becomes a file name here.
+        if not _FILE.fullmatch(self.name):
+            raise InputError(
+                f"{self.shard}: its sha256 in shards.parquet is {self.digest!r}, at byte {self.offset} with {self.size} bytes; "
+                "expected 64 hexadecimal digits and no negative number. The table is damaged: `tgprep check` examines it."
+            )
+
     @property
     def name(self) -> str:
         """Its file in the cache."""
@@ -50,15 +65,15 @@ class Piece:
 class CacheSettings:
     """Where the cache is and how much it may hold."""
 
-    folder: str = ""  # "" for `tgtrain` below XDG_CACHE_HOME, or below ~/.cache
+    folder: str = ""  # that holds its subfolder; "" for `tgtrain` below XDG_CACHE_HOME, or below ~/.cache
     num_bytes: int = 0  # 0: 80 % of what the disk has free, what the cache holds already included
 
     def open(self) -> Cache:
-        """The cache; its folder is created if it is missing. InputError if that fails."""
+        """The cache; its subfolder is created if it is missing. InputError if that fails, or it holds something else."""
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-        folder = Path(self.folder).expanduser() if self.folder else base / "tgtrain"
+        folder = (Path(self.folder).expanduser() if self.folder else base / "tgtrain") / _FOLDER
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            _make(folder)
             cache = Cache(folder.resolve(), self.num_bytes)
             cache.remove_leftovers()
             if not self.num_bytes:
@@ -69,6 +84,22 @@ class CacheSettings:
                 f"{folder} cannot be the cache of shards: {error.strerror}. Name another folder with --cache."
             ) from None
         return cache
+
+
+def is_cache(folder: str) -> bool:
+    """Whether a cache of this program was made in a folder before: someone typed its name then."""
+    try:
+        return bool(folder) and (Path(folder).expanduser() / _FOLDER / _MARKER).read_bytes() == _MARK
+    except (OSError, RuntimeError, ValueError):  # RuntimeError: ~ of an unknown user
+        return False
+
+
+def _make(folder: Path) -> None:
+    """Create the subfolder of a cache with its marker; InputError if it is there and holds something else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not require_own_folder(folder, {_MARKER}, "cache of shards", "Name another folder with --cache."):
+        with atomic_write(folder / _MARKER) as file:
+            file.write(_MARK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +127,10 @@ class Cache:
         return None
 
     def names(self) -> set[str]:
-        """All file names."""
-        return set(os.listdir(self.folder))  # noqa: PTH208 - names alone are needed, of many files
+        """All file names but the marker's; none if the folder was removed."""
+        with contextlib.suppress(FileNotFoundError):
+            return set(os.listdir(self.folder)) - {_MARKER}  # noqa: PTH208 - names alone are needed, of many files
+        return set()
 
     def pieces(self) -> set[str]:
         """Names of the pieces that need not be fetched, damaged ones included: the store has no better ones."""
@@ -115,7 +148,8 @@ class Cache:
     def claim(self, piece: Piece) -> Iterator[Claim | None]:
         """The right to fetch a piece, until the block ends; None if another process has it, or the piece has come meanwhile."""
         path = self.folder / f"{piece.name}.part"
-        self.folder.mkdir(parents=True, exist_ok=True)  # it may be removed at any time
+        if not self.folder.exists():  # it may be removed at any time
+            _make(self.folder)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             if not try_lock(file, required=True) or not _is_at(file, path):
@@ -209,9 +243,9 @@ class Cache:
 
     def _files(self) -> list[tuple[Path, os.stat_result]]:
         files = []
-        with os.scandir(self.folder) as entries:
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
             for entry in entries:
-                if entry.name.endswith(_SUFFIXES):
+                if _FILE.fullmatch(entry.name):
                     with contextlib.suppress(FileNotFoundError):
                         files.append((Path(entry.path), entry.stat()))
         return files

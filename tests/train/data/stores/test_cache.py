@@ -17,7 +17,7 @@ import pytest
 
 from manifests.records import InputError
 from tests.train.data.stores.support import piece
-from tgtrain.data.stores.cache import Cache, CacheSettings, Piece
+from tgtrain.data.stores.cache import Cache, CacheSettings, Piece, is_cache
 
 
 def put(cache: Cache, what: Piece, keep: tuple[str, ...] = (), **how: bool) -> bool:
@@ -119,7 +119,8 @@ def test_damaged_pieces_count_as_present(tmp_path: Path) -> None:
     assert put(cache, piece(2), keep=(sample.name,))
     assert cache.open(piece(0)) is None
     assert use(cache, sample) == b"y" * 100
-    assert not CacheSettings(str(tmp_path), 1000).open().pieces() & {sample.name}
+    cache.remove_leftovers()
+    assert not cache.pieces() & {sample.name}
 
 
 def test_evicted_file_stays_readable(tmp_path: Path) -> None:
@@ -207,13 +208,41 @@ def test_kill_9_of_a_process_that_fetches(tmp_path: Path) -> None:
     assert use(cache, piece(0, 900)) == b"x" * 900
 
 
-def test_opening_removes_leftovers(tmp_path: Path) -> None:
-    (tmp_path / f"{piece(0).name}.part").write_bytes(b"half")
-    (tmp_path / f"{piece(1).digest}.damaged").write_bytes(b"old")
-    (tmp_path / "mine.txt").write_text("not the cache's")
-    put(Cache(tmp_path, 1000), piece(2))
+def test_opening_removes_leftovers_and_nothing_else(tmp_path: Path) -> None:
+    folder = CacheSettings(str(tmp_path), 1000).open().folder
+    leftovers = (f"{piece(0).name}.part", f"{piece(1).digest}.damaged")
+    own = ("mine.txt", "film.part", "photo.damaged", "backup.tar", f"{'A' * 64}.tar", "x.sample")
+    for place in (folder, tmp_path):
+        for name in (*leftovers, *own):
+            (place / name).write_bytes(b"x" * 600)
     cache = CacheSettings(str(tmp_path), 1000).open()
-    assert cache.names() == {"mine.txt", "room", piece(2).name}
+    assert put(cache, piece(2, 500))
+    assert put(cache, piece(3, 900))  # evicts
+    assert cache.names() == {*own, "room", piece(3).name}
+    assert {path.name for path in tmp_path.iterdir()} == {*leftovers, *own, folder.name}
+
+
+def test_a_folder_that_is_no_cache_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "tgtrain-shards"
+    folder.mkdir()
+    (folder / f"{piece(0).name}.part").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"is not empty .* holds no cache of shards. Name another folder with --cache"):
+        CacheSettings(str(tmp_path), 1000).open()
+    assert [path.name for path in folder.iterdir()] == [f"{piece(0).name}.part"]
+    assert not is_cache(str(tmp_path))
+    CacheSettings(str(tmp_path / "other"), 1000).open()
+    assert is_cache(str(tmp_path / "other"))
+    assert (tmp_path / "other" / folder.name / "CACHEDIR.TAG").read_bytes().startswith(b"Signature: 8a477f597d28d172")
+
+
+@pytest.mark.parametrize(
+    "digest", ["../" * 8 + "tmp/x", "/etc/passwd", "", "a" * 63, "A" * 64, "a" * 64 + "/", "é" * 64]
+)
+def test_a_digest_is_no_path(digest: str) -> None:
+    with pytest.raises(InputError, match="expected 64 hexadecimal digits"):
+        Piece("shard-000000.tar", digest, 0, 100, True)
+    with pytest.raises(InputError, match="no negative number"):
+        Piece("shard-000000.tar", "a" * 64, -5, 100, False)
 
 
 def _hammer(folder: Path, seed: int, stop: Event) -> None:
@@ -277,7 +306,7 @@ def test_one_warning_for_all_processes(tmp_path: Path) -> None:
 def test_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     cache = CacheSettings().open()
-    assert cache.folder == tmp_path / "xdg" / "tgtrain"
+    assert cache.folder == tmp_path / "xdg" / "tgtrain" / "tgtrain-shards"
     free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
     assert 0.7 * free < cache.num_bytes < 0.9 * free
     (tmp_path / "file").write_text("")

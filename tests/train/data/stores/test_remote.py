@@ -182,7 +182,7 @@ def test_kill_9_while_downloading(url: str, store: ObjectStore, local: Path, tmp
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    wait_until(lambda: [name for name in os.listdir(cache) if name.endswith(".part")])  # noqa: PTH208
+    wait_until(lambda: [name for name in os.listdir(cache / "tgtrain-shards") if name.endswith(".part")])  # noqa: PTH208
     reader.shards.expect(lambda: reader.index.shards)
     process.send_signal(signal.SIGKILL)
     process.wait()

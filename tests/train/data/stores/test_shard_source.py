@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import shlex
+import tarfile
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from http.server import ThreadingHTTPServer
@@ -20,7 +23,7 @@ from tests.train.data.support import Quiet, batches_of, cut_short, sequential
 from tests.train.support import SMALL
 from tgtrain.config import load_recipe
 from tgtrain.data.setup import prepare
-from tgtrain.data.stores.shard_source import ShardSource
+from tgtrain.data.stores.shard_source import BrokenStreamError, ShardSource
 
 
 class Troubled(Quiet):
@@ -82,7 +85,8 @@ def test_damaged_sample_is_named_and_others_come(make_data_set: Callable[..., Pa
 def test_stream_that_breaks_once_loses_nothing(root: Path, tmp_path: Path) -> None:
     once = f"{tmp_path}/{{shard}}"
     where = f"{shlex.quote(str(root))}/{{shard}}"
-    template = f"pipe:if [ -e {once} ]; then cat {where}; else touch {once}; head -c 30000 {where}; exit 3; fi"
+    script = f"if [ -e {once} ]; then cat {where}; else touch {once}; head -c 30000 {where}; exit 3; fi"
+    template = f"pipe:sh -c {shlex.quote(script)}"
     setup = sequential(root, template)
     batches = batches_of(setup, 6)
     assert len(list(tmp_path.iterdir())) >= 2
@@ -129,19 +133,82 @@ def test_refused_request_is_not_retried() -> None:
 
 def test_failing_command_is_named(root: Path) -> None:
     name = read_manifest(root).shards[0].name
-    setup = sequential(root, f"pipe:test {{shard}} != {name} && cat {shlex.quote(str(root))}/{{shard}}")
+    script = f"test {{shard}} != {name} && cat {shlex.quote(str(root))}/{{shard}}"
+    setup = sequential(root, f"pipe:sh -c {shlex.quote(script)}")
     bad = {reason for batch in batches_of(setup, 9) for reason in (*batch.labelled.bad, *batch.unlabelled.bad)}  # type: ignore[union-attr]
     assert bad
-    assert all(f" in {name}: `test {name} != {name}" in reason and "ended with code 1" in reason for reason in bad)
+    assert all(
+        f" in {name}: `sh -c 'test {name} != {name}" in reason and "ended with code 1" in reason for reason in bad
+    )
     with pytest.raises(
-        InputError, match=r"No sample can be read from \d shards, the last: .*`exit 7 # shard-.*` ended with code 7"
+        InputError,
+        match=r"No sample can be read from \d shards, the last: .*`sh -c 'exit 7' shard-.*` ended with code 7",
     ):
-        batches_of(sequential(root, "pipe:exit 7 # {shard}"), 1)
+        batches_of(sequential(root, "pipe:sh -c 'exit 7' {shard}"), 1)
 
 
-def test_shard_names_are_quoted() -> None:
-    source = ShardSource("", "pipe:cat /set/{shard}")
-    assert source.location("a; rm b.tar") == "pipe:cat /set/'a; rm b.tar'"
+def test_no_shell_and_no_odd_name() -> None:
+    source = ShardSource("", "pipe:curl -s 'https://host/a?b=1&c={shard}' $HOME")
+    assert source.command("shard-1.tar") == ["curl", "-s", "https://host/a?b=1&c=shard-1.tar", "$HOME"]
+    for name in ("a; rm b.tar", "$(id)", "-o", "../x", "a b", "", "a\nb", ".hidden"):
+        with pytest.raises(InputError, match="is no plain name of a shard"):
+            source.command(name)
+    for command in (
+        "cat {shard} | gzip -d",
+        "cat {shard}; id",
+        "cat {shard} > /tmp/x",
+        "a && b {shard}",
+        "(a {shard})",
+    ):
+        with pytest.raises(InputError, match=r"No shell reads this command.* pipe:sh -c '"):
+            ShardSource("", f"pipe:{command}")
+    with pytest.raises(InputError, match="is no command"):
+        ShardSource("", "pipe:cat '{shard}")
+    with pytest.raises(InputError, match="no-such-program cannot be started"):
+        list(ShardSource("", "pipe:no-such-program {shard}").samples("a.tar"))
+
+
+def member(name: str, size: int, content: bytes = b"", kind: bytes = tarfile.REGTYPE, **pax: str) -> bytes:
+    """A tar header that says any size, and its content."""
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.type, entry.pax_headers = size, kind, pax
+    return entry.tobuf(tarfile.PAX_FORMAT if pax else tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (member("a.jpg", 10**15, b"x"), "unexpected end of data"),
+        (member("a.jpg", -(10**9), b"x"), "negative size"),
+        (member("a.jpg", 512, b"x" * 512, **{"GNU.sparse.major": "0", "GNU.sparse.size": str(10**18), "GNU.sparse.map": "0,1"}), "sparse"),
+        (member("a.jpg", 3, b"abc") * 2, "duplicate file name"),
+        (gzip.compress(bytes(10**7)), "bad checksum"),
+        (bytes(3), "truncated header"),
+        (member("x", 10**14, b"", tarfile.XHDTYPE), "."),
+        (member("../../a.jpg", 3, b"abc", tarfile.SYMTYPE) + bytes(1024), ""),
+    ],
+)  # fmt: skip
+def test_hostile_streams_cost_little(tmp_path: Path, content: bytes, reason: str) -> None:
+    """Whatever the headers say, no more is taken than the stream holds and the manifest allows."""
+    (tmp_path / "a.tar").write_bytes(content)
+    source = ShardSource(str(tmp_path), num_bytes={"a.tar": len(content)})
+    tracemalloc.start()
+    try:
+        if reason:
+            with pytest.raises(BrokenStreamError, match=reason):
+                list(source.samples("a.tar"))
+        else:
+            assert list(source.samples("a.tar")) == []
+        assert tracemalloc.get_traced_memory()[1] < 30e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_stream_without_end_is_cut() -> None:
+    source = ShardSource("", "pipe:cat /dev/zero {shard}", {"a.tar": 10**6})
+    assert list(source.samples("a.tar")) == []
+    with pytest.raises(BrokenStreamError, match="invalid header"):
+        list(ShardSource("", "pipe:yes {shard}", {"a.tar": 10**6}).samples("a.tar"))
 
 
 def test_prepare_needs_no_listing(root: Path, tmp_path: Path) -> None:
