@@ -1,5 +1,8 @@
 """The one place that prints: what a program writes on stdout and stderr passes through here.
 
+Names come from files of anyone: characters that command a terminal, or change the order in which it shows others, are printed
+as their codes (`visible`).
+
 Output is not the work. Whatever happens to a stream (its reader or terminal is gone, its disk is full, it was closed before the
 program began) costs what would have been printed and nothing else; `exit_code` reports a lost result at the end.
 """
@@ -10,8 +13,12 @@ import contextlib
 import errno
 import io
 import os
+import re
 import select
 import sys
+
+# Control characters but line feed and tab, marks of writing direction, separators of lines, halves of pairs, the byte order mark.
+_COMMANDS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 
 
 class _Stream(io.FileIO):
@@ -68,19 +75,25 @@ def protect() -> None:
         )
 
 
+def visible(text: str) -> str:
+    """The text with `\\u001b` and the like in place of characters that command a terminal. JSON and TOML stay what they are."""
+    return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def say(text: str = "") -> None:
     """Print a line of the log on stderr; stdout holds results only. It never fails, in processes that are not protected, too."""
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr is not None:
-            print(text, file=sys.stderr, flush=True)
+            print(visible(text), file=sys.stderr, flush=True)
 
 
-def echo(text: object = "", *, end: str = "\n", kept: str = "") -> None:
+def echo(text: object = "", *, end: str = "\n", kept: str = "", exact: bool = False) -> None:
     """Print a line of the result on stdout.
 
+    exact: a list for another program, as it is unless it goes to a terminal.
     kept: where else the result is, so that the command has done its work without this line, too.
     """
-    print(text, end=end, flush=True)
+    print(text if exact and not sys.stdout.isatty() else visible(str(text)), end=end, flush=True)
     stream = _streams.get("stdout")
     if kept and stream is not None and stream.lost is not None:
         if stream.lost.errno != errno.EPIPE:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cli.common import human_seconds, say
+from manifests.console import visible
 from manifests.records import FAILED
 from tgprep.extract.workers.shards import Progress, Workload
 
@@ -48,7 +49,7 @@ class ExtractProgress:
             say(json.dumps(line, ensure_ascii=False))
             return
         if (live := self.live) is not None:  # another thread may take the panel away
-            live.console.print(text, style="yellow", highlight=False, markup=False)
+            live.console.print(visible(text), style="yellow", highlight=False, markup=False, emoji=False)
             return
         if self.on_terminal and event in _PROSE:
             width = 80
@@ -155,7 +156,7 @@ class ExtractProgress:
         workers.add_column(justify="right", no_wrap=True, width=14)
         for worker, (key, frames) in current[:_MAX_WORKER_ROWS]:
             count = f"{frames} frames" if frames else "opening"
-            workers.add_row(Text(f"{worker + 1}", style="dim"), Text(key), Text(count, style="dim"))
+            workers.add_row(Text(f"{worker + 1}", style="dim"), Text(visible(key)), Text(count, style="dim"))
         if len(current) > _MAX_WORKER_ROWS:
             workers.add_row("", Text(f"and {len(current) - _MAX_WORKER_ROWS} more workers", style="dim"), "")
         yield head

@@ -103,7 +103,7 @@ def _export(out: str, manifest: Manifest, as_json: bool, options: Options) -> No
     if not options["output"]:
         if as_json:
             raise InputError("--json with --export needs --output FILE: the list itself goes to stdout.")
-        echo(text, end="")
+        echo(text, end="", exact=True)
         say(summary)
         return
     target, content = Path(options["output"]), text.encode()
