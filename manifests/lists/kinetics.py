@@ -92,7 +92,7 @@ def _rows(file: Path, table: Table, tally: Tally) -> Iterator[tuple[Row, _Name, 
     for row in table.rows:
         where = f"{name} line {row.line}"
         youtube_id, start, end = (row.cells.get(key, "") for key in KINETICS_COLUMNS)
-        span = f"{_seconds(start)}_{_seconds(end)}"
+        span = f"{whole_seconds(start)}_{whole_seconds(end)}"
         if not _SPAN.fullmatch(span):
             raise InputError(
                 f"{file}, line {row.line}: time_start {start!r}, time_end {end!r}; expected seconds from 0."
@@ -104,7 +104,7 @@ def _rows(file: Path, table: Table, tally: Tally) -> Iterator[tuple[Row, _Name, 
 
 
 @functools.lru_cache(maxsize=65536)
-def _seconds(text: str) -> str:
+def whole_seconds(text: str) -> str:
     """Whole seconds in six digits; "" if the text is no such number."""
     number = number_of(text)
     return f"{round(number):06d}" if number is not None and 0 <= number < 1e6 else ""

@@ -59,7 +59,7 @@ def expected_columns(*kinds: str) -> str:
 
 def header_of(text: str) -> tuple[str, tuple[str, ...]]:
     """Detect the separator of a table, and the columns of its header: by the most names that are known."""
-    line = next((line for line in text.split("\n") if line.strip()), "")
+    line = next((line for line in text.split("\n") if _names(line)), "")
     headers = [(separator, tuple(map(column_name, _cells(line, separator)))) for separator in _SEPARATORS]
     return max(headers, key=lambda header: len(_KNOWN.intersection(header[1])))
 
@@ -81,7 +81,7 @@ def _rows(text: str, separator: str, header: tuple[str, ...], file: Path) -> Ite
         for values in reader:
             first, line = line + 1, reader.line_num
             cells = [value.strip() for value in values]
-            if not any(cells):
+            if not any(cells) or (is_header and not _names("".join(values))):
                 continue
             if is_header:
                 is_header = False
@@ -96,6 +96,11 @@ def _rows(text: str, separator: str, header: tuple[str, ...], file: Path) -> Ite
         raise InputError(
             f"{file}, line {line + 1}: is no csv ({error}). Close its quotes, and put cells with quotes into quotes."
         ) from None
+
+
+def _names(line: str) -> bool:
+    """Whether a line may be a header: not blank, and not Excel's `sep=;`."""
+    return line.strip(f'{_SEPARATORS}" ') != "" and not re.fullmatch(r"sep=.?", line.strip())
 
 
 def _cells(line: str, separator: str) -> list[str]:

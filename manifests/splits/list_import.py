@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.datasets import folded_class
+from manifests.lists.labels import whole_number
 from manifests.records import InputError
 from manifests.splits.label_split import LabelSplit, assemble
 from manifests.splits.list_match import Match, Unmatched, match_lists
-from manifests.splits.lists import ListFile, read_list
+from manifests.splits.lists import NO_LABEL, ListFile, read_list
 from manifests.splits.pool import Flags, Pool, official_pool
 from manifests.splits.settings import PARTS, ImportSettings
 from manifests.table import Manifest
@@ -81,8 +82,14 @@ def import_lists(
     _refuse_overlaps(
         dict(zip(PARTS, (labelled, train, validation, test), strict=True)), read["labelled"], settings.fold
     )
+    if manifest.header.num_folds and (moved := int((pool.train & (test | validation)).sum())):
+        notes.append(
+            f"{moved} videos of the official train list are in an imported list for test or validation: they leave train"
+        )
     unlabelled = train | labelled if settings.unlabelled == "all" else train & ~labelled
-    label, label_differences, label_notes = _labels(manifest, pool, place_of, matches, settings.labels)
+    label, label_differences, label_notes = _labels(
+        manifest, pool, place_of, matches, read["labelled"], settings.labels
+    )
     lists = tuple(
         ImportedList(part, file.name, file.sha256, file.published, len(file.entries), len(matches[part]))
         for part, file in read.items()
@@ -135,7 +142,12 @@ def _refuse_overlaps(parts: dict[str, Flags], file: ListFile, fold: int) -> None
 
 
 def _labels(
-    manifest: Manifest, pool: Pool, place_of: dict[int, int], matches: dict[str, list[Match]], labels: str
+    manifest: Manifest,
+    pool: Pool,
+    place_of: dict[int, int],
+    matches: dict[str, list[Match]],
+    file: ListFile,
+    labels: str,
 ) -> tuple[npt.NDArray[np.int32], tuple[Difference, ...], list[str]]:
     """Choose the labels to train with; also return the differences and notes on the list's class numbers."""
     by_name = {folded_class(name): number for number, name in enumerate(manifest.header.classes)}
@@ -143,8 +155,14 @@ def _labels(
     theirs: dict[int, int] = {}
     for match in matches["labelled"]:
         if written := match.reading.label:
-            number = int(written) if written.isdigit() else by_name.get(folded_class(written), -1)
-            theirs[place_of[match.row]] = number
+            where = f"List {file.name}, line {match.line}"
+            if written == NO_LABEL:
+                raise InputError(f"{where}: no label. A labelled video needs one: take the line out.")
+            try:
+                number = whole_number(written)
+            except InputError as error:
+                raise InputError(f"{where}: {error}.") from None
+            theirs[place_of[match.row]] = by_name.get(folded_class(written), -1) if number is None else number
     notes = []
     if len(theirs) > 1 and all(number == ours[place] + 1 for place, number in theirs.items()):
         theirs = {place: number - 1 for place, number in theirs.items()}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from manifests.datasets import KINETICS, KINETICS_NAME, clean_class
+from manifests.datasets import KINETICS, KINETICS_NAME, clean_class, nfc
+from manifests.lists.labels import subset_of_word
 from manifests.records import WRITTEN, InputError
 from manifests.splits.lists import ListFile, Reading
 from manifests.table import Manifest
@@ -30,6 +32,7 @@ class Match:
     """A line that names a video."""
 
     row: int  # of the manifest
+    line: int  # of the list
     reading: Reading  # how the line was understood
 
 
@@ -53,7 +56,7 @@ def match_lists(manifest: Manifest, read: dict[str, ListFile]) -> tuple[dict[str
             for reading in entry.readings:
                 rows = [table[name] for name in names_of_reading(reading.path) if name in table]
                 if rows and rows[0] >= 0:
-                    found[entry_id] = Match(rows[0], reading)
+                    found[entry_id] = Match(rows[0], entry.line, reading)
                     del open_entries[entry_id]
                     break
                 if rows:
@@ -62,27 +65,49 @@ def match_lists(manifest: Manifest, read: dict[str, ListFile]) -> tuple[dict[str
     matches: dict[str, list[Match]] = {part: [] for part in read}
     unmatched = []
     for part, file in read.items():
-        taken: set[int] = set()
+        taken: dict[int, Match] = {}
         for place, entry in enumerate(file.entries):
             match = found.get((part, place))
-            if match is None:
+            if reason := _of_another_part(part, entry.subset):
+                pass
+            elif match is None:
                 reason = "several videos fit" if (part, place) in ambiguous else "no such video in the data set"
             elif status[match.row] != WRITTEN:
                 reason = f"{status[match.row]}: {errors[match.row].as_py() or 'no reason given'}"
             elif match.row in taken:
-                reason = "listed before"
+                first = taken[match.row]
+                reason = f"listed before, in line {first.line}"
+                if first.reading.label != match.reading.label:
+                    reason += f" with label {first.reading.label or 'none'}, which counts"
             else:
-                taken.add(match.row)
+                taken[match.row] = match
                 matches[part].append(match)
                 continue
             unmatched.append(Unmatched(file.name, entry.line, entry.text, reason))
         # A list without a single match is of another data set: stop, rather than report every line.
         if not matches[part]:
+            first_line = file.entries[0]
+            if reason := _of_another_part(part, first_line.subset):
+                raise InputError(
+                    f"List {file.name}: none of its lines is for {part} videos. Line {first_line.line}: {reason}."
+                )
             raise InputError(
-                f"List {file.name}: none of its {len(file.entries)} lines names a video of {manifest.root}. First line: {file.entries[0].text[:120]!r}; "
-                f"the data set holds videos such as {next(iter(manifest.videos.column('key')), '')!r}."
+                f"List {file.name}: none of its {len(file.entries)} lines names a video of {manifest.root}. First line: {first_line.text[:120]!r}; "
+                f"the data set holds videos such as {next(iter(manifest.videos.column('key')), '')!r}.{' ' * bool(file.hint)}{file.hint}"
             )
     return matches, tuple(unmatched)
+
+
+def _of_another_part(part: str, word: str) -> str:
+    """Why a line does not belong to a part by its own word for the subset; "" if it does, or has no such word."""
+    if not word:
+        return ""
+    kept = re.fullmatch(r"(un)?label+ed", word.strip().lower())
+    subset = kept[0].replace("ll", "l") if kept else subset_of_word(word)
+    fitting = {"labelled": ("train", "labeled"), "unlabelled": ("train", "labeled", "unlabeled")}.get(
+        part, ("val", "test")
+    )
+    return "" if subset in fitting else f"its subset is {word!r}, not {' or '.join(fitting)}"
 
 
 _Way = tuple[Callable[[], Iterator[tuple[int, str]]], Callable[[str], Iterator[str]]]
@@ -102,19 +127,24 @@ def _ways(manifest: Manifest) -> Iterator[_Way]:
 
     def by_class(path: str) -> Iterator[str]:
         folder, names = parts(path)
-        return (f"{clean_class(folder)}/{name}".lower() for name in names)
+        return (_folded(f"{clean_class(folder)}/{name}") for name in names)
 
     # The key, the class and file name, the path, for Kinetics the id, and last the file name alone.
-    yield lambda: ((row, key.lower()) for row, key in enumerate(keys) if key), lambda path: iter([path.lower()])
+    yield lambda: ((row, _folded(key)) for row, key in enumerate(keys) if key), lambda path: iter([_folded(path)])
     pairs = list(zip(classes, stems, strict=True))
-    yield lambda: ((row, f"{clean_class(c)}/{stem}".lower()) for row, (c, stem) in enumerate(pairs) if c), by_class
-    yield lambda: ((row, path.lower()) for row, path in enumerate(paths)), lambda path: iter([path.lower()])
+    yield lambda: ((row, _folded(f"{clean_class(c)}/{stem}")) for row, (c, stem) in enumerate(pairs) if c), by_class
+    yield lambda: ((row, _folded(path)) for row, path in enumerate(paths)), lambda path: iter([_folded(path)])
     if manifest.header.dataset in KINETICS:
         yield (
             lambda: ((row, match["id"]) for row, stem in enumerate(stems) if (match := KINETICS_NAME.match(stem))),
             lambda path: (match["id"] for name in parts(path)[1] if (match := KINETICS_NAME.match(name))),
         )
     yield (
-        lambda: ((row, stem.lower()) for row, stem in enumerate(stems)),
-        lambda path: (name.lower() for name in parts(path)[1]),
+        lambda: ((row, _folded(stem)) for row, stem in enumerate(stems)),
+        lambda path: (_folded(name) for name in parts(path)[1]),
     )
+
+
+def _folded(name: str) -> str:
+    """A name for comparison: in composed Unicode and lower case."""
+    return nfc(name).lower()

@@ -7,13 +7,17 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from manifests.lists.kinetics import whole_seconds
+from manifests.lists.labels import is_missing, number_of
+from manifests.lists.table import COLUMNS, column_name, expected_columns, header_of, read_table
+from manifests.lists.text import decode, lines_of, read_file
 from manifests.lists.ucf_hmdb import HMDB_FILE
 from manifests.records import InputError
 from manifests.splits.label_split import LabelSplit
@@ -43,6 +47,7 @@ PUBLISHED = {
     "8981339a122b21b5": "ltg-kinetics400-10",
     "389283c900548251": "ltg-kinetics400-10",
 }
+NO_LABEL = "nan"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class Reading:
     """One way to read a line."""
 
     path: str
-    label: str = ""  # as written; "" if the line has none
+    label: str = ""  # as written; "" if the list has none, NO_LABEL if only this line has none
     num_frames: int = -1  # -1 if the line has none
 
 
@@ -61,6 +66,7 @@ class ListEntry:
     line: int
     text: str
     readings: tuple[Reading, ...]
+    subset: str = ""  # the list's own word for it, "" if it has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,101 +77,120 @@ class ListFile:
     sha256: str  # of the file's bytes
     published: str  # short name of the published list with these bytes, or ""
     entries: tuple[ListEntry, ...]
+    hint: str = ""  # what may be wrong with its form if no line matches
 
 
-_PATH_COLUMNS = ("key", "path", "video_path", "video", "filename", "file", "frame_dir", "name")
-_LABEL_COLUMNS = ("label", "class_name", "class", "category")
-_FRAMES_COLUMNS = ("num_frames", "total_frames", "frames")
-_NUMBERS_AT_END = re.compile(r"^(?P<path>.*?\S)(?P<numbers>(?:[ \t]+\d+){1,3})$")
+_NUMBER = r"[+-]?\d+(?:\.0*)?"  # pandas writes 2 as 2.0
+_NUMBERS_AT_END = re.compile(rf"^(?P<path>.*?\S)(?P<numbers>(?:[ \t]+{_NUMBER}){{1,3}})$")
+_SEPARATED = re.compile(r'^"?(?P<path>.*[^,;\s"])"?\s*[,;\t]\s*"?(?P<label>[^,;\t"]+)"?$')
 
 
 def read_list(file: Path) -> ListFile:
     """Read a list; its form is detected from its content, and blank lines are skipped.
 
     Forms: `Class/video num_frames label`, `Class/file.ext label` (a space or comma between), `path offset num_frames label`,
-    one path or key per line, CSV with a header that names the path (also Kinetics' `label,youtube_id,time_start,time_end`),
+    one path or key per line, a table with a header that names the path (also Kinetics' `label,youtube_id,time_start,time_end`),
     a JSON list of objects with `frame_dir` or `filename`, `total_frames`, `label`.
     """
-    try:
-        content = file.read_bytes()
-        text = content.decode("utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"List {file}: no such file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"List {file} cannot be read as UTF-8 text ({error}).") from None
     # Its lines look like `path label`, and would be read as labels.
     if HMDB_FILE.match(file.name):
         raise InputError(
             f"List {file}: an official HMDB51 list, whose numbers are flags (1 train, 2 test). These are read when the data set is made: "
             "`tgprep extract --annotations FOLDER`; then `tgprep split --percent P --fold N`."
         )
-    digest = hashlib.sha256(content).hexdigest()
-    try:
-        entries = tuple(_entries(text))
-    except (ValueError, csv.Error) as error:
-        raise InputError(f"List {file}: {error}.") from None
+    content = read_file(file)
+    text = decode(content, file)
+    columns = header_of(text)[1]
+    entries = tuple(_entries(text, columns, file))
     if not entries:
         raise InputError(f"List {file} is empty: expected one video per line, such as `Class/video 120 5`.")
-    return ListFile(file.name, digest, PUBLISHED.get(digest[:16], ""), entries)
+    hint = ""
+    if len(columns) > 1 and not _is_table(columns):
+        hint = f"If it is a table: {', '.join(columns)[:200]} are no columns with a known name; known are {expected_columns('path')}."
+    digest = hashlib.sha256(content).hexdigest()
+    return ListFile(file.name, digest, PUBLISHED.get(digest[:16], ""), entries, hint)
 
 
-def _entries(text: str) -> Iterator[ListEntry]:
-    if text.lstrip()[:1] in ("[", "{"):
-        try:
-            records = json.loads(text)
-        except ValueError:
-            pass  # no JSON: a video's name may begin with a bracket
-        else:
-            if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-                raise ValueError("JSON, but not a list of objects")
-            for number, record in enumerate(records, 1):
-                yield ListEntry(number, json.dumps(record)[:200], tuple(_from_columns(record)))
-            return
-    lines = text.splitlines()
-    header = next((line for line in lines if line.strip()), "")
-    columns = [name.strip().lower() for name in header.split(",")]
-    # CSV has a header with a column that names the videos; a line with a comma alone may be `path,label`.
-    if len(columns) > 1 and not {*_PATH_COLUMNS, "youtube_id"}.isdisjoint(columns):
-        rows = csv.DictReader(io.StringIO(text, newline=""))
-        rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
-        for row in rows:
-            text_of_row = ",".join(str(value) for value in row.values())[:200]
-            yield ListEntry(rows.line_num, text_of_row, tuple(_from_columns(row)))
+def _is_table(columns: tuple[str, ...]) -> bool:
+    """Whether these are the columns of a table: one names the videos. A line with a comma alone may be `path,label`."""
+    return len(columns) > 1 and not {*COLUMNS["path"], "youtube_id"}.isdisjoint(columns)
+
+
+def _entries(text: str, columns: tuple[str, ...], file: Path) -> Iterator[ListEntry]:
+    records = _json_records(text, file)
+    if records is None and _is_table(columns):
+        records = ((row.line, row.cells) for row in read_table(text, file).rows)
+    if records is None:
+        for number, line in lines_of(text):
+            yield ListEntry(number, line, tuple(_readings(line)))
         return
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield ListEntry(number, line.strip(), tuple(_readings(line.strip())))
+    for number, record in records:
+        shown = json.dumps(record) if text.startswith("[") else ",".join(record.values())
+        yield ListEntry(number, shown[:200], tuple(_from_columns(record, f"{file}, line {number}")), _subset(record))
 
 
-def _from_columns(row: Mapping[str, Any]) -> Iterator[Reading]:
-    def values(names: Iterable[str]) -> list[str]:
-        given = (row.get(name) for name in names)
-        firsts = (value[0] if isinstance(value, list) and value else value for value in given)
-        return [str(value).strip() for value in firsts if value not in (None, "")]
+def _json_records(text: str, file: Path) -> Iterator[tuple[int, dict[str, Any]]] | None:
+    """The objects of a JSON list, counted from 1; None if the text is no JSON (a video's name may begin with a bracket)."""
+    if text.lstrip()[:1] not in ("[", "{"):
+        return None
+    try:
+        records = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise InputError(
+            f"List {file}: JSON, but not a list of objects such as {{'filename': 'Class/video.mp4', 'label': 5}}."
+        )
+    return enumerate(({column_name(name): value for name, value in record.items()} for record in records), 1)
 
-    label, frames = next(iter(values(_LABEL_COLUMNS)), ""), next(iter(values(_FRAMES_COLUMNS)), "")
-    if row.get("youtube_id"):
-        stem = str(row["youtube_id"]).strip()
-        if row.get("time_start") and row.get("time_end"):
-            stem += f"_{round(float(row['time_start'])):06d}_{round(float(row['time_end'])):06d}"
-        yield Reading(f"{label}/{stem}", label)
-    for path in values(_PATH_COLUMNS):
-        yield Reading(path, label, int(frames) if frames.isdigit() else -1)
+
+def _values(record: Mapping[str, Any], kind: str) -> list[str]:
+    """What the columns of one kind hold, likeliest first; of a list its first element."""
+    given = (record.get(name) for name in COLUMNS[kind])
+    firsts = (value[0] if isinstance(value, list) and value else value for value in given)
+    return [str(value).strip() for value in firsts if value not in (None, "")]
+
+
+def _subset(record: Mapping[str, Any]) -> str:
+    """The word for the subset of a row; numbers of folds are none."""
+    word = next(iter(_values(record, "subset")), "")
+    return "" if number_of(word) is not None and "fold" in record else word
+
+
+def _from_columns(record: Mapping[str, Any], where: str) -> Iterator[Reading]:
+    label = next(iter(_values(record, "label")), "")
+    if is_missing(label) and not record.keys().isdisjoint(COLUMNS["label"]):
+        label = NO_LABEL
+    frames = number_of(next(iter(_values(record, "num_frames")), ""))
+    num_frames = int(frames) if frames is not None and 0 <= frames < 2**31 else -1
+    if record.get("youtube_id"):
+        stem, times = str(record["youtube_id"]).strip(), [record.get("time_start"), record.get("time_end")]
+        if not {None, ""}.intersection(times):
+            seconds = [whole_seconds(str(time)) for time in times]
+            if not all(seconds):
+                raise InputError(f"{where}: time_start {times[0]!r}, time_end {times[1]!r}; expected seconds from 0.")
+            stem = "_".join([stem, *seconds])
+        yield Reading(f"{label}/{stem}", label, num_frames)
+    for path in _values(record, "path"):
+        yield Reading(path, label, num_frames)
 
 
 def _readings(line: str) -> Iterator[Reading]:
-    if (match := re.search(r"^(.*[^,\s])\s*,\s*(\d+)$", line)) is not None:
-        line = f"{match[1]} {match[2]}"
+    separated = _SEPARATED.match(line)
+    if separated and re.fullmatch(_NUMBER, separated["label"].strip()):
+        line, separated = f"{separated['path']} {separated['label'].strip()}", None
     match = _NUMBERS_AT_END.match(line)
     numbers = match["numbers"].split() if match else []
     # A path may end in numbers: each reading takes one number fewer for its own, and keeps the path's spaces.
     if len(numbers) >= 2:
-        yield Reading(re.sub(r"(\s+\d+){2}$", "", line), numbers[-1], int(numbers[-2]))
+        yield Reading(re.sub(rf"(\s+{_NUMBER}){{2}}$", "", line), numbers[-1], int(float(numbers[-2])))
     if numbers:
-        yield Reading(re.sub(r"\s+\d+$", "", line), numbers[-1])
+        yield Reading(re.sub(rf"\s+{_NUMBER}$", "", line), numbers[-1])
     yield Reading(line)
     if match and len(numbers) >= 3:
-        yield Reading(match["path"], numbers[-1], int(numbers[-2]))
+        yield Reading(match["path"], numbers[-1], int(float(numbers[-2])))
+    if separated:
+        yield Reading(separated["path"], separated["label"].strip())
 
 
 def export_list(split: LabelSplit, manifest: Manifest, form: str, part: str = "labelled") -> str:

@@ -228,7 +228,7 @@ def test_what_does_not_match_is_reported_line_by_line(tmp_path: Path) -> None:
     assert [(entry.line, entry.reason) for entry in report.unmatched] == [
         (2, "no such video in the data set"),
         (4, "failed: moov atom not found"),
-        (7, "listed before"),
+        (7, "listed before, in line 6"),
     ]
     assert [(entry.key, entry.what, entry.ours, entry.theirs) for entry in report.differences] == [
         ("run/a", "label", 1, 0),
@@ -274,8 +274,8 @@ def test_own_parts(tmp_path: Path) -> None:
         ("list.txt", "swim/x.avi 3\n", "none of its 1 lines names a video"),
         ("list.json", '{"a": 1}', "not a list of objects"),
         ("wave_test_split1.txt", "a.avi 1\n", "official HMDB51 list"),
-        ("list.bin", "\x00\udcff", "cannot be read as UTF-8"),
-        ("k.csv", "label,youtube_id,time_start,time_end\nrun,a,soon,2\n", "could not convert"),
+        ("list.bin", "\x00\udcff", r"line 1: byte 2 \(0xff\) is not UTF-8"),
+        ("k.csv", "label,youtube_id,time_start,time_end\nrun,a,soon,2\n", "line 2: time_start 'soon'"),
     ],
 )
 def test_mistakes(tmp_path: Path, name: str, text: str, message: str) -> None:

@@ -110,6 +110,7 @@ def test_csv_mistakes(tmp_path: Path, text: str, message: str) -> None:
         "path, label\nA/x.avi, run\nA/y.mp4, jump\n",
         '"path", "label"\n"A/x.avi", "run"\n"A/y.mp4", "jump"\n',
         "label;path\nrun;A/x.avi\njump;A/y.mp4\n",
+        "sep=;\n;;\nlabel;path\nrun;A/x.avi\njump;A/y.mp4\n",
         "Video Path\tClass-Name\nA/x.avi\trun\nA/y.mp4\tjump\n",
         ",path,label,,\n0,A/x.avi,run,,\n\n1,A/y.mp4,jump,,\n,,,,\n",
         "id,file_name,tag\n1,A/x.avi,run\n2,A/y.mp4,jump\n",
