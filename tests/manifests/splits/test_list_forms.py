@@ -1,0 +1,109 @@
+"""Lists as other programs write them: tables with any header, labels of pandas, words for subsets, encodings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from manifests.records import InputError
+from manifests.splits.list_import import import_lists
+from tests.manifests.splits.support import imported, row, small
+
+DATA = small(
+    row("deep/run/a.avi", 1),
+    row("deep/jump/b c.avi", 0),
+    row("deep/run/other.avi", 1),
+    row("deep/jump/caf\u00e9.avi", 0),
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"path","label"\n"run/a.avi","run"\n"jump/b c.avi","jump"\n',
+        "video_id,filepath,label\na,train_videos/a.avi,1\nb,train_videos/b c.avi,0\n",
+        "id,file_name,label\n1,a.avi,1\n2,b c.avi,0\n",
+        "clip_name,clip_path,label\na,/train/run/a.avi,1\nb c,/train/jump/b c.avi,0\n",
+        "Path, Label\nrun/a.avi, 1\njump/b c.avi, 0\n",
+        "path;label;;\nrun/a.avi;1;;\njump/b c.avi;0;;\n",
+        "name\tclass\nrun/a.avi\trun\njump/b c.avi\tjump\n",
+        "path,label,frames\nrun/a.avi,1.0,100.0\njump/b c.avi,0.0,100.0\n",
+        '"run/a.avi",1\n"jump/b c.avi",0\n',
+        "run/a.avi;1.0\njump/b c.avi;0.0\n",
+        "run/a.avi,run\njump/b c.avi,jump\n",
+        "run/a.avi 1.0\njump/b c.avi 0.0\n",
+        "run/a.avi 100.0 1.0\njump/b c.avi 100.0 0.0\n",
+        "RUN\\A.AVI 1\nJUMP\\b c.avi 0\n",
+        "path,label,split\nrun/a.avi,1,Train\njump/b c.avi,0,training\n",
+        "path,label,fold\nrun/a.avi,1,1\njump/b c.avi,0,2\n",
+        json.dumps([{"File Name": "run/a.avi", "Label": 1.0}, {"File Name": "jump/b c.avi", "Label": "jump"}]),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_forms(tmp_path: Path, text: str, encoding: str) -> None:
+    for ends in ("\n", "\r\n", "\r"):
+        (tmp_path / "list.csv").write_bytes(text.replace("\n", ends).encode(encoding))
+        split, report = imported(DATA, tmp_path / "list.csv")
+        assert split.keys_of("labelled") == ["jump/b_c", "run/a"]
+        assert (report.unmatched, report.differences) == ((), ())
+
+
+def test_names_match_in_both_forms_of_unicode(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("jump/cafe\u0301.avi 0\n", "utf-8")
+    split, _ = imported(DATA, tmp_path / "list.txt")
+    assert split.keys_of("labelled") == ["jump/caf\u00e9"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label\nrun/a.avi,-1\n", "line 2: label '-1'; expected"),
+        ("path,label\nrun/a.avi,nan\n", "line 2: no label"),
+        ("path,label\nrun/a.avi,1\njump/b c.avi,\n", "line 3: no label"),
+        ("run/a.avi 1\n\njump/b c.avi -1\n", "line 3: label '-1'; expected"),
+        ("path,label\nrun/a.avi,0.5\n", "line 2: label '0.5'"),
+        ('[{"filename": "run/a.avi", "label": null}]', "line 1: no label"),
+        (
+            "clippe;kind;by\nrun/a.avi;1;me\n",
+            "clippe, kind, by are no columns with a known name; known are path: key, path, video_path",
+        ),
+        ("path,label\nrun,a.avi,1\n", "line 2: 3 cells, the header has 2"),
+        (
+            "path,label,split\nrun/a.avi,1,test\n",
+            "none of its lines is for labelled videos. Line 2: its subset is 'test'",
+        ),
+        ("[" * 100_000, "none of its 1 lines names a video"),
+        ("youtube_id,time_start,time_end,label\nx,inf,2,run\n", "line 2: time_start 'inf'"),
+    ],
+)
+def test_mistakes_of_tables(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(InputError) as caught:
+        imported(DATA, tmp_path / "list.csv")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("word", ["test", "Validate", "holdout_test", "dev", "heldout", "unused", "unlabeled"])
+def test_rows_of_another_subset_are_not_labelled(tmp_path: Path, word: str) -> None:
+    (tmp_path / "list.csv").write_text(f"path,label,subset\nrun/a.avi,1,train\njump/b c.avi,0,{word}\n")
+    split, report = imported(DATA, tmp_path / "list.csv")
+    assert split.keys_of("labelled") == ["run/a"]
+    assert [(entry.line, entry.reason) for entry in report.unmatched] == [
+        (3, f"its subset is {word!r}, not train or labeled")
+    ]
+
+
+def test_contradictions_are_reported(tmp_path: Path) -> None:
+    """One video with two labels, and one that is in the official train list and in an imported test list."""
+    data = small(row("run/a.avi", 1, subsets=("train",)), row("run/b.avi", 1, subsets=("train",)))
+    (tmp_path / "list.txt").write_text("run/a.avi 1\nrun/A.avi 0\nrun/a.avi 1\n")
+    (tmp_path / "test.txt").write_text("run/b.avi 1\n")
+    split, report = import_lists(data, {"labelled": tmp_path / "list.txt", "test": tmp_path / "test.txt"})
+    assert [(entry.line, entry.reason) for entry in report.unmatched] == [
+        (2, "listed before, in line 1 with label 1, which counts"),
+        (3, "listed before, in line 1"),
+    ]
+    assert (split.keys_of("unlabelled"), split.keys_of("test")) == (["run/a"], ["run/b"])
+    assert any("1 videos of the official train list are in an imported list" in note for note in report.notes)
