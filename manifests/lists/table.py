@@ -61,7 +61,7 @@ def header_of(text: str) -> tuple[str, tuple[str, ...]]:
     """Detect the separator of a table, and the columns of its header: by the most names that are known."""
     line = next((line for line in text.split("\n") if _names(line)), "")
     headers = [(separator, tuple(map(column_name, _cells(line, separator)))) for separator in _SEPARATORS]
-    return max(headers, key=lambda header: len(_KNOWN.intersection(header[1])))
+    return max(headers, key=lambda header: (len(_KNOWN.intersection(header[1])), len(header[1])))
 
 
 def read_table(text: str, file: Path) -> Table:
