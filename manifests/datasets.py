@@ -19,6 +19,7 @@ _GROUP = re.compile(r"(?:^|_)(g\d{2,})(?=_|$)")
 SUBSET_NAMES = dict.fromkeys(("train", "training"), "train")
 SUBSET_NAMES |= dict.fromkeys(("val", "validate", "valid", "validation", "dev", "devel", "development"), "val")
 SUBSET_NAMES |= dict.fromkeys(("test", "testing"), "test")
+SUBSET_NAMES |= {f"{name}set": subset for name, subset in SUBSET_NAMES.items()}
 
 
 @functools.cache
@@ -50,7 +51,9 @@ def subset_of_folder(name: str) -> str:
     parts = re.split(r"[_\-. ]+", name.lower())
     found = {SUBSET_NAMES[part] for part in parts if part in SUBSET_NAMES}
     others = [part for part in parts if part not in SUBSET_NAMES]
-    known = re.compile(r"videos?|frames?|clips?|data|compress|k[467]00|kinetics\d*|[467]00|\d{3}(?:p|x\d+)?")
+    known = re.compile(
+        r"videos?|frames?|rawframes|clips?|data|raw|sets?|split|compress|k[467]00|kinetics\d*|[467]00|\d{3}(?:p|x\d+)?"
+    )
     return found.pop() if len(found) == 1 and all(known.fullmatch(part) for part in others) else ""
 
 

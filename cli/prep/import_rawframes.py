@@ -43,14 +43,18 @@ def import_rawframes(folder: Path, out: Path, as_json: bool, **options: Any) -> 
     for note in outcome.notes:
         say(note)
     header, num_videos = outcome.manifest.header, len(outcome.manifest.videos)
-    failed = [row for row in outcome.manifest.videos if row.status == "failed"] if header.num_failed else []
+    rows = [row for row in outcome.manifest.videos if row.status != "written"]
+    failed, skipped = [[row for row in rows if row.status == status] for status in ("failed", "skipped")]
     if as_json:
-        counts = {"num_videos": num_videos, "num_written": header.num_written, "num_failed": header.num_failed}
+        counts = {name: getattr(header, name) for name in ("num_written", "num_failed", "num_skipped")}
         kinds = {"tg": header.gradient.stored, "flow": bool(flow_method(header.settings))}
         failures = [{"path": row.path, "error": row.error} for row in failed]
-        print_json({"out": str(out), **counts, **kinds, "failed": failures})
+        reasons = [{"path": row.path, "reason": row.error} for row in skipped]
+        facts = {"out": str(out), "num_videos": num_videos, **counts, **kinds}
+        print_json({**facts, "failed": failures, "skipped": reasons})
     else:
-        for row in failed[:10]:
-            say(f"  failed: {row.path}: {row.error}")
-        say(f"{num_videos} inputs = {header.num_written} written + {header.num_failed} failed: {out}")
+        for row in [*failed, *skipped][:10]:
+            say(f"  {row.status}: {row.path}: {row.error}")
+        counted = f"{header.num_written} written + {header.num_failed} failed + {header.num_skipped} skipped"
+        say(f"{num_videos} inputs = {counted}: {out}")
     sys.exit(EXIT_FAILURES if header.num_failed else 0)

@@ -102,6 +102,9 @@ def _check_names(manifest: Manifest) -> Iterator[Finding]:
         yield _finding(_VIDEOS, "order", "rows are not sorted by key")
     valid = pc.match_substring_regex(names, r"^[A-Za-z0-9_-]+/[A-Za-z0-9_-]+$").to_numpy()
     yield from _broken(table, "key", "the key is not `Class/stem` of [A-Za-z0-9_-]", named & ~valid)
+    hidden = pc.match_substring_regex(names, r"^__[^/]*__/|/__").to_numpy(zero_copy_only=False)
+    message = "readers of WebDataset pass over keys whose folder is `__...__` or whose name begins with `__`"
+    yield from _broken(table, "key-hidden", message, named & valid & hidden)
 
     label = _numbers(table, "label")
     known = (label >= 0) & (label < len(header.classes))

@@ -27,7 +27,7 @@ from manifests.splits.label_split import LabelSplit, list_splits, read_split
 from manifests.splits.lists import export_list
 from manifests.splits.settings import KINETICS_PER_PERCENT, PARTS
 from manifests.table import Manifest
-from tgprep.convert.frame_tree import MARKER
+from tgprep.convert.frame_tree import CLASS_LIST, MARKER, SHARED_LABELS, class_list_text, shared_labels
 from tgprep.decode.stored import jpeg_reader, stored_planes
 
 RGB_NAME = "img_{:05d}.jpg"
@@ -169,11 +169,14 @@ def _gradients(manifest: Manifest, row: VideoRow) -> Iterator[bytes]:
 
 
 def list_texts(manifest: Manifest) -> dict[str, str]:
-    """File name below the tree -> content: classInd.txt, the lists of the official folds, those of every split and part
+    """File name below the tree -> content: the class list, labels of folders that classes share, the lists of the official folds, those of every split and part
     (`Class/video num_frames label`), and the labelled ones again as the reference names them.
     """
     header = manifest.header
-    texts = {"classInd.txt": "".join(f"{number} {name}\n" for number, name in enumerate(header.classes, 1))}
+    texts = {CLASS_LIST: class_list_text(header.classes)}
+    written = manifest.videos.take(manifest.written_rows(()))
+    if shared := shared_labels(written.column("key"), written.column("label")):
+        texts[SHARED_LABELS] = json_bytes(shared).decode()
     texts |= _official(manifest)
     for name in list_splits(manifest.root):  # the newest first: of several splits, it gets the reference's name
         split = read_split(manifest.root, name)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from manifests import datasets
+from manifests.datasets import nfc
 from manifests.records import InputError, SourceVideo
-from tgprep.scan.files import Listing, VideoFile, some
-from tgprep.scan.keys import unique_keys, video_key
-from tgprep.scan.rules import VideoLabel
-from tgprep.scan.scan import Scan, label_files
+from tgprep.scan.files import NOT_UTF8, Listing, VideoFile, is_utf8, walk
+from tgprep.scan.keys import class_folder
+from tgprep.scan.rules import Labelling, VideoLabel
+from tgprep.scan.scan import Scan, label_files, named
 
 MARKER = ".tgprep-export.json"
+CLASS_LIST = "classInd.txt"
+SHARED_LABELS = ".tgprep-labels.json"
 # The files of each kind of frames: the name in messages, and the pattern of file names.
 FILES = {
     "rgb": ("img", re.compile(r"img_(\d+)\.jpe?g", re.IGNORECASE)),
@@ -84,58 +89,94 @@ def scan_tree(folder: Path, dataset: str, annotations: Path | None) -> Scan:
         raise InputError(f"{folder}: no such folder. Name the folder that holds Class/video/img_00001.jpg.")
     if dataset not in ("auto", "folder", *datasets.OFFICIAL):
         raise InputError(f"--dataset {dataset}: one of auto, folder, {', '.join(datasets.OFFICIAL)}.")
-    files = _frame_folders(folder)
-    detected, labelling = label_files(Listing(files), folder, dataset, annotations)
-    notes = [*labelling.notes]
-    entries = {path: entry for path, entry in labelling.labels.items() if isinstance(entry, VideoLabel)}
-    if lost := [f"{path} ({entry})" for path, entry in labelling.labels.items() if not isinstance(entry, VideoLabel)]:
-        raise InputError(
-            f"{folder}: {len(lost)} frame folders belong to no class: {some(lost)}. Use --dataset folder, or move them."
-        )
-    classes = labelling.classes
-    # The folders of an export have the class names of keys; its class list has the original names.
-    if detected == "folder" and (folder / "classInd.txt").is_file():
-        listed = _class_index(folder / "classInd.txt")
-        by_name = {name: name for name in listed} | {video_key(name, "x").split("/")[0]: name for name in listed}
-        if unknown := sorted({entry.class_name for entry in entries.values()} - set(by_name)):
-            raise InputError(
-                f"{folder / 'classInd.txt'} does not name {len(unknown)} of the class folders, such as {unknown[0]}."
-            )
-        entries = {path: replace(entry, class_name=by_name[entry.class_name]) for path, entry in entries.items()}
-        classes = listed
-        notes.append(f"class list: classInd.txt ({len(classes)} classes)")
-    labels = {name: label for label, name in enumerate(classes)}
-    keys, _ = unique_keys([(entries[file.path].class_name, file.stem, file.path) for file in files])
-    videos = [
-        SourceVideo(
-            key, file.path, entry.class_name, labels[entry.class_name], entry.group, entry.subsets, file.num_bytes
-        )
-        for key, file in zip(keys, files, strict=True)
-        for entry in (entries[file.path],)
-    ]
-    videos.sort(key=lambda video: video.key)
-    return Scan(detected, classes, tuple(videos), (), labelling.num_folds, (), (), tuple(notes))
+    listing = _frame_folders(folder)
+    detected, labelling = label_files(listing, folder, dataset, annotations)
+    if detected == "folder" and (folder / CLASS_LIST).is_file():
+        labelling = _with_class_list(labelling, folder)
+    return named(listing, folder, detected, labelling)
 
 
-def _frame_folders(folder: Path) -> list[VideoFile]:
-    files: list[VideoFile] = []
-    for top, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if frames := [name for name in names if FILES["rgb"][1].fullmatch(name)]:
-            place = Path(top).relative_to(folder)
-            num_bytes = sum((Path(top) / name).stat().st_size for name in frames)
-            files.append(VideoFile(place.as_posix(), place.parts[:-1], place.name, num_bytes))
-    if not files:
+def _with_class_list(labelling: Labelling, folder: Path) -> Labelling:
+    """The labels with the class names of a tree's class list: the folders of an export have the class names of keys."""
+    file = folder / CLASS_LIST
+    classes = _class_index(file)
+    by_name = {class_folder(name): name for name in classes} | {nfc(name): name for name in classes}
+    of_video = _read_shared_labels(folder / SHARED_LABELS, len(classes))
+    labels: dict[str, VideoLabel | str] = {}
+    for path, entry in labelling.labels.items():
+        if isinstance(entry, VideoLabel):
+            name = classes[of_video[path]] if path in of_video else by_name.get(entry.class_name)
+            if name is None:
+                raise InputError(
+                    f"{file} does not name the class folder {entry.class_name} of {path}. Add it, or remove the list."
+                )
+            entry = replace(entry, class_name=name)
+        labels[path] = entry
+    notes = (*labelling.notes, f"class list: {file.name} ({len(classes)} classes)")
+    return replace(labelling, classes=classes, labels=labels, notes=notes)
+
+
+def _frame_folders(folder: Path) -> Listing:
+    """The folders that hold frames, as if each were one file."""
+    listing = Listing()
+    num_bytes: Counter[str] = Counter()
+    for path, status in walk(folder, listing):
+        place, _, name = path.rpartition("/")
+        if FILES["rgb"][1].fullmatch(name):
+            num_bytes[place] += status.st_size
+    if not num_bytes:
         raise InputError(f"{folder} holds no frames: expected Class/video/img_00001.jpg, img_00002.jpg, ...")
-    return files
+    for place, count in num_bytes.items():
+        *folders, name = place.split("/")
+        if is_utf8(place):
+            listing.videos.append(VideoFile(place or ".", tuple(folders), name, count))
+        else:
+            listing.skip(place, NOT_UTF8)
+    return listing
+
+
+def class_list_text(classes: Sequence[str]) -> str:
+    """A class list, `1 FirstClass`, `2 SecondClass`, ...; names that a line cannot hold as they are become JSON strings."""
+    lines = (json.dumps(name) if _is_odd(name) else name for name in classes)
+    return "".join(f"{number} {line}\n" for number, line in enumerate(lines, 1))
+
+
+def _is_odd(name: str) -> bool:
+    return name != name.strip() or name.startswith('"') or len(name.splitlines()) != 1
 
 
 def _class_index(file: Path) -> tuple[str, ...]:
-    lines = [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
+    """Read a class list."""
+    lines = [line.strip() for line in file.read_text("utf-8-sig").split("\n") if line.strip()]
     matches = [re.fullmatch(rf"{number}\s+(.+)", line) for number, line in enumerate(lines, 1)]
     if not all(matches):
         raise InputError(f"{file}: expected lines `1 FirstClass`, `2 SecondClass`, ... counted from 1.")
-    return tuple(match[1] for match in matches if match)
+    names = [match[1] for match in matches if match]
+    for number, name in enumerate(names):
+        with contextlib.suppress(ValueError):
+            if name.startswith('"') and isinstance(text := json.loads(name), str):
+                names[number] = text
+    return tuple(names)
+
+
+def shared_labels(keys: Sequence[str], labels: Sequence[int]) -> dict[str, int]:
+    """The labels of the videos in folders of several classes, such as `_` for names without a Latin letter; by key."""
+    classes: defaultdict[str, set[int]] = defaultdict(set)
+    for key, label in zip(keys, labels, strict=True):
+        classes[key.partition("/")[0]].add(label)
+    return {key: label for key, label in zip(keys, labels, strict=True) if len(classes[key.partition("/")[0]]) > 1}
+
+
+def _read_shared_labels(file: Path, num_classes: int) -> dict[str, int]:
+    if not file.is_file():
+        return {}
+    try:
+        labels: dict[str, int] = json.loads(file.read_bytes())
+        if not all(label in range(num_classes) for label in labels.values()):
+            raise ValueError
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        raise InputError(f"{file} is damaged: export again, or remove it.") from None
+    return labels
 
 
 def export_marker(folder: Path) -> dict[str, Any]:

@@ -79,7 +79,8 @@ def import_rawframes(
             return result
 
         results = run_threads(finish, plans, threads, stop, on_progress)
-        return Outcome(finalise(out, header, results), False, len(done), scan.notes)
+        skipped = [(entry.path, entry.reason) for entry in scan.skipped]
+        return Outcome(finalise(out, header, results, skipped), False, len(done), scan.notes)
 
 
 def _header(folder: Path, scan: Scan, tg: bool, flow: bool) -> ManifestHeader:

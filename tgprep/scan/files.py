@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,7 @@ OTHER_EXTENSIONS = frozenset(
     sha256 sqlite srt svg sub tar tex tgz tif tiff toml torrent tsv txt url vtt wav webp xls xlsx xml xz yaml yml zip
     zst""".split()  # noqa: SIM905
 )
+NOT_UTF8 = "name is not valid UTF-8; rename it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,8 @@ class Listing:
         extension = extension_of(name)
         if extension in OTHER_EXTENSIONS:
             self.ignored[extension] += 1
-        elif path.encode("utf-8", "ignore").decode() != path:
-            self.skip(path, "name is not valid UTF-8; rename it")
+        elif not is_utf8(path):
+            self.skip(path, NOT_UTF8)
         elif extension not in VIDEO_EXTENSIONS:
             self.skip(path, f"not a known video extension (.{extension})" if extension else "no file name extension")
         elif not regular:
@@ -78,8 +80,8 @@ def list_videos(location: Location) -> Listing:
             raise InputError(
                 f"VIDEOS {location} {what}. Name the folder that holds the videos: tgprep extract VIDEOS OUT."
             )
-        root = location.stat()
-        _list_folder(str(location), "", ((root.st_dev, root.st_ino),), listing)
+        for path, status in walk(location, listing):
+            listing.add(path, status.st_size, regular=stat.S_ISREG(status.st_mode))
     else:
         # An object store has names with slashes only: no links, no permissions, regular files only.
         for path, num_bytes in sorted(list_tree(location).items(), key=lambda entry: entry[0].split("/")):
@@ -104,11 +106,22 @@ def list_videos(location: Location) -> Listing:
     return listing
 
 
-def _list_folder(folder: str, prefix: str, parents: tuple[tuple[int, int], ...], listing: Listing) -> None:
-    """List a folder and those below.
+def walk(root: Path, listing: Listing) -> Iterator[tuple[str, os.stat_result]]:
+    """All files below a folder in order, with their paths relative to it; links to folders are followed, never in a circle.
 
-    prefix: its path below VIDEOS, "" or ending in a slash. parents: device and inode of it and of the folders above, which a
-    symbolic link may lead back to.
+    Hidden entries are counted in `listing`, what cannot be read is skipped in it. InputError if the root is no folder.
+    """
+    status = root.stat()
+    yield from _walk(str(root), "", ((status.st_dev, status.st_ino),), listing)
+
+
+def _walk(
+    folder: str, prefix: str, parents: tuple[tuple[int, int], ...], listing: Listing
+) -> Iterator[tuple[str, os.stat_result]]:
+    """Files of a folder and of those below.
+
+    prefix: its path below the root, "" or ending in a slash. parents: device and inode of it and of the folders above, which
+    a symbolic link may lead back to.
     """
     try:
         with os.scandir(folder) as iterator:
@@ -130,14 +143,18 @@ def _list_folder(folder: str, prefix: str, parents: tuple[tuple[int, int], ...],
             elif extension_of(entry.name) in VIDEO_EXTENSIONS:
                 listing.skip(path, f"cannot be read: {error.strerror}")
             continue
-        # Links to folders are followed, but never in a circle.
         identity = (status.st_dev, status.st_ino)
         if not stat.S_ISDIR(status.st_mode):
-            listing.add(path, status.st_size, regular=stat.S_ISREG(status.st_mode))
+            yield path, status
         elif identity in parents:
             listing.skip(path, "symbolic link to a folder above itself")
         else:
-            _list_folder(entry.path, f"{path}/", (*parents, identity), listing)
+            yield from _walk(entry.path, f"{path}/", (*parents, identity), listing)
+
+
+def is_utf8(path: str) -> bool:
+    """Whether the bytes of a path are UTF-8; those that are not became lone surrogates."""
+    return path.encode("utf-8", "ignore").decode() == path
 
 
 def extension_of(name: str) -> str:

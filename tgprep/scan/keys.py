@@ -7,8 +7,11 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
+from manifests.datasets import nfc
+
 MAX_STEM, MAX_CLASS = 80, 100  # a ustar name holds 100 bytes for `stem.rgb.offsets.npy`, 155 for the folder before it
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+_LEADING = re.compile(r"^__+")
 
 
 def unique_keys(videos: Sequence[tuple[str, str, str]]) -> tuple[list[str], list[str]]:
@@ -35,17 +38,26 @@ def unique_keys(videos: Sequence[tuple[str, str, str]]) -> tuple[list[str], list
 def video_key(class_name: str, stem: str, *, hash_of: str = "", digits: int = 8) -> str:
     """`Class/stem` of `[A-Za-z0-9_-]` only: other characters become one `_` a run; long names end in a hash.
 
-    hash_of: text whose sha256 (the first `digits` hexadecimal digits) ends the stem, for videos whose plain keys clash.
+    Composed and decomposed Unicode give the same key. hash_of: text whose sha256 (the first `digits` hexadecimal digits) ends the stem, for videos whose plain keys clash.
     """
-    folder = _UNSAFE.sub("_", class_name)
-    if len(folder) > MAX_CLASS:
-        folder = f"{folder[: MAX_CLASS - 9]}_{_digest(class_name)[:8]}"
-    name = _UNSAFE.sub("_", stem)
+    class_name, stem = nfc(class_name), nfc(stem)
+    name = _clean(stem)
     if hash_of:
         name = f"{name[: MAX_STEM - digits - 1]}_{_digest(hash_of)[:digits]}"
     elif len(name) > MAX_STEM:
         name = f"{name[: MAX_STEM - 9]}_{_digest(f'{class_name}/{stem}')[:8]}"
-    return f"{folder}/{name}"
+    return f"{class_folder(class_name)}/{name}"
+
+
+def class_folder(class_name: str) -> str:
+    """The first part of the keys of a class."""
+    folder = _clean(nfc(class_name))
+    return folder if len(folder) <= MAX_CLASS else f"{folder[: MAX_CLASS - 9]}_{_digest(nfc(class_name))[:8]}"
+
+
+def _clean(name: str) -> str:
+    """No part of a key begins with `__`: webdataset takes such folders for metadata, Hugging Face such files for hidden ones."""
+    return _LEADING.sub("_", _UNSAFE.sub("_", name))
 
 
 def _digest(text: str) -> str:

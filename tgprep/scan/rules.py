@@ -133,12 +133,12 @@ def by_lists(
             hint = ", and the lists do not label it" if lists else ""
             labels[file.path] = f"class unknown: no folder of the path is a class of {dataset}{hint}"
             continue
-        # The subsets: from the lists; Kinetics videos that no list names may lie in folders of a subset.
+        # The subsets: from the lists; without lists, and for Kinetics videos that none names, from folders of a subset.
         if entry is not None:
             present.add(index)
             subsets = entry.subsets
         else:
-            in_folders = map(datasets.subset_of_folder, file.folders if dataset in KINETICS else ())
+            in_folders = map(datasets.subset_of_folder, file.folders if dataset in KINETICS or lists is None else ())
             subsets = (next(filter(None, in_folders), ""),) * num_folds
             if lists:
                 extra[class_name].append(file.path)
@@ -189,44 +189,3 @@ def count_missing(listed: Iterable[str], absent: Iterable[tuple[str, str]]) -> t
         Missing(name, num_listed[name], len(group), tuple(sorted(group)[:_NUM_EXAMPLES]))
         for name, group in sorted(names.items())
     )
-
-
-def by_folder(files: list[VideoFile], videos: Location) -> Labelling:
-    """Label files in VIDEOS/[train|val|test/]Class/.../file; the subset layout only if every top folder names a subset."""
-    nested = [file.folders for file in files if file.folders]
-    if not nested:
-        raise InputError(
-            f"VIDEOS {videos}: all videos are directly in this folder, so their classes are unknown. Expected VIDEOS/Class/file "
-            "(or VIDEOS/train/Class/file). Give the folder above if this is one class, or list the classes: "
-            "--dataset csv --annotations FILE.csv (path,label). For Kinetics videos named by YouTube id: --dataset kinetics400 --annotations FOLDER with the official csv files."
-        )
-    notes: list[str] = []
-    # Skip folders that only hold the others, such as UCF-101/ of the archive; but not the last one, which is a class.
-    first, depth = nested[0], 0
-    while all(len(folders) > depth + 1 and folders[depth] == first[depth] for folders in nested):
-        if datasets.subset_of_folder(first[depth]):
-            break
-        depth += 1
-    if depth:
-        notes.append(f"class folders are in {'/'.join(first[:depth])}/")
-    # All top folders must name a subset: a class may be called `test` too.
-    subset_names = {top: datasets.subset_of_folder(top) for top in {folders[depth] for folders in nested}}
-    with_subsets = all(subset_names.values())
-    class_depth = depth + with_subsets
-    labels: dict[str, VideoLabel | str] = {}
-    for file in files:
-        if len(file.folders) <= class_depth:
-            labels[file.path] = "no class folder above it (expected VIDEOS/Class/file)"
-            continue
-        name = file.folders[class_depth]
-        subsets = (subset_names[file.folders[depth]],) if with_subsets else ()
-        labels[file.path] = VideoLabel(name, datasets.group_of("folder", name, file.stem), subsets)
-    classes = tuple(sorted({label.class_name for label in labels.values() if isinstance(label, VideoLabel)}))
-    if with_subsets:
-        subsets_text = ", ".join(f"{top}/ is {subset}" for top, subset in sorted(subset_names.items()))
-        notes.append(f"subsets from the top folders: {subsets_text}")
-    else:
-        notes.append(
-            "no train/, val/ or test/ folders: every video counts as train (tgprep split --test-percent sets a test part aside)"
-        )
-    return Labelling(classes, labels, int(with_subsets), (), (), tuple(notes))

@@ -12,8 +12,9 @@ from manifests.records import InputError, SourceVideo
 from tgprep.scan.annotations import annotation_paths
 from tgprep.scan.csv_list import by_csv
 from tgprep.scan.files import Listing, Skipped, list_videos, some
+from tgprep.scan.folders import by_folder
 from tgprep.scan.keys import unique_keys
-from tgprep.scan.rules import Extra, Labelling, Missing, VideoLabel, by_folder, by_lists, guess_dataset
+from tgprep.scan.rules import Extra, Labelling, Missing, VideoLabel, by_lists, guess_dataset
 
 __all__ = ["Extra", "Missing", "Scan", "Skipped", "scan"]
 
@@ -46,6 +47,11 @@ def scan(videos: Location, *, dataset: str = "auto", annotations: Location | Non
         raise InputError(f"--annotations {annotations}: no such file or folder.")
     listing = list_videos(videos)
     dataset, labelling = label_files(listing, videos, dataset, annotations)
+    return named(listing, videos, dataset, labelling, classes)
+
+
+def named(listing: Listing, videos: Location, dataset: str, labelling: Labelling, classes: str = "all") -> Scan:
+    """Give every labelled file its label and key. InputError if no file has a label."""
     notes = [*labelling.notes, *_notes_on_missing(labelling.missing)]
     # Every file has a label or is skipped; files that a csv does not name have neither.
     labels = [(file, labelling.labels.get(file.path)) for file in listing.videos]

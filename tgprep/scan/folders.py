@@ -1,0 +1,179 @@
+"""Class and subset of each file by its folders alone: the layout of a tree is detected, and refused if it is ambiguous."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+from manifests import datasets
+from manifests.datasets import nfc, subset_of_folder
+from manifests.files import Location
+from manifests.records import InputError
+from tgprep.scan.files import VideoFile, some
+from tgprep.scan.rules import Labelling, VideoLabel
+
+Folders = tuple[str, ...]  # of a file, from VIDEOS down
+_NO_CLASS = "no class folder above it (expected VIDEOS/Class/file)"
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Which folders of a path name class and subset."""
+
+    root: Folders  # the folder that holds the layout, below VIDEOS
+    kind: str  # "class": root/Class/file; "subset": root/train/Class/file; "class-subset": root/Class/train/file
+    note: str = ""
+
+    def read(self, folders: Folders) -> tuple[str, str] | str:
+        """Class and subset ("" if the layout has none) of a file in these folders, or the reason to skip it."""
+        depth = len(self.root)
+        inside = folders[depth:] if folders[:depth] == self.root else ()
+        if self.kind == "class":
+            return (inside[0], "") if inside else _NO_CLASS
+        if self.kind == "class-subset":
+            subset = next(filter(None, map(subset_of_folder, inside[1:])), "")
+            return (
+                (inside[0], subset)
+                if subset
+                else "in no train/, val/ or test/ folder, unlike other videos of the classes"
+            )
+        if not inside or not (subset := subset_of_folder(inside[0])):
+            place = "/".join(folders[: depth + 1]) + "/" if folders else "VIDEOS itself"
+            return f"in {place}, beside the folders of subsets (train/, val/ or test/): no class and subset known"
+        return (inside[1], subset) if len(inside) > 1 else _NO_CLASS
+
+
+def by_folder(files: list[VideoFile], videos: Location) -> Labelling:
+    """Label files in VIDEOS/Class/.../file, VIDEOS/train/Class/.../file or VIDEOS/Class/train/.../file.
+
+    Folders around these are passed over. Files beside the subsets are skipped. InputError if the layout is ambiguous.
+    """
+    nested = sorted({file.folders for file in files if file.folders})
+    if not nested:
+        raise InputError(
+            f"VIDEOS {videos}: all videos are directly in this folder, so their classes are unknown. Expected VIDEOS/Class/file "
+            "(or VIDEOS/train/Class/file). Give the folder above if this is one class, or list the classes: "
+            "--dataset csv --annotations FILE.csv (path,label). For Kinetics videos named by YouTube id: --dataset kinetics400 --annotations FOLDER with the official csv files."
+        )
+    layout = _find_layout(nested, videos)
+    labels: dict[str, VideoLabel | str] = {}
+    spellings: defaultdict[str, set[str]] = defaultdict(set)
+    for file in files:
+        found = layout.read(file.folders)
+        if isinstance(found, str):
+            labels[file.path] = found
+            continue
+        name, subset = nfc(found[0]), found[1]
+        spellings[name].add(found[0])
+        subsets = () if layout.kind == "class" else (subset,)
+        labels[file.path] = VideoLabel(name, datasets.group_of("folder", name, file.stem), subsets)
+    notes = [layout.note] if layout.note else []
+    notes += _notes(layout, nested, [path for path, why in labels.items() if isinstance(why, str)])
+    if double := sorted(name for name, forms in spellings.items() if len(forms) > 1):
+        notes.append(
+            f"{len(double)} classes have folders in composed and in decomposed Unicode, taken as one class each: {some(double)}"
+        )
+    return Labelling(tuple(sorted(spellings)), labels, int(layout.kind != "class"), (), (), tuple(notes))
+
+
+def _find_layout(nested: list[Folders], videos: Location) -> _Layout:
+    """The layout of a tree. nested: the folders of every file that is in one."""
+    # Folders that only hold the others, such as UCF-101/ of the archive, are passed over; not the last one, which is a class.
+    first, depth = nested[0], 0
+    while all(len(folders) > depth + 1 and folders[depth] == first[depth] for folders in nested):
+        if subset_of_folder(first[depth]):
+            break
+        depth += 1
+    root = first[:depth]
+    if any(subset_of_folder(folders[depth]) for folders in nested):
+        return _subsets_in(root, nested, videos, is_common=True)
+    # The place of the first subset folder in each path that has one, below the top folders.
+    places = {
+        folders: place
+        for folders in nested
+        if (place := next((at for at in range(depth + 1, len(folders)) if subset_of_folder(folders[at])), 0))
+    }
+    if not places:
+        return _classes_in(root, nested, videos)
+    holders = {folders[:place] for folders, place in places.items()}
+    if len(holders) == 1:
+        return _subsets_in(holders.pop(), nested, videos, is_common=False)
+    # Class/train/file: below a subset folder are no more folders.
+    if all(len(folders) == place + 1 for folders, place in places.items()):
+        words = {subset_of_folder(folders[place]) for folders, place in places.items()}
+        if len(words) > 1 or len(places) == len(nested):
+            return _Layout(root, "class-subset")
+    raise _ambiguous(videos, [folders[: place + 1] for folders, place in places.items()], nested)
+
+
+def _subsets_in(root: Folders, nested: list[Folders], videos: Location, *, is_common: bool) -> _Layout:
+    """The layout if folders in `root` have names of subsets: subsets that hold classes, or classes of these names.
+
+    is_common: whether all files are below `root`.
+    """
+    depth = len(root)
+    subset_folders = {f for f in nested if f[:depth] == root and len(f) > depth and subset_of_folder(f[depth])}
+    others = [folders for folders in nested if folders not in subset_folders]
+    num_words = len({subset_of_folder(folders[depth]) for folders in subset_folders})
+    hold_classes = any(len(folders) > depth + 1 for folders in subset_folders)
+    # One subset beside folders of videos (unlabelled/) is a subset; beside folders that hold folders it may be a class.
+    others_hold_videos = is_common and all(len(folders) == depth + 1 for folders in others)
+    if not others or (hold_classes and (num_words > 1 or others_hold_videos)):
+        return _Layout(root, "subset")
+    # A class may be called `train` (a vehicle) or `test`: one such folder that holds videos, as the folders beside it may.
+    if num_words == 1 and not hold_classes and is_common:
+        name = f"{min(subset_folders)[depth]}/"
+        note = f"{name} counts as a class, not as a subset: it holds videos and no class folders, and no other subset is beside it"
+        return _Layout(root, "class", note)
+    raise _ambiguous(videos, [folders[: depth + 1] for folders in subset_folders], nested)
+
+
+def _classes_in(root: Folders, nested: list[Folders], videos: Location) -> _Layout:
+    """The layout without folders of subsets; InputError for `train1`, `test1` and the like, which may be parts of folds."""
+    depth = len(root)
+    numbered = {
+        f[: depth + 1]: subset for f in nested if (subset := subset_of_folder(f[depth].rstrip("0123456789_-. ")))
+    }
+    if len(set(numbered.values())) > 1:
+        raise _ambiguous(videos, list(numbered), nested)
+    return _Layout(root, "class")
+
+
+def _ambiguous(videos: Location, subset_folders: list[Folders], nested: list[Folders]) -> InputError:
+    def shown(folders: list[Folders]) -> str:
+        return some(sorted({"/".join(entry) + "/" for entry in folders}))
+
+    known, depths = set(subset_folders), {len(entry) for entry in subset_folders}
+    others = [folders for folders in nested if not any(folders[:depth] in known for depth in depths)]
+    beside = f" beside {shown(others)}" if others else ""
+    return InputError(
+        f"VIDEOS {videos}: are {shown(subset_folders)}{beside} subsets or classes? Expected VIDEOS/Class/file, "
+        "VIDEOS/train/Class/file or VIDEOS/Class/train/file (train, val or test). Move folders that are neither out of VIDEOS, rename them, or "
+        "list the videos: --dataset csv --annotations FILE.csv (path,label,subset)."
+    )
+
+
+def _notes(layout: _Layout, nested: list[Folders], skipped: list[str]) -> list[str]:
+    """What the user should know about the layout and the files that it leaves out."""
+    notes, depth = [], len(layout.root)
+    if layout.root:
+        notes.append(f"the classes are in {'/'.join(layout.root)}/")
+    if layout.kind == "class":
+        return [
+            *notes,
+            "no train/, val/ or test/ folders: every video counts as train (tgprep split --test-percent sets a test part aside)",
+        ]
+    place = "the folders in each class" if layout.kind == "class-subset" else "the top folders"
+    names = {
+        name: subset
+        for folders in nested
+        for name in (folders[depth : depth + 1] if layout.kind == "subset" else folders[depth + 1 :])
+        if folders[:depth] == layout.root and (subset := subset_of_folder(name))
+    }
+    notes.append(f"subsets from {place}: {', '.join(f'{name}/ is {subset}' for name, subset in sorted(names.items()))}")
+    if skipped:
+        places = ("/".join(path.split("/")[:-1][: depth + 1]) for path in skipped)
+        counts = Counter(f"{place}/" if place else "VIDEOS itself" for place in places)
+        shown = some([f"{count} in {place}" for place, count in sorted(counts.items())])
+        notes.append(f"{len(skipped)} videos that are in no class of a subset are skipped: {shown}")
+    return notes
