@@ -75,6 +75,12 @@ def name_fits(dataset: str, stem: str) -> bool:
     return form.search(stem) is not None
 
 
+def has_times(stem: str) -> bool:
+    """Whether a name is an id of Kinetics with the times of the clip behind it."""
+    match = KINETICS_NAME.match(stem)
+    return match is not None and match["start"] is not None
+
+
 def size_fits(dataset: str, num_classes: int) -> bool:
     """Whether a Kinetics may have that number of classes, which alone distinguishes Kinetics-600 from Kinetics-700."""
     if dataset not in KINETICS or class_list(dataset):

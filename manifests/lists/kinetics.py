@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from manifests.datasets import KINETICS_NAME, class_list, clean_class, folded_class
+from manifests.datasets import KINETICS_NAME, class_list, clean_class, folded_class, nfc
 from manifests.lists.labels import UNUSED, is_missing, number_of, subset_in_name, subset_of_word
 from manifests.lists.listed import ListedVideo, OfficialLists, SubsetsOfVideos, Tally
 from manifests.lists.table import KINETICS_COLUMNS, Row, Table, header_of, read_table
@@ -77,9 +77,12 @@ def read_kinetics(dataset: str, files: list[Path]) -> OfficialLists:
         for name in labels
     )
     index = {video.stem: place for place, video in enumerate(videos)}
-    # Of a YouTube video that was cut twice, only a name with times says which clip it is.
+    # Of a YouTube video that was cut twice, only a name with times says which clip it is, or its class if that has one of them.
     num_clips = Counter(youtube_id for youtube_id, _ in labels)
     index |= {youtube_id: place for place, (youtube_id, _) in enumerate(labels) if num_clips[youtube_id] == 1}
+    of_class = [f"{video.class_name}/{youtube_id}" for video, (youtube_id, _) in zip(videos, labels, strict=True)]
+    num_in_class = Counter(of_class)
+    index |= {nfc(name): place for place, name in enumerate(of_class) if num_in_class[name] == 1}
     source = ", ".join(file.name for file in files)
     return OfficialLists(source, classes, videos, index, 1, tuple(files), tally.notes())
 

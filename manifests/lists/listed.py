@@ -30,7 +30,8 @@ class OfficialLists:
     videos: tuple[ListedVideo, ...]
     index: dict[str, int]
     """Every possible name of a video file -> its index in `videos`: `class/stem` in lower case; for Kinetics the stems
-    `<id>_<start>_<end>` and `<id>`, with case. In composed Unicode."""
+    `<id>_<start>_<end>`, `<id>` of ids with one clip, and `class/<id>` of ids with one clip in this class, with case. In
+    composed Unicode."""
     num_folds: int
     files: tuple[Path, ...] = ()  # that were read
     notes: tuple[str, ...] = ()  # contradictions, and what was done about them
@@ -40,8 +41,9 @@ class OfficialLists:
         for name in (f"{class_name}/{stem}".lower(), stem):
             if (place := self.index.get(nfc(name))) is not None:
                 return place
-        match = KINETICS_NAME.match(stem)
-        return self.index.get(match["id"]) if match else None
+        if match := KINETICS_NAME.match(stem):
+            return self.index.get(match["id"], self.index.get(nfc(f"{class_name}/{match['id']}")))
+        return None
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 from manifests import datasets
 from manifests.datasets import nfc
+from manifests.lists.text import read_lines
 from manifests.records import InputError, SourceVideo
 from tgprep.scan.files import NOT_UTF8, Listing, VideoFile, is_utf8, walk
 from tgprep.scan.keys import class_folder
@@ -147,7 +148,7 @@ def _is_odd(name: str) -> bool:
 
 def _class_index(file: Path) -> tuple[str, ...]:
     """Read a class list."""
-    lines = [line.strip() for line in file.read_text("utf-8-sig").split("\n") if line.strip()]
+    lines = [line for _, line in read_lines(file)]
     matches = [re.fullmatch(rf"{number}\s+(.+)", line) for number, line in enumerate(lines, 1)]
     if not all(matches):
         raise InputError(f"{file}: expected lines `1 FirstClass`, `2 SecondClass`, ... counted from 1.")

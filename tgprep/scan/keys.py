@@ -38,26 +38,29 @@ def unique_keys(videos: Sequence[tuple[str, str, str]]) -> tuple[list[str], list
 def video_key(class_name: str, stem: str, *, hash_of: str = "", digits: int = 8) -> str:
     """`Class/stem` of `[A-Za-z0-9_-]` only: other characters become one `_` a run; long names end in a hash.
 
-    Composed and decomposed Unicode give the same key. hash_of: text whose sha256 (the first `digits` hexadecimal digits) ends the stem, for videos whose plain keys clash.
+    Names in composed and in decomposed Unicode give the same key. hash_of: text whose sha256 (the first `digits` hexadecimal
+    digits) ends the stem, for videos whose plain keys clash.
     """
     class_name, stem = nfc(class_name), nfc(stem)
-    name = _clean(stem)
+    name = _UNSAFE.sub("_", stem)
     if hash_of:
         name = f"{name[: MAX_STEM - digits - 1]}_{_digest(hash_of)[:digits]}"
     elif len(name) > MAX_STEM:
         name = f"{name[: MAX_STEM - 9]}_{_digest(f'{class_name}/{stem}')[:8]}"
-    return f"{class_folder(class_name)}/{name}"
+    return f"{class_folder(class_name)}/{_shown(name)}"
 
 
 def class_folder(class_name: str) -> str:
     """The first part of the keys of a class."""
-    folder = _clean(nfc(class_name))
-    return folder if len(folder) <= MAX_CLASS else f"{folder[: MAX_CLASS - 9]}_{_digest(nfc(class_name))[:8]}"
+    folder = _UNSAFE.sub("_", nfc(class_name))
+    if len(folder) > MAX_CLASS:
+        folder = f"{folder[: MAX_CLASS - 9]}_{_digest(nfc(class_name))[:8]}"
+    return _shown(folder)
 
 
-def _clean(name: str) -> str:
-    """No part of a key begins with `__`: webdataset takes such folders for metadata, Hugging Face such files for hidden ones."""
-    return _LEADING.sub("_", _UNSAFE.sub("_", name))
+def _shown(name: str) -> str:
+    """A part of a key as every reader shows it: webdataset takes folders `__x__` for metadata, Hugging Face files `__x` for hidden."""
+    return _LEADING.sub("_", name)
 
 
 def _digest(text: str) -> str:

@@ -15,6 +15,7 @@ from manifests.lists.kinetics import OtherKineticsError, is_kinetics_csv
 from manifests.lists.listed import OfficialLists
 from manifests.records import InputError
 from tgprep.scan.files import VideoFile, some
+from tgprep.scan.keys import class_folder
 
 _NUM_EXAMPLES = 5
 
@@ -65,7 +66,7 @@ def guess_dataset(files: list[VideoFile], paths: list[Path], annotations: Path |
         return "csv"
     num_fitting: dict[str, int] = {}
     for dataset in datasets.OFFICIAL:
-        if count := _num_fitting(dataset, files, paths):
+        if count := _num_fitting(dataset, files, paths, annotations is not None):
             num_fitting[dataset] = count
             if dataset not in KINETICS:
                 return dataset
@@ -73,8 +74,11 @@ def guess_dataset(files: list[VideoFile], paths: list[Path], annotations: Path |
     return max(num_fitting, key=lambda dataset: num_fitting[dataset], default="folder")
 
 
-def _num_fitting(dataset: str, files: list[VideoFile], paths: list[Path]) -> int:
-    """Number of files that fit a data set by class and by name; 0 if less than two thirds of all."""
+def _num_fitting(dataset: str, files: list[VideoFile], paths: list[Path], lists_are_given: bool) -> int:
+    """Number of files that fit a data set by class and by name; 0 if less than two thirds of all.
+
+    lists_are_given: whether the user named the place of the lists.
+    """
     named = [file for file in files if datasets.name_fits(dataset, file.stem)]
     if len(named) * 3 < len(files) * 2:
         return 0
@@ -88,9 +92,14 @@ def _num_fitting(dataset: str, files: list[VideoFile], paths: list[Path]) -> int
     classes = lists.classes if lists else datasets.class_list(dataset)
     if not datasets.size_fits(dataset, len(classes)):
         return 0
-    folded = {datasets.folded_class(name) for name in classes}
+    # Any name of eleven letters has the form of an id: the lists or the times behind it must say that it is one.
+    if dataset in KINETICS and not (lists and lists_are_given):
+        timed = [file for file in named if datasets.has_times(file.stem)]
+        if len(timed) * 2 < len(named) and not (lists and any(lists.find("", it.stem) is not None for it in named)):
+            return 0
+    folders = _class_folders(classes)
     num_fitting = sum(
-        any(datasets.folded_class(folder) in folded for folder in file.folders)
+        any(datasets.folded_class(folder) in folders for folder in file.folders)
         or datasets.class_of_name(dataset, file.stem, classes) != ""
         for file in named
     )
@@ -98,6 +107,13 @@ def _num_fitting(dataset: str, files: list[VideoFile], paths: list[Path]) -> int
     if lists and dataset in KINETICS and any(not file.folders for file in named):
         num_fitting = max(num_fitting, sum(lists.find("", file.stem) is not None for file in named))
     return num_fitting if num_fitting * 3 >= len(files) * 2 else 0
+
+
+def _class_folders(classes: Iterable[str]) -> dict[str, str]:
+    """The class of a folded folder name: the class's name, or its form in keys, which the folders of an export have."""
+    return {class_folder(name).lower(): name for name in classes} | {
+        datasets.folded_class(name): name for name in classes
+    }
 
 
 def by_lists(
@@ -115,43 +131,64 @@ def by_lists(
             f"--dataset {dataset} takes its class list from the official csv files, and none was found next to {videos}. Give them with --annotations PATH."
         )
     listed, num_folds = (lists.videos, lists.num_folds) if lists else ((), 1)
-    by_folded = {datasets.folded_class(name): name for name in classes}
+    pairs = _classes_and_places(dataset, files, classes, lists)
+    in_its_class = {place for name, place in pairs if place is not None and name == listed[place].class_name}
+    num_clips_of = Counter(video.stem[:11] for video in listed if dataset in KINETICS)
+    unlabelled = ", and the lists do not label it" if lists else ""
     labels: dict[str, VideoLabel | str] = {}
-    present: set[int | None] = set()  # indices in `listed`
     extra: defaultdict[str, list[str]] = defaultdict(list)
     other_class: list[str] = []
-    for file in files:
-        # The class: the innermost folder that is one, else the file name, else the lists.
-        names = (by_folded.get(datasets.folded_class(folder)) for folder in reversed(file.folders))
-        class_name = next(filter(None, names), "") or datasets.class_of_name(dataset, file.stem, classes)
-        index = lists.find(class_name, file.stem) if lists else None
-        entry = None if index is None else listed[index]
-        if entry is not None and class_name and entry.class_name not in ("", class_name):
-            other_class.append(file.path)
-        class_name = class_name or (entry.class_name if entry else "")
-        if not class_name:
-            hint = ", and the lists do not label it" if lists else ""
+    unsettled: defaultdict[str, set[str]] = defaultdict(
+        set
+    )  # the classes of a video that is in no list under its class
+    for file, (name, place) in zip(files, pairs, strict=True):
+        entry = None if place is None else listed[place]
+        if entry is not None and name and entry.class_name not in ("", name):
+            if place in in_its_class:
+                labels[file.path] = f"listed in class {entry.class_name}, and in the folder of that class too"
+                continue
+            other_class.append(f"{file.path} (listed: {entry.class_name})")
+        name = name or (entry.class_name if entry else "")
+        if not name:
+            num_clips = num_clips_of[file.stem[:11]]
+            hint = f", and the lists hold {num_clips} clips of this id" if num_clips > 1 else unlabelled
             labels[file.path] = f"class unknown: no folder of the path is a class of {dataset}{hint}"
             continue
         # The subsets: from the lists; without lists, and for Kinetics videos that none names, from folders of a subset.
-        if entry is not None:
-            present.add(index)
-            subsets = entry.subsets
-        else:
-            in_folders = map(datasets.subset_of_folder, file.folders if dataset in KINETICS or lists is None else ())
-            subsets = (next(filter(None, in_folders), ""),) * num_folds
-            if lists:
-                extra[class_name].append(file.path)
-        labels[file.path] = VideoLabel(class_name, datasets.group_of(dataset, class_name, file.stem), subsets)
+        in_folders = map(datasets.subset_of_folder, file.folders if dataset in KINETICS or lists is None else ())
+        subsets = entry.subsets if entry else (next(filter(None, in_folders), ""),) * num_folds
+        if entry is None and lists:
+            extra[name].append(file.path)
+        if dataset in KINETICS and (entry is None or entry.class_name != name):
+            unsettled[file.stem].add(name)
+        labels[file.path] = VideoLabel(name, datasets.group_of(dataset, name, file.stem), subsets)
     # Without any subset there are no folds.
     if not any(any(label.subsets) for label in labels.values() if isinstance(label, VideoLabel)):
         num_folds = 0
         labels = {p: replace(each, subsets=()) if isinstance(each, VideoLabel) else each for p, each in labels.items()}
+    present = {place for _, place in pairs}
     absent = ((video.class_name, video.stem) for index, video in enumerate(listed) if index not in present)
     missing = count_missing((video.class_name for video in listed), absent)
     unlisted = sorted(path for group in extra.values() for path in group)
-    notes = tuple(_notes_on_lists(dataset, lists, unlisted, other_class, num_folds))
-    return Labelling(classes, labels, num_folds, missing, count_extra(extra), notes)
+    notes = [*_notes_on_lists(dataset, lists, unlisted, other_class, num_folds)]
+    if double := sorted(
+        f"{stem} ({' and '.join(sorted(names))})" for stem, names in unsettled.items() if len(names) > 1
+    ):
+        notes.append(f"{len(double)} videos are in several class folders, and count in each: {some(double)}")
+    return Labelling(classes, labels, num_folds, missing, count_extra(extra), tuple(notes))
+
+
+def _classes_and_places(
+    dataset: str, files: list[VideoFile], classes: tuple[str, ...], lists: OfficialLists | None
+) -> list[tuple[str, int | None]]:
+    """The class of each file, from the innermost folder that is one, else from its name; and its place in the lists."""
+    class_folders = _class_folders(classes)
+    pairs = []
+    for file in files:
+        names = (class_folders.get(datasets.folded_class(folder)) for folder in reversed(file.folders))
+        name = next(filter(None, names), "") or datasets.class_of_name(dataset, file.stem, classes)
+        pairs.append((name, lists.find(name, file.stem) if lists else None))
+    return pairs
 
 
 def _notes_on_lists(

@@ -17,7 +17,7 @@ from tests.prep.scan.support import fill
 from tgprep.scan.keys import unique_keys, video_key
 from tgprep.scan.scan import scan
 
-KEY = re.compile(r"[A-Za-z0-9_-]{1,100}/[A-Za-z0-9_-]{1,80}")
+KEY = re.compile(r"(?!__)[A-Za-z0-9_-]{1,100}/(?!__)[A-Za-z0-9_-]{1,80}")
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=130)
 
 
@@ -50,6 +50,10 @@ def test_keys_are_unique_and_independent_of_order(names: list[tuple[str, str, st
         ("zumba", "-7tDxxH2g6I", "zumba/-7tDxxH2g6I"),
         ("brush_hair", "Hair__[_NEW_]_UPDATED!!!!_x", "brush_hair/Hair____NEW___UPDATED__x"),
         ("a b", "日本 (1).final", "a_b/_1_final"),
+        ("__background__", "__init__", "_background__/_init__"),
+        ("_(x)_", "日本_walk", "_x__/_walk"),
+        ("a__b", "____", "a__b/_"),
+        ("U\u0308bung", "u\u0308", "_bung/_"),
     ],
 )
 def test_key_examples(class_name: str, stem: str, key: str) -> None:
@@ -82,3 +86,26 @@ def test_name_that_looks_like_a_hashed_key() -> None:
     keys, clashes = unique_keys([*videos, sly])
     assert len(set(keys)) == 3
     assert sly[2] in clashes
+
+
+ODD = ["__background__", "_(x)_", "__key__", "__x", "走る", "歩く", "a.b.c", " ", "-", "Case", "case", "CON", "x" * 200]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its files open
+def test_every_reader_shows_every_key(tmp_path: Path) -> None:
+    """Each odd name as a class and as a file, read by webdataset and by Hugging Face's reader."""
+    import datasets
+    import webdataset
+
+    videos = sorted((name, stem, f"{name}/{stem}.avi") for name in ODD for stem in ODD)
+    keys, _ = unique_keys(videos)
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for key in sorted(keys):
+            member = tarfile.TarInfo(f"{key}.json")
+            member.size = 2
+            tar.addfile(member, io.BytesIO(b"{}"))
+    shown = [sample["__key__"] for sample in webdataset.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False)]
+    assert shown == sorted(keys)
+    files = {"train": str(tmp_path / "a.tar")}
+    loaded = datasets.load_dataset("webdataset", data_files=files, split="train", streaming=True)
+    assert [sample["__key__"] for sample in loaded] == sorted(keys)

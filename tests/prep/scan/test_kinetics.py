@@ -81,3 +81,48 @@ def test_lists_of_two_kinetics_side_by_side(tmp_path: Path) -> None:
     assert scan(tmp_path / "a", annotations=tmp_path / "annotations").dataset == "kinetics400"
     fill(tmp_path / "b", *(f"{name}/VIDEO000001.mp4" for name in (*known[:9], *MADE_UP[:3])))
     assert scan(tmp_path / "b", annotations=tmp_path / "annotations").dataset == "kinetics600"
+
+
+def test_names_of_eleven_letters_are_no_kinetics(tmp_path: Path) -> None:
+    own = [f"{name}/video_0000{number}.avi" for name in ("yoga", "bowling") for number in (1, 2)]
+    result = scan(fill(tmp_path / "videos", *own))
+    assert (result.dataset, result.classes) == ("folder", ("bowling", "yoga"))
+    kinetics_lists(tmp_path / "annotations", ["yoga", "bowling"])  # lists that name none of them say nothing
+    assert scan(tmp_path / "videos").dataset == "folder"
+    assert scan(tmp_path / "videos", annotations=tmp_path / "annotations").dataset == "kinetics400"
+    fill(tmp_path / "videos", "yoga/VIDEO000000.mp4")  # one that they name says that the others are ids, too
+    assert scan(tmp_path / "videos").dataset == "kinetics400"
+    timed = scan(fill(tmp_path / "timed", "yoga/video_00001_000002_000012.mp4", "yoga/video_00002.mp4"))
+    assert timed.dataset == "kinetics400"
+
+
+def test_ids_that_stand_in_two_classes(tmp_path: Path) -> None:
+    """The lists say which class a video has; what they leave open is noted, with an example."""
+    (tmp_path / "train.csv").write_text(
+        "label,youtube_id,time_start,time_end,split\nyoga,AAAAAAAAAAA,1,11,train\nbowling,AAAAAAAAAAA,20,30,val\n"
+        "yoga,BBBBBBBBBBB,1,11,train\nzumba,CCCCCCCCCCC,1,11,val\nzumba,CCCCCCCCCCC,20,30,train\n"
+    )
+    (tmp_path / "test.csv").write_text("youtube_id,time_start,time_end,split\nDDDDDDDDDDD,1,11,test\n")
+    names = ["yoga/AAAAAAAAAAA.mp4", "bowling/AAAAAAAAAAA.mp4", "yoga/BBBBBBBBBBB.mp4", "bowling/BBBBBBBBBBB.mp4"]
+    names += ["zumba/CCCCCCCCCCC_000020_000030.mp4", "yoga/CCCCCCCCCCC_000001_000011.mp4", "AAAAAAAAAAA.mp4"]
+    fill(tmp_path / "v", *names, "yoga/DDDDDDDDDDD.mp4", "zumba/DDDDDDDDDDD.mp4")
+    result = scan(tmp_path / "v", annotations=tmp_path)
+    assert {video.path: (video.class_name, video.subsets[0]) for video in result.videos} == {
+        "yoga/AAAAAAAAAAA.mp4": ("yoga", "train"),
+        "bowling/AAAAAAAAAAA.mp4": ("bowling", "val"),
+        "yoga/BBBBBBBBBBB.mp4": ("yoga", "train"),
+        "zumba/CCCCCCCCCCC_000020_000030.mp4": ("zumba", "train"),
+        "yoga/CCCCCCCCCCC_000001_000011.mp4": ("yoga", "val"),
+        "yoga/DDDDDDDDDDD.mp4": ("yoga", "test"),
+        "zumba/DDDDDDDDDDD.mp4": ("zumba", "test"),
+    }
+    assert {entry.path: entry.reason for entry in result.skipped} == {
+        "AAAAAAAAAAA.mp4": "class unknown: no folder of the path is a class of kinetics400, and the lists hold 2 clips of this id",
+        "bowling/BBBBBBBBBBB.mp4": "listed in class yoga, and in the folder of that class too",
+    }
+    notes = "\n".join(result.notes)
+    assert (
+        "1 videos are in another class folder than the lists say; the folder counts: yoga/CCCCCCCCCCC_000001_000011.mp4 (listed: zumba)"
+        in notes
+    )
+    assert "1 videos are in several class folders, and count in each: DDDDDDDDDDD (yoga and zumba)" in notes
