@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import math
 import os
 import signal
 import sys
@@ -26,7 +27,7 @@ import click
 from manifests import console
 from manifests.console import echo, reader_is_gone, say
 from manifests.files import parse_location
-from manifests.machine import Finding
+from manifests.machine import Finding, core_quota, usable_cores
 from manifests.object_store import UnreachableError, explained
 from manifests.records import InputError
 
@@ -238,8 +239,10 @@ def build(model: type[BaseModel], values: dict[str, Any]) -> Any:
 
 
 def quiet_threads() -> None:
-    """Let idle OpenMP threads sleep: when they spin, the loader's processes starve. Call it before torch is imported."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    """Let computing threads leave room for others, idle ones sleep and no more than the quota allows; before torch is imported."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # when they spin, the loader's processes starve
+    if math.isfinite(core_quota()):  # which the library does not know
+        os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
 
 
 def human_bytes(count: float) -> str:

@@ -1,9 +1,11 @@
-"""The machine: cores, memory, and the checks that `tgprep doctor` and `tgtrain doctor` share."""
+"""The machine: cores, memory, what only some systems can do, and the checks that `tgprep doctor` and `tgtrain doctor` share."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
+import math
 import os
 import platform
 import resource
@@ -66,14 +68,11 @@ def check_packages(required: Mapping[str, str], optional: Mapping[str, str]) -> 
         yield Finding(module, "ok", version)
 
 
-def check_processor(quota_advice: Callable[[float], str], least_bytes: float, memory_advice: str) -> Iterator[Finding]:
-    """Check that the container's quota covers the usable cores, and the memory."""
-    usable, all_cores = usable_cores(), os.cpu_count() or 1
-    limit, _, period = _container_limit("cpu.max").partition(" ")
-    quota = 0.0 if limit == "max" else int(limit) / int(period)
-    text = f"{usable} of {all_cores} cores usable" + (f", a quota of {quota:g}" if quota else "")
-    advice = f"This container may use {quota:g} cores{quota_advice(quota)}"
-    yield judge("processor", not quota or quota >= usable - 0.5, text, advice)
+def check_processor(least_bytes: float, memory_advice: str) -> Iterator[Finding]:
+    """Report the usable cores, and check the memory."""
+    quota = core_quota()
+    text = f"{usable_cores()} of {os.cpu_count() or 1} cores usable"
+    yield Finding("processor", "ok", text if math.isinf(quota) else f"{text}, a quota of {quota:g}")
     memory = memory_bytes()
     yield judge("memory", memory >= least_bytes, f"{memory / 1e9:.1f} GB", memory_advice)
 
@@ -113,10 +112,31 @@ def processor_name() -> str:
 
 
 def usable_cores() -> int:
-    """Number of cores that this process may run on: fewer than the machine has under taskset or a batch system."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Number of cores that this process may use: fewer than the machine has under taskset, a batch system or a container's quota."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
+    return max(1, round(min(allowed, core_quota())))
+
+
+def advise(file: int, advice: Literal["RANDOM", "WILLNEED", "DONTNEED"], offset: int = 0, size: int = 0) -> None:
+    """Announce to the kernel how a range of an open file will be read, on systems where it takes such advice (not macOS)."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file, offset, size, getattr(os, f"POSIX_FADV_{advice}"))
+
+
+def process_started(process: int) -> str:
+    """When a process started, in the kernel's ticks, or `running` if only that is known; "" if there is no such process."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        if Path("/proc/self/stat").exists() or process <= 0:
+            return ""
+    try:  # not Linux
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        pass
+    return "running"
 
 
 def run_threads(
@@ -152,16 +172,47 @@ def run_threads(
 def memory_bytes() -> float:
     """Memory that this process may use: the machine's, or the container's limit."""
     physical = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    limit = _container_limit("memory.max")
-    return physical if limit == "max" else min(physical, float(limit))
+    limits = (_numbers(folder, "memory.max", "memory.limit_in_bytes") for folder in _control_groups("memory"))
+    return min([physical, *(limit[0] for limit in limits if limit)])
 
 
-def _container_limit(name: str) -> str:
-    """The content of a file of the container's control group; `max` means no limit."""
+def core_quota() -> float:
+    """Cores that the control groups of this process grant it together: the least quota of all of them; inf if there is none."""
+    quotas = [math.inf]
+    for folder in _control_groups("cpu"):
+        numbers = _numbers(folder, "cpu.max")  # version 2: quota and period
+        numbers = numbers or _numbers(folder, "cpu.cfs_quota_us") + _numbers(folder, "cpu.cfs_period_us")  # version 1
+        if len(numbers) == 2 and min(numbers) > 0:  # version 1 says -1 if there is none
+            quotas.append(numbers[0] / numbers[1])
+    return min(quotas)
+
+
+def _control_groups(controller: str) -> Iterator[Path]:
+    """Folders of the control groups of this process that may limit it, of both versions, up to the root.
+
+    Inside a container the root that is mounted is its own group, whatever /proc/self/cgroup calls it.
+    """
     try:
-        return Path("/sys/fs/cgroup", name).read_text().strip()
-    except (OSError, ValueError):
-        return "max"
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []  # not Linux
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        mounts = ("", "unified") if not controllers else (controllers, controller)
+        for mount in dict.fromkeys(mounts):
+            root = Path("/sys/fs/cgroup", mount)
+            inside = root / group.strip("/")
+            yield from (folder for folder in (inside, *inside.parents) if folder.is_relative_to(root))
+
+
+def _numbers(folder: Path, *names: str) -> list[float]:
+    """The numbers of the first of these files that exists; none if it says `max`."""
+    for name in names:
+        with contextlib.suppress(OSError, ValueError):
+            return [float(word) for word in (folder / name).read_text().split()]
+    return []
 
 
 def check_open_files(required: int, why: str) -> Iterator[Finding]:
@@ -192,7 +243,7 @@ def check_disk(folder: Path, least_bytes: float, why: str, command: str) -> Iter
             file.flush()
             os.fsync(file.fileno())
             written = 64 * len(content) / (time.perf_counter() - began)
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            advise(file.fileno(), "DONTNEED")
             began = time.perf_counter()
             file.seek(0)
             while file.read(2**20):

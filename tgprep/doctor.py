@@ -39,7 +39,6 @@ def examine(folder: Path) -> Iterator[Finding]:
         {
             "packages": lambda: machine.check_packages(PACKAGES, OPTIONAL),
             "processor": lambda: machine.check_processor(
-                lambda quota: f": `tgprep extract --threads {max(1, round(quota))}`.",
                 2e9,
                 "A worker takes about 110 MB for small videos, more for large ones: keep --threads low.",
             ),

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from manifests import machine
 from manifests.machine import Finding, judge
-from tgtrain.data.loader import default_workers
 
 PACKAGES = {name: name for name in ("torch", "numpy", "pyarrow", "cv2", "simplejpeg", "pydantic")}
 PACKAGES["cv2"] = "opencv-python-headless"
@@ -31,15 +30,11 @@ SLOW_JPEG_PER_SECOND = 300.0
 def examine(folder: Path) -> Iterator[Finding]:
     """Yield all findings as they come. folder: where runs and data will be."""
 
-    def quota_advice(quota: float) -> str:
-        workers = f"--set runtime.workers={max(1, int(quota) - 1)}"
-        return f", and the loader starts {default_workers()} processes: {workers}"
-
     yield from machine.run_checks(
         {
             "versions": lambda: machine.check_packages(PACKAGES, OPTIONAL),
             "processor": lambda: machine.check_processor(
-                quota_advice, 6e9, "The published recipes want more; `--recipe demo` does not."
+                6e9, "The published recipes want more; `--recipe demo` does not."
             ),
             "devices": _devices,
             "collectives": _collectives,

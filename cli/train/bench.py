@@ -12,6 +12,7 @@ import click
 
 from cli.common import PlaceType, cache_options, echo, handled, human_bytes, print_json, say
 from cli.train.run import setup_of
+from manifests.machine import usable_cores
 
 if TYPE_CHECKING:
     from manifests.splits.label_split import LabelSplit
@@ -111,7 +112,7 @@ def _facts(setup: Setup, ranks: Ranks, balance: Balance) -> dict[str, Any]:
         "recipe": setup.config.name,
         "split": setup.split.name,
         "device": _device(ranks),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "clip": {"frames": data.clip_frames, "size": data.size, "views": list(wanted_views(setup.config))},
         "step_clips": step.num_clips,
         "batch_clips": step.batch_clips,
@@ -177,7 +178,7 @@ def _verdict(setup: Setup, ranks: Ranks, balance: Balance) -> list[str]:
     lines = [
         f"Bottleneck: {slower}. With {_processes(balance.workers)}, as training uses here, {waits} waits "
         f"{100 * balance.waiting_share(balance.loader):.0f} % of the time.",
-        _advice(balance, len(os.sched_getaffinity(0))),
+        _advice(balance, usable_cores()),
     ]
     if ranks.device.type == "cpu":
         lines.append("Both were measured alone; on a CPU they share the cores, so each is slower in training.")

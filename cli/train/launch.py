@@ -22,6 +22,7 @@ import click
 
 from cli.common import say
 from manifests.console import exit_code
+from manifests.machine import usable_cores
 from manifests.records import InputError
 
 # Read end of a pipe that the launcher never writes to: it closes when the launcher ends.
@@ -134,7 +135,7 @@ def _start(command: Sequence[str], rank: int, number: int, port: int, pipe: int)
 
     root = str(Path(__file__).resolve().parents[2])
     environment = {
-        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // number)),  # unless the user has set it
+        "OMP_NUM_THREADS": str(max(1, usable_cores() // number)),  # unless the user has set it
         **os.environ,
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),

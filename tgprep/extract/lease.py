@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from manifests.files import atomic_write, create, read_bytes, remove
+from manifests.machine import process_started
 from manifests.object_store import UnreachableError, warn_once
 from manifests.records import InputError
 from tgprep.extract.workers.shards import ShardError
@@ -79,7 +80,7 @@ def take_lease(url: str, what: str, *, wait: bool = False) -> Lease:
         "token": uuid.uuid4().hex,
         "machine": _machine(),
         "process": os.getpid(),
-        "started": _started(os.getpid()),
+        "started": process_started(os.getpid()),
         "beats": 0,
     }
     while True:
@@ -106,7 +107,7 @@ def take_lease(url: str, what: str, *, wait: bool = False) -> Lease:
 def is_alive(url: str, facts: dict[str, Any]) -> bool:
     """Whether the owner of a lease still works: on this machine by its process, on another by its beats."""
     if facts.get("machine") == _machine():
-        return facts.get("started") == _started(int(facts.get("process", -1)))
+        return facts.get("started") == process_started(int(facts.get("process", -1)))
     end = time.monotonic() + _BEATS_MISSED * BEAT_SECONDS
     while time.monotonic() < end:
         time.sleep(min(1.0, BEAT_SECONDS / 4))
@@ -142,11 +143,3 @@ def _machine() -> str:
             str(Path("/proc/self/ns/pid").readlink()),
         ]
     return " ".join(parts)
-
-
-def _started(process: int) -> str:
-    """When a process started, in the kernel's ticks; "" if there is no such process."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""

@@ -16,6 +16,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from manifests.machine import usable_cores
 from manifests.records import InputError
 from tgtrain.data.batch import SslBatch, StepDataset
 from tgtrain.ranks.signals import end_later, start_helpers
@@ -84,7 +85,7 @@ def worker_context() -> BaseContext:
 def default_workers() -> int:
     """One less than the cores this process may use (its share of them with `--devices` or torchrun); 1 to 16."""
     num_sharing = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    return max(1, min(16, len(os.sched_getaffinity(0)) // num_sharing - 1))
+    return max(1, min(16, usable_cores() // num_sharing - 1))
 
 
 def _unchanged(item: Any) -> Any:

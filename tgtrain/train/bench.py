@@ -7,7 +7,6 @@ batch, labelled or unlabelled: its RGB and TG frames as the recipe cuts them. An
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -15,6 +14,7 @@ from typing import Literal
 
 import torch
 
+from manifests.machine import usable_cores
 from manifests.records import InputError
 from tgtrain.config import BatchSettings, Config
 from tgtrain.data.batch import SslBatch
@@ -110,7 +110,7 @@ class Balance:
 
 def workers_to_try(config: Config) -> tuple[int, ...]:
     """0, 1, 2, 4 and so on up to the cores of this process, and the number that training uses."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     doubled = [1 << power for power in range(cores.bit_length()) if 1 << power <= cores]
     return tuple(sorted({0, *doubled, training_workers(config)}))
 

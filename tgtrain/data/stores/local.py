@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from manifests.machine import advise
 from tgtrain.data.stores import Shards
 
 _MAX_OPEN_FILES = 256
@@ -31,8 +32,7 @@ class LocalShards(Shards):
         """See `Shards`."""
         if name not in self.files:
             file = self.files[name] = os.open(Path(self.root) / name, os.O_RDONLY | os.O_CLOEXEC)
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead beyond the ranges
+            advise(file, "RANDOM")  # no read-ahead beyond the ranges
             if len(self.files) > _MAX_OPEN_FILES:
                 os.close(self.files.popitem(last=False)[1])
         self.files.move_to_end(name)
@@ -46,9 +46,9 @@ class LocalShards(Shards):
 
 def read_ranges(file: int, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
     """The bytes of (offset, size) ranges. All are requested at once, so that a slow disk works on them together."""
-    if len(ranges) > 1 and hasattr(os, "posix_fadvise"):
+    if len(ranges) > 1:
         for offset, size in ranges:
-            os.posix_fadvise(file, offset, size, os.POSIX_FADV_WILLNEED)
+            advise(file, "WILLNEED", offset, size)
     parts = []
     for offset, size in ranges:
         part = os.pread(file, size, offset)

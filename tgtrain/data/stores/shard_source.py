@@ -7,6 +7,7 @@ A stream is taken as a plain tar of at most the size that the manifest names: no
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import subprocess
@@ -20,6 +21,7 @@ from manifests.object_store import UnreachableError, call
 from manifests.records import InputError
 from manifests.table import Manifest
 
+_SAFE_PATH = ("PYTHONSAFEPATH", "tgprep")  # see cli/__init__.py
 TRIES = 3  # of a stream that breaks
 PIPE = "pipe:"
 _NAME = "{shard}"
@@ -121,7 +123,9 @@ class _Output:
 
     def __init__(self, command: list[str]) -> None:
         try:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+            # What keeps this program's own processes from importing files of the user is not for the user's command.
+            environment = {name: value for name, value in os.environ.items() if (name, value) != _SAFE_PATH}
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment)
         except OSError as error:
             raise InputError(f"data.shards: {command[0]} cannot be started ({error.strerror}).") from None
         assert self.process.stdout is not None
