@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -116,6 +117,8 @@ def download(
     """
     if name not in sources:
         raise InputError(f"{name}: no such data set; one of {', '.join(sources)}.")
+    if base and not re.match(r"(https?|file)://", base):
+        raise InputError(f"--base {base}: expected the URL of a folder on a web server, such as https://host/mirror.")
     archives = folder / ARCHIVES
     try:
         archives.mkdir(parents=True, exist_ok=True)

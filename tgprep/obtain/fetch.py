@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import ipaddress
 import json
 import os
 import re
 import shutil
+import socket
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from manifests.files import atomic_write, publish
 from manifests.manifest_io import file_sha256, json_bytes
 
 _PIECE_BYTES = 1024 * 1024
 _TIMEOUT_SECONDS = 60.0
+_MOST_BYTES = 50 * 10**9  # of a file whose size is not published
 OnProgress = Callable[[int, int], None]
 
 
@@ -39,6 +44,35 @@ class RemoteFile:
     def name(self) -> str:
         """The last part of the URL."""
         return self.url.rpartition("/")[2]
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a server to web servers alone, from the Internet only to the Internet, and from https only to https."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        here, there = (urllib.parse.urlsplit(url) for url in (req.full_url, newurl))
+        reason = ""
+        if there.scheme not in ("http", "https") or (here.scheme == "https" and there.scheme == "http"):
+            reason = f"from {here.scheme}: to {there.scheme}:"
+        elif _is_private(there.hostname) and not _is_private(here.hostname):
+            reason = "to a machine of the local network"
+        if reason:
+            raise DownloadError(
+                f"{req.full_url}: the server leads {reason} ({newurl[:200]}), which is not followed. Name another server with --base."
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _is_private(host: str | None) -> bool:
+    """Whether a name stands for this machine or its network; not if it is unknown here, as behind a proxy."""
+    try:
+        found = socket.getaddrinfo(host or "localhost", None)
+    except (OSError, UnicodeError):
+        return False
+    return any(not ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_global for entry in found)
+
+
+_open = urllib.request.build_opener(_Redirects).open
 
 
 def fetch(
@@ -120,22 +154,30 @@ def _receive(remote: RemoteFile, part: Path, stop: threading.Event, on_progress:
         request.add_header("Range", f"bytes={start}-")
         if version:  # if the file has changed, the server sends all of it instead of the rest
             request.add_header("If-Range", version)
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
+    with _open(request, timeout=_TIMEOUT_SECONDS) as answer:
         # A strong entity tag or a date identifies the bytes of this version of the file.
         tag, date = answer.headers.get("ETag") or "", answer.headers.get("Last-Modified") or ""
         new_version = date if not tag or tag.startswith("W/") else tag
+        if not (new_version.isascii() and new_version.isprintable()):  # it cannot be sent back
+            new_version = ""
         if answer.status == 206:
-            span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("Content-Range", ""))
+            span = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", answer.headers.get("Content-Range", ""))
             if span is None or int(span[1]) != start or new_version not in ("", version or new_version):
                 _discard(part)
                 raise OSError("the server sent another part than requested, or of another version")
             total = int(span[3]) if span[3] != "*" else -1
         else:
-            start, total = 0, int(answer.headers.get("Content-Length") or -1)
+            length = answer.headers.get("Content-Length") or ""
+            start, total = 0, int(length) if re.fullmatch(r"[0-9]{1,18}", length) else -1
         if remote.num_bytes >= 0 and total not in (-1, remote.num_bytes):
             raise DownloadError(
                 f"{remote.url}: the server offers {total} bytes, published are {remote.num_bytes}. It is another file: name another server "
                 "with --base, or fetch it from the data set's home page."
+            )
+        most_bytes = remote.num_bytes if remote.num_bytes >= 0 else _MOST_BYTES
+        if total > most_bytes:
+            raise DownloadError(
+                f"{remote.url}: the server offers {total} bytes, which is more than any archive of a data set."
             )
         if total >= 0 and (free := shutil.disk_usage(part.parent).free) < total - start:
             room = f"{free} bytes are free, {total - start} are needed for {remote.name}"
@@ -152,6 +194,11 @@ def _receive(remote: RemoteFile, part: Path, stop: threading.Event, on_progress:
                     raise KeyboardInterrupt
                 if 0 <= total < done:
                     break
+                if done > most_bytes:
+                    _discard(part)
+                    raise DownloadError(
+                        f"{remote.url}: the server sends more than {most_bytes} bytes. It is another file."
+                    )
         if total >= 0 and done != total:
             raise OSError(f"the connection ended after {done} of {total} bytes")
 

@@ -26,6 +26,12 @@ def site() -> Iterator[Site]:
             requested = self.headers.get("Range", "")
             site.requests.append((name, requested))
             self.close_connection = True
+            if site.redirect and name != "end.bin":
+                self.send_response(302)
+                self.send_header("Location", site.redirect)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             if site.errors:
                 self.send_error(site.errors.pop(0))
                 return
@@ -43,8 +49,9 @@ def site() -> Iterator[Site]:
             self.send_response(206 if start else 200)
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-            self.send_header("Content-Length", str(len(content) - start + site.lie_bytes))
-            self.send_header("ETag", tag)
+            honest = {"Content-Length": str(len(content) - start + site.lie_bytes), "ETag": tag}
+            for header, value in {**honest, **site.headers}.items():
+                self.send_header(header, value)
             self.end_headers()
             body = content[start:]
             if site.drop_after:

@@ -35,6 +35,8 @@ class Site:
     errors: list[int] = field(default_factory=list)
     ranges: bool = True
     lie_bytes: int = 0
+    redirect: str = ""  # for every request but those of "end.bin"
+    headers: dict[str, str] = field(default_factory=dict)  # in place of those of an honest answer
 
 
 def zipped(files: dict[str, bytes]) -> bytes:

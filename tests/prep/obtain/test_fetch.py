@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from tests.prep.obtain.support import CONTENT, Site
+from tgprep.obtain import fetch as fetching
 from tgprep.obtain.fetch import DownloadError, RemoteFile, fetch
 
 
@@ -117,3 +119,62 @@ def test_interrupted_download_is_resumed(site: Site, tmp_path: Path) -> None:
     fetch(remote(site), tmp_path / "big.bin")
     assert site.requests[-1] == ("big.bin", f"bytes={part}-")
     assert (tmp_path / "big.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:text/plain,x", "gopher://x", "//", "{url}/big.bin"]
+)
+def test_redirects_lead_to_web_servers_alone(site: Site, tmp_path: Path, target: str) -> None:
+    file = remote(site)
+    site.redirect = target.format(url=site.url)
+    with pytest.raises(DownloadError):
+        fetch(file, tmp_path / "big.bin", attempts=1)
+    assert not (tmp_path / "big.bin").exists()
+    assert not (tmp_path / "big.bin.part").exists()
+    site.files["end.bin"] = CONTENT
+    site.redirect = f"{site.url}/end.bin"
+    assert fetch(file, tmp_path / "big.bin")
+    assert (tmp_path / "big.bin").read_bytes() == CONTENT
+
+
+def test_redirects_stay_out_of_the_local_network() -> None:
+    follow = fetching._Redirects().redirect_request
+    request = urllib.request.Request("https://8.8.8.8/a")
+    for host in ("127.0.0.1", "localhost", "169.254.169.254", "10.1.2.3", "[::1]", "2130706433", "0x7f.1", "[fe80::1]"):
+        with pytest.raises(DownloadError, match="to a machine of the local network"):
+            follow(request, None, 302, "", {}, f"https://{host}/latest/meta-data")
+    with pytest.raises(DownloadError, match="from https: to http:"):
+        follow(request, None, 302, "", {}, "http://8.8.4.4/b")
+    assert follow(request, None, 302, "", {}, "https://8.8.4.4/b").full_url == "https://8.8.4.4/b"
+    local = urllib.request.Request("http://127.0.0.1:1/a")  # which the user has typed
+    assert follow(local, None, 302, "", {}, "http://10.0.0.1/b") is not None
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Length": "-5"},
+        {"Content-Length": "9" * 5000},
+        {"Content-Length": "many"},
+        {"ETag": '"\x1b\xff"'},
+        {"Content-Encoding": "gzip"},
+    ],
+)
+def test_odd_headers_end_in_the_file_or_a_message(site: Site, tmp_path: Path, headers: dict[str, str]) -> None:
+    site.headers = headers
+    file = remote(site)
+    try:
+        fetch(file, tmp_path / "big.bin", attempts=1, wait_seconds=0.01)
+        assert (tmp_path / "big.bin").read_bytes() == CONTENT
+    except DownloadError as error:
+        assert file.url in str(error)
+
+
+def test_an_answer_without_end_is_cut(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "_MOST_BYTES", 2_000_000)
+    with pytest.raises(DownloadError, match="offers 3000000 bytes, which is more"):
+        fetch(remote(site), tmp_path / "big.bin")
+    site.headers = {"Content-Length": ""}
+    with pytest.raises(DownloadError, match="sends more than 2000000 bytes"):
+        fetch(remote(site), tmp_path / "big.bin")
+    assert not list(tmp_path.iterdir())

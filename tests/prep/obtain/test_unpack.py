@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import shutil
+import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -55,6 +58,72 @@ def test_links_and_damage_are_rejected(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="cannot be unpacked"):
             unpack(tmp_path / name, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*"))
+
+
+def deflated(num_bytes: int) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as pack:
+        pack.writestr("zeros", bytes(num_bytes))
+    return buffer.getvalue()
+
+
+def entry(name: str, size: int, kind: bytes = tarfile.REGTYPE, **pax: str) -> bytes:
+    """A tar header that says any size."""
+    made = tarfile.TarInfo(name)
+    made.size, made.type, made.pax_headers = size, kind, pax
+    return made.tobuf(tarfile.PAX_FORMAT if pax else tarfile.GNU_FORMAT)
+
+
+ENCRYPTED = bytearray(zipped({"a": b"x"}))
+ENCRYPTED[6] |= 1  # the flag of the local header, and that of the directory
+ENCRYPTED[ENCRYPTED.index(b"PK\x01\x02") + 8] |= 1
+OTHER_METHOD = bytearray(zipped({"a": b"x"}))
+OTHER_METHOD[8] = OTHER_METHOD[OTHER_METHOD.index(b"PK\x01\x02") + 10] = 97
+SPARSE = {"GNU.sparse.major": "0", "GNU.sparse.size": str(10**17), "GNU.sparse.map": "0,1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.zip", deflated(80_000_000), "it holds more than 200 times its size"),
+        ("a.tar.gz", tarred({"zeros": bytes(80_000_000)}), "it holds more than 200 times its size"),
+        ("a.tar.gz", gzip.compress(entry("a", -512) * 3), "a"),
+        ("a.tar.gz", gzip.compress(entry("a", 10**15) + bytes(5120)), "cannot be unpacked"),
+        ("a.tar.gz", gzip.compress(entry("a", 512, **SPARSE) + bytes(5120)), "no plain file"),
+        ("a.tar.gz", gzip.compress(entry("a", 10**15, tarfile.XHDTYPE)), "cannot be unpacked"),
+        ("a.tar.gz", gzip.compress(entry("a", 0, tarfile.FIFOTYPE) + bytes(1024)), "no plain file"),
+        ("a.tar.gz", gzip.compress(entry("a", 0, tarfile.CHRTYPE) + bytes(1024)), "no plain file"),
+        ("a.tar.gz", gzip.compress(entry("/etc/x", 0, tarfile.LNKTYPE) + bytes(1024)), "no plain file"),
+        ("a.zip", zipped({"d/" * 3000 + "x": b"1"}), "below 3001 folders"),
+        ("a.zip", zipped({"n" * 5000: b"1"}), "cannot be unpacked"),
+        ("a.zip", bytes(ENCRYPTED), "cannot be unpacked"),
+        ("a.zip", bytes(OTHER_METHOD), "cannot be unpacked"),
+        ("a.zip", zipped({"x": b"1", "x/y": b"2"}), "cannot be unpacked"),
+    ],
+)
+def test_hostile_archives_cost_little_and_leave_nothing(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=message):
+            unpack(tmp_path / name, tmp_path / "out")
+        assert tracemalloc.get_traced_memory()[1] < 60e6
+    finally:
+        tracemalloc.stop()
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("program", ["unar", "bsdtar"])
+def test_a_rar_that_holds_too_much_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    only_program(tmp_path, monkeypatch, program)
+    inner = deflated(80_000_000)
+    for content in (inner, zipped({"inner.rar": inner})):
+        (tmp_path / "a.rar").write_bytes(content)
+        with pytest.raises(InputError, match="it holds more than 200 times its size"):
+            unpack(tmp_path / "a.rar", tmp_path / "out", nested=True)
+        assert not list((tmp_path / "out").iterdir())
 
 
 def test_safe_names() -> None:
