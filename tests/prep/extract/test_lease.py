@@ -65,7 +65,7 @@ def test_one_of_many_gets_the_lease(url: str) -> None:
 
 def test_a_dead_process_on_this_machine_is_replaced_at_once(url: str) -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    facts = of_another(machine=lease._machine(), process=child.pid, started=lease._started(child.pid))
+    facts = of_another(machine=lease._machine(), process=child.pid, started=lease.process_started(child.pid))
     assert create(url, json.dumps(facts).encode())
     with pytest.raises(InputError, match="in use by process 7 on far-away"):
         lease.take_lease(url, "OUT")
