@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, cast, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from manifests.lists.text import read_text
 from manifests.records import InputError
 from tgtrain.method.networks.model import ModelSettings
 from tgtrain.method.settings import MethodSettings, check_method
@@ -236,9 +237,10 @@ def _read_file(name: str) -> tuple[dict[str, Any], str]:
         near = difflib.get_close_matches(name, recipe_names(), n=3, cutoff=0.5)
         hint = f" Nearest: {', '.join(near)}." if near else ""
         raise InputError(f"No recipe {name!r}.{hint} `tgtrain recipes` lists them; a path must end in .toml.")
+    text = read_text(path) if isinstance(path, Path) else path.read_text(encoding="utf-8")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # of tomllib, UTF-8, numbers of thousands of digits
+        values = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # of tomllib, numbers of thousands of digits
         raise InputError(f"{path} is not valid TOML: {error}.") from None
     parent = values.pop("extends", "")
     if not isinstance(parent, str):

@@ -59,15 +59,13 @@ def preview(
 
 def _keys(options: tuple[str, ...]) -> tuple[str, ...]:
     """The keys of all --keys options: lists with commas, and files."""
+    from manifests.lists.text import read_lines
     from manifests.records import InputError
 
     keys: list[str] = []
     for text in options:
         if text.startswith("@"):
-            try:
-                keys += Path(text[1:]).read_text("utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise InputError(f"--keys {text}: the list cannot be read ({error}).") from None
+            keys += [line for _, line in read_lines(Path(text[1:]))]
         else:
             keys += text.split(",")
     keys = [key.strip() for key in keys if key.strip()]

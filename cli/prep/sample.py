@@ -39,6 +39,7 @@ def sample(out: Path, videos_per_class: int | None, annotations: Path | None, th
     The same seed gives the same bytes. No single frame shows the class, and a horizontal flip does not change it. Files are named
     like those of UCF101, with train and test lists that share no group.
     """
+    from manifests.lists.ucf_hmdb import read_class_index
     from manifests.records import InputError
     from tgprep.obtain.sample import SampleSettings, groups_and_clips, render_sample, write_annotations
 
@@ -51,7 +52,7 @@ def sample(out: Path, videos_per_class: int | None, annotations: Path | None, th
     settings = SampleSettings(**{name: value for name, value in options.items() if value is not None})
     lists = annotations or out.resolve().parent / "annotations"
     class_list = lists / "classInd.txt"
-    if class_list.exists() and class_list.read_text().split()[1::2] != list(settings.class_names):
+    if class_list.exists() and read_class_index(class_list) != tuple(settings.class_names):
         raise InputError(f"{lists} holds the lists of another data set. Name another folder with --annotations.")
     paths = render_sample(out, settings, num_workers=threads or usable_cores())
     list_text = "; one group cannot be train and test: no lists"

@@ -63,9 +63,9 @@ def decode(content: bytes, file: Path) -> str:
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        before = content[: error.start]
+        before = error.object[: error.start]  # without the mark
         line, place = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
-        what = f"byte {place} (0x{content[error.start]:02x}) is not {encoding.removesuffix('-sig').upper()}"
+        what = f"byte {place} (0x{error.object[error.start]:02x}) is not {encoding.removesuffix('-sig').upper()}"
         raise InputError(f"{file}, line {line}: {what}. {_SAVE}") from None
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = text.replace("\n\ufeff", "\n")  # files with marks that were joined

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from manifests.datasets import class_list, nfc
@@ -23,6 +24,8 @@ def read_ucf101(folder: Path) -> OfficialLists:
     classes = read_class_index(index) if index.is_file() else class_list("ucf101")
     # The lists spell some classes otherwise than classInd.txt (HandStandPushups): case does not count.
     by_name = {nfc(name).lower(): name for name in classes}
+    if len(by_name) < len(classes):
+        _refuse_twins([nfc(name).lower() for name in classes], index)
     num_folds = max(fold for fold in (1, 2, 3) if (folder / f"trainlist0{fold}.txt").is_file())
     lists = _Lists(num_folds)
     for fold, subset in itertools.product(range(num_folds), ("train", "test")):
@@ -83,11 +86,15 @@ def read_class_index(file: Path) -> tuple[str, ...]:
     names = tuple(match[1] for match in matches if match)
     if len(names) != len(matches) or not names:
         raise InputError(f"{file}: expected lines `1 FirstClass`, `2 SecondClass`, ... counted from 1.")
+    _refuse_twins([nfc(name) for name in names], file)
+    return names
+
+
+def _refuse_twins(names: Sequence[str], file: Path) -> None:
     first_place: dict[str, int] = {}
     for place, name in enumerate(names):
-        if (first := first_place.setdefault(nfc(name).lower(), place)) != place:
+        if (first := first_place.setdefault(name, place)) != place:
             raise InputError(f"{file}: classes {first + 1} and {place + 1} have one name, {name!r}. Rename one.")
-    return names
 
 
 class _Lists:

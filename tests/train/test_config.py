@@ -110,6 +110,11 @@ def test_custom_recipe_extends_another(tmp_path: Path) -> None:
         InputError, match=r"optimisr.epochs \(.*mine.toml\): no such setting; nearest valid key: optimiser.epochs"
     ):
         load_recipe(str(path))
+    path.write_bytes(b"\xef\xbb\xbf" + b'extends = "ucf101-10"\r\n[optimiser]\r\nepochs = 9\r\n')
+    assert load_recipe(str(path)).optimiser.epochs == 9
+    path.write_bytes('extends = "ucf101-10"  # caf\u00e9\n'.encode("latin-1"))
+    with pytest.raises(InputError, match=r"mine.toml, line 1: byte 29 \(0xe9\) is not UTF-8"):
+        load_recipe(str(path))
     path.write_text("epochs = [")
     with pytest.raises(InputError, match="not valid TOML"):
         load_recipe(str(path))

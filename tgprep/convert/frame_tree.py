@@ -15,7 +15,7 @@ from typing import Any
 
 from manifests import datasets
 from manifests.datasets import nfc
-from manifests.lists.text import read_lines
+from manifests.lists.ucf_hmdb import read_class_index
 from manifests.records import InputError, SourceVideo
 from tgprep.scan.files import NOT_UTF8, Listing, VideoFile, is_utf8, walk
 from tgprep.scan.keys import class_folder
@@ -147,12 +147,8 @@ def _is_odd(name: str) -> bool:
 
 
 def _class_index(file: Path) -> tuple[str, ...]:
-    """Read a class list."""
-    lines = [line for _, line in read_lines(file)]
-    matches = [re.fullmatch(rf"{number}\s+(.+)", line) for number, line in enumerate(lines, 1)]
-    if not all(matches):
-        raise InputError(f"{file}: expected lines `1 FirstClass`, `2 SecondClass`, ... counted from 1.")
-    names = [match[1] for match in matches if match]
+    """Read a class list, whose odd names may be JSON strings."""
+    names = list(read_class_index(file))
     for number, name in enumerate(names):
         with contextlib.suppress(ValueError):
             if name.startswith('"') and isinstance(text := json.loads(name), str):

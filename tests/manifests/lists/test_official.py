@@ -106,6 +106,10 @@ def test_ucf101_forms(tmp_path: Path) -> None:
         ({"trainlist01.txt": "Dancing/v_a.avi 1", "testlist01.txt": ""}, "line 1: 'Dancing/v_a.avi 1'"),
         ({"trainlist01.txt": "v_a.avi 1", "testlist01.txt": ""}, "expected `Class/"),
         ({"trainlist01.txt": "", "testlist01.txt": "", "classInd.txt": "0 Diving\n1 Punch\n"}, "counted from 1"),
+        ({"trainlist01.txt": "", "testlist01.txt": "", "classInd.txt": "1\n"}, "counted from 1"),
+        ({"trainlist01.txt": "", "classInd.txt": "1 A\n2 B\n3 A\n"}, "classes 1 and 3 have one name, 'A'"),
+        ({"trainlist01.txt": "", "classInd.txt": "1 A\n2 a\n"}, "classes 1 and 2 have one name"),
+        ({"trainlist01.txt": "", "classInd.txt": "1 caf\udce9\n"}, r"classInd.txt, line 1: byte 6 \(0xe9\)"),
         ({"trainlist01.txt": "\x00\udcff"}, r"line 1: byte 2 \(0xff\) is not UTF-8"),
     ],
 )
