@@ -13,6 +13,7 @@ from manifests.files import Location
 from manifests.lists import official
 from manifests.lists.kinetics import OtherKineticsError, is_kinetics_csv
 from manifests.lists.listed import OfficialLists
+from manifests.lists.official import unread_files
 from manifests.records import InputError
 from tgprep.scan.files import VideoFile, some
 from tgprep.scan.keys import class_folder
@@ -170,7 +171,7 @@ def by_lists(
     absent = ((video.class_name, video.stem) for index, video in enumerate(listed) if index not in present)
     missing = count_missing((video.class_name for video in listed), absent)
     unlisted = sorted(path for group in extra.values() for path in group)
-    notes = [*_notes_on_lists(dataset, lists, unlisted, other_class, num_folds)]
+    notes = [*_notes_on_lists(dataset, lists, unlisted, other_class, num_folds), *unread_files(dataset, paths, lists)]
     if double := sorted(
         f"{stem} ({' and '.join(sorted(names))})" for stem, names in unsettled.items() if len(names) > 1
     ):

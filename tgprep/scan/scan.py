@@ -8,6 +8,7 @@ from pathlib import Path
 
 from manifests import datasets
 from manifests.files import Location
+from manifests.lists.official import unread_files
 from manifests.records import InputError, SourceVideo
 from tgprep.scan.annotations import annotation_paths
 from tgprep.scan.csv_list import by_csv
@@ -120,7 +121,9 @@ def label_files(
             labelling = by_folder(listing.videos, videos)
         else:
             labelling = by_lists(detected, listing.videos, videos, paths, annotations)
-    notes = [*labelling.notes]
+        notes = [*labelling.notes]
+        if detected == "folder":
+            notes += unread_files(detected, paths, None)
     if dataset == "auto":
         notes.insert(0, f"detected data set {detected} from folder and file names (--dataset sets it)")
     return detected, replace(labelling, notes=tuple(notes))
