@@ -27,7 +27,7 @@ import click
 from manifests import console
 from manifests.console import echo, reader_is_gone, say
 from manifests.files import parse_location
-from manifests.machine import Finding, core_quota, usable_cores
+from manifests.machine import Finding, core_quota, require_utf8_names, usable_cores
 from manifests.object_store import UnreachableError, explained
 from manifests.records import InputError
 
@@ -68,7 +68,11 @@ class LazyGroup(click.Group):
         self.lazy = lazy or {}
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the program: whatever happens to its output, the work goes on."""
+        """Run the program: file names are UTF-8 in every locale; whatever happens to its output, the work goes on."""
+        if (
+            not args and kwargs.get("args") is None
+        ):  # the words come from the command line, so this process is the program
+            require_utf8_names()
         console.protect()
         try:
             return super().main(*args, **kwargs)
@@ -126,7 +130,7 @@ def handled(function: Callable[P, R]) -> Callable[P, R]:
 
 def print_json(value: Any) -> None:
     """Print the result as one JSON object on stdout."""
-    echo(json.dumps(value, indent=2, ensure_ascii=False))
+    echo(json.dumps(value, indent=2, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"))
 
 
 @contextmanager

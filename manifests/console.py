@@ -9,9 +9,11 @@ program began) costs what would have been printed and nothing else; `exit_code` 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import io
+import locale
 import os
 import re
 import select
@@ -19,6 +21,9 @@ import sys
 
 # Control characters but line feed and tab, marks of writing direction, separators of lines, halves of pairs, the byte order mark.
 _COMMANDS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+
+
+_FAILING = ("strict", "surrogateescape")  # how Python treats characters that an encoding lacks: an exception
 
 
 class _Stream(io.FileIO):
@@ -66,9 +71,9 @@ def protect() -> None:
             name,
             io.TextIOWrapper(
                 io.BufferedWriter(raw),
-                encoding="utf-8" if before is None else before.encoding,
+                encoding="utf-8" if before is None else _encoding(before),
                 # A name that the locale cannot show is shown by its codes.
-                errors="backslashreplace" if before is None or before.errors == "strict" else before.errors,
+                errors="backslashreplace" if before is None or before.errors in _FAILING else before.errors,
                 line_buffering=before is None or before.line_buffering,
                 write_through=before is not None and before.write_through,
             ),
@@ -125,6 +130,14 @@ def exit_code(code: int) -> int:
         return code
     say(f"Error: the result cannot be printed: standard output: {error.strerror}. Make room, or send it elsewhere.")
     return code or 2
+
+
+def _encoding(stream: io.TextIOBase) -> str:
+    """The encoding of a stream; in UTF-8 mode a terminal has that of its locale, unless this is ASCII, Python's guess for none."""
+    of_locale = codecs.lookup(locale.getencoding()).name
+    if sys.flags.utf8_mode and stream.isatty() and of_locale != "ascii" and not os.environ.get("PYTHONIOENCODING"):
+        return of_locale
+    return stream.encoding
 
 
 def _is_open(number: int) -> bool:

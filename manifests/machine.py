@@ -101,6 +101,25 @@ def check_jpeg(work: Literal["encodes", "decodes"], slow_per_second: float) -> I
         yield judge("jpeg", count / seconds >= slow_per_second, text, "The machine is busy or throttled.")
 
 
+def reads_names_as_utf8() -> bool:
+    """Whether this process takes the bytes of file names for UTF-8, which Python leaves to the locale."""
+    return sys.getfilesystemencoding() == "utf-8"
+
+
+def require_utf8_names() -> None:
+    """Start the program of this process again in Python's UTF-8 mode if the locale has another encoding.
+
+    So the same files have the same names, and give the same data set, in every locale, in child processes too.
+    """
+    if not reads_names_as_utf8():
+        os.environ["PYTHONUTF8"] = "1"
+        try:  # the words as bytes: some locales decode them to text that they cannot encode again
+            words = Path("/proc/self/cmdline").read_bytes().split(b"\0")[1:-1]
+        except OSError:
+            words = [os.fsencode(word) for word in sys.orig_argv[1:]]
+        os.execv(sys.executable, [os.fsencode(sys.executable), b"-X", b"utf8", *words])
+
+
 def processor_name() -> str:
     """The processor's name."""
     try:

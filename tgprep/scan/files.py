@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from manifests.files import Location, list_tree
+from manifests.machine import reads_names_as_utf8
 from manifests.records import InputError
 
 VIDEO_EXTENSIONS = frozenset(
@@ -131,6 +133,10 @@ def _walk(
         return
     for entry in entries:
         path = prefix + entry.name
+        if not (entry.name.isascii() or reads_names_as_utf8()):
+            raise InputError(
+                f"{folder}: Python reads names of files as {sys.getfilesystemencoding()} here, which is not UTF-8. Set PYTHONUTF8=1."
+            )
         if entry.name.startswith("."):
             listing.ignored["hidden"] += 1
             continue

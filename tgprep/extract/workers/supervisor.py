@@ -68,7 +68,7 @@ class Worker:
         # Otherwise glibc returns frame-sized buffers to the kernel after every frame: up to a third of the time, measured.
         malloc = {"MALLOC_TRIM_THRESHOLD_": str(256 * 1024**2), "MALLOC_MMAP_THRESHOLD_": str(64 * 1024**2)}
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tgprep.extract.workers.worker", str(os.getpid()), encoder],
+            [sys.executable, "-X", "utf8", "-P", "-m", "tgprep.extract.workers.worker", str(os.getpid()), encoder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": "1", **malloc},
