@@ -69,9 +69,7 @@ class LazyGroup(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program: file names are UTF-8 in every locale; whatever happens to its output, the work goes on."""
-        if (
-            not args and kwargs.get("args") is None
-        ):  # the words come from the command line, so this process is the program
+        if not args and not kwargs.get("args"):  # no words are given: they come from the command line of this process
             require_utf8_names()
         console.protect()
         try:
