@@ -26,6 +26,15 @@ Level = Literal["ok", "note", "warning", "error"]
 SLOW_DISK_BYTES_PER_SECOND = 50e6
 
 
+def resident_mb(pid: int) -> float:
+    """Memory that a process holds; 0.0 if this system does not say (only Linux does)."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1024**2
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """The result of a check."""

@@ -104,7 +104,7 @@ def _frames_of_program() -> list[Frame]:
     import ffmpeg
     import imageio_ffmpeg
 
-    stream = ffmpeg.input(str(CLIP)).output("pipe:", format="rawvideo", pix_fmt="rgb24")
+    stream = ffmpeg.input(f"file:{CLIP}").output("pipe:", format="rawvideo", pix_fmt="rgb24")
     packed, _ = stream.run(cmd=imageio_ffmpeg.get_ffmpeg_exe(), quiet=True)
     return list(np.frombuffer(packed, np.uint8).reshape(-1, 48, 64, 3))
 

@@ -9,6 +9,7 @@ import contextlib
 import multiprocessing
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, cast
+
+from manifests.machine import resident_mb
 
 if TYPE_CHECKING:
     from manifests.gradient import Frame
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 
 _START_SECONDS = 120.0  # imports on a busy machine
+_POLL_SECONDS = 0.25
+_MAX_MEMORY_MB = 4096  # as `tgprep extract --max-memory-mb` has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +107,31 @@ class _Child:
         self.connection: Connection | None = None
 
     def request(self, job: ViewJob, deadline_seconds: float) -> ViewReply:
-        """Send a job and wait for the reply; a process that dies or misses the deadline is killed, and its video is bad."""
+        """Send a job and wait for the reply; a process that dies, is late or too large is killed, and its video is bad."""
         try:
             connection = self.connection or self._start()
             # A stop while the process started has not killed it.
             if self.stopping.is_set():
                 return ViewReply(bad="stopped")
             connection.send(job)
-            if connection.poll(deadline_seconds):
+            reason = self._wait(connection, deadline_seconds)
+            if not reason:
                 reply: ViewReply = connection.recv()
                 return reply
-            reason = f"decoding took longer than {deadline_seconds:g} s"
         except (EOFError, OSError):
             reason = "the decoder crashed"
         self.close()
         return ViewReply(bad=reason)
+
+    def _wait(self, connection: Connection, deadline_seconds: float) -> str:
+        """Wait for the reply; returns why there will be none, or nothing."""
+        deadline = time.monotonic() + deadline_seconds
+        while not connection.poll(max(0.0, min(_POLL_SECONDS, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
+                return f"decoding took longer than {deadline_seconds:g} s"
+            if (process := self.process) is not None and resident_mb(process.pid or 0) > _MAX_MEMORY_MB:
+                return f"the decoder took over {_MAX_MEMORY_MB} MB of memory and was stopped"
+        return ""
 
     def close(self) -> None:
         """Kill the process, if there is one."""

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
 
 from tgprep.decode.frames import DecodedVideo, DecodeError, Picture, Planes, scaled_size
+
+if TYPE_CHECKING:
+    from tgprep.decode.planes import Orientation
+
+_MAX_INT32 = (1 << 31) - 1
 
 
 def open_video(path: Path, *, decoder: str, space: str, short_side: int, as_coded: bool = False) -> DecodedVideo:
@@ -24,16 +32,22 @@ def open_video(path: Path, *, decoder: str, space: str, short_side: int, as_code
     if decoder == "pyav":
         from tgprep.decode.pyav import open_pyav
 
-        return open_pyav(path, space=space, short_side=short_side, as_coded=as_coded)
-    if decoder in ("opencv", "decord"):
-        video = (_open_opencv if decoder == "opencv" else _open_decord)(path)
+        video = open_pyav(path, space=space, short_side=short_side, as_coded=as_coded)
+    elif decoder in ("opencv", "decord"):
+        video = _open_by_name(path, decoder)
     else:
         module, _, function = decoder.partition(":")
         video = getattr(importlib.import_module(module), function)(path)
         facts = video.codec, video.num_frames_header, video.fps
         if not (isinstance(facts[0], str) and isinstance(facts[1], int) and isinstance(facts[2], int | float)):
             raise DecodeError(f"{decoder}: codec, num_frames_header, fps are {facts}; expected text, integer, number")
-    video.frames = _adapted(video.frames, short_side, as_coded)
+    # A header may claim anything; what no table holds is unknown.
+    if not -1 <= video.num_frames_header <= _MAX_INT32:
+        video.num_frames_header = -1
+    if not 0 <= video.fps < math.inf:
+        video.fps = 0.0
+    if decoder != "pyav":
+        video.frames = _adapted(video.frames, short_side, as_coded)
     return video
 
 
@@ -67,33 +81,50 @@ def _adapted(frames: Iterator[Picture], short_side: int, as_coded: bool) -> Iter
             yield cast(Picture, cv2.resize(frame, size))
 
 
-def _open_opencv(path: Path) -> DecodedVideo:
-    """Open a file with cv2.VideoCapture (FFmpeg), one thread, without a report of damage. OpenCV applies the rotation."""
+def _open_by_name(path: Path, decoder: str) -> DecodedVideo:
+    """Open a file with a library that takes names only, and knows neither what PyAV refuses nor mirrored pictures."""
+    from tgprep.decode.pyav import look_at
+
+    seen, orientation, degrees = look_at(path)
+    # The name of a descriptor is never a URL or a pattern, whatever the file is called.
+    with path.open("rb") as file:
+        name = f"/dev/fd/{file.fileno()}"
+        if decoder == "opencv":
+            video = _open_opencv(name, orientation)
+        else:
+            video = _open_decord(name, orientation, degrees)
+    video.rotation_degrees = seen.rotation_degrees
+    video.notes += seen.notes
+    return video
+
+
+def _open_opencv(name: str, orientation: Orientation) -> DecodedVideo:
+    """Open a file with cv2.VideoCapture (FFmpeg), one thread, without a report of damage."""
     import cv2
 
     cv2.setNumThreads(1)
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     if not capture.isOpened():
         raise DecodeError("OpenCV cannot open it as a video")
+    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # it turns pictures, but mirrors none
     code = int(capture.get(cv2.CAP_PROP_FOURCC))
     header = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
 
     def frames() -> Iterator[Picture]:
         while (read := capture.read())[0]:
-            yield cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)  # type: ignore[misc]
+            yield np.ascontiguousarray(orientation.apply(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)))  # type: ignore[arg-type]
 
     return DecodedVideo(
         frames=frames(),
         num_frames_header=header if header > 0 else -1,
         fps=float(capture.get(cv2.CAP_PROP_FPS)),
         codec=code.to_bytes(4, "little").decode("ascii", "replace").strip("\0 ") if code > 0 else "",
-        rotation_degrees=int(capture.get(cv2.CAP_PROP_ORIENTATION_META)),
         close=capture.release,
     )
 
 
-def _open_decord(path: Path) -> DecodedVideo:
-    """Open a file with decord.VideoReader, one thread, without a report of damage.
+def _open_decord(name: str, orientation: Orientation, degrees: float) -> DecodedVideo:
+    """Open a file with decord.VideoReader, one thread, without a report of damage. degrees: what its container turns it by.
 
     decord is known to hang on files whose header claims too many frames, and to give different pixels now and then on HMDB51.
     Frames are requested one by one in order, so that a worker that stops delivering is killed by its supervisor.
@@ -101,15 +132,20 @@ def _open_decord(path: Path) -> DecodedVideo:
     import decord
 
     try:
-        reader = decord.VideoReader(str(path), num_threads=1)
-    except (RuntimeError, decord.DECORDError) as error:
-        raise DecodeError(f"decord cannot open it: {str(error).splitlines()[0]}") from None
+        reader = decord.VideoReader(name, num_threads=1)
+    except (RuntimeError, decord.DECORDError):
+        raise DecodeError("decord cannot open it as a video") from None
+    # What decord does: it turns by whole quarters, clockwise, and mirrors nothing.
+    turns = {90: 3, 180: 2, 270: 1}.get(int((0.9 - degrees) % 360 - 0.9), 0)
 
     def frames() -> Iterator[Picture]:
         for _ in range(len(reader)):
             try:
-                yield reader.next().asnumpy()
+                frame = reader.next().asnumpy()
             except (StopIteration, RuntimeError, decord.DECORDError):
                 return
+            if turns != orientation.quarter_turns or orientation.mirrored:
+                frame = np.ascontiguousarray(orientation.apply(np.rot90(frame, -turns)))
+            yield frame
 
     return DecodedVideo(frames=frames(), num_frames_header=len(reader), fps=float(reader.get_avg_fps()))

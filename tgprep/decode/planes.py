@@ -1,7 +1,9 @@
-"""Arithmetic on pictures: range, temporal gradient, chroma position, rotation, and planes from RGB frames."""
+"""Arithmetic on pictures: range, temporal gradient, chroma position, orientation, and planes from RGB frames."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -100,19 +102,62 @@ def planes_from_rgb(rgb: Frame) -> Planes:
     return Planes(y, cb, cr)
 
 
-def rotate(planes: Planes, quarter_turns: int) -> Planes:
-    """Turn a picture with chroma midway to the left by a number of quarter turns."""
+@dataclass(frozen=True, slots=True)
+class Orientation:
+    """How a coded picture becomes upright: it is mirrored left to right if `mirrored`, then turned to the left."""
+
+    quarter_turns: int = 0  # 0..3
+    mirrored: bool = False
+
+    def apply(self, pixels: Frame) -> Frame:
+        """A view of pixels[H, W, ...], upright."""
+        return np.rot90(pixels[:, ::-1] if self.mirrored else pixels, self.quarter_turns)
+
+
+UPRIGHT = Orientation()
+_AXES = {(1, 0): 0, (0, -1): 1, (-1, 0): 2, (0, 1): 3}  # where the x axis points after a number of quarter turns
+_ALMOST = math.sin(math.radians(0.5))  # the ffmpeg program rounds to degrees
+
+
+def orientation_of(matrix: Sequence[int]) -> Orientation | None:
+    """The orientation of a display matrix as MP4 files store it (ISO/IEC 14496-12, 6.2.2); None if it is no such one.
+
+    The pixel (x, y) is shown at (a * x + c * y, b * x + d * y), for a, b, _, c, d of the nine numbers; y grows downwards.
+    """
+    a, b, _, c, d = matrix[:5]
+    sizes = math.hypot(a, b), math.hypot(c, d)
+    if not all(sizes):
+        return None
+    exact = (a / sizes[0], b / sizes[0], c / sizes[1], d / sizes[1])
+    near = tuple(round(number) for number in exact)
+    determinant = near[0] * near[3] - near[1] * near[2]
+    if not determinant or max(abs(e - n) for e, n in zip(exact, near, strict=True)) > _ALMOST:
+        return None
+    # Mirroring turns the x axis round before the picture is turned.
+    return Orientation(_AXES[determinant * near[0], determinant * near[1]], determinant < 0)
+
+
+def rotation_of(matrix: Sequence[int]) -> float | None:
+    """Degrees that a display matrix turns a picture to the left, -180 to 180 (av_display_rotation_get); None if it is none."""
+    a, b, _, c, d = matrix[:5]
+    scale_x, scale_y = math.hypot(a, c), math.hypot(b, d)
+    return -math.degrees(math.atan2(b / scale_y, a / scale_x)) if scale_x and scale_y else None
+
+
+def upright(planes: Planes, orientation: Orientation) -> Planes:
+    """Bring a picture with chroma midway upright."""
     height, width = planes.y.shape
-    # The last chroma row or column of an odd size covers one pixel, not two. If turning would put it first, all chroma would
-    # be a pixel off: it is then brought to the size of luma, turned and halved again.
-    resample = (quarter_turns != 3 and width % 2) or (quarter_turns != 1 and height % 2)
+    # The last chroma row or column of an odd size covers one pixel, not two. If it came first, all chroma would be a pixel
+    # off: it is then brought to the size of luma, turned and halved again.
+    first = orientation.apply(np.array([[0, 1], [2, 3]], np.uint8))[0, 0]  # the corner that comes to the top left
+    resample = (first % 2 and width % 2) or (first // 2 and height % 2)
     cb, cr = (
-        _halved(np.rot90(np.repeat(np.repeat(plane, 2, 0), 2, 1)[:height, :width], quarter_turns))
+        _halved(orientation.apply(np.repeat(np.repeat(plane, 2, 0), 2, 1)[:height, :width]))
         if resample
-        else np.ascontiguousarray(np.rot90(plane, quarter_turns))
+        else np.ascontiguousarray(orientation.apply(plane))
         for plane in (planes.cb, planes.cr)
     )
-    return Planes(np.ascontiguousarray(np.rot90(planes.y, quarter_turns)), cb, cr, limited=planes.limited)
+    return Planes(np.ascontiguousarray(orientation.apply(planes.y)), cb, cr, limited=planes.limited)
 
 
 def _halved(pixels: Frame) -> Frame:

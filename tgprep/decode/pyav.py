@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,16 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 
 from manifests.gradient import Frame
 from tgprep.decode.frames import DecodedVideo, DecodeError, Picture, Planes, scaled_size
-from tgprep.decode.planes import planes_from_rgb, rotate, to_jpeg_form, to_midway_chroma
+from tgprep.decode.planes import (
+    UPRIGHT,
+    Orientation,
+    orientation_of,
+    planes_from_rgb,
+    rotation_of,
+    to_jpeg_form,
+    to_midway_chroma,
+    upright,
+)
 
 # Exact and the same on every CPU: swscale's default takes shortcuts that darken RGB by about one level.
 _EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
@@ -31,70 +42,132 @@ _BT601 = (2, 5, 6)
 _LEFT_SITED = frozenset(("h264", "mpeg2video", "mpeg4"))
 
 
+# A file is read through its descriptor, so that its name is no URL or pattern. A file that names others (playlists, sequences
+# of pictures) gets none of them, as FFmpeg may open nothing itself.
+_NOTHING_ELSE = {"protocol_whitelist": "none"}
+_LISTS = (b"#EXTM3U", b"ffconcat", b"v=0", b"[playlist]")  # how such a file begins
+# 16K videos have 133 million pixels. A damaged or hostile header claims more, and would cost gigabytes.
+MAX_PIXELS = 1 << 27
+
+
 def open_pyav(path: Path, *, space: str, short_side: int, as_coded: bool = False) -> DecodedVideo:
     """Open a file's default video stream: space "ycbcr420" gives `Planes`, "rgb" gives uint8[H, W, 3].
 
     as_coded: leave planes in the video's own range and chroma position, which saves a pass over every pixel.
     """
-    try:
-        container = av.open(str(path), mode="r", metadata_errors="replace")
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise DecodeError(f"cannot be opened as a video: {_reason(error)}") from None
-    try:
+    return _open(path, space, short_side, as_coded)[0]
+
+
+def look_at(path: Path) -> tuple[DecodedVideo, Orientation, float]:
+    """For other decoders: facts about a file, how its pictures become upright, and its exact rotation in degrees.
+
+    DecodeError as `open_pyav`.
+    """
+    video, converter = _open(path, "ycbcr420", 0, True)
+    with contextlib.closing(video):
+        next(video.frames, None)
+    return video, converter.orientation, converter.degrees
+
+
+def _open(path: Path, space: str, short_side: int, as_coded: bool) -> tuple[DecodedVideo, _Converter]:
+    with contextlib.ExitStack() as stack:
+        container = _container(path, stack)
         # The best stream, but not a cover picture.
         cover = av.stream.Disposition.attached_pic
         streams = [each for each in container.streams.video if not each.disposition & cover]
         if not streams:
+            if container.streams.video:
+                raise DecodeError("holds only a cover picture, no video")
             kinds = ", ".join(sorted({s.type for s in container.streams}))
             raise DecodeError(f"holds no video stream (only: {kinds or 'nothing'})")
         best = container.streams.best("video")
         stream: Any = best if best in streams else streams[0]
+        # The end or damage of another stream is not that of the video.
+        for each in container.streams:
+            each.discard = av.stream.Discard.default if each == stream else av.stream.Discard.all
         context = stream.codec_context
         if context is None:
             raise DecodeError("no decoder for its video codec")
+        if context.width * context.height > MAX_PIXELS:
+            raise DecodeError(f"its picture of {context.width}x{context.height} has more than {MAX_PIXELS:,} pixels")
         context.thread_count = 1
+        context.options = {"max_pixels": str(MAX_PIXELS)}
         video = DecodedVideo(
             frames=iter(()),
             num_frames_header=stream.frames or -1,
             fps=float(stream.average_rate or stream.guessed_rate or 0.0),
             codec=context.codec.name,
             pixel_format=context.pix_fmt or "",
-            close=container.close,
+            close=stack.pop_all().close,
         )
-        ratio = stream.sample_aspect_ratio
-        if ratio and ratio != 1:
-            video.notes.append(f"pixels are not square ({ratio.numerator}:{ratio.denominator}); stored as coded")
-    except BaseException:
-        container.close()
-        raise
-    video.frames = _frames(container, stream, video, _Converter(video, space, short_side, as_coded))
-    return video
+    ratio = stream.sample_aspect_ratio
+    if ratio and ratio != 1:
+        video.notes.append(f"pixels are not square ({ratio.numerator}:{ratio.denominator}); stored as coded")
+    converter = _Converter(video, space, short_side, as_coded)
+    video.frames = _frames(container, stream, video, converter)
+    return video, converter
+
+
+def _container(path: Path, stack: contextlib.ExitStack) -> Any:
+    """Open a local file, whatever its name; `stack` closes it."""
+    try:
+        file = stack.enter_context(path.open("rb", buffering=0))
+    except OSError as error:
+        raise DecodeError(f"cannot be read: {error.strerror}") from None
+    start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if start.startswith(_LISTS) or (start.startswith(b"<") and b"<MPD" in start):
+        raise DecodeError("is a list of other files, which are not opened: name the videos themselves")
+    file.seek(0)
+    # FFmpeg looks at the extension if the content is not clear.
+    file.name = f"video{path.suffix if path.suffix[1:].isalnum() else ''}"
+    options = _NOTHING_ELSE | {"max_pixels": str(MAX_PIXELS)}
+    try:
+        return stack.enter_context(av.open(file, mode="r", options=options, metadata_errors="replace"))
+    except (av.FFmpegError, ValueError) as error:
+        raise DecodeError(f"cannot be opened as a video: {_reason(error)}") from None
 
 
 def _frames(container: Any, stream: Any, video: DecodedVideo, convert: _Converter) -> Iterator[Picture]:
     try:
-        for packet in container.demux(stream):
+        for packet in _packets(container, stream, video):
+            if packet.has_sidedata("encryption_info"):
+                raise DecodeError("its video is encrypted")
             try:
                 frames = packet.decode()
-            except (av.error.InvalidDataError, av.error.UndefinedError, av.error.ExternalError):
+            except MemoryError:
+                raise
+            except av.FFmpegError:  # as the ffmpeg program: only the file's end ends a video
                 video.num_damaged_packets += 1
                 continue
             for frame in frames:
                 if frame.is_corrupt:
                     convert.num_concealed += 1
-                yield convert(frame)
-    except av.FFmpegError as error:
-        # The container itself breaks off here. What was decoded is kept; the caller decides what to make of it.
-        video.num_damaged_packets += 1
-        video.notes.append(f"the file breaks off: {_reason(error)}")
+                try:
+                    picture = convert(frame)
+                except av.FFmpegError as error:
+                    raise DecodeError(f"{frame.format.name} cannot be converted: {_reason(error)}") from None
+                yield picture
     finally:
-        container.close()
+        video.close()
     if convert.num_concealed:
         video.notes.append(f"{convert.num_concealed} frames concealed by the decoder")
     if convert.num_resized:
         video.notes.append(
             f"the picture size changes within the video; {convert.num_resized} frames scaled to the first"
         )
+
+
+def _packets(container: Any, stream: Any, video: DecodedVideo) -> Iterator[Any]:
+    """Packets in the order of the file; the last one is empty and makes the decoder give what it holds."""
+    try:
+        yield from container.demux(stream)
+    except av.FFmpegError as error:
+        # The container itself breaks off here. What was decoded is kept; the caller decides what to make of it.
+        video.num_damaged_packets += 1
+        video.notes.append(f"the file breaks off: {_reason(error)}")
+        last = av.Packet()
+        last.stream = stream
+        yield last
 
 
 @dataclass(slots=True)
@@ -107,27 +180,44 @@ class _Converter:
     as_coded: bool
     scaler: VideoReformatter = field(default_factory=VideoReformatter)
     source_size: tuple[int, int] | None = None  # of the first frame
-    size: tuple[int, int] | None = None  # of the pictures
+    size: tuple[int, int] | None = None  # of the pictures before they are brought upright
+    orientation: Orientation = UPRIGHT  # of the first frame
+    degrees: float = 0.0  # as its display matrix says, applied or not
     num_resized: int = 0
     num_concealed: int = 0
 
     def __call__(self, frame: Any) -> Picture:
         if self.size is None:
-            # The first frame decides the size and the rotation of all pictures.
+            # The first frame decides the size and the orientation of all pictures.
             self.source_size = (frame.width, frame.height)
             self.size = scaled_size(frame.width, frame.height, self.short_side)
-            self.video.rotation_degrees = int(frame.rotation)
             self.video.pixel_format = self.video.pixel_format or frame.format.name
-            if self.video.rotation_degrees % 90:
-                self.video.notes.append(f"rotation of {self.video.rotation_degrees} degrees is not applied")
+            self._orient(frame)
         if (frame.width, frame.height) != self.source_size:
             self.num_resized += 1
-        turns = self.video.rotation_degrees // 90 % 4 if self.video.rotation_degrees % 90 == 0 else 0
         # Turned last: scaled and converted pictures are smaller.
         if self.space != "ycbcr420":
-            return np.ascontiguousarray(np.rot90(self._rgb(frame), turns))
+            return np.ascontiguousarray(self.orientation.apply(self._rgb(frame)))
         planes = self._planes(frame)
-        return rotate(planes, turns) if turns else planes
+        return planes if self.orientation is UPRIGHT else upright(planes, self.orientation)
+
+    def _orient(self, frame: Any) -> None:
+        stored = frame.side_data.get("DISPLAYMATRIX")
+        if stored is None:
+            return
+        matrix = struct.unpack_from("=9i", stored)
+        degrees, orientation = rotation_of(matrix), orientation_of(matrix)
+        self.degrees = degrees or 0.0
+        self.video.rotation_degrees = round(self.degrees)
+        if orientation is not None and orientation != UPRIGHT:
+            self.orientation = orientation
+        if orientation is None:
+            what = (
+                "its display matrix, which is no rotation," if degrees is None else f"rotation of {degrees:.0f} degrees"
+            )
+            self.video.notes.append(f"{what} is not applied")
+        elif orientation.mirrored:
+            self.video.notes.append("mirrored, as its display matrix says")
 
     def _planes(self, frame: Any) -> Planes:
         name = frame.format.name
@@ -147,7 +237,7 @@ class _Converter:
         planes = Planes(y, cb, cr, limited=not full, left=left)
         if not self.as_coded:
             return to_jpeg_form(planes)
-        return to_midway_chroma(planes) if self.video.rotation_degrees else planes
+        return planes if self.orientation is UPRIGHT else to_midway_chroma(planes)
 
     def _rgb(self, frame: Any) -> Frame:
         scaled = self._scaled(frame, "rgb24")

@@ -27,6 +27,7 @@ from tgprep.decode.planes import planes_from_rgb
 PRESET = "veryfast"
 _FALLBACK_FPS = 25
 _MAX_FPS = 1000
+_MIN_FPS = 1 / 86_400
 _SEI = 6  # unit type into which x264 writes its name and options: 700 bytes a video
 
 # One thread, no lookahead, nothing that depends on the processor: the same frames give the same bytes.
@@ -39,7 +40,7 @@ _X264 = (
 class Mp4Writer:
     """Encodes pictures in order into an .mp4 in `file`, which must be seekable.
 
-    fps: frames per second for the container; 0.0 (unknown) and rates that no player accepts become 25.
+    fps: frames per second for the container; 0.0 (unknown) and rates above 1000 or below one frame a day become 25.
     """
 
     def __init__(self, file: BinaryIO, crf: int, gop: int, fps: float) -> None:
@@ -47,8 +48,11 @@ class Mp4Writer:
         self.gop = gop
         self.num_frames = 0
         self.num_bytes = 0
-        rate = Fraction(fps).limit_denominator(1001) if 0 < fps <= _MAX_FPS else Fraction(0)
-        self.rate = rate if rate >= 1 else Fraction(_FALLBACK_FPS)
+        self.rate = Fraction(_FALLBACK_FPS)
+        if 1 <= fps <= _MAX_FPS:
+            self.rate = Fraction(fps).limit_denominator(1001)
+        elif _MIN_FPS <= fps < 1:  # time lapses
+            self.rate = 1 / Fraction(1 / fps).limit_denominator(1001)
         self.container = av.open(file, "w", format="mp4", options={"fflags": "+bitexact"})
         stream: Any = self.container.add_stream("libx264", rate=self.rate)
         stream.pix_fmt = "yuv420p"

@@ -189,9 +189,11 @@ def test_one_frame_is_a_reason_and_other_rates_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fps", "told"), [(0.0, 25), (29.97002997, 29.97002997), (0.2, 25), (90000.0, 25), (240.0, 240)]
-)
-def test_frame_rates(fps: float, told: float) -> None:
+    ("fps", "kept"),
+    [(0.0, 25), (29.97002997, 29.97002997), (0.2, 0.2), (1 / 3600, 1 / 3600), (1e-9, 25), (90000.0, 25), (240.0, 240),
+     (float("inf"), 25), (float("nan"), 25)],
+)  # fmt: skip
+def test_frame_rates(fps: float, kept: float) -> None:
     file = io.BytesIO()
     writer = Mp4Writer(file, VIDEO_CRF, 4, fps)
     for k in range(6):
@@ -200,7 +202,7 @@ def test_frame_rates(fps: float, told: float) -> None:
     assert picture_offsets(file, 6, 4) == spool.offsets
     assert spool.num_bytes == len(file.getvalue())
     with av.open(io.BytesIO(file.getvalue())) as container:
-        assert float(container.streams.video[0].average_rate or 0) == pytest.approx(told, rel=1e-6)
+        assert float(container.streams.video[0].average_rate or 0) == pytest.approx(kept, rel=1e-6)
     for frames, gop in ((5, 4), (6, 3)):
         with pytest.raises(ValueError):
             picture_offsets(file, frames, gop)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from manifests.files import TEMPORARY_PREFIX, below
+from manifests.machine import resident_mb
 from manifests.object_store import warn_once
 from manifests.records import WRITTEN, ShardRow, VideoRow
 from tgprep.config import WorkerSettings
@@ -128,7 +129,7 @@ class Worker:
             elif final:
                 seconds = limits.max_video_seconds
                 reason = f"the decoder did not end within {seconds:g} s and was stopped (--max-video-seconds)"
-            elif _resident_mb(self.process.pid) > limits.max_memory_mb:
+            elif resident_mb(self.process.pid) > limits.max_memory_mb:
                 reason = f"the decoder took over {limits.max_memory_mb} MB of memory and was stopped"
             else:
                 continue
@@ -248,11 +249,3 @@ class Supervisor:
         if self.worker is not None:
             self.worker.close()
             self.worker = None
-
-
-def _resident_mb(pid: int) -> float:
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0.0  # not Linux: only the time limits guard
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1024**2
