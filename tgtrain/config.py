@@ -217,6 +217,8 @@ def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, s
     """The merged values of a recipe and its ancestors, and for each key the file that set it."""
     own, parent = _read_file(name)
     identity = str(Path(name).resolve()) if name.endswith(".toml") else name  # one for all spellings of a path
+    if len(seen) >= _MOST_PARENTS:
+        raise InputError(f"Recipe {seen[0]}: more than {_MOST_PARENTS} recipes extend one another.")
     if identity in seen:
         raise InputError(f"Recipe {seen[0]}: `extends` goes in a circle ({' -> '.join((*seen, identity))}).")
     values, origins = _read(parent, (*seen, identity)) if parent else ({}, {})
@@ -233,18 +235,22 @@ def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, s
 def _read_file(name: str) -> tuple[dict[str, Any], str]:
     """The values of a recipe's own file, and its parent; InputError if the file is missing or not TOML."""
     path = Path(name) if name.endswith(".toml") else _RECIPES / f"{name}.toml"
-    if not path.is_file():
+    if not path.is_file() or not (name.endswith(".toml") or name in recipe_names()):
         near = difflib.get_close_matches(name, recipe_names(), n=3, cutoff=0.5)
         hint = f" Nearest: {', '.join(near)}." if near else ""
         raise InputError(f"No recipe {name!r}.{hint} `tgtrain recipes` lists them; a path must end in .toml.")
     text = read_text(path) if isinstance(path, Path) else path.read_text(encoding="utf-8")
+    if len(text) > _MOST_CHARACTERS:
+        raise InputError(f"{path} has {len(text)} characters, which no recipe has.")
     try:
         values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # of tomllib, numbers of thousands of digits
         raise InputError(f"{path} is not valid TOML: {error}.") from None
     parent = values.pop("extends", "")
     if not isinstance(parent, str):
-        raise InputError(f"Recipe {name}: extends is {parent!r}, expected the name or path of one recipe, in quotes.")
+        raise InputError(
+            f"Recipe {name}: extends is {_shown(parent)}, expected the name or path of one recipe, in quotes."
+        )
     if parent.endswith(".toml") and name.endswith(".toml"):
         parent = str(Path(name).parent / parent)
     return values, parent
@@ -272,7 +278,8 @@ def _validate(values: dict[str, Any], origins: dict[str, str], problems: list[st
     """The Config of merged values. origins: the file of each key, for messages. problems: those found before."""
 
     def report(key: str, problem: str) -> None:
-        problems.append(f"{key} ({origins.get(key, 'recipe')}){problem}")
+        if len(problems) < _MOST_PROBLEMS:
+            problems.append(f"{key:.200} ({origins.get(key, 'recipe')}){problem}")
 
     # Keys first: what is left has valid names, so that pydantic judges values alone.
     accepted: dict[str, Any] = {"model": {"num_classes": num_classes or 101}}
@@ -283,6 +290,8 @@ def _validate(values: dict[str, Any], origins: dict[str, str], problems: list[st
             if value != {}:
                 report(key, f": it is a section: write [{key}] and its settings")
         elif key not in kinds:
+            if len(problems) >= _MOST_PROBLEMS:  # the search for the nearest takes its time
+                break
             near = difflib.get_close_matches(key, kinds, n=1, cutoff=0.4)
             report(key, f": no such setting{f'; nearest valid key: {near[0]}' if near else ''}")
         elif isinstance(value, bool) and kinds[key] is not bool:  # which pydantic would take for a number
@@ -300,7 +309,7 @@ def _validate(values: dict[str, Any], origins: dict[str, str], problems: list[st
         except ValidationError as error:
             for problem in error.errors():
                 key = ".".join([name, *(str(part) for part in problem["loc"][:1])])
-                report(key, f": {problem['msg']}, got {problem['input']!r}")
+                report(key, f": {problem['msg']}, got {_shown(problem['input'])}")
         except InputError as error:  # of a section that validates itself
             problems.append(f"{name}: {error}")
     if not problems:
@@ -324,6 +333,18 @@ def _with_quirks(config: Config) -> Config:
     return config
 
 
+def _shown(value: object) -> str:
+    """The start of a value as text."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested deeply, or a number of thousands of digits
+        text = f"a {type(value).__name__} without end"
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+_MOST_PARENTS = 16  # that a recipe extends, one after the other
+_MOST_CHARACTERS = 256 * 1024  # of a recipe
+_MOST_PROBLEMS = 20  # that are reported
 _RECIPES = resources.files("tgtrain") / "recipes"
 _SECTIONS = frozenset(entry.name for entry in dataclasses.fields(Config) if entry.type.endswith("Settings"))
 _adapter = cache(TypeAdapter)

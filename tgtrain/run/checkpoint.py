@@ -12,12 +12,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import pickle
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from manifests.records import InputError
 from tgtrain.data.setup import Identity
 from tgtrain.errors import RunError
 from tgtrain.run.folder import METRICS_NAME
+from tgtrain.run.state_file import load_state
 
 CHECKPOINT_VERSION = 1
 FOLDER = "checkpoints"
@@ -64,6 +64,22 @@ class Checkpoint:
     optimiser: dict[str, Any]
     extra: dict[str, Any]
     measured: Measured | None = None  # in the file, so that a kill before best.json is written loses nothing
+
+    def __post_init__(self) -> None:
+        """ValueError if a value is not of its type: a file may hold anything."""
+        if not all(isinstance(part, dict) for part in (self.model, self.optimiser, self.extra)):
+            raise ValueError("its model, optimiser or extra is no dict")
+        if not all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in self.model.items()):
+            raise ValueError("its model holds something else than tensors")
+        counts = self.step, *(self.extra.get(name, 0) for name in ("num_read", "num_bad", "num_skipped"))
+        if not all(isinstance(count, int) and count >= 0 for count in counts):
+            raise ValueError("a count in it is no whole number")
+        measured = ("", 0.0) if self.measured is None else (self.measured.metric, self.measured.value)
+        texts = *astuple(self.identity), measured[0]
+        if not (all(isinstance(text, str) for text in texts) and isinstance(measured[1], float)):
+            raise ValueError("its identity or accuracy is of another type")
+        if not isinstance(self.extra.get("settings", {}), dict):
+            raise ValueError("its settings are no dict")
 
     @property
     def due(self) -> bool:
@@ -211,7 +227,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     if actual != expected:
         raise DamagedError(f"{path} is damaged: sha256 {actual[:16]}…, expected {expected[:16]}….")
     try:
-        raw = torch.load(path, map_location=device, weights_only=True)
+        raw = load_state(path, device)
         if raw["version"] != CHECKPOINT_VERSION:
             raise InputError(
                 f"{path}: format version {raw['version']}, this program reads {CHECKPOINT_VERSION}. "
@@ -220,9 +236,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         state = {entry.name: raw[entry.name] for entry in fields(Checkpoint)}
         state |= {"identity": Identity(**raw["identity"]), "measured": raw["measured"] and Measured(**raw["measured"])}
         return Checkpoint(**state)
-    except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError, EOFError) as error:
-        reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
-        raise DamagedError(f"{path} is no checkpoint of this program ({reason}).") from None
+    except (LookupError, TypeError, ValueError) as error:
+        raise DamagedError(f"{path} is no checkpoint of this program ({error}).") from None
 
 
 def load_newest(run: Path, log: Callable[[str], None]) -> Checkpoint | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from manifests.locks import try_lock
 from tgtrain.config import Config
-from tgtrain.method.networks.model import View, build_model, count_macs, count_parameters
+from tgtrain.method.networks.model import View, count_macs, count_parameters, outline
 from tgtrain.run import checkpoint as checkpoints
 from tgtrain.run.folder import read_facts
 from tgtrain.run.journal import read_metrics
@@ -59,7 +59,7 @@ def summarise(run: Path, tests: dict[str, dict[str, float]]) -> dict[str, Any]:
 
 def cost_of(config: Config) -> Cost:
     """Parameters and multiply-accumulates of a recipe's model, from shapes alone."""
-    model, data = build_model(config.model), config.data
+    model, data = outline(config.model), config.data
     view: View = "tg" if config.model.streams == "tg" else "rgb"
     head = model.get_submodule("head_rgb" if config.model.streams == "joint" else f"head_{view}")
     per_clip = count_macs(config.model, data.clip_frames, data.size, data.size)

@@ -9,9 +9,9 @@ from typing import Any
 from manifests.records import InputError
 from tgtrain.config import Config
 from tgtrain.data.setup import padded_classes
-from tgtrain.method.networks.model import Model, View, build_model
+from tgtrain.method.networks.model import Model, View, build_model, state_shapes
 from tgtrain.run import checkpoint as checkpoints
-from tgtrain.run.folder import RunFacts, read_facts
+from tgtrain.run.folder import CONFIG_NAME, RunFacts, read_facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,9 @@ def read_trained(run: Path, which: str = "last") -> Trained:
     loaded = checkpoints.load(path)
     if different := loaded.identity.differences(facts.identity):
         raise InputError(f"{path} is no checkpoint of {run}: {'; '.join(different)}.")
+    # Compared before memory is taken: a run may come from a stranger.
+    if state_shapes(config.model) != {name: tuple(value.shape) for name, value in loaded.model.items()}:
+        raise InputError(f"{path} holds other weights than the model of {run / CONFIG_NAME} has.")
     model = build_model(config.model)
     model.load_state_dict(loaded.model)
     return Trained(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from manifests.records import InputError
 from tgtrain.config import Config, OptimiserSettings
 from tgtrain.data.batch import SslBatch, split_batch
 from tgtrain.method.accumulate import add_gradients, clip_gradients, rescale_bn_momentum
@@ -22,6 +23,7 @@ from tgtrain.ranks.distributed import Ranks
 from tgtrain.run.checkpoint import Checkpoint
 from tgtrain.train.device import views_of
 
+_MOST_THREADS = 1024
 _PRECISION = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -56,13 +58,18 @@ class Learner:
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Restore the state that a checkpoint holds."""
-        self.model.load_state_dict(checkpoint.model)
-        restore(self.optimiser, checkpoint.optimiser)
-        if checkpoint.extra.get("scaler"):
-            self.scaler.load_state_dict(checkpoint.extra["scaler"])
-        if self.ranks.device.type == "cpu" and checkpoint.extra.get("num_threads"):
+        try:
+            self.model.load_state_dict(checkpoint.model)
+            restore(self.optimiser, checkpoint.optimiser)
+            if checkpoint.extra.get("scaler"):
+                self.scaler.load_state_dict(checkpoint.extra["scaler"])
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+            reason = str(error).partition("\n")[0][:200]
+            raise InputError(f"The checkpoint at step {checkpoint.step} does not fit this model: {reason}") from None
+        num_threads = checkpoint.extra.get("num_threads")
+        if self.ranks.device.type == "cpu" and isinstance(num_threads, int) and 1 <= num_threads <= _MOST_THREADS:
             # Sums are split by thread: only the same number of threads gives the same bits.
-            torch.set_num_threads(int(checkpoint.extra["num_threads"]))
+            torch.set_num_threads(num_threads)
         self.step = checkpoint.step
 
     def extra_state(self) -> dict[str, Any]:

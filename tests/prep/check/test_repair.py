@@ -85,7 +85,7 @@ def test_repair_calls_no_function_that_the_header_names(
     bad = copy / "shard-000001.tar"
     bad.write_bytes(b"gone")
     command = ["check", str(copy), "--repair", "--against", str(videos), "--threads", "1"]
-    for decoder in ("runpy:run_path", "decoder_of_user:open_video", "decoder_of_user", "os:remove", "", None, 3):
+    for decoder in ("runpy:run_path", "decoder_of_user:open_video", "decoder_of_user", "os:remove", "", 3):
         name_decoder(copy, decoder)
         done = CliRunner().invoke(main, command)
         assert done.exit_code == 2, done.output

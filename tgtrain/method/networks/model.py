@@ -248,6 +248,17 @@ def build_model(settings: ModelSettings, seed: int = 0) -> Model:
     return model
 
 
+def outline(settings: ModelSettings) -> Model:
+    """The model without values, which takes no memory: for its shapes."""
+    with torch.device("meta"):
+        return _construct(settings)
+
+
+def state_shapes(settings: ModelSettings) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of the model's state, by name."""
+    return {name: tuple(value.shape) for name, value in outline(settings).state_dict().items()}
+
+
 def count_parameters(module: nn.Module) -> int:
     """Number of weights that training changes."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
@@ -270,7 +281,7 @@ def _meta_forward(settings: ModelSettings, num_frames: int, height: int, width: 
     """Run one clip without values, for its shapes."""
     view: View = "tg" if settings.streams == "tg" else "rgb"
     with torch.device("meta"), torch.no_grad():
-        output = _construct(settings).eval()(**{view: torch.empty(1, 3, num_frames, height, width)})
+        output = outline(settings).eval()(**{view: torch.empty(1, 3, num_frames, height, width)})
     stream: StreamOutput = getattr(output, view)
     return stream
 
