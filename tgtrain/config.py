@@ -240,10 +240,8 @@ def _read_file(name: str) -> tuple[dict[str, Any], str]:
         hint = f" Nearest: {', '.join(near)}." if near else ""
         raise InputError(f"No recipe {name!r}.{hint} `tgtrain recipes` lists them; a path must end in .toml.")
     text = read_text(path) if isinstance(path, Path) else path.read_text(encoding="utf-8")
-    if len(text) > _MOST_CHARACTERS:
-        raise InputError(f"{path} has {len(text)} characters, which no recipe has.")
     try:
-        values = tomllib.loads(text)
+        values = _parse(text)
     except (ValueError, RecursionError) as error:  # of tomllib, numbers of thousands of digits
         raise InputError(f"{path} is not valid TOML: {error}.") from None
     parent = values.pop("extends", "")
@@ -256,6 +254,14 @@ def _read_file(name: str) -> tuple[dict[str, Any], str]:
     return values, parent
 
 
+def _parse(text: str) -> dict[str, Any]:
+    """The values of a TOML text; ValueError or RecursionError if it is none, or so long that it is no recipe."""
+    # The memory that tomllib takes for a key grows with the square of its parts: 100,000 of them are 40 GB.
+    if len(text) > _MOST_CHARACTERS or max(line.count(".") for line in text.split("\n")) > _MOST_DOTS:
+        raise ValueError(f"it has more than {_MOST_CHARACTERS} characters, or {_MOST_DOTS} dots in one line")
+    return tomllib.loads(text)
+
+
 def _override(values: dict[str, Any], origins: dict[str, str], text: str, problems: list[str]) -> None:
     """Apply one `--set section.key=value`; the value is TOML, or text if it is not."""
     key, equals, raw = text.partition("=")
@@ -264,7 +270,7 @@ def _override(values: dict[str, Any], origins: dict[str, str], text: str, proble
         problems.append(f"--set {text}: expected section.key=value, for example optimiser.epochs=90")
         return
     try:
-        value = tomllib.loads(f"value = {raw}")["value"]
+        value = _parse(f"value = {raw}")["value"]
     except (ValueError, RecursionError):
         value = raw.strip()
     target = values.setdefault(section, {})
@@ -344,6 +350,7 @@ def _shown(value: object) -> str:
 
 _MOST_PARENTS = 16  # that a recipe extends, one after the other
 _MOST_CHARACTERS = 256 * 1024  # of a recipe
+_MOST_DOTS = 128  # in one line of it
 _MOST_PROBLEMS = 20  # that are reported
 _RECIPES = resources.files("tgtrain") / "recipes"
 _SECTIONS = frozenset(entry.name for entry in dataclasses.fields(Config) if entry.type.endswith("Settings"))

@@ -48,7 +48,8 @@ def read_file(file: Path) -> bytes:
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
             raise InputError(f"{file} is {kind}; expected a text file.")
         with file.open("rb") as opened:
-            content = opened.read(MAX_BYTES + 1)
+            # read(n) takes n bytes of memory first
+            content = opened.read((MAX_BYTES if piped else min(status.st_size, MAX_BYTES)) + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         raise InputError(f"{file}: {reason}.") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -121,6 +123,60 @@ def test_custom_recipe_extends_another(tmp_path: Path) -> None:
     path.write_text(f'extends = "{path}"\n')
     with pytest.raises(InputError, match="in a circle"):
         load_recipe(str(path))
+
+
+def test_recipes_extend_one_another_within_bounds(tmp_path: Path) -> None:
+    for number in range(40):
+        (tmp_path / f"r{number}.toml").write_text(f'extends = "r{number + 1}.toml"\n')
+    (tmp_path / "r40.toml").write_text('extends = "demo"\n')
+    assert load_recipe(str(tmp_path / "r27.toml")).name == "r27"
+    with pytest.raises(InputError, match="more than 16 recipes extend one another"):
+        load_recipe(str(tmp_path / "r0.toml"))
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    for parent in ("../deep/../deep/own.toml", "own.toml", f"{folder}/own.toml"):
+        (folder / "own.toml").write_text(f'extends = "{parent}"\n')
+        with pytest.raises(InputError, match="in a circle"):
+            load_recipe(str(folder / "own.toml"))
+    os.mkfifo(folder / "pipe.toml")
+    for parent in (
+        "pipe.toml",
+        "../deep",
+        "/dev/zero",
+        "../../../../../../../../etc/passwd",
+        "x\\u0000.toml",
+        "n" * 5000,
+    ):
+        (folder / "own.toml").write_text(f'extends = "{parent}"\n')
+        with pytest.raises((InputError, OSError), match="No recipe|File name too long"):
+            load_recipe(str(folder / "own.toml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a" + ".a" * 100_000 + " = 1", "dots in one line"),
+        ("x = 1\n" * 200_000, "characters"),
+        ("a = " + "[" * 100_000, "not valid TOML"),
+        ("a = " + "{a = " * 40_000, "not valid TOML"),
+        ("\n".join(f"[section{number}]" for number in range(10_000)), "no such setting"),
+        ("[data]\nsize = 0x" + "f" * 200_000, "got a int without end"),
+        ("[data]\nsize" + ".a" * 100 + " = 1", "data.size"),
+        (f"[data]\n{'k' * 200_000} = 1", "no such setting"),
+        (f"[data]\ncrop = '{'v' * 200_000}'", "data.crop"),
+    ],
+)
+def test_recipes_of_strangers_cost_little(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "bomb.toml"
+    path.write_text(text)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=message) as caught:
+            load_recipe(str(path))
+        assert tracemalloc.get_traced_memory()[1] < 200e6
+    finally:
+        tracemalloc.stop()
+    assert len(str(caught.value)) < 20_000
 
 
 def test_unknown_recipe_names_the_nearest() -> None:

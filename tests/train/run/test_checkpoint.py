@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from manifests.machine import peak_memory_mb
 from manifests.records import InputError
 from tgtrain.data.setup import Identity
 from tgtrain.run.checkpoint import (
@@ -115,6 +119,75 @@ def test_loading_never_runs_code(tmp_path: Path) -> None:
     with pytest.raises(DamagedError, match="no checkpoint of this program"):
         load(path)
     assert not (tmp_path / "ran").exists()
+
+
+def rezipped(content: bytes, change: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    """The archive of a checkpoint with other bytes in entries whose name ends so."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as before, zipfile.ZipFile(buffer, "w", method) as after:
+        for entry in before.infolist():
+            new = next((value for end, value in change.items() if entry.filename.endswith(end)), before.read(entry))
+            after.writestr(entry.filename, new)
+    return buffer.getvalue()
+
+
+class Calls:
+    """Pickled as the call of a class or function with arguments."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def saved(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def test_hostile_checkpoints_are_refused_and_cost_little(tmp_path: Path) -> None:
+    path = save(tmp_path, state(1), keep=3)
+    good = path.read_bytes()
+    raw = torch.load(path, weights_only=True)
+    endless: list[Any] = []
+    endless.append(endless)
+    numel = pickle.dumps(3, 2)[2:-1]  # the size of the tensor, and a larger one in its place
+    with zipfile.ZipFile(path) as archive:
+        (pickled,) = (archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
+    hostile = {
+        "compressed": rezipped(good, {"data/0": bytes(300_000_000)}, zipfile.ZIP_DEFLATED),
+        "larger than its record": rezipped(good, {"data.pkl": pickled.replace(numel, pickle.dumps(10**9, 2)[2:-1])}),
+        "bytes without end": saved({**raw, "extra": {"x": Calls(bytearray, 10**12)}}),
+        "memory without end": saved({**raw, "extra": {"x": Calls(torch.FloatStorage, 10**11)}}),
+        "a view without end": saved({**raw, "model": {"w": torch.zeros(1).expand(10**9)}}),
+        "holds itself": saved({**raw, "extra": {"x": endless}}),
+        "a set": saved({**raw, "extra": {"x": {1}}}),
+        "no dict": saved([raw]),
+        "step": saved({**raw, "step": "1"}),
+        "negative step": saved({**raw, "step": -1}),
+        "model": saved({**raw, "model": {"w": 3}}),
+        "optimiser": saved({**raw, "optimiser": None}),
+        "settings": saved({**raw, "extra": {"settings": []}}),
+        "counts": saved({**raw, "extra": {"num_read": "many"}}),
+        "identity": saved({**raw, "identity": {"data_digest": 1, "split_digest": 2, "model": 3}}),
+        "measured": saved({**raw, "measured": {"metric": 1, "value": "x"}}),
+        "two pickles": rezipped(good, {}) + b"",
+        "old format": b"\x80\x02" + pickled[2:],
+        "no archive": b"PK\x03\x04" + bytes(100),
+    }
+    with zipfile.ZipFile(buffer := io.BytesIO(good), "a") as archive:
+        archive.writestr("archive/other.pkl", pickled)
+    hostile["two pickles"] = buffer.getvalue()
+    for name, content in hostile.items():
+        path.write_bytes(content)
+        path.with_suffix(".pt.sha256").write_text(hashlib.sha256(content).hexdigest())
+        del content
+        before = peak_memory_mb()
+        with pytest.raises(DamagedError, match="is no checkpoint of this program"):
+            load(path)
+        assert peak_memory_mb() - before < 100, name
 
 
 def test_identity_differences() -> None:
