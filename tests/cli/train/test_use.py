@@ -21,6 +21,7 @@ import torch
 from click.testing import CliRunner
 
 from cli.prep import main as tgprep
+from cli.train import decode_children
 from cli.train import main as tgtrain
 from cli.train.decode_children import ViewJob, read_all
 from tgtrain.config import load_recipe
@@ -117,7 +118,7 @@ def test_predict_refuses_what_cannot_be_meant(folder: Path, tmp_path: Path) -> N
     assert "expected CLIPSxCROPS" in done.stderr
 
 
-def test_a_decoder_that_crashes_or_hangs_costs_one_video(
+def test_a_decoder_that_crashes_hangs_or_grows_costs_one_video(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "wild_decoder.py").write_text(
@@ -126,19 +127,23 @@ def test_a_decoder_that_crashes_or_hangs_costs_one_video(
         "def decode(path):\n"
         "    if 'crash' in path.name: os.abort()\n"
         "    if 'hang' in path.name: time.sleep(600)\n"
+        "    if 'grow' in path.name: kept = b'x' * (700 << 20); time.sleep(600)\n"
         "    return open_video(path, decoder='pyav', space='rgb', short_side=0)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     paths = []
-    for name in ("a", "crash", "b", "hang", "c"):
+    monkeypatch.setattr(decode_children, "_MAX_MEMORY_MB", 600)
+    for name in ("a", "crash", "b", "grow", "hang", "c"):
         paths.append(tmp_path / f"{name}.avi")
         shutil.copy(videos_of(folder)[0], paths[-1])
     job = ViewJob(paths[0], ClipSettings(size=32), 2, 1, True, True, 0, "wild_decoder:decode")
     replies = list(read_all(job, paths, children=1, deadline_seconds=6))
-    assert [reply.bad for reply in replies] == ["", "the decoder crashed", "", "decoding took longer than 6 s", ""]
+    large = "the decoder took over 600 MB of memory and was stopped"
+    bad = ["", "the decoder crashed", "", large, "decoding took longer than 6 s", ""]
+    assert [reply.bad for reply in replies] == bad
     assert len(replies[0].clips) == 2
     assert replies[0].clips[0].rgb.shape == (8, 32, 32, 3)
-    np.testing.assert_array_equal(replies[0].clips[1].tg, replies[4].clips[1].tg)
+    np.testing.assert_array_equal(replies[0].clips[1].tg, replies[5].clips[1].tg)
 
 
 def test_decoding_processes_import_no_torch(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +170,16 @@ def test_an_interrupt_ends_predict_at_once_while_a_decoder_hangs(folder: Path, t
     facts["data"]["extraction"]["decoder"] = "slow_decoder:decode"
     (run / "config.json").write_text(json.dumps(facts))
     process = subprocess.Popen(
-        [sys.executable, "-m", "cli.train", "predict", str(run), str(videos_of(folder)[0].resolve())],
+        [
+            sys.executable,
+            "-m",
+            "cli.train",
+            "predict",
+            str(run),
+            str(videos_of(folder)[0].resolve()),
+            "--decoder",
+            "slow_decoder:decode",
+        ],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),

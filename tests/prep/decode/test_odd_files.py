@@ -19,6 +19,7 @@ from tests.prep.support import extract_videos
 from tests.reliability import Reliability
 from tgprep.decode.frames import DecodeError
 from tgprep.decode.open import open_video
+from tgprep.scan.files import VIDEO_EXTENSIONS, extension_of
 
 # Name: number of frames, and number of packets that do not decode.
 FRAMES = {
@@ -116,6 +117,7 @@ def test_every_file_has_its_line(shared: Path) -> None:
     names = {path.name for path in folder_of(shared).iterdir()} - {"MANIFEST.tsv"}
     assert names == FRAMES.keys() | REASONS.keys()
     assert len(names) == 79
+    assert {extension_of(name) for name in names} <= VIDEO_EXTENSIONS  # raw streams, too, are videos
 
 
 @pytest.mark.parametrize("name", [name for name in FRAMES if name not in SLOW])
@@ -148,16 +150,15 @@ def test_all_files_against_the_program_and_as_a_data_set(
     """Encrypted files are the one difference: the program shows noise."""
     for name, (frames, _) in FRAMES.items():
         assert frames_of_program(folder_of(shared) / name) == frames, name
-    # Raw streams, too, under a name that is looked at.
-    for path in folder_of(shared).glob("*.*"):
+    for path in folder_of(shared).iterdir():
         if path.suffix != ".tsv":
             (tmp_path / "videos" / path.stem).mkdir(parents=True)
-            shutil.copy(path, tmp_path / "videos" / path.stem / f"{path.name}.mp4")
+            shutil.copy(path, tmp_path / "videos" / path.stem)
     extract_videos(tmp_path / "videos", tmp_path / "out")
     rows = read_manifest(tmp_path / "out").videos
     assert len(rows) == 79
     for row in rows:
-        name = Path(row.path).name.removesuffix(".mp4")
+        name = Path(row.path).name
         if row.status == WRITTEN:
             assert row.num_frames == FRAMES[name][0], name
         else:

@@ -10,13 +10,16 @@ import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
 import pytest
+import simplejpeg
 
+from cli.train.decode_children import ViewJob, read_all
 from manifests.manifest_io import read_manifest
 from tests.prep.support import Rgb, extract_videos, ffmpeg_frames, psnr, to_rgb
 from tgprep.decode.frames import DecodedVideo, Picture, Planes
 from tgprep.decode.open import open_video
 from tgprep.decode.planes import UPRIGHT, Orientation, orientation_of, rotation_of, to_jpeg_form
 from tgprep.decode.stored import jpeg_reader, rgb_of, stored_planes
+from tgtrain.data.clip import ClipSettings
 
 EIGHT = [(degrees, mirrored) for degrees in (0, 90, 180, 270) for mirrored in (False, True)]
 WAYS = [("pyav", "rgb"), ("pyav", "ycbcr420"), ("pyav", "as coded"), ("opencv", "rgb"), ("decord", "rgb")]
@@ -86,10 +89,17 @@ def test_stored_pictures_are_upright(base: Path, tmp_path: Path, store: str) -> 
             if store == "video":
                 picture = rgb_of(next(stored_planes(shard, row)))
             else:
-                import simplejpeg
-
                 picture = simplejpeg.decode_jpeg(jpeg_reader(shard, row, "rgb")(0))
         assert psnr(picture, shown(tmp_path / "videos" / row.path)) > 27
+
+
+def test_predict_sees_upright_pictures(base: Path, tmp_path: Path) -> None:
+    mirrored = turned(base, tmp_path / "mirrored.mp4", 0, True)
+    clip = ClipSettings(clip_frames=2, interval=1, gradient="none", size=32)
+    job = ViewJob(base, clip, num_clips=1, num_crops=1, rgb=True, tg=False, short_side=0, decoder="pyav")
+    straight, flipped = (reply.clips[0].rgb for reply in read_all(job, [base, mirrored], 1, 60.0))
+    assert psnr(straight[:, :, ::-1], flipped) > 25
+    assert psnr(straight, flipped) < 20
 
 
 def patched(base: Path, path: Path, matrix: tuple[int, ...]) -> Path:
