@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 EXIT_FAILURES = 1
 EXIT_USAGE = 2
+_MOST_CHARACTERS = 10_000  # of a message, which may quote a name without end
 _MARKS = {"ok": "ok", "note": "-", "warning": "!", "error": "WRONG"}
 __all__ = ["echo", "reader_is_gone", "say"]  # with all that is defined here: commands print through these
 P = ParamSpec("P")
@@ -110,7 +111,7 @@ def handled(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except InputError as error:
-            say(f"Error: {error}")
+            say(f"Error: {error!s:.{_MOST_CHARACTERS}}")
             sys.exit(EXIT_USAGE)
         except KeyboardInterrupt:
             say("Interrupted.")

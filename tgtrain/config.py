@@ -235,10 +235,10 @@ def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, s
 def _read_file(name: str) -> tuple[dict[str, Any], str]:
     """The values of a recipe's own file, and its parent; InputError if the file is missing or not TOML."""
     path = Path(name) if name.endswith(".toml") else _RECIPES / f"{name}.toml"
-    if not path.is_file() or not (name.endswith(".toml") or name in recipe_names()):
+    if not (_is_file(name) if name.endswith(".toml") else name in recipe_names()):
         near = difflib.get_close_matches(name, recipe_names(), n=3, cutoff=0.5)
         hint = f" Nearest: {', '.join(near)}." if near else ""
-        raise InputError(f"No recipe {name!r}.{hint} `tgtrain recipes` lists them; a path must end in .toml.")
+        raise InputError(f"No recipe {_shown(name)}.{hint} `tgtrain recipes` lists them; a path must end in .toml.")
     text = read_text(path) if isinstance(path, Path) else path.read_text(encoding="utf-8")
     try:
         values = _parse(text)
@@ -252,6 +252,13 @@ def _read_file(name: str) -> tuple[dict[str, Any], str]:
     if parent.endswith(".toml") and name.endswith(".toml"):
         parent = str(Path(name).parent / parent)
     return values, parent
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _parse(text: str) -> dict[str, Any]:

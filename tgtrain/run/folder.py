@@ -158,7 +158,7 @@ def read_facts(run: Path) -> RunFacts:
         json.loads(content)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{run} is no run (no {CONFIG_NAME}). `tgtrain run` makes one below ./runs.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}).") from None
     try:
         return _FACTS.validate_json(content, strict=True, context=path)
