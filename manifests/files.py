@@ -9,8 +9,11 @@ import contextlib
 import errno
 import hashlib
 import io
+import json
 import os
+import re
 import shutil
+import stat
 import uuid
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -21,7 +24,10 @@ from manifests.records import InputError
 
 Location = str | Path  # a local path, or an fsspec URL as text
 TEMPORARY_PREFIX = ".tmp-"
+MAX_JSON_BYTES = 32 * 1024 * 1024  # far above what we write; a hostile file of this size takes under 1 GB of objects
+_MAX_JSON_DEPTH = 64
 _PIECE_BYTES = 4 * 1024 * 1024
+_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
 
 
 def is_url(root: Location) -> bool:
@@ -41,12 +47,69 @@ def below(root: Location, *parts: str) -> Location:
     return "/".join([str(root).rstrip("/"), *parts]) if is_url(root) else Path(root, *parts)
 
 
-def read_bytes(location: Location) -> bytes:
-    """Read a file; FileNotFoundError if there is none."""
+def open_regular(path: str | Path) -> int:
+    """Open a local file for reading, and return its descriptor; OSError for anything that is no regular file.
+
+    To open a FIFO or to read a device may wait for ever, and a folder of a stranger may hold both.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    if kind == stat.S_IFREG:
+        return descriptor
+    os.close(descriptor)
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, f"it is {_KINDS.get(kind, 'something else')}, expected a file", str(path))
+
+
+def read_bytes(location: Location, max_bytes: int | None = None) -> bytes:
+    """Read a file; FileNotFoundError if there is none, OSError if it is larger than max_bytes."""
     if not is_url(location):
-        return Path(location).read_bytes()
-    content: bytes = call(location, lambda files, path: files.cat_file(path))
+        with os.fdopen(open_regular(location), "rb") as file:
+            content = file.read(None if max_bytes is None else min(max_bytes, os.fstat(file.fileno()).st_size) + 1)
+    else:
+        part = () if max_bytes is None else (0, max_bytes + 1)
+        content = call(location, lambda files, path: files.cat_file(path, *part))
+    if max_bytes is not None and len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"it has more than {max_bytes} bytes", str(location))
     return content
+
+
+def read_json(location: Location, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """Read a JSON file; ValueError if it is damaged or larger than max_bytes, FileNotFoundError if there is none."""
+    try:
+        return parse_json(read_bytes(location, max_bytes))
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise ValueError(error.strerror) from None
+        raise
+
+
+def parse_json(content: bytes | str) -> Any:
+    """Parse JSON; ValueError if it is damaged, not UTF-8, nested deeply, or holds half of a surrogate pair."""
+    text = content if isinstance(content, str) else content.decode("utf-8-sig")
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(_MAX_JSON_DEPTH):
+        inner = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [value for values in inner for value in values if isinstance(value, (dict, list))]
+        if not level:
+            break
+    else:
+        raise ValueError("it is nested too deeply")
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("it holds half of a surrogate pair, which is no text") from None
+    return value
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_many(places: Iterable[str]) -> list[bytes]:
@@ -161,13 +224,14 @@ def list_files(folder: Location) -> dict[str, int]:
 
 
 def list_folder(folder: Location) -> dict[str, int]:
-    """List the entries directly in a folder with their sizes, sorted by name; folders have size -1."""
+    """List the entries directly in a folder with their sizes, sorted by name; what is no file (a folder, a FIFO) has size -1."""
     if not is_url(folder):
         sizes = {}
         with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
-                    sizes[entry.name] = -1 if entry.is_dir() else entry.stat().st_size
+                    facts = entry.stat()
+                    sizes[entry.name] = facts.st_size if stat.S_ISREG(facts.st_mode) else -1
         return dict(sorted(sizes.items()))
 
     def ls(files: Any, path: str) -> dict[str, int]:
@@ -239,9 +303,18 @@ def remove_tree(folder: Location) -> None:
 def open_location(place: str) -> BinaryIO:
     """Open a local file or fsspec URL for reading with seeks."""
     if not is_url(place):
-        return open(place, "rb")  # noqa: PTH123 - the caller closes it
+        return os.fdopen(open_regular(place), "rb")
     file: BinaryIO = call(place, lambda files, path: files.open(path, "rb"))
     return file
+
+
+def read_range(file: BinaryIO, offset: int, num_bytes: int) -> bytes:
+    """Read num_bytes from an offset; ValueError if the file ends before. Memory is taken for bytes that exist only."""
+    end = file.seek(0, os.SEEK_END)
+    if not 0 <= offset <= offset + num_bytes <= end:
+        raise ValueError(f"the file ends at byte {end}, expected bytes {offset} to {offset + num_bytes} in it")
+    file.seek(offset)
+    return file.read(num_bytes)
 
 
 def digest_of(file: BinaryIO) -> tuple[str, int]:

@@ -5,26 +5,34 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from manifests.files import atomic_write, below, exists, is_url, list_files, publish, read_bytes, remove
-from manifests.records import FORMAT_VERSION, GradientCoding, InputError, ManifestHeader, ShardRow, VideoRow
-from manifests.table import Manifest, VideoTable, shard_rows, shard_table
+from manifests.bounds import check_header, check_shards, check_videos
+from manifests.files import (
+    atomic_write,
+    below,
+    digest_of,
+    exists,
+    is_url,
+    list_files,
+    open_location,
+    publish,
+    read_bytes,
+    read_json,
+    remove,
+)
+from manifests.parquet import parquet_table, table_bytes
+from manifests.records import FORMAT_VERSION, InputError, ManifestHeader, ShardRow, VideoRow
+from manifests.table import FLOW_VIDEO_SCHEMA, SHARD_SCHEMA, VIDEO_SCHEMA, Manifest, VideoTable, shard_rows, shard_table
 
 HEADER_NAME = "dataset.json"
 VIDEOS_NAME = "videos.parquet"
 SHARDS_NAME = "shards.parquet"
 SPLITS_FOLDER = "splits"
-_SEAL = "tgprep.sha256"
-_BLANK = b"0" * 64
 
 
 def join(root: str | Path, *parts: str) -> str:
@@ -34,53 +42,8 @@ def join(root: str | Path, *parts: str) -> str:
 
 def file_sha256(path: str | Path) -> str:
     """Compute the sha256 of a local file."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def parquet_table(source: str | Path | bytes) -> pa.Table:
-    """Read a Parquet file, or its bytes; pa.ArrowInvalid if it is damaged.
-
-    Reads in this thread: Arrow's threads may abort a process that ends soon after.
-    """
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
-    with pq.ParquetFile(file, pre_buffer=False) as parquet:
-        table: pa.Table = parquet.read(use_threads=False)
-    metadata = dict(table.schema.metadata or {})
-    metadata.pop(_SEAL.encode(), None)  # it describes the file, not the table
-    return table.replace_schema_metadata(metadata or None)
-
-
-def table_bytes(table: pa.Table) -> bytes:
-    """Write a table as Parquet: the same bytes for the same table and library version."""
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", write_statistics=True)
-    return buffer.getvalue()
-
-
-def sealed_table_bytes(table: pa.Table) -> bytes:
-    """Write a table as Parquet with the sha256 of the file in its footer, for tables whose sha256 no other file records.
-
-    The sha256 is computed with 64 zeros in place of the digest. One file is written atomically; a second file for the digest
-    could be missing or old after a kill, or be lost in a copy.
-    """
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, table.schema, compression="zstd", write_statistics=True) as writer:
-        writer.write_table(table)
-        writer.add_key_value_metadata({_SEAL: _BLANK.decode()})
-    content = buffer.getvalue()
-    place = content.index(_BLANK, content.rindex(_SEAL.encode()))
-    return content[:place] + hashlib.sha256(content).hexdigest().encode() + content[place + len(_BLANK) :]
-
-
-def seal_holds(content: bytes) -> bool | None:
-    """Whether the bytes of a sealed table are unchanged; None if there is no seal."""
-    mark = content.rfind(_SEAL.encode())
-    match = re.compile(rb"[^0-9a-f]{1,8}([0-9a-f]{64})").match(content, mark + len(_SEAL)) if mark >= 0 else None
-    if match is None:
-        return None
-    blank = content[: match.start(1)] + _BLANK + content[match.end(1) :]
-    return hashlib.sha256(blank).hexdigest().encode() == match[1]
+    with open_location(str(path)) as file:
+        return digest_of(file)[0]
 
 
 def json_bytes(value: Any) -> bytes:
@@ -139,10 +102,10 @@ def header_digest(header: ManifestHeader) -> str:
 
 
 def read_header(root: str | Path) -> ManifestHeader:
-    """Read dataset.json of a finished data set; InputError if there is none, or its format is newer."""
+    """Read dataset.json of a finished data set; InputError if there is none, its format is newer, or a field is out of bounds."""
     place = join(root, HEADER_NAME)
     try:
-        raw = json.loads(read_bytes(place))
+        raw = read_json(place)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(_no_data_set(root)) from None
     except ValueError as error:
@@ -153,33 +116,32 @@ def read_header(root: str | Path) -> ManifestHeader:
     version = raw.get("format_version")
     if version != FORMAT_VERSION:
         raise InputError(
-            f"{place}: format version {version!r}, this program reads {FORMAT_VERSION}. Use a program version that reads it, or extract again."
+            f"{place}: format version {version!r:.100}, this program reads {FORMAT_VERSION}. "
+            "Use a program version that reads it, or extract again."
         )
     digest = raw.get("header_sha256")
     if digest and hashlib.sha256(json_bytes({**raw, "header_sha256": ""})).hexdigest() != digest:
         raise InputError(f"{place}: its sha256 differs from the one stored in it: it was changed or damaged. {_MEND}")
     try:
-        raw["classes"] = tuple(raw["classes"])
-        raw["gradient"] = GradientCoding(**raw["gradient"])
-        header = ManifestHeader(**raw)
-        # The dataclass does not check types; a wrong one would fail far from here.
-        for field in dataclasses.fields(ManifestHeader):
-            kind, value = str(field.type).partition("[")[0], getattr(header, field.name)
-            if kind in ("str", "int", "dict") and type(value).__name__ != kind:
-                raise TypeError(f"{field.name} is {value!r}")
-        if not all(isinstance(name, str) for name in header.classes):
-            raise TypeError("classes are not all names")
-        return header
-    except (KeyError, TypeError) as error:
+        return check_header(raw)
+    except ValueError as error:
         raise InputError(f"{place}: its fields are not those of the format ({error}). {_MEND}") from None
 
 
 def read_manifest(root: str | Path) -> Manifest:
-    """Read the data set at `root`, and check its tables against the digests in the header."""
+    """Read the data set at `root`, and check its tables against the digests in the header and the bounds of the format."""
     header = read_header(root)
-    videos = parquet_table(_read_table(root, VIDEOS_NAME, header.videos_sha256))
-    shards = parquet_table(_read_table(root, SHARDS_NAME, header.shards_sha256))
-    return Manifest(str(root), header, VideoTable(videos), shard_rows(shards))
+    name = SHARDS_NAME
+    try:
+        shards = shard_rows(parquet_table(_read_table(root, name, header.shards_sha256), SHARD_SCHEMA))
+        check_shards(shards)
+        name = VIDEOS_NAME
+        content = _read_table(root, name, header.videos_sha256)
+        videos = VideoTable(parquet_table(content, VIDEO_SCHEMA, FLOW_VIDEO_SCHEMA))
+        check_videos(videos, header, shards)
+    except ValueError as error:
+        raise InputError(f"{join(root, name)}: {error}. {_MEND}") from None
+    return Manifest(str(root), header, videos, shards)
 
 
 def _read_table(root: str | Path, name: str, digest: str) -> bytes:

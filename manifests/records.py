@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 FORMAT_VERSION = 1
+MAX_PICTURE_PIXELS = 2**26  # of a stored frame: 8192 x 8192, which takes 200 MB when it is decoded
 
 WRITTEN = "written"
 FAILED = "failed"

@@ -211,6 +211,14 @@ def video_gop(header: ManifestHeader) -> int:
     return int(header.settings["gop"]) if header.settings.get("store") == "video" else 0
 
 
+def coded_pixels(height: int, width: int) -> int:
+    """The most pixels that FFmpeg takes for a picture of this size, both sides rounded up to the alignment of its buffers.
+
+    A decoder is given it as its limit, because a stranger's video of a few kB may say that it is of gigabytes.
+    """
+    return -(-height // 64) * 64 * -(-width // 64) * 64
+
+
 def flow_method(settings: Settings) -> str:
     """How the stored flow was computed ("dis" or "farneback"); "" if a data set with these settings stores none."""
     method = settings.get("flow", "none")

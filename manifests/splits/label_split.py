@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from manifests.bounds import are_keys
 from manifests.datasets import groups_span_classes
-from manifests.files import atomic_write, is_url, read_bytes
-from manifests.manifest_io import SPLITS_FOLDER, join, parquet_table, seal_holds, sealed_table_bytes, table_bytes
+from manifests.files import atomic_write, is_url, parse_json, read_bytes
+from manifests.manifest_io import SPLITS_FOLDER, join
 from manifests.object_store import call
+from manifests.parquet import parquet_table, seal_holds, sealed_table_bytes, table_bytes
 from manifests.records import InputError
 from manifests.splits import draw
 from manifests.splits.pool import Flags, Pool, official_pool
@@ -152,9 +154,9 @@ def write_split(root: str | Path, split: LabelSplit, *, overwrite: bool = False)
     """
     place = split_place(root, split.name)
     table = split_table(split)
-    with contextlib.suppress(FileNotFoundError, pa.ArrowInvalid):
+    with contextlib.suppress(FileNotFoundError, ValueError):
         content = read_bytes(place)
-        before = parquet_table(content)
+        before = parquet_table(content, SPLIT_SCHEMA)
         same = before.equals(table, check_metadata=True)
         if same and seal_holds(content):
             return False
@@ -196,25 +198,26 @@ def read_split(root: str | Path, name: str | None = None) -> LabelSplit:
     place = split_place(root, name)
     try:
         content = read_bytes(place)
-        table = parquet_table(content)
         if seal_holds(content) is False:
             raise ValueError("its sha256 does not match the one stored in it")
-        if not table.schema.equals(SPLIT_SCHEMA, check_metadata=False):
-            raise ValueError(
-                f"expected {', '.join(SPLIT_SCHEMA.names)}; its columns are {', '.join(table.column_names)}"
-            )
+        table = parquet_table(content, SPLIT_SCHEMA)
+        if not are_keys(table["key"]):
+            raise ValueError("its keys are not all `Class/stem` of [A-Za-z0-9_-]")
         columns = {part: table.column(part).to_numpy() for part in ("label", *PARTS)}
         return LabelSplit(name, tuple(table.column("key").to_pylist()), **columns, provenance=_provenance(table))
     except FileNotFoundError:
         names = list_splits(root)
         existing = f"there are: {', '.join(names[:10])}" if names else "there is none"
         raise InputError(f"No split {name} in {root}; {existing}. `tgprep split` makes one.") from None
-    except ValueError as error:  # pyarrow's too, of a broken file
-        raise InputError(f"{place} is damaged ({str(error)[:200]}). Make the split again with --overwrite.") from None
+    except ValueError as error:
+        raise InputError(f"{place} is damaged ({str(error)[:300]}). Make the split again with --overwrite.") from None
 
 
 def _provenance(table: pa.Table) -> dict[str, str]:
-    provenance: dict[str, str] = json.loads((table.schema.metadata or {}).get(_PROVENANCE, b"{}"))
+    """What a split was made from; ValueError if it is no flat object of texts."""
+    provenance = parse_json((table.schema.metadata or {}).get(_PROVENANCE, b"{}"))
+    if not isinstance(provenance, dict) or not all(isinstance(value, str) for value in provenance.values()):
+        raise ValueError("its provenance is no object of texts")
     return provenance
 
 

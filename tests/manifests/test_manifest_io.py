@@ -17,11 +17,9 @@ from manifests.manifest_io import (
     header_digest,
     read_header,
     read_manifest,
-    seal_holds,
-    sealed_table_bytes,
-    table_bytes,
     write_manifest,
 )
+from manifests.parquet import seal_holds, sealed_table_bytes, table_bytes
 from manifests.records import (
     FAILED,
     WRITTEN,

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.files import TEMPORARY_PREFIX, is_url, list_files, read_bytes
+from manifests.files import MAX_JSON_BYTES, TEMPORARY_PREFIX, is_url, list_files, parse_json, read_bytes
 from manifests.machine import run_threads
-from manifests.manifest_io import HEADER_NAME, file_sha256, join, json_bytes, read_header, read_manifest, seal_holds
+from manifests.manifest_io import HEADER_NAME, file_sha256, join, json_bytes, read_header, read_manifest
+from manifests.parquet import seal_holds
 from manifests.records import FORMAT_VERSION, WRITTEN, InputError
 from manifests.splits.check import ERROR, check_split
 from manifests.splits.label_split import list_splits, read_split, split_place
@@ -117,17 +116,18 @@ def check(
 def _check_header(root: str) -> Iterator[Finding]:
     place = join(root, HEADER_NAME)
     try:
-        content = read_bytes(place)
+        content = read_bytes(place, MAX_JSON_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         read_header(root)  # raises InputError, which says what `root` holds instead
         raise
     try:
-        raw = json.loads(content)
-        digest = raw.get("header_sha256", "")
-        blank = json_bytes({**raw, "header_sha256": ""})
-    except (ValueError, AttributeError, TypeError) as error:
+        raw = parse_json(content)
+        if not isinstance(raw, dict):
+            raise ValueError(f"a {type(raw).__name__}, expected an object")
+    except ValueError as error:
         yield Finding(place, "header", f"it is not valid JSON ({error})", _COPY)
         return
+    digest, blank = raw.get("header_sha256", ""), json_bytes({**raw, "header_sha256": ""})
     if (digest and hashlib.sha256(blank).hexdigest() != digest) or json_bytes(raw) != content:
         yield Finding(place, "header", _BAD_SEAL, _COPY)
         return
@@ -204,7 +204,7 @@ def _check_split(manifest: Manifest, name: str, notes: list[str]) -> Iterator[Fi
         return
     try:
         split = read_split(manifest.root, name)
-    except (InputError, pa.ArrowException, OSError, ValueError) as error:
+    except (InputError, OSError) as error:
         yield Finding(place, "split", str(error).removeprefix(place).lstrip(": "), mend)
         return
     if seal is None:

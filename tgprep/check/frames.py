@@ -16,10 +16,10 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
 
 from manifests.gradient import Frame, temporal_gradient
 from manifests.records import GradientCoding
+from tgprep.decode.stored import decode_jpeg
 
 # Rounding of the decoded luma, the two floors of the gradient, and the encoder's own integer DCT.
 ROUNDING = 3.0
@@ -81,11 +81,9 @@ def decode(jpeg: bytes, height: int, width: int, colorspace: str = "GRAY") -> Fr
     if jpeg[:2] != b"\xff\xd8" or jpeg[-2:] != b"\xff\xd9":
         raise FrameError("it does not begin and end as a JPEG file does")
     try:
-        frame: Frame = simplejpeg.decode_jpeg(jpeg, colorspace=colorspace, strict=True)
+        frame = decode_jpeg(jpeg, height, width, colorspace, strict=True)
     except ValueError as error:
         raise FrameError(f"it does not decode ({error})") from None
-    if frame.shape[:2] != (height, width):
-        raise FrameError(f"it is {frame.shape[1]}x{frame.shape[0]}, expected {width}x{height}")
     return frame[..., 0] if colorspace == "GRAY" else frame
 
 

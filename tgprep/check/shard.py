@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,7 +10,7 @@ from typing import BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
-from manifests.files import digest_of, open_location
+from manifests.files import digest_of, open_location, parse_json, read_range
 from manifests.manifest_io import join
 from manifests.records import ManifestHeader, ShardRow, VideoRow
 from manifests.sample import (
@@ -114,11 +113,10 @@ def _check_samples(
 
 
 def _read(file: BinaryIO, offset: int, num_bytes: int, name: str) -> bytes:
-    file.seek(offset)
-    content = file.read(num_bytes)
-    if len(content) != num_bytes:
-        raise _SampleError("cut-off", f"{name}: the shard ends before it")
-    return content
+    try:
+        return read_range(file, offset, num_bytes)
+    except ValueError:
+        raise _SampleError("cut-off", f"{name}: the shard ends before it") from None
 
 
 def _check_structure(file: BinaryIO, row: VideoRow, header: ManifestHeader) -> dict[str, Offsets]:
@@ -180,7 +178,7 @@ def _check_facts(content: bytes, row: VideoRow, header: ManifestHeader) -> None:
         return
     # Not the bytes that this version would write: find out why, or whether only unknown facts were added.
     try:
-        facts = json.loads(content)
+        facts = parse_json(content)
     except ValueError as error:
         raise _SampleError("facts", f"the .json member is not valid ({error})") from None
     if not isinstance(facts, dict) or any(type(value) not in (str, int, float) for value in facts.values()):

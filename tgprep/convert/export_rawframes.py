@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 import simplejpeg
 
 from manifests.datasets import OFFICIAL
-from manifests.files import TEMPORARY_PREFIX, atomic_write, open_location, require_own_folder
+from manifests.files import TEMPORARY_PREFIX, atomic_write, open_location, read_json, require_own_folder
 from manifests.gradient import temporal_gradient
 from manifests.machine import run_threads
 from manifests.manifest_io import join, json_bytes, read_manifest
@@ -28,7 +27,7 @@ from manifests.splits.lists import export_list
 from manifests.splits.settings import KINETICS_PER_PERCENT, PARTS
 from manifests.table import Manifest
 from tgprep.convert.frame_tree import CLASS_LIST, MARKER, SHARED_LABELS, class_list_text, shared_labels
-from tgprep.decode.stored import jpeg_reader, stored_planes
+from tgprep.decode.stored import decode_jpeg, jpeg_reader, stored_planes
 
 RGB_NAME = "img_{:05d}.jpg"
 TG_NAME = "tempgrad_{:05d}.jpg"
@@ -90,7 +89,7 @@ def _claim(folder: Path, manifest: Manifest, tg: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         is_export = require_own_folder(folder, (MARKER,), "export", "Name a new or empty folder.")
-        if is_export and json.loads((folder / MARKER).read_bytes()) != claim:
+        if is_export and read_json(folder / MARKER) != claim:
             other = "another data set or with other options"
             raise InputError(f"{folder} holds the export of {other}. Name another folder.")
         with atomic_write(folder / MARKER) as file:
@@ -121,9 +120,12 @@ def read_jpegs(manifest: Manifest, row: VideoRow, kind: str) -> Iterator[bytes]:
                     raise ValueError("a frame is not a complete JPEG file")
                 yield jpeg
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{row.shard}, {row.key}: {error}. `tgprep check {manifest.root}` shows what is damaged and how to mend it."
-        ) from None
+        raise _damaged(manifest, row, error) from None
+
+
+def _damaged(manifest: Manifest, row: VideoRow, error: Exception) -> InputError:
+    advice = f"`tgprep check {manifest.root}` shows what is damaged and how to mend it"
+    return InputError(f"{row.shard}, {row.key}: {error}. {advice}.")
 
 
 def _export_video(manifest: Manifest, row: VideoRow, folder: Path, tg: bool) -> int:
@@ -163,9 +165,12 @@ def _gradients(manifest: Manifest, row: VideoRow) -> Iterator[bytes]:
     if manifest.header.gradient.stored:
         yield from read_jpegs(manifest, row, "tg")
         return
-    frames = (simplejpeg.decode_jpeg(jpeg, colorspace="RGB") for jpeg in read_jpegs(manifest, row, "rgb"))
-    for frame, following in pairwise(frames):
-        yield simplejpeg.encode_jpeg(temporal_gradient(frame, following), _REFERENCE_QUALITY, "RGB", "420")
+    try:
+        frames = (decode_jpeg(jpeg, row.height, row.width, "RGB") for jpeg in read_jpegs(manifest, row, "rgb"))
+        for frame, following in pairwise(frames):
+            yield simplejpeg.encode_jpeg(temporal_gradient(frame, following), _REFERENCE_QUALITY, "RGB", "420")
+    except ValueError as error:
+        raise _damaged(manifest, row, error) from None
 
 
 def list_texts(manifest: Manifest) -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from manifests import datasets
 from manifests.datasets import nfc
+from manifests.files import parse_json, read_bytes, read_json
 from manifests.lists.ucf_hmdb import read_class_index
 from manifests.records import InputError, SourceVideo
 from tgprep.scan.files import NOT_UTF8, Listing, VideoFile, is_utf8, walk
@@ -78,7 +79,7 @@ def frames_digest(folder: Path) -> tuple[int, str]:
     digest = hashlib.sha256()
     num_bytes = 0
     for file in find_frames(folder, ["rgb"])["rgb"]:
-        jpeg = file.read_bytes()
+        jpeg = read_bytes(file)
         digest.update(jpeg)
         num_bytes += len(jpeg)
     return num_bytes, digest.hexdigest()
@@ -151,7 +152,7 @@ def _class_index(file: Path) -> tuple[str, ...]:
     names = list(read_class_index(file))
     for number, name in enumerate(names):
         with contextlib.suppress(ValueError):
-            if name.startswith('"') and isinstance(text := json.loads(name), str):
+            if name.startswith('"') and isinstance(text := parse_json(name), str):
                 names[number] = text
     return tuple(names)
 
@@ -168,7 +169,7 @@ def _read_shared_labels(file: Path, num_classes: int) -> dict[str, int]:
     if not file.is_file():
         return {}
     try:
-        labels: dict[str, int] = json.loads(file.read_bytes())
+        labels: dict[str, int] = read_json(file)
         if not all(label in range(num_classes) for label in labels.values()):
             raise ValueError
     except (ValueError, AttributeError, TypeError, RecursionError):
@@ -181,9 +182,12 @@ def export_marker(folder: Path) -> dict[str, Any]:
     if not (folder / MARKER).is_file():
         return {}
     try:
-        facts: dict[str, Any] = json.loads((folder / MARKER).read_bytes())
-        if not all(isinstance(facts["gradient"][name], str) for name in ("source", "space")):
-            raise TypeError
+        facts: dict[str, Any] = read_json(folder / MARKER)
+        if facts["gradient"]["source"] not in ("decoded", "jpeg") or facts["gradient"]["space"] not in (
+            "rgb",
+            "ycbcr420",
+        ):
+            raise ValueError
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{folder / MARKER} is damaged: export again, or remove it.") from None
     return facts

@@ -19,10 +19,19 @@ import pyarrow as pa
 import simplejpeg
 
 from manifests import sample
-from manifests.files import TEMPORARY_PREFIX, atomic_write, publish
+from manifests.files import TEMPORARY_PREFIX, atomic_write, publish, read_bytes
 from manifests.machine import run_threads
 from manifests.manifest_io import HEADER_NAME, file_sha256, json_bytes
-from manifests.records import WRITTEN, GradientCoding, InputError, ManifestHeader, ShardRow, SourceVideo, VideoRow
+from manifests.records import (
+    MAX_PICTURE_PIXELS,
+    WRITTEN,
+    GradientCoding,
+    InputError,
+    ManifestHeader,
+    ShardRow,
+    SourceVideo,
+    VideoRow,
+)
 from tgprep.convert.frame_tree import FramesError, export_marker, find_frames, has_files, scan_tree
 from tgprep.extract import work_folder
 from tgprep.extract.pipeline import Outcome, finalise
@@ -161,7 +170,7 @@ def _spool(
     digest = hashlib.sha256()
     for file in files:
         try:
-            jpeg = file.read_bytes()
+            jpeg = read_bytes(file)
         except OSError as error:
             raise FramesError(f"{file.name} cannot be read: {error.strerror}") from None
         if not (jpeg.startswith(b"\xff\xd8") and jpeg.endswith(b"\xff\xd9")):
@@ -170,6 +179,8 @@ def _spool(
             height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg)
         except ValueError as error:
             raise FramesError(f"{file.name} is not a JPEG file ({error})") from None
+        if height * width > MAX_PICTURE_PIXELS:
+            raise FramesError(f"{file.name} is {width}x{height}: more than {MAX_PICTURE_PIXELS} pixels")
         if size not in ((0, 0), (height, width)):
             raise FramesError(f"{file.name} is {width}x{height}, the frames before {size[1]}x{size[0]}")
         size = (height, width)

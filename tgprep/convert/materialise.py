@@ -18,12 +18,16 @@ import numpy as np
 import pyarrow as pa
 
 from manifests.files import (
+    MAX_JSON_BYTES,
     TEMPORARY_PREFIX,
     atomic_write,
     digest_of,
     is_url,
     list_files,
     open_location,
+    parse_json,
+    read_json,
+    read_range,
     require_own_folder,
 )
 from manifests.locks import hold_lock
@@ -150,9 +154,8 @@ def materialise(
 def _finished(folder: Path, targets: list[_Target]) -> set[str]:
     """Names of the tar files that an earlier run wrote completely; after a finished run their sha256 must match."""
     recorded: dict[str, str] = {}
-    with contextlib.suppress(FileNotFoundError):
-        shards = json.loads((folder / FACTS_NAME).read_bytes())["shards"]
-        recorded = {shard["name"]: shard["sha256"] for shard in shards}
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # then they are written again
+        recorded = {shard["name"]: shard["sha256"] for shard in read_json(folder / FACTS_NAME)["shards"]}
     sizes = list_files(folder)
     complete = {target.name for target in targets if sizes.get(target.name) == target.num_bytes}
     return {name for name in complete if recorded.get(name) in (None, file_sha256(folder / name))}
@@ -168,7 +171,7 @@ def _check_folder(manifest: Manifest, folder: Path, claim: dict[str, str]) -> No
         if not require_own_folder(folder, markers, "split", advice, ignored=(_LOCK_NAME,)):
             return
         marker = next(folder / name for name in markers if (folder / name).exists())
-        facts = json.loads(marker.read_bytes())
+        facts = read_json(marker)
         found = {key: facts[key] for key in claim}
     except OSError as error:
         raise InputError(f"--output {folder} cannot be used as a folder ({error.strerror}).") from None
@@ -228,11 +231,12 @@ def _plan(manifest: Manifest, split: LabelSplit) -> tuple[list[_Target], list[di
 def _relabel(manifest: Manifest, shard: str, offset: int, key: str, label: int) -> tuple[bytes, int]:
     """The .json member of a sample with another label, and where the next member begins in the shard."""
     with _open_shard(manifest, shard) as file:
-        file.seek(offset)
-        header = tarfile.TarInfo.frombuf(file.read(BLOCK_BYTES), "utf-8", "strict")
+        header = tarfile.TarInfo.frombuf(read_range(file, offset, BLOCK_BYTES), "utf-8", "strict")
         if header.name != f"{key}.json":
             raise ValueError(f"{header.name}, expected {key}.json")
-        facts = json.loads(file.read(header.size))
+        facts = parse_json(read_range(file, offset + BLOCK_BYTES, min(header.size, MAX_JSON_BYTES)))
+        if not isinstance(facts, dict):
+            raise ValueError(f"{header.name} is no JSON object")
     content = json_member({**facts, "label": label})
     member = member_header(header.name, len(content)) + content + b"\0" * (-len(content) % BLOCK_BYTES)
     return member, offset + BLOCK_BYTES + header.size + -header.size % BLOCK_BYTES

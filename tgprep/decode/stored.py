@@ -9,10 +9,12 @@ from typing import Any, BinaryIO
 import av
 import cv2
 import numpy as np
+import simplejpeg
 
+from manifests.files import read_range
 from manifests.gradient import Frame
 from manifests.records import VideoRow
-from manifests.sample import decode_offsets
+from manifests.sample import coded_pixels, decode_offsets
 from tgprep.decode.frames import Planes
 
 # FFmpeg options: a damaged picture is an error, not a guess from its neighbours.
@@ -48,21 +50,28 @@ def jpeg_reader(shard: BinaryIO, row: VideoRow, kind: str) -> Callable[[int], by
     kind: "rgb", "tg" or "flow".
     """
     index_offset, index_bytes, offset, _ = row.members.place(kind)
-    shard.seek(index_offset)
-    bounds = decode_offsets(shard.read(index_bytes)).tolist()
+    bounds = decode_offsets(read_range(shard, index_offset, index_bytes)).tolist()
     num_frames = row.num_frames - (kind != "rgb")
     if len(bounds) != num_frames + 1:
         raise ValueError(f"{len(bounds) - 1} {kind} frames, expected {num_frames}")
 
     def read(number: int) -> bytes:
         first, last = bounds[number : number + 2]
-        shard.seek(offset + first)
-        jpeg = shard.read(last - first)
-        if len(jpeg) != last - first:
-            raise ValueError("a frame is not a complete JPEG file")
-        return jpeg
+        return read_range(shard, offset + first, last - first)
 
     return read
+
+
+def decode_jpeg(jpeg: bytes, height: int, width: int, colorspace: str, **options: Any) -> Frame:
+    """Decode a stored frame; ValueError if it is damaged, or its own header names another size than the tables.
+
+    The header is read first: a file of 600 bytes may stand for a picture of 12 GB.
+    """
+    found_height, found_width, *_ = simplejpeg.decode_jpeg_header(jpeg)
+    if (found_height, found_width) != (height, width):
+        raise ValueError(f"it is {found_width}x{found_height}, expected {width}x{height}")
+    picture: Frame = simplejpeg.decode_jpeg(jpeg, colorspace=colorspace, **options)
+    return picture
 
 
 def stored_planes(shard: BinaryIO, row: VideoRow) -> Iterator[Planes]:
@@ -72,11 +81,14 @@ def stored_planes(shard: BinaryIO, row: VideoRow) -> Iterator[Planes]:
     height, width = row.height + row.height % 2, row.width + row.width % 2
     whole, half = np.s_[: row.height, : row.width], np.s_[: (row.height + 1) // 2, : (row.width + 1) // 2]
     try:
-        with av.open(member, "r", format="mp4") as container:
+        limit = {"max_pixels": str(coded_pixels(row.height, row.width))}
+        with av.open(member, "r", format="mp4", options=limit) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
-            stream.codec_context.options = STRICT
+            stream.codec_context.options = STRICT | limit
             for number, frame in enumerate(container.decode(stream)):
+                if number >= row.num_frames:
+                    raise ValueError(f"more than {row.num_frames} frames decode")
                 size = (frame.height, frame.width)
                 if frame.format.name != "yuvj420p" or size != (height, width) or frame.is_corrupt:
                     what = "damaged" if frame.is_corrupt else f"{frame.width}x{frame.height} {frame.format.name}"

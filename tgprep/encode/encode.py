@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 
 from manifests.gradient import Frame
-from manifests.records import WRITTEN, SourceVideo, VideoRow
+from manifests.records import MAX_PICTURE_PIXELS, WRITTEN, SourceVideo, VideoRow
 from manifests.sample import MAX_MEMBER_BYTES, EncodedVideo, FrameSpool, MemberTooLargeError, sample_facts
 from tgprep.config import ExtractSettings
 from tgprep.decode.frames import DecodedVideo, DecodeError, Picture, Planes
@@ -98,6 +98,10 @@ def _write_frames(
             if settings.store == "frames" and max(height, width) > MAX_SIDE:
                 raise DecodeError(
                     f"its picture of {width}x{height} is larger than a JPEG file holds ({MAX_SIDE} a side); --short-side makes it fit"
+                )
+            if height * width > MAX_PICTURE_PIXELS:
+                raise DecodeError(
+                    f"its picture of {width}x{height} has more than {MAX_PICTURE_PIXELS} pixels; --short-side makes it fit"
                 )
         elif (height, width) != shape[:2]:
             raise DecodeError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from fractions import Fraction
 from typing import Any, BinaryIO
 
@@ -19,7 +20,7 @@ import numpy as np
 from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import ColorRange, Colorspace
 
-from manifests.records import InputError
+from manifests.records import MAX_PICTURE_PIXELS, InputError
 from manifests.sample import Mp4Spool
 from tgprep.decode.frames import DecodeError, Picture, Planes
 from tgprep.decode.planes import planes_from_rgb
@@ -116,26 +117,31 @@ def picture_offsets(file: BinaryIO, num_frames: int, gop: int) -> list[int]:
     multiples of `gop` and no others are self-contained.
     """
     file.seek(0)
+    offsets: list[int] = []
     try:
-        with av.open(file, "r", format="mp4") as container:
+        with av.open(file, "r", format="mp4", options={"max_pixels": str(MAX_PICTURE_PIXELS)}) as container:
             stream = container.streams.video[0]
-            packets: list[Any] = [packet for packet in container.demux(stream) if packet.size]
+            if stream.codec_context.name != "h264":
+                raise ValueError(f"its codec is {stream.codec_context.name}, expected h264")
+            packets = (packet for packet in container.demux(stream) if packet.size)
+            before = -math.inf
+            # Each is looked at as it comes: a table of an .mp4 may name the same bytes a million times.
+            for number, packet in enumerate(packets):
+                if number >= num_frames:
+                    raise ValueError(f"it holds more than {num_frames} pictures")
+                offsets = offsets or [packet.pos or 0]
+                # Back to back and in the order of display, or an offset would cut a picture.
+                if packet.pos != offsets[-1] or packet.pts is None or packet.pts <= before:
+                    raise ValueError(f"picture {number} is not where the format says")
+                if bool(packet.is_keyframe) != (number % gop == 0):
+                    is_not = "" if packet.is_keyframe else " not"
+                    raise ValueError(f"picture {number} is{is_not} self-contained, every {gop}th is")
+                offsets.append(packet.pos + packet.size)
+                before = packet.pts
     except (av.FFmpegError, IndexError) as error:
         raise ValueError(f"it is not an .mp4 with a video ({error})") from None
-    if len(packets) != num_frames:
-        raise ValueError(f"it holds {len(packets)} pictures, expected {num_frames}")
-    if stream.codec_context.name != "h264":
-        raise ValueError(f"its codec is {stream.codec_context.name}, expected h264")
-    # Back to back and in the order of display, or an offset would cut a picture.
-    offsets = [int(packets[0].pos)]
-    for number, packet in enumerate(packets):
-        if packet.pos != offsets[-1] or (number and packet.pts <= packets[number - 1].pts):
-            raise ValueError(f"picture {number} is not where the format says")
-        if bool(packet.is_keyframe) != (number % gop == 0):
-            raise ValueError(
-                f"picture {number} is{'' if packet.is_keyframe else ' not'} self-contained, every {gop}th is"
-            )
-        offsets.append(packet.pos + packet.size)
+    if len(offsets) - 1 != num_frames:
+        raise ValueError(f"it holds {max(0, len(offsets) - 1)} pictures, expected {num_frames}")
     return offsets
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from manifests.files import Location, atomic_write, below, read_bytes
-from manifests.manifest_io import json_bytes, parquet_table
+from manifests.files import Location, atomic_write, below, read_bytes, read_json
+from manifests.manifest_io import json_bytes
+from manifests.parquet import parquet_table
 from manifests.records import FAILED, SKIPPED, InputError, ManifestHeader, SourceVideo
 from manifests.table import VIDEO_SCHEMA, Manifest
 from tgprep.config import EARLIER, ExtractSettings
@@ -93,10 +93,10 @@ def mixed_place(key: str) -> tuple[bytes, str]:
 def load_plan(work: Location) -> Plan | None:
     """The plan of the interrupted run, if there is one."""
     try:
-        facts = json.loads(read_bytes(below(work, "plan.json")))
+        facts = read_json(below(work, "plan.json"))
     except FileNotFoundError:
         return None
-    videos = parquet_table(read_bytes(below(work, "plan.parquet"))).to_pylist()
+    videos = parquet_table(read_bytes(below(work, "plan.parquet")), _SOURCE_SCHEMA).to_pylist()
     plan: Plan = _PLAN.validate_python({**facts, "settings": EARLIER | facts["settings"], "videos": videos})
     return plan
 

@@ -9,7 +9,6 @@ from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
-import simplejpeg
 
 from manifests.files import open_location
 from manifests.gradient import Frame, temporal_gradient
@@ -17,7 +16,7 @@ from manifests.manifest_io import join
 from manifests.records import VideoRow
 from manifests.sample import video_gop
 from manifests.table import Manifest
-from tgprep.decode.stored import jpeg_reader, stored_frames
+from tgprep.decode.stored import decode_jpeg, jpeg_reader, stored_frames
 
 _CLIP_SECONDS = 2.0
 _MAX_ASPECT = 2.4
@@ -78,7 +77,7 @@ def _tiles(
         for number in sorted(numbers):
             # libjpeg does the coarse part of the scaling.
             rgb, tg = (
-                simplejpeg.decode_jpeg(read(number), colorspace="BGR", min_height=height, min_width=1, min_factor=1)
+                decode_jpeg(read(number), row.height, row.width, "BGR", min_height=height, min_width=1, min_factor=1)
                 for read in readers
             )
             tiles[number] = _shrink(rgb, height), _shrink(tg, height)
@@ -89,7 +88,7 @@ def _tiles(
         frames = ((number, np.ascontiguousarray(rgb[..., ::-1])) for number, rgb in decoded)
     else:
         read = jpeg_reader(shard, row, "rgb")
-        frames = ((number, simplejpeg.decode_jpeg(read(number), colorspace="BGR")) for number in needed)
+        frames = ((number, decode_jpeg(read(number), row.height, row.width, "BGR")) for number in needed)
     return {
         number: (_shrink(frame, height), _shrink(temporal_gradient(frame, following), height))
         for (number, frame), (next_number, following) in pairwise(frames)

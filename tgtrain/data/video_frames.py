@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from manifests.gradient import Frame
+from manifests.sample import coded_pixels
 from tgtrain.data.crop import CropBox
 
 # Replaces the header of an .mp4: parameter sets come with the pictures, and units have lengths of four bytes.
@@ -48,6 +49,7 @@ class GopDecoder:
 
     def __init__(self) -> None:
         self.context: Any = None
+        self.max_pixels = 0  # of the context
         self.pictures: list[Frame] = []
         self.packed = self.chroma = np.empty((0, 0, 3), np.uint8)
 
@@ -65,6 +67,10 @@ class GopDecoder:
         part: the part that is needed, None for all of the frame; other pixels may have any value.
         ValueError if a picture is damaged, missing or of another size.
         """
+        # A power of two, so that videos of several sizes share a context.
+        max_pixels = 1 << (coded_pixels(height, width) - 1).bit_length()
+        if max_pixels != self.max_pixels:
+            self.context, self.max_pixels = None, max_pixels
         left = sorted(set(wanted), reverse=True)
         slot, chroma_box = 0, _chroma_box(part or CropBox(0, 0, height, width), height, width)
         try:
@@ -85,7 +91,7 @@ class GopDecoder:
             self.context = av.CodecContext.create("h264", "r")
             self.context.thread_count = 1
             self.context.extradata = _LENGTHS
-            self.context.options = _STRICT
+            self.context.options = _STRICT | {"max_pixels": str(self.max_pixels)}
         for number, content in coded:
             packet = av.Packet(content)
             packet.pts = number

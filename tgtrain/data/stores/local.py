@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from manifests.files import open_regular
 from manifests.machine import advise
 from tgtrain.data.stores import Shards
 
 _MAX_OPEN_FILES = 256
+_LARGE_BYTES = 16 * 1024 * 1024
 
 
 class LocalShards(Shards):
@@ -31,6 +33,9 @@ class LocalShards(Shards):
     def read(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """See `Shards`."""
         if name not in self.files:
+            file = self.files[name] = open_regular(Path(self.root) / name)
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead beyond the ranges
             file = self.files[name] = os.open(Path(self.root) / name, os.O_RDONLY | os.O_CLOEXEC)
             advise(file, "RANDOM")  # no read-ahead beyond the ranges
             if len(self.files) > _MAX_OPEN_FILES:
@@ -50,7 +55,10 @@ def read_ranges(file: int, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         for offset, size in ranges:
             advise(file, "WILLNEED", offset, size)
     parts = []
+    end = os.fstat(file).st_size if any(size > _LARGE_BYTES for _, size in ranges) else None
     for offset, size in ranges:
+        if end is not None and offset + size > end:  # before memory is taken for it
+            raise ValueError(f"the shard ends at byte {end}, expected at least {offset + size}")
         part = os.pread(file, size, offset)
         if len(part) != size:
             raise ValueError(f"the shard ends at byte {offset + len(part)}, expected at least {offset + size}")

@@ -119,9 +119,10 @@ def index_of(manifest: Manifest, keys: Sequence[str]) -> VideoIndex:
         raise InputError(f"{rows.null_count} videos of the split are not in the data set (the first: {first}).")
     numbers = [name for name in _NUMBERS if name in table.column_names]
     videos = table.select(["key", "shard", "status", "error", *numbers]).take(rows).combine_chunks()
-    failed = pc.not_equal(videos["status"], WRITTEN).index(True).as_py()
+    has_none = pc.or_(pc.not_equal(videos["status"], WRITTEN), pc.equal(videos["shard"], ""))
+    failed = has_none.index(True).as_py()
     if failed >= 0:
-        error = videos["error"][failed].as_py()
+        error = videos["error"][failed].as_py() or "the table names no shard"
         raise InputError(f"{keys[failed]} of the split has no sample: {error}. Make the split again.")
     shards = _one_chunk(videos["shard"].dictionary_encode())
     text = _one_chunk(videos["key"].cast(pa.large_string()))

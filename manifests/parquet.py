@@ -1,0 +1,163 @@
+"""Tables as Parquet bytes. A table of a stranger is a message or a table of bounded size, and never a traceback."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import re
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+_SEAL = "tgprep.sha256"
+_BLANK = b"0" * 64
+# A value that repeats is stored once, so a few kB of Parquet can stand for gigabytes. Our own tables have over 50 bytes of file
+# a row, and five times their file in memory; what exceeds these bounds is no such table.
+_FREE_ROWS = 100_000
+_FREE_BYTES, _BYTES_PER_FILE_BYTE = 256 * 1024 * 1024, 100
+_SMALL_BYTES = 16 * 1024 * 1024
+_MAX_TEXT_BYTES = 65_536
+_MAX_GROUPS = 1000  # a group holds a million rows
+_MAX_VALUES = 100  # in a list
+_ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED", "RLE_DICTIONARY", "PLAIN_DICTIONARY"}
+
+
+def parquet_table(content: bytes, *schemas: pa.Schema) -> pa.Table:
+    """Read the bytes of a Parquet file.
+
+    ValueError if it is damaged, has a schema that is none of `schemas` (if any are given), holds nulls or text that is not
+    UTF-8, or would take far more memory than a file of its size should. Reads in this thread: Arrow's threads may abort a
+    process that ends soon after.
+    """
+    try:
+        with pq.ParquetFile(pa.BufferReader(content), pre_buffer=False) as parquet:
+            schema = parquet.schema_arrow
+            _check_schema(schema, schemas)
+            _check_size(parquet.metadata, len(content))
+            repeated = list(_repeated_texts(content, parquet.metadata))
+        with pq.ParquetFile(pa.BufferReader(content), pre_buffer=False, read_dictionary=repeated) as parquet:
+            table: pa.Table = parquet.read(use_threads=False)
+        _check_content(table, len(content))
+        metadata = dict(schema.metadata or {})
+        metadata.pop(_SEAL.encode(), None)  # it describes the file, not the table
+        columns = [_decoded(column, field.type) for column, field in zip(table.columns, schema, strict=True)]
+        return pa.table(columns, schema=schema.with_metadata(metadata or None))
+    except (pa.ArrowException, OSError, OverflowError, UnicodeError) as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise ValueError(f"it is no valid Parquet file ({reason or type(error).__name__})") from None
+
+
+def _check_schema(schema: pa.Schema, expected: tuple[pa.Schema, ...]) -> None:
+    if not expected or any(schema.equals(other, check_metadata=False) for other in expected):
+        return
+    found = {field.name: field.type for field in schema}
+    wrong = [f"{field.name} ({field.type})" for field in expected[0] if found.get(field.name) != field.type]
+    raise ValueError(
+        f"columns are missing or of another type: {', '.join(wrong)[:500] or 'others, or in another order'}"
+    )
+
+
+def _limit(num_file_bytes: int) -> int:
+    return _FREE_BYTES + _BYTES_PER_FILE_BYTE * num_file_bytes
+
+
+def _check_size(facts: pq.FileMetaData, num_file_bytes: int) -> None:
+    """ValueError if the columns, as they are stored, have too many rows or bytes."""
+    groups = [facts.row_group(number) for number in range(min(facts.num_row_groups, _MAX_GROUPS))]
+    num_rows, num_bytes = sum(group.num_rows for group in groups), sum(group.total_byte_size for group in groups)
+    if num_rows != facts.num_rows or num_rows > _FREE_ROWS + num_file_bytes or num_bytes > _limit(num_file_bytes):
+        found = f"{facts.num_rows} rows of {num_bytes} bytes in {facts.num_row_groups} groups"
+        raise ValueError(f"{found} do not fit a file of {num_file_bytes} bytes")
+    for column in (group.column(number) for group in groups for number in range(facts.num_columns)):
+        if column.num_values > _MAX_VALUES * (num_rows + 1):
+            raise ValueError(f"column {column.path_in_schema} holds {column.num_values} values in {num_rows} rows")
+        if unknown := set(column.encodings) - _ENCODINGS:
+            raise ValueError(f"column {column.path_in_schema} has the encoding {', '.join(unknown)[:50]}")
+
+
+def _repeated_texts(content: bytes, facts: pq.FileMetaData) -> Iterator[str]:
+    """The columns of text that grow when they are decoded. ValueError if a value is longer than any of ours."""
+    texts: dict[str, int] = {}  # column -> bytes as stored, of all groups
+    for group in map(facts.row_group, range(facts.num_row_groups)):
+        for column in map(group.column, range(facts.num_columns)):
+            if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page:
+                name = column.path_in_schema
+                texts[name] = texts.get(name, 0) + column.total_uncompressed_size
+    texts = {name: size for name, size in texts.items() if facts.num_rows * size > _SMALL_BYTES}
+    if not texts:
+        return
+    longest = dict.fromkeys(texts, 0)
+    with pq.ParquetFile(pa.BufferReader(content), pre_buffer=False, read_dictionary=list(texts)) as parquet:
+        for number in range(facts.num_row_groups):
+            # The first row of a group brings all values that are stored once.
+            columns = {name.partition(".")[0] for name in texts}
+            rows = parquet.iter_batches(1, row_groups=[number], columns=sorted(columns), use_threads=False)
+            for name, row in ((name, row) for row in itertools.islice(rows, 1) for name in texts):
+                values = row.column(name.partition(".")[0])
+                values = values.values if pa.types.is_list(values.type) else values
+                longest[name] = max(longest[name], pc.max(pc.binary_length(values.dictionary)).as_py() or 0)
+    for name, num_bytes in texts.items():
+        if longest[name] > _MAX_TEXT_BYTES:
+            raise ValueError(
+                f"column {name} holds a text of {longest[name]} bytes, at most {_MAX_TEXT_BYTES} are expected"
+            )
+        # Texts that are much shorter as stored, or are all empty: they are read faster, too.
+        if facts.num_rows * max(1, longest[name]) > 2 * num_bytes:
+            yield name
+
+
+def _decoded(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if pa.types.is_dictionary(column.type):
+        return pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks], kind)
+    return column if column.type == kind else column.cast(kind)
+
+
+def _check_content(table: pa.Table, num_file_bytes: int) -> None:
+    """ValueError if a table holds nulls, text that is not UTF-8, or repeated texts of too many bytes."""
+    table.validate(full=True)
+    num_bytes = 0
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        values = pc.list_flatten(column) if pa.types.is_list(column.type) else column
+        if column.null_count or values.null_count:
+            raise ValueError(f"column {name} holds nulls")
+        for chunk in values.chunks if pa.types.is_dictionary(values.type) else ():
+            lengths = pc.binary_length(chunk.dictionary)
+            if len(chunk) * (pc.max(lengths).as_py() or 0) > _SMALL_BYTES:
+                num_bytes += pc.sum(lengths.take(chunk.indices)).as_py() or 0
+    if num_bytes > _limit(num_file_bytes):
+        raise ValueError(f"its texts take {num_bytes} bytes, which do not fit a file of {num_file_bytes} bytes")
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """Write a table as Parquet: the same bytes for the same table and library version."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", write_statistics=True)
+    return buffer.getvalue()
+
+
+def sealed_table_bytes(table: pa.Table) -> bytes:
+    """Write a table as Parquet with the sha256 of the file in its footer, for tables whose sha256 no other file records.
+
+    The sha256 is computed with 64 zeros in place of the digest. One file is written atomically; a second file for the digest
+    could be missing or old after a kill, or be lost in a copy.
+    """
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, table.schema, compression="zstd", write_statistics=True) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({_SEAL: _BLANK.decode()})
+    content = buffer.getvalue()
+    place = content.index(_BLANK, content.rindex(_SEAL.encode()))
+    return content[:place] + hashlib.sha256(content).hexdigest().encode() + content[place + len(_BLANK) :]
+
+
+def seal_holds(content: bytes) -> bool | None:
+    """Whether the bytes of a sealed table are unchanged; None if there is no seal."""
+    mark = content.rfind(_SEAL.encode())
+    match = re.compile(rb"[^0-9a-f]{1,8}([0-9a-f]{64})").match(content, mark + len(_SEAL)) if mark >= 0 else None
+    if match is None:
+        return None
+    blank = content[: match.start(1)] + _BLANK + content[match.end(1) :]
+    return hashlib.sha256(blank).hexdigest().encode() == match[1]
