@@ -17,7 +17,7 @@ from tgtrain.randomness import below
 
 MAX_LEVEL = 10
 MVPL_OPS = tuple(op for op in StrongOp if op is not StrongOp.CUTOUT)
-GREY_FILL = 128  # what geometric operations bring in from outside
+GEOMETRIC_FILL = 0  # outside the picture: the reference asks torchvision for 0.5, which uint8 frames round to 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +68,15 @@ def mvpl_step(op: StrongOp, level: int, sign: int) -> StrongStep:
     if op in (StrongOp.SHEAR_X, StrongOp.SHEAR_Y):
         # pytorchvideo shears about the upper or left edge.
         centre_y, centre_x = (0.0, 0.5) if op is StrongOp.SHEAR_X else (0.5, 0.0)
-        return StrongStep(op, sign * math.degrees(math.atan(0.3 * part)), centre_y, centre_x, GREY_FILL)
+        return StrongStep(op, sign * math.degrees(math.atan(0.3 * part)), centre_y, centre_x, GEOMETRIC_FILL)
     if op in (StrongOp.TRANSLATE_X, StrongOp.TRANSLATE_Y):
-        return StrongStep(op, sign * 0.45 * part, fill=GREY_FILL)
+        return StrongStep(op, sign * 0.45 * part, fill=GEOMETRIC_FILL)
     if op is StrongOp.ROTATE:
-        return StrongStep(op, sign * 30 * part, fill=GREY_FILL)
+        return StrongStep(op, sign * 30 * part, fill=GEOMETRIC_FILL)
     if op is StrongOp.POSTERIZE:
         return StrongStep(op, 4 - 4 * level // MAX_LEVEL)
     if op is StrongOp.SOLARIZE:
-        return StrongStep(op, -(-255 * (MAX_LEVEL - level) // MAX_LEVEL))  # the first value of at least 255 (1 - part)
+        return StrongStep(op, int(255 * (1 - part)))
     if op in (StrongOp.COLOR, StrongOp.CONTRAST, StrongOp.BRIGHTNESS, StrongOp.SHARPNESS):
         return StrongStep(op, 1 + sign * 0.9 * part)
     return StrongStep(op)
