@@ -34,7 +34,6 @@ Quirk = Literal[
     "uda_gradient",
     "hmdb51_101_classes",
     "flow_flip_keeps_x",
-    "precise_bn_rgb_only",
     "running_statistics",
 ]
 
@@ -105,10 +104,16 @@ class OptimiserSettings:
 
 @dataclass(frozen=True, slots=True)
 class PreciseBnSettings:
-    """Recompute BatchNorm statistics of the tested network over training clips before each evaluation."""
+    """Recompute BatchNorm statistics over training videos before each evaluation."""
 
-    batches: NotNegative = 200  # of the labelled batch size, fewer if the train list is smaller; 0: off
-    clips: Literal["centre", "training"] = "centre"  # the middle of each video, or cut as in training
+    batches: NotNegative = 200  # fewer if the train list is smaller; 0: off, also for TG
+    batch_clips: Annotated[int, Field(ge=0, le=65_536)] = (
+        0  # clips of a batch of RGB, all ranks together; 0: batch.labelled
+    )
+    clips: Literal["centre", "training"] = "centre"  # clips of RGB: the middle of each video, or cut as in training
+    tg: Literal["running", "joint"] = "running"
+    """Statistics of the TG network: running averages of training, as in the reference, or those of joint batches of labelled, weak
+    and strong views. Clips without strong views are no measure for it: these have four times their standard deviation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +199,9 @@ def load_recipe(name: str, overrides: Iterable[str] = (), num_classes: int | Non
 
 def config_from_dict(values: dict[str, Any], origin: str) -> Config:
     """The Config that `to_dict` wrote; InputError naming `origin` if it does not fit this version."""
+    match values.get("compat"):
+        case {"quirks": list(quirks)} if "precise_bn_rgb_only" in quirks:  # of an earlier version: now the default
+            values = {**values, "compat": {"quirks": [quirk for quirk in quirks if quirk != "precise_bn_rgb_only"]}}
     return _validate(values, dict.fromkeys(_flat(values), origin), [], None)
 
 

@@ -130,14 +130,17 @@ def _measure(
 ) -> Result | None:
     """Score the videos with the processes of all ranks; None in all but the first. precise_bn: recompute BatchNorm first."""
     from manifests.records import InputError
-    from tgtrain.data.build import training_workers
+    from tgtrain.data.build import measured_views, training_workers
     from tgtrain.evaluate.batch_norm import recompute_batch_norm
     from tgtrain.evaluate.evaluate import evaluate
     from tgtrain.ranks.distributed import LostError, process_group
     from tgtrain.train.health import left_out
 
-    if precise_bn and not setup.config.precise_bn.batches:
-        raise InputError("--precise-bn: the run's precise_bn.batches is 0, so the number of batches is unknown.")
+    if precise_bn and not measured_views(setup.config):
+        raise InputError(
+            "--precise-bn: the run's settings leave its networks their running averages "
+            f"(precise_bn.batches is {setup.config.precise_bn.batches}, precise_bn.tg is {setup.config.precise_bn.tg})."
+        )
     workers = training_workers(setup.config)
     try:
         with process_group(device) as ranks:

@@ -193,3 +193,11 @@ def test_differences_name_key_and_both_values() -> None:
     before, now = load_recipe("demo"), load_recipe("demo", ["optimiser.epochs=5"])
     assert differences(before, before) == []
     assert differences(before, now) == [f"optimiser.epochs: {before.optimiser.epochs} there, 5 asked"]
+
+
+def test_a_config_of_an_earlier_version_may_name_a_quirk_that_is_the_default_now() -> None:
+    values = load_recipe("demo").to_dict()
+    values["compat"]["quirks"] = ["precise_bn_rgb_only", "fixed_signs"]
+    config = config_from_dict(values, "config.json")
+    assert config.compat.quirks == ("fixed_signs",)
+    assert config.precise_bn.tg == "running"

@@ -16,6 +16,7 @@ from tgtrain.data.sequential_batches import SequentialClips
 from tgtrain.data.setup import Setup
 from tgtrain.method.augment.plan import StrongSettings, draw_run_signs
 from tgtrain.method.augment.plan_mvpl import MvplSettings
+from tgtrain.method.networks.model import View
 from tgtrain.randomness import Stream
 from tgtrain.ranks.distributed import Ranks
 
@@ -79,6 +80,14 @@ def wanted_views(config: Config) -> tuple[str, ...]:
     """The views that the model takes: rgb, tg or both."""
     streams = config.model.streams
     return (streams,) if streams in ("rgb", "tg") else ("rgb", "tg")
+
+
+def measured_views(config: Config) -> tuple[View, ...]:
+    """The views whose networks get statistics of their own for an evaluation; () if all keep their running averages."""
+    if not config.precise_bn.batches:
+        return ()
+    views: tuple[View, ...] = ("rgb",) if config.model.streams != "tg" else ()
+    return (*views, "tg") if config.precise_bn.tg == "joint" and config.model.streams in ("two", "tg") else views
 
 
 def _source(setup: Setup, part: str, batch_size: int, stream: Stream) -> StreamSource:

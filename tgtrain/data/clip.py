@@ -11,6 +11,7 @@ mapped back to the stored frame, so pixels are interpolated once. All numbers fo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,6 +51,8 @@ class ClipSettings:
     # "fast": TG_k of each frame k of the clip. "slow": differences of clip_frames + 1 frames spread over the clip; the plan names
     # the raw frames. "flow": the stored flow picture of each frame in place of TG. "none": RGB alone, which may use the last frame.
     gradient: Gradient = "fast"
+    # Whether a network sees RGB: if none does, a test uses only frames that have a gradient, as in training.
+    rgb: bool = True
     size: int = REFERENCE_INPUT_SIZE  # side in pixels of the square that the network gets in training
     # The same in a test with three crops; 0: 256 for a size of 224 (published), in proportion for others.
     test_size: int = 0
@@ -81,8 +84,8 @@ class ClipPlan:
     # "fast" and "flow": the k of each TG_k or flow picture. "slow": the clip_frames + 1 RGB frames to subtract. "none": ().
     tg_frames: tuple[int, ...]
     gradient: Gradient
-    # None (training): boxes are cut from the stored frame and each is resized to output_size. Else (evaluation): the frame is resized
-    # to this first, so pixels are exactly the reference's and one resize serves all three crops.
+    # None: boxes are cut from the stored frame and each is resized to output_size. Else (a test with three crops): the frame is
+    # resized to this first, as in the reference, and one resize serves all three crops.
     resized: Size | None
     boxes: tuple[CropBox, ...]  # one for each view (one in training)
     flip: bool  # whether to mirror left to right
@@ -111,7 +114,7 @@ def plan_train(
         plans.append(
             ClipPlan(
                 frames=frames,
-                tg_frames=_gradient_indices(start, frames, num_frames, settings),
+                tg_frames=_gradient_indices(frames, num_frames, settings),
                 gradient=settings.gradient,
                 resized=None,
                 boxes=(box,),
@@ -130,33 +133,39 @@ def plan_eval(
 ) -> tuple[ClipPlan, ...]:
     """The `num_clips` x `num_crops` views of a video for a test, clip-major; nothing is random.
 
-    num_crops 1: centre square of `size` from a short side of 256 (for input 224); 3: squares of that short side at
-    the start, end and middle of the long side. RGB uses all frames, so its score does not depend on whether TG is asked
-    for; TG_k of the last frame, which does not exist, is replaced by the one before.
+    num_crops 1: centre square of `size` from a short side of 256 (for input 224), cut from the stored frame and resized once; 3:
+    squares of that short side at the start, end and middle of the long side, cut from the resized frame. RGB uses all frames,
+    so its score does not depend on whether TG is requested; TG_k of the last frame, which does not exist, is replaced by the
+    one before.
     InputError for another number of crops, and if the video has too few frames.
     """
     if num_clips < 1 or num_crops not in (1, 3):
         raise InputError(f"views: got {num_clips} clips x {num_crops} crops, expected at least 1 clip and 1 or 3 crops")
-    _num_usable_frames(num_frames, settings.gradient)
+    num_usable = _num_usable_frames(num_frames, settings.gradient)
+    num_usable = num_frames if settings.rgb else num_usable
     short_side = reference_pixels(REFERENCE_SHORT_SIDE, settings.size)
     if num_crops == 3 and settings.test_size:
         short_side = settings.test_size
     resized = short_side_size(height, width, short_side)
-    boxes = (centre_crop(resized, settings.size),) if num_crops == 1 else three_crops(resized, short_side)
+    boxes: tuple[CropBox, ...]
+    if num_crops == 1:
+        boxes = (to_stored_frame(centre_crop(resized, settings.size), resized, Size(height, width)),)
+    else:
+        boxes = three_crops(resized, short_side)
     plans = []
-    for start in eval_starts(num_frames, settings, num_clips):
-        frames = clip_indices(start, num_frames, settings)
+    for start in eval_starts(num_usable, settings, num_clips):
+        frames = clip_indices(start, num_usable, settings)
         plans.append(
             ClipPlan(
                 frames=frames,
-                tg_frames=_gradient_indices(start, frames, num_frames, settings),
+                tg_frames=_gradient_indices(frames, num_frames, settings),
                 gradient=settings.gradient,
-                resized=resized,
+                resized=None if num_crops == 1 else resized,
                 boxes=boxes,
                 flip=False,
                 tg_boxes=boxes,
                 tg_flip=False,
-                output_size=boxes[0].height,
+                output_size=settings.size if num_crops == 1 else short_side,
             )
         )
     return tuple(plans)
@@ -167,14 +176,13 @@ def clip_indices(start: int, num_frames: int, settings: ClipSettings) -> tuple[i
     return tuple((start + settings.interval * number) % num_frames for number in range(settings.clip_frames))
 
 
-def slow_indices(start: int, num_frames: int, settings: ClipSettings) -> tuple[int, ...]:
-    """clip_frames + 1 indices evenly from the first to the last frame of the clip (8 frames at 8: 9 frames at 7).
+def slow_indices(frames: Sequence[int]) -> tuple[int, ...]:
+    """One index more than the clip has frames, evenly from its first to its last (8 frames at 8: 9 frames at 7).
 
-    Their clip_frames differences are the slow TG. They are spread over the clip first and wrap like its frames after that.
+    Their differences are the slow TG. In a clip that wraps, the last frame may come before the first: the indices then run
+    backwards, as in the reference.
     """
-    last = start + settings.interval * (settings.clip_frames - 1)
-    spread = np.linspace(start, last, settings.clip_frames + 1).round().astype(int)
-    return tuple(int(index) % num_frames for index in spread)
+    return tuple(int(index) for index in np.linspace(frames[0], frames[-1], len(frames) + 1).round())
 
 
 def train_starts(num_frames_usable: int, settings: ClipSettings, rng: np.random.Generator) -> tuple[int, ...]:
@@ -212,9 +220,9 @@ def _draw_geometry(stored: Size, settings: ClipSettings, rng: np.random.Generato
     return to_stored_frame(box, resized, stored), rng.random() < settings.flip_probability
 
 
-def _gradient_indices(start: int, frames: tuple[int, ...], num_frames: int, settings: ClipSettings) -> tuple[int, ...]:
+def _gradient_indices(frames: tuple[int, ...], num_frames: int, settings: ClipSettings) -> tuple[int, ...]:
     if settings.gradient == "slow":
-        return slow_indices(start, num_frames, settings)
+        return slow_indices(frames)
     if settings.gradient in _OF_PAIRS:
         return tuple(min(frame, num_frames - 2) for frame in frames)
     return ()

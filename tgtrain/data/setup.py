@@ -89,6 +89,7 @@ def clip_settings(config: Config) -> ClipSettings:
         clip_spread=data.clip_spread,
         # A network of RGB alone may use the last frame, which has no TG.
         gradient="none" if config.model.streams == "rgb" else data.gradient,
+        rgb=config.model.streams != "tg",
         size=data.size,
         test_size=data.test_size,
         crop=data.crop,

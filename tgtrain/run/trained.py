@@ -8,6 +8,7 @@ from typing import Any
 
 from manifests.records import InputError
 from tgtrain.config import Config
+from tgtrain.data.build import measured_views
 from tgtrain.data.setup import padded_classes
 from tgtrain.method.networks.model import Model, View, build_model, state_shapes
 from tgtrain.run import checkpoint as checkpoints
@@ -59,6 +60,6 @@ def read_trained(run: Path, which: str = "last") -> Trained:
         classes=padded_classes(facts.data.classes, config.model.num_classes),
         path=path,
         step=loaded.step,
-        precise_bn=not config.precise_bn.batches or bool(loaded.extra.get("precise_bn")),
+        precise_bn=not measured_views(config) or bool(loaded.extra.get("precise_bn")),
         model=model.eval(),
     )

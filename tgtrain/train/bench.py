@@ -19,11 +19,11 @@ from manifests.records import InputError
 from tgtrain.config import BatchSettings, Config
 from tgtrain.data.batch import SslBatch
 from tgtrain.data.build import step_dataset, training_workers
+from tgtrain.data.device import batches_on
 from tgtrain.data.loader import step_loader
 from tgtrain.data.setup import Setup
 from tgtrain.method.networks.model import last_shape
 from tgtrain.ranks.distributed import Ranks
-from tgtrain.train.device import batches_on
 from tgtrain.train.preflight import has_variance, require_settings
 from tgtrain.train.trainer import training_step
 

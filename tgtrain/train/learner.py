@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from manifests.records import InputError
 from tgtrain.config import Config, OptimiserSettings
 from tgtrain.data.batch import SslBatch, split_batch
+from tgtrain.data.device import views_of
 from tgtrain.method.accumulate import add_gradients, clip_gradients, rescale_bn_momentum
 from tgtrain.method.networks.model import Model, build_model, share_dropout
 from tgtrain.method.networks.sync_bn import synchronised
@@ -21,7 +22,6 @@ from tgtrain.method.schedule import LearningRateSettings, epoch_of, learning_rat
 from tgtrain.method.step import StepInputs
 from tgtrain.ranks.distributed import Ranks
 from tgtrain.run.checkpoint import Checkpoint
-from tgtrain.train.device import views_of
 
 _MOST_THREADS = 1024
 _PRECISION = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}

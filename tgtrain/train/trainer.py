@@ -14,6 +14,7 @@ from manifests.object_store import UnreachableError, explained
 from manifests.records import InputError
 from tgtrain.data.batch import SslBatch
 from tgtrain.data.build import step_dataset, training_workers
+from tgtrain.data.device import batches_on
 from tgtrain.data.loader import step_loader
 from tgtrain.data.order import steps_per_epoch
 from tgtrain.data.setup import Setup
@@ -30,7 +31,6 @@ from tgtrain.run import journal
 from tgtrain.run.checkpoint import last_valid, writing
 from tgtrain.run.folder import CONFIG_NAME, begin_folder, check_folder, owned
 from tgtrain.run.resume import Start, choose, take_up
-from tgtrain.train.device import batches_on
 from tgtrain.train.health import Damage, LossWatch, left_out, require_finite, require_health
 from tgtrain.train.learner import Learner
 from tgtrain.train.preflight import require_room, require_settings

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from cli.train import main
 from cli.train.recipes import recipe_row, recipe_rows
 from tgtrain.config import flat_settings, load_recipe, recipe_names
+from tgtrain.data.order import steps_per_epoch
 
 MAIN = "ucf101-20"
 NO_CONTRAST = {"method.contrast": [], "model.projection": "none"}
@@ -32,7 +33,7 @@ def hmdb(percent: int) -> dict[str, object]:
 
 
 def k400(percent: int, *sizes: int) -> dict[str, object]:
-    batch = {"batch.labelled": 64, "batch.unlabelled": 64}  # 8 + 8 on each of 8 GPUs
+    batch = {"batch.labelled": 64, "batch.unlabelled": 64, "precise_bn.batch_clips": 40}  # 8 + 8 on each of 8 GPUs
     return {"data.dataset": "kinetics400", "data.percent": float(percent), **batch, **lengths(*sizes)}
 
 
@@ -40,7 +41,7 @@ MVPL = {
     "data.crop": "jitter", "data.shared_crop": False, "batch.labelled": 8, "batch.unlabelled": 32,
     "model.streams": "joint", "model.backbone": "slowonly", "model.depth": 50, "method.method": "mvpl",
     "augment.operations": "mvpl", "optimiser.epochs": 240, "optimiser.learning_rate": 0.1,
-    "evaluate.average": "probabilities", **NO_CONTRAST, **NO_ALIGN, **ucf(10),
+    "evaluate.average": "probabilities", "precise_bn.batch_clips": 40, **NO_CONTRAST, **NO_ALIGN, **ucf(10),
 }  # fmt: skip
 
 PUBLISHED: dict[str, dict[str, object]] = {
@@ -56,8 +57,8 @@ PUBLISHED: dict[str, dict[str, object]] = {
     "k400-1-contrast-only": {**k400(1, 45, 10, 10), **NO_ALIGN},
     "k400-10-contrast-only": {**k400(10, 90, 15, 15), **NO_ALIGN},
     "k400-fixmatch-1-45e": {**k400(1, 45, 10, 10), **FIXMATCH},
-    "k400-fixmatch-1-90e": {**k400(1, 90, 15, 15), **FIXMATCH},
-    "k400-fixmatch-10-90e": {**k400(10, 90, 15, 15), **FIXMATCH},
+    "k400-fixmatch-1-90e": {**k400(1, 90, 15, 15), **FIXMATCH, "evaluate.keep": 5},
+    "k400-fixmatch-10-90e": {**k400(10, 90, 15, 15), **FIXMATCH, "evaluate.keep": 5},
     "k400-fixmatch-10-180e": {**k400(10, 180, 30, 15), **FIXMATCH},
     "ucf101-10-contrast-only": {**ucf(10), **NO_ALIGN},
     "ucf101-20-contrast-only": NO_ALIGN,
@@ -70,7 +71,10 @@ PUBLISHED: dict[str, dict[str, object]] = {
         for name, kind in (("l1", "l1"), ("l2", "l2"), ("cos", "cosine"))
     },
     **{f"ucf101-20-pl-{view}": {**NO_CONTRAST, "method.pseudo_label_metric": view} for view in ("avg", "rgb", "tg")},
-    **{f"ucf101-20-fixmatch-tau{t}": {**FIXMATCH, "method.threshold": t} for t in (0.3, 0.5, 0.7, 0.95)},
+    **{
+        f"ucf101-20-fixmatch-tau{t}": {**FIXMATCH, "method.threshold": t, "evaluate.keep": 10}
+        for t in (0.3, 0.5, 0.7, 0.95)
+    },
     **{f"ucf101-20-temp{t}": {"method.temperature": t} for t in (0.1, 0.2, 0.5, 1.0)},
     "ucf101-20-sharedhead": {"model.projection": "shared"},
     "ucf101-20-notricks": {**NO_CONTRAST, **lengths(180, 0, 0), "precise_bn.batches": 0},
@@ -118,6 +122,25 @@ def test_table_has_all_published_configurations() -> None:
 @pytest.mark.parametrize("name", [*PUBLISHED, *OTHERS])
 def test_a_recipe_changes_what_the_configuration_changes(name: str) -> None:
     assert differing(name) == effective({**PUBLISHED, **OTHERS}[name])
+
+
+# Of the reference on 8 GPUs: training videos, steps of an epoch, clips of a pass of precise BatchNorm.
+LENGTHS = {
+    "ucf101-20": (9_537, 238, 8_000), "ucf101-10-mvpl": (9_537, 298, 8_000),
+    "ucf101-10-slowonly-fixmatch": (9_537, 298, 8_000), "k400-1": (240_436, 3_756, 8_000),
+    "k400-fixmatch-10-180e": (240_436, 3_756, 8_000), "hmdb51-40": (5_236, 131, 4_800),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_epochs_and_precise_batch_norm_are_as_long_as_the_reference(name: str) -> None:
+    num_videos, num_steps, num_clips = LENGTHS[name]
+    config = load_recipe(name)
+    # The reference pads HMDB51 to 5,240 videos by repeating four, which makes one step more (docs/migrating.md).
+    ours = steps_per_epoch(num_videos, config.batch.unlabelled)
+    assert ours == (130 if name == "hmdb51-40" else num_steps)
+    batch_norm = config.precise_bn
+    assert batch_norm.batches * (batch_norm.batch_clips or config.batch.labelled) == num_clips
 
 
 @pytest.mark.parametrize("name", SUPERVISED)

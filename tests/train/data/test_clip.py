@@ -159,8 +159,10 @@ def test_more_clips_than_starts() -> None:
 
 
 def test_slow_tg_is_spread_over_the_clip() -> None:
-    assert slow_indices(5, 200, MAIN) == (5, 12, 19, 26, 33, 40, 47, 54, 61)
-    assert slow_indices(0, 40, MAIN) == (0, 7, 14, 21, 28, 35, 2, 9, 16)
+    assert slow_indices(clip_indices(5, 200, MAIN)) == (5, 12, 19, 26, 33, 40, 47, 54, 61)
+    assert slow_indices(clip_indices(0, 40, MAIN)) == (0, 2, 4, 6, 8, 10, 12, 14, 16)
+    assert slow_indices(clip_indices(0, 29, MAIN)) == (0, 3, 7, 10, 14, 17, 20, 24, 27)  # 3.375 apart
+    assert slow_indices(clip_indices(10, 62, MAIN)) == (10, 9, 8, 8, 7, 6, 6, 5, 4)  # the last frame is the fifth
     recipe = ClipSettings(clip_frames=4, interval=5, gradient="slow")
     (plan,) = plan_train(20, 240, 320, recipe, next(generators(1)))
     assert plan.frames == (0, 5, 10, 15)
@@ -179,6 +181,13 @@ def test_eval_rgb_is_independent_of_tg(num_frames: int, crops: int, clips: int) 
     assert all(len(plan.boxes) == crops for plan in both)
 
 
+def test_a_network_of_gradients_alone_is_tested_on_frames_that_have_one() -> None:
+    alone = ClipSettings(gradient="flow", rgb=False)
+    for num_frames, start in ((64, 0), (65, 0), (66, 1), (100, 18)):  # of n - 1 frames, as in the reference
+        (plan,) = plan_eval(num_frames, 240, 320, alone)
+        assert plan.frames == plan.tg_frames == clip_indices(start, num_frames - 1, alone)
+
+
 # Boxes
 
 
@@ -191,7 +200,8 @@ def test_resize_and_crops_match_golden_figures(golden: dict[str, Any]) -> None:
         assert [centre_crop(resized, 224)] == [as_box(box) for box in figures["centre224"]]
         assert list(three_crops(resized, 256)) == [as_box(box) for box in figures["three256"]]
         (one,) = plan_eval(100, height, width, MAIN)
-        assert (one.resized, one.boxes, one.output_size) == (resized, (centre_crop(resized, 224),), 224)
+        stored = to_stored_frame(centre_crop(resized, 224), resized, Size(height, width))
+        assert (one.resized, one.boxes, one.output_size) == (None, (stored,), 224)
         (three,) = plan_eval(100, height, width, MAIN, 1, 3)
         assert (three.resized, three.boxes, three.output_size) == (resized, three_crops(resized, 256), 256)
 
@@ -335,4 +345,4 @@ def test_three_crops_of_a_given_size() -> None:
         (0, 0, 64, 64), (0, 20, 64, 64), (0, 10, 64, 64)
     ]  # fmt: skip
     (centre,) = plan_eval(64, 240, 320, ClipSettings(size=64, test_size=64))
-    assert centre.resized == Size(73, 97)
+    assert centre.boxes == (CropBox(13, 53, 211, 211),)  # 64 of 73 rows, in pixels of the stored frame

@@ -16,7 +16,10 @@ from cli.train import main as tgtrain
 from manifests.manifest_io import read_manifest
 from manifests.splits.label_split import read_split
 from tgtrain.config import load_recipe
+from tgtrain.data.batch import split_batch
+from tgtrain.data.build import measured_views, step_dataset
 from tgtrain.data.clip import plan_eval
+from tgtrain.data.device import views_of
 from tgtrain.data.loader import item_loader
 from tgtrain.data.order import StreamOrder
 from tgtrain.data.reader import ClipReader
@@ -34,6 +37,10 @@ SETTINGS = (
     "data.clip_frames=4", "data.interval=2", "data.size=32", "batch.labelled=4", "batch.unlabelled=4", "model.width=2",
     "precise_bn.batches=3", "runtime.seed=5",
 )  # fmt: skip
+ONE_VIEW = (
+    "model.streams=rgb", "method.method=supervised", "method.align_stages=[]", "method.contrast=[]",
+    "model.projection=none",
+)  # fmt: skip
 
 
 def setup_of(data_set: Path, *settings: str) -> Setup:
@@ -41,8 +48,8 @@ def setup_of(data_set: Path, *settings: str) -> Setup:
     return prepare(str(data_set), read_split(data_set), read_manifest(data_set), config)
 
 
-def plain_batches(setup: Setup, view: str, bad: tuple[str, ...] = ()) -> list[Tensor]:
-    """Of all ranks, in order."""
+def plain_batches(setup: Setup, bad: tuple[str, ...] = ()) -> list[Tensor]:
+    """Of RGB and of all ranks, in order."""
     train = setup.videos("train")
     order = StreamOrder(len(train), 4, 5, 2)
     batches = []
@@ -53,9 +60,8 @@ def plain_batches(setup: Setup, view: str, bad: tuple[str, ...] = ()) -> list[Te
             if place.key in bad:
                 continue
             (plan,) = plan_eval(place.num_frames, place.height, place.width, setup.clip)
-            clip = setup.reader.read(train[draw.video], plan)
-            clips.append(torch.from_numpy(clip.rgb if view == "rgb" else clip.tg))
-        batches.append(network_input(torch.stack(clips), view == "tg" and setup.clip.gradient == "slow"))
+            clips.append(torch.from_numpy(setup.reader.read(train[draw.video], plan).rgb))
+        batches.append(network_input(torch.stack(clips)))
     return batches  # type: ignore[return-value]
 
 
@@ -64,43 +70,50 @@ def same(one: Model, other: Model) -> bool:
     return all(torch.equal(value, state[name]) for name, value in one.state_dict().items())
 
 
-def expected(setup: Setup, model: Model, views: tuple[str, ...], bad: tuple[str, ...] = ()) -> Model:
+def expected(setup: Setup, model: Model, bad: tuple[str, ...] = ()) -> Model:
     model = copy.deepcopy(model)
-    for view in views:
-        assert recompute_statistics(model.backbone(view), plain_batches(setup, view, bad), 3) > 1  # type: ignore[arg-type]
+    assert recompute_statistics(model.backbone("rgb"), plain_batches(setup, bad)) > 1
     return model
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(
-    ("settings", "views"),
-    [
-        ((), ("rgb", "tg")),
-        (("data.gradient=slow",), ("rgb", "tg")),
-        (
-            (
-                "model.streams=rgb",
-                "method.method=supervised",
-                "method.align_stages=[]",
-                "method.contrast=[]",
-                "model.projection=none",
-            ),
-            ("rgb",),
-        ),
-    ],
-)
-def test_the_statistics_are_those_of_reading_view_by_view(
-    data_set: Path, settings: tuple[str, ...], views: tuple[str, ...], workers: int
+@pytest.mark.parametrize("settings", [(), ("data.gradient=slow",), ONE_VIEW])
+def test_rgb_is_measured_over_single_clips_and_tg_keeps_its_averages(
+    data_set: Path, settings: tuple[str, ...], workers: int
 ) -> None:
     setup = setup_of(data_set, *settings)
     model = build_model(setup.config.model, seed=1)
     before = copy.deepcopy(model)
     recompute_batch_norm(model, setup, ALONE, workers=workers)
     assert not same(model, before)
-    assert same(model, expected(setup, before, views))
+    assert same(model, expected(setup, before))
 
 
-def test_every_video_is_read_once_for_both_views(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("settings", [(), ("data.gradient=slow",), ("runtime.accumulate=2",)])
+def test_tg_may_be_measured_over_joint_batches(data_set: Path, settings: tuple[str, ...]) -> None:
+    setup = setup_of(data_set, "precise_bn.tg=joint", *settings)
+    model = build_model(setup.config.model, seed=1)
+    wanted = expected(setup, model)
+    inputs = []
+    for step in range(3):
+        for part in split_batch(step_dataset(setup, ALONE)[step], setup.config.runtime.accumulate):
+            views = views_of(part, setup.config.data.gradient == "slow")
+            assert views.weak is not None
+            assert views.strong is not None
+            inputs.append(torch.cat([views.labelled.tg, views.weak.tg, views.strong.tg]))  # type: ignore[list-item]
+    recompute_statistics(wanted.backbone("tg"), inputs)
+    assert recompute_batch_norm(model, setup, ALONE).num_batches == 3 + len(inputs)
+    assert same(model, wanted)
+
+
+def test_a_network_of_tg_alone_is_measured_over_joint_batches_or_not_at_all(data_set: Path) -> None:
+    for tg, num_batches in (("running", 0), ("joint", 3)):
+        setup = setup_of(data_set, *ONE_VIEW, "model.streams=tg", f"precise_bn.tg={tg}")
+        assert recompute_batch_norm(build_model(setup.config.model), setup, ALONE).num_batches == num_batches
+        assert bool(measured_views(setup.config)) is bool(num_batches)
+
+
+def test_every_video_is_read_once(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     setup = setup_of(data_set)
     seen: list[Any] = []
     read = ClipReader.read
@@ -117,13 +130,13 @@ def test_what_a_process_hands_over_is_one_clip(data_set: Path, monkeypatch: pyte
 
     def watched(*args: Any) -> Any:
         for item in item_loader(*args):
-            sizes.append(sum(part.numel() for part in item if isinstance(part, torch.Tensor)))
+            sizes.append(item.numel())
             yield item
 
     monkeypatch.setattr("tgtrain.evaluate.batch_norm.item_loader", watched)
     setup = setup_of(data_set)
     assert recompute_batch_norm(build_model(setup.config.model, seed=1), setup, ALONE).num_batches == 3
-    assert sizes == [2 * 4 * 32 * 32 * 3] * 12
+    assert sizes == [4 * 32 * 32 * 3] * 12
 
 
 class Apart(Ranks):
@@ -137,19 +150,18 @@ def test_ranks_take_whole_batches_in_turn(data_set: Path, monkeypatch: pytest.Mo
     """As each of two ranks is asked for them; what they come to together is tested in test_ranks."""
     setup = setup_of(data_set)
     model = build_model(setup.config.model, seed=1)
-    wanted = plain_batches(setup, "rgb"), plain_batches(setup, "tg")
+    wanted = plain_batches(setup)
     for rank, numbers in ((0, (0, 2)), (1, (1,))):
-        taken: list[list[Tensor]] = []
+        taken: list[Tensor] = []
         monkeypatch.setattr(
             "tgtrain.evaluate.batch_norm.recompute_statistics",
-            lambda network, batches, num, taken=taken: taken.extend(batches) or len(taken),
+            lambda network, batches, taken=taken: taken.extend(batches) or len(taken),
         )
         measured = recompute_batch_norm(model, setup, Apart(rank, 2, torch.device("cpu")))
         assert measured == BatchNormMeasured(len(numbers), ())
         assert len(taken) == len(numbers)
-        for (rgb, tg), number in zip(taken, numbers, strict=True):
-            assert torch.equal(rgb, wanted[0][number])
-            assert torch.equal(tg, wanted[1][number])
+        for clips, number in zip(taken, numbers, strict=True):
+            assert torch.equal(clips, wanted[number])
 
 
 def test_a_damaged_video_is_left_out(make_data_set: Callable[..., Path]) -> None:
@@ -158,10 +170,10 @@ def test_a_damaged_video_is_left_out(make_data_set: Callable[..., Path]) -> None
     model = build_model(setup.config.model, seed=1)
     train = [setup.reader.index.key(place) for place in setup.videos("train")]
     row = next(row for row in setup.manifest.videos if row.key in train)
-    wanted = expected(setup, model, ("rgb", "tg"), bad=(row.key,))
+    wanted = expected(setup, model, bad=(row.key,))
     with (root / row.shard).open("r+b") as file:
-        file.seek(row.members.tg_offset)
-        file.write(bytes(row.members.tg_bytes))
+        file.seek(row.members.rgb_offset)
+        file.write(bytes(row.members.rgb_bytes))
     measured = recompute_batch_norm(model, setup, ALONE)
     assert same(model, wanted)
     assert measured.num_batches == 3

@@ -127,18 +127,6 @@ def test_hmdb51_has_101_outputs(data_set: Path) -> None:
     assert (len(setup.classes), setup.classes[3], setup.classes[-1]) == (101, "unused-3", "unused-100")
 
 
-def test_precise_batch_norm_of_rgb_alone(data_set: Path) -> None:
-    for more, tg_moves in (((), True), ((quirk("precise_bn_rgb_only"),), False)):
-        setup = setup_of(data_set, *more)
-        model = build_model(setup.config.model)
-        before = {name: value.clone() for name, value in model.state_dict().items()}
-        recompute_batch_norm(model, setup, ALONE)
-        moved = {
-            name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])
-        }
-        assert moved == ({"rgb", "tg"} if tg_moves else {"rgb"})
-
-
 def test_precise_batch_norm_may_see_clips_cut_as_in_training(data_set: Path) -> None:
     found = []
     for clips in ("centre", "training"):
@@ -181,7 +169,7 @@ def test_a_test_may_measure_the_statistics_first(data_set: Path, tmp_path: Path)
 
 
 def test_strong_labelled_clips_are_learnt_from(data_set: Path) -> None:
-    from tgtrain.train.device import views_of
+    from tgtrain.data.device import views_of
 
     weak, strong = (
         step_dataset(setup_of(data_set, f"augment.labelled={view}", recipe="demo-supervised"), ALONE)[0]

@@ -103,7 +103,7 @@ def on_one_rank(rank: int, num_ranks: int, folder: str) -> None:
             found[f"norm {number} {affine}"] = norm_step(layer, rows, grad)
     network = synchronised(scaled_model(ONE_VIEW), CPU).backbone("rgb")
     mine = [precise_batches(place) for place in range(rank, 3, num_ranks)]  # of four ranks the last has none
-    used = recompute_statistics(network, mine, 3)
+    used = recompute_statistics(network, mine)
     found["precise"] = {"statistics": statistics(network), "used": used}
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
@@ -163,7 +163,7 @@ def test_batch_norm_over_uneven_ranks_equals_all_rows(ranks: list[dict[str, Any]
 
 def test_precise_statistics_of_uneven_ranks_equal_all_batches(ranks: list[dict[str, Any]]) -> None:
     network = scaled_model(ONE_VIEW).backbone("rgb")
-    assert recompute_statistics(network, map(precise_batches, range(3)), 3) == 3
+    assert recompute_statistics(network, map(precise_batches, range(3))) == 3
     assert sum(rank["precise"]["used"] for rank in ranks) == 3
     for name, value in statistics(network).items():
         assert all(

@@ -23,12 +23,12 @@ import torch
 from tests.train.method.support import PART_CASES, TWO_CLIPS, batch_of, blocks, model_of
 from tests.train.support import ALONE, SMALL, equal, records, run, setup_of, weights
 from tgtrain.data.build import step_dataset
+from tgtrain.data.device import batches_on
 from tgtrain.method.accumulate import add_gradients
 from tgtrain.method.step import Clips, StepInputs, step_terms
 from tgtrain.ranks.distributed import Ranks
 from tgtrain.run.checkpoint import list_checkpoints, load
 from tgtrain.run.journal import Interval, memory_mb
-from tgtrain.train.device import batches_on
 from tgtrain.train.learner import Learner
 from tgtrain.train.trainer import num_steps_of, train
 

@@ -6,8 +6,7 @@ Running averages lag behind the weights, so the reference replaces them before a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
@@ -18,14 +17,14 @@ from tgtrain.method.networks.sync_bn import own_rows_only
 
 
 @torch.no_grad()
-def recompute_statistics(network: nn.Module, batches: Iterable[Tensor | Sequence[Tensor]], num_batches: int) -> int:
+def recompute_statistics(network: nn.Module, batches: Iterable[Tensor]) -> int:
     """Replace every running mean and variance of `network` by the plain average of the batch statistics.
 
     Variances are the unbiased ones of each batch. The network is run on each batch with its BatchNorm layers in train mode
     and all else in eval mode; afterwards modes, momenta and counters are restored. Needs no more memory than a forward.
 
-    network: called on each batch; the backbone of a view (`model.backbone("rgb")`), or several as one module.
-    batches: read up to `num_batches`; with none the statistics stay. Every batch must give each layer more than one value
+    network: called on each batch; the backbone of a view (`model.backbone("rgb")`).
+    batches: with none the statistics stay. Every batch must give each layer more than one value
     per channel. Ranks have batches of their own, possibly none: the result is the average over all of them, the same on
     every rank. All ranks must call this. Returns the number of batches that this rank used.
     """
@@ -39,7 +38,7 @@ def recompute_statistics(network: nn.Module, batches: Iterable[Tensor | Sequence
         network.eval()
         for layer in layers:
             layer.train()
-        for used, batch in enumerate(islice(batches, num_batches), start=1):
+        for used, batch in enumerate(batches, start=1):
             for layer in layers:
                 # mean_n = mean_{n-1} + (x_n - mean_{n-1}) / n makes the running average a plain one; n = 1 drops the old.
                 layer.momentum = 1 / used

@@ -10,8 +10,8 @@ import torch
 
 from tests.train.support import assert_same_batch, dataset_of
 from tgtrain.data.batch import SslBatch
+from tgtrain.data.device import batches_on, on_device, tensors_of
 from tgtrain.data.loader import step_loader
-from tgtrain.train.device import batches_on, on_device, tensors_of
 
 CPU = torch.device("cpu")
 
