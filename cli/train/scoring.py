@@ -81,7 +81,7 @@ def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--modality",
             type=click.Choice(["rgb", "tg", "both"]),
-            help="which network answers; both: the mean of the two  [default: rgb]",
+            help="which network answers; both: the mean of the two  [default: rgb; `test` of two networks: all three]",
         ),
         click.option(
             "--average",

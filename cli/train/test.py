@@ -99,6 +99,10 @@ def test(
     setup = read_setup(run, Typed(data, shards, CacheSettings(cache_folder or "", round((cache_gb or 0) * 1e9))))
     settings = replace(scoring.settings(run, setup.config), features=features is not None)
     settings = replace(settings, batch_views=batch_views or settings.batch_views)
+    # The better network is often not RGB, so one pass over the videos scores both.
+    shows_all = scoring.modality is None and setup.config.model.streams == "two"
+    if shows_all:
+        settings = replace(settings, modality="both")
     videos = setup.videos(part)
     if not videos:
         option = "--test-percent" if part == "test" else "--hold-out"
@@ -112,16 +116,18 @@ def test(
     facts = {"checkpoint": trained.path.name, "step": trained.step, "part": part, "average": settings.average}
     facts |= {"batch_norm": "measured for this test"} if precise_bn else {}
     origin = {"run": str(run), **facts}
+    results = [result.network("rgb"), result.network("tg"), result] if shows_all else [result]
     for file, write in ((predictions, write_predictions), (features, write_features)):
         if file is not None:
-            write(file, result, origin)
-    written = write_test(run, result, facts)
+            write(file, results[0], origin)
+    written = [write_test(run, each, facts) for each in results]
     for reason in result.bad:
         say(f"not counted, damaged: {reason}")
     if as_json:
-        print_json({**origin, **result.to_dict()})
+        others = {each.modality: each.named() for each in results[1:]}
+        print_json({**origin, **results[0].to_dict(), **others})
     else:
-        _show(result, written)
+        _show(results, written)
     end(1 if result.bad else 0)
 
 
@@ -166,7 +172,9 @@ def _measure(
     return result if ranks.is_main else None
 
 
-def _show(result: Result, path: Path) -> None:
+def _show(results: list[Result], paths: list[Path]) -> None:
+    """Print classes and confusions of the first result, and the metrics of all."""
+    result, path = results[0], paths[0]
     facts = result.to_dict()
     classes = sorted(facts["per_class"], key=lambda entry: entry["accuracy"])
     width = max([len(entry["class_name"]) for entry in classes] + [12])
@@ -182,7 +190,12 @@ def _show(result: Result, path: Path) -> None:
         for truth, predicted, count, total in confusions:
             echo(f"{truth} taken for {predicted}: {count} of {total}")
     echo("-" * (width + 9))
-    for name, value in result.named().items():
+    if len(results) > 1:
+        echo(" " * width + "".join(f"{each.modality:>9}" for each in results))
+    for name in result.named():
         if not name.startswith("top5") or len(result.classes) > 5:
-            echo(f"{name:<{width}} {100 * value:6.2f} %")
-    echo(f"{len(result.keys)} videos, {result.modality}; written to {path}", kept=str(path))
+            echo(f"{name:<{width}} " + " ".join(f"{100 * each.named()[name]:6.2f} %" for each in results))
+    of_first = f"classes and confusions of {result.modality}" if len(results) > 1 else result.modality
+    echo(f"{len(result.keys)} videos, {of_first}; written to {path}", kept=str(path))
+    for other in paths[1:]:
+        echo(f"  and {other}", kept=str(other))

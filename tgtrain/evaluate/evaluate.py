@@ -15,7 +15,7 @@ from tgtrain.data.reader import BadSampleError, Clip
 from tgtrain.data.setup import Setup
 from tgtrain.evaluate.results import EvalProtocol, Result
 from tgtrain.evaluate.score import BATCH_VIEWS, Average, Floats, Modality, Scorer, VideoScores, VideoViews
-from tgtrain.method.networks.model import Model
+from tgtrain.method.networks.model import Model, View
 from tgtrain.ranks.distributed import Ranks
 
 _AHEAD = 64  # videos that a cache of a remote data set fetches before they are read
@@ -110,7 +110,7 @@ def evaluate(
     merged = sorted((entry for part in parts for entry in part), key=lambda entry: entry[0])
     readable = [(place, video) for place, video in merged if video.scores is not None]
     places = [videos[place] for place, _ in readable]
-    keep = {view: settings.features and settings.modality in (view, "both") for view in ("rgb", "tg")}
+    views: tuple[View, ...] = ("rgb", "tg") if settings.modality == "both" else (settings.modality,)
     return Result(
         views=settings.protocol,
         modality=settings.modality,
@@ -119,8 +119,15 @@ def evaluate(
         labels=np.array(setup.labels(places), np.int64),
         scores=_rows([video.scores for _, video in readable], len(setup.classes)),
         bad=tuple(video.bad for _, video in merged if video.bad),
-        rgb_features=_rows([video.rgb_features for _, video in readable]) if keep["rgb"] else None,
-        tg_features=_rows([video.tg_features for _, video in readable]) if keep["tg"] else None,
+        of_networks={
+            view: _rows([video.of_networks[view] for _, video in readable], len(setup.classes)) for view in views
+        },
+        rgb_features=_rows([video.rgb_features for _, video in readable])
+        if settings.features and "rgb" in views
+        else None,
+        tg_features=_rows([video.tg_features for _, video in readable])
+        if settings.features and "tg" in views
+        else None,
     )
 
 

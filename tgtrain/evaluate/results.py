@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from manifests.manifest_io import json_bytes
 from manifests.records import InputError
 from tgtrain.evaluate import metrics
 from tgtrain.evaluate.score import Floats, Modality
+from tgtrain.method.networks.model import View
 
 _MODALITIES = ("rgb", "both", "tg")  # in the order in which reports show them: what is published first
 _METRICS = ("top1", "top5", "mean_class")
@@ -55,9 +56,15 @@ class Result:
     """float32[N, K], mean over the views and networks."""
     bad: tuple[str, ...]
     """What is wrong with each video that could not be read."""
+    of_networks: Mapping[View, Floats] = field(default_factory=dict)
+    """Scores of each network that was run, as `scores`, which is their mean."""
     rgb_features: Floats | None = None
     """float32[N, C], pooled output of the last stage, mean over the views; None if not requested, as with `tg_features`."""
     tg_features: Floats | None = None
+
+    def network(self, view: View) -> Result:
+        """The result of one of the networks alone."""
+        return replace(self, modality=view, scores=self.of_networks[view])
 
     def named(self) -> dict[str, float]:
         """Metrics by their name with protocol, fractions 0..1. With 5 classes or fewer top5 is always 1."""

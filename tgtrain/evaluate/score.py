@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -48,6 +48,8 @@ class VideoScores:
     position: int
     scores: Floats | None
     """float32[K], mean over views and networks; None if the video is bad."""
+    of_networks: Mapping[View, Floats] = field(default_factory=dict)
+    """float32[K] of each network, mean over views."""
     rgb_features: Floats | None = None
     """float32[C], pooled output of the last stage, mean over views; None if not requested, as with `tg_features`."""
     tg_features: Floats | None = None
@@ -99,10 +101,11 @@ class Scorer:
                 continue
             rows = slice(first, first := first + len(video))
             scores = np.concatenate([logits[rows] for logits, _ in host.values()]).mean(axis=0, dtype=np.float32)
+            alone = {view: logits[rows].mean(axis=0, dtype=np.float32) for view, (logits, _) in host.items()}
             means = {
                 view: pooled[rows].mean(axis=0, dtype=np.float32) for view, (_, pooled) in host.items() if self.features
             }
-            yield VideoScores(video.position, scores, means.get("rgb"), means.get("tg"))
+            yield VideoScores(video.position, scores, alone, means.get("rgb"), means.get("tg"))
 
     def _forward(self, clips: list[Tensor], view: View) -> tuple[Tensor, Tensor]:
         """Scores [N, K] and pooled features [N, C] of all views of one network."""

@@ -87,6 +87,18 @@ def test_predict_gives_the_scores_of_a_test_up_to_jpeg(folder: Path, tmp_path: P
         assert sum(each["probability"] for each in found[stem]["top"]) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_run_of_two_networks_is_tested_with_each_and_with_both(folder: Path) -> None:
+    run = run_of(folder)
+    together = json.loads(call(tgtrain, "test", run, "--views", "2x3", "--json").stdout)
+    files = {name: json.loads((run / f"test-2x3{name}.json").read_bytes()) for name in ("", "-tg", "-both")}
+    shown = call(tgtrain, "test", run, "--views", "2x3").stdout
+    assert "rgb       tg     both" in shown
+    for name, modality in (("", "rgb"), ("-tg", "tg"), ("-both", "both")):
+        alone = json.loads(call(tgtrain, "test", run, "--views", "2x3", "--modality", modality, "--json").stdout)
+        assert json.loads((run / f"test-2x3{name}.json").read_bytes()) == files[name]
+        assert alone["top1@2x3"] == files[name]["top1@2x3"] == together.get(modality, together)["top1@2x3"]
+
+
 def test_predict_names_bad_videos_and_answers_the_others(folder: Path, tmp_path: Path) -> None:
     good = videos_of(folder)[0]
     shutil.copy(good, tmp_path / "good.avi")
@@ -313,7 +325,7 @@ def test_test_writes_features_and_prints_no_top5_of_two_classes(folder: Path, tm
     assert "top5" not in done.stdout
     table = pq.read_table(path)
     assert len(table) == 2
-    assert table.column_names == ["key", "label", "class_name", "rgb_features"]
+    assert table.column_names == ["key", "label", "class_name", "rgb_features", "tg_features"]
     done = call(tgtrain, "test", run_of(folder), "--features", tmp_path / "gone" / "f.parquet", expected=2)
     assert "a folder that exists" in done.stderr
 
