@@ -139,6 +139,8 @@ class RuntimeSettings:
     """"inductor" generates code for the device; "aot_eager" and "eager" only trace, to find what goes wrong."""
     accumulate: Annotated[int, Field(ge=1, le=4096)] = 1
     """Micro-batches of each rank before the weights change, for a batch that does not fit; see tgtrain.method.accumulate."""
+    checkpoint_activations: bool = False
+    """Keep the input of every block alone, and compute the rest again in the backward pass: less memory, a third more time."""
     accumulate_contrast: Literal["batch", "part"] = "batch"
     """Rows that the contrast loss compares: of the batch (an extra forward pass without gradient), or of one micro-batch."""
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01

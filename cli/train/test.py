@@ -97,16 +97,12 @@ def test(
     for path in (predictions, features):
         check_output(path)
     setup = read_setup(run, Typed(data, shards, CacheSettings(cache_folder or "", round((cache_gb or 0) * 1e9))))
-    settings = replace(scoring.settings(run, setup.config), features=features is not None)
-    settings = replace(settings, batch_views=batch_views or settings.batch_views)
     # The better network is often not RGB, so one pass over the videos scores both.
     shows_all = scoring.modality is None and setup.config.model.streams == "two"
-    if shows_all:
-        settings = replace(settings, modality="both")
-    videos = setup.videos(part)
-    if not videos:
-        option = "--test-percent" if part == "test" else "--hold-out"
-        raise InputError(f"Split {setup.split.name} has no {part} videos. `tgprep split {option} P` sets some aside.")
+    scoring = replace(scoring, modality="both") if shows_all else scoring
+    settings = replace(scoring.settings(run, setup.config), features=features is not None)
+    settings = replace(settings, batch_views=batch_views or settings.batch_views)
+    videos = _videos_of(setup, part)
     trained = read_trained(run, scoring.checkpoint)
     result = _measure(trained, setup, videos, settings, device, precise_bn)
     if result is None:
@@ -124,11 +120,20 @@ def test(
     for reason in result.bad:
         say(f"not counted, damaged: {reason}")
     if as_json:
-        others = {each.modality: each.named() for each in results[1:]}
-        print_json({**origin, **results[0].to_dict(), **others})
+        print_json({**origin, **results[0].to_dict(), **{each.modality: each.named() for each in results[1:]}})
     else:
         _show(results, written)
     end(1 if result.bad else 0)
+
+
+def _videos_of(setup: Setup, part: str) -> list[int]:
+    """The videos of a part. InputError if it has none."""
+    from manifests.records import InputError
+
+    if videos := setup.videos(part):
+        return videos
+    option = "--test-percent" if part == "test" else "--hold-out"
+    raise InputError(f"Split {setup.split.name} has no {part} videos. `tgprep split {option} P` sets some aside.")
 
 
 def _measure(

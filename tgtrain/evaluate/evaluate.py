@@ -109,7 +109,7 @@ def evaluate(
     # Back into the order of `videos`, whichever rank had which.
     merged = sorted((entry for part in parts for entry in part), key=lambda entry: entry[0])
     readable = [(place, video) for place, video in merged if video.scores is not None]
-    places = [videos[place] for place, _ in readable]
+    places, num_classes = [videos[place] for place, _ in readable], len(setup.classes)
     views: tuple[View, ...] = ("rgb", "tg") if settings.modality == "both" else (settings.modality,)
     return Result(
         views=settings.protocol,
@@ -117,11 +117,9 @@ def evaluate(
         classes=setup.classes,
         keys=tuple(setup.reader.index[place].key for place in places),
         labels=np.array(setup.labels(places), np.int64),
-        scores=_rows([video.scores for _, video in readable], len(setup.classes)),
+        scores=_rows([video.scores for _, video in readable], num_classes),
         bad=tuple(video.bad for _, video in merged if video.bad),
-        of_networks={
-            view: _rows([video.of_networks[view] for _, video in readable], len(setup.classes)) for view in views
-        },
+        of_networks={view: _rows([video.of_networks[view] for _, video in readable], num_classes) for view in views},
         rgb_features=_rows([video.rgb_features for _, video in readable])
         if settings.features and "rgb" in views
         else None,

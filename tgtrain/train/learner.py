@@ -17,6 +17,7 @@ from tgtrain.data.batch import SslBatch, split_batch
 from tgtrain.data.device import views_of
 from tgtrain.method.accumulate import add_gradients, clip_gradients, rescale_bn_momentum
 from tgtrain.method.networks.model import Model, build_model, share_dropout
+from tgtrain.method.networks.recompute import checkpoint_activations
 from tgtrain.method.networks.sync_bn import synchronised
 from tgtrain.method.schedule import LearningRateSettings, epoch_of, learning_rate
 from tgtrain.method.step import StepInputs
@@ -40,6 +41,8 @@ class Learner:
         self.model: Model = model.to(device=ranks.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         rescale_bn_momentum(self.model, config.runtime.accumulate)
 
+        if config.runtime.checkpoint_activations:
+            checkpoint_activations(self.model)
         self.network: nn.Module = self.model
         on_gpu = ranks.device.type == "cuda"
         if ranks.world_size > 1:

@@ -68,6 +68,12 @@ def require_settings(config: Config, ranks: Ranks) -> None:
                 f"{' or parts' if num_parts > 1 else ''}."
             )
 
+    if config.runtime.checkpoint_activations and config.runtime.compile:
+        raise InputError(
+            "runtime.checkpoint_activations and runtime.compile are both on, and torch.compile decides by itself what it keeps: "
+            "switch one of them off."
+        )
+
     # From shapes alone; a network that cannot take such clips fails here.
     features = last_shape(config.model, frames, size, size)
     if not has_variance(config, features):

@@ -20,6 +20,21 @@ BATCH_NORM_EPS = 1e-3
 Triple = tuple[int, int, int]
 
 
+class Stem(nn.Module):
+    """The first convolution, which halves height and width, and a spatial max-pool, which halves them again."""
+
+    def __init__(self, out_channels: int, num_frames: int) -> None:
+        super().__init__()
+        self.conv = _conv(3, out_channels, (num_frames, 7, 7), (1, 2, 2))
+        self.bn = _norm(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.pool = nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+
+    def forward(self, clips_BCTHW: Tensor) -> Tensor:
+        pooled: Tensor = self.pool(self.relu(self.bn(self.conv(clips_BCTHW))))
+        return pooled
+
+
 class BasicBlock(nn.Module):
     """Two 3x3x3 convolutions and a shortcut; the first convolution has the stride, ReLU follows the addition."""
 
@@ -62,7 +77,7 @@ class Bottleneck(nn.Module):
 
 
 class _ResNet(nn.Module):
-    """Stem, spatial pool and four stages, with or without a temporal max-pool after stage 1.
+    """Stem and four stages, with or without a temporal max-pool after stage 1.
 
     depth: a key of BLOCKS_PER_STAGE. width: channels of the stem, 64 published. Any height and width of at least 1 pixel works.
     """
@@ -77,9 +92,7 @@ class _ResNet(nn.Module):
     def __init__(self, depth: int, width: int) -> None:
         super().__init__()
         self.out_channels = 8 * self.EXPANSION * width
-        self.stem = _conv_norm(3, width, (self.STEM_FRAMES, 7, 7), (1, 2, 2))
-        self.relu = nn.ReLU(inplace=True)
-        self.pool = nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+        self.stem = Stem(width, self.STEM_FRAMES)
         self.temporal_pool = nn.MaxPool3d((2, 1, 1), stride=(2, 1, 1)) if self.MIN_FRAMES == 2 else nn.Identity()
         stages, in_channels = [], width
         for stage, num_blocks in enumerate(self.BLOCKS_PER_STAGE[depth]):
@@ -108,7 +121,7 @@ class _ResNet(nn.Module):
                 f"The clip is too short for the network: got {shape[2]} frame(s), expected at least {self.MIN_FRAMES}, "
                 "because it halves time. Use a longer clip (the published recipes use 8 frames)."
             )
-        stage1 = self.temporal_pool(self.stage1(self.pool(self.relu(self.stem(clips_BCTHW)))))
+        stage1 = self.temporal_pool(self.stage1(self.stem(clips_BCTHW)))
         stage2 = self.stage2(stage1)
         stage3 = self.stage3(stage2)
         return stage1, stage2, stage3, self.stage4(stage3)

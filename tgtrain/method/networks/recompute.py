@@ -1,0 +1,52 @@
+"""Activation checkpointing: less memory for a step, more time. Gradients and BatchNorm statistics stay the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from tgtrain.method.networks.backbones import BasicBlock, Bottleneck, Stem
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Make the stem and every block of a model keep only their input, and compute the rest again in the backward pass.
+
+    Source: Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016. Call it after BatchNorm layers were replaced.
+    """
+    for module in model.modules():
+        if isinstance(module, BasicBlock | Bottleneck | Stem):
+            module.forward = partial(_recomputed, module, module.forward)  # type: ignore[method-assign]
+
+
+def _recomputed(module: nn.Module, forward: Callable[[Tensor], Tensor], x_BCTHW: Tensor) -> Tensor:
+    if not (module.training and torch.is_grad_enabled()):
+        return forward(x_BCTHW)
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _statistics_kept(module)
+
+    # Dropout comes after the backbone, so no state of a generator has to be restored.
+    output: Tensor = checkpoint(forward, x_BCTHW, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+    return output
+
+
+@contextmanager
+def _statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Within this context, a forward in train mode leaves running averages alone: it is the second one of the same rows."""
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+            if layer.num_batches_tracked is not None:
+                layer.num_batches_tracked.sub_(1)
