@@ -102,8 +102,7 @@ def test(
     scoring = replace(scoring, modality="both") if shows_all else scoring
     settings = replace(scoring.settings(run, setup.config), features=features is not None)
     settings = replace(settings, batch_views=batch_views or settings.batch_views)
-    videos = _videos_of(setup, part)
-    trained = read_trained(run, scoring.checkpoint)
+    videos, trained = _videos_of(setup, part), read_trained(run, scoring.checkpoint)
     result = _measure(trained, setup, videos, settings, device, precise_bn)
     if result is None:
         end(0)  # with any other code, torchrun and srun end the first process, which is still writing
