@@ -20,7 +20,7 @@ import pytest
 import simplejpeg
 
 from manifests.manifest_io import HEADER_NAME, read_manifest
-from manifests.splits.label_split import SPLIT_SCHEMA, make_split, write_split
+from manifests.splits.label_split import SPLIT_SCHEMA, make_split, read_split, write_split
 from manifests.splits.settings import SplitSettings
 from manifests.table import FLOW_VIDEO_SCHEMA, SHARD_SCHEMA, VIDEO_SCHEMA, Manifest
 from tests.prep.support import extract_videos
@@ -216,6 +216,10 @@ def test_streams(folder: Path, word: str) -> None:
         assert len(lines) == 4  # the first shard alone
         assert set(lines) < truth
     else:
+        if word == "load_dataset":
+            split = read_split(folder / "dataset", "p50-s0-f1")
+            parts = {part: len(split.keys_of(part)) for part in ("labelled", "unlabelled")}
+            assert ast.literal_eval(lines.pop()) == parts == {"labelled": 3, "unlabelled": 6}
         assert len(lines) == 6
         assert set(lines) == truth
 

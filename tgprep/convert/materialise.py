@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
+from manifests.card import CARD_NAME, write_card
 from manifests.files import (
     MAX_JSON_BYTES,
     TEMPORARY_PREFIX,
@@ -44,6 +45,9 @@ FACTS_NAME = "split.json"
 _CLAIM_NAME = ".tgprep-split.json"
 _LOCK_NAME = ".tgprep-lock"
 _PIECE_BYTES = 4 * 1024 * 1024
+_CARD = """Label split {name} as WebDataset shards, one set for each part, written by `tgprep split --materialise`.
+
+`datasets.load_dataset("THIS FOLDER")` and any reader of WebDataset read them; `split.json` says what they were made from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,8 @@ def materialise(
             room = f"{missing_bytes / 1e9:.3g} GB are to be written, {free_bytes / 1e9:.3g} GB are free"
             raise InputError(f"{folder}: {room}. Make room, or name another --output.")
         _write_targets(manifest, folder, targets, kept, stop or threading.Event(), on_progress)
+        patterns = {part: f"{part}-*.tar" for part in dict.fromkeys(target.part for target in targets)}
+        write_card(folder, patterns, _CARD.format(name=split.name))
         # Written last: a folder with it is complete.
         facts = claim | _facts(manifest, split, folder, targets, relabelled)
         with atomic_write(folder / FACTS_NAME) as file:
@@ -168,7 +174,7 @@ def _check_folder(manifest: Manifest, folder: Path, claim: dict[str, str]) -> No
     markers = (FACTS_NAME, _CLAIM_NAME)
     advice = "Name a new or empty folder with --output."
     try:
-        if not require_own_folder(folder, markers, "split", advice, ignored=(_LOCK_NAME,)):
+        if not require_own_folder(folder, markers, "split", advice, ignored=(_LOCK_NAME, CARD_NAME)):
             return
         marker = next(folder / name for name in markers if (folder / name).exists())
         facts = read_json(marker)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from manifests.card import write_card
 from manifests.files import Location, below, exists, list_files, list_folder, remove, remove_tree
 from manifests.manifest_io import HEADER_NAME, read_manifest, write_manifest
 from manifests.records import FAILED, SKIPPED, WRITTEN, InputError, ManifestHeader, VideoRow
@@ -25,6 +26,11 @@ from tgprep.extract.workers.local import num_workers, run_local
 from tgprep.extract.workers.scratch import refuse_small, scratch_folder
 from tgprep.extract.workers.shards import Engine, Request, ShardError, ShardPlan, ShardResult, StoppedError, Workload
 from tgprep.scan.scan import Scan
+
+_CARD = """Videos as WebDataset shards, with every frame and its temporal gradient, written by `tgprep extract`.
+
+`datasets.load_dataset("THIS FOLDER")` and any reader of WebDataset read them: all videos are one part. Which of them are labelled,
+unlabelled or test is in `splits/`; `tgprep split --materialise` writes these as parts of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +247,7 @@ def finalise(
     counts = Counter(row.status for row in rows)
     assert counts.total() == counts[WRITTEN] + counts[FAILED] + counts[SKIPPED], counts
     header = replace(header, num_written=counts[WRITTEN], num_failed=counts[FAILED], num_skipped=counts[SKIPPED])
+    write_card(out, {"train": "shard-*.tar"}, _CARD)  # all videos: labels of training are in splits/
     manifest = write_manifest(out, header, sorted(rows, key=lambda row: (row.key, row.path)), shards)
     work_folder.remove(out)
     return manifest

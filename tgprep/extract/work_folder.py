@@ -16,6 +16,7 @@ from typing import TextIO
 from pydantic import TypeAdapter
 
 from manifests import files
+from manifests.card import CARD_NAME
 from manifests.locks import hold_lock, wait_for_lock
 from manifests.manifest_io import HEADER_NAME, SHARDS_NAME, read_header, settle_tables
 from manifests.records import InputError
@@ -37,7 +38,11 @@ def check_output_folder(out: files.Location) -> None:
             raise InputError(f"Cannot make the folder {out}: {parent}: {why}. Name another folder.")
     try:
         files.require_own_folder(
-            out, {HEADER_NAME, WORK_FOLDER, SHARDS_NAME}, "data set", "Name a new or empty folder for OUT."
+            out,
+            {HEADER_NAME, WORK_FOLDER, SHARDS_NAME},
+            "data set",
+            "Name a new or empty folder for OUT.",
+            ignored=(CARD_NAME,),
         )
     except OSError as error:
         raise InputError(f"Cannot read the folder {out}: {error.strerror or error}.") from None

@@ -69,6 +69,20 @@ def members(folder: Path, pattern: str) -> dict[str, dict[str, bytes]]:
     return found
 
 
+def test_a_readme_names_the_parts_and_never_replaces_the_users(dataset: Path, tmp_path: Path) -> None:
+    assert "path: shard-*.tar" in (dataset / "README.md").read_text()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/README.md").write_text("my notes")
+    for name, text in (("new", "  - split: validation\n    path: validation-*.tar\n"), ("mine", "my notes")):
+        result = call(dataset, "--materialise", "half", "--output", tmp_path / name)
+        assert result.exit_code == 0, result.output
+        assert text in (tmp_path / name / "README.md").read_text()
+    # As an earlier version left it: the same command adds the file.
+    (tmp_path / "new/README.md").unlink()
+    assert call(dataset, "--materialise", "half", "--output", tmp_path / "new").exit_code == 0
+    assert all(f"split: {part}\n" in (tmp_path / "new/README.md").read_text() for part in PARTS)
+
+
 def test_parts_hold_the_samples_of_the_split(dataset: Path, tmp_path: Path) -> None:
     target = tmp_path / "plain"
     result = call(dataset, "--materialise", "half", "--output", target)
@@ -89,7 +103,7 @@ def test_parts_hold_the_samples_of_the_split(dataset: Path, tmp_path: Path) -> N
     assert {shard["name"]: shard["sha256"] for shard in facts["shards"]} == {
         name: digest for name, digest in digests.items() if name.endswith(".tar")
     }
-    assert sorted(digests) == sorted([*(shard["name"] for shard in facts["shards"]), "split.json"])
+    assert sorted(digests) == sorted([*(shard["name"] for shard in facts["shards"]), "README.md", "split.json"])
     assert sum(shard["num_videos"] for shard in facts["shards"]) == sum(len(split.keys_of(part)) for part in PARTS)
 
 

@@ -45,7 +45,13 @@ def test_every_input_is_accounted_for(video_folder: MakeFolder, tmp_path: Path) 
     }
     skipped = {row.path: row.error for row in outcome.manifest.videos if row.status == "skipped"}
     assert set(skipped) == {"class1/nothing.avi", "class1/odd.xyz"}
-    assert sorted(tree(tmp_path / "out")) == ["dataset.json", "shard-000000.tar", "shards.parquet", "videos.parquet"]
+    assert sorted(tree(tmp_path / "out")) == [
+        "README.md",
+        "dataset.json",
+        "shard-000000.tar",
+        "shards.parquet",
+        "videos.parquet",
+    ]
 
 
 def test_any_number_of_processes_gives_the_same_bytes(video_folder: MakeFolder, tmp_path: Path) -> None:
