@@ -12,7 +12,7 @@ from manifests.datasets import KINETICS_NAME, class_list, clean_class, folded_cl
 from manifests.lists.labels import UNUSED, is_missing, number_of, subset_in_name, subset_of_word
 from manifests.lists.listed import ListedVideo, OfficialLists, SubsetsOfVideos, Tally
 from manifests.lists.table import KINETICS_COLUMNS, Row, Table, header_of, read_table
-from manifests.lists.text import read_text
+from manifests.lists.text import read_text, shown
 from manifests.records import InputError
 
 FORM = "csv files with the columns label,youtube_id,time_start,time_end,split"
@@ -98,11 +98,11 @@ def _rows(file: Path, table: Table, tally: Tally) -> Iterator[tuple[Row, _Name, 
         span = f"{whole_seconds(start)}_{whole_seconds(end)}"
         if not _SPAN.fullmatch(span):
             raise InputError(
-                f"{file}, line {row.line}: time_start {start!r}, time_end {end!r}; expected seconds from 0."
+                f"{file}, line {row.line}: time_start {shown(start)}, time_end {shown(end)}; expected seconds from 0."
             )
         if not KINETICS_NAME.match(youtube_id):
             message = "{n} ids are no YouTube ids (11 letters, digits, - and _; Excel changes those that begin with -)"
-            tally.add(message, f"{where}: {youtube_id!r}")
+            tally.add(message, f"{where}: {shown(youtube_id)}")
         yield row, (youtube_id, span), _subset(row.cells.get(column, ""), of_file, with_words, where, tally)
 
 
@@ -127,7 +127,7 @@ def _subset(word: str, of_file: str, with_words: bool, where: str, tally: Tally)
         subset = of_file
     if not subset:
         message = "{n} rows are in no part: their word for the split is not train, val or test"
-        tally.add(message, f"{where}: {word!r}")
+        tally.add(message, f"{where}: {shown(word)}")
         return UNUSED
     if subset == "train" and of_file in ("val", "test"):
         message = "{n} rows are train by their column and held out by the name of the file; they are held out"
@@ -141,7 +141,7 @@ def _label(row: Row, file: Path) -> str:
     if is_missing(text):
         return ""
     if number_of(text) is not None:
-        raise InputError(f"{file}, line {row.line}: label {text!r}; expected the name of a class.")
+        raise InputError(f"{file}, line {row.line}: label {shown(text)}; expected the name of a class.")
     return clean_class(text)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from manifests.datasets import SUBSET_NAMES, subset_of_folder
+from manifests.lists.text import shown
 from manifests.records import InputError
 
 MAX_LABEL = 999_999
@@ -30,7 +31,7 @@ def whole_number(label: str) -> int | None:
         return None
     if not number.is_integer() or not 0 <= number <= MAX_LABEL:
         raise InputError(
-            f"label {label!r}; expected a class name, or a whole number from 0 to {MAX_LABEL:,}. "
+            f"label {shown(label)}; expected a class name, or a whole number from 0 to {MAX_LABEL:,}. "
             "Take videos without a label out of the list"
         )
     return int(number)

@@ -28,6 +28,7 @@ _MAX_FOLDERS = 200  # that are searched below a folder of annotations
 _ARCHIVES = ("zip", "rar", "gz", "tgz", "tar", "7z")
 _TABLES = ("csv", "tsv")
 _OTHERS = ("txt", "json", "jsonl", "xml", "mat", "pkl", "npy", "yaml", "yml", "parquet", "xls", "xlsx")
+LIST_ENDINGS = tuple(f".{extension}" for extension in (*_ARCHIVES, *_TABLES, *_OTHERS))
 _LIST_WORDS = re.compile(r"train|test|val|split|classind|annot", re.IGNORECASE)
 
 
@@ -84,7 +85,7 @@ def unread_files(dataset: str, places: list[Path], lists: OfficialLists | None) 
 def _why_unread(dataset: str, file: Path) -> str:
     """Why a file is read as no list; "" if it does not look like one."""
     extension = file.suffix.lower().lstrip(".")
-    if file.name.startswith(".") or extension not in (*_ARCHIVES, *_TABLES, *_OTHERS) or not file.is_file():
+    if file.name.startswith(".") or not file.name.lower().endswith(LIST_ENDINGS) or not file.is_file():
         return ""
     if re.match("readme|license", file.name, re.IGNORECASE):
         return ""

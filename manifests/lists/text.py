@@ -9,6 +9,7 @@ from pathlib import Path
 from manifests.records import InputError
 
 MAX_BYTES = 256 * 1024 * 1024  # of a list; that of Kinetics-700 has 40 MB
+MAX_LINE = 16384
 # The marks of UTF-32 begin with those of UTF-16.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -30,12 +31,21 @@ def read_text(file: Path) -> str:
 
 def read_lines(file: Path) -> list[tuple[int, str]]:
     """Read the lines that are not blank, without spaces at their ends, and their numbers from 1."""
-    return lines_of(read_text(file))
+    return lines_of(read_text(file), file)
 
 
-def lines_of(text: str) -> list[tuple[int, str]]:
+def lines_of(text: str, file: Path) -> list[tuple[int, str]]:
     """Split a text into the lines that are not blank, without spaces at their ends, and their numbers from 1."""
-    return [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    for number, line in lines:
+        if len(line) > MAX_LINE:
+            raise InputError(f"{file}, line {number}: has {len(line):,} characters: no line of a list.")
+    return lines
+
+
+def shown(text: str) -> str:
+    """A text of a list for messages: in quotes, long ones cut."""
+    return repr(text if len(text) <= 120 else f"{text[:120]}...")
 
 
 def read_file(file: Path) -> bytes:

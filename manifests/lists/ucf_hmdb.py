@@ -10,7 +10,7 @@ from pathlib import Path
 from manifests.datasets import class_list, nfc
 from manifests.lists.labels import number_of
 from manifests.lists.listed import ListedVideo, OfficialLists, SubsetsOfVideos, Tally
-from manifests.lists.text import read_lines
+from manifests.lists.text import read_lines, shown
 from manifests.records import InputError
 
 HMDB_FILE = re.compile(r"^(?P<class>.+)_test_split(?P<fold>[123])\.txt$")
@@ -42,7 +42,7 @@ def read_ucf101(folder: Path) -> OfficialLists:
             stem = re.sub(r"\.\w+$", "", file_name)
             if not class_name or not stem:
                 raise InputError(
-                    f"{file}, line {number}: {line!r}; expected `Class/v_Class_g01_c01.avi` with a class of classInd.txt."
+                    f"{file}, line {number}: {shown(line)}; expected `Class/v_Class_g01_c01.avi` with a class of classInd.txt."
                 )
             # A train list has the label behind the name; the class list gives it too.
             if label is not None and label != classes.index(class_name) + 1:
@@ -73,7 +73,7 @@ def read_hmdb51(folder: Path) -> OfficialLists:
         for number, line in read_lines(file):
             name, flag = _split_number(line)
             if flag not in _HMDB_FLAGS:
-                raise InputError(f"{file}, line {number}: {line!r}; expected `file.avi 0`, `1` or `2`.")
+                raise InputError(f"{file}, line {number}: {shown(line)}; expected `file.avi 0`, `1` or `2`.")
             stem = _VIDEO_ENDING.sub("", name)
             where = f"{file.name} line {number}"
             lists.add(by_name[class_name.lower()], stem, int(fold) - 1, _HMDB_FLAGS[int(flag)], where)
@@ -94,7 +94,7 @@ def _refuse_twins(names: Sequence[str], file: Path) -> None:
     first_place: dict[str, int] = {}
     for place, name in enumerate(names):
         if (first := first_place.setdefault(name, place)) != place:
-            raise InputError(f"{file}: classes {first + 1} and {place + 1} have one name, {name!r}. Rename one.")
+            raise InputError(f"{file}: classes {first + 1} and {place + 1} have one name, {shown(name)}. Rename one.")
 
 
 class _Lists:

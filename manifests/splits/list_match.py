@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from manifests.datasets import KINETICS, KINETICS_NAME, clean_class, nfc
 from manifests.lists.labels import subset_of_word
+from manifests.lists.text import shown
 from manifests.records import WRITTEN, InputError
 from manifests.splits.lists import ListFile, Reading
 from manifests.table import Manifest
@@ -107,7 +108,7 @@ def _of_another_part(part: str, word: str) -> str:
     fitting = {"labelled": ("train", "labeled"), "unlabelled": ("train", "labeled", "unlabeled")}.get(
         part, ("val", "test")
     )
-    return "" if subset in fitting else f"its subset is {word!r}, not {' or '.join(fitting)}"
+    return "" if subset in fitting else f"its subset is {shown(word)}, not {' or '.join(fitting)}"
 
 
 _Way = tuple[Callable[[], Iterator[tuple[int, str]]], Callable[[str], Iterator[str]]]

@@ -17,7 +17,7 @@ import pyarrow as pa
 from manifests.lists.kinetics import whole_seconds
 from manifests.lists.labels import is_missing, number_of
 from manifests.lists.table import COLUMNS, column_name, expected_columns, header_of, read_table
-from manifests.lists.text import decode, lines_of, read_file
+from manifests.lists.text import decode, lines_of, read_file, shown
 from manifests.lists.ucf_hmdb import HMDB_FILE
 from manifests.records import InputError
 from manifests.splits.label_split import LabelSplit
@@ -113,7 +113,9 @@ def read_list(file: Path) -> ListFile:
 
 def _is_table(columns: tuple[str, ...]) -> bool:
     """Whether these are the columns of a table: one names the videos. A line with a comma alone may be `path,label`."""
-    return len(columns) > 1 and not {*COLUMNS["path"], "youtube_id"}.isdisjoint(columns)
+    if len(columns) < 2 or any(number_of(name) is not None for name in columns):
+        return False
+    return not {*COLUMNS["path"], "youtube_id"}.isdisjoint(columns)
 
 
 def _entries(text: str, columns: tuple[str, ...], file: Path) -> Iterator[ListEntry]:
@@ -121,7 +123,7 @@ def _entries(text: str, columns: tuple[str, ...], file: Path) -> Iterator[ListEn
     if records is None and _is_table(columns):
         records = ((row.line, row.cells) for row in read_table(text, file).rows)
     if records is None:
-        for number, line in lines_of(text):
+        for number, line in lines_of(text, file):
             yield ListEntry(number, line, tuple(_readings(line)))
         return
     for number, record in records:
@@ -168,7 +170,9 @@ def _from_columns(record: Mapping[str, Any], where: str) -> Iterator[Reading]:
         if not {None, ""}.intersection(times):
             seconds = [whole_seconds(str(time)) for time in times]
             if not all(seconds):
-                raise InputError(f"{where}: time_start {times[0]!r}, time_end {times[1]!r}; expected seconds from 0.")
+                raise InputError(
+                    f"{where}: time_start {shown(str(times[0]))}, time_end {shown(str(times[1]))}; expected seconds from 0."
+                )
             stem = "_".join([stem, *seconds])
         yield Reading(f"{label}/{stem}", label, num_frames)
     for path in _values(record, "path"):

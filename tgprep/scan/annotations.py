@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from manifests.files import Location, below, download, exists, list_folder
-from manifests.lists.official import LIST_FOLDERS
+from manifests.lists.official import LIST_ENDINGS, LIST_FOLDERS
+from manifests.lists.text import MAX_BYTES
 from manifests.records import InputError
 
-_MAX_BYTES = 256 * 1024 * 1024  # of a list
 _MAX_FILES = 2000  # in a folder; HMDB51 has 153
 
 
@@ -57,9 +57,12 @@ def _copy_lists(url: str, target: Path) -> None:
     """Copy the lists in a folder of a store, and in the folders that archives of lists unpack to."""
     target.mkdir()
     entries = list_folder(url)
-    lists = [n for n, size in entries.items() if n.lower().endswith((".txt", ".csv")) and 0 < size <= _MAX_BYTES]
-    for name in lists[:_MAX_FILES]:
-        download(f"{url}/{name}", target / name)
+    files = [name for name, size in entries.items() if 0 < size <= MAX_BYTES][:_MAX_FILES]
+    for name in files:
+        if name.lower().endswith((".txt", ".csv", ".tsv")):
+            download(f"{url}/{name}", target / name)
+        elif name.lower().endswith(LIST_ENDINGS):
+            (target / name).touch()  # no list that is read: an empty file stands for it, so that a note can name it
     for name, size in entries.items():
         if size < 0 and name in LIST_FOLDERS:
             _copy_lists(f"{url}/{name}", target / name)

@@ -11,7 +11,7 @@ from manifests.datasets import folded_class, nfc
 from manifests.files import Location, below, exists
 from manifests.lists.labels import is_missing, number_of, subset_of_word, whole_number
 from manifests.lists.table import COLUMNS, Row, Table, expected_columns, header_of, read_table
-from manifests.lists.text import read_text
+from manifests.lists.text import read_text, shown
 from manifests.records import InputError
 from tgprep.scan.files import OTHER_EXTENSIONS, Listing, extension_of, some
 from tgprep.scan.rules import Labelling, VideoLabel, count_extra, count_missing
@@ -96,7 +96,7 @@ def _classes(rows: Iterable[Row], column: str, file: Path) -> tuple[list[str], t
     for row, label in zip(rows, labels, strict=True):
         if is_missing(label):
             raise InputError(
-                f"{file}, line {row.line}: no label ({column} is {label!r}). Every listed video needs one: take the others out."
+                f"{file}, line {row.line}: no label ({column} is {shown(label)}). Every listed video needs one: take the others out."
             )
     numbers = [label for label in labels if number_of(label) is not None]
     if len(numbers) == len(labels):
@@ -110,7 +110,7 @@ def _classes(rows: Iterable[Row], column: str, file: Path) -> tuple[list[str], t
     notes = []
     if numbers:
         name = next(label for label in labels if number_of(label) is None)
-        what = f"{len(numbers)} of {len(labels)} labels are numbers, such as {numbers[0]!r}, the others names, such as {name!r}"
+        what = f"{len(numbers)} of {len(labels)} labels are numbers, such as {shown(numbers[0])}, the others names, such as {shown(name)}"
         if len(numbers) * 2 > len(labels):
             raise InputError(f"{file}: {what}. Correct the names, or write a name for every class.")
         notes.append(f"{what}: all count as names")
@@ -141,7 +141,7 @@ def _subsets(table: Table, file: Path) -> tuple[list[str], list[str]]:
     ]:
         row, word = unknown[0]
         raise InputError(
-            f"{file}, line {row.line}: {column} {word!r} ({len(unknown)} rows have such words); expected train, val, test or unused."
+            f"{file}, line {row.line}: {column} {shown(word)} ({len(unknown)} rows have such words); expected train, val, test or unused."
         )
     empty = words.count("")
     return subsets, [f"{empty} of {len(words)} rows have no {column} and are in no part"] if empty else []
@@ -176,7 +176,7 @@ class _Names:
             return found
         path = PurePosixPath(self._below(name.replace("\\", "/") if "/" not in name else name, self.roots[:2]))
         if path.is_absolute() or ".." in path.parts:
-            raise InputError(f"{where}: path {name!r} leaves VIDEOS; give paths relative to VIDEOS.")
+            raise InputError(f"{where}: path {shown(name)} leaves VIDEOS; give paths relative to VIDEOS.")
         return str(path)
 
     def _among(self, name: str) -> str | None:

@@ -249,6 +249,7 @@ def test_add_and_retry_failed_in_a_store(store: ObjectStore, place: str, videos:
     assert shards.items() <= after.items()
     assert {name for name in after if not name.startswith("shard-")} == {
         "dataset.json",
+        "README.md",
         "shards.parquet",
         "videos.parquet",
     }

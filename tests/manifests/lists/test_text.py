@@ -27,6 +27,12 @@ def test_marks_of_files_that_were_joined_are_passed_over(tmp_path: Path) -> None
     assert read_lines(tmp_path / "list") == [(1, "a"), (2, "b")]
 
 
+def test_a_huge_line_is_no_line_of_a_list(tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("a\n" + "b" * 20_000)
+    with pytest.raises(InputError, match="line 2: has 20,000 characters"):
+        read_lines(tmp_path / "list")
+
+
 def test_separators_of_lines_in_unicode_stay_in_names(tmp_path: Path) -> None:
     (tmp_path / "list").write_text("a\u2028b\x85c\x0bd\n", "utf-8")
     assert read_lines(tmp_path / "list") == [(1, "a\u2028b\x85c\x0bd")]

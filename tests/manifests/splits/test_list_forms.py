@@ -50,6 +50,12 @@ def test_forms(tmp_path: Path, text: str, encoding: str) -> None:
         assert (report.unmatched, report.differences) == ((), ())
 
 
+def test_the_first_line_of_a_list_without_header_counts(tmp_path: Path) -> None:
+    data = small(row("run/video.avi", 1), row("run/path.avi", 1))
+    (tmp_path / "list.csv").write_text("video,1\npath,1\n")
+    assert imported(data, tmp_path / "list.csv")[0].keys_of("labelled") == ["run/path", "run/video"]
+
+
 def test_names_match_in_both_forms_of_unicode(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("jump/cafe\u0301.avi 0\n", "utf-8")
     split, _ = imported(DATA, tmp_path / "list.txt")
@@ -74,7 +80,8 @@ def test_names_match_in_both_forms_of_unicode(tmp_path: Path) -> None:
             "path,label,split\nrun/a.avi,1,test\n",
             "none of its lines is for labelled videos. Line 2: its subset is 'test'",
         ),
-        ("[" * 100_000, "none of its 1 lines names a video"),
+        ("[" * 100_000, "line 1: has 100,000 characters"),
+        ("[" * 9_000, "none of its 1 lines names a video"),
         ("youtube_id,time_start,time_end,label\nx,inf,2,run\n", "line 2: time_start 'inf'"),
     ],
 )

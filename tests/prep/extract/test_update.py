@@ -69,7 +69,7 @@ def test_failed_videos_are_retried(finished: tuple[Path, Path]) -> None:
     )
     now = shards(out)
     assert {name: now[name] for name in before} == before
-    assert set(tree(out)) == {*now, "dataset.json", "videos.parquet", "shards.parquet"}
+    assert set(tree(out)) == {*now, "README.md", "dataset.json", "videos.parquet", "shards.parquet"}
     rows = {row.path: row for row in read_manifest(out).videos}
     assert (rows["class0/bad.avi"].shard, rows["class0/bad.avi"].num_frames) == ("shard-000002.tar", 5)
     assert rows["class1/worse.avi"].status == "failed"
@@ -229,6 +229,6 @@ def test_a_kill_while_replacing_tables_leaves_the_old_or_the_new_data_set(
     manifest = run(videos, out, ADD).manifest
     assert len(manifest.videos) == 9
     assert left == (old if moment < 3 else manifest.digest) != (manifest.digest if moment < 3 else old)
-    assert set(tree(out)) == {"dataset.json", "videos.parquet", "shards.parquet", *shards(out)}
+    assert set(tree(out)) == {"README.md", "dataset.json", "videos.parquet", "shards.parquet", *shards(out)}
     assert len(shards(out)) == 3
     assert read_manifest(out).digest == manifest.digest
