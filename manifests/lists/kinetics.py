@@ -91,10 +91,10 @@ def _rows(file: Path, table: Table, tally: Tally) -> Iterator[tuple[Row, _Name, 
     """Each row, the name of its clip, and its subset: the column `split` counts before the name of the file."""
     column = next(iter(table.named("subset")), "")
     name, of_file = file.name, subset_in_name(file.stem)
-    with_words = any(row.cells.get(column) for row in table.rows)
+    with_words = any(row.get(column) for row in table.rows)
     for row in table.rows:
         where = f"{name} line {row.line}"
-        youtube_id, start, end = (row.cells.get(key, "") for key in KINETICS_COLUMNS)
+        youtube_id, start, end = row.get("youtube_id"), row.get("time_start"), row.get("time_end")
         span = f"{whole_seconds(start)}_{whole_seconds(end)}"
         if not _SPAN.fullmatch(span):
             raise InputError(
@@ -103,7 +103,7 @@ def _rows(file: Path, table: Table, tally: Tally) -> Iterator[tuple[Row, _Name, 
         if not KINETICS_NAME.match(youtube_id):
             message = "{n} ids are no YouTube ids (11 letters, digits, - and _; Excel changes those that begin with -)"
             tally.add(message, f"{where}: {shown(youtube_id)}")
-        yield row, (youtube_id, span), _subset(row.cells.get(column, ""), of_file, with_words, where, tally)
+        yield row, (youtube_id, span), _subset(row.get(column), of_file, with_words, where, tally)
 
 
 @functools.lru_cache(maxsize=65536)
@@ -137,7 +137,7 @@ def _subset(word: str, of_file: str, with_words: bool, where: str, tally: Tally)
 
 
 def _label(row: Row, file: Path) -> str:
-    text = row.cells.get("label", "")
+    text = row.get("label")
     if is_missing(text):
         return ""
     if number_of(text) is not None:

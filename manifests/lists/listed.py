@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,15 +74,15 @@ class SubsetsOfVideos:
 
     num_folds: int
     tally: Tally
-    found: dict[tuple[str, str], list[str | None]] = field(
-        default_factory=dict
-    )  # by a name of two parts; None: unlisted
+    found: dict[tuple[str, str], tuple[str | None, ...]] = field(default_factory=dict)
+    """By a name of two parts; None: no list of the fold names the video yet."""
 
     def add(self, name: tuple[str, str], fold: int, subset: str, where: str) -> None:
         """Add an entry of a list. fold: from 0. where: the entry, for notes."""
-        of_video = self.found.setdefault(name, [None] * self.num_folds)
+        of_video = self.found.get(name, (None,) * self.num_folds)
         before = of_video[fold]
-        of_video[fold] = subset if before is None else min(before, subset, key=_PRECEDENCE.index)
+        after = subset if before is None else min(before, subset, key=_PRECEDENCE.index)
+        self.found[name] = _changed(of_video, fold, after)
         if before == subset:
             self.tally.add("{n} entries of the lists repeat a video", where)
         elif before is not None:
@@ -92,4 +93,14 @@ class SubsetsOfVideos:
 
     def of(self, name: tuple[str, str]) -> tuple[str, ...]:
         """The subsets of a video; "" where no list of the fold names it."""
-        return tuple(subset or "" for subset in self.found[name])
+        return _listed(self.found[name])
+
+
+@functools.cache  # a million videos share a few tuples
+def _changed(subsets: tuple[str | None, ...], fold: int, subset: str) -> tuple[str | None, ...]:
+    return (*subsets[:fold], subset, *subsets[fold + 1 :])
+
+
+@functools.cache
+def _listed(subsets: tuple[str | None, ...]) -> tuple[str, ...]:
+    return tuple(subset or "" for subset in subsets)

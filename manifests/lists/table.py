@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from manifests.records import InputError
 
@@ -27,12 +29,17 @@ _KNOWN = {*(name for names in COLUMNS.values() for name in names), *KINETICS_COL
 _SEPARATORS = ",;\t|"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """A row of a table that is not blank."""
 
     line: int  # of the file, from 1
-    cells: dict[str, str]  # by column, without spaces at their ends
+    cells: tuple[str, ...]  # without spaces at their ends
+    places: dict[str, int]  # of the columns in `cells`, the same for all rows
+
+    def get(self, column: str) -> str:
+        """The cell of a column; "" if there is none."""
+        place = self.places.get(column, -1)
+        return self.cells[place] if 0 <= place < len(self.cells) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,7 @@ def read_table(text: str, file: Path) -> Table:
 def _rows(text: str, separator: str, header: tuple[str, ...], file: Path) -> Iterator[Row]:
     # strict: a quote that is not closed would swallow the lines behind it.
     reader = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True, strict=True)
+    places = {name: place for place, name in enumerate(header) if name}
     is_header, line = True, 0
     try:
         for values in reader:
@@ -91,7 +99,7 @@ def _rows(text: str, separator: str, header: tuple[str, ...], file: Path) -> Ite
                     f"{file}, line {first}: {len(cells)} cells, the header has {len(header)}. "
                     "Put cells with separators into double quotes."
                 )
-            yield Row(first, {name: cell for name, cell in zip(header, cells, strict=False) if name})
+            yield Row(first, tuple(map(sys.intern, cells)), places)  # most cells repeat those of other rows
     except csv.Error as error:
         raise InputError(
             f"{file}, line {line + 1}: is no csv ({error}). Close its quotes, and put cells with quotes into quotes."

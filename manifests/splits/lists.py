@@ -121,7 +121,10 @@ def _is_table(columns: tuple[str, ...]) -> bool:
 def _entries(text: str, columns: tuple[str, ...], file: Path) -> Iterator[ListEntry]:
     records = _json_records(text, file)
     if records is None and _is_table(columns):
-        records = ((row.line, row.cells) for row in read_table(text, file).rows)
+        records = (
+            (row.line, dict(zip(row.places, map(row.get, row.places), strict=True)))
+            for row in read_table(text, file).rows
+        )
     if records is None:
         for number, line in lines_of(text, file):
             yield ListEntry(number, line, tuple(_readings(line)))

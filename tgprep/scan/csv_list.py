@@ -36,10 +36,10 @@ def by_csv(listing: Listing, videos: Location, annotations: Path | None) -> Labe
     rows: dict[str, VideoLabel] = {}
     for row, label, subset in zip(table.rows, labels, subsets or [""] * len(labels), strict=True):
         where = f"{annotations}, line {row.line}"
-        path = names.find(row.cells.get(path_column, ""), where)
+        path = names.find(row.get(path_column), where)
         if path in rows:
             raise InputError(f"{where}: {path} is listed twice. Keep one of the lines.")
-        rows[path] = VideoLabel(label, row.cells.get(group_column, ""), (subset,) if subsets else ())
+        rows[path] = VideoLabel(label, row.get(group_column), (subset,) if subsets else ())
     # Listed paths that are not among the videos: skipped already, no video, or missing.
     unseen = rows.keys() - {file.path for file in listing.videos} - {entry.path for entry in listing.skipped}
     no_videos = {path: reason for path in sorted(unseen) if (reason := _why_no_video(videos, path))}
@@ -84,15 +84,13 @@ def _read(file: Path) -> Table:
 def _path_column(table: Table, names: _Names) -> str:
     """The column that names most videos; of equals `path`, else the likeliest."""
     columns = table.named("path")
-    counts = {
-        column: names.count(row.cells.get(column, "") for row in table.rows) for column in columns[1:] and columns
-    }
+    counts = {column: names.count(row.get(column) for row in table.rows) for column in columns[1:] and columns}
     return max(columns, key=lambda column: (counts.get(column, 0), column == "path"))
 
 
 def _classes(rows: Iterable[Row], column: str, file: Path) -> tuple[list[str], tuple[str, ...], list[str]]:
     """The class of each row, the class list, and notes. Labels are numbers if all are, else names."""
-    labels = [row.cells.get(column, "") for row in rows]
+    labels = [row.get(column) for row in rows]
     for row, label in zip(rows, labels, strict=True):
         if is_missing(label):
             raise InputError(
@@ -130,7 +128,7 @@ def _subsets(table: Table, file: Path) -> tuple[list[str], list[str]]:
     """The subset of each row, and notes; empty if there is no column, or it is empty."""
     no_column = ["no column subset: every video counts as train"]
     column = next(iter(table.named("subset")), "")
-    words = [row.cells.get(column, "") for row in table.rows]
+    words = [row.get(column) for row in table.rows]
     if not any(words):
         return [], [f"the column {column} is empty: every video counts as train"] if column else no_column
     if column == "fold" and all(number_of(word) is not None for word in filter(None, words)):
