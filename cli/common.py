@@ -30,6 +30,7 @@ from manifests.files import parse_location
 from manifests.machine import Finding, core_quota, require_utf8_names, usable_cores
 from manifests.object_store import UnreachableError, explained
 from manifests.records import InputError
+from tgtrain.errors import RunError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -113,6 +114,9 @@ def handled(function: Callable[P, R]) -> Callable[P, R]:
         except InputError as error:
             say(f"Error: {error!s:.{_MOST_CHARACTERS}}")
             sys.exit(EXIT_USAGE)
+        except RunError as error:
+            say(f"Error: {error}")
+            sys.exit(EXIT_FAILURES)
         except KeyboardInterrupt:
             say("Interrupted.")
             sys.exit(130)
@@ -134,7 +138,10 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # else the work goes on without its terminal (nohup)
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
@@ -144,7 +151,7 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
 
 @contextmanager
 def interruptible() -> Iterator[tuple[threading.Event, list[int]]]:
-    """Catch SIGINT and SIGTERM: set the event and record the signal; a second SIGINT raises KeyboardInterrupt."""
+    """Catch SIGINT, SIGTERM and SIGHUP: set the event and record the signal; a second SIGINT raises KeyboardInterrupt."""
     stop = threading.Event()
     seen: list[int] = []
 

@@ -18,6 +18,9 @@ import os
 import re
 import select
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 
 # Control characters but line feed and tab, marks of writing direction, separators of lines, halves of pairs, the byte order mark.
 _COMMANDS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
@@ -104,6 +107,24 @@ def echo(text: object = "", *, end: str = "\n", kept: str = "", exact: bool = Fa
         if stream.lost.errno != errno.EPIPE:
             say(f"note: the result cannot be printed ({stream.lost.strerror}); it is in {kept}")
         stream.lost = None
+
+
+@contextlib.contextmanager
+def waiting(what: str | Callable[[], str], after_seconds: float = 5.0) -> Iterator[None]:
+    """Say what this process waits for if the block takes long: after this time, then after twice that time and so on."""
+    done, began = threading.Event(), time.monotonic()
+
+    def report() -> None:
+        due = after_seconds
+        while not done.wait(began + due - time.monotonic()):
+            say(f"waiting for {what if isinstance(what, str) else what()} ({due:.0f} s so far)")
+            due = min(2 * due, due + 600)
+
+    threading.Thread(target=report, name="waiting", daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def reader_is_gone() -> bool:

@@ -10,6 +10,7 @@ import os
 import platform
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -24,6 +25,11 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 Level = Literal["ok", "note", "warning", "error"]
 SLOW_DISK_BYTES_PER_SECOND = 50e6
+SIGNAL_REASONS: dict[int, str] = {  # why a process may have been ended by a signal
+    signal.SIGKILL: "Was the machine out of memory? ",
+    signal.SIGSEGV: "A library crashed: `tgtrain doctor` tries them. ",
+    signal.SIGBUS: "Is /dev/shm full? `tgtrain doctor` measures it. ",
+}
 
 
 def resident_mb(pid: int) -> float:

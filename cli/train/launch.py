@@ -22,20 +22,14 @@ import click
 
 from cli.common import say
 from manifests.console import exit_code
-from manifests.machine import usable_cores
+from manifests.machine import SIGNAL_REASONS, usable_cores
 from manifests.records import InputError
 
 # Read end of a pipe that the launcher never writes to: it closes when the launcher ends.
 _PIPE = "TGTRAIN_LAUNCHER_PIPE"
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _GRACE_SECONDS = 15.0  # for the others to end by themselves, after one process has failed
 _POLL_SECONDS = 0.05
 _MAX_LINES = 200  # of the stderr of a process that failed
-_REASON: dict[int, str] = {
-    signal.SIGKILL: "Was the machine out of memory? ",
-    signal.SIGSEGV: "A library crashed: `tgtrain doctor` tries them. ",
-    signal.SIGBUS: "Is /dev/shm full? `tgtrain doctor` measures it. ",
-}
 
 devices_option = click.option(
     "--devices",
@@ -50,6 +44,8 @@ def launched(devices: str | None, seen: list[int] | None = None) -> None:
     To be called first in a command: the launcher needs no torch. seen: list of the signals received, which gets those to come.
     InputError for an invalid number, and under torchrun or srun.
     """
+    from tgtrain.ranks.signals import EXIT_CODES
+
     if _PIPE in os.environ:
         pipe = int(os.environ.pop(_PIPE))
         os.set_inheritable(pipe, False)
@@ -59,7 +55,7 @@ def launched(devices: str | None, seen: list[int] | None = None) -> None:
             os._exit(1)
 
         threading.Thread(target=end_with_launcher, name="launcher", daemon=True).start()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_CODES)
         return
     if devices is None:
         return
@@ -102,8 +98,9 @@ def _number_of(devices: str) -> int:
 
 def _run(command: Sequence[str], number: int, seen: list[int]) -> int:
     """Start the processes, wait for their end, and return the exit code of the command."""
-    for name in _FORWARDED:
-        signal.signal(name, lambda name, frame: seen.append(name))
+    from tgtrain.ranks.signals import note_signals
+
+    note_signals(seen)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -192,7 +189,7 @@ def _outcome(codes: list[int | None], first: int | None, outputs: Sequence[deque
     if code < 0:
         say(
             f"Error: process {first} of {len(codes)} was ended by {signal.Signals(-code).name}; the others were stopped. "
-            f"{_REASON.get(-code, '')}The same command resumes from the newest checkpoint."
+            f"{SIGNAL_REASONS.get(-code, '')}The same command resumes from the newest checkpoint."
         )
         return 1
     return code

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from cli.common import EXIT_FAILURES, PlaceType, cache_options, handled, human_bytes, print_json, quiet_threads, say
+from cli.common import PlaceType, cache_options, handled, human_bytes, print_json, quiet_threads, say
 from cli.train.launch import devices_option, end, launched
 
 if TYPE_CHECKING:
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from tgtrain.data.setup import Setup
     from tgtrain.ranks.distributed import Ranks
     from tgtrain.train.trainer import Outcome
+
+_NOT_BEGUN = "Stopped before the first step; the same command starts again."
 
 
 @click.command()
@@ -78,8 +79,7 @@ def run(
     note_signals(seen)  # before anything slow: a signal counts while the run is prepared, too
     launched(devices, seen)
     setup = setup_of(out, split_name, recipe, _fitting_recipe, overrides, cache_folder, cache_gb)
-    from tgtrain.errors import RunError
-    from tgtrain.ranks.distributed import LostError, process_group
+    from tgtrain.ranks.distributed import process_group
     from tgtrain.train.trainer import train
 
     folder = run_folder or Path("runs") / f"{setup.config.name}-{setup.split.name}"
@@ -90,9 +90,9 @@ def run(
             outcome = train(
                 setup, folder, ranks, resume=resume, max_steps=max_steps, should_stop=ranks.stop_requested, log=say
             )
-    except (RunError, LostError) as error:
-        say(f"Error: {error}")
-        sys.exit(EXIT_FAILURES)
+    except KeyboardInterrupt:  # while it waited for the other processes
+        say(_NOT_BEGUN)
+        end(EXIT_CODES[signal.Signals(seen[0])])
     if ranks.is_main:
         _print_outcome(outcome, folder, as_json)
     end(EXIT_CODES[signal.Signals(seen[0])] if outcome.interrupted and seen else 0)
@@ -137,7 +137,7 @@ def _print_outcome(outcome: Outcome, folder: Path, as_json: bool) -> None:
     if outcome.interrupted and outcome.step:
         say(f"Saved at step {outcome.step} of {outcome.num_steps}; the same command resumes from there.")
     elif outcome.interrupted:
-        say("Stopped before the first step; the same command starts again.")
+        say(_NOT_BEGUN)
     else:
         if outcome.already_finished:
             say(f"{folder} has already done {outcome.step} of {outcome.num_steps} steps: nothing to do.")

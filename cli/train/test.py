@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.common import (
-    EXIT_FAILURES,
     cache_options,
     echo,
     handled,
@@ -143,7 +141,7 @@ def _measure(
     from tgtrain.data.build import measured_views, training_workers
     from tgtrain.evaluate.batch_norm import recompute_batch_norm
     from tgtrain.evaluate.evaluate import evaluate
-    from tgtrain.ranks.distributed import LostError, process_group
+    from tgtrain.ranks.distributed import process_group
     from tgtrain.train.health import left_out
 
     if precise_bn and not measured_views(setup.config):
@@ -152,27 +150,21 @@ def _measure(
             f"(precise_bn.batches is {setup.config.precise_bn.batches}, precise_bn.tg is {setup.config.precise_bn.tg})."
         )
     workers = training_workers(setup.config)
-    try:
-        with process_group(device) as ranks:
-            trained.model.to(ranks.device)
-            if precise_bn:
-                measured = recompute_batch_norm(trained.model, setup, ranks, workers=workers)
-                if measured.bad and ranks.is_main:
-                    say(left_out("precise BatchNorm", measured.bad))
-                # The same on every rank, so all of them stop here.
-                if not measured.num_batches:
-                    raise InputError(
-                        "--precise-bn: no two training videos of a batch can be read, so there is nothing to measure."
-                    )
-            elif ranks.is_main and not trained.precise_bn:
-                say(
-                    "this checkpoint holds running averages of BatchNorm statistics (--precise-bn recomputes them first)"
+    with process_group(device) as ranks:
+        trained.model.to(ranks.device)
+        if precise_bn:
+            measured = recompute_batch_norm(trained.model, setup, ranks, workers=workers)
+            if measured.bad and ranks.is_main:
+                say(left_out("precise BatchNorm", measured.bad))
+            # The same on every rank, so all of them stop here.
+            if not measured.num_batches:
+                raise InputError(
+                    "--precise-bn: no two training videos of a batch can be read, so there is nothing to measure."
                 )
-            on_progress = progress_lines("videos", seconds=10 if ranks.is_main else math.inf)
-            result = evaluate(trained.model, setup, videos, settings, ranks, workers=workers, on_progress=on_progress)
-    except LostError as error:
-        say(f"Error: {error}")
-        sys.exit(EXIT_FAILURES)
+        elif ranks.is_main and not trained.precise_bn:
+            say("this checkpoint holds running averages of BatchNorm statistics (--precise-bn recomputes them first)")
+        on_progress = progress_lines("videos", seconds=10 if ranks.is_main else math.inf)
+        result = evaluate(trained.model, setup, videos, settings, ranks, workers=workers, on_progress=on_progress)
     return result if ranks.is_main else None
 
 

@@ -62,7 +62,7 @@ def extract_task(request: Request, scan: Scan, task: Task) -> TaskOutcome | Outc
         if exists(header):  # another task joined the shards meanwhile
             remove_tree(work)
             return finished_outcome(request, scan)
-        with critical_section(out, "plan"):
+        with critical_section(out, "plan", request.stop):
             plan, notes = resume_or_begin(request, scan)
         shards, scratch_name = plan.shards[task.number :: task.num_tasks], f"scratch-{task.number}"
         results = make_shards(request, shards, load_done(out, work), share.check, scratch_name)

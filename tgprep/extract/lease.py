@@ -21,7 +21,7 @@ from manifests.files import atomic_write, create, read_bytes, remove
 from manifests.machine import process_started
 from manifests.object_store import UnreachableError, warn_once
 from manifests.records import InputError
-from tgprep.extract.workers.shards import ShardError
+from tgprep.extract.workers.shards import ShardError, StoppedError
 
 BEAT_SECONDS = 10.0
 _BEATS_MISSED = 3.5  # missed beats after which the owner counts as gone
@@ -64,8 +64,8 @@ class Lease:
 
 
 @contextlib.contextmanager
-def hold_lease(url: str, what: str, *, wait: bool = False) -> Iterator[Lease]:
-    """Hold the lease for the block. InputError naming the owner if another process has it, unless `wait`."""
+def hold_lease(url: str, what: str, *, wait: threading.Event | None = None) -> Iterator[Lease]:
+    """Hold the lease for the block; see `take_lease`."""
     lease = take_lease(url, what, wait=wait)
     try:
         yield lease
@@ -73,8 +73,11 @@ def hold_lease(url: str, what: str, *, wait: bool = False) -> Iterator[Lease]:
         lease.release()
 
 
-def take_lease(url: str, what: str, *, wait: bool = False) -> Lease:
-    """Create the lease, or take it over from an owner that is gone. what: what it protects, for the message."""
+def take_lease(url: str, what: str, *, wait: threading.Event | None = None) -> Lease:
+    """Create the lease, or take it over from an owner that is gone. what: what it protects, for the message.
+
+    InputError naming the owner if another process has it; with `wait`, StoppedError once that event is set.
+    """
     facts = {
         "owner": f"process {os.getpid()} on {socket.gethostname()}",
         "token": uuid.uuid4().hex,
@@ -95,10 +98,11 @@ def take_lease(url: str, what: str, *, wait: bool = False) -> Lease:
         if current.get("token") == facts["token"]:
             return Lease(url, facts)
         if current and is_alive(url, current):
-            if not wait:
+            if wait is None:
                 owner = current.get("owner", "an unknown process")
                 raise InputError(f"{what} is in use by {owner}. Wait for it, or end it and run this command again.")
-            time.sleep(0.5)
+            if wait.wait(0.5):
+                raise StoppedError
         # Its owner is gone. Read again: another process may have taken it over meanwhile.
         elif current and read_lease(url).get("token") == current.get("token"):
             remove(url)

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,11 +18,12 @@ from pydantic import TypeAdapter
 
 from manifests import files
 from manifests.card import CARD_NAME
+from manifests.console import waiting
 from manifests.locks import hold_lock, wait_for_lock
 from manifests.manifest_io import HEADER_NAME, SHARDS_NAME, read_header, settle_tables
 from manifests.records import InputError
 from tgprep.extract.lease import hold_lease, is_alive, read_lease
-from tgprep.extract.workers.shards import WORK_FOLDER, ShardResult
+from tgprep.extract.workers.shards import WORK_FOLDER, ShardResult, StoppedError
 
 
 def check_output_folder(out: files.Location) -> None:
@@ -130,17 +132,22 @@ def _lease(out: files.Location, name: str) -> str:
 
 
 @contextlib.contextmanager
-def critical_section(out: files.Location, name: str) -> Iterator[None]:
-    """Block until this process holds the named lock. Keep the section short."""
+def critical_section(out: files.Location, name: str, stop: threading.Event) -> Iterator[None]:
+    """Block until this process holds the named lock; StoppedError once `stop` is set. Keep the section short."""
+    what = f"another task that holds the {name} of {out}"
     if isinstance(out, Path):
         with _opened(out, f"lock-{name}") as lock:
             locked = False
-            with contextlib.suppress(OSError):  # a file system without locks: a lease replaces it
-                locked = wait_for_lock(lock)
+            with contextlib.suppress(OSError), waiting(what):  # a file system without locks: a lease replaces it
+                locked = wait_for_lock(lock, give_up=stop.is_set)
+            if stop.is_set():
+                raise StoppedError
             if locked:
                 yield
                 return
-    with hold_lease(_lease(out, f"lock-{name}"), f"{name} of {out}", wait=True):
+    with contextlib.ExitStack() as stack:
+        with waiting(what):
+            stack.enter_context(hold_lease(_lease(out, f"lock-{name}"), f"{name} of {out}", wait=stop))
         yield
 
 

@@ -7,21 +7,30 @@ import ctypes
 import multiprocessing
 import os
 import pickle
+import signal
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from manifests.machine import usable_cores
+from manifests.console import say, waiting
+from manifests.machine import SIGNAL_REASONS, usable_cores
 from manifests.records import InputError
 from tgtrain.data.batch import SslBatch, StepDataset
+from tgtrain.errors import RunError
 from tgtrain.ranks.signals import end_later, start_helpers
 
 Item = TypeVar("Item")
+_ADVICE = "`tgtrain doctor` measures memory and /dev/shm (docker run --shm-size 8g or --ipc host); fewer processes: --set runtime.workers=1 or 0."
+_END: Any = object()
+_RESUME = "The same command goes on from the last checkpoint."
 
 
 def step_loader(dataset: StepDataset, steps: Sequence[int], workers: int, pin: bool) -> Iterator[SslBatch]:
@@ -33,12 +42,12 @@ def item_loader(dataset: Dataset[Item], order: Sequence[int], workers: int, pin:
     """The items of a dataset in this order, read ahead by `workers` processes (0: by this one).
 
     Process k reads every `workers`-th item, from the k-th on. An InputError or OSError in a loader process is raised here
-    as it was raised there; any other exception comes with its traceback, as torch reports it.
+    as it was raised there; for any other exception, and if a process cannot start or ends, it is a RunError.
     """
     if not workers:
         keep_pages()  # frames are decoded in this process
-    loader: DataLoader[Item | InputError | OSError] = DataLoader(
-        _WithFailures(dataset) if workers else dataset,
+    loader: DataLoader[Item | _ByValue | Exception] = DataLoader(
+        _Sent(dataset) if workers else dataset,
         batch_size=None,
         sampler=order,
         num_workers=workers,
@@ -47,28 +56,108 @@ def item_loader(dataset: Dataset[Item], order: Sequence[int], workers: int, pin:
         collate_fn=_unchanged,
         multiprocessing_context=worker_context() if workers else None,
     )
-    for item in loader:
-        if isinstance(item, InputError | OSError):
-            raise item
-        yield item
+    try:
+        items = iter(loader)
+    except (OSError, EOFError) as error:
+        if not workers:
+            raise
+        raise RunError(f"{workers} loader processes cannot start ({error}). {_ADVICE}") from error
+    is_small = False  # the shared memory
+    try:
+        while True:
+            with waiting("the next clips of the loader", after_seconds=60.0):
+                item = next(items, _END)
+            if item is _END:
+                return
+            if isinstance(item, Exception):
+                raise item
+            if isinstance(item, _ByValue):
+                if not is_small:
+                    say(
+                        f"note: shared memory (/dev/shm) is too small for clips: they go through pipes, slower. {_ADVICE}"
+                    )
+                    is_small = True
+                item = item.value()
+            yield item
+    except RuntimeError as error:
+        if not workers or "DataLoader worker" not in str(error):
+            raise
+        ended = [process.exitcode for process in getattr(items, "_workers", ()) if process.exitcode]
+        how = f"was ended by {signal.Signals(-ended[0]).name}" if ended and ended[0] < 0 else "has ended"
+        reason = SIGNAL_REASONS.get(-ended[0], "") if ended else ""
+        raise RunError(f"a loader process {how}. {reason}{_ADVICE} {_RESUME}") from error
 
 
-class _WithFailures(Dataset[Item | InputError | OSError]):
-    """A dataset whose errors are values: torch sends exceptions as text, which loses their type and their errno."""
+class _Sent(Dataset[Item | "_ByValue" | Exception]):
+    """A dataset whose items are ready to leave a loader process, and whose errors are values, which keep their type and errno."""
 
     def __init__(self, dataset: Dataset[Item]) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, number: int) -> Item | InputError | OSError:
+    def __getitem__(self, number: int) -> Item | _ByValue | Exception:
         try:
-            return self.dataset[number]
-        except (InputError, OSError) as error:
-            # Some libraries raise errors that cannot be pickled, or not be unpickled; torch then sends their text.
-            try:
-                pickle.loads(pickle.dumps(error))
-            except Exception:
-                raise error from None
-            return error
+            return _sent(self.dataset[number])
+        except Exception as error:
+            if isinstance(error, InputError | OSError):
+                # Some libraries raise errors that cannot be pickled, or not be unpickled.
+                with contextlib.suppress(Exception):
+                    pickle.loads(pickle.dumps(error))
+                    return error
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(place.filename).name}:{place.lineno}"
+            return RunError(f"a loader process failed ({type(error).__name__}: {error}; {where}). {_RESUME}")
+
+
+def _sent(item: Item) -> Item | _ByValue:
+    """The item with its tensors in shared memory, or by value if there is not enough of it."""
+    found = _Tensors(BytesIO())
+    found.dump(item)
+    try:
+        for tensor in found.tensors:
+            tensor.share_memory_()  # type: ignore[no-untyped-call]
+    except RuntimeError:  # as in a container, which has 64 MB unless it asks for more
+        content = BytesIO()
+        _Values(content).dump(item)
+        return _ByValue(content.getvalue())
+    return item
+
+
+class _Tensors(pickle.Pickler):
+    """Lists the tensors of an object; what it writes is of no use."""
+
+    def __init__(self, file: BytesIO) -> None:
+        super().__init__(file)
+        self.tensors: list[torch.Tensor] = []
+
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return NotImplemented
+        self.tensors.append(value)
+        return int, ()
+
+
+class _Values(pickle.Pickler):
+    """Pickles tensors as arrays, with their content, where torch names a place in shared memory."""
+
+    def reducer_override(self, value: Any) -> Any:
+        return (torch.from_numpy, (value.numpy(),)) if isinstance(value, torch.Tensor) else NotImplemented
+
+
+class _ByValue:
+    """An item as bytes."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content: bytes | None = content
+        self.pinned: Any = None
+
+    def value(self) -> Any:
+        """The item."""
+        return self.pinned if self.content is None else pickle.loads(self.content)
+
+    def pin_memory(self) -> _ByValue:
+        """See `SslBatch.pin_memory`; called by the loader."""
+        self.pinned, self.content = self.value().pin_memory(), None
+        return self
 
 
 def worker_context() -> BaseContext:

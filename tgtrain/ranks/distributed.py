@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.util import Finalize
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from manifests.console import waiting
 from manifests.records import InputError
+from tgtrain.errors import RunError
 from tgtrain.ranks.failure_watch import FailureWatch, leave, message_and_code
 from tgtrain.ranks.placement import RankPlacement, rank_placement
 
 _POLL_SECONDS, _POLL_STEPS = 5.0, 10
+_WAIT_SECONDS = 0.05  # between two looks at what has come
+_SHOWN = 5  # missing processes that are named
 _TIMEOUT = timedelta(minutes=30)  # of a collective: the longest that one process may keep the others waiting
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,7 @@ class Ranks:
         """The values of all ranks, in order of rank, on every rank."""
         if self.world_size == 1:
             return [value]
+        self.barrier()
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
@@ -52,12 +61,18 @@ class Ranks:
         return any(self.gather(flag))
 
     def barrier(self) -> None:
-        """Wait for all ranks."""
-        if self.world_size > 1:
-            dist.barrier()
+        """Wait for all ranks. Signals are noted meanwhile."""
+        if self.world_size == 1:
+            return
+        work = dist.barrier(async_op=True)
+        pause = 1e-4
+        while not work.is_completed():
+            time.sleep(pause)
+            pause = min(0.05, 2 * pause)
+        work.wait()
 
 
-class LostError(Exception):
+class LostError(RunError):
     """Another process of the run has ended, or cannot be reached any more."""
 
 
@@ -96,7 +111,8 @@ def process_group(device: str, should_stop: Callable[[], bool] = lambda: False) 
     """Join the process group that torchrun, `--devices` or Slurm describes in the environment, and leave it at the end.
 
     device: auto, cpu, cuda, cuda:1. should_stop: whether this process was asked to stop, see `Ranks.stop_requested`.
-    A process that leaves by an exception reports it to the others: they end too, with its message.
+    A process that leaves by an exception reports it to the others: they end too, with its message. KeyboardInterrupt if it was
+    asked to stop while it waited for them.
     """
     place = rank_placement(os.environ)
     if place.world_size > 1 and device.startswith("cuda:"):
@@ -109,11 +125,20 @@ def process_group(device: str, should_stop: Callable[[], bool] = lambda: False) 
     if place.world_size == 1:
         yield Ranks(0, 1, chosen, should_stop)
         return
-    store = _meet(place)
+    store = _meet(place, should_stop)
     watch = FailureWatch(store, place.rank, place.world_size, should_stop)
     try:
         backend = "nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world_size, timeout=_TIMEOUT)
+
+        def join() -> None:
+            if chosen.type == "cuda":
+                torch.cuda.set_device(chosen)  # each thread has its own
+            dist.init_process_group(
+                backend, store=store, rank=place.rank, world_size=place.world_size, timeout=_TIMEOUT
+            )
+
+        with waiting(f"the other {place.world_size - 1} of {place.world_size} processes to join"):
+            _stoppable(join, should_stop)
         ranks = Ranks(place.rank, place.world_size, chosen, watch.stop_requested)
         yield ranks
         watch.ending = True  # from here on the process that runs the store may end before this one polls it again
@@ -144,23 +169,67 @@ def leave_at_exit(code: int) -> None:
     Finalize(None, leave, (code,), exitpriority=-1000)
 
 
-def _meet(place: RankPlacement) -> Store:
+def _meet(place: RankPlacement, should_stop: Callable[[], bool]) -> Store:
     """The store that all processes share, once every one of them has come. InputError if they do not meet."""
+    rank, world_size = place.rank, place.world_size
     if place.by_slurm:  # torch and NCCL read these variables, too
         os.environ |= {
             "RANK": str(place.rank), "WORLD_SIZE": str(place.world_size), "LOCAL_RANK": str(place.local_rank),
             "MASTER_ADDR": place.host, "MASTER_PORT": str(place.port),
         }  # fmt: skip
-    try:
-        store: Store = next(rendezvous("env://", place.rank, place.world_size, timeout=_TIMEOUT))[0]
+    host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
+    missing = [0] if rank else list(range(1, world_size))
+
+    def meet() -> Store:
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun's own store
+            store: Store = next(rendezvous("env://", rank, world_size, timeout=_TIMEOUT))[0]
+        else:
+            how: dict[str, Any] = {"wait_for_workers": False, "multi_tenant": True, "timeout": _TIMEOUT}
+            store = dist.TCPStore(host, int(port), world_size, is_master=rank == 0, **how)  # type: ignore[attr-defined]
+        arrived = PrefixStore("arrived", store)
+        arrived.set(str(rank), "")
+        until = time.monotonic() + _TIMEOUT.total_seconds()
+        while missing:
+            missing[:] = [other for other in missing if not arrived.check([str(other)])]
+            if missing and time.monotonic() > until:
+                raise RuntimeError(f"{who()} did not come within {_TIMEOUT.total_seconds() / 60:.0f} min")
+            time.sleep(0.1 * bool(missing))
         return store
+
+    def who() -> str:
+        shown = ", ".join(map(str, missing[:_SHOWN])) + (" ..." if len(missing) > _SHOWN else "")
+        return f"process{'es' * (len(missing) > 1)} {shown} of {world_size}"
+
+    try:
+        with waiting(lambda: f"{who()} at {host}:{port}"):
+            return _stoppable(meet, should_stop)
     except (RuntimeError, ValueError) as error:
-        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         first = str(error).strip().partition("\n")[0]
         raise InputError(
-            f"process {place.rank} of {place.world_size} cannot meet the others at {where} ({first}). Set MASTER_ADDR to the "
+            f"process {rank} of {world_size} cannot meet the others at {host}:{port} ({first}). Set MASTER_ADDR to the "
             "machine of process 0, as the others reach it, and MASTER_PORT to a port that is free there."
         ) from None
+
+
+def _stoppable(function: Callable[[], Value], should_stop: Callable[[], bool]) -> Value:
+    """Call in a thread what torch does without a look at signals. KeyboardInterrupt if a stop is requested before its end."""
+    answer: SimpleQueue[tuple[Value | None, BaseException | None]] = SimpleQueue()
+
+    def call() -> None:
+        try:
+            answer.put((function(), None))
+        except BaseException as error:  # raised below, in the caller's thread
+            answer.put((None, error))
+
+    threading.Thread(target=call, daemon=True).start()
+    while answer.empty():
+        if should_stop():
+            raise KeyboardInterrupt
+        time.sleep(_WAIT_SECONDS)
+    value, error = answer.get()
+    if error is not None:
+        raise error
+    return cast("Value", value)
 
 
 def gpu_of(place: RankPlacement, num_visible: int) -> int:

@@ -22,6 +22,7 @@ from manifests.records import InputError
 from tgtrain.errors import RunError
 
 _POLL_SECONDS = 0.5
+_SILENT_SECONDS = 6.0  # after which a rank that was asked to stop does not wait for a silent one
 _GRACE_SECONDS = 2.0  # for a rank to fail by itself, with its own message, after another one has failed
 _CONFIRM_SECONDS = 10.0  # that a failing rank 0, which runs the store, waits for the others to have read of the failure
 _STOP, _FAILED, _CONFIRMED = "stop", "failed", "confirmed"
@@ -49,6 +50,8 @@ class FailureWatch:
         self.failing = False  # this rank is ending with its own error
         self.ending = False  # the run is complete: the store may go away at any time
         self.confirmed = False
+        self.beats: list[int] = []  # of every rank, when this one last looked
+        self.beats_at = 0.0
         self.other: Failure | None = None
         self.lock = threading.Lock()
         self.closed = threading.Event()
@@ -89,6 +92,9 @@ class FailureWatch:
                     self.store.set(_STOP, "1")
                     reported = True
                 self.stop_seen = self.stop_seen or self.store.check([_STOP])
+                self.store.add(f"beat{self.rank}", 1)
+                if self.stop_seen and not self.ending and (silent := self._silent()) is not None:
+                    self.other = Failure(silent, "it does not answer, and this run was asked to stop.", 1)
                 if self.store.check([_FAILED]):
                     # Read before it is confirmed: afterwards the failed rank may end, and the store with it.
                     self.other = Failure(**json.loads(self.store.get(_FAILED)))
@@ -100,6 +106,15 @@ class FailureWatch:
             if self.other is not None:
                 self._exit(self.other)
                 return
+
+    def _silent(self) -> int | None:
+        """A rank whose thread has not polled for _SILENT_SECONDS: its process hangs, or its machine is gone."""
+        now = time.monotonic()
+        if self.beats and now - self.beats_at < _SILENT_SECONDS:
+            return None
+        before, self.beats_at = self.beats, now
+        self.beats = [self.store.add(f"beat{rank}", 0) for rank in range(self.world_size)]
+        return next((rank for rank, beat in enumerate(before) if beat == self.beats[rank] and rank != self.rank), None)
 
     def _confirm(self) -> int:
         """Count this rank, once, among those that know of a failure (their own, too); returns how many do."""

@@ -13,25 +13,53 @@ import multiprocessing.resource_tracker
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from manifests import object_store as stores
+from manifests.console import say
+from tgtrain.ranks.placement import is_one_of_several
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 0}
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGUSR1: 0}
+_AT_ONCE_SECONDS = (
+    5.0  # after a signal: from then on the same one again ends a process that may be waiting for others for ever
+)
 _LAST_SECONDS = 30.0  # that a loader process goes on after SIGTERM, until the step is done and saved
 
 
-def note_signals(seen: list[int]) -> None:
-    """Append the signals of EXIT_CODES to `seen` instead of ending the process, also those that were blocked until now."""
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """The signals of EXIT_CODES that count here: under nohup the end of the terminal does not."""
+    return tuple(
+        number for number in EXIT_CODES if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+    )
 
-    def note(number: int, frame: object) -> None:
-        seen.append(number)
-        # In a thread: the signal may have interrupted code that holds the lock which the function needs.
-        threading.Thread(target=stop_waiting, daemon=True).start()
 
-    for number in EXIT_CODES:
-        signal.signal(number, note)
+def note_signals(seen: list[int], leave: Callable[[int], None] = os._exit) -> None:
+    """Append the signals of EXIT_CODES to `seen` instead of ending the process, also those that were blocked until now.
+
+    A thread notes them: the main one may be in a call of torch, which waits for other processes and looks at no signal. leave: of
+    a process of several that gets a signal again, see _AT_ONCE_SECONDS.
+    """
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+
+    def note() -> None:
+        first: dict[int, float] = {}
+        while number := os.read(read_end, 1):
+            if (name := number[0]) not in EXIT_CODES:
+                continue
+            seen.append(name)
+            stop_waiting()
+            since = time.monotonic() - first.setdefault(name, time.monotonic())
+            if since > _AT_ONCE_SECONDS and name != signal.SIGUSR1 and is_one_of_several(os.environ):
+                say("Asked to stop once more: ended at once. The same command resumes from the newest checkpoint.")
+                leave(EXIT_CODES[signal.Signals(name)])
+
+    threading.Thread(target=note, name="signals", daemon=True).start()
+    for number in stop_signals():
+        signal.signal(number, lambda number, frame: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_CODES)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifests.console import lost_log
 from manifests.files import atomic_write
 from manifests.machine import peak_memory_mb
 from tgtrain.run.folder import METRICS_NAME
@@ -105,6 +106,7 @@ class Journal:
         with atomic_write(path) as file:
             file.write("".join(lines).encode())
         self.file = path.open("a", encoding="utf-8")
+        self.has_noted = False
         self.board: Any = None
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -114,7 +116,13 @@ class Journal:
             pass  # metrics.jsonl holds the same
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Add one record. A value that is not finite is null there, and absent from TensorBoard."""
+        """Add one record. A value that is not finite is null there, and absent from TensorBoard.
+
+        A record of kind `note` comes first, once, if lines of the log on stderr were lost: the run goes on without them.
+        """
+        if not self.has_noted and (reason := lost_log()):
+            self.has_noted = True
+            self.write("note", step, {"text": f"lines of the log on stderr are lost: {reason}"})
         values = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in values.items()

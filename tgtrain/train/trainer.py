@@ -36,7 +36,7 @@ from tgtrain.train.learner import Learner
 from tgtrain.train.preflight import require_room, require_settings
 
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)  # tensors of loader processes arrive as open files
-_LOADER_ERRORS = (OSError, RuntimeError, InputError)  # RuntimeError: a loader process has ended
+_LOADER_ERRORS = (OSError, RunError, InputError)  # RunError: a loader process has ended
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import contextlib
 import queue
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import joblib
 
+from manifests.console import waiting
 from manifests.records import InputError
 from tgprep.extract.workers.scratch import refuse_small, scratch_folder
 from tgprep.extract.workers.shards import Progress, Request, ShardPlan, ShardResult, StoppedError, publish_shard
@@ -33,7 +35,7 @@ def run_dask(plans: Sequence[ShardPlan], request: Request, scratch: Path | None)
     """
     if not plans:
         return
-    client = _connect(request.workers.scheduler)
+    client = _connect(request.workers.scheduler, request.stop)
     results: queue.SimpleQueue[ShardResult | BaseException | None] = queue.SimpleQueue()
     videos, out = (place.resolve() if isinstance(place, Path) else place for place in (request.videos, request.out))
     # Not the request: its event and callbacks stay on this machine.
@@ -87,7 +89,7 @@ def write_shard(plan: ShardPlan, scratch: Path | None, **facts: Any) -> ShardRes
         return publish_shard(*supervisor.write(plan, folder), request.out)
 
 
-def _connect(scheduler: str) -> Any:
+def _connect(scheduler: str, stop: threading.Event) -> Any:
     try:
         from dask.distributed import Client
     except ImportError:
@@ -99,10 +101,14 @@ def _connect(scheduler: str) -> Any:
             f"--scheduler {scheduler}: no Dask scheduler answers at this address ({error}). Start one with `dask scheduler`, and "
             f"workers with `dask worker ADDRESS`."
         ) from None
-    try:
-        client.wait_for_workers(1, timeout=_WORKER_SECONDS)
-    except TimeoutError:
-        client.close()  # type: ignore[no-untyped-call]
-        text = f"it has had no worker for {_WORKER_SECONDS} s. Start some with `dask worker {scheduler}`."
-        raise InputError(f"--scheduler {scheduler}: {text}") from None
+    until = time.monotonic() + _WORKER_SECONDS
+    with waiting(f"a worker of the Dask cluster at {scheduler}"):
+        while not client.scheduler_info()["workers"]:
+            if stop.is_set() or time.monotonic() > until:
+                client.close()  # type: ignore[no-untyped-call]
+                if stop.is_set():
+                    raise StoppedError
+                text = f"it has had no worker for {_WORKER_SECONDS} s. Start some with `dask worker {scheduler}`."
+                raise InputError(f"--scheduler {scheduler}: {text}")
+            time.sleep(_POLL_SECONDS)
     return client
