@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from dataclasses import dataclass, field, replace
@@ -204,11 +205,12 @@ class StepDataset(Dataset[SslBatch]):
 
 
 def _batch_memory(shape: tuple[int, ...]) -> Tensor:
-    """uint8 of this shape; in a loader process it is shared memory that the training process maps."""
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+    """uint8 of this shape; in a loader process it is shared memory, if there is enough, that the training process maps."""
+    if get_worker_info() is not None:
+        with contextlib.suppress(RuntimeError):
+            storage = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")  # type: ignore[no-untyped-call]
+            return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+    return torch.empty(shape, dtype=torch.uint8)
 
 
 def split_batch(batch: SslBatch, num_parts: int) -> list[SslBatch]:

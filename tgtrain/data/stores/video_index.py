@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -51,11 +52,17 @@ class VideoIndex(Sequence[StoredVideo]):
         import torch
 
         if not self._shared:
-            self._shared = {name: torch.from_numpy(getattr(self, name)) for name in _COLUMNS}
+            columns: dict[str, Any] = {name: getattr(self, name) for name in _COLUMNS}
+            with contextlib.suppress(RuntimeError):  # there is not enough of it: every process gets a copy
+                tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
+                for tensor in tensors.values():
+                    tensor.share_memory_()  # type: ignore[no-untyped-call]
+                columns = tensors
+            self._shared = columns
         return {"shards": self.shards, **self._shared}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["shards"], *(state[name].numpy() for name in _COLUMNS))  # type: ignore[misc]
+        self.__init__(state["shards"], *(np.asarray(state[name]) for name in _COLUMNS))  # type: ignore[misc]
 
     def __len__(self) -> int:
         return len(self.shard)
