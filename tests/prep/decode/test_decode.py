@@ -152,6 +152,17 @@ def test_sound_alone_is_refused(shared: Path) -> None:
         open_video(shared / "videos" / "odd" / "nasa_13013.mp4.audio.mp3", decoder="pyav", space="rgb", short_side=0)
 
 
+def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
+    sound, picture = ["-f", "lavfi", "-i", "sine=d=0.1"], ["-f", "lavfi", "-i", "color=s=32x32:r=1:d=1"]
+    coded = ["-map", "0", "-map", "1", "-c:a", "aac", "-c:v", "mjpeg", "-disposition:v", "attached_pic"]
+    for name in ("a.m4v", "a.mp4", "a.m4a"):
+        program = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *sound, *picture, *coded, str(tmp_path / name)]
+        subprocess.run(program, check=True)
+        for decoder in ("pyav", "opencv", "decord"):
+            with pytest.raises(DecodeError, match="^holds only a cover picture, no video$"):
+                open_video(tmp_path / name, decoder=decoder, space="rgb", short_side=0)
+
+
 def test_a_three_pixel_wide_video_decodes(tmp_path: Path) -> None:
     frames = [np.full((9, 3, 3), 40 * k, np.uint8) for k in range(3)]
     path = write_video(tmp_path / "thin.mkv", frames, codec="ffv1", pixel_format="yuv444p")
