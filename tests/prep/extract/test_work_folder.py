@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_one_run_at_a_time(tmp_path: Path, no_locks: None) -> None:
 
 def test_tasks_share_out_and_the_last_one_joins(tmp_path: Path, no_locks: None) -> None:
     with shared(tmp_path, "task 0") as first:
-        with shared(tmp_path, "task 1") as second, critical_section(tmp_path, "plan"):
+        with shared(tmp_path, "task 1") as second, critical_section(tmp_path, "plan", threading.Event()):
             with pytest.raises(InputError, match="task 0 of .* is in use by"), shared(tmp_path, "task 0"):
                 pass
             with pytest.raises(InputError, match="is in use by"), exclusive(tmp_path):

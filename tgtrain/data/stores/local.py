@@ -34,9 +34,6 @@ class LocalShards(Shards):
         """See `Shards`."""
         if name not in self.files:
             file = self.files[name] = open_regular(Path(self.root) / name)
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead beyond the ranges
-            file = self.files[name] = os.open(Path(self.root) / name, os.O_RDONLY | os.O_CLOEXEC)
             advise(file, "RANDOM")  # no read-ahead beyond the ranges
             if len(self.files) > _MAX_OPEN_FILES:
                 os.close(self.files.popitem(last=False)[1])
