@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from manifests.datasets import nfc
 from manifests.object_store import call, no_bucket
 from manifests.records import InputError
 
@@ -45,6 +46,27 @@ def parse_location(text: str) -> Location:
 def below(root: Location, *parts: str) -> Location:
     """Join a location and names below it."""
     return "/".join([str(root).rstrip("/"), *parts]) if is_url(root) else Path(root, *parts)
+
+
+def find_below(folder: Path, path: str) -> Path:
+    """A file below a folder; if none has exactly this name, the one whose name differs in its form of Unicode alone.
+
+    Such names come of copies to and from a Mac. Without either it is the path as given.
+    """
+    place = folder / path
+    if path.isascii() or place.exists():
+        return place
+    found = folder
+    for part in path.split("/"):
+        try:
+            names = [entry.name for entry in found.iterdir()]
+        except OSError:
+            return place
+        same = [name for name in names if nfc(name) == nfc(part)]
+        if len(same) != 1 and part not in same:
+            return place
+        found /= part if part in same else same[0]
+    return found
 
 
 def open_regular(path: str | Path) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from manifests.files import MAX_JSON_BYTES, TEMPORARY_PREFIX, is_url, list_files, parse_json, read_bytes
+from manifests.files import MAX_JSON_BYTES, TEMPORARY_PREFIX, find_below, is_url, list_files, parse_json, read_bytes
 from manifests.machine import run_threads
 from manifests.manifest_io import HEADER_NAME, file_sha256, join, json_bytes, read_header, read_manifest
 from manifests.parquet import seal_holds
@@ -180,7 +180,7 @@ def _check_sources(
 
     def check_one(row: tuple[str, int, str]) -> Finding | None:
         path, expected_bytes, expected = row
-        file = against / path
+        file = find_below(against, path)
         try:
             num_bytes, sha256 = frames_digest(file) if imported else (file.stat().st_size, file_sha256(file))
         except (OSError, FramesError) as error:

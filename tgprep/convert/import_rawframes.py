@@ -19,7 +19,7 @@ import pyarrow as pa
 import simplejpeg
 
 from manifests import sample
-from manifests.files import TEMPORARY_PREFIX, atomic_write, publish, read_bytes
+from manifests.files import TEMPORARY_PREFIX, atomic_write, find_below, publish, read_bytes
 from manifests.machine import run_threads
 from manifests.manifest_io import HEADER_NAME, file_sha256, json_bytes
 from manifests.records import (
@@ -124,7 +124,7 @@ def write_shard(plan: ShardPlan, folder: Path, out: Path, coding: GradientCoding
         with temporary.open("xb") as tar:
             for video in plan.videos:
                 try:
-                    rows.append(_pack(tar, video, folder / video.path, plan.name, coding, flow))
+                    rows.append(_pack(tar, video, find_below(folder, video.path), plan.name, coding, flow))
                 except FramesError as error:
                     rows.append(failed_row(video, str(error)))
             sample.write_end(tar)

@@ -21,7 +21,16 @@ from tgprep.decode.frames import PLANES_VERSION
 from tgprep.decode.open import decoder_versions
 from tgprep.encode.jpeg_tables import ENCODER_VERSION
 from tgprep.extract import work_folder
-from tgprep.extract.plan import Plan, Update, changes_since, load_plan, plan_update, refuse_difference, skipped_of
+from tgprep.extract.plan import (
+    Plan,
+    Update,
+    changes_since,
+    load_plan,
+    new_videos,
+    plan_update,
+    refuse_difference,
+    skipped_of,
+)
 from tgprep.extract.workers.local import num_workers, run_local
 from tgprep.extract.workers.scratch import refuse_small, scratch_folder
 from tgprep.extract.workers.shards import Engine, Request, ShardError, ShardPlan, ShardResult, StoppedError, Workload
@@ -279,7 +288,7 @@ def finished_outcome(request: Request, scan: Scan) -> Outcome:
     manifest = _finished_manifest(request, scan)
     # Notes on videos that are new or have another size than when the data set was extracted.
     before = dict(zip(manifest.videos.column("path"), manifest.videos.column("num_source_bytes"), strict=True))
-    new = [video.path for video in scan.videos if video.path not in before]
+    new = [video.path for video in new_videos(scan, before)]
     changed = [v.path for v in scan.videos if v.num_source_bytes != before.get(v.path, v.num_source_bytes)]
     notes = []
     if new:

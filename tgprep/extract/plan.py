@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import PurePosixPath
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
+from manifests.datasets import nfc
 from manifests.files import Location, atomic_write, below, read_bytes, read_json
 from manifests.manifest_io import json_bytes
 from manifests.parquet import parquet_table
@@ -174,13 +175,11 @@ def plan_update(
                 f"Give the same --annotations and the same kind of folders, or extract into a new folder."
             )
         present = {video.class_name for video in scan.videos}
-        new = tuple(name for name in scan.classes if name in present and name not in classes)
-        classes += new
+        same = {nfc(name): name for name in classes}  # the data set's spelling of a class
+        classes += tuple(name for name in scan.classes if name in present and nfc(name) not in same)
         used_keys = {row.key.lower() for row in rows}
         labels = {name: label for label, name in enumerate(classes)}
-        for video in scan.videos:
-            if video.path in known:
-                continue
+        for video in new_videos(scan, known):
             # A key of the data set may belong to a file that is no longer in VIDEOS: a hash of the path makes another one.
             key = video.key
             for digits in (8, 16, 64):
@@ -188,11 +187,18 @@ def plan_update(
                     break
                 key = video_key(video.class_name, PurePosixPath(video.path).stem, hash_of=video.path, digits=digits)
             used_keys.add(key.lower())
-            videos.append(replace(video, key=key, label=labels[video.class_name]))
+            name = same.get(nfc(video.class_name), video.class_name)
+            videos.append(replace(video, key=key, class_name=name, label=labels[name]))
         skipped = {(item.path, item.reason) for item in scan.skipped if item.path not in known}
     last = max((int(shard.name.split("-")[1].split(".")[0]) for shard in base.shards), default=-1)
     facts = (base.header.dataset, classes, base.header.num_folds, tuple(videos), tuple(sorted(skipped)))
     return Plan(*facts, settings, versions, update=str(update), base=base.digest, first_shard=last + 1)
+
+
+def new_videos(scan: Scan, known: Collection[str]) -> list[SourceVideo]:
+    """The videos of a scan that are not among these paths; a path of which only the form of Unicode has changed is."""
+    lost = {nfc(path) for path in set(known) - {video.path for video in scan.videos}}
+    return [video for video in scan.videos if video.path not in known and nfc(video.path) not in lost]
 
 
 def skipped_of(base: Manifest) -> set[tuple[str, str]]:

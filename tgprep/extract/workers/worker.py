@@ -29,7 +29,7 @@ import cv2
 
 from manifests import console
 from manifests import object_store as stores
-from manifests.files import below, download, file_size, is_url, list_folder
+from manifests.files import below, download, file_size, find_below, is_url, list_folder
 from manifests.object_store import UnreachableError
 from manifests.records import InputError, SourceVideo, VideoRow
 from manifests.sample import MemberTooLargeError, write_end, write_sample
@@ -186,7 +186,7 @@ def _pack(tar: _HashingFile, index: int, job: messages.ShardJob, fetched: FetchA
     with ExitStack() as stack:
         try:
             if fetched is None:
-                path = Path(job.videos_root) / source.path
+                path = find_below(Path(job.videos_root), source.path)
             else:
                 stack.callback(fetched.remove, index)
                 path = fetched.get(index, lambda: on_frame(0))
