@@ -20,6 +20,13 @@ SUBSET_NAMES = dict.fromkeys(("train", "training"), "train")
 SUBSET_NAMES |= dict.fromkeys(("val", "validate", "valid", "validation", "dev", "devel", "development"), "val")
 SUBSET_NAMES |= dict.fromkeys(("test", "testing"), "test")
 SUBSET_NAMES |= {f"{name}set": subset for name, subset in SUBSET_NAMES.items()}
+# Of containers and of raw streams that FFmpeg decodes, in lower case; cameras and recorders have names of their own.
+VIDEO_EXTENSIONS = frozenset(
+    """264 265 266 360 3g2 3gp 3gp2 3gpp amv apv asf av1 avc avi bik cavs dav dif divx drc dv dvr-ms evc evo f4v flc fli flv gif gxf
+    h261 h263 h264 h265 h266 h26l hevc insv ismv ivf lrf lrv m1v m2p m2t m2ts m2v m4v mj2 mjpeg mjpg mk3d mkv mod mov mp2v mp4 mp4v
+    mpe mpeg mpg mpv mpv2 mts mxf nsv nut obu ogm ogv ogx ps qt rcv rm rmvb roq rv smk tod tp trp ts vc1 vc2 vob vro vvc webm wmv
+    wtv xvid y4m""".split()  # noqa: SIM905
+)
 
 
 @functools.cache

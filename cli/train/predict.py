@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -117,23 +116,17 @@ def _view_job(trained: Trained, settings: EvalSettings, path: Path, decoder: str
 
 def _files(given: tuple[Path, ...]) -> list[Path]:
     """List the given files and the video files below the given folders, in order, each once; InputError if a folder has none."""
-    from manifests.records import InputError
-    from tgprep.scan.files import VIDEO_EXTENSIONS
+    from tgprep.scan.files import list_videos
 
     files: dict[Path, None] = {}
     for path in given:
         if not path.is_dir():
             files[path] = None
             continue
-        below = [
-            Path(folder) / name
-            for folder, _, names in os.walk(path)
-            for name in names
-            if Path(name).suffix.lower().removeprefix(".") in VIDEO_EXTENSIONS
-        ]
-        if not below:
-            raise InputError(f"{path} holds no video files (expected extensions such as .avi, .mp4, .mkv, .webm).")
-        files.update(dict.fromkeys(sorted(below)))
+        listing = list_videos(path)
+        for entry in listing.skipped:
+            say(f"skipped: {path / entry.path}: {entry.reason}")
+        files.update(dict.fromkeys(path / file.path for file in listing.videos))
     return list(files)
 
 

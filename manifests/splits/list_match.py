@@ -6,16 +6,12 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from manifests.datasets import KINETICS, KINETICS_NAME, clean_class, nfc
+from manifests.datasets import KINETICS, KINETICS_NAME, VIDEO_EXTENSIONS, clean_class, nfc
 from manifests.lists.labels import subset_of_word
 from manifests.lists.text import shown
 from manifests.records import WRITTEN, InputError
 from manifests.splits.lists import ListFile, Reading
 from manifests.table import Manifest
-
-_VIDEO_SUFFIXES = frozenset(
-    ".avi .mp4 .mkv .webm .mov .mpg .mpeg .mpe .m4v .wmv .flv .ts .m2ts .mts .3gp .ogv .gif .y4m .mxf .asf .vob .rm .divx".split()  # noqa: SIM905
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +120,7 @@ def _ways(manifest: Manifest) -> Iterator[_Way]:
         """Folder name and the file names to try: as written, and without a video extension."""
         folder, _, name = path.replace("\\", "/").rstrip("/").rpartition("/")
         head, dot, suffix = name.rpartition(".")
-        return folder.rpartition("/")[2], [head, name] if dot and f".{suffix.lower()}" in _VIDEO_SUFFIXES else [name]
+        return folder.rpartition("/")[2], [head, name] if dot and suffix.lower() in VIDEO_EXTENSIONS else [name]
 
     def by_class(path: str) -> Iterator[str]:
         folder, names = parts(path)

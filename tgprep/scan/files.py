@@ -10,14 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from manifests.datasets import VIDEO_EXTENSIONS
 from manifests.files import Location, list_tree
 from manifests.machine import reads_names_as_utf8
 from manifests.records import InputError
 
-VIDEO_EXTENSIONS = frozenset(
-    """264 265 3g2 3gp asf avi divx dv f4v flv gif h264 h265 hevc ivf m1v m2p m2t m2ts m2v m4v mjpeg mjpg mkv mov mp4 mpe mpeg
-    mpg mts mxf nut obu ogm ogv ps qt rm rmvb ts vob webm wmv y4m""".split()  # noqa: SIM905
-)
 OTHER_EXTENSIONS = frozenset(
     """7z aac ass bat bib bmp bz2 cfg conf csv db doc docx exr feather flac gz h5 hdf5 htm html ini ipynb jpeg jpg json
     jsonl lock log m4a mat md md5 mp3 nfo npy npz ogg parquet pdf pickle pkl png ppt pptx ps1 pth pt py rar rst sh sha1

@@ -59,12 +59,7 @@ def named(listing: Listing, videos: Location, dataset: str, labelling: Labelling
     labelled = [(file, label) for file, label in labels if isinstance(label, VideoLabel)]
     skipped = listing.skipped + [Skipped(path, why) for path, why in labelling.labels.items() if isinstance(why, str)]
     if not labelled:
-        reasons = Counter(entry.reason for entry in skipped)
-        top = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
-        raise InputError(
-            f"VIDEOS {videos}: none of the video files fits --dataset {dataset} ({top or 'the list names none of them'}). "
-            f"First: {some([entry.path for entry in skipped])}. Check VIDEOS, or use --dataset folder for your own classes."
-        )
+        raise InputError(_why_none(listing, videos, dataset, labelling.missing, skipped))
     # A label is the class's number, which depends on whether absent classes keep theirs.
     names = labelling.classes
     if classes == "present":
@@ -98,6 +93,22 @@ def named(listing: Listing, videos: Location, dataset: str, labelling: Labelling
         labelling.missing,
         labelling.extra,
         tuple(notes),
+    )
+
+
+def _why_none(
+    listing: Listing, videos: Location, dataset: str, missing: tuple[Missing, ...], skipped: list[Skipped]
+) -> str:
+    """The message if no video has a label."""
+    if dataset == "csv" and missing:
+        example = f"it names {missing[0].examples[0]}, VIDEOS holds {listing.videos[0].path}"
+        return f"VIDEOS {videos}: the list names none of its videos: {example}. Write paths relative to VIDEOS."
+    reasons = Counter(entry.reason for entry in skipped)
+    top = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
+    advice = "" if dataset in ("csv", "folder") else ", or use --dataset folder for your own classes"
+    return (
+        f"VIDEOS {videos}: none of the video files fits --dataset {dataset} ({top}). "
+        f"First: {some([entry.path for entry in skipped])}. Check VIDEOS{advice}."
     )
 
 

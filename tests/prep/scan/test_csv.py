@@ -74,7 +74,10 @@ def test_csv_with_integer_labels(tmp_path: Path) -> None:
         ("path,label\n../1.mp4,a\n", "leaves VIDEOS"),
         ("path,label\n/v/1.mp4,a\n", "leaves VIDEOS"),
         ("path,label,subset\n1.mp4,a,maybe\n", "subset 'maybe'"),
-        ("path,label\nnone.mp4,a\n", "none of the video files fits"),
+        (
+            "path,label\nnone.mp4,a\n",
+            "names none of its videos: it names none.mp4, VIDEOS holds 1.mp4. Write paths relative",
+        ),
         ("path,kind\n1.mp4,a\n", "lacks a column for label (got path, kind)"),
         ("Path,Kind\n", "Known names: label: label, class_name, class, category"),
         ("path,label,label\n1.mp4,a,b\n", "column 'label' comes twice"),

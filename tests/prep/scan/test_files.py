@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from manifests.datasets import VIDEO_EXTENSIONS
 from manifests.records import InputError
 from tests.prep.scan.support import fill
-from tgprep.scan.files import VIDEO_EXTENSIONS
+from tgprep.scan.files import OTHER_EXTENSIONS, list_videos
 from tgprep.scan.scan import scan
 
 
@@ -104,6 +105,18 @@ def test_mistakes(tmp_path: Path) -> None:
         scan(tmp_path, dataset="csv")
 
 
-def test_extensions_are_lower_case() -> None:
+def test_extensions_are_lower_case_and_of_one_kind() -> None:
     assert {"avi", "mp4", "mkv", "webm", "mov", "m2ts", "gif", "y4m", "divx"} <= VIDEO_EXTENSIONS
+    assert {"h264", "264", "h265", "265", "hevc", "ivf", "obu", "ps", "m2v", "mjpeg", "dav", "m2t"} <= VIDEO_EXTENSIONS
     assert all(extension == extension.lower() for extension in VIDEO_EXTENSIONS)
+    assert not VIDEO_EXTENSIONS & OTHER_EXTENSIONS
+
+
+def test_every_odd_file_is_a_video(shared: Path, tmp_path: Path) -> None:
+    odd = shared / "videos/odd2"
+    names = {line.split("\t")[0] for line in (odd / "MANIFEST.tsv").read_text().splitlines()[1:]}
+    assert {file.path for file in list_videos(odd).videos} == names
+    # The same content under another spelling, and raw streams that PyAV decodes.
+    for extension in ("H264", "Hevc", "IVF", "Obu", "264", "265", "ps", "M2V"):
+        (tmp_path / f"a.{extension}").touch()
+    assert len(list_videos(tmp_path).videos) == 8
