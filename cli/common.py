@@ -120,6 +120,12 @@ def handled(function: Callable[P, R]) -> Callable[P, R]:
         except KeyboardInterrupt:
             say("Interrupted.")
             sys.exit(130)
+        except UnicodeEncodeError as error:
+            if error.encoding != "utf-8":
+                raise
+            name = error.object[: error.end].split('"')[-1][-60:]
+            say(f"Error: {name}: the name of this file or folder is not valid UTF-8. Rename it.")
+            sys.exit(EXIT_USAGE)
         except OSError as error:
             if error.filename is None:
                 raise

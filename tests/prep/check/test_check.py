@@ -125,6 +125,8 @@ def first_changed(**changes: object) -> Callable[[Manifest], Manifest]:
         ({"status": "failed", "error": "odd"}, "count"),
         ({"status": "lost"}, "table"),
         ({"key": "no-slash"}, "table"),
+        ({"key": "__background__/a"}, "key-hidden"),
+        ({"key": "wave/__a"}, "key-hidden"),
     ],
 )
 def test_broken_rows_are_found(copy: Path, changes: dict[str, object], kind: str) -> None:
