@@ -126,6 +126,7 @@ def _frame_folders(folder: Path) -> Listing:
         place, _, name = path.rpartition("/")
         if FILES["rgb"][1].fullmatch(name):
             num_bytes[place] += status.st_size
+    listing.ignored.clear()  # hidden files: an export holds some
     if not num_bytes:
         raise InputError(f"{folder} holds no frames: expected Class/video/img_00001.jpg, img_00002.jpg, ...")
     for place, count in num_bytes.items():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from manifests import datasets
-from manifests.datasets import nfc, subset_of_folder
+from manifests.datasets import SUBSET_NAMES, folded_class, nfc, subset_of_folder
 from manifests.files import Location
 from manifests.records import InputError
 from tgprep.scan.files import VideoFile, some
@@ -73,6 +74,11 @@ def by_folder(files: list[VideoFile], videos: Location) -> Labelling:
         notes.append(
             f"{len(double)} classes have folders in composed and in decomposed Unicode, taken as one class each: {some(double)}"
         )
+    same = Counter(map(folded_class, spellings))
+    if alike := sorted(name for name in spellings if same[folded_class(name)] > 1):
+        notes.append(
+            f"{len(alike)} classes have names that differ in case or spaces alone, and stay apart: {some(alike)}"
+        )
     return Labelling(tuple(sorted(spellings)), labels, int(layout.kind != "class"), (), (), tuple(notes))
 
 
@@ -129,13 +135,17 @@ def _subsets_in(root: Folders, nested: list[Folders], videos: Location, *, is_co
 
 
 def _classes_in(root: Folders, nested: list[Folders], videos: Location) -> _Layout:
-    """The layout without folders of subsets; InputError for `train1`, `test1` and the like, which may be parts of folds."""
+    """The layout without folders of subsets; InputError for folders such as `my_train` and `my_test`, or `train1` and `test1`."""
     depth = len(root)
-    numbered = {
-        f[: depth + 1]: subset for f in nested if (subset := subset_of_folder(f[depth].rstrip("0123456789_-. ")))
-    }
-    if len(set(numbered.values())) > 1:
-        raise _ambiguous(videos, list(numbered), nested)
+    for level in (depth, depth + 1):
+        alike: defaultdict[tuple[str, ...], dict[Folders, str]] = defaultdict(dict)
+        for folders in (f[: level + 1] for f in nested if len(f) > level):
+            parts = [part.rstrip("0123456789") for part in re.split(r"[_\-. ]+", nfc(folders[-1]).lower())]
+            if len(words := [SUBSET_NAMES[part] for part in parts if part in SUBSET_NAMES]) == 1:
+                alike[tuple(part for part in parts if part not in SUBSET_NAMES and part)][folders] = words[0]
+        for group in alike.values():
+            if len(set(group.values())) > 1:
+                raise _ambiguous(videos, list(group), nested)
     return _Layout(root, "class")
 
 

@@ -215,4 +215,4 @@ def _page(data: dict[str, Any]) -> bytes:
     for mark, content in (("/*STYLE*/", style), ("/*SCRIPT*/", script), ("/*DATA*/", safe)):
         assert page.count(mark) == 1, mark
         page = page.replace(mark, content)
-    return page.encode()
+    return page.encode(errors="backslashreplace")

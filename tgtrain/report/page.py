@@ -55,7 +55,7 @@ def write_report(folders: Sequence[Path], output: Path | None = None, typed: Typ
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(output) as file:
-            file.write(text.encode())
+            file.write(text.encode(errors="backslashreplace"))
     except OSError as error:
         raise InputError(f"Cannot write {output}: {error.strerror}. Name another file with --output.") from None
     return output

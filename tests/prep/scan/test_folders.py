@@ -110,6 +110,9 @@ def test_subset_folders_in_each_class(tmp_path: Path) -> None:
         ["train1/walk/a.avi", "test1/walk/b.avi"],
         ["train_01/walk/a.avi", "val-01/walk/b.avi", "extra/c.avi"],
         ["walk/test/a.avi", "run/b.avi"],
+        ["my_train/walk/a.avi", "my_test/walk/b.avi"],
+        ["my-train-v2/walk/a.avi", "my-val-v2/walk/b.avi", "other/c.avi"],
+        ["walk/cam_train/a.avi", "walk/cam_test/b.avi", "run/cam_train/c.avi"],
     ],
 )
 def test_ambiguous_trees_are_refused(tmp_path: Path, names: list[str]) -> None:
@@ -121,6 +124,16 @@ def test_a_class_of_that_name_is_noted(tmp_path: Path) -> None:
     result = scan(fill(tmp_path, "train/a.mp4", "bus/b.mp4", "tram/c.mp4"))
     assert result.classes == ("bus", "train", "tram")
     assert any(note.startswith("train/ counts as a class, not as a subset") for note in result.notes)
+
+
+def test_classes_with_words_of_subsets_in_their_names(tmp_path: Path) -> None:
+    names = ["driving_test/a.mp4", "train_ride/b.mp4", "walk/c.mp4", "Walk/d.mp4", "strength training/e.mp4"]
+    result = scan(fill(tmp_path, *names))
+    assert result.classes == ("Walk", "driving_test", "strength training", "train_ride", "walk")
+    assert any(
+        "2 classes have names that differ in case or spaces alone, and stay apart: Walk, walk" in note
+        for note in result.notes
+    )
 
 
 def test_linked_subsets(tmp_path: Path) -> None:
