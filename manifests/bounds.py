@@ -94,7 +94,7 @@ def _header_problems(header: ManifestHeader) -> Iterator[str]:
     for name, text in header.versions.items():
         if not (_is_text(name, 100) and _is_text(text, 1000)):
             yield f"versions.{name:.100} is {text!r:.100}, expected text"
-    ranges = {"quality": (1, 100)}
+    ranges = {"quality": (-1, 100)}  # -1: of frames that were imported
     if settings.get("store", "frames") == "video":
         ranges |= {"gop": (1, 250), "crf": (0, 51)}
         if gradient.stored:
