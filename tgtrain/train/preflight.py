@@ -13,6 +13,7 @@ from tgtrain.data.sequential_batches import weaker_promises
 from tgtrain.data.setup import Setup
 from tgtrain.method.networks.model import build_model, count_parameters, last_shape
 from tgtrain.ranks.distributed import Ranks
+from tgtrain.run.checkpoint import every_checkpoint
 
 _MAX_NAMES = 5
 
@@ -114,11 +115,15 @@ def has_variance(config: Config, features: tuple[int, int, int]) -> bool:
 
 
 def require_room(run: Path, config: Config) -> None:
-    """Refuse a disk without room for two checkpoints. Needed: `keep`, the best, one to be measured, one being written."""
+    """Refuse a disk without room for the checkpoints of the run: `keep`, the best, one to be measured, one being written."""
     free = shutil.disk_usage(next(path for path in (run, *run.absolute().parents) if path.is_dir())).free
     size = 8 * count_parameters(build_model(config.model))  # weights and momentum in float32
-    if free < 2 * size:
+    every = config.evaluate.every_epochs or config.optimiser.epochs
+    most = min(config.evaluate.keep + 3, math.ceil(config.optimiser.epochs / every) + 1)
+    present = sum(path.stat().st_size for path in every_checkpoint(run))
+    if free < most * size - present:
         raise InputError(
-            f"{run}: {free // 1_000_000} MB are free, and a checkpoint takes {size // 1_000_000}. Make room for "
-            f"{config.evaluate.keep + 3} of them, or name another disk with --out."
+            f"{run}: {free // 1_000_000} MB are free, and the run needs {(most * size - present) // 1_000_000} MB: at most {most} "
+            f"checkpoints of {size // 1_000_000} MB lie there at once (evaluate.keep={config.evaluate.keep}). Make room, lower "
+            "evaluate.keep, or name another disk with --out."
         )
