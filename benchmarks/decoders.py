@@ -42,7 +42,7 @@ ENDINGS = {".avi", ".mp4", ".mkv", ".webm", ".mov", ".mpg", ".gif"}
 
 def true_frames(path: Path) -> int:
     """Number of frames that the ffmpeg program decodes."""
-    program = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-an", "-fps_mode", "passthrough"]
+    program = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", f"file:{path}", "-an", "-fps_mode", "passthrough"]
     listing = subprocess.run([*program, "-f", "framecrc", "-"], capture_output=True, check=False)
     return sum(bool(line) and not line.startswith("#") for line in listing.stdout.decode().splitlines())
 

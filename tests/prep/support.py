@@ -117,7 +117,7 @@ def check_after(root: Path, change: Callable[[Manifest], Manifest]) -> CheckRepo
 
 def ffmpeg_frames(path: Path, rgb: bool, limit: int = 1000) -> tuple[int, int, int, bytes]:
     """Number of frames, width, height and, with `rgb`, the packed frames, as the ffmpeg program decodes its default stream."""
-    program = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-an", "-frames:v", str(limit)]
+    program = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", f"file:{path}", "-an", "-frames:v", str(limit)]
     listing = subprocess.run(
         [*program, "-fps_mode", "passthrough", "-f", "framecrc", "-"], capture_output=True, check=False
     )

@@ -13,7 +13,9 @@ import numpy as np
 from tgprep.decode.frames import DecodedVideo, DecodeError, Picture, Planes, scaled_size
 
 if TYPE_CHECKING:
+    from manifests.gradient import Frame
     from tgprep.decode.planes import Orientation
+    from tgprep.decode.pyav import FirstLook
 
 _MAX_INT32 = (1 << 31) - 1
 
@@ -85,16 +87,13 @@ def _open_by_name(path: Path, decoder: str) -> DecodedVideo:
     """Open a file with a library that takes names only, and knows neither what PyAV refuses nor mirrored pictures."""
     from tgprep.decode.pyav import look_at
 
-    seen, orientation, degrees = look_at(path)
+    look = look_at(path)
     # The name of a descriptor is never a URL or a pattern, whatever the file is called.
     with path.open("rb") as file:
         name = f"/dev/fd/{file.fileno()}"
-        if decoder == "opencv":
-            video = _open_opencv(name, orientation)
-        else:
-            video = _open_decord(name, orientation, degrees)
-    video.rotation_degrees = seen.rotation_degrees
-    video.notes += seen.notes
+        video = _open_opencv(name, look.orientation) if decoder == "opencv" else _open_decord(name, look)
+    video.rotation_degrees = look.video.rotation_degrees
+    video.notes += look.video.notes
     return video
 
 
@@ -123,8 +122,8 @@ def _open_opencv(name: str, orientation: Orientation) -> DecodedVideo:
     )
 
 
-def _open_decord(name: str, orientation: Orientation, degrees: float) -> DecodedVideo:
-    """Open a file with decord.VideoReader, one thread, without a report of damage. degrees: what its container turns it by.
+def _open_decord(name: str, look: FirstLook) -> DecodedVideo:
+    """Open a file with decord.VideoReader, one thread, without a report of damage.
 
     decord is known to hang on files whose header claims too many frames, and to give different pixels now and then on HMDB51.
     Frames are requested one by one in order, so that a worker that stops delivering is killed by its supervisor.
@@ -135,17 +134,30 @@ def _open_decord(name: str, orientation: Orientation, degrees: float) -> Decoded
         reader = decord.VideoReader(name, num_threads=1)
     except (RuntimeError, decord.DECORDError):
         raise DecodeError("decord cannot open it as a video") from None
-    # What decord does: it turns by whole quarters, clockwise, and mirrors nothing.
-    turns = {90: 3, 180: 2, 270: 1}.get(int((0.9 - degrees) % 360 - 0.9), 0)
 
     def frames() -> Iterator[Picture]:
+        turns: int | None = None
         for _ in range(len(reader)):
             try:
                 frame = reader.next().asnumpy()
             except (StopIteration, RuntimeError, decord.DECORDError):
                 return
-            if turns != orientation.quarter_turns or orientation.mirrored:
-                frame = np.ascontiguousarray(orientation.apply(np.rot90(frame, -turns)))
+            if look.orientation.quarter_turns or look.orientation.mirrored:
+                turns = _turns_of_decord(frame, look) if turns is None else turns
+                frame = np.ascontiguousarray(look.orientation.apply(np.rot90(frame, -turns)))
             yield frame
 
     return DecodedVideo(frames=frames(), num_frames_header=len(reader), fps=float(reader.get_avg_fps()))
+
+
+def _turns_of_decord(frame: Frame, look: FirstLook) -> int:
+    """By how many quarters decord has turned its first picture: it mirrors none, and knows the container's matrix alone."""
+    of_container = {90: 3, 180: 2, 270: 1}.get(int((0.9 - look.degrees) % 360 - 0.9), 0)
+
+    def error(turns: int) -> float:
+        luma = look.orientation.apply(np.rot90(frame, -turns)).mean(axis=2)
+        if look.luma is None or luma.shape != look.luma.shape:
+            return math.inf
+        return float(np.abs(luma - look.luma).mean())
+
+    return min((of_container, 0), key=error)

@@ -58,15 +58,23 @@ def open_pyav(path: Path, *, space: str, short_side: int, as_coded: bool = False
     return _open(path, space, short_side, as_coded)[0]
 
 
-def look_at(path: Path) -> tuple[DecodedVideo, Orientation, float]:
-    """For other decoders: facts about a file, how its pictures become upright, and its exact rotation in degrees.
+@dataclass(frozen=True, slots=True)
+class FirstLook:
+    """What another decoder cannot find out by itself."""
 
-    DecodeError as `open_pyav`.
-    """
+    video: DecodedVideo  # closed: facts and notes
+    orientation: Orientation
+    degrees: float  # as the display matrix turns pictures to the left, applied or not
+    luma: Frame | None  # of the first picture, upright
+
+
+def look_at(path: Path) -> FirstLook:
+    """Open a file for a decoder that takes names only. DecodeError as `open_pyav`."""
     video, converter = _open(path, "ycbcr420", 0, True)
     with contextlib.closing(video):
-        next(video.frames, None)
-    return video, converter.orientation, converter.degrees
+        picture = next(video.frames, None)
+        luma = picture.y.copy() if isinstance(picture, Planes) else None
+    return FirstLook(video, converter.orientation, converter.degrees, luma)
 
 
 def _open(path: Path, space: str, short_side: int, as_coded: bool) -> tuple[DecodedVideo, _Converter]:
@@ -155,6 +163,8 @@ def _frames(container: Any, stream: Any, video: DecodedVideo, convert: _Converte
         video.notes.append(
             f"the picture size changes within the video; {convert.num_resized} frames scaled to the first"
         )
+    if convert.num_turned:
+        video.notes.append(f"the rotation changes within the video; {convert.num_turned} frames turned as the first")
 
 
 def _packets(container: Any, stream: Any, video: DecodedVideo) -> Iterator[Any]:
@@ -180,21 +190,25 @@ class _Converter:
     as_coded: bool
     scaler: VideoReformatter = field(default_factory=VideoReformatter)
     source_size: tuple[int, int] | None = None  # of the first frame
+    source_rotation: int = 0  # likewise
     size: tuple[int, int] | None = None  # of the pictures before they are brought upright
     orientation: Orientation = UPRIGHT  # of the first frame
     degrees: float = 0.0  # as its display matrix says, applied or not
     num_resized: int = 0
+    num_turned: int = 0
     num_concealed: int = 0
 
     def __call__(self, frame: Any) -> Picture:
         if self.size is None:
             # The first frame decides the size and the orientation of all pictures.
-            self.source_size = (frame.width, frame.height)
+            self.source_size, self.source_rotation = (frame.width, frame.height), frame.rotation
             self.size = scaled_size(frame.width, frame.height, self.short_side)
             self.video.pixel_format = self.video.pixel_format or frame.format.name
             self._orient(frame)
         if (frame.width, frame.height) != self.source_size:
             self.num_resized += 1
+        if frame.rotation != self.source_rotation:
+            self.num_turned += 1
         # Turned last: scaled and converted pictures are smaller.
         if self.space != "ycbcr420":
             return np.ascontiguousarray(self.orientation.apply(self._rgb(frame)))

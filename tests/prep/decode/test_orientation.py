@@ -74,6 +74,32 @@ def test_every_decoder_shows_what_ffmpeg_shows(base: Path, tmp_path: Path, degre
         video.close()
 
 
+@pytest.mark.parametrize(("degrees", "flip"), [(0, "horizontal"), (90, ""), (90, "vertical"), (180, "")])
+def test_orientation_in_the_coded_stream_counts_too(base: Path, tmp_path: Path, degrees: int, flip: str) -> None:
+    """As H.264 and HEVC carry it themselves (display orientation SEI), in a container without a matrix."""
+    words = f"h264_metadata=display_orientation=insert:rotate={degrees}" + (f":flip={flip}" if flip else "")
+    run("-i", base, "-c", "copy", "-bsf:v", words, tmp_path / "a.mkv")
+    expected = shown(tmp_path / "a.mkv")
+    for way in WAYS:
+        video = opened(tmp_path / "a.mkv", way)
+        for picture in video.frames:
+            assert psnr(rgb(picture), expected) > 20, way
+        video.close()
+
+
+def test_an_orientation_that_changes_is_noted(base: Path, tmp_path: Path) -> None:
+    streams = []
+    for degrees in (180, 90):
+        words = f"h264_metadata=display_orientation=insert:rotate={degrees}"
+        run("-i", base, "-c", "copy", "-bsf:v", f"h264_mp4toannexb,{words}", tmp_path / f"{degrees}.h264")
+        streams.append((tmp_path / f"{degrees}.h264").read_bytes())
+    (tmp_path / "a.h264").write_bytes(b"".join(streams))
+    video = opened(tmp_path / "a.h264", ("pyav", "rgb"))
+    assert len({picture.shape for picture in map(rgb, video.frames)}) == 1
+    (note,) = video.notes
+    assert note.startswith("the rotation changes within the video; ")
+
+
 @pytest.mark.parametrize("store", ["frames", "video"])
 def test_stored_pictures_are_upright(base: Path, tmp_path: Path, store: str) -> None:
     for degrees, mirrored in EIGHT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import random
 from collections.abc import Sequence
@@ -14,13 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests.records import VideoRow
+from manifests.records import Members, VideoRow
 from manifests.splits.label_split import make_split
 from manifests.splits.settings import SplitSettings
 from manifests.table import Manifest
 from tests.prep.support import number_of, psnr
 from tests.train.data.support import extract_all
-from tgprep.decode.stored import stored_frames
+from tgprep.decode.stored import stored_frames, stored_planes
+from tgprep.encode.h264 import Mp4Writer
 from tgtrain.data.batch import StepDataset
 from tgtrain.data.clip import ClipSettings, plan_eval, plan_train
 from tgtrain.data.crop import CropBox
@@ -270,3 +272,19 @@ def test_video_of_wrong_size_is_rejected(manifest: Manifest) -> None:
     with pytest.raises(ValueError, match="does not decode"):
         list(decoder.decode([(0, content)], [0, 1], video.height, video.width))
     assert len(list(decoder.decode([(0, content)], [0], video.height, video.width))) == 1
+
+
+def test_a_picture_that_is_larger_than_its_video_takes_no_memory() -> None:
+    """2,000 x 2,000 pixels of one colour are a few kB of H.264; the decoder refuses them by their header."""
+    file = io.BytesIO()
+    writer = Mp4Writer(file, crf=40, gop=1, fps=25.0)
+    for _ in range(2):
+        writer.add(np.zeros((2000, 2000, 3), np.uint8))
+    spool, _ = writer.finish()
+    pictures = [file.getvalue()[a:b] for a, b in zip(spool.offsets, spool.offsets[1:], strict=False)]
+    with pytest.raises(ValueError, match="does not decode"):
+        list(GopDecoder().decode(list(enumerate(pictures)), [0, 1], 48, 64))
+    members = Members(rgb_offset=0, rgb_bytes=spool.num_bytes)
+    row = VideoRow("a", "a.avi", "A", 0, "", (), "written", members=members, num_frames=2, height=48, width=64)
+    with pytest.raises(ValueError, match="does not decode"):
+        list(stored_planes(file, row))
