@@ -80,7 +80,7 @@ class ListFile:
     hint: str = ""  # what may be wrong with its form if no line matches
 
 
-_NUMBER = r"[+-]?\d+(?:\.0*)?"  # pandas writes 2 as 2.0
+_NUMBER = r"[+-]?\d{1,18}(?:\.0{0,18})?"  # pandas writes 2 as 2.0
 _NUMBERS_AT_END = re.compile(rf"^(?P<path>.*?\S)(?P<numbers>(?:[ \t]+{_NUMBER}){{1,3}})$")
 _SEPARATED = re.compile(r'^"?(?P<path>.*[^,;\s"])"?\s*[,;\t]\s*"?(?P<label>[^,;\t"]+)"?$')
 

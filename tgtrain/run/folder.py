@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
@@ -18,7 +17,7 @@ import pyarrow.compute as pc
 import torch
 from pydantic import Field, PlainValidator, TypeAdapter, ValidationError, ValidationInfo
 
-from manifests.files import atomic_write, require_own_folder
+from manifests.files import MAX_JSON_BYTES, atomic_write, parse_json, read_bytes, require_own_folder
 from manifests.locks import hold_lock
 from manifests.machine import processor_name
 from manifests.manifest_io import json_bytes, read_manifest
@@ -154,11 +153,11 @@ def read_facts(run: Path) -> RunFacts:
     """Read config.json of a run; InputError if the folder is not a run or the file does not fit this version."""
     path = run / CONFIG_NAME
     try:
-        content = path.read_bytes()
-        json.loads(content)
+        content = read_bytes(path, MAX_JSON_BYTES)
+        parse_json(content)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{run} is no run (no {CONFIG_NAME}). `tgtrain run` makes one below ./runs.") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path} is damaged ({error}).") from None
     try:
         return _FACTS.validate_json(content, strict=True, context=path)
