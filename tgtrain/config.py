@@ -55,6 +55,7 @@ class DataSettings:
     """Training crop: random area and aspect ratio, or random scale and position (MvPL)."""
     shared_crop: bool = True  # RGB and TG of a clip are cut and flipped alike
     area: tuple[float, float] = (0.08, 1.0)  # share of the picture that a resized crop covers
+    flip: bool = True  # mirror half of the training clips; off if left and right are different classes
     test_size: Annotated[int, Field(ge=0, le=2048)] = 0
     """Side of each of three test crops; 0: 256 for size 224 and in proportion. Small networks need their training size."""
     test_clips: Frames = 10  # views of a test video: test_clips x test_crops

@@ -94,6 +94,7 @@ def clip_settings(config: Config) -> ClipSettings:
         test_size=data.test_size,
         crop=data.crop,
         area=data.area,
+        flip_probability=0.5 if data.flip else 0.0,
         shared_crop=data.shared_crop,
         flow_flip_keeps_x="flow_flip_keeps_x" in config.compat.quirks,
     )

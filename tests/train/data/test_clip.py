@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.records import InputError
+from tgtrain.config import load_recipe
 from tgtrain.data.clip import (
     ClipPlan,
     ClipSettings,
@@ -36,6 +37,7 @@ from tgtrain.data.crop import (
     three_crops,
     to_stored_frame,
 )
+from tgtrain.data.setup import clip_settings
 from tgtrain.randomness import sample_seed
 
 MAIN = ClipSettings()
@@ -299,6 +301,13 @@ def test_jitter_crops_a_square_from_a_short_side_of_256_to_320() -> None:
     assert all(abs(box.height - box.width) <= 2 for box in boxes)
     assert min(box.left for box in boxes) == 0
     assert max(box.left + box.width for box in boxes) == 320
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_a_recipe_may_leave_clips_unmirrored(flip: bool) -> None:
+    recipe = clip_settings(load_recipe("ucf101-20", [f"data.flip={str(flip).lower()}", "data.shared_crop=false"]))
+    plans = [plan_train(100, 240, 320, recipe, rng)[0] for rng in generators(40)]
+    assert any(plan.flip or plan.tg_flip for plan in plans) is flip
 
 
 def test_views_share_crop_and_flip_by_default() -> None:
