@@ -33,6 +33,9 @@ def by_csv(listing: Listing, videos: Location, annotations: Path | None) -> Labe
     if (path_column, label_column) != ("path", "label"):
         notes.append(f"columns of {annotations.name}: the path is {path_column}, the label {label_column}")
     group_column = next(iter(table.named("group")), "")
+    used = (path_column, label_column, group_column, *table.named("subset")[:1])
+    if unread := [column for column in table.columns if column not in used]:
+        notes.append(f"columns of {annotations.name} that are not read: {some(unread)}")
     rows: dict[str, VideoLabel] = {}
     for row, label, subset in zip(table.rows, labels, subsets or [""] * len(labels), strict=True):
         where = f"{annotations}, line {row.line}"
@@ -180,7 +183,7 @@ class _Names:
     def _among(self, name: str) -> str | None:
         # A backslash divides folders in lists that were written on Windows; here it may be a part of a name.
         for text in (name, name.replace("\\", "/")):
-            for path in (text, self._below(text, self.roots)):
+            for path in (text, self._below(text, self.roots), text.lstrip("/")):
                 plain = nfc(str(PurePosixPath(path)))
                 if (found := self.files.get(plain, self.stems.get(plain))) is not None:
                     return found

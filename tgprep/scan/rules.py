@@ -139,9 +139,8 @@ def by_lists(
     labels: dict[str, VideoLabel | str] = {}
     extra: defaultdict[str, list[str]] = defaultdict(list)
     other_class: list[str] = []
-    unsettled: defaultdict[str, set[str]] = defaultdict(
-        set
-    )  # the classes of a video that is in no list under its class
+    # The classes of each video that is in no list under its class.
+    unsettled: defaultdict[str, set[str]] = defaultdict(set)
     for file, (name, place) in zip(files, pairs, strict=True):
         entry = None if place is None else listed[place]
         if entry is not None and name and entry.class_name not in ("", name):
@@ -172,11 +171,23 @@ def by_lists(
     missing = count_missing((video.class_name for video in listed), absent)
     unlisted = sorted(path for group in extra.values() for path in group)
     notes = [*_notes_on_lists(dataset, lists, unlisted, other_class, num_folds), *unread_files(dataset, paths, lists)]
+    notes += _note_on_folders(files, labels, num_folds)
     if double := sorted(
         f"{stem} ({' and '.join(sorted(names))})" for stem, names in unsettled.items() if len(names) > 1
     ):
         notes.append(f"{len(double)} videos are in several class folders, and count in each: {some(double)}")
     return Labelling(classes, labels, num_folds, missing, count_extra(extra), tuple(notes))
+
+
+def _note_on_folders(files: list[VideoFile], labels: Mapping[str, VideoLabel | str], num_folds: int) -> list[str]:
+    """A note on videos in the folder of another subset than the lists say."""
+    other = []
+    for file in files if num_folds == 1 else ():
+        label, subset = labels[file.path], next(filter(None, map(datasets.subset_of_folder, file.folders)), "")
+        if isinstance(label, VideoLabel) and subset and subset not in label.subsets:
+            other.append(f"{file.path} (listed: {label.subsets[0] or 'nowhere'})")
+    what = "videos are in a folder of another subset than the lists say; the lists count"
+    return [f"{len(other)} {what}: {some(sorted(other))}"] if other else []
 
 
 def _classes_and_places(

@@ -121,6 +121,7 @@ def test_csv_mistakes(tmp_path: Path, text: str, message: str) -> None:
         "key,path,label\nrun/x,A/x.avi,run\njump/y,A/y.mp4,jump\n",
         "path,label\n.\\A/x.avi,run\nA\\y.mp4,jump\n",
         "path,label\n./A/x.avi,run\nA/y,jump\n",
+        "path,label\n/A/x.avi,run\n\\A\\y.mp4,jump\n",
         "path,label\nVIDEOS/A/x.avi,run\nv/A/y.mp4,jump\n",
         "path,label\r\nA/x.avi,run\r\nA/y.mp4,jump\r\n",
         "path,label\rA/x.avi,run\rA/y.mp4,jump\r",
@@ -161,6 +162,7 @@ def test_whole_numbers_stay_numbers(tmp_path: Path, labels: tuple[str, ...]) -> 
         ("path,label\n1.mp4,Run\n2.mp4,run\n", 0, "2 classes have names that differ in case or spaces alone"),
         ("path,label\n1.mp4,x\n2.mp4,360\n", 0, "1 of 2 labels are numbers"),
         ("file,class\n1.mp4,x\n2.mp4,y\n", 0, "columns of list.csv: the path is file, the label class"),
+        ("path,label,is_train\n1.mp4,x,1\n2.mp4,y,0\n", 0, "columns of list.csv that are not read: is_train"),
     ],
 )
 def test_what_a_csv_says_of_subsets_and_classes(tmp_path: Path, text: str, num_folds: int, note: str) -> None:

@@ -26,6 +26,17 @@ def test_kinetics_folders_with_spaces_and_subsets(tmp_path: Path) -> None:
     ]
 
 
+def test_folders_of_another_subset_than_the_lists_are_noted(tmp_path: Path) -> None:
+    kinetics_lists(tmp_path / "annotations", ["abseiling", "zumba"])
+    fill(
+        tmp_path / "videos", "train/abseiling/VIDEO000000_000001_000011.mp4", "val/zumba/VIDEO000001_000001_000011.mp4"
+    )
+    result = scan(tmp_path / "videos", dataset="kinetics400")
+    assert [video.subsets for video in result.videos] == [("train",), ("train",)]
+    (note,) = [line for line in result.notes if "another subset" in line]
+    assert note.startswith("1 videos are in a folder of another subset than the lists say; the lists count: val/zumba/")
+
+
 def test_kinetics600_classes_come_from_the_csv(tmp_path: Path) -> None:
     fill(tmp_path, "videos/train/juggling chainsaws/AAAAAAAAAAA_000001_000011.mp4")
     with pytest.raises(InputError, match="takes its class list from the official csv"):
