@@ -13,7 +13,7 @@ from manifests.datasets import folded_class
 from manifests.lists.labels import whole_number
 from manifests.records import InputError
 from manifests.splits.label_split import LabelSplit, assemble
-from manifests.splits.list_match import Match, Unmatched, match_lists
+from manifests.splits.list_match import Match, Matches, Unmatched, match_lists
 from manifests.splits.lists import NO_LABEL, ListFile, read_list
 from manifests.splits.pool import Flags, Pool, official_pool
 from manifests.splits.settings import PARTS, ImportSettings
@@ -69,16 +69,17 @@ def import_lists(
     if "labelled" not in files or set(files) - set(PARTS):
         raise InputError(f"Import needs a list of labelled videos, and knows the parts {', '.join(PARTS)}.")
     read = {part: read_list(files[part]) for part in PARTS if part in files}
-    matches, unmatched = match_lists(manifest, read)
+    matched = match_lists(manifest, read)
+    matches = matched.of_part
     pool, pool_name, notes = _choose_pool(manifest, settings, matches["labelled"])
     # A list replaces the official part; what the official parts then share with it goes to the list's part.
     place_of = {row: place for place, row in enumerate(pool.rows.tolist())}
-    flags = {part: np.zeros(len(pool.key), bool) for part in matches}
-    for part, found in matches.items():
-        flags[part][[place_of[match.row] for match in found]] = True
-    labelled, test = flags["labelled"], flags.get("test", pool.test)
-    validation = flags.get("validation", pool.validation & ~test)
-    train = flags.get("unlabelled", pool.train & ~test & ~validation)
+    labelled, train, validation, test = _parts(pool, place_of, matched)
+    notes += [
+        f"{len(found)} lines are {f'for {part}' if part else 'in no part'} by their own word for the subset"
+        for part, found in matched.held_out.items()
+        if found
+    ]
     _refuse_overlaps(
         dict(zip(PARTS, (labelled, train, validation, test), strict=True)), read["labelled"], settings.fold
     )
@@ -111,7 +112,7 @@ def import_lists(
     name += "-theirs" * (settings.labels == "theirs") + "-rest" * (settings.unlabelled == "rest")
     parts = labelled, unlabelled, validation, test
     split = assemble(manifest, pool, settings.name or name, parts, provenance, label)
-    return split, ImportReport(lists, unmatched, differences, (*notes, *label_notes))
+    return split, ImportReport(lists, matched.unmatched, differences, (*notes, *label_notes))
 
 
 def _choose_pool(manifest: Manifest, settings: ImportSettings, labelled: list[Match]) -> tuple[Pool, str, list[str]]:
@@ -125,6 +126,22 @@ def _choose_pool(manifest: Manifest, settings: ImportSettings, labelled: list[Ma
             note = f"{len(outside)} labelled videos are outside the official train list: train is every video that is not in the test part (--pool sets it)"
             return wider, "non-test", [note]
     return pool, name, []
+
+
+def _parts(pool: Pool, place_of: dict[int, int], matched: Matches) -> tuple[Flags, Flags, Flags, Flags]:
+    """Labelled, train, validation and test videos. What no list names comes from the official parts."""
+
+    def flags(found: list[Match]) -> Flags:
+        of_pool = np.zeros(len(pool.key), bool)
+        of_pool[[place_of[match.row] for match in found if match.row in place_of]] = True
+        return of_pool
+
+    given = {part: flags(found) for part, found in matched.of_part.items()}
+    held_out = {part: flags(found) for part, found in matched.held_out.items()}
+    test = given.get("test", pool.test | held_out["test"])
+    validation = given.get("validation", (pool.validation | held_out["validation"]) & ~test)
+    train = pool.train & ~test & ~validation & ~np.logical_or.reduce(list(held_out.values()))
+    return given["labelled"], given.get("unlabelled", train), validation, test
 
 
 def _refuse_overlaps(parts: dict[str, Flags], file: ListFile, fold: int) -> None:

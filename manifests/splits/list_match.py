@@ -13,6 +13,8 @@ from manifests.records import WRITTEN, InputError
 from manifests.splits.lists import ListFile, Reading
 from manifests.table import Manifest
 
+_Entry = tuple[str, int]  # a part, and the place of the entry in its list
+
 
 @dataclass(frozen=True, slots=True)
 class Unmatched:
@@ -33,39 +35,37 @@ class Match:
     reading: Reading  # how the line was understood
 
 
-def match_lists(manifest: Manifest, read: dict[str, ListFile]) -> tuple[dict[str, list[Match]], tuple[Unmatched, ...]]:
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """The videos of the lines of lists."""
+
+    of_part: dict[str, list[Match]]
+    held_out: dict[str, list[Match]]
+    """Lines of train lists that are of another subset by their own word: of the parts validation and test, or "" (no part)."""
+    unmatched: tuple[Unmatched, ...]
+
+
+def match_lists(manifest: Manifest, read: dict[str, ListFile]) -> Matches:
     """Find the video of every line, per part, and list the lines without one.
 
     Ways of naming a video are tried in turn for the lines that are not matched yet. InputError if a list matches nothing.
     """
     status, errors = manifest.videos.column("status"), manifest.videos.arrow.column("error")
-    open_entries = {(part, line): entry for part, file in read.items() for line, entry in enumerate(file.entries)}
-    found: dict[tuple[str, int], Match] = {}
-    ambiguous: set[tuple[str, int]] = set()
-    for names_of_videos, names_of_reading in _ways(manifest):
-        if not open_entries:
-            break
-        # A name that several videos share maps to -1.
-        table: dict[str, int] = {}
-        for row, name in names_of_videos():
-            table[name] = row if table.setdefault(name, row) == row else -1
-        for entry_id, entry in list(open_entries.items()):
-            for reading in entry.readings:
-                rows = [table[name] for name in names_of_reading(reading.path) if name in table]
-                if rows and rows[0] >= 0:
-                    found[entry_id] = Match(rows[0], entry.line, reading)
-                    del open_entries[entry_id]
-                    break
-                if rows:
-                    ambiguous.add(entry_id)
+    found, ambiguous = _find(manifest, read)
     # A match counts if the video was written and no earlier line of the list has it.
     matches: dict[str, list[Match]] = {part: [] for part in read}
+    held_out: dict[str, list[Match]] = {"validation": [], "test": [], "": []}
     unmatched = []
     for part, file in read.items():
         taken: dict[int, Match] = {}
         for place, entry in enumerate(file.entries):
             match = found.get((part, place))
-            if reason := _of_another_part(part, entry.subset):
+            other, reason = _other_part(part, entry.subset)
+            if match is not None and reason and part in ("labelled", "unlabelled") and other != "train":
+                held_out[other].append(match)
+                if other:
+                    continue
+            if reason:
                 pass
             elif match is None:
                 reason = "several videos fit" if (part, place) in ambiguous else "no such video in the data set"
@@ -83,28 +83,55 @@ def match_lists(manifest: Manifest, read: dict[str, ListFile]) -> tuple[dict[str
             unmatched.append(Unmatched(file.name, entry.line, entry.text, reason))
         # A list without a single match is of another data set: stop, rather than report every line.
         if not matches[part]:
-            first_line = file.entries[0]
-            if reason := _of_another_part(part, first_line.subset):
-                raise InputError(
-                    f"List {file.name}: none of its lines is for {part} videos. Line {first_line.line}: {reason}."
-                )
-            raise InputError(
-                f"List {file.name}: none of its {len(file.entries)} lines names a video of {manifest.root}. First line: {first_line.text[:120]!r}; "
-                f"the data set holds videos such as {next(iter(manifest.videos.column('key')), '')!r}.{' ' * bool(file.hint)}{file.hint}"
-            )
-    return matches, tuple(unmatched)
+            raise InputError(_why_nothing_matches(manifest, part, file))
+    return Matches(matches, held_out, tuple(unmatched))
 
 
-def _of_another_part(part: str, word: str) -> str:
-    """Why a line does not belong to a part by its own word for the subset; "" if it does, or has no such word."""
-    if not word:
-        return ""
-    kept = re.fullmatch(r"(un)?label+ed", word.strip().lower())
-    subset = kept[0].replace("ll", "l") if kept else subset_of_word(word)
-    fitting = {"labelled": ("train", "labeled"), "unlabelled": ("train", "labeled", "unlabeled")}.get(
-        part, ("val", "test")
+def _find(manifest: Manifest, read: dict[str, ListFile]) -> tuple[dict[_Entry, Match], set[_Entry]]:
+    """The video that each entry names, and the entries that several videos fit."""
+    open_entries = {(part, line): entry for part, file in read.items() for line, entry in enumerate(file.entries)}
+    found: dict[_Entry, Match] = {}
+    ambiguous: set[_Entry] = set()
+    for names_of_videos, names_of_reading in _ways(manifest):
+        if not open_entries:
+            break
+        # A name that several videos share maps to -1.
+        table: dict[str, int] = {}
+        for row, name in names_of_videos():
+            table[name] = row if table.setdefault(name, row) == row else -1
+        for entry_id, entry in list(open_entries.items()):
+            for reading in entry.readings:
+                rows = [table[name] for name in names_of_reading(reading.path) if name in table]
+                if rows and rows[0] >= 0:
+                    found[entry_id] = Match(rows[0], entry.line, reading)
+                    del open_entries[entry_id]
+                    break
+                if rows:
+                    ambiguous.add(entry_id)
+    return found, ambiguous
+
+
+def _why_nothing_matches(manifest: Manifest, part: str, file: ListFile) -> str:
+    first_line = file.entries[0]
+    if reason := _other_part(part, first_line.subset)[1]:
+        return f"List {file.name}: none of its lines is for {part} videos. Line {first_line.line}: {reason}."
+    return (
+        f"List {file.name}: none of its {len(file.entries)} lines names a video of {manifest.root}. First line: {first_line.text[:120]!r}; "
+        f"the data set holds videos such as {next(iter(manifest.videos.column('key')), '')!r}.{' ' * bool(file.hint)}{file.hint}"
     )
-    return "" if subset in fitting else f"its subset is {shown(word)}, not {' or '.join(fitting)}"
+
+
+def _other_part(part: str, word: str) -> tuple[str, str]:
+    """If a line is not for a part by its own word for the subset: its part ("" for none) and the reason; else "", ""."""
+    if not word:
+        return "", ""
+    kept = re.fullmatch(r"(un)?label+ed", word.strip().lower())
+    subset = "train" if kept else subset_of_word(word)
+    held_out = part in ("validation", "test")
+    if (subset in ("val", "test") if held_out else subset == "train") and not (part == "labelled" and kept and kept[1]):
+        return "", ""
+    other = {"val": "validation", "test": "test", "train": "train"}.get(subset, "")
+    return other, f"its subset is {shown(word)}, not {'val or test' if held_out else 'train'}"
 
 
 _Way = tuple[Callable[[], Iterator[tuple[int, str]]], Callable[[str], Iterator[str]]]

@@ -9,6 +9,7 @@ import pytest
 
 from manifests.records import InputError
 from manifests.splits.list_import import import_lists
+from manifests.splits.settings import PARTS
 from tests.manifests.splits.support import imported, row, small
 
 DATA = small(
@@ -97,9 +98,18 @@ def test_rows_of_another_subset_are_not_labelled(tmp_path: Path, word: str) -> N
     (tmp_path / "list.csv").write_text(f"path,label,subset\nrun/a.avi,1,train\njump/b c.avi,0,{word}\n")
     split, report = imported(DATA, tmp_path / "list.csv")
     assert split.keys_of("labelled") == ["run/a"]
-    assert [(entry.line, entry.reason) for entry in report.unmatched] == [
-        (3, f"its subset is {word!r}, not train or labeled")
-    ]
+    part = {"test": "test", "Validate": "validation", "dev": "validation", "unlabeled": "unlabelled"}.get(word, "")
+    assert [name for name in PARTS if "jump/b_c" in split.keys_of(name)] == [part] * bool(part)
+    reasons = [] if part in ("test", "validation") else [(3, f"its subset is {word!r}, not train")]
+    assert [(entry.line, entry.reason) for entry in report.unmatched] == reasons
+    by_word = f"1 lines are {f'for {part}' if part else 'in no part'} by their own word for the subset"
+    assert (by_word in report.notes) == (part != "unlabelled")
+
+
+def test_a_video_that_a_list_calls_train_and_test_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("path,label,subset\nrun/a.avi,1,train\nrun/a.avi,1,test\n")
+    with pytest.raises(InputError, match="1 of 1 labelled videos are in the test part too"):
+        imported(DATA, tmp_path / "list.csv")
 
 
 def test_contradictions_are_reported(tmp_path: Path) -> None:
