@@ -74,7 +74,7 @@ class GopDecoder:
         left = sorted(set(wanted), reverse=True)
         slot, chroma_box = 0, _chroma_box(part or CropBox(0, 0, height, width), height, width)
         try:
-            for frame in self._frames(coded, (height + 64) * (width + 64)):
+            for frame in self._frames(coded):
                 if left and frame.pts == left[-1]:
                     slot = 1 - slot
                     yield left.pop(), self._rgb(frame, height, width, chroma_box, slot)
@@ -86,10 +86,8 @@ class GopDecoder:
         if left:
             raise ValueError(f"frame {left[-1]} does not decode")
 
-    def _frames(self, coded: Iterable[tuple[int, bytes]], max_pixels: int) -> Iterator[Any]:
-        # A picture that claims to be larger than its video, or the largest so far, takes no memory.
-        if self.context is None or max_pixels > self.max_pixels:
-            self.max_pixels = max(max_pixels, self.max_pixels)
+    def _frames(self, coded: Iterable[tuple[int, bytes]]) -> Iterator[Any]:
+        if self.context is None:
             self.context = av.CodecContext.create("h264", "r")
             self.context.thread_count = 1
             self.context.extradata = _LENGTHS
