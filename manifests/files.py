@@ -91,10 +91,16 @@ def read_bytes(location: Location, max_bytes: int | None = None) -> bytes:
         with os.fdopen(open_regular(location), "rb") as file:
             content = file.read(None if max_bytes is None else min(max_bytes, os.fstat(file.fileno()).st_size) + 1)
     else:
-        part = () if max_bytes is None else (0, max_bytes + 1)
-        content = call(location, lambda files, path: files.cat_file(path, *part))
+        content = call(location, lambda files, path: _content(files, path, max_bytes))
     if max_bytes is not None and len(content) > max_bytes:
         raise OSError(errno.EFBIG, f"it has more than {max_bytes} bytes", str(location))
+    return content
+
+
+def _content(files: Any, path: str, max_bytes: int | None) -> bytes:
+    """The bytes of an object; at most one more than max_bytes of a larger one."""
+    is_large = max_bytes is not None and int(files.info(path).get("size") or 0) > max_bytes
+    content: bytes = files.cat_file(path, 0, max_bytes + 1) if is_large and max_bytes else files.cat_file(path)
     return content
 
 

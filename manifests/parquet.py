@@ -6,7 +6,7 @@ import hashlib
 import io
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,8 +25,8 @@ _MAX_VALUES = 100  # in a list
 _ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED", "RLE_DICTIONARY", "PLAIN_DICTIONARY"}
 
 
-def parquet_table(content: bytes, *schemas: pa.Schema) -> pa.Table:
-    """Read the bytes of a Parquet file.
+def parquet_table(content: bytes, *schemas: pa.Schema, columns: Sequence[str] = ()) -> pa.Table:
+    """Read the bytes of a Parquet file, or some of its columns.
 
     ValueError if it is damaged, has a schema that is none of `schemas` (if any are given), holds nulls or text that is not
     UTF-8, or would take far more memory than a file of its size should. Reads in this thread: Arrow's threads may abort a
@@ -36,16 +36,18 @@ def parquet_table(content: bytes, *schemas: pa.Schema) -> pa.Table:
         with pq.ParquetFile(pa.BufferReader(content), pre_buffer=False) as parquet:
             schema = parquet.schema_arrow
             _check_schema(schema, schemas)
-            _check_size(parquet.metadata, len(content))
-            repeated = list(_repeated_texts(content, parquet.metadata))
+            if columns:
+                schema = pa.schema([schema.field(name) for name in columns], schema.metadata)
+            _check_size(parquet.metadata, len(content), set(schema.names))
+            repeated = list(_repeated_texts(content, parquet.metadata, set(schema.names)))
         with pq.ParquetFile(pa.BufferReader(content), pre_buffer=False, read_dictionary=repeated) as parquet:
-            table: pa.Table = parquet.read(use_threads=False)
+            table: pa.Table = parquet.read(list(columns) or None, use_threads=False)
         _check_content(table, len(content))
         metadata = dict(schema.metadata or {})
         metadata.pop(_SEAL.encode(), None)  # it describes the file, not the table
         columns = [_decoded(column, field.type) for column, field in zip(table.columns, schema, strict=True)]
         return pa.table(columns, schema=schema.with_metadata(metadata or None))
-    except (pa.ArrowException, OSError, OverflowError, UnicodeError) as error:
+    except (pa.ArrowException, OSError, OverflowError, UnicodeError, KeyError) as error:
         reason = str(error).strip().partition("\n")[0][:200]
         raise ValueError(f"it is no valid Parquet file ({reason or type(error).__name__})") from None
 
@@ -64,25 +66,30 @@ def _limit(num_file_bytes: int) -> int:
     return _FREE_BYTES + _BYTES_PER_FILE_BYTE * num_file_bytes
 
 
-def _check_size(facts: pq.FileMetaData, num_file_bytes: int) -> None:
+def _check_size(facts: pq.FileMetaData, num_file_bytes: int, names: Set[str]) -> None:
     """ValueError if the columns, as they are stored, have too many rows or bytes."""
     groups = [facts.row_group(number) for number in range(min(facts.num_row_groups, _MAX_GROUPS))]
     num_rows, num_bytes = sum(group.num_rows for group in groups), sum(group.total_byte_size for group in groups)
     if num_rows != facts.num_rows or num_rows > _FREE_ROWS + num_file_bytes or num_bytes > _limit(num_file_bytes):
         found = f"{facts.num_rows} rows of {num_bytes} bytes in {facts.num_row_groups} groups"
         raise ValueError(f"{found} do not fit a file of {num_file_bytes} bytes")
-    for column in (group.column(number) for group in groups for number in range(facts.num_columns)):
+    for column in (column for group in groups for column in _columns(group, names)):
         if column.num_values > _MAX_VALUES * (num_rows + 1):
             raise ValueError(f"column {column.path_in_schema} holds {column.num_values} values in {num_rows} rows")
         if unknown := set(column.encodings) - _ENCODINGS:
             raise ValueError(f"column {column.path_in_schema} has the encoding {', '.join(unknown)[:50]}")
 
 
-def _repeated_texts(content: bytes, facts: pq.FileMetaData) -> Iterator[str]:
+def _columns(group: pq.RowGroupMetaData, names: Set[str]) -> list[pq.ColumnChunkMetaData]:
+    columns = map(group.column, range(group.num_columns))
+    return [column for column in columns if column.path_in_schema.partition(".")[0] in names]
+
+
+def _repeated_texts(content: bytes, facts: pq.FileMetaData, names: Set[str]) -> Iterator[str]:
     """The columns of text that grow when they are decoded. ValueError if a value is longer than any of ours."""
     texts: dict[str, int] = {}  # column -> bytes as stored, of all groups
     for group in map(facts.row_group, range(facts.num_row_groups)):
-        for column in map(group.column, range(facts.num_columns)):
+        for column in _columns(group, names):
             if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page:
                 name = column.path_in_schema
                 texts[name] = texts.get(name, 0) + column.total_uncompressed_size

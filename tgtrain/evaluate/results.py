@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,8 +19,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.files import atomic_write
+from manifests.files import atomic_write, read_bytes, read_json
 from manifests.manifest_io import json_bytes
+from manifests.parquet import parquet_table
 from manifests.records import InputError
 from tgtrain.evaluate import metrics
 from tgtrain.evaluate.score import Floats, Modality
@@ -27,6 +29,8 @@ from tgtrain.method.networks.model import View
 
 _MODALITIES = ("rgb", "both", "tg")  # in the order in which reports show them: what is published first
 _METRICS = ("top1", "top5", "mean_class")
+_PROTOCOL = re.compile(r"[0-9]{1,6}x[0-9]{1,6}")
+_LARGEST = 2**40  # count or label
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +221,7 @@ def read_results(run: Path, problems: list[str]) -> tuple[TestResult, ...]:
     for path in sorted(run.glob("test-*.json")):
         try:
             results.append(_read_test(path))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             problems.append(
                 f"{path.name} could not be read and is left out ({error}). `tgtrain test {run}` writes it again."
             )
@@ -235,18 +239,22 @@ def read_test_metrics(run: Path) -> dict[str, dict[str, float]]:
     tests = {}
     for path in sorted(run.glob("test-*.json")):
         try:
-            raw = json.loads(path.read_bytes())
-        except (OSError, ValueError):
+            raw = read_json(path)
+            figures = {name: float(value) for name, value in raw.items() if name.partition("@")[0] in _METRICS}
+            tests[path.stem] = {**figures, "step": float(int(raw.get("step", -1)))}
+        except (OSError, ValueError, TypeError, AttributeError, OverflowError):
             raise InputError(f"{path} is damaged. Remove it, or run `tgtrain test {run}` again.") from None
-        tests[path.stem] = {name: float(value) for name, value in raw.items() if "@" in name}
-        tests[path.stem]["step"] = float(raw.get("step", -1))
     return tests
 
 
 def _read_test(path: Path) -> TestResult:
-    raw = json.loads(path.read_bytes())
+    raw = read_json(path)
     protocol = str(raw["protocol"])
+    if not _PROTOCOL.fullmatch(protocol):
+        raise ValueError(f"protocol is {protocol!r:.100}, expected clips x crops")
     confusion = np.array(raw.get("confusion") or [], np.int64)
+    if confusion.size and not 0 <= confusion.min() <= confusion.max() <= _LARGEST:
+        raise ValueError("confusion holds counts that are out of range")
     values = {name: _number(raw.get(name)) for name in (f"{metric}@{protocol}" for metric in _METRICS)}
     # Without these two a report has nothing to show; all else has a default, for files of older versions.
     top1, num_videos = values[f"top1@{protocol}"], int(raw["num_videos"])
@@ -256,7 +264,16 @@ def _read_test(path: Path) -> TestResult:
         )
     table = path.with_suffix(".parquet")
     columns = ["key", "label", "prediction"]
-    rows = pq.read_table(table, columns=columns).to_pylist() if table.is_file() else []
+    rows = parquet_table(read_bytes(table), columns=columns).to_pylist() if table.is_file() else []
+    predictions = tuple(Prediction(str(row["key"]), int(row["label"]), int(row["prediction"])) for row in rows)
+    classes = tuple(
+        ClassScore(int(row["label"]), str(row["class_name"]), int(row["videos"]), _number(row["accuracy"]))
+        for row in raw.get("per_class", [])
+    )
+    labels = [label for entry in predictions for label in (entry.label, entry.prediction)]
+    counts = [count for entry in classes for count in (entry.label, entry.num_videos)]
+    if not all(0 <= number <= _LARGEST for number in (*labels, *counts, num_videos)):
+        raise ValueError("a label or a count is out of range")
     return TestResult(
         protocol=protocol,
         modality=str(raw.get("modality", "rgb")),
@@ -271,12 +288,9 @@ def _read_test(path: Path) -> TestResult:
             for name, value in values.items()
             if math.isfinite(value) and not (name.startswith("top5@") and 0 < len(confusion) <= 5)  # always 100 %
         },
-        classes=tuple(
-            ClassScore(int(row["label"]), str(row["class_name"]), int(row["videos"]), _number(row["accuracy"]))
-            for row in raw.get("per_class", [])
-        ),
+        classes=classes,
         confusion=confusion if confusion.ndim == 2 and confusion.shape[0] == confusion.shape[1] > 0 else None,
-        predictions=tuple(Prediction(str(row["key"]), int(row["label"]), int(row["prediction"])) for row in rows),
+        predictions=predictions,
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
+import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from manifests.files import TEMPORARY_PREFIX, atomic_write
+from manifests.files import TEMPORARY_PREFIX, atomic_write, read_bytes, read_json
 from manifests.manifest_io import file_sha256, json_bytes
 from manifests.records import InputError
 from tgtrain.data.setup import Identity
@@ -150,9 +150,11 @@ def finish_save(run: Path, checkpoint: Checkpoint, keep: int) -> None:
 def best(run: Path) -> Best | None:
     """The best checkpoint; None before there is one."""
     try:
-        values = json.loads((run / FOLDER / _BEST).read_bytes())
+        values = read_json(run / FOLDER / _BEST)
         found = Best(run / FOLDER / Path(values["checkpoint"]).name, str(values["metric"]), float(values["value"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        if not math.isfinite(found.value):
+            return None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
     return found if found.path.is_file() else None
 
@@ -284,7 +286,7 @@ def find(run: Path, which: str) -> Path:
 
 def digest_of(path: Path) -> str:
     """The sha256 of a checkpoint, from the file beside it."""
-    return _digest_path(path).read_text().split()[0]
+    return read_bytes(_digest_path(path), 4096).decode().split()[0]
 
 
 def _digest_path(path: Path) -> Path:

@@ -49,19 +49,20 @@ _FREE = (
     "published",
 )
 
-Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0, le=2**53)]
+Count = Annotated[int, Field(ge=1, le=2**53)]
 
 
 @dataclass(frozen=True, slots=True)
 class DataFacts:
     """The data set of a run, as config.json describes it."""
 
-    root: str  # path or URL
+    root: Annotated[str, Field(pattern=r"^[^\x00]+$")]  # path or URL
     dataset: str
     digest: str
-    num_videos: int
+    num_videos: Whole
     classes: tuple[str, ...]
-    num_frames: int = 0
+    num_frames: Whole = 0
     pictures: dict[str, int] = field(default_factory=dict)  # `320x240` -> number of videos, most frequent first
     extraction: dict[str, Any] = field(default_factory=dict)
 
@@ -72,10 +73,10 @@ class SplitFacts:
 
     name: str
     digest: str
-    labelled: int
-    unlabelled: int
-    validation: int
-    test: int
+    labelled: Whole
+    unlabelled: Whole
+    validation: Whole
+    test: Whole
     provenance: dict[str, str]
 
 

@@ -13,9 +13,13 @@ import torch
 from torch import Tensor
 
 from manifests.console import lost_log
-from manifests.files import atomic_write
+from manifests.files import atomic_write, parse_json, read_bytes
 from manifests.machine import peak_memory_mb
 from tgtrain.run.folder import METRICS_NAME
+
+_MAX_BYTES = 2**29  # of metrics.jsonl: a line of 1 kB for each of 500,000 intervals
+_MAX_LINE = 2**16
+_LARGEST = 1e300
 
 
 class Interval:
@@ -144,7 +148,10 @@ class Journal:
 def read_metrics(run: Path) -> Metrics:
     """Read what `Journal` wrote, as far as it can be read."""
     path = run / METRICS_NAME
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    try:
+        text = read_bytes(path, _MAX_BYTES).decode("utf-8", "replace")
+    except FileNotFoundError:
+        text = ""
     *lines, last = text.split("\n")  # a complete file ends with a line break
     records, final = [_record(line) for line in lines if line.strip()], _record(last)
     valid = tuple(record for record in (*records, final) if record is not None)
@@ -152,11 +159,14 @@ def read_metrics(run: Path) -> Metrics:
 
 
 def _record(line: str) -> dict[str, Any] | None:
-    """One line of metrics.jsonl; None if it is damaged."""
+    """One line of metrics.jsonl; None if it is damaged: all its values are texts, or numbers that a float holds."""
     try:
-        record = json.loads(line)
-        return {**record, "kind": str(record["kind"]), "step": int(record["step"])}
-    except (ValueError, TypeError, KeyError):
+        record = parse_json(line) if len(line) <= _MAX_LINE else None
+        values = record.values()  # type: ignore[union-attr]
+        if not all(value is None or isinstance(value, str) or abs(value) < _LARGEST for value in values):
+            return None
+        return {**record, "kind": str(record["kind"]), "step": int(record["step"])}  # type: ignore[dict-item,index]
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return None
 
 

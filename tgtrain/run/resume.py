@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests.files import TEMPORARY_PREFIX, atomic_write
+from manifests.files import TEMPORARY_PREFIX, atomic_write, read_json
 from manifests.manifest_io import json_bytes
 from manifests.records import InputError
 from tgtrain.config import config_from_dict
@@ -50,7 +49,7 @@ def choose(run: Path, resume: str, setup: Setup, log: Callable[[str], None]) -> 
         path = checkpoints.find(run, resume)
         checkpoint, digest = checkpoints.load(path), checkpoints.digest_of(path)
         try:
-            begun_from = json.loads((run / checkpoints.FOLDER / _BEGUN).read_bytes())["sha256"]
+            begun_from = read_json(run / checkpoints.FOLDER / _BEGUN)["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             begun_from = ""
         if own and digest == begun_from:

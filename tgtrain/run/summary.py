@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from manifests.files import open_location
 from manifests.locks import try_lock
 from tgtrain.config import Config
 from tgtrain.method.networks.model import View, count_macs, count_parameters, outline
@@ -76,7 +77,7 @@ def cost_of(config: Config) -> Cost:
 def _state(run: Path, step: int, num_steps: int, due: bool) -> str:
     """running (its lock is held), finished, stopped, or not begun. due: the last evaluation is missing."""
     try:
-        with (run / ".lock").open("rb") as lock:
+        with open_location(str(run / ".lock")) as lock:
             if try_lock(lock.fileno(), shared=True) is False:
                 return "running"
     except OSError:
