@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from manifests.datasets import class_list, nfc
+from manifests.datasets import VIDEO_EXTENSIONS, class_list, nfc
 from manifests.lists.labels import number_of
 from manifests.lists.listed import ListedVideo, OfficialLists, SubsetsOfVideos, Tally
 from manifests.lists.text import read_lines, shown
@@ -15,7 +15,7 @@ from manifests.records import InputError
 
 HMDB_FILE = re.compile(r"^(?P<class>.+)_test_split(?P<fold>[123])\.txt$")
 _HMDB_FLAGS = {1: "train", 2: "test", 0: "unused"}
-_VIDEO_ENDING = re.compile(r"\.(?:avi|mp4|mkv|webm|mov|mpe?g)$", re.IGNORECASE)
+_VIDEO_ENDING = re.compile(rf"\.(?:{'|'.join(sorted(VIDEO_EXTENSIONS))})$", re.IGNORECASE)
 
 
 def read_ucf101(folder: Path) -> OfficialLists:
