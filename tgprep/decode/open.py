@@ -85,6 +85,7 @@ def _adapted(frames: Iterator[Picture], short_side: int, as_coded: bool) -> Iter
 
 def _open_by_name(path: Path, decoder: str) -> DecodedVideo:
     """Open a file with a library that takes names only, and knows neither what PyAV refuses nor mirrored pictures."""
+    importlib.import_module("cv2" if decoder == "opencv" else "decord")  # if it is missing, it is named and not PyAV
     from tgprep.decode.pyav import look_at
 
     look = look_at(path)
