@@ -20,6 +20,11 @@ SUBSET_NAMES = dict.fromkeys(("train", "training"), "train")
 SUBSET_NAMES |= dict.fromkeys(("val", "validate", "valid", "validation", "dev", "devel", "development"), "val")
 SUBSET_NAMES |= dict.fromkeys(("test", "testing"), "test")
 SUBSET_NAMES |= {f"{name}set": subset for name, subset in SUBSET_NAMES.items()}
+_UNLABELLED = frozenset(("unlabeled", "unlabelled", "unannotated"))
+# Words beside that of the subset in the names of folders.
+_COMMON = re.compile(
+    r"videos?|frames?|rawframes|clips?|data|raw|sets?|split|compress|k[467]00|kinetics\d*|[467]00|\d{3}(?:p|x\d+)?"
+)
 # Of containers and of raw streams that FFmpeg decodes, in lower case; cameras and recorders have names of their own.
 VIDEO_EXTENSIONS = frozenset(
     """264 265 266 360 3g2 3gp 3gp2 3gpp amv apv asf av1 avc avi bik cavs dav dif divx drc dv dvr-ms evc evo f4v flc fli flv gif gxf
@@ -58,10 +63,15 @@ def subset_of_folder(name: str) -> str:
     parts = re.split(r"[_\-. ]+", name.lower())
     found = {SUBSET_NAMES[part] for part in parts if part in SUBSET_NAMES}
     others = [part for part in parts if part not in SUBSET_NAMES]
-    known = re.compile(
-        r"videos?|frames?|rawframes|clips?|data|raw|sets?|split|compress|k[467]00|kinetics\d*|[467]00|\d{3}(?:p|x\d+)?"
-    )
-    return found.pop() if len(found) == 1 and all(known.fullmatch(part) for part in others) else ""
+    return found.pop() if len(found) == 1 and all(_COMMON.fullmatch(part) for part in others) else ""
+
+
+@functools.lru_cache(maxsize=65536)
+def is_unlabelled(name: str) -> bool:
+    """Whether a folder's name says that its videos have no class (`unlabeled`, `train_unlabelled`)."""
+    parts = re.split(r"[_\-. ]+", name.lower())
+    others = [part for part in parts if part not in _UNLABELLED]
+    return len(others) < len(parts) and all(part in SUBSET_NAMES or _COMMON.fullmatch(part) for part in others)
 
 
 def class_of_name(dataset: str, stem: str, classes: tuple[str, ...]) -> str:

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from manifests import datasets
-from manifests.datasets import SUBSET_NAMES, folded_class, nfc, subset_of_folder
+from manifests.datasets import SUBSET_NAMES, folded_class, is_unlabelled, nfc, subset_of_folder
 from manifests.files import Location
 from manifests.records import InputError
 from tgprep.scan.files import VideoFile, some
@@ -27,6 +27,8 @@ class _Layout:
 
     def read(self, folders: Folders) -> tuple[str, str] | str:
         """Class and subset ("" if the layout has none) of a file in these folders, or the reason to skip it."""
+        if unlabelled := [place for place, name in enumerate(folders, 1) if is_unlabelled(name)]:
+            return f"in {'/'.join(folders[: unlabelled[0]])}/: no class known, and videos without one are not used"
         depth = len(self.root)
         inside = folders[depth:] if folders[:depth] == self.root else ()
         if self.kind == "class":
@@ -56,11 +58,14 @@ def by_folder(files: list[VideoFile], videos: Location) -> Labelling:
             "(or VIDEOS/train/Class/file). Give the folder above if this is one class, or list the classes: "
             "--dataset csv --annotations FILE.csv (path,label). For Kinetics videos named by YouTube id: --dataset kinetics400 --annotations FOLDER with the official csv files."
         )
-    layout = _find_layout(nested, videos)
+    # Unlabelled videos say nothing about where classes are.
+    labelled = [folders for folders in nested if not any(map(is_unlabelled, folders))]
+    layout = _find_layout(labelled, videos) if labelled else _Layout((), "class")
     labels: dict[str, VideoLabel | str] = {}
     spellings: defaultdict[str, set[str]] = defaultdict(set)
+    read = {folders: layout.read(folders) for folders in (*nested, ())}
     for file in files:
-        found = layout.read(file.folders)
+        found = read[file.folders]
         if isinstance(found, str):
             labels[file.path] = found
             continue
@@ -69,7 +74,7 @@ def by_folder(files: list[VideoFile], videos: Location) -> Labelling:
         subsets = () if layout.kind == "class" else (subset,)
         labels[file.path] = VideoLabel(name, datasets.group_of("folder", name, file.stem), subsets)
     notes = [layout.note] if layout.note else []
-    notes += _notes(layout, nested, [path for path, why in labels.items() if isinstance(why, str)])
+    notes += _notes(layout, labelled, [path for path, why in labels.items() if isinstance(why, str)])
     if double := sorted(name for name, forms in spellings.items() if len(forms) > 1):
         notes.append(
             f"{len(double)} classes have folders in composed and in decomposed Unicode, taken as one class each: {some(double)}"
@@ -169,21 +174,22 @@ def _notes(layout: _Layout, nested: list[Folders], skipped: list[str]) -> list[s
     if layout.root:
         notes.append(f"the classes are in {'/'.join(layout.root)}/")
     if layout.kind == "class":
-        return [
-            *notes,
-            "no train/, val/ or test/ folders: every video counts as train (tgprep split --test-percent sets a test part aside)",
-        ]
-    place = "the folders in each class" if layout.kind == "class-subset" else "the top folders"
-    names = {
-        name: subset
-        for folders in nested
-        for name in (folders[depth : depth + 1] if layout.kind == "subset" else folders[depth + 1 :])
-        if folders[:depth] == layout.root and (subset := subset_of_folder(name))
-    }
-    notes.append(f"subsets from {place}: {', '.join(f'{name}/ is {subset}' for name, subset in sorted(names.items()))}")
+        notes.append(
+            "no train/, val/ or test/ folders: every video counts as train (tgprep split --test-percent sets a test part aside)"
+        )
+    else:
+        place = "the folders in each class" if layout.kind == "class-subset" else "the top folders"
+        names = {
+            name: subset
+            for folders in nested
+            for name in (folders[depth : depth + 1] if layout.kind == "subset" else folders[depth + 1 :])
+            if folders[:depth] == layout.root and (subset := subset_of_folder(name))
+        }
+        found = ", ".join(f"{name}/ is {subset}" for name, subset in sorted(names.items()))
+        notes.append(f"subsets from {place}: {found}")
     if skipped:
         places = ("/".join(path.split("/")[:-1][: depth + 1]) for path in skipped)
         counts = Counter(f"{place}/" if place else "VIDEOS itself" for place in places)
         shown = some([f"{count} in {place}" for place, count in sorted(counts.items())])
-        notes.append(f"{len(skipped)} videos that are in no class of a subset are skipped: {shown}")
+        notes.append(f"{len(skipped)} videos that are in no class are skipped: {shown}")
     return notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections import defaultdict
@@ -50,6 +51,7 @@ def video_key(class_name: str, stem: str, *, hash_of: str = "", digits: int = 8)
     return f"{class_folder(class_name)}/{_shown(name)}"
 
 
+@functools.lru_cache(maxsize=65536)
 def class_folder(class_name: str) -> str:
     """The first part of the keys of a class."""
     folder = _UNSAFE.sub("_", nfc(class_name))

@@ -42,7 +42,7 @@ def test_subsets_stay_subsets(tmp_path: Path) -> None:
     }
     skipped = {row.path: row.error for row in videos if row.status == "skipped"}
     assert sorted(skipped) == ["train/walk/\\udcff", "unlabeled/u"]
-    assert skipped["unlabeled/u"].startswith("in unlabeled/, beside the folders of subsets")
+    assert skipped["unlabeled/u"].startswith("in unlabeled/: no class known")
     assert "not valid UTF-8" in skipped["train/walk/\\udcff"]
     assert check(str(tmp_path / "out"), deep=True).sound
     with pytest.raises(InputError, match=r"subsets or classes\?"):

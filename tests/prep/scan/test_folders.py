@@ -41,7 +41,7 @@ def test_folders_beside_subsets_are_skipped(tmp_path: Path, beside: list[str]) -
     assert [entry.path for entry in result.skipped] == sorted(beside)
     top = beside[0].split("/")[0] + "/" if "/" in beside[0] else "VIDEOS itself"
     assert all("no class" in entry.reason for entry in result.skipped)
-    assert any(f"{len(beside)} videos that are in no class of a subset are skipped" in note for note in result.notes)
+    assert any(f"{len(beside)} videos that are in no class are skipped" in note for note in result.notes)
     assert any(top.rstrip("/") in note for note in result.notes)
 
 
@@ -70,6 +70,7 @@ def test_spellings_of_subsets(tmp_path: Path, train: str, test: str) -> None:
     [
         (["train/walk/a.avi", "train/run/b.avi"], 2),  # train alone
         (["train/walk/a.avi", "train/run/b.avi", "unlabeled/u.avi"], 2),
+        (["train/walk/a.avi", "train/run/b.avi", "train_unlabelled/some/u.avi", "train/unlabeled/v.avi"], 2),
         (["train/walk/a.avi", "train/run/b.avi", "test/u.avi"], 2),  # a test part without labels
         (["train/train/a.avi", "train/bus/b.avi", "test/test/c.avi"], 3),  # classes with such names
         (["ucf/train/walk/a.avi", "ucf/test/walk/b.avi"], 2),
@@ -83,6 +84,18 @@ def test_subset_folders(tmp_path: Path, names: list[str], used: int) -> None:
     for video in result.videos:
         *_, subset, class_name, _ = video.path.split("/")
         assert (video.class_name, video.subsets) == (class_name, (subset,))
+
+
+def test_unlabelled_videos_are_no_class(tmp_path: Path) -> None:
+    result = scan(fill(tmp_path, "walk/a.avi", "run/b.avi", "unlabeled/c.avi", "unlabeled_videos/x/d.avi"))
+    assert result.classes == ("run", "walk")
+    assert {entry.path: entry.reason for entry in result.skipped} == {
+        "unlabeled/c.avi": "in unlabeled/: no class known, and videos without one are not used",
+        "unlabeled_videos/x/d.avi": "in unlabeled_videos/: no class known, and videos without one are not used",
+    }
+    assert "2 videos that are in no class are skipped: 1 in unlabeled/, 1 in unlabeled_videos/" in result.notes
+    with pytest.raises(InputError, match="none of the video files fits"):
+        scan(fill(tmp_path / "alone", "unlabelled/a.avi"))
 
 
 def test_subset_folders_in_each_class(tmp_path: Path) -> None:
@@ -101,7 +114,7 @@ def test_subset_folders_in_each_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "names",
     [
-        ["train/a.avi", "test/b.avi", "unlabeled/c.avi"],  # no class folders
+        ["train/a.avi", "test/b.avi", "demo/c.avi"],  # no class folders
         ["train/walk/a.avi", "demo/walk/b.avi", "extra/run/c.avi"],  # may be three classes
         ["test/g1/a.avi", "walk/g1/b.avi", "run/g2/c.avi"],
         ["walk/test/a.avi", "run/b.avi", "jump/test/c.avi"],
