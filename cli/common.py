@@ -28,7 +28,7 @@ from manifests import console
 from manifests.console import echo, reader_is_gone, say
 from manifests.files import parse_location
 from manifests.machine import Finding, core_quota, require_utf8_names, usable_cores
-from manifests.object_store import UnreachableError, explained
+from manifests.object_store import UnreachableError, explained, giving_up
 from manifests.records import InputError
 from tgtrain.errors import RunError
 
@@ -166,9 +166,14 @@ def interruptible() -> Iterator[tuple[threading.Event, list[int]]]:
             raise KeyboardInterrupt
         seen.append(number)
         stop.set()
+        # In a thread: the signal may have interrupted code that holds the lock of this event. Nothing waits for a silent store.
+        threading.Thread(target=giving_up.set, daemon=True).start()
 
-    with _handled_by(note):
-        yield stop, seen
+    try:
+        with _handled_by(note):
+            yield stop, seen
+    finally:
+        giving_up.clear()
 
 
 @contextmanager

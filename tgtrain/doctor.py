@@ -125,7 +125,7 @@ def _shared_memory() -> Iterator[Finding]:
         return
     free = shutil.disk_usage(folder).free
     advice = (
-        "Batches travel through it; with too little, loader processes die (`Bus error`). docker run --shm-size 8g "
-        "or --ipc host, or fewer processes: --set runtime.workers=2"
+        "Batches travel through it; with too little, they go through pipes, slower. docker run --shm-size 8g or --ipc host, "
+        "or fewer processes: --set runtime.workers=2"
     )
     yield judge("shared memory", free >= SHARED_MEMORY_BYTES, f"{free / 1e9:.2f} GB free in /dev/shm", advice)

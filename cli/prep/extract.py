@@ -116,7 +116,7 @@ def plan(**options: Any) -> None:
 
 
 def _run(videos: Location, out: Location, dry_run: bool, log_json: bool, as_json: bool, **options: Any) -> None:
-    from manifests.object_store import set_warning_handler
+    from manifests.object_store import UnreachableError, set_warning_handler
     from manifests.records import InputError
     from tgprep.extract import array_jobs, pipeline
     from tgprep.extract.pipeline import TooManyFailuresError
@@ -153,7 +153,9 @@ def _run(videos: Location, out: Location, dry_run: bool, log_json: bool, as_json
                     progress.close()
                     sys.exit(_report_task(of_task, task, out, progress, as_json))
                 outcome = of_task
-    except (StoppedError, KeyboardInterrupt, ShardError, TooManyFailuresError, InputError) as error:
+    except (StoppedError, KeyboardInterrupt, ShardError, TooManyFailuresError, InputError, UnreachableError) as error:
+        if isinstance(error, UnreachableError) and not signals:
+            raise
         progress.close()
         sys.exit(_explain(error, progress, signals))
     finally:
@@ -167,7 +169,8 @@ def _explain(error: BaseException, progress: ExtractProgress, signals: list[int]
     from manifests.records import InputError
     from tgprep.extract.workers.shards import StoppedError
 
-    if isinstance(error, StoppedError | KeyboardInterrupt):
+    # After a signal no store is waited for, so that work fails which would have been done later.
+    if signals or isinstance(error, StoppedError | KeyboardInterrupt):
         command = shlex.join(["tgprep", *sys.argv[1:]])
         state = (
             f"after {progress.line()}.\nFinished shards are kept"
