@@ -118,11 +118,11 @@ def test_tar_index(manifest: Manifest, memory: Path, count: int, reliability: Re
         try:
             for _ in source.samples(copy.name):
                 pass
-            unpack(copy, memory / "out")
+            if len(changed) % 4 == 0:  # it takes longest
+                unpack(copy, memory / "out")
+                shutil.rmtree(memory / "out")
         except (BrokenStreamError, InputError):
             return False
-        finally:
-            shutil.rmtree(memory / "out", ignore_errors=True)
         return True
 
     fuzz("Shards (headers of the tar)", Mutator(2, [content], tokens, heads), count, read, reliability)
