@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow.compute as pc
 import torch
-from pydantic import Field, PlainValidator, TypeAdapter, ValidationError, ValidationInfo
+from pydantic import AfterValidator, Field, PlainValidator, TypeAdapter, ValidationError, ValidationInfo
 
 from manifests.files import MAX_JSON_BYTES, atomic_write, parse_json, read_bytes, require_own_folder
 from manifests.locks import hold_lock
@@ -32,6 +32,7 @@ from tgtrain.ranks.distributed import Ranks
 CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"
 _LOCK = ".lock"
+_MAX_SIDE = 65_535  # pixels
 _SCHEMES = ("http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")  # of URLs that a run may name
 # Settings that change how a run is carried out, not what it computes: a resumed run may change them.
 _FREE = (
@@ -53,6 +54,16 @@ Whole = Annotated[int, Field(ge=0, le=2**53)]
 Count = Annotated[int, Field(ge=1, le=2**53)]
 
 
+def _extraction(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an extraction whose values are used as they stand; the decoder is checked by those who call it."""
+    side = settings.get("short_side", 0)
+    if type(side) is not int or not 0 <= side <= _MAX_SIDE:
+        raise ValueError(f"short_side is {side!r:.50}, expected 0 to {_MAX_SIDE}")
+    if settings.get("flow", "none") not in ("none", "dis", "farneback"):
+        raise ValueError(f"flow is {settings['flow']!r:.50}, expected none, dis or farneback")
+    return settings
+
+
 @dataclass(frozen=True, slots=True)
 class DataFacts:
     """The data set of a run, as config.json describes it."""
@@ -64,7 +75,7 @@ class DataFacts:
     classes: tuple[str, ...]
     num_frames: Whole = 0
     pictures: dict[str, int] = field(default_factory=dict)  # `320x240` -> number of videos, most frequent first
-    extraction: dict[str, Any] = field(default_factory=dict)
+    extraction: Annotated[dict[str, Any], AfterValidator(_extraction)] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,14 @@ def test_predict_calls_no_function_that_a_run_names(stranger: Path, tmp_path: Pa
         assert video.exists()
 
 
+def test_predict_refuses_settings_of_another_type(stranger: Path, tmp_path: Path) -> None:
+    for name, value in (("short_side", "x"), ("short_side", -5), ("short_side", 10**9), ("short_side", []), ("flow", "x"), ("flow", None)):  # fmt: skip
+        write_config(stranger, "data.extraction", {name: value})
+        done = tgtrain("predict", stranger, tmp_path / "a.avi", "--views", "1x1")
+        assert done.exit_code == 2, done.output
+        assert f"{name} is {value!r}" in done.output
+
+
 def test_predict_calls_the_decoder_that_the_user_types(
     stranger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
