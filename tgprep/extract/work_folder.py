@@ -152,9 +152,15 @@ def critical_section(out: files.Location, name: str, stop: threading.Event) -> I
 
 
 def _opened(out: Path, name: str) -> TextIO:
+    work = out / WORK_FOLDER
+    for place in (work, work / "done", work / name):
+        if place.is_symlink():  # a stranger may have made OUT, and files are written and removed there
+            raise InputError(
+                f"{place} is a link: work in progress stays in OUT. Remove it (--scratch names another disk)."
+            )
     try:
-        (out / WORK_FOLDER / "done").mkdir(parents=True, exist_ok=True)
-        return (out / WORK_FOLDER / name).open("a+", encoding="utf-8")
+        (work / "done").mkdir(parents=True, exist_ok=True)
+        return (work / name).open("a+", encoding="utf-8")
     except OSError as error:
         raise InputError(
             f"Cannot write to {out}: {error.strerror}. Make it writable, or name another folder."

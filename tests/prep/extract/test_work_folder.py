@@ -50,6 +50,19 @@ def test_tasks_share_out_and_the_last_one_joins(tmp_path: Path, no_locks: None) 
         assert first.is_last()
 
 
+@pytest.mark.parametrize("name", ["", "done", "lock"])
+def test_a_link_leads_no_work_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    """OUT may come from a stranger: nothing is made where its links point."""
+    out, mine = tmp_path / "out", tmp_path / "mine"
+    mine.mkdir()
+    place = out / ".tgprep" / name if name else out / ".tgprep"
+    place.parent.mkdir(parents=True)
+    place.symlink_to(mine / "new" if name == "lock" else mine)
+    with pytest.raises(InputError, match="is a link: work in progress stays in OUT"), exclusive(out):
+        pass
+    assert not list(mine.iterdir())
+
+
 def test_two_real_runs(tmp_path: Path) -> None:
     """The second run is refused, the killed first one is replaced, and no lease stays in the data set."""
     (tmp_path / "fake_backends.py").write_text(BACKENDS)
