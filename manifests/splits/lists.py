@@ -130,7 +130,7 @@ def _entries(text: str, columns: tuple[str, ...], file: Path) -> Iterator[ListEn
             yield ListEntry(number, line, tuple(_readings(line)))
         return
     for number, record in records:
-        shown = json.dumps(record) if text.startswith("[") else ",".join(record.values())
+        shown = json.dumps(record) if text.lstrip().startswith("[") else ",".join(record.values())
         yield ListEntry(number, shown[:200], tuple(_from_columns(record, f"{file}, line {number}")), _subset(record))
 
 

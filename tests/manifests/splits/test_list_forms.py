@@ -36,6 +36,7 @@ DATA = small(
         "run/a.avi,run\njump/b c.avi,jump\n",
         "run/a.avi 1.0\njump/b c.avi 0.0\n",
         "run/a.avi 100.0 1.0\njump/b c.avi 100.0 0.0\n",
+        '\n [{"frame_dir": "run/a", "total_frames": 100, "label": [1]}, {"filename": "jump/b c.avi", "label": 0}]',
         "RUN\\A.AVI 1\nJUMP\\b c.avi 0\n",
         "path,label,split\nrun/a.avi,1,Train\njump/b c.avi,0,training\n",
         "path,label,fold\nrun/a.avi,1,1\njump/b c.avi,0,2\n",
