@@ -26,9 +26,10 @@ import click
 
 from manifests import console
 from manifests.console import echo, reader_is_gone, say
+from manifests.disk import explained, is_storage_error
 from manifests.files import parse_location
 from manifests.machine import Finding, core_quota, require_utf8_names, usable_cores
-from manifests.object_store import UnreachableError, explained, giving_up
+from manifests.object_store import UnreachableError, giving_up
 from manifests.records import InputError
 from tgtrain.errors import RunError
 
@@ -104,22 +105,45 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM end a command as SIGINT does, so that it leaves no unfinished file; commands with handlers of their own keep them."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is end:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def handled(function: Callable[P, R]) -> Callable[P, R]:
     """Print errors of the user's input and environment as one message and set the exit code; other exceptions are bugs."""
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return function(*args, **kwargs)
+            with _sigterm_raises():
+                return function(*args, **kwargs)
         except InputError as error:
             say(f"Error: {error!s:.{_MOST_CHARACTERS}}")
             sys.exit(EXIT_USAGE)
         except RunError as error:
             say(f"Error: {error}")
             sys.exit(EXIT_FAILURES)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             say("Interrupted.")
-            sys.exit(130)
+            sys.exit(128 + (signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT))
         except UnicodeEncodeError as error:
             if error.encoding != "utf-8":
                 raise
@@ -127,7 +151,7 @@ def handled(function: Callable[P, R]) -> Callable[P, R]:
             say(f"Error: {name}: the name of this file or folder is not valid UTF-8. Rename it.")
             sys.exit(EXIT_USAGE)
         except OSError as error:
-            if error.filename is None:
+            if not is_storage_error(error):
                 raise
             # A store that does not answer fails the work; a path that cannot be used (too long, a folder in place of a file,
             # no permission, a full disk) is the user's to correct.

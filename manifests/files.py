@@ -1,6 +1,7 @@
 """Functions for files in local folders and in object stores (fsspec URLs).
 
 An object is written by one PUT, so it is never partial. `manifests.object_store` retries calls and explains errors.
+`manifests.disk` writes local files.
 """
 
 from __future__ import annotations
@@ -14,17 +15,16 @@ import os
 import re
 import shutil
 import stat
-import uuid
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from manifests.datasets import nfc
+from manifests.disk import LOCK_NAME, TEMPORARY_PREFIX, whole_file
 from manifests.object_store import call, no_bucket
 from manifests.records import InputError
 
 Location = str | Path  # a local path, or an fsspec URL as text
-TEMPORARY_PREFIX = ".tmp-"
 MAX_JSON_BYTES = 32 * 1024 * 1024  # far above what we write; a hostile file of this size takes under 1 GB of objects
 _MAX_JSON_DEPTH = 64
 _PIECE_BYTES = 4 * 1024 * 1024
@@ -166,26 +166,8 @@ def atomic_write(location: Location) -> Iterator[BinaryIO]:
         content = buffer.getvalue()
         call(location, lambda files, path: files.pipe_file(path, content))
         return
-    path = Path(location)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{path.name}")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """Give a complete, synced file its final name, so that it survives a power cut."""
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with whole_file(Path(location)) as file:
+        yield file
 
 
 def create(url: str, content: bytes) -> bool:
@@ -298,9 +280,10 @@ def require_own_folder(
 ) -> bool:
     """Check that a command may write into a folder: it is absent, empty, or holds one of the command's own files.
 
-    Returns whether one of `markers` is there. Temporary files and `ignored` names do not count. Raises InputError if the
+    Returns whether one of `markers` is there. Temporary files, the lock of `held_folder` and `ignored` names do not count. Raises InputError if the
     folder holds anything else ("FOLDER is not empty (...) and holds no KIND. ADVICE"), OSError if it cannot be read.
     """
+    ignored = {*ignored, LOCK_NAME}
     names = [name for name in list_folder(folder) if not name.startswith(TEMPORARY_PREFIX) and name not in ignored]
     if not set(names).isdisjoint(markers):
         return True

@@ -8,10 +8,13 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TextIO
 
 from manifests.records import InputError
+
+_ADVICE = "end it and run this command again"
 
 
 def try_lock(file: TextIO | int, *, shared: bool = False, required: bool = False) -> bool | None:
@@ -51,9 +54,51 @@ def wait_for_lock(
     return False
 
 
-def hold_lock(
-    file: TextIO, what: str, *, shared: bool = False, advice: str = "end it and run this command again"
-) -> bool:
+@contextlib.contextmanager
+def lock_file(
+    path: Path, what: str, *, shared: bool = False, advice: str = _ADVICE, wait_seconds: float = 0.0
+) -> Iterator[TextIO | None]:
+    """Hold a lock file, which is made (with its folder) if it is not there. None if the file system has no locks.
+
+    Other processes may remove it while they hold it. InputError, which names the owner, if another process has it, after
+    `wait_seconds`. A link in its place is refused, because it would lead to a file of somebody else.
+    """
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "a+", encoding="utf-8", opener=_open_no_link)  # noqa: SIM115 - closed below
+        except FileNotFoundError:
+            if time.monotonic() >= deadline + 1:
+                raise
+            continue  # its last owner has just removed the folder
+        try:
+            held = hold_lock(file, what, shared=shared, advice=advice)
+            # Between opening and locking, its last owner may have removed it.
+            if not held or _is_at(file, path):
+                break
+        except InputError:
+            if time.monotonic() >= deadline:
+                file.close()
+                raise
+            time.sleep(0.05)
+        file.close()
+    with file:
+        yield file if held else None
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def hold_lock(file: TextIO, what: str, *, shared: bool = False, advice: str = _ADVICE) -> bool:
     """Lock an open lock file and write this process's name into it. InputError, which names the owner, if it is taken.
 
     Returns False if the file system has no locks.
@@ -61,12 +106,16 @@ def hold_lock(
     if not (locked := try_lock(file, shared=shared)):
         if locked is None:
             return False
-        file.seek(0)
-        owner = file.read().strip() or "an unknown process"
-        raise InputError(f"{what} is in use by {owner}. Wait for it, or {advice}.")
+        raise InputError(f"{what} is in use by {_owner(file)}. Wait for it, or {advice}.")
     with contextlib.suppress(OSError):  # a full disk: the owner's name is a courtesy
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
     return True
+
+
+def _owner(file: TextIO) -> str:
+    for pause_seconds in (0.0, 0.2):  # it may be about to write its name
+        time.sleep(pause_seconds)
+        if owner := os.pread(file.fileno(), 200, 0).decode(errors="replace").strip():
+            return owner
+    return "an unknown process"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from manifests.bounds import check_header, check_shards, check_videos
+from manifests.disk import publish
 from manifests.files import (
     atomic_write,
     below,
@@ -20,7 +21,6 @@ from manifests.files import (
     is_url,
     list_files,
     open_location,
-    publish,
     read_bytes,
     read_json,
     remove,
@@ -131,6 +131,17 @@ def read_header(root: str | Path) -> ManifestHeader:
 def read_manifest(root: str | Path) -> Manifest:
     """Read the data set at `root`, and check its tables against the digests in the header and the bounds of the format."""
     header = read_header(root)
+    while True:
+        try:
+            return _read_tables(root, header)
+        except InputError:
+            # A new header may have been written since it was read (`tgprep extract --add`): its tables are those that are there.
+            before, header = header, read_header(root)
+            if header == before:
+                raise
+
+
+def _read_tables(root: str | Path, header: ManifestHeader) -> Manifest:
     name = SHARDS_NAME
     try:
         shards = shard_rows(parquet_table(_read_table(root, name, header.shards_sha256), SHARD_SCHEMA))

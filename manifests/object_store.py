@@ -39,14 +39,6 @@ class UnreachableError(OSError):
     """An object store did not answer for `patience` seconds. Nothing is lost; the same command resumes."""
 
 
-def explained(error: OSError) -> str:
-    """Format a message for the user about a store that does not answer, or a path that cannot be used."""
-    what_to_do = "Check the path, its permissions and its disk."
-    if isinstance(error, UnreachableError):
-        what_to_do = "Run the same command again once it answers."
-    return f"{error.filename}: {error.strerror}. {what_to_do}"
-
-
 def to_stderr(root: str, text: str) -> None:
     """Print a warning about a store (scheme and bucket): the default handler."""
     say(f"note: {text}")

@@ -79,7 +79,7 @@ def check(
     from tgprep.check.check import check as run_check
     from tgprep.check.repair import repair
     from tgprep.config import WorkerSettings
-    from tgprep.extract.workers.shards import StoppedError
+    from tgprep.extract.workers.shards import WORK_FOLDER, StoppedError
 
     if mend and against is None:
         raise InputError("--repair needs --against VIDEOS: the folder that the videos were extracted from.")
@@ -99,7 +99,7 @@ def check(
             run_check, out, deep=deep, against=against, threads=threads, stop=stop, on_progress=progress
         )
         report, repair_report = run(quick=quick), None
-        if against is not None and mend and report.damaged_shards:
+        if against is not None and mend and (report.damaged_shards or Path(out, WORK_FOLDER).exists()):
             try:
                 say(f"extracting {len(report.damaged_shards)} shards again")
                 workers = build(WorkerSettings, {"threads": threads})

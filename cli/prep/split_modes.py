@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -9,8 +11,8 @@ from typing import Any
 
 from cli.common import EXIT_FAILURES, echo, human_bytes, print_json, progress_lines, say, stoppable
 from cli.prep.split_page import describe, describe_import, import_page, import_table, overlap_page, page
-from manifests.files import atomic_write
-from manifests.manifest_io import read_manifest
+from manifests.files import atomic_write, is_url, parse_location
+from manifests.manifest_io import read_header, read_manifest
 from manifests.records import InputError
 from manifests.splits.check import compare_splits
 from manifests.splits.label_split import LabelSplit, list_splits, make_split, read_split, split_place, write_split
@@ -19,8 +21,10 @@ from manifests.splits.lists import export_list
 from manifests.splits.settings import PARTS, ImportSettings, SplitSettings, kinetics_per_class
 from manifests.table import Manifest
 from tgprep.convert.materialise import default_folder, materialise
+from tgprep.extract.work_folder import exclusive
 
 Options = dict[str, Any]
+_WAIT_SECONDS = 5.0
 
 
 def run(mode: str, out: str, as_json: bool, options: Options) -> None:
@@ -34,7 +38,13 @@ def run(mode: str, out: str, as_json: bool, options: Options) -> None:
         "compare": _compare,
         "list": _list,
     }
-    modes[mode](out, read_manifest(out), as_json, options)
+    read_header(out)  # nothing is written if there is no data set
+    place = parse_location(out)
+    with contextlib.ExitStack() as stack:
+        if mode in ("draw", "import") and (is_url(place) or os.access(place, os.W_OK)):
+            # Splits are short: one waits for another, and does not wait for an extraction.
+            stack.enter_context(exclusive(place, wait_seconds=_WAIT_SECONDS))
+        modes[mode](out, read_manifest(out), as_json, options)
 
 
 def _print(as_json: bool, facts: dict[str, Any], text: str, kept: str = "") -> None:
@@ -67,20 +77,13 @@ def _import(out: str, manifest: Manifest, as_json: bool, options: Options) -> No
     settings = ImportSettings(**{name: options[name] for name in ("labels", "unlabelled", "pool", "fold", "name")})
     imported, report = import_lists(manifest, files, settings)
     if options["report"] is not None:
-        _write_file("--report", options["report"], import_table(report).encode())
+        with atomic_write(options["report"]) as file:
+            file.write(import_table(report).encode())
         say(f"report: {options['report']}")
     facts = {**describe_import(report), "labels": settings.labels}
     if not as_json:
         echo(import_page(facts) + "\n", kept="the provenance of the split")
     _write(out, manifest, imported, options["overwrite"], as_json, {"import": facts})
-
-
-def _write_file(option: str, file: Path, content: bytes) -> None:
-    try:
-        with atomic_write(file) as opened:
-            opened.write(content)
-    except OSError as error:
-        raise InputError(f"{option} {file}: cannot be written ({error.strerror or error}).") from None
 
 
 def _write(
@@ -115,7 +118,8 @@ def _export(out: str, manifest: Manifest, as_json: bool, options: Options) -> No
     if not target.exists() or target.read_bytes() != content:
         if target.exists() and not options["overwrite"]:
             raise InputError(f"--output {target} exists with other content. Give another name, or --overwrite.")
-        _write_file("--output", target, content)
+        with atomic_write(target) as file:
+            file.write(content)
     say(f"{summary} in {target}")
     if as_json:
         facts = {"name": chosen.name, "part": options["part"], "form": options["export"]}

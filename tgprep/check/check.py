@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from manifests.files import MAX_JSON_BYTES, TEMPORARY_PREFIX, find_below, is_url, list_files, parse_json, read_bytes
+from manifests.disk import TEMPORARY_PREFIX
+from manifests.files import MAX_JSON_BYTES, find_below, is_url, list_files, parse_json, read_bytes
 from manifests.machine import run_threads
 from manifests.manifest_io import HEADER_NAME, file_sha256, join, json_bytes, read_header, read_manifest
 from manifests.parquet import seal_holds

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from manifests.files import below, publish
+from manifests.disk import publish
+from manifests.files import below
 from manifests.manifest_io import HEADER_NAME, read_manifest
 from manifests.records import InputError, ManifestHeader, VideoRow
 from manifests.sample import flow_method
 from tgprep.check.tables import rows_by_shard
 from tgprep.config import EARLIER, ExtractSettings, WorkerSettings, decoder_of
 from tgprep.convert.import_rawframes import write_shard
+from tgprep.extract import work_folder
 from tgprep.extract.pipeline import versions
 from tgprep.extract.workers.local import run_local
 from tgprep.extract.workers.shards import (
@@ -53,46 +55,62 @@ def repair(
     shards.parquet. The tables and all other shards do not change.
 
     decoder: the custom decoder that dataset.json must name; without it only built-in decoders are used.
-    Raises InputError if the data set was made in a way that cannot be repeated, or its tables are damaged.
+    Raises InputError if the data set was made in a way that cannot be repeated, its tables are damaged, or another process
+    writes into it. Without damaged shards, only what an interrupted repair has left is removed.
     """
     if not videos.is_dir():
         raise InputError(f"{videos}: no such folder. Name the folder that the videos were extracted from.")
+    with work_folder.exclusive(root):
+        work_folder.remove_leftovers(root, root / WORK_FOLDER)
+        how = (run or WorkerSettings(), decoder, stop or threading.Event(), on_progress)
+        return _repair_held(root, videos, damaged, *how)
+
+
+def _repair_held(
+    root: Path,
+    videos: Path,
+    damaged: Sequence[str],
+    run: WorkerSettings,
+    decoder: str | None,
+    stop: threading.Event,
+    on_progress: Callable[[Progress], None],
+) -> RepairReport:
+    """`repair`, while this process holds the data set."""
     manifest = read_manifest(root)
     imported = manifest.header.settings.get("imported") == "rawframes"
     settings = None if imported else _settings(root, manifest.header, decoder)
     by_name = {shard.name: shard for shard in manifest.shards}
     rows = rows_by_shard(manifest)
     plans = [ShardPlan(name, tuple(row.source for row in rows.rows(name))) for name in damaged]
-    work = root / WORK_FOLDER / f"repair-{uuid.uuid4().hex}"
-    had_work = work.parent.exists()
-    (work / "scratch").mkdir(parents=True)
     repaired: list[str] = []
     failed: dict[str, str] = {}
+    work = root / WORK_FOLDER / "scratch-repair"  # `remove_leftovers` removes what a kill leaves of it
     try:
-        stop = stop or threading.Event()
+        (work / "scratch").mkdir(parents=True)
         if settings is None:
             results = _from_frames(plans, videos, work, manifest.header, stop)
         else:
-            request = Request(videos, work, settings, run or WorkerSettings(), stop=stop, on_progress=on_progress)
+            request = Request(videos, work, settings, run, stop=stop, on_progress=on_progress)
             results = run_local(plans, request, work / "scratch")
-        for result in results:
-            name = result.shard.name
-            if result.shard == by_name[name]:  # same sha256, size and number of videos
-                publish(work / name, root / name)
-                repaired.append(name)
-            else:
-                failed[name] = _why(manifest.header, settings, rows.rows(name), result.videos)
+        with contextlib.closing(results):  # ends the workers, whatever is raised
+            for result in results:
+                name = result.shard.name
+                if result.shard == by_name[name]:  # same sha256, size and number of videos
+                    publish(work / name, root / name)
+                    repaired.append(name)
+                else:
+                    failed[name] = _why(manifest.header, settings, rows.rows(name), result.videos)
     except ShardError as error:
         # The engine gave up: all shards that have no result yet fail for the same reason.
         failed |= {name: str(error) for name in damaged if name not in (*repaired, *failed)}
     finally:
-        shutil.rmtree(work if had_work else work.parent, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
     return RepairReport(tuple(sorted(repaired)), tuple(sorted(failed.items())))
 
 
 def _from_frames(
     plans: Sequence[ShardPlan], folder: Path, out: Path, header: ManifestHeader, stop: threading.Event
-) -> Iterator[ShardResult]:
+) -> Generator[ShardResult, None, None]:
     """Write the shards of an imported data set again from its rawframes tree."""
     for plan in plans:
         if stop.is_set():

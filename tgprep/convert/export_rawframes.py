@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import threading
@@ -10,16 +11,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 
 import numpy as np
 import simplejpeg
 
 from manifests.datasets import OFFICIAL
-from manifests.files import TEMPORARY_PREFIX, atomic_write, open_location, read_json, require_own_folder
+from manifests.disk import TEMPORARY_PREFIX, held_folder, naming, path_inside, remove_leftovers, sync_disk
+from manifests.files import atomic_write, is_url, open_location, read_json, require_own_folder
 from manifests.gradient import temporal_gradient
 from manifests.machine import run_threads
-from manifests.manifest_io import join, json_bytes, read_manifest
+from manifests.manifest_io import HEADER_NAME, join, json_bytes, read_manifest
 from manifests.records import WRITTEN, GradientCoding, InputError, VideoRow
 from manifests.sample import flow_method, video_gop
 from manifests.splits.label_split import LabelSplit, list_splits, read_split
@@ -34,6 +36,7 @@ TG_NAME = "tempgrad_{:05d}.jpg"
 FLOW_NAME = "flow_xym_{:05d}.jpg"
 _KEY = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9_-]+")
 _REFERENCE_QUALITY = 95
+_VIDEOS_A_SYNC = 32
 SEMI_FOLDER = "videossl_splits"
 _PUBLISHED = re.compile(r"\((?:videossl|ltg)-[a-z0-9]+-(\d+)\)$")
 
@@ -64,38 +67,92 @@ def export_rawframes(
     reference does. Frames of stored videos become JPEG files of quality 95. Stored flow becomes flow_xym_00000.jpg (counted
     from 0, as the reference does). Folders are named by the keys. Lists: see `list_texts`.
     The folder of a video appears once it is complete, and an interrupted export is resumed.
-    Raises InputError if `folder` holds something else, a key is unknown, or a shard is damaged.
+    Raises InputError if another process writes there, `folder` holds something else, a key is unknown, or a shard is damaged.
     """
     manifest = read_manifest(root)
     indices = manifest.written_rows(keys)
-    _claim(folder, manifest, tg)
-    counts = run_threads(
-        lambda index: _export_video(manifest, manifest.videos[index], folder, tg), indices, threads, stop, on_progress
-    )
-    lists = {} if keys else list_texts(manifest)
-    for name, text in lists.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        with atomic_write(folder / name) as file:
-            file.write(text.encode())
+    if not is_url(root) and folder.resolve().is_relative_to(Path(root).resolve()):
+        raise InputError(f"{folder} lies in the data set {root}. Name a folder outside of it.")
+    with _claimed(folder, manifest, tg) as finished:
+        counts = run_threads(
+            lambda index: _export_video(manifest, manifest.videos[index], finished, tg),
+            indices,
+            threads,
+            stop,
+            on_progress,
+        )
+        finished.publish()
+        lists = {} if keys else list_texts(manifest)
+        for name, text in lists.items():
+            path = path_inside(folder, name, f"{HEADER_NAME} of {root}")
+            path.parent.mkdir(exist_ok=True)
+            with atomic_write(path) as file:
+                file.write(text.encode())
     return ExportOutcome(len(indices), counts.count(0), sum(counts), tuple(lists))
 
 
-def _claim(folder: Path, manifest: Manifest, tg: bool) -> None:
-    """Mark the folder as this data set's export; InputError if it is something else."""
+class _Finished:
+    """The videos that are written in a scratch folder of the tree and get their places some at a time.
+
+    A folder that has its place is complete, even after a power cut: the disk is synced before.
+    """
+
+    def __init__(self, folder: Path, scratch: Path) -> None:
+        self.folder = folder
+        self.scratch = scratch
+        self.lock = threading.Lock()
+        self.waiting: list[tuple[Path, Path]] = []  # folders and their places
+
+    def add(self, video: Path, target: Path) -> None:
+        """Take the folder of a complete video."""
+        with self.lock:
+            self.waiting.append((video, target))
+            if len(self.waiting) >= _VIDEOS_A_SYNC:
+                self._publish()
+
+    def publish(self) -> None:
+        """Give all videos their places."""
+        with self.lock:
+            self._publish()
+
+    def _publish(self) -> None:
+        if self.waiting:
+            sync_disk(self.folder)
+        while self.waiting:
+            video, target = self.waiting.pop()
+            with naming(target):
+                target.parent.mkdir(exist_ok=True)
+                video.rename(target)
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path, manifest: Manifest, tg: bool) -> Iterator[_Finished]:
+    """Hold the folder and mark it as this data set's export; InputError if it is something else, or in use."""
     coding = manifest.header.gradient if manifest.header.gradient.stored else GradientCoding(source="jpeg", space="rgb")
     claim = {"dataset_digest": manifest.digest, "tg": tg, "gradient": dataclasses.asdict(coding)}
     if method := flow_method(manifest.header.settings):
         claim["flow"] = method
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with held_folder(folder):
         is_export = require_own_folder(folder, (MARKER,), "export", "Name a new or empty folder.")
-        if is_export and read_json(folder / MARKER) != claim:
+        if is_export and _claim_in(folder) != claim:
             other = "another data set or with other options"
             raise InputError(f"{folder} holds the export of {other}. Name another folder.")
+        remove_leftovers(folder)
         with atomic_write(folder / MARKER) as file:
             file.write(json_bytes(claim))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: cannot be used as a folder for the export ({error}).") from None
+        with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder, ignore_cleanup_errors=True) as scratch:
+            finished = _Finished(folder, Path(scratch))
+            try:
+                yield finished
+            finally:
+                finished.publish()
+
+
+def _claim_in(folder: Path) -> object:
+    try:
+        return read_json(folder / MARKER)
+    except ValueError:
+        return None
 
 
 def read_jpegs(manifest: Manifest, row: VideoRow, kind: str) -> Iterator[bytes]:
@@ -128,12 +185,12 @@ def _damaged(manifest: Manifest, row: VideoRow, error: Exception) -> InputError:
     return InputError(f"{row.shard}, {row.key}: {error}. {advice}.")
 
 
-def _export_video(manifest: Manifest, row: VideoRow, folder: Path, tg: bool) -> int:
+def _export_video(manifest: Manifest, row: VideoRow, finished: _Finished, tg: bool) -> int:
     """Write the folder of one video and return the number of its files; 0 if an earlier run wrote it."""
     if not _KEY.fullmatch(row.key):
         advice = f"`tgprep check {manifest.root}` shows more"
         raise InputError(f"videos.parquet: the key {row.key!r} cannot be a folder. {advice}.")
-    target = folder / row.key
+    target = path_inside(finished.folder, row.key, f"videos.parquet of {manifest.root}")
     if target.is_dir():  # complete: it was renamed once all its files were there
         return 0
     frames = [(RGB_NAME, 1, read_jpegs(manifest, row, "rgb"))]
@@ -142,21 +199,14 @@ def _export_video(manifest: Manifest, row: VideoRow, folder: Path, tg: bool) -> 
     if flow_method(manifest.header.settings):
         frames.append((FLOW_NAME, 0, read_jpegs(manifest, row, "flow")))
     count = 0
-    try:
-        # The folder gets its name once all its files are there: a folder that exists is complete.
-        with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder, ignore_cleanup_errors=True) as scratch:
-            temporary = Path(scratch, "video")
-            temporary.mkdir()
-            for name, first, jpegs in frames:
-                for number, jpeg in enumerate(jpegs, first):
-                    (temporary / name.format(number)).write_bytes(jpeg)
-                    count += 1
-            target.parent.mkdir(exist_ok=True)
-            temporary.rename(target)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be written ({error.strerror or error}). Run the same command again to resume."
-        ) from None
+    video = Path(mkdtemp(dir=finished.scratch))
+    video.chmod(finished.folder.stat().st_mode)  # that of `mkdtemp` is for its owner alone
+    for name, first, jpegs in frames:
+        for number, jpeg in enumerate(jpegs, first):
+            with naming(target / name.format(number)):
+                (video / name.format(number)).write_bytes(jpeg)
+            count += 1
+    finished.add(video, target)
     return count
 
 

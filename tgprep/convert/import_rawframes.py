@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import threading
-import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -19,9 +17,9 @@ import pyarrow as pa
 import simplejpeg
 
 from manifests import sample
-from manifests.files import TEMPORARY_PREFIX, atomic_write, find_below, publish, read_bytes
+from manifests.files import atomic_write, find_below, read_bytes
 from manifests.machine import run_threads
-from manifests.manifest_io import HEADER_NAME, file_sha256, json_bytes
+from manifests.manifest_io import HEADER_NAME, file_sha256
 from manifests.records import (
     MAX_PICTURE_PIXELS,
     WRITTEN,
@@ -62,34 +60,31 @@ def import_rawframes(
     """
     scan = scan_tree(folder, dataset, annotations)
     header = _header(folder, scan, tg, flow)
-    work_folder.check_output_folder(out)
     work_folder.make_folder(out)
-    if (out / HEADER_NAME).exists():
-        raise InputError(f"{out} holds a finished data set already. Name a new or empty folder.")
     work = out / WORK_FOLDER
+    # The journal keeps the shards of an interrupted import of the same tree, and drops those of another.
+    rows = [[video.key, video.path, video.label, video.num_source_bytes] for video in scan.videos]
+    digest = hashlib.sha256(json.dumps([header.settings, rows]).encode()).hexdigest()
+    notes = list(scan.notes)
     with work_folder.exclusive(out):
-        # Keep the shards of an interrupted import of the same tree, remove those of another.
-        rows = [[video.key, video.path, video.label, video.num_source_bytes] for video in scan.videos]
-        digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-        facts, file = json_bytes({"settings": header.settings, "videos": digest}), work / "import.json"
-        if not file.exists() or file.read_bytes() != facts:
-            work_folder.clear(work)
-            with atomic_write(file) as target:
-                target.write(facts)
+        if (out / HEADER_NAME).exists():
+            raise InputError(f"{out} holds a finished data set already. Name a new or empty folder.")
+        if (work / "plan.json").exists():
+            raise InputError(f"{out} holds an unfinished extraction. Finish it, or name another folder.")
         work_folder.remove_leftovers(out, work)
         plans = plan_shards(scan.videos, 0)
-        done = work_folder.load_done(out, work)
+        done = work_folder.load_done(out, work, digest, notes)
 
         def finish(plan: ShardPlan) -> ShardResult:
             if plan.name in done:
                 return done[plan.name]
             result = write_shard(plan, folder, out, header.gradient, sample.flow_method(header.settings))
-            work_folder.save_done(work, result)
+            work_folder.save_done(work, result, digest)
             return result
 
         results = run_threads(finish, plans, threads, stop, on_progress)
         skipped = [(entry.path, entry.reason) for entry in scan.skipped]
-        return Outcome(finalise(out, header, results, skipped), False, len(done), scan.notes)
+        return Outcome(finalise(out, header, results, skipped), False, len(done), tuple(notes))
 
 
 def _header(folder: Path, scan: Scan, tg: bool, flow: bool) -> ManifestHeader:
@@ -115,31 +110,19 @@ def _header(folder: Path, scan: Scan, tg: bool, flow: bool) -> ManifestHeader:
 def write_shard(plan: ShardPlan, folder: Path, out: Path, coding: GradientCoding, flow: str) -> ShardResult:
     """Write one shard in `out` from the frame folders of its videos.
 
-    flow: how the flow_xym files were computed, "" to leave them out. InputError if it cannot be written; videos whose files
-    are not in order become failed rows.
+    flow: how the flow_xym files were computed, "" to leave them out. Videos whose files are not in order become failed rows.
     """
-    temporary = out / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{plan.name}"
     rows = []
-    try:
-        with temporary.open("xb") as tar:
-            for video in plan.videos:
-                try:
-                    rows.append(_pack(tar, video, find_below(folder, video.path), plan.name, coding, flow))
-                except FramesError as error:
-                    rows.append(failed_row(video, str(error)))
-            sample.write_end(tar)
-            tar.flush()
-            os.fsync(tar.fileno())
-        written = sum(row.status == WRITTEN for row in rows)
-        shard = ShardRow(plan.name, written, temporary.stat().st_size, file_sha256(temporary))
-        publish(temporary, out / plan.name)
-    except OSError as error:
-        raise InputError(
-            f"{out / plan.name}: cannot be written ({error.strerror or error}). Run the same command again to go on."
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    return ShardResult(shard, tuple(rows))
+    with atomic_write(out / plan.name) as tar:
+        for video in plan.videos:
+            try:
+                rows.append(_pack(tar, video, find_below(folder, video.path), plan.name, coding, flow))
+            except FramesError as error:
+                rows.append(failed_row(video, str(error)))
+        sample.write_end(tar)
+        num_bytes = tar.tell()
+    written = sum(row.status == WRITTEN for row in rows)
+    return ShardResult(ShardRow(plan.name, written, num_bytes, file_sha256(out / plan.name)), tuple(rows))
 
 
 def _pack(tar: BinaryIO, video: SourceVideo, folder: Path, shard: str, coding: GradientCoding, flow: str) -> VideoRow:

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import itertools
 import json
-import shutil
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -18,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 from manifests.card import CARD_NAME, write_card
+from manifests.disk import held_folder, remove_leftovers, require_room
 from manifests.files import (
     MAX_JSON_BYTES,
-    TEMPORARY_PREFIX,
     atomic_write,
     digest_of,
     is_url,
@@ -31,7 +30,6 @@ from manifests.files import (
     read_range,
     require_own_folder,
 )
-from manifests.locks import hold_lock
 from manifests.manifest_io import file_sha256, join, json_bytes
 from manifests.records import InputError
 from manifests.sample import BLOCK_BYTES, RECORD_BYTES, json_member, member_header, write_end
@@ -43,7 +41,6 @@ from tgprep.extract.plan import mixed_place, shard_size
 
 FACTS_NAME = "split.json"
 _CLAIM_NAME = ".tgprep-split.json"
-_LOCK_NAME = ".tgprep-lock"
 _PIECE_BYTES = 4 * 1024 * 1024
 _CARD = """Label split {name} as WebDataset shards, one set for each part, written by `tgprep split --materialise`.
 
@@ -137,11 +134,7 @@ def materialise(
     targets, relabelled = _plan(manifest, split)
     with _claimed(folder, claim):
         kept = _finished(folder, targets)
-        missing_bytes = sum(target.num_bytes for target in targets if target.name not in kept)
-        free_bytes = shutil.disk_usage(folder).free
-        if missing_bytes > free_bytes:
-            room = f"{missing_bytes / 1e9:.3g} GB are to be written, {free_bytes / 1e9:.3g} GB are free"
-            raise InputError(f"{folder}: {room}. Make room, or name another --output.")
+        require_room(folder, sum(target.num_bytes for target in targets if target.name not in kept))
         _write_targets(manifest, folder, targets, kept, stop or threading.Event(), on_progress)
         patterns = {part: f"{part}-*.tar" for part in dict.fromkeys(target.part for target in targets)}
         write_card(folder, patterns, _CARD.format(name=split.name))
@@ -174,7 +167,7 @@ def _check_folder(manifest: Manifest, folder: Path, claim: dict[str, str]) -> No
     markers = (FACTS_NAME, _CLAIM_NAME)
     advice = "Name a new or empty folder with --output."
     try:
-        if not require_own_folder(folder, markers, "split", advice, ignored=(_LOCK_NAME, CARD_NAME)):
+        if not require_own_folder(folder, markers, "split", advice, ignored=(CARD_NAME,)):
             return
         marker = next(folder / name for name in markers if (folder / name).exists())
         facts = read_json(marker)
@@ -192,20 +185,17 @@ def _check_folder(manifest: Manifest, folder: Path, claim: dict[str, str]) -> No
 @contextlib.contextmanager
 def _claimed(folder: Path, claim: dict[str, str]) -> Iterator[None]:
     """Lock the folder for this process, mark it as this split's, and remove what killed runs left."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / _LOCK_NAME).open("a+", encoding="utf-8") as lock:
-            hold_lock(lock, str(folder))
-            for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
-                leftover.unlink(missing_ok=True)
-            with atomic_write(folder / _CLAIM_NAME) as file:
+    mark = folder / _CLAIM_NAME
+    with held_folder(folder):
+        try:
+            remove_leftovers(folder)
+            with atomic_write(mark) as file:
                 file.write(json_bytes(claim))
             yield
-            (folder / _CLAIM_NAME).unlink(missing_ok=True)
-            (folder / _LOCK_NAME).unlink(missing_ok=True)
-    except OSError as error:
-        reason = f"writing failed ({error.strerror or error})"
-        raise InputError(f"{folder}: {reason}. Run the same command again to resume.") from None
+            mark.unlink(missing_ok=True)
+        finally:
+            if not any(folder.glob("*.tar")):  # nothing to resume
+                mark.unlink(missing_ok=True)
 
 
 def _plan(manifest: Manifest, split: LabelSplit) -> tuple[list[_Target], list[dict[str, Any]]]:

@@ -17,7 +17,7 @@ from tgprep.extract.pipeline import (
     resume_or_begin,
     writing,
 )
-from tgprep.extract.plan import load_plan
+from tgprep.extract.plan import load_plan, plan_digest
 from tgprep.extract.work_folder import critical_section, exclusive, load_done, make_folder, shared
 from tgprep.extract.workers.shards import WORK_FOLDER, Request, ShardError
 from tgprep.scan.scan import Scan
@@ -65,12 +65,14 @@ def extract_task(request: Request, scan: Scan, task: Task) -> TaskOutcome | Outc
         with critical_section(out, "plan", request.stop):
             plan, notes = resume_or_begin(request, scan)
         shards, scratch_name = plan.shards[task.number :: task.num_tasks], f"scratch-{task.number}"
-        results = make_shards(request, shards, load_done(out, work), share.check, scratch_name)
+        digest = plan_digest(work)
+        done = load_done(out, work, digest, notes)
+        results = make_shards(request, shards, done, share.check, scratch_name)
         # The journal again: the other tasks have worked, too.
-        done = load_done(out, work)
+        done = load_done(out, work, digest, notes)
         num_left = len(plan.shards) - len(done)
         if not num_left and share.is_last() and not exists(header):
-            return join(out, plan, [done[shard.name] for shard in plan.shards], len(plan.shards), ())
+            return join(out, plan, [done[shard.name] for shard in plan.shards], len(plan.shards), notes)
         if exists(header):  # another task joined the shards and cleared the journal just before it was read
             num_left = 0
     num_failed = num_failures(results)
@@ -87,10 +89,11 @@ def finalize(out: Location) -> Outcome:
         raise InputError(
             f"{out} holds no extraction to join. Start the tasks: tgprep extract ... --num-tasks N --task-id I."
         )
-    with exclusive(out):
+    with writing(out), exclusive(out):
         plan = load_plan(work)
         assert plan is not None
-        done = load_done(out, work)
+        notes: list[str] = []
+        done = load_done(out, work, plan_digest(work), notes)
         missing = sorted({shard.name for shard in plan.shards} - done.keys())
         if missing:
             raise ShardError(
@@ -98,4 +101,4 @@ def finalize(out: Location) -> Outcome:
                 f"{', …' if len(missing) > 5 else ''}. Run the tasks that failed again, or the same command without "
                 f"--num-tasks to write them here."
             )
-        return join(out, plan, [done[shard.name] for shard in plan.shards], len(plan.shards), ())
+        return join(out, plan, [done[shard.name] for shard in plan.shards], len(plan.shards), notes)

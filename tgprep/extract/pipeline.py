@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from manifests.card import write_card
+from manifests.disk import explained
 from manifests.files import Location, below, exists, list_files, list_folder, remove, remove_tree
 from manifests.manifest_io import HEADER_NAME, read_manifest, write_manifest
 from manifests.records import FAILED, SKIPPED, WRITTEN, InputError, ManifestHeader, VideoRow
@@ -22,11 +23,13 @@ from tgprep.decode.open import decoder_versions
 from tgprep.encode.jpeg_tables import ENCODER_VERSION
 from tgprep.extract import work_folder
 from tgprep.extract.plan import (
+    DamagedPlanError,
     Plan,
     Update,
     changes_since,
     load_plan,
     new_videos,
+    plan_digest,
     plan_update,
     refuse_difference,
     skipped_of,
@@ -114,7 +117,7 @@ def extract(request: Request, scan: Scan, update: Update | None = None) -> Outco
             resumes = exists(below(request.work, "plan.json"))
             plan, notes = resume_or_begin(request, scan)
             work_folder.remove_leftovers(out, request.work)
-            done = work_folder.load_done(out, request.work)
+            done = work_folder.load_done(out, request.work, plan_digest(request.work), notes)
             outcome = join(out, plan, make_shards(request, plan.shards, done, check_owner), len(done), notes)
         if not (update and resumes):
             return outcome
@@ -129,15 +132,14 @@ def writing(out: Location) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        place = f" ({error.filename})" if error.filename else ""
-        raise ShardError(f"cannot write {out}: {error.strerror or error}{place}") from None
+        raise ShardError(f"cannot write {explained(error, out)}") from None
 
 
 def _update(request: Request, scan: Scan, update: Update, check_owner: Callable[[], None]) -> Outcome:
     out, work = request.out, request.work
     work_folder.remove_leftovers(out, work)
     base = _finished_manifest(request, scan)
-    plan = load_plan(work)
+    plan, notes = _plan_or_note(work)
     if plan is not None and plan.base != base.digest:  # left by an update that was complete just before a kill
         work_folder.clear(work)
         plan = None
@@ -152,8 +154,8 @@ def _update(request: Request, scan: Scan, update: Update, check_owner: Callable[
             f"{out} holds an unfinished {plan.update}. Finish it with the same options first; the data set is complete and "
             f"as it was before."
         )
-    notes = changes_since(plan, scan, request.versions)
-    done = work_folder.load_done(out, work)
+    notes += changes_since(plan, scan, request.versions)
+    done = work_folder.load_done(out, work, plan_digest(work), notes)
     results = make_shards(request, plan.shards, done, check_owner)
     return join(out, plan, results, len(base.shards) + len(done), notes, base)
 
@@ -175,6 +177,7 @@ def make_shards(
     sizes = [video.num_source_bytes for shard in shards for video in shard.videos]
     kept_sizes = [row.num_source_bytes for result in results.values() for row in result.videos]
     request.on_planned(Workload(len(sizes), sum(sizes), len(kept_sizes), sum(kept_sizes)))
+    digest = plan_digest(request.work) if todo else ""
     num_failed = num_failures(results.values())
     max_failures = request.workers.max_failures
     engine: Engine = run_local
@@ -193,7 +196,7 @@ def make_shards(
         # Closing the generator ends the workers, whatever is raised below.
         for result in stack.enter_context(contextlib.closing(engine(todo, request, scratch))):
             check_owner()
-            work_folder.save_done(request.work, result)
+            work_folder.save_done(request.work, result, digest)
             results[result.shard.name] = result
             num_failed += num_failures([result])
             if 0 <= max_failures < num_failed:
@@ -265,14 +268,15 @@ def finalise(
 def resume_or_begin(request: Request, scan: Scan) -> tuple[Plan, list[str]]:
     """The plan of the interrupted run, or a new one of this scan, and notes; an existing plan is never changed."""
     out, settings = request.out, request.settings
-    plan = load_plan(request.work)
+    plan, notes = _plan_or_note(request.work)
     if plan is None or plan.base:  # base: an update of a data set whose header has been removed since
-        work_folder.clear(request.work)
+        if not notes:
+            work_folder.clear(request.work)
         skipped = tuple((item.path, item.reason) for item in scan.skipped)
         names = {name: getattr(scan, name) for name in ("dataset", "classes", "num_folds", "videos")}
         plan = Plan(**names, skipped=skipped, settings=settings, versions=request.versions)
         plan.save(request.work)
-        return plan, []
+        return plan, notes
     refuse_difference(out, "an unfinished", plan.dataset, plan.settings.model_dump(), scan, settings)
     if plan.classes != scan.classes and {v.path for v in plan.videos} == {v.path for v in scan.videos}:
         raise InputError(
@@ -280,6 +284,14 @@ def resume_or_begin(request: Request, scan: Scan) -> tuple[Plan, list[str]]:
             f"Use the same --classes and --annotations to continue, or name another folder."
         )
     return plan, changes_since(plan, scan, request.versions)
+
+
+def _plan_or_note(work: Location) -> tuple[Plan | None, list[str]]:
+    """The plan in the work folder, or a note that it is damaged: it is made again, and the seals of the journal say what fits it."""
+    try:
+        return load_plan(work), []
+    except DamagedPlanError as error:
+        return None, [f"{str(error).partition('. ')[0]}: it is made again"]
 
 
 def finished_outcome(request: Request, scan: Scan) -> Outcome:
@@ -302,7 +314,11 @@ def finished_outcome(request: Request, scan: Scan) -> Outcome:
         # InputError: another run holds it, or nothing can be written there.
         with contextlib.suppress(InputError), work_folder.exclusive(out):
             work_folder.remove_leftovers(out, request.work)
-            plan = load_plan(request.work)
+            try:
+                plan = load_plan(request.work)
+            except DamagedPlanError as error:
+                notes.append(str(error))
+                return Outcome(manifest, True, len(manifest.shards), tuple(notes))
             if plan is not None and plan.base == manifest.digest:
                 notes.append(f"an unfinished {plan.update} exists: run this command with {plan.update} to finish it")
             else:

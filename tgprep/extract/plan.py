@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -11,13 +12,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from manifests.datasets import nfc
 from manifests.files import Location, atomic_write, below, read_bytes, read_json
 from manifests.manifest_io import json_bytes
-from manifests.parquet import parquet_table
+from manifests.parquet import parquet_table, table_bytes
 from manifests.records import FAILED, SKIPPED, InputError, ManifestHeader, SourceVideo
 from manifests.table import VIDEO_SCHEMA, Manifest
 from tgprep.config import EARLIER, ExtractSettings
@@ -58,14 +58,20 @@ class Plan:
     def save(self, work: Location) -> None:
         """Write the plan into the work folder; it is valid once plan.json exists."""
         records = [{**dataclasses.asdict(video), "subsets": list(video.subsets)} for video in self.videos]
+        table = table_bytes(pa.Table.from_pylist(records, schema=_SOURCE_SCHEMA))
         with atomic_write(below(work, "plan.parquet")) as file:
-            pq.write_table(pa.Table.from_pylist(records, schema=_SOURCE_SCHEMA), file)
+            file.write(table)
         facts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "videos"}
+        facts |= {"settings": self.settings.model_dump(), "videos_sha256": hashlib.sha256(table).hexdigest()}
         with atomic_write(below(work, "plan.json")) as file:
-            file.write(json_bytes({**facts, "settings": self.settings.model_dump()}))
+            file.write(json_bytes({**facts, "sha256": hashlib.sha256(json_bytes(facts)).hexdigest()}))
 
 
 _PLAN = TypeAdapter(Plan)
+
+
+class DamagedPlanError(InputError):
+    """A plan whose content is not what was written."""
 
 
 def plan_shards(videos: Sequence[SourceVideo], videos_per_shard: int, first_shard: int = 0) -> tuple[ShardPlan, ...]:
@@ -92,14 +98,33 @@ def mixed_place(key: str) -> tuple[bytes, str]:
 
 
 def load_plan(work: Location) -> Plan | None:
-    """The plan of the interrupted run, if there is one."""
+    """The plan of the interrupted run, if there is one. DamagedPlanError if it cannot be read."""
     try:
         facts = read_json(below(work, "plan.json"))
-    except FileNotFoundError:
+        table = read_bytes(below(work, "plan.parquet"))
+        seal, digest = facts.pop("sha256", None), facts.pop("videos_sha256", None)  # older versions wrote neither
+        if digest and digest != hashlib.sha256(table).hexdigest():
+            raise ValueError("plan.parquet has another sha256")
+        if seal and seal != hashlib.sha256(json_bytes({**facts, "videos_sha256": digest})).hexdigest():
+            raise ValueError("plan.json has another sha256")
+        facts |= {"settings": EARLIER | facts["settings"], "videos": parquet_table(table, _SOURCE_SCHEMA).to_pylist()}
+        plan: Plan = _PLAN.validate_python(facts)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise DamagedPlanError(
+            f"{below(work, 'plan.json')}: the plan of the unfinished extraction is damaged ({reason}). Run the same "
+            "`tgprep extract` command again: it makes the plan again, and keeps the shards that fit it."
+        ) from None
+    except FileNotFoundError as error:
+        if str(error.filename or "").endswith("plan.parquet"):
+            raise DamagedPlanError(f"{below(work, 'plan.parquet')} is missing.") from None
         return None
-    videos = parquet_table(read_bytes(below(work, "plan.parquet")), _SOURCE_SCHEMA).to_pylist()
-    plan: Plan = _PLAN.validate_python({**facts, "settings": EARLIER | facts["settings"], "videos": videos})
     return plan
+
+
+def plan_digest(work: Location) -> str:
+    """The sha256 of the plan, which entries of the journal name."""
+    return hashlib.sha256(read_bytes(below(work, "plan.json"))).hexdigest()
 
 
 def refuse_difference(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -12,15 +13,15 @@ import threading
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from pydantic import TypeAdapter
 
-from manifests import files
+from manifests import disk, files
 from manifests.card import CARD_NAME
 from manifests.console import waiting
-from manifests.locks import hold_lock, wait_for_lock
-from manifests.manifest_io import HEADER_NAME, SHARDS_NAME, read_header, settle_tables
+from manifests.locks import hold_lock, lock_file, wait_for_lock
+from manifests.manifest_io import HEADER_NAME, SHARDS_NAME, SPLITS_FOLDER, read_header, settle_tables
 from manifests.records import InputError
 from tgprep.extract.lease import hold_lease, is_alive, read_lease
 from tgprep.extract.workers.shards import WORK_FOLDER, ShardResult, StoppedError
@@ -57,7 +58,7 @@ def make_folder(out: files.Location) -> None:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"Cannot make the folder {out}: {error.strerror}. Name another folder.") from None
+            raise InputError(f"Cannot make the folder {disk.explained(error, out)}") from None
 
 
 Check = Callable[[], None]
@@ -65,17 +66,20 @@ _RESULT = TypeAdapter(ShardResult)
 
 
 @contextlib.contextmanager
-def exclusive(out: files.Location) -> Iterator[Check]:
-    """Hold OUT for this run alone; the hold ends with the process.
+def exclusive(out: files.Location, *, wait_seconds: float = 0.0) -> Iterator[Check]:
+    """Hold OUT for this process alone: all that write into a data set do. The hold ends with the process.
 
     Gives a check that raises ShardError if another machine took OUT over (object stores, and file systems without locks).
+    InputError, which names the owner, if another process holds it, after `wait_seconds`.
     """
-    if isinstance(out, Path):
-        with _opened(out, "lock") as lock:
-            if hold_lock(lock, str(out)):
+    with contextlib.ExitStack() as stack:
+        if isinstance(out, Path):
+            lock = stack.enter_context(_locked(out, "lock", str(out), wait_seconds=wait_seconds))
+            stack.callback(_remove_if_unused, out)
+            if lock is not None:
                 yield lambda: None
                 return
-    with hold_lease(_lease(out, "lock"), str(out)) as lease:
+        lease = stack.enter_context(hold_lease(_lease(out, "lock"), str(out)))
         _refuse_other_leases(out, "lock-task*")
         yield lease.check
 
@@ -94,8 +98,9 @@ def shared(out: files.Location, name: str) -> Iterator[Share]:
     what = f"{name} of {out}"
     with contextlib.ExitStack() as stack:
         if isinstance(out, Path):
-            lock, own_lock = (stack.enter_context(_opened(out, file)) for file in ("lock", f"lock-{name}"))
-            if hold_lock(own_lock, what) and hold_lock(lock, str(out), shared=True):
+            own_lock = stack.enter_context(_locked(out, f"lock-{name}", what))
+            lock = stack.enter_context(_locked(out, "lock", str(out), shared=True))
+            if own_lock is not None and lock is not None:
                 yield Share(lambda: None, lambda: _succeeds(lambda: hold_lock(lock, str(out))))
                 return
         lease = stack.enter_context(hold_lease(_lease(out, f"lock-{name.replace(' ', '-')}"), what))
@@ -136,7 +141,7 @@ def critical_section(out: files.Location, name: str, stop: threading.Event) -> I
     """Block until this process holds the named lock; StoppedError once `stop` is set. Keep the section short."""
     what = f"another task that holds the {name} of {out}"
     if isinstance(out, Path):
-        with _opened(out, f"lock-{name}") as lock:
+        with (out / WORK_FOLDER / f"lock-{name}").open("a+", encoding="utf-8") as lock:
             locked = False
             with contextlib.suppress(OSError), waiting(what):  # a file system without locks: a lease replaces it
                 locked = wait_for_lock(lock, give_up=stop.is_set)
@@ -151,20 +156,31 @@ def critical_section(out: files.Location, name: str, stop: threading.Event) -> I
         yield
 
 
-def _opened(out: Path, name: str) -> TextIO:
+@contextlib.contextmanager
+def _locked(out: Path, name: str, what: str, **how: Any) -> Iterator[TextIO | None]:
+    """Hold a lock in the work folder. InputError if another process has it, nothing can be written, or a link is in the way."""
     work = out / WORK_FOLDER
-    for place in (work, work / "done", work / name):
-        if place.is_symlink():  # a stranger may have made OUT, and files are written and removed there
-            raise InputError(
-                f"{place} is a link: work in progress stays in OUT. Remove it (--scratch names another disk)."
-            )
-    try:
-        (work / "done").mkdir(parents=True, exist_ok=True)
-        return (work / name).open("a+", encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"Cannot write to {out}: {error.strerror}. Make it writable, or name another folder."
-        ) from None
+    with contextlib.ExitStack() as stack:
+        try:
+            if link := next((path for path in (work, *work.glob("*")) if path.is_symlink()), None):
+                raise InputError(
+                    f"{link} is a link: work in progress stays in OUT. Remove it (--scratch names another disk)."
+                )
+            lock = stack.enter_context(lock_file(work / name, what, **how))
+        except OSError as error:
+            raise InputError(f"Cannot write to {disk.explained(error, out)}") from None
+        yield lock
+
+
+def _remove_if_unused(out: Path) -> None:
+    """Remove the work folder if it holds locks only: no plan, journal or unfinished work. OUT is held."""
+    work = out / WORK_FOLDER
+    with contextlib.suppress(OSError):
+        for folder in (*work.glob("scratch*"), work / "done"):
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # only if it is empty
+        if all(path.name.startswith("lock") for path in work.iterdir()):
+            shutil.rmtree(work)
 
 
 def clear(work: files.Location) -> None:
@@ -181,9 +197,8 @@ def remove_leftovers(out: files.Location, work: files.Location) -> None:
         settle_tables(out, read_header(out))
     if not isinstance(out, Path) or not isinstance(work, Path):
         return  # a store has no partial objects
-    for folder in (out, work, work / "done"):
-        for leftover in filter(Path.is_file, folder.glob(f"{files.TEMPORARY_PREFIX}*")):
-            leftover.unlink(missing_ok=True)
+    for folder in (out, out / SPLITS_FOLDER, work, work / "done"):
+        disk.remove_leftovers(folder)
     for scratch in work.glob("scratch*"):
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -195,23 +210,57 @@ def remove(out: files.Location) -> None:
     files.remove_tree(work)
 
 
-def save_done(work: files.Location, result: ShardResult) -> None:
-    """Add a finished shard, with the rows of its videos, to the journal."""
+def save_done(work: files.Location, result: ShardResult, plan: str) -> None:
+    """Add a finished shard, with the rows of its videos, to the journal. plan: the digest of what the shard is a part of."""
+    if isinstance(work, Path):
+        (work / "done").mkdir(exist_ok=True)
     with files.atomic_write(files.below(work, "done", f"{result.shard.name}.json")) as file:
-        file.write(json.dumps(dataclasses.asdict(result)).encode())
+        entry = json.dumps(dataclasses.asdict(result)).encode()
+        file.write(entry + b"\n" + _seal(entry, plan))
 
 
-def load_done(out: files.Location, work: files.Location) -> dict[str, ShardResult]:
-    """Read the journal: finished shards by name, if their file has the right size."""
-    done = {}
+def _seal(entry: bytes, plan: str) -> bytes:
+    return hashlib.sha256(entry + plan.encode()).hexdigest().encode()
+
+
+def load_done(out: files.Location, work: files.Location, plan: str, notes: list[str]) -> dict[str, ShardResult]:
+    """Read the journal: finished shards by name, if their file has the right size.
+
+    Entries that are damaged or of another plan are removed, with a note: their shards are written again.
+    """
+    done, lost = {}, []
     sizes = files.list_files(out)
     entries = [
         files.below(work, "done", name)
         for name in files.list_files(files.below(work, "done"))
-        if name.endswith(".json") and not name.startswith(files.TEMPORARY_PREFIX)
+        if name.endswith(".json") and not name.startswith(disk.TEMPORARY_PREFIX)
     ]
-    for content in files.read_many(map(str, entries)) if files.is_url(work) else map(files.read_bytes, entries):
-        result = _RESULT.validate_python(json.loads(content))
+    contents = files.read_many(map(str, entries)) if files.is_url(work) else map(_content, entries)
+    for place, content in zip(entries, contents, strict=True):
+        if not content:
+            continue
+        entry, _, seal = content.partition(b"\n")
+        try:
+            if seal and seal != _seal(entry, plan):  # older versions wrote none
+                raise ValueError("another seal")
+            result = _RESULT.validate_json(entry)
+        except ValueError:
+            lost.append(place)
+            continue
         if sizes.get(result.shard.name) == result.shard.num_bytes:
             done[result.shard.name] = result
+    for place in lost:
+        files.remove(place)
+    if lost:
+        first = str(lost[0]).rpartition("/")[2].removesuffix(".json")
+        notes.append(
+            f"{len(lost)} entries of the journal are damaged or of another plan, such as that of {first}: written again"
+        )
     return done
+
+
+def _content(place: files.Location) -> bytes:
+    """The bytes of an entry; none if another task has just joined the shards and removed it."""
+    with contextlib.suppress(FileNotFoundError):
+        return files.read_bytes(place)
+    return b""

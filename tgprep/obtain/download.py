@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from manifests.disk import held_folder
 from manifests.files import atomic_write
 from manifests.manifest_io import json_bytes
 from manifests.records import InputError
@@ -119,28 +120,28 @@ def download(
         raise InputError(f"{name}: no such data set; one of {', '.join(sources)}.")
     if base and not re.match(r"(https?|file)://", base):
         raise InputError(f"--base {base}: expected the URL of a folder on a web server, such as https://host/mirror.")
-    archives = folder / ARCHIVES
-    try:
-        archives.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be created ({error.strerror}).") from None
-    states: dict[str, list[int]] = {}
-    # Without the marker, or with a damaged one, all archives are unpacked again.
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        states = dict(json.loads((archives / _MARKER).read_bytes()))
     num_fetched = num_files = 0
-    for archive in sources[name].archives:
-        target = archives / archive.name
-        remote = dataclasses.replace(archive, url=f"{base.rstrip('/')}/{archive.name}") if base else archive
-        progress = functools.partial(on_progress, archive.name)
-        num_fetched += fetch(
-            remote, target, attempts=attempts, wait_seconds=wait_seconds, stop=stop, on_progress=progress
-        )
-        found = target.stat()
-        state = [found.st_size, found.st_mtime_ns]
-        if unpack_archives and states.get(archive.name) != state:
-            num_files += unpack(target, folder / archive.folder, nested=archive.nested)
-            states[archive.name] = state
-            with atomic_write(archives / _MARKER) as file:
-                file.write(json_bytes(states))
+    with held_folder(folder / ARCHIVES):
+        unpacked = _unpacked(folder / ARCHIVES)
+        for archive in sources[name].archives:
+            target = folder / ARCHIVES / archive.name
+            remote = dataclasses.replace(archive, url=f"{base.rstrip('/')}/{archive.name}") if base else archive
+            progress = functools.partial(on_progress, archive.name)
+            num_fetched += fetch(
+                remote, target, attempts=attempts, wait_seconds=wait_seconds, stop=stop, on_progress=progress
+            )
+            found = target.stat()
+            state = [found.st_size, found.st_mtime_ns]
+            if unpack_archives and unpacked.get(archive.name) != state:
+                num_files += unpack(target, folder / archive.folder, nested=archive.nested)
+                unpacked[archive.name] = state
+                with atomic_write(folder / ARCHIVES / _MARKER) as file:
+                    file.write(json_bytes(unpacked))
     return DownloadOutcome(num_fetched, num_files, sources[name].next_step.format(dir=folder))
+
+
+def _unpacked(archives: Path) -> dict[str, list[int]]:
+    """Size and time of each archive when it was unpacked. Without the marker, or with a damaged one, all are unpacked again."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return dict(json.loads((archives / _MARKER).read_bytes()))
+    return {}

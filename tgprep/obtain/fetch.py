@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manifests.files import atomic_write, publish
+from manifests.disk import is_storage_error, naming, publish
+from manifests.files import atomic_write
 from manifests.manifest_io import file_sha256, json_bytes
 
 _PIECE_BYTES = 1024 * 1024
@@ -141,6 +142,8 @@ def _attempt(remote: RemoteFile, part: Path, stop: threading.Event, on_progress:
             ) from None
         return f"{error.code} {error.reason}"
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, OSError) and not isinstance(error, urllib.error.URLError) and is_storage_error(error):
+            raise  # of this machine's disk
         return str(getattr(error, "reason", "") or error or type(error).__name__)
 
 
@@ -187,7 +190,9 @@ def _receive(remote: RemoteFile, part: Path, stop: threading.Event, on_progress:
         done = start
         with part.open("ab" if start else "wb") as content:
             while piece := answer.read(_PIECE_BYTES):
-                content.write(piece)
+                with naming(part):
+                    content.write(piece)
+                    content.flush()
                 done += len(piece)
                 on_progress(done, total)
                 if stop.is_set():

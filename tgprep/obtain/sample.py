@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ import cv2
 import joblib
 import numpy as np
 
-from manifests.files import TEMPORARY_PREFIX, atomic_write, require_own_folder
+from manifests.disk import held_folder, remove_leftovers
+from manifests.files import atomic_write, require_own_folder
 from manifests.manifest_io import json_bytes
 from manifests.records import InputError
 from tgprep.obtain.sample_paths import MOTIONS
@@ -130,21 +133,42 @@ def render_sample(
     if num_workers < 1:
         raise InputError(f"number of workers: got {num_workers}, expected 1 or more")
     videos = sample_videos(settings)
-    _claim(out, settings, videos)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: expected a folder for the sample data set, got a file; name another place")
     paths = [out / video.name for video in videos]
-    missing = [(video, path) for video, path in zip(videos, paths, strict=True) if not path.exists()]
-    for folder in (out, *sorted({path.parent for _, path in missing})):
+    with held_folder(out):
+        _claim(out, settings, videos)
+        _render_missing(list(zip(videos, paths, strict=True)), settings, num_workers, on_video)
+    return paths
+
+
+def _render_missing(
+    videos: Sequence[tuple[SampleVideo, Path]],
+    settings: SampleSettings,
+    num_workers: int,
+    on_video: Callable[[Path], None],
+) -> None:
+    """Write the videos that are not there, and remove what killed runs have left of them."""
+    folders = sorted({path.parent for _, path in videos})
+    for folder in folders:
         folder.mkdir(exist_ok=True)
-        for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
-            leftover.unlink()
+        remove_leftovers(folder)
+    missing = [(video, path) for video, path in videos if not path.exists()]
     results = joblib.Parallel(n_jobs=min(num_workers, len(missing) or 1), return_as="generator")(
         # Absolute: the processes may be older than a change of the working directory.
         joblib.delayed(_render_video)(path.absolute(), video, settings)
         for video, path in missing
     )
-    for _, (_, path) in zip(results, missing, strict=True):
-        on_video(path)
-    return paths
+    try:
+        for _, (_, path) in zip(results, missing, strict=True):
+            on_video(path)
+    except BaseException:
+        results.close()  # which ends the processes
+        for folder in folders:
+            remove_leftovers(folder)
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # if it is empty
+        raise
 
 
 def write_annotations(folder: Path, settings: SampleSettings) -> None:
@@ -180,17 +204,17 @@ def _render_video(path: Path, video: SampleVideo, settings: SampleSettings) -> N
     num_threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
+        encoded = io.BytesIO()  # PyAV prints a traceback if a disk is full
+        frames = video_frames(video, settings)
+        encode_video(frames, encoded, video.container, settings.fps, settings.width, settings.height)
         with atomic_write(path) as file:
-            frames = video_frames(video, settings)
-            encode_video(frames, file, video.container, settings.fps, settings.width, settings.height)
+            file.write(encoded.getbuffer())
     finally:
         cv2.setNumThreads(num_threads)
 
 
 def _claim(out: Path, settings: SampleSettings, videos: tuple[SampleVideo, ...]) -> None:
     """Create `out`, or check that it holds this very sample and nothing else, and write the settings into it."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: expected a folder for the sample data set, got a file; name another place")
     requested = {"generator_version": GENERATOR_VERSION, **asdict(settings)}
     record = out / SETTINGS_NAME
     hidden = {path.name for path in out.glob(".*")} - {SETTINGS_NAME}

@@ -23,7 +23,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO
 
-from manifests.files import TEMPORARY_PREFIX
+from manifests.disk import TEMPORARY_PREFIX, explained, made_folder, remove_leftovers, sync_disk
 from manifests.records import InputError
 
 _MOST_TIMES = 200  # that the content is larger than its archive; published lists reach 30, videos 1
@@ -62,7 +62,13 @@ def unpack(archive: Path, target: Path, *, nested: bool = False) -> int:
     Raises InputError if a member would leave the folder or is a link, the archive is damaged or holds too much, or no program
     reads .rar.
     """
-    target.mkdir(parents=True, exist_ok=True)
+    with made_folder(target):
+        remove_leftovers(target)
+        return _unpack_beside(archive, target, nested)
+
+
+def _unpack_beside(archive: Path, target: Path, nested: bool) -> int:
+    """Unpack into a temporary folder in `target`, and move the files when all are there and on the disk."""
     with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=target, ignore_cleanup_errors=True) as temporary:
         scratch, room = Path(temporary), _Room(archive, target)
         _unpack_one(archive, scratch, room)
@@ -70,6 +76,7 @@ def unpack(archive: Path, target: Path, *, nested: bool = False) -> int:
             for inner in sorted(scratch.rglob("*.rar")):
                 _unpack_one(inner, inner.parent, room)
                 inner.unlink()
+        sync_disk(scratch)
         return _move_files(scratch, target)
 
 
@@ -118,8 +125,7 @@ def _unpack_one(archive: Path, folder: Path, room: _Room) -> None:
         raise InputError(f"{archive}: {error}.") from None
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            reason = f"cannot be unpacked to {folder} ({error.strerror}). Make room, and run the same command again."
-            raise InputError(f"{archive}: {reason}") from None
+            raise InputError(f"{archive} cannot be unpacked: {explained(error, folder)}") from None
         raise InputError(f"{archive} cannot be unpacked ({error}). Remove it, and download it again.") from None
 
 

@@ -71,11 +71,8 @@ def write_preview(
     )
     facts = _page_facts(manifest, label_split, roles, role_names)
     page = _page({**facts, "videos": videos, "title": Path(root).name or root})
-    try:
-        with atomic_write(output) as file:
-            file.write(page)
-    except OSError as error:
-        raise InputError(f"--output {output}: cannot be written ({error.strerror or error}).") from None
+    with atomic_write(output) as file:
+        file.write(page)
     damaged = tuple((video["key"], video["error"]) for video in videos if "error" in video)
     name = label_split.name if label_split else ""
     return PreviewOutcome(output, len(videos), manifest.header.num_written, len(page), name, damaged)

@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from manifests.console import say
-from manifests.object_store import UnreachableError, explained
+from manifests.disk import explained, is_storage_error
+from manifests.object_store import UnreachableError
 from manifests.records import InputError
 from tgtrain.errors import RunError
 
@@ -144,7 +145,7 @@ def message_and_code(error: BaseException) -> tuple[str, int]:
     """The message and the exit code of the command line for an error that ends a process."""
     if isinstance(error, InputError):
         return str(error), 2
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, OSError) and is_storage_error(error):
         return explained(error), 1 if isinstance(error, UnreachableError) else 2
     if isinstance(error, RunError):
         return str(error), 1

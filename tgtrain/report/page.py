@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jinja2
 
+from manifests.disk import made_folder
 from manifests.files import atomic_write
 from manifests.records import InputError
 from tgtrain.evaluate.results import TestResult
@@ -44,7 +45,7 @@ def write_report(folders: Sequence[Path], output: Path | None = None, typed: Typ
 
     typed: where the data of the first run is.
     output: by default report.html in the run's folder or, for several runs, in the current folder.
-    Raises InputError if a folder is not a run or the page cannot be written.
+    Raises InputError if a folder is not a run, OSError if the page cannot be written.
     """
     runs = read_runs(folders)
     if output is None:
@@ -52,12 +53,8 @@ def write_report(folders: Sequence[Path], output: Path | None = None, typed: Typ
     if output.is_dir():
         raise InputError(f"--output {output} is a folder. Name a file in it, for example {output / REPORT_NAME}.")
     text = render(_page(runs, typed))
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(output) as file:
-            file.write(text.encode(errors="backslashreplace"))
-    except OSError as error:
-        raise InputError(f"Cannot write {output}: {error.strerror}. Name another file with --output.") from None
+    with made_folder(output.parent), atomic_write(output) as file:
+        file.write(text.encode(errors="backslashreplace"))
     return output
 
 

@@ -15,14 +15,15 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from manifests.files import TEMPORARY_PREFIX, atomic_write, read_bytes, read_json
+from manifests.disk import TEMPORARY_PREFIX
+from manifests.files import atomic_write, read_bytes, read_json
 from manifests.manifest_io import file_sha256, json_bytes
 from manifests.records import InputError
 from tgtrain.data.setup import Identity
@@ -188,14 +189,18 @@ def archive_newer(run: Path, after_step: int, due: bool = False) -> Path | None:
         if _digest_path(path).is_file():
             _digest_path(path).rename(archive / _digest_path(path).name)
         path.rename(archive / path.name)
-    if best(run) is None:
-        (run / FOLDER / _BEST).unlink(missing_ok=True)
-        for path in list_checkpoints(run):
-            try:
-                finish_save(run, load(path), keep=sys.maxsize)
-            except DamagedError:
-                continue
+    rebuild_best(run)
     return archive
+
+
+def rebuild_best(run: Path) -> None:
+    """Write best.json again from the checkpoints if it is missing or damaged, or names one that is gone."""
+    if best(run) is not None:
+        return
+    (run / FOLDER / _BEST).unlink(missing_ok=True)
+    for path in list_checkpoints(run):
+        with suppress(DamagedError):
+            finish_save(run, load(path), keep=sys.maxsize)
 
 
 def list_checkpoints(run: Path) -> list[Path]:

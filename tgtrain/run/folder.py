@@ -7,7 +7,7 @@ import platform
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 import torch
 from pydantic import AfterValidator, Field, PlainValidator, TypeAdapter, ValidationError, ValidationInfo
 
+from manifests.disk import made_folder
 from manifests.files import MAX_JSON_BYTES, atomic_write, parse_json, read_bytes, require_own_folder
-from manifests.locks import hold_lock
+from manifests.locks import lock_file
 from manifests.machine import processor_name
 from manifests.manifest_io import json_bytes, read_manifest
 from manifests.records import InputError
@@ -141,24 +142,24 @@ def begin_folder(run: Path, setup: Setup, ranks: Ranks, *, num_steps: int, steps
     if (run / CONFIG_NAME).exists():
         return
     facts = _facts_of(setup, ranks, num_steps, steps_per_epoch)
-    try:
-        with atomic_write(run / CONFIG_NAME) as file:
-            file.write(json_bytes(asdict(facts)))
-    except OSError as error:
-        raise InputError(f"Cannot write to {run}: {error.strerror}. Name another folder with --out.") from None
+    with atomic_write(run / CONFIG_NAME) as file:
+        file.write(json_bytes(asdict(facts)))
 
 
 @contextmanager
 def owned(run: Path) -> Iterator[None]:
     """Hold the folder of a run (made where it is not there), so that no other process trains in it; the lock vanishes with the process."""
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        lock = (run / _LOCK).open("a+", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"Cannot write to {run}: {error.strerror}. Name another folder with --out.") from None
-    with lock:
-        hold_lock(lock, str(run), advice="name another folder with --out")
-        yield
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(made_folder(run))
+            stack.enter_context(lock_file(run / _LOCK, str(run), advice="name another folder with --out"))
+        except OSError as error:
+            raise InputError(f"Cannot write to {run}: {error.strerror}. Name another folder with --out.") from None
+        try:
+            yield
+        finally:
+            if not (run / CONFIG_NAME).exists():  # it was not begun
+                (run / _LOCK).unlink(missing_ok=True)
 
 
 def read_facts(run: Path) -> RunFacts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,13 +97,22 @@ class Metrics:
 class Journal:
     """Writes metrics.jsonl and TensorBoard of a run. Records after the step that it resumes from are dropped.
 
-    evaluation_due: the evaluation of that step, too, because it is repeated.
+    evaluation_due: the evaluation of that step, too, because it is repeated. log: called with a note if lines are damaged, and left out.
     """
 
-    def __init__(self, run: Path, resumed_step: int, evaluation_due: bool = False) -> None:
+    def __init__(
+        self,
+        run: Path,
+        resumed_step: int,
+        evaluation_due: bool = False,
+        log: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        before = read_metrics(run)
+        if damaged := before.num_damaged + before.cut_short:
+            log(f"{damaged} damaged lines of {run / METRICS_NAME} are left out; no step is lost")
         lines = [
             json.dumps(record) + "\n"
-            for record in read_metrics(run).records
+            for record in before.records
             if record["step"] <= resumed_step
             and not (evaluation_due and (record["kind"], record["step"]) == ("evaluate", resumed_step))
         ]

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests.files import TEMPORARY_PREFIX, atomic_write, read_json
+from manifests.disk import TEMPORARY_PREFIX
+from manifests.files import atomic_write, read_json
 from manifests.manifest_io import json_bytes
 from manifests.records import InputError
 from tgtrain.config import config_from_dict
@@ -89,4 +90,5 @@ def take_up(run: Path, start: Start, keep: int, log: Callable[[str], None]) -> N
         # So that the same command again goes on instead of back.
         with atomic_write(run / checkpoints.FOLDER / _BEGUN) as file:
             file.write(json_bytes({"sha256": start.named, "step": start.step}))
+    checkpoints.rebuild_best(run)
     checkpoints.finish_save(run, start.checkpoint, keep)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manifests.object_store import UnreachableError, explained
+from manifests.disk import explained
+from manifests.object_store import UnreachableError
 from manifests.records import InputError
 from tgtrain.data.batch import SslBatch
 from tgtrain.data.build import step_dataset, training_workers
@@ -174,7 +175,8 @@ class _Trainer:
         first checkpoint. A run that is stopped or killed in between begins with the evaluation that is due.
         """
         with writing(self.folder, self.step):
-            self.journal = journal.Journal(self.folder, self.step, self.evaluation_due) if self.ranks.is_main else None
+            if self.ranks.is_main:
+                self.journal = journal.Journal(self.folder, self.step, self.evaluation_due, self.log)
         self.saved_at = self.step  # at step 0 there is nothing to save
         loader = step_loader(
             self.dataset, range(self.step, stop_at), self.workers, pin=self.ranks.device.type == "cuda"

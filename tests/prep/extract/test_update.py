@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from manifests import files as places
+from manifests import disk as places
 from manifests import manifest_io as store
 from manifests.manifest_io import read_manifest
 from manifests.records import InputError

@@ -95,4 +95,4 @@ def test_journal_is_read_while_another_process_adds_to_it(tmp_path: Path) -> Non
     done = tmp_path / ".tgprep" / "done"
     done.mkdir(parents=True)
     (done / ".tmp-0123-shard-000001.tar.json").write_bytes(b"")  # as atomic_write has it before it writes
-    assert load_done(tmp_path, tmp_path / ".tgprep") == {}
+    assert load_done(tmp_path, tmp_path / ".tgprep", "", []) == {}

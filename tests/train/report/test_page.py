@@ -316,5 +316,5 @@ def test_output_that_cannot_be_written_is_refused(run: Path, tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"is a folder\. Name a file in it"):
         write_report([run], tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"Cannot write .*--output"):
+    with pytest.raises(FileExistsError):  # the command line formats it
         write_report([run], tmp_path / "file" / "page.html")

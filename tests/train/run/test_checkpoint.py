@@ -99,7 +99,7 @@ def test_a_kill_before_the_rename_leaves_the_old_one(tmp_path: Path, monkeypatch
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("manifests.files.publish", killed)
+        patch.setattr("manifests.disk.publish", killed)
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path, state(2), keep=3)
     found = load_newest(tmp_path, print)

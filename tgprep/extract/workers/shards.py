@@ -7,7 +7,8 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from manifests.files import Location, below, publish, upload
+from manifests.disk import explained, publish
+from manifests.files import Location, below, upload
 from manifests.records import FAILED, ShardRow, SourceVideo, VideoRow
 from tgprep.config import ExtractSettings, WorkerSettings
 
@@ -94,7 +95,7 @@ def publish_shard(temporary: Path, result: ShardResult, out: Location) -> ShardR
         else:
             upload(temporary, target)
     except OSError as error:
-        raise ShardError(f"cannot write {target}: {error.strerror or error}") from None
+        raise ShardError(f"cannot write {explained(error, target)}") from None
     finally:
         temporary.unlink(missing_ok=True)
     return result

@@ -16,7 +16,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from manifests.files import TEMPORARY_PREFIX, below
+from manifests.disk import TEMPORARY_PREFIX, explained
+from manifests.files import below
 from manifests.machine import resident_mb
 from manifests.object_store import warn_once
 from manifests.records import WRITTEN, ShardRow, VideoRow
@@ -190,7 +191,7 @@ class Supervisor:
         except BaseException as error:
             temporary.unlink(missing_ok=True)
             if isinstance(error, OSError):
-                raise ShardError(f"cannot write {below(request.out, plan.name)}: {error.strerror or error}") from None
+                raise ShardError(f"cannot write {explained(error, below(request.out, plan.name))}") from None
             raise
         num_written = sum(row.status == WRITTEN for row in rows)
         shard = ShardRow(plan.name, num_written, done.num_bytes, done.sha256)

@@ -29,6 +29,7 @@ import cv2
 
 from manifests import console
 from manifests import object_store as stores
+from manifests.disk import explained, naming
 from manifests.files import below, download, file_size, find_below, is_url, list_folder
 from manifests.object_store import UnreachableError
 from manifests.records import InputError, SourceVideo, VideoRow
@@ -50,8 +51,9 @@ Emit = Callable[[messages.Answer], None]
 class _HashingFile:
     """A file that is only appended to, and whose sha256 is kept up to date."""
 
-    def __init__(self, file: BinaryIO, start: int) -> None:
+    def __init__(self, file: BinaryIO, start: int, name: Path) -> None:
         self.file = file
+        self.name = name  # that it will have
         self.digest = hashlib.sha256()
         file.seek(0)
         while file.tell() < start:
@@ -63,7 +65,8 @@ class _HashingFile:
 
     def write(self, data: bytes) -> int:
         self.digest.update(data)
-        return self.file.write(data)
+        with naming(self.name):
+            return self.file.write(data)
 
     def tell(self) -> int:
         return self.file.tell()
@@ -140,7 +143,7 @@ def write_shard(job: messages.ShardJob, emit: Emit) -> None:
             fetched = FetchAhead(job.videos_root, folder, job.videos)
             stack.callback(fetched.close)
         file = stack.enter_context(temporary.open("r+b" if job.start else "w+b"))
-        tar = _HashingFile(file, job.start)
+        tar = _HashingFile(file, job.start, temporary.with_name(job.shard))
         for index in range(len(job.videos)):
             emit(messages.VideoBegun())
             row = _pack(tar, index, job, fetched, emit)
@@ -292,8 +295,7 @@ def main() -> None:
             else:
                 write_shard(job, emit)
         except OSError as error:
-            place = f" ({error.filename})" if error.filename else ""
-            emit(messages.JobFailed(f"cannot go on: {error.strerror or error}{place}"))
+            emit(messages.JobFailed(f"cannot go on: {explained(error, getattr(job, 'scratch', None))}"))
         except InputError as error:
             emit(messages.JobFailed(str(error)))
         except Exception as error:

@@ -25,7 +25,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests.files import atomic_write, publish, require_own_folder
+from manifests.disk import publish
+from manifests.files import atomic_write, require_own_folder
 from manifests.locks import try_lock, wait_for_lock
 from manifests.records import InputError
 
