@@ -10,7 +10,7 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -37,11 +37,13 @@ def videos(tmp_path: Path) -> Path:
 class Terminal:
     """A process on a terminal with this many columns; `shown` is its output."""
 
-    def __init__(self, columns: int, *arguments: str | Path, path: Path, **values: str) -> None:
+    def __init__(
+        self, columns: int, *arguments: str | Path, path: Path, prefix: Sequence[str] = (), **values: str
+    ) -> None:
         self.ours, theirs = os.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self.process = subprocess.Popen(
-            command(*arguments),
+            [*prefix, *command(*arguments)],
             env={**environment(path, **values), "TERM": "xterm-256color"},
             stdin=theirs,
             stdout=theirs,
@@ -123,3 +125,19 @@ def test_ctrl_c_removes_the_panel_and_prints_the_command(
     assert f"  tgprep extract {videos} {tmp_path / 'out'} --decoder" in run.shown  # in one piece, to be copied
     assert run.shown.rindex("\x1b[?25h") > run.shown.rindex("\x1b[?25l")
     assert "Traceback" not in run.shown
+
+
+@pytest.mark.parametrize(
+    ("prefix", "code"), [((), 129), (("sh", "-c", "trap '' HUP; exec \"$@\"", "sh"), 1)], ids=["plain", "nohup"]
+)
+def test_the_terminal_is_closed(
+    videos: Path, tmp_path: Path, terminal: list[Terminal], prefix: tuple[str, ...], code: int
+) -> None:
+    """The kernel sends SIGHUP, and no line can be written any more: an orderly stop, or, if it is ignored as under nohup, no stop at all."""
+    run = Terminal(80, "extract", videos, tmp_path / "out", *HOW, path=tmp_path, prefix=prefix, FAKE_SECONDS="0.2")
+    terminal.append(run)
+    wait_until(lambda: run.read() and " of 24 videos, " in run.shown)
+    os.close(run.ours)
+    run.ours = os.open(os.devnull, os.O_RDONLY)
+    assert run.process.wait(timeout=120) == code
+    assert (tmp_path / "out" / "dataset.json").exists() is (code == 1)  # 8 videos fail

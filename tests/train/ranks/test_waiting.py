@@ -88,7 +88,7 @@ def test_a_process_that_waits_for_others_says_so_and_ends_at_a_signal(
         assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("what", ["barrier", "collective"])
+@pytest.mark.parametrize("what", [pytest.param("barrier", marks=pytest.mark.long), "collective"])
 def test_a_process_that_was_asked_to_stop_does_not_wait_for_one_that_hangs(
     port: str, started: list[subprocess.Popen[str]], what: str
 ) -> None:
