@@ -92,7 +92,8 @@ def say(text: str = "") -> None:
     """Print a line of the log on stderr; stdout holds results only. It never fails, in processes that are not protected, too."""
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr is not None:
-            print(visible(text), file=sys.stderr, flush=True)
+            # The line and its end in one piece: other threads print, too.
+            print(f"{visible(text)}\n", end="", file=sys.stderr, flush=True)
 
 
 def echo(text: object = "", *, end: str = "\n", kept: str = "", exact: bool = False) -> None:
@@ -155,9 +156,10 @@ def exit_code(code: int) -> int:
 
 def _encoding(stream: io.TextIOBase) -> str:
     """The encoding of a stream; in UTF-8 mode a terminal has that of its locale, unless this is ASCII, Python's guess for none."""
-    of_locale = codecs.lookup(locale.getencoding()).name
-    if sys.flags.utf8_mode and stream.isatty() and of_locale != "ascii" and not os.environ.get("PYTHONIOENCODING"):
-        return of_locale
+    if sys.flags.utf8_mode and stream.isatty() and not os.environ.get("PYTHONIOENCODING"):
+        with contextlib.suppress(LookupError):
+            of_locale = codecs.lookup(locale.getencoding()).name
+            return stream.encoding if of_locale == "ascii" else of_locale
     return stream.encoding
 
 
