@@ -20,6 +20,8 @@ import pyarrow.compute as pc
 
 from manifests.records import (
     FAILED,
+    MAX_FPS,
+    MAX_NAME_BYTES,
     MAX_PICTURE_PIXELS,
     STATUSES,
     WRITTEN,
@@ -37,8 +39,13 @@ MAX_SHARD_BYTES = 2**46
 _MAX_SIDE = 65_535
 _MAX_FOLDS = 100
 _MAX_CLASSES = 1_000_000
-_MAX_FPS = 1e9
-_TEXT_BYTES = {"path": 4096, "key": 255, "class_name": 1024, "group": 1024, "source_sha256": 64}  # others: 64 kB
+_TEXT_BYTES = {
+    "path": 4096,
+    "key": 255,
+    "class_name": MAX_NAME_BYTES,
+    "group": MAX_NAME_BYTES,
+    "source_sha256": 64,
+}  # others: 64 kB
 _KEY = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9_-]+")
 _KEY_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-/"
 _SHARD_NAME = re.compile(r"shard-[0-9]{1,12}\.tar")
@@ -168,7 +175,7 @@ def _video_problems(
         (written | failed) & ((label < 0) | (label >= len(header.classes))),
     )
     fps = table["fps"].to_numpy()
-    yield "fps is no possible rate", ~((fps >= 0) & (fps <= _MAX_FPS))
+    yield "fps is no possible rate", ~((fps >= 0) & (fps <= MAX_FPS))
     yield "num_source_bytes is negative", _numbers(table, "num_source_bytes") < 0
     # A table without shards, to draw splits from, has written videos without a place. Nothing reads their frames.
     placed = written & (_flags(pc.not_equal(table["shard"], "")) | (_numbers(table, "sample_offset") != -1))

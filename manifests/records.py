@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 FORMAT_VERSION = 1
+MAX_NAME_BYTES = 1024  # of a class or group
+MAX_FPS = 1e9  # of a video; more is no rate, but damage
 MAX_PICTURE_PIXELS = 2**26  # of a stored frame: 8192 x 8192, which takes 200 MB when it is decoded
 
 WRITTEN = "written"

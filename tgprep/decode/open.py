@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from manifests.records import MAX_FPS
 from tgprep.decode.frames import DecodedVideo, DecodeError, Picture, Planes, scaled_size
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def open_video(path: Path, *, decoder: str, space: str, short_side: int, as_code
     # A header may claim anything; what no table holds is unknown.
     if not -1 <= video.num_frames_header <= _MAX_INT32:
         video.num_frames_header = -1
-    if not 0 <= video.fps < math.inf:
+    if not 0 <= video.fps <= MAX_FPS:
         video.fps = 0.0
     if decoder != "pyav":
         video.frames = _adapted(video.frames, short_side, as_coded)

@@ -9,7 +9,7 @@ from pathlib import Path
 from manifests import datasets
 from manifests.files import Location
 from manifests.lists.official import unread_files
-from manifests.records import InputError, SourceVideo
+from manifests.records import MAX_NAME_BYTES, InputError, SourceVideo
 from tgprep.scan.annotations import annotation_paths
 from tgprep.scan.csv_list import by_csv
 from tgprep.scan.files import Listing, Skipped, list_videos, some
@@ -60,6 +60,11 @@ def named(listing: Listing, videos: Location, dataset: str, labelling: Labelling
     skipped = listing.skipped + [Skipped(path, why) for path, why in labelling.labels.items() if isinstance(why, str)]
     if not labelled:
         raise InputError(_why_none(listing, videos, dataset, labelling.missing, skipped))
+    for file, label in labelled:
+        if (num_bytes := max(len(label.class_name.encode()), len(label.group.encode()))) > MAX_NAME_BYTES:
+            raise InputError(
+                f"{file.path}: its class or group has {num_bytes} bytes; expected at most {MAX_NAME_BYTES}."
+            )
     # A label is the class's number, which depends on whether absent classes keep theirs.
     names = labelling.classes
     if classes == "present":

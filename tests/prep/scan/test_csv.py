@@ -182,3 +182,10 @@ def test_names_of_both_forms_of_unicode_match(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text(f"path,label\n{composed}.mp4,{composed}\nx.mp4,{decomposed}\n")
     result = scan(tmp_path / "v", dataset="csv", annotations=tmp_path / "list.csv")
     assert (len(result.videos), result.classes) == (2, (composed,))
+
+
+def test_names_that_no_table_holds_are_refused(tmp_path: Path) -> None:
+    fill(tmp_path / "v", "1.mp4")
+    (tmp_path / "list.csv").write_text(f"path,label\n1.mp4,{1025 * 'a'}\n")
+    with pytest.raises(InputError, match=r"1\.mp4: its class or group has 1025 bytes; expected at most 1024"):
+        scan(tmp_path / "v", dataset="csv", annotations=tmp_path / "list.csv")
