@@ -52,6 +52,7 @@ _SHARD_NAME = re.compile(r"shard-[0-9]{1,12}\.tar")
 _DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_COUNT = 2**53
+_PIECE_BYTES = 2**18
 
 
 def check_header(raw: Any) -> ManifestHeader:
@@ -197,10 +198,11 @@ def _name_problems(table: pa.Table, named: Flags) -> Iterator[tuple[str, npt.Arr
     rising = pc.all(pc.less(keys[:-1], keys[1:]), min_count=0).as_py()
     if not rising and pc.count_distinct(keys).as_py() != len(keys):
         yield "keys are not unique", named
-    # Row by row only if one path holds such characters at all.
-    path, content = table["path"], _content(table["path"].combine_chunks())
+    path = table["path"]
     odd = _flags(pc.or_(pc.starts_with(path, "/"), pc.equal(path, "")))
-    if b".." in content or b"\0" in content:
+    # Row by row only if such characters are in one of the paths at all.
+    pieces = (piece for chunk in path.chunks for piece in _pieces(chunk))
+    if any(b".." in piece or b"\0" in piece for piece in pieces):
         odd |= np.array([bool({"..", "\0"} & set(re.split("(\0)|/", text))) for text in path.to_pylist()], bool)
     yield "path leaves the folder of the videos, or holds a NUL", odd
 
@@ -208,23 +210,30 @@ def _name_problems(table: pa.Table, named: Flags) -> Iterator[tuple[str, npt.Arr
 def are_keys(column: pa.ChunkedArray) -> bool:
     """Whether all texts are `Class/stem` of [A-Za-z0-9_-], of 255 bytes at most. Faster than a pattern for each."""
     for keys in column.chunks:
-        content = _content(keys)
+        places, start = [], 0
+        for piece in _pieces(keys, overlap=0):
+            if piece.translate(None, _KEY_BYTES):
+                return False
+            places.append(np.flatnonzero(np.frombuffer(piece, np.uint8) == ord("/")) + start)
+            start += len(piece)
+        slashes = np.concatenate([np.zeros(0, np.int64), *places])
         ends = np.frombuffer(keys.buffers()[1], np.int32)[keys.offset : keys.offset + len(keys) + 1]
-        slashes = np.flatnonzero(np.frombuffer(content, np.uint8) == ord("/")) + ends[0]
-        if len(slashes) != len(keys) or content.translate(None, _KEY_BYTES):
+        if len(slashes) != len(keys):
             return False
+        ends = ends - ends[:1]
         if not ((slashes > ends[:-1]).all() and (slashes < ends[1:] - 1).all() and np.diff(ends).max(initial=0) <= 255):
             return False
     return True
 
 
-def _content(texts: pa.StringArray) -> bytes:
-    """All texts one after the other."""
+def _pieces(texts: pa.StringArray, overlap: int = 1) -> Iterator[bytes]:
+    """All texts one after the other, in pieces that fit the processor's cache."""
     _, ends, content = texts.buffers()
     first, last = (
         np.frombuffer(ends, np.int32)[[texts.offset, texts.offset + len(texts)]].tolist() if len(texts) else (0, 0)
     )
-    return bytes(content[first:last]) if content else b""
+    for start in range(first, last, _PIECE_BYTES):
+        yield bytes(content[start : min(start + _PIECE_BYTES + overlap, last)])
 
 
 def _place_problems(table: pa.Table, placed: Flags, shards: Sequence[ShardRow]) -> Iterator[tuple[str, npt.ArrayLike]]:

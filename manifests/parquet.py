@@ -6,7 +6,7 @@ import hashlib
 import io
 import itertools
 import re
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,8 +21,7 @@ _FREE_BYTES, _BYTES_PER_FILE_BYTE = 256 * 1024 * 1024, 100
 _SMALL_BYTES = 16 * 1024 * 1024
 _MAX_TEXT_BYTES = 65_536
 _MAX_GROUPS = 1000  # a group holds a million rows
-_MAX_VALUES = 100  # in a list
-_ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED", "RLE_DICTIONARY", "PLAIN_DICTIONARY"}
+_REPEATED_BYTES = 512 * 1024
 
 
 def parquet_table(content: bytes, *schemas: pa.Schema, columns: Sequence[str] = ()) -> pa.Table:
@@ -38,8 +37,7 @@ def parquet_table(content: bytes, *schemas: pa.Schema, columns: Sequence[str] = 
             _check_schema(schema, schemas)
             if columns:
                 schema = pa.schema([schema.field(name) for name in columns], schema.metadata)
-            _check_size(parquet.metadata, len(content), set(schema.names))
-            repeated = list(_repeated_texts(content, parquet.metadata, set(schema.names)))
+            repeated = list(_repeated_texts(content, parquet.metadata, schema))
         with pq.ParquetFile(pa.BufferReader(content), pre_buffer=False, read_dictionary=repeated) as parquet:
             table: pa.Table = parquet.read(list(columns) or None, use_threads=False)
         _check_content(table, len(content))
@@ -66,54 +64,46 @@ def _limit(num_file_bytes: int) -> int:
     return _FREE_BYTES + _BYTES_PER_FILE_BYTE * num_file_bytes
 
 
-def _check_size(facts: pq.FileMetaData, num_file_bytes: int, names: Set[str]) -> None:
-    """ValueError if the columns, as they are stored, have too many rows or bytes."""
+def _repeated_texts(content: bytes, facts: pq.FileMetaData, schema: pa.Schema) -> Iterator[str]:
+    """The columns of text to read as they are stored, each value once: the others do not grow by much when they are decoded.
+
+    ValueError if the table has too many rows or bytes as stored, or a longer text than any of ours. The facts of single columns
+    are not looked at: if they are damaged, Arrow ends the process.
+    """
     groups = [facts.row_group(number) for number in range(min(facts.num_row_groups, _MAX_GROUPS))]
     num_rows, num_bytes = sum(group.num_rows for group in groups), sum(group.total_byte_size for group in groups)
-    if num_rows != facts.num_rows or num_rows > _FREE_ROWS + num_file_bytes or num_bytes > _limit(num_file_bytes):
+    too_large = num_rows > _FREE_ROWS + len(content) or num_bytes > _limit(len(content))
+    if too_large or num_rows != facts.num_rows or any(group.num_columns != facts.num_columns for group in groups):
         found = f"{facts.num_rows} rows of {num_bytes} bytes in {facts.num_row_groups} groups"
-        raise ValueError(f"{found} do not fit a file of {num_file_bytes} bytes")
-    for column in (column for group in groups for column in _columns(group, names)):
-        if column.num_values > _MAX_VALUES * (num_rows + 1):
-            raise ValueError(f"column {column.path_in_schema} holds {column.num_values} values in {num_rows} rows")
-        if unknown := set(column.encodings) - _ENCODINGS:
-            raise ValueError(f"column {column.path_in_schema} has the encoding {', '.join(unknown)[:50]}")
-
-
-def _columns(group: pq.RowGroupMetaData, names: Set[str]) -> list[pq.ColumnChunkMetaData]:
-    columns = map(group.column, range(group.num_columns))
-    return [column for column in columns if column.path_in_schema.partition(".")[0] in names]
-
-
-def _repeated_texts(content: bytes, facts: pq.FileMetaData, names: Set[str]) -> Iterator[str]:
-    """The columns of text that grow when they are decoded. ValueError if a value is longer than any of ours."""
-    texts: dict[str, int] = {}  # column -> bytes as stored, of all groups
-    for group in map(facts.row_group, range(facts.num_row_groups)):
-        for column in _columns(group, names):
-            if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page:
-                name = column.path_in_schema
-                texts[name] = texts.get(name, 0) + column.total_uncompressed_size
-    texts = {name: size for name, size in texts.items() if facts.num_rows * size > _SMALL_BYTES}
-    if not texts:
+        raise ValueError(f"{found} do not fit a file of {len(content)} bytes")
+    texts = {field.name: field.name for field in schema if field.type == pa.string()}
+    texts |= {field.name: f"{field.name}.list.element" for field in schema if pa.types.is_list(field.type)}
+    if num_rows * num_bytes < _SMALL_BYTES:  # as if every row held all of them
         return
-    longest = dict.fromkeys(texts, 0)
-    with pq.ParquetFile(pa.BufferReader(content), pre_buffer=False, read_dictionary=list(texts)) as parquet:
-        for number in range(facts.num_row_groups):
+    largest, longest = (
+        dict.fromkeys(texts, 0),
+        dict.fromkeys(texts, 0),
+    )  # bytes of the values that are stored once, of one
+    with pq.ParquetFile(pa.BufferReader(content), pre_buffer=False, read_dictionary=list(texts.values())) as parquet:
+        for number in range(len(groups)):
             # The first row of a group brings all values that are stored once.
-            columns = {name.partition(".")[0] for name in texts}
-            rows = parquet.iter_batches(1, row_groups=[number], columns=sorted(columns), use_threads=False)
+            rows = parquet.iter_batches(1, row_groups=[number], columns=list(texts), use_threads=False)
             for name, row in ((name, row) for row in itertools.islice(rows, 1) for name in texts):
-                values = row.column(name.partition(".")[0])
-                values = values.values if pa.types.is_list(values.type) else values
-                longest[name] = max(longest[name], pc.max(pc.binary_length(values.dictionary)).as_py() or 0)
-    for name, num_bytes in texts.items():
+                values = row.column(name).values if name != texts[name] else row.column(name)
+                if pa.types.is_dictionary(values.type):
+                    lengths = pc.binary_length(values.dictionary)
+                    largest[name] = max(largest[name], pc.sum(lengths).as_py() or 0)
+                    longest[name] = max(longest[name], pc.max(lengths).as_py() or 0)
+    for name, path in texts.items():
         if longest[name] > _MAX_TEXT_BYTES:
-            raise ValueError(
-                f"column {name} holds a text of {longest[name]} bytes, at most {_MAX_TEXT_BYTES} are expected"
-            )
-        # Texts that are much shorter as stored, or are all empty: they are read faster, too.
-        if facts.num_rows * max(1, longest[name]) > 2 * num_bytes:
-            yield name
+            found = f"a text of {longest[name]} bytes"
+            raise ValueError(f"column {name} holds {found}, at most {_MAX_TEXT_BYTES} are expected")
+        # A writer stores values once up to 1 MiB: below, all repeat, and are faster to read so, too.
+        if largest[name] < _REPEATED_BYTES or num_rows * longest[name] > 4 * num_bytes:
+            if name == path or len(groups) == 1:  # Arrow does not join lists of several groups that it reads so
+                yield path
+            elif num_rows * longest[name] > _limit(len(content)):
+                raise ValueError(f"column {name} holds too much for a file of {len(content)} bytes")
 
 
 def _decoded(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
