@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from manifests.bounds import are_keys
 from manifests.datasets import groups_span_classes
+from manifests.disk import path_inside
 from manifests.files import atomic_write, is_url, parse_json, read_bytes
 from manifests.manifest_io import SPLITS_FOLDER, join
 from manifests.object_store import call
@@ -166,7 +167,7 @@ def write_split(root: str | Path, split: LabelSplit, *, overwrite: bool = False)
                 "Give another --name, or replace it with --overwrite."
             )
     if not is_url(root):
-        Path(place).parent.mkdir(exist_ok=True)
+        path_inside(Path(root), f"{SPLITS_FOLDER}/{split.name}{_SUFFIX}", "--name").parent.mkdir(exist_ok=True)
     with atomic_write(place) as file:
         file.write(sealed_table_bytes(table))
     return True

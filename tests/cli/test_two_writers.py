@@ -69,6 +69,16 @@ def test_a_held_data_set_or_folder_is_left_alone(name: str, inputs: Path, tmp_pa
         assert not (out / ".tgprep-lock").exists()
 
 
+def test_a_data_set_whose_splits_lead_elsewhere_is_not_written_to(inputs: Path, tmp_path: Path) -> None:
+    WRITERS["add"].prepare(tmp_path, inputs)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "few" / "splits").symlink_to(tmp_path / "mine")
+    code, text = SAME["split"].run(tmp_path, inputs)
+    assert code == 2, text
+    assert "is a link that leads out of" in text
+    assert not list((tmp_path / "mine").iterdir())
+
+
 def test_a_split_in_a_store_respects_the_claim_of_an_extraction(inputs: Path, store: ObjectStore) -> None:
     place = store.bucket("claimed") + "/data"
     copy = [
