@@ -144,6 +144,9 @@ def handled(function: Callable[P, R]) -> Callable[P, R]:
         except KeyboardInterrupt as error:
             say("Interrupted.")
             sys.exit(128 + (signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT))
+        except MemoryError:
+            say("Error: the memory of this machine does not suffice. Use smaller settings, or a larger machine.")
+            sys.exit(EXIT_FAILURES)
         except UnicodeEncodeError as error:
             if error.encoding != "utf-8":
                 raise

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, Field, PlainValidator, TypeAdapter, Validat
 from manifests.disk import made_folder
 from manifests.files import MAX_JSON_BYTES, atomic_write, parse_json, read_bytes, require_own_folder
 from manifests.locks import lock_file
-from manifests.machine import processor_name
+from manifests.machine import processor_name, usable_cores
 from manifests.manifest_io import json_bytes, read_manifest
 from manifests.records import InputError
 from manifests.splits.label_split import read_split, split_digest
@@ -212,7 +212,8 @@ def sources_of(run: Path, facts: RunFacts, typed: Typed) -> tuple[str, Config]:
     cache = typed.cache
     if not cache.folder and is_cache(config.runtime.cache):
         cache = CacheSettings(config.runtime.cache, cache.num_bytes or round(config.runtime.cache_gb * 1e9))
-    runtime = replace(config.runtime, cache=cache.folder, cache_gb=cache.num_bytes / 1e9)
+    workers = config.runtime.workers if config.runtime.workers <= usable_cores() else -1
+    runtime = replace(config.runtime, workers=workers, cache=cache.folder, cache_gb=cache.num_bytes / 1e9)
     return typed.data or facts.data.root, replace(config, data=replace(config.data, shards=shards), runtime=runtime)
 
 
