@@ -54,7 +54,7 @@ def read_kinetics(dataset: str, files: list[Path]) -> OfficialLists:
         table = read_table(read_text(file), file)
         if absent := sorted(set(KINETICS_COLUMNS) - set(table.columns)):
             raise InputError(
-                f"{file}: no column {', '.join(absent)}; expected {FORM}. It has {', '.join(table.columns)}."
+                f"{file}: no column {', '.join(absent)}; expected {FORM}. It has {', '.join(table.columns)[:200]}."
             )
         for row, name, subset in _rows(file, table, tally):
             where = f"{file_name} line {row.line}"
@@ -160,7 +160,7 @@ def _classes(
     classes = class_list(dataset) or tuple(sorted(chosen.values()))
     if strange := sorted(set(chosen.values()) - set(classes)):
         raise OtherKineticsError(
-            f"{files[0].parent}: {len(strange)} labels are not among the {len(classes)} classes of {dataset}: {', '.join(strange[:5])}. "
+            f"{files[0].parent}: {len(strange)} labels are not among the {len(classes)} classes of {dataset}: {', '.join(strange[:5])[:200]}. "
             f"For another Kinetics use --dataset kinetics600 or kinetics700.",
             len(chosen),
         )
