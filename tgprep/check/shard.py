@@ -123,10 +123,10 @@ def _check_structure(file: BinaryIO, row: VideoRow, header: ManifestHeader) -> d
     """Check headers, order, offsets and padding of the members, the facts and the indices; return the indices by kind."""
     offset = row.sample_offset
     block = _read(file, offset, BLOCK_BYTES, "the sample")
-    try:
-        num_facts_bytes = int(block[_SIZE_FIELD], 8)
-    except ValueError:
-        raise _SampleError("tar-header", f"no tar header at byte {offset}") from None
+    # int() would take signs and spaces, too.
+    if not (digits := block[_SIZE_FIELD]).isdigit() or digits.strip(b"01234567"):
+        raise _SampleError("tar-header", f"no tar header at byte {offset}")
+    num_facts_bytes = int(digits, 8)
     if num_facts_bytes > _MAX_FACTS_BYTES:
         raise _SampleError("tar-header", f"{row.key}.json has {num_facts_bytes} bytes: too many")
     content, offset = _member(file, offset, f"{row.key}.json", num_facts_bytes)

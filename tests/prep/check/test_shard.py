@@ -53,6 +53,15 @@ def test_every_byte_outside_frames_counts(videos: Path, tmp_path: Path, settings
         assert deep_report(root, content[:num_bytes]).findings, num_bytes
 
 
+@pytest.mark.parametrize(
+    "size", [b"-0000000017", b"+0000000017", b" 00000001_7", b"00000000008", b"77777777777", bytes(11), b"\xff" * 11]
+)
+def test_odd_sizes_in_a_header_are_findings(copy: Path, size: bytes) -> None:
+    content = bytearray((copy / read_manifest(copy).shards[0].name).read_bytes())
+    content[124:135] = size
+    assert "tar-header" in {finding.kind for finding in deep_report(copy, bytes(content)).findings}
+
+
 def test_damaged_samples_are_named(copy: Path) -> None:
     """Without --deep too, once the sha256 of their shard differs."""
     manifest = read_manifest(copy)
