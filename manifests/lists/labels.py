@@ -10,7 +10,7 @@ from manifests.records import InputError
 
 MAX_LABEL = 999_999
 UNUSED = "unused"  # subset of videos that are in no part
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 _MISSING = frozenset(("", "nan", "<na>", "n/a", "#n/a", "null", "-nan"))
 
 

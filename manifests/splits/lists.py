@@ -190,9 +190,9 @@ def _readings(line: str) -> Iterator[Reading]:
     numbers = match["numbers"].split() if match else []
     # A path may end in numbers: each reading takes one number fewer for its own, and keeps the path's spaces.
     if len(numbers) >= 2:
-        yield Reading(re.sub(rf"(\s+{_NUMBER}){{2}}$", "", line), numbers[-1], int(float(numbers[-2])))
+        yield Reading(re.sub(rf"(?<=\S)(\s+{_NUMBER}){{2}}$", "", line), numbers[-1], int(float(numbers[-2])))
     if numbers:
-        yield Reading(re.sub(rf"\s+{_NUMBER}$", "", line), numbers[-1])
+        yield Reading(re.sub(rf"(?<=\S)\s+{_NUMBER}$", "", line), numbers[-1])
     yield Reading(line)
     if match and len(numbers) >= 3:
         yield Reading(match["path"], numbers[-1], int(float(numbers[-2])))

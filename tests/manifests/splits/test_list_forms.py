@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from manifests.records import InputError
 from manifests.splits.list_import import import_lists
+from manifests.splits.lists import read_list
 from manifests.splits.settings import PARTS
 from tests.manifests.splits.support import imported, row, small
 
@@ -125,3 +127,15 @@ def test_contradictions_are_reported(tmp_path: Path) -> None:
     ]
     assert (split.keys_of("unlabelled"), split.keys_of("test")) == (["run/a"], ["run/b"])
     assert any("1 videos of the official train list are in an imported list" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["A" + " " * 16_000 + "x 1 2", "A" + "\t" * 16_000 + "b 1", "9" * 16_000, "A" + " 1" * 8_000, "A" + " ," * 8_000],
+)
+def test_long_lines_take_no_time(tmp_path: Path, line: str) -> None:
+    """No expression tries every way to divide a line."""
+    (tmp_path / "a.txt").write_text(f"{line}\n" * 20)
+    began = time.process_time()
+    read_list(tmp_path / "a.txt")
+    assert time.process_time() - began < 5
