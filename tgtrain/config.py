@@ -112,9 +112,9 @@ class PreciseBnSettings:
         0  # clips of a batch of RGB, all ranks together; 0: batch.labelled
     )
     clips: Literal["centre", "training"] = "centre"  # clips of RGB: the middle of each video, or cut as in training
-    tg: Literal["running", "joint"] = "running"
-    """Statistics of the TG network: running averages of training, as in the reference, or those of joint batches of labelled, weak
-    and strong views. Clips without strong views are no measure for it: these have four times their standard deviation."""
+    tg: Literal["running", "joint"] = "joint"
+    """Statistics of the TG network: those of joint batches of labelled, weak and strong views, or the running averages of training,
+    as in the reference. Clips without strong views are no measure for it: these have four times their standard deviation."""
 
 
 @dataclass(frozen=True, slots=True)

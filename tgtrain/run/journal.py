@@ -173,7 +173,8 @@ def _record(line: str) -> dict[str, Any] | None:
     try:
         record = parse_json(line) if len(line) <= _MAX_LINE else None
         values = record.values()  # type: ignore[union-attr]
-        if not all(value is None or isinstance(value, str) or abs(value) < _LARGEST for value in values):
+        numbers = [value for value in values if value is not None and not isinstance(value, str)]
+        if any(math.isfinite(number) and abs(number) >= _LARGEST for number in numbers):
             return None
         return {**record, "kind": str(record["kind"]), "step": int(record["step"])}  # type: ignore[dict-item,index]
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError):

@@ -35,7 +35,7 @@ from tgtrain.train.trainer import train
 ALONE = Ranks(0, 1, torch.device("cpu"))
 SETTINGS = (
     "data.clip_frames=4", "data.interval=2", "data.size=32", "batch.labelled=4", "batch.unlabelled=4", "model.width=2",
-    "precise_bn.batches=3", "runtime.seed=5",
+    "precise_bn.batches=3", "runtime.seed=5", "precise_bn.tg=running",
 )  # fmt: skip
 ONE_VIEW = (
     "model.streams=rgb", "method.method=supervised", "method.align_stages=[]", "method.contrast=[]",
