@@ -182,7 +182,7 @@ def member(name: str, size: int, content: bytes = b"", kind: bytes = tarfile.REG
         (member("a.jpg", -(10**9), b"x"), "negative size"),
         (member("a.jpg", 512, b"x" * 512, **{"GNU.sparse.major": "0", "GNU.sparse.size": str(10**18), "GNU.sparse.map": "0,1"}), "sparse"),
         (member("a.jpg", 3, b"abc") * 2, "duplicate file name"),
-        (gzip.compress(bytes(10**7)), "bad checksum"),
+        (gzip.compress(bytes(10**7), mtime=0), "bad checksum|invalid header"),
         (bytes(3), "truncated header"),
         (member("x", 10**14, b"", tarfile.XHDTYPE), "."),
         (member("../../a.jpg", 3, b"abc", tarfile.SYMTYPE) + bytes(1024), ""),
