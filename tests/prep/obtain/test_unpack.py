@@ -100,6 +100,23 @@ SPARSE = {"GNU.sparse.major": "0", "GNU.sparse.size": str(10**17), "GNU.sparse.m
         ("a.zip", bytes(OTHER_METHOD), "cannot be unpacked"),
         ("a.zip", zipped({"x": b"1", "x/y": b"2"}), "cannot be unpacked"),
     ],
+    # The bytes hold the time, and test processes must name their tests alike.
+    ids=[
+        "zip bomb",
+        "gzip bomb",
+        "negative size",
+        "endless member",
+        "sparse",
+        "endless header",
+        "fifo",
+        "device",
+        "hard link",
+        "deep folders",
+        "long name",
+        "encrypted",
+        "unknown method",
+        "file and folder",
+    ],  # fmt: skip
 )
 def test_hostile_archives_cost_little_and_leave_nothing(
     tmp_path: Path, name: str, content: bytes, message: str
