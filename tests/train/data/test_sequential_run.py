@@ -64,7 +64,7 @@ def test_precise_batch_norm_equals_the_indexed_reader(root: Path) -> None:
     A buffer of one clip shuffles nothing, so that the first twelve clips are those of the twelve videos.
     """
     found = []
-    whole = ("batch.labelled=12", "precise_bn.batches=1")
+    whole = ("batch.labelled=12", "precise_bn.batches=1", "precise_bn.tg=running")
     for setup in (setup_of(root, *whole), sequential(root, "", *whole, "data.shuffle_clips=1")):
         model = build_model(setup.config.model, seed=0)
         assert recompute_batch_norm(model, setup, ALONE) == BatchNormMeasured(1, ())
