@@ -116,7 +116,7 @@ SPARSE = {"GNU.sparse.major": "0", "GNU.sparse.size": str(10**17), "GNU.sparse.m
         "encrypted",
         "unknown method",
         "file and folder",
-    ],  # fmt: skip
+    ],
 )
 def test_hostile_archives_cost_little_and_leave_nothing(
     tmp_path: Path, name: str, content: bytes, message: str
