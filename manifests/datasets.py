@@ -16,15 +16,17 @@ UCF_NAME = re.compile(r"^v_(?P<class>[A-Za-z]+)_g\d{2,}_c\d{2,}$")
 HMDB_ENDING = re.compile(r"_[a-z]_[cn]m_np\d+_[a-z]{2}_[a-z]{3}_\d+$")
 KINETICS_NAME = re.compile(r"^(?P<id>[A-Za-z0-9_-]{11})(?:_(?P<start>\d{6})_(?P<end>\d{6}))?$")
 _GROUP = re.compile(r"(?:^|_)(g\d{2,})(?=_|$)")
-SUBSET_NAMES = dict.fromkeys(("train", "training"), "train")
+SUBSET_NAMES = dict.fromkeys(("train", "training", "trn"), "train")
 SUBSET_NAMES |= dict.fromkeys(("val", "validate", "valid", "validation", "dev", "devel", "development"), "val")
-SUBSET_NAMES |= dict.fromkeys(("test", "testing"), "test")
-SUBSET_NAMES |= {f"{name}set": subset for name, subset in SUBSET_NAMES.items()}
+SUBSET_NAMES |= dict.fromkeys(("test", "testing", "tst"), "test")
 _UNLABELLED = frozenset(("unlabeled", "unlabelled", "unannotated"))
 # Words beside that of the subset in the names of folders.
 _COMMON = re.compile(
     r"videos?|frames?|rawframes|clips?|data|raw|sets?|split|compress|k[467]00|kinetics\d*|[467]00|\d{3}(?:p|x\d+)?"
+    r"|rgb|jpe?gs?|images?|imgs?|avi|mp4|label+ed"
 )
+_JOINED = re.compile(rf"({'|'.join(SUBSET_NAMES)}|{'|'.join(_UNLABELLED)})({_COMMON.pattern})")
+_JOINED_BEHIND = re.compile(rf"({_COMMON.pattern})({'|'.join(SUBSET_NAMES)})")
 # Of containers and of raw streams that FFmpeg decodes, in lower case; cameras and recorders have names of their own.
 VIDEO_EXTENSIONS = frozenset(
     """264 265 266 360 3g2 3gp 3gp2 3gpp amv apv asf av1 avc avi bik cavs dav dif divx drc dv dvr-ms evc evo f4v flc fli flv gif gxf
@@ -57,10 +59,20 @@ def folded_class(name: str) -> str:
     return nfc(clean_class(name)).lower()
 
 
+def words_of(name: str) -> list[str]:
+    """Divide a name into its words, in lower case: `Train_Videos`, `TrainVideos` and `trainvideos` are `train`, `videos`."""
+    apart = re.sub("(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
+    words = []
+    for word in re.split(r"[_\-. ]+", apart.lower()):
+        match = _JOINED.fullmatch(word) or _JOINED_BEHIND.fullmatch(word)
+        words += match.groups() if match and word not in SUBSET_NAMES else [word]
+    return words
+
+
 @functools.lru_cache(maxsize=65536)
 def subset_of_folder(name: str) -> str:
-    """Detect the subset in a folder's name (`train`, `videos_val`, `val_256`); "" if there is none."""
-    parts = re.split(r"[_\-. ]+", name.lower())
+    """Detect the subset in a folder's name (`train`, `videos_val`, `TestVideos`, `val_256`); "" if there is none."""
+    parts = words_of(name)
     found = {SUBSET_NAMES[part] for part in parts if part in SUBSET_NAMES}
     others = [part for part in parts if part not in SUBSET_NAMES]
     return found.pop() if len(found) == 1 and all(_COMMON.fullmatch(part) for part in others) else ""
@@ -69,9 +81,16 @@ def subset_of_folder(name: str) -> str:
 @functools.lru_cache(maxsize=65536)
 def is_unlabelled(name: str) -> bool:
     """Whether a folder's name says that its videos have no class (`unlabeled`, `train_unlabelled`)."""
-    parts = re.split(r"[_\-. ]+", name.lower())
+    parts = words_of(name)
     others = [part for part in parts if part not in _UNLABELLED]
     return len(others) < len(parts) and all(part in SUBSET_NAMES or _COMMON.fullmatch(part) for part in others)
+
+
+@functools.lru_cache(maxsize=65536)
+def is_common(name: str) -> bool:
+    """Whether a folder's name says what is in it, not which class (`videos`, `rgb_frames`, `labeled`); a number alone may be a class."""
+    parts = words_of(name)
+    return all(map(_COMMON.fullmatch, parts)) and not all(part.isdigit() for part in parts)
 
 
 def class_of_name(dataset: str, stem: str, classes: tuple[str, ...]) -> str:

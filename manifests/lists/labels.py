@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from manifests.datasets import SUBSET_NAMES, subset_of_folder
+from manifests.datasets import SUBSET_NAMES, subset_of_folder, words_of
 from manifests.lists.text import shown
 from manifests.records import InputError
 
@@ -39,8 +39,8 @@ def whole_number(label: str) -> int | None:
 
 def subset_of_word(word: str) -> str:
     """The subset that a cell or a folder names (`Test`, ` validate `, `val_256`); "" for words that name none."""
-    lower = word.strip().lower()
-    return lower if lower == UNUSED else subset_of_folder(lower)
+    text = word.strip()
+    return UNUSED if text.lower() == UNUSED else subset_of_folder(text)
 
 
 def subset_in_name(name: str) -> str:
@@ -48,7 +48,7 @@ def subset_in_name(name: str) -> str:
 
     A name with a word for held-out videos beside `train` is not sure: train is never a guess.
     """
-    words = re.findall("[a-z]+", name.lower())
+    words = [word for word in words_of(re.sub("[^A-Za-z]+", " ", name)) if word]
     found = {SUBSET_NAMES[word] for word in words if word in SUBSET_NAMES}
     held_out = any(word.startswith(("hold", "held", "unused", "exclu")) for word in words)
     return found.pop() if len(found) == 1 and not (held_out and found == {"train"}) else ""

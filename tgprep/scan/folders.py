@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from manifests import datasets
-from manifests.datasets import SUBSET_NAMES, folded_class, is_unlabelled, nfc, subset_of_folder
+from manifests.datasets import SUBSET_NAMES, folded_class, is_common, is_unlabelled, nfc, subset_of_folder, words_of
 from manifests.files import Location
 from manifests.records import InputError
 from tgprep.scan.files import VideoFile, some
@@ -24,6 +24,7 @@ class _Layout:
     root: Folders  # the folder that holds the layout, below VIDEOS
     kind: str  # "class": root/Class/file; "subset": root/train/Class/file; "class-subset": root/Class/train/file
     note: str = ""
+    passed: frozenset[Folders] = frozenset()  # folders below those of subsets that hold the classes
 
     def read(self, folders: Folders) -> tuple[str, str] | str:
         """Class and subset ("" if the layout has none) of a file in these folders, or the reason to skip it."""
@@ -43,7 +44,10 @@ class _Layout:
         if not inside or not (subset := subset_of_folder(inside[0])):
             place = "/".join(folders[: depth + 1]) + "/" if folders else "VIDEOS itself"
             return f"in {place}, beside the folders of subsets (train/, val/ or test/): no class and subset known"
-        return (inside[1], subset) if len(inside) > 1 else _NO_CLASS
+        place = 1
+        while folders[: depth + place + 1] in self.passed:
+            place += 1
+        return (inside[place], subset) if len(inside) > place else _NO_CLASS
 
 
 def by_folder(files: list[VideoFile], videos: Location) -> Labelling:
@@ -130,7 +134,7 @@ def _subsets_in(root: Folders, nested: list[Folders], videos: Location, *, is_co
     # One subset beside folders of videos (unlabelled/) is a subset; beside folders that hold folders it may be a class.
     others_hold_videos = is_common and all(len(folders) == depth + 1 for folders in others)
     if not others or (hold_classes and (num_words > 1 or others_hold_videos)):
-        return _Layout(root, "subset")
+        return _Layout(root, "subset", passed=_passed(root, nested))
     # A class may be called `train` (a vehicle) or `test`: one such folder that holds videos, as the folders beside it may.
     if num_words == 1 and not hold_classes and is_common:
         name = f"{min(subset_folders)[depth]}/"
@@ -139,13 +143,38 @@ def _subsets_in(root: Folders, nested: list[Folders], videos: Location, *, is_co
     raise _ambiguous(videos, [folders[: depth + 1] for folders in subset_folders], nested)
 
 
+def _passed(root: Folders, nested: list[Folders]) -> frozenset[Folders]:
+    """The folders between subset and class, which hold folders alone: of one name everywhere, or of common names (`train/videos/Class`)."""
+    depth, passed = len(root), set[Folders]()
+    inside = [f for f in nested if f[:depth] == root and len(f) > depth + 1 and subset_of_folder(f[depth])]
+    above = dict.fromkeys(inside, depth + 1)  # number of folders above the level that is looked at
+    while True:
+        groups: defaultdict[Folders, list[Folders]] = defaultdict(list)
+        for folders, level in above.items():
+            groups[folders[:level]].append(folders)
+        if len({folders[level] for folders, level in above.items()}) == 1:
+            found = list(groups) if all(len(folders) > level + 1 for folders, level in above.items()) else []
+        else:
+            found = [
+                head
+                for head, group in groups.items()
+                if all(len(f) > len(head) + 1 and is_common(f[len(head)]) for f in group)
+            ]
+        if not found:
+            return frozenset(passed)
+        for head in found:
+            for folders in groups[head]:
+                passed.add(folders[: len(head) + 1])
+                above[folders] += 1
+
+
 def _classes_in(root: Folders, nested: list[Folders], videos: Location) -> _Layout:
     """The layout without folders of subsets; InputError for folders such as `my_train` and `my_test`, or `train1` and `test1`."""
     depth = len(root)
     for level in (depth, depth + 1):
         alike: defaultdict[tuple[str, ...], dict[Folders, str]] = defaultdict(dict)
         for folders in (f[: level + 1] for f in nested if len(f) > level):
-            parts = [part.rstrip("0123456789") for part in re.split(r"[_\-. ]+", nfc(folders[-1]).lower())]
+            parts = words_of(re.sub(r"\d+", " ", nfc(folders[-1])))
             if len(words := [SUBSET_NAMES[part] for part in parts if part in SUBSET_NAMES]) == 1:
                 alike[tuple(part for part in parts if part not in SUBSET_NAMES and part)][folders] = words[0]
         for group in alike.values():
@@ -168,11 +197,33 @@ def _ambiguous(videos: Location, subset_folders: list[Folders], nested: list[Fol
     )
 
 
+def _note_on_folders_in_classes(layout: _Layout, nested: list[Folders]) -> list[str]:
+    """A note on classes whose videos are all in folders of their own: these may be the classes."""
+    if layout.kind == "class-subset":
+        return []
+    deeper: defaultdict[str, set[str]] = defaultdict(set)
+    holding: set[str] = set()
+    for folders in nested:
+        if isinstance(read := layout.read(folders), tuple):
+            place = folders.index(read[0], len(layout.root) + (layout.kind == "subset"))
+            deeper[read[0]].update(folders[place + 1 : place + 2])
+            holding.update([read[0]] * (len(folders) == place + 1))
+    if not (found := sorted(name for name, inner in deeper.items() if inner and name not in holding)):
+        return []
+    example = f"{found[0]}/{min(deeper[found[0]])}/"
+    return [
+        f"{len(found)} classes hold folders and no videos, such as {example}: if those folders are the classes, give them with --dataset csv"
+    ]
+
+
 def _notes(layout: _Layout, nested: list[Folders], skipped: list[str]) -> list[str]:
     """What the user should know about the layout and the files that it leaves out."""
     notes, depth = [], len(layout.root)
     if layout.root:
         notes.append(f"the classes are in {'/'.join(layout.root)}/")
+    if layout.passed:
+        notes.append(f"no classes but folders around them: {some(sorted('/'.join(p) + '/' for p in layout.passed))}")
+    notes += _note_on_folders_in_classes(layout, nested)
     if layout.kind == "class":
         notes.append(
             "no train/, val/ or test/ folders: every video counts as train (tgprep split --test-percent sets a test part aside)"

@@ -149,6 +149,37 @@ def test_classes_with_words_of_subsets_in_their_names(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train/videos/walk/a.avi", "train/videos/run/b.avi", "test/videos/walk/c.avi"],
+        ["UCF/train/jpgs/walk/a.avi", "UCF/train/jpgs/run/b.avi", "UCF/test/jpgs/run/c.avi"],
+        ["train/labeled/walk/a.avi", "train/labeled/run/g1/b.avi", "train/unlabeled/u.avi", "test/walk/c.avi"],
+        ["train/labeled/videos/walk/a.avi", "train/labeled/videos/run/b.avi", "test/videos/run/c.avi"],
+        ["TrainVideos/walk/a.avi", "TrainVideos/run/b.avi", "TestVideos/run/c.avi"],
+        ["traindata/walk/a.avi", "traindata/run/b.avi", "testdata/run/c.avi"],
+        ["trn/walk/a.avi", "trn/run/b.avi", "tst/run/c.avi"],
+        ["walk/TrainVideos/a.avi", "walk/TestVideos/c.avi", "run/TrainVideos/b.avi"],
+    ],
+)
+def test_folders_around_classes_and_words_written_together(tmp_path: Path, names: list[str]) -> None:
+    result = scan(fill(tmp_path, *names))
+    assert result.classes == ("run", "walk")
+    assert {video.path[-5:]: video.subsets for video in result.videos} == {
+        "a.avi": ("train",),
+        "b.avi": ("train",),
+        "c.avi": ("test",),
+    }
+
+
+def test_classes_that_hold_folders_alone_are_noted(tmp_path: Path) -> None:
+    result = scan(fill(tmp_path, "train/eu/walk/a.avi", "train/us/run/b.avi", "test/eu/walk/c.avi"))
+    assert result.classes == ("eu", "us")
+    assert any(note.startswith("2 classes hold folders and no videos, such as eu/walk/") for note in result.notes)
+    numbered = scan(fill(tmp_path / "n", *(f"{s}/00{n}/g/{n}.avi" for s in ("train", "test") for n in range(3))))
+    assert numbered.classes == ("000", "001", "002")
+
+
 def test_linked_subsets(tmp_path: Path) -> None:
     fill(tmp_path / "disk", "walk/a.avi", "run/b.avi")
     fill(tmp_path / "v", "test/walk/c.avi", "unlabeled/u.avi")
