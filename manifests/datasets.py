@@ -62,7 +62,7 @@ def folded_class(name: str) -> str:
 def words_of(name: str) -> list[str]:
     """Divide a name into its words, in lower case: `Train_Videos`, `TrainVideos` and `trainvideos` are `train`, `videos`."""
     apart = re.sub("(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
-    words = []
+    words: list[str] = []
     for word in re.split(r"[_\-. ]+", apart.lower()):
         match = _JOINED.fullmatch(word) or _JOINED_BEHIND.fullmatch(word)
         words += match.groups() if match and word not in SUBSET_NAMES else [word]

@@ -44,10 +44,10 @@ class _Layout:
         if not inside or not (subset := subset_of_folder(inside[0])):
             place = "/".join(folders[: depth + 1]) + "/" if folders else "VIDEOS itself"
             return f"in {place}, beside the folders of subsets (train/, val/ or test/): no class and subset known"
-        place = 1
-        while folders[: depth + place + 1] in self.passed:
-            place += 1
-        return (inside[place], subset) if len(inside) > place else _NO_CLASS
+        level = 1
+        while folders[: depth + level + 1] in self.passed:
+            level += 1
+        return (inside[level], subset) if len(inside) > level else _NO_CLASS
 
 
 def by_folder(files: list[VideoFile], videos: Location) -> Labelling:
