@@ -11,7 +11,15 @@ from pathlib import Path
 from manifests.datasets import KINETICS_NAME, class_list, clean_class, folded_class, nfc
 from manifests.lists.labels import UNUSED, is_missing, number_of, subset_in_name, subset_of_word
 from manifests.lists.listed import ListedVideo, OfficialLists, SubsetsOfVideos, Tally
-from manifests.lists.table import KINETICS_COLUMNS, Row, Table, header_of, read_table
+from manifests.lists.table import (
+    KINETICS_COLUMNS,
+    Row,
+    Table,
+    header_of,
+    read_table,
+    refuse_unread_subsets,
+    subset_word,
+)
 from manifests.lists.text import read_text, shown
 from manifests.records import InputError
 
@@ -89,9 +97,12 @@ def read_kinetics(dataset: str, files: list[Path]) -> OfficialLists:
 
 def _rows(file: Path, table: Table, tally: Tally) -> Iterator[tuple[Row, _Name, str]]:
     """Each row, the name of its clip, and its subset: the column `split` counts before the name of the file."""
-    column = next(iter(table.named("subset")), "")
+    columns = table.named("subset")
     name, of_file = file.name, subset_in_name(file.stem)
-    with_words = any(row.get(column) for row in table.rows)
+    with_words = any(row.get(column) for column in columns for row in table.rows)
+    if not with_words:
+        unread = [column for column in table.columns if column not in (*KINETICS_COLUMNS, "label")]
+        refuse_unread_subsets(((column, [row.get(column) for row in table.rows]) for column in unread), file)
     for row in table.rows:
         where = f"{name} line {row.line}"
         youtube_id, start, end = row.get("youtube_id"), row.get("time_start"), row.get("time_end")
@@ -103,7 +114,11 @@ def _rows(file: Path, table: Table, tally: Tally) -> Iterator[tuple[Row, _Name, 
         if not KINETICS_NAME.match(youtube_id):
             message = "{n} ids are no YouTube ids (11 letters, digits, - and _; Excel changes those that begin with -)"
             tally.add(message, f"{where}: {shown(youtube_id)}")
-        yield row, (youtube_id, span), _subset(row.get(column), of_file, with_words, where, tally)
+        word, other = subset_word(map(row.get, columns))
+        if other:
+            tally.add("{n} rows have two words for the split and are in no part", f"{where}: {word} and {other}")
+        subset = UNUSED if other else _subset(word, of_file, with_words, where, tally)
+        yield row, (youtube_id, span), subset
 
 
 @functools.lru_cache(maxsize=65536)

@@ -6,11 +6,12 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from manifests.lists.labels import subset_of_word
 from manifests.records import InputError
 
 # Names of columns by what they hold, likeliest first; case, spaces and hyphens do not count.
@@ -62,6 +63,29 @@ def column_name(text: str) -> str:
 def expected_columns(*kinds: str) -> str:
     """The known names of columns, for messages."""
     return "; ".join(f"{kind.replace('_', ' ')}: {', '.join(COLUMNS[kind])}" for kind in kinds)
+
+
+def subset_word(cells: Iterable[str]) -> tuple[str, str]:
+    """The word for the subset of a row: the first cell of the columns of the subset that is not empty; and a cell that contradicts it, or ""."""
+    words = [cell for cell in cells if cell]
+    meanings = {subset: word for word in reversed(words) if (subset := subset_of_word(word))}
+    word = words[0] if words else ""
+    return word, next((other for other in meanings.values() if len(meanings) > 1 and other != word), "")
+
+
+def refuse_unread_subsets(columns: Iterable[tuple[str, Iterable[str]]], file: Path) -> None:
+    """InputError if a column that is not read holds words for subsets alone, val or test among them. columns: names and cells."""
+    for name, cells in columns:
+        found = set()
+        for cell in filter(None, cells):
+            if not (subset := subset_of_word(cell)):
+                break
+            found.add(subset)
+        else:
+            if found & {"val", "test"}:
+                raise InputError(
+                    f"{file}: column {name!r} holds {', '.join(sorted(found))}, but no column of that name is read. Call it `subset`, or remove it."
+                )
 
 
 def header_of(text: str) -> tuple[str, tuple[str, ...]]:

@@ -16,7 +16,15 @@ import pyarrow as pa
 
 from manifests.lists.kinetics import whole_seconds
 from manifests.lists.labels import is_missing, number_of
-from manifests.lists.table import COLUMNS, column_name, expected_columns, header_of, read_table
+from manifests.lists.table import (
+    COLUMNS,
+    column_name,
+    expected_columns,
+    header_of,
+    read_table,
+    refuse_unread_subsets,
+    subset_word,
+)
 from manifests.lists.text import decode, lines_of, read_file, shown
 from manifests.lists.ucf_hmdb import HMDB_FILE
 from manifests.records import InputError
@@ -129,9 +137,15 @@ def _entries(text: str, columns: tuple[str, ...], file: Path) -> Iterator[ListEn
         for number, line in lines_of(text, file):
             yield ListEntry(number, line, tuple(_readings(line)))
         return
-    for number, record in records:
+    known = {name for names in COLUMNS.values() for name in names}
+    rows = list(records)
+    if not any(_subset(record, "") for _, record in rows):
+        names = dict.fromkeys(name for _, record in rows for name in record if name not in known)
+        refuse_unread_subsets(((name, [str(r.get(name) or "") for _, r in rows]) for name in names), file)
+    for number, record in rows:
         shown = json.dumps(record) if text.lstrip().startswith("[") else ",".join(record.values())
-        yield ListEntry(number, shown[:200], tuple(_from_columns(record, f"{file}, line {number}")), _subset(record))
+        where = f"{file}, line {number}"
+        yield ListEntry(number, shown[:200], tuple(_from_columns(record, where)), _subset(record, where))
 
 
 def _json_records(text: str, file: Path) -> Iterator[tuple[int, dict[str, Any]]] | None:
@@ -156,10 +170,13 @@ def _values(record: Mapping[str, Any], kind: str) -> list[str]:
     return [str(value).strip() for value in firsts if value not in (None, "")]
 
 
-def _subset(record: Mapping[str, Any]) -> str:
-    """The word for the subset of a row; numbers of folds are none."""
-    word = next(iter(_values(record, "subset")), "")
-    return "" if number_of(word) is not None and "fold" in record else word
+def _subset(record: Mapping[str, Any], where: str) -> str:
+    """The word for the subset of a row; numbers of folds are none. InputError if two columns contradict each other, if `where` is given."""
+    words = _values(record, "subset")
+    word, other = subset_word(word for word in words if number_of(word) is None or "fold" not in record)
+    if other and where:
+        raise InputError(f"{where}: {shown(word)} and {shown(other)} for the subset. Correct or remove one.")
+    return word
 
 
 def _from_columns(record: Mapping[str, Any], where: str) -> Iterator[Reading]:

@@ -10,7 +10,16 @@ from pathlib import Path, PurePosixPath
 from manifests.datasets import folded_class, nfc
 from manifests.files import Location, below, exists
 from manifests.lists.labels import is_missing, number_of, subset_of_word, whole_number
-from manifests.lists.table import COLUMNS, Row, Table, expected_columns, header_of, read_table
+from manifests.lists.table import (
+    COLUMNS,
+    Row,
+    Table,
+    expected_columns,
+    header_of,
+    read_table,
+    refuse_unread_subsets,
+    subset_word,
+)
 from manifests.lists.text import read_text, shown
 from manifests.records import InputError
 from tgprep.scan.files import OTHER_EXTENSIONS, Listing, extension_of, some
@@ -33,9 +42,11 @@ def by_csv(listing: Listing, videos: Location, annotations: Path | None) -> Labe
     if (path_column, label_column) != ("path", "label"):
         notes.append(f"columns of {annotations.name}: the path is {path_column}, the label {label_column}")
     group_column = next(iter(table.named("group")), "")
-    used = (path_column, label_column, group_column, *table.named("subset")[:1])
+    used = (path_column, label_column, group_column, *table.named("subset"))
     if unread := [column for column in table.columns if column not in used]:
         notes.append(f"columns of {annotations.name} that are not read: {some(unread)}")
+    if not subsets:
+        refuse_unread_subsets(((name, [row.get(name) for row in table.rows]) for name in unread), annotations)
     rows: dict[str, VideoLabel] = {}
     for row, label, subset in zip(table.rows, labels, subsets or [""] * len(labels), strict=True):
         where = f"{annotations}, line {row.line}"
@@ -130,12 +141,21 @@ def _classes(rows: Iterable[Row], column: str, file: Path) -> tuple[list[str], t
 def _subsets(table: Table, file: Path) -> tuple[list[str], list[str]]:
     """The subset of each row, and notes; empty if there is no column, or it is empty."""
     no_column = ["no column subset: every video counts as train"]
-    column = next(iter(table.named("subset")), "")
-    words = [row.get(column) for row in table.rows]
+    columns, notes = list(table.named("subset")), list[str]()
+    folds = [cell for row in table.rows if (cell := row.get("fold"))] if "fold" in columns else []
+    if folds and all(number_of(cell) is not None for cell in folds):
+        columns.remove("fold")
+        notes = [f"the column fold of {file.name} holds numbers, not train, val or test: it is not read"]
+    column, words = " or ".join(columns), list[str]()
+    for row in table.rows:
+        word, other = subset_word(map(row.get, columns))
+        if other:
+            raise InputError(
+                f"{file}, line {row.line}: {shown(word)} and {shown(other)} in the columns {column}. Correct or remove one."
+            )
+        words.append(word)
     if not any(words):
-        return [], [f"the column {column} is empty: every video counts as train"] if column else no_column
-    if column == "fold" and all(number_of(word) is not None for word in filter(None, words)):
-        return [], [f"the column fold of {file.name} holds numbers, not train, val or test: it is not read", *no_column]
+        return [], [f"the column {column} is empty: every video counts as train"] if column else [*notes, *no_column]
     subsets = [subset_of_word(word) for word in words]
     if unknown := [
         (row, word) for row, word, subset in zip(table.rows, words, subsets, strict=True) if word and not subset
@@ -145,7 +165,7 @@ def _subsets(table: Table, file: Path) -> tuple[list[str], list[str]]:
             f"{file}, line {row.line}: {column} {shown(word)} ({len(unknown)} rows have such words); expected train, val, test or unused."
         )
     empty = words.count("")
-    return subsets, [f"{empty} of {len(words)} rows have no {column} and are in no part"] if empty else []
+    return subsets, notes + [f"{empty} of {len(words)} rows have no {column} and are in no part"] * bool(empty)
 
 
 class _Names:
@@ -158,6 +178,7 @@ class _Names:
             roots = [os.path.abspath(videos), os.path.realpath(videos), videos.name]  # noqa: PTH100 - not resolved
         self.roots = [f"{root}/" for root in roots if root]
         paths = [entry.path for entry in listing.skipped] + [file.path for file in listing.videos]
+        self.paths = frozenset(paths)
         self.files = {nfc(path): path for path in paths}
         # Lists may leave the extension out. A name that two videos share is none.
         stems: defaultdict[str, list[str]] = defaultdict(list)
@@ -184,7 +205,10 @@ class _Names:
         # A backslash divides folders in lists that were written on Windows; here it may be a part of a name.
         for text in (name, name.replace("\\", "/")):
             for path in (text, self._below(text, self.roots), text.lstrip("/")):
-                plain = nfc(str(PurePosixPath(path)))
+                # A folder may hold a name in both forms of Unicode: as it is written it counts first.
+                if (exact := str(PurePosixPath(path))) in self.paths:
+                    return exact
+                plain = nfc(exact)
                 if (found := self.files.get(plain, self.stems.get(plain))) is not None:
                     return found
         return None

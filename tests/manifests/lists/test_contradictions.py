@@ -10,6 +10,7 @@ from manifests.lists.kinetics import read_kinetics
 from manifests.lists.listed import OfficialLists
 from manifests.lists.ucf_hmdb import read_hmdb51, read_ucf101
 from manifests.records import InputError
+from manifests.splits.lists import read_list
 
 HEADER = "label,youtube_id,time_start,time_end,split\n"
 
@@ -81,6 +82,24 @@ def test_names_of_files_count_if_there_is_no_column(tmp_path: Path, name: str, s
         lists = read_kinetics("kinetics700", write(tmp_path, **{f"{name}__csv": text}))
         assert list(subsets(lists).values()) == [subset]
         assert noted(lists, "1 rows of the lists are in no subset") == (not subset)
+
+
+def test_several_columns_of_subsets(tmp_path: Path) -> None:
+    header = "label,youtube_id,time_start,time_end,subset,split\n"
+    rows = "a,AAAAAAAAAAA,0,10,,test\na,BBBBBBBBBBB,0,10,train,test\na,CCCCCCCCCCC,0,10,train,\n"
+    lists = read_kinetics("kinetics700", write(tmp_path, all__csv=header + rows))
+    assert list(subsets(lists).values()) == ["test", "unused", "train"]
+    assert noted(lists, "1 rows have two words for the split and are in no part: all.csv line 3: train and test")
+    file = tmp_path / "list.csv"
+    file.write_text("path,label,subset,split\na/1,0,,test\na/2,0,train,\n")
+    assert [entry.subset for entry in read_list(file).entries] == ["test", "train"]
+    file.write_text("path,label,subset,split\na/1,0,train,test\n")
+    with pytest.raises(InputError, match="line 2: 'train' and 'test' for the subset"):
+        read_list(file)
+    for text in ("path,label,usage\na/1,0,train\na/2,0,test\n", '[{"filename": "a/1", "label": 0, "usage": "Val"}]'):
+        file.write_text(text)
+        with pytest.raises(InputError, match="column 'usage' holds"):
+            read_list(file)
 
 
 def test_clips_of_kinetics_in_two_subsets_or_classes(tmp_path: Path) -> None:

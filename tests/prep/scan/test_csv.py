@@ -92,6 +92,10 @@ def test_csv_with_integer_labels(tmp_path: Path) -> None:
         ),
         ("path,label,split\n1.mp4,a,train\n2.mp4,a,holdout_test\n", "line 3: split 'holdout_test' (1 rows have such"),
         ("path,label,fold\n1.mp4,a,train\n2.mp4,a,2\n", "line 3: fold '2'"),
+        ("path,label,subset,split\n1.mp4,a,train,test\n", "line 2: 'train' and 'test' in the columns subset or split"),
+        ("path,label,subset,split\n1.mp4,a,,maybe\n", "line 2: subset or split 'maybe'"),
+        ("path,label,usage\n1.mp4,a,Train\n2.mp4,a,Test\n", "column 'usage' holds test, train"),
+        ("path,label,Train/Test\n1.mp4,a,train\n2.mp4,a,val\n", "column 'train/test' holds train, val"),
         ("path,label\n1.mp4,a\n./1.mp4,b\n", "line 3: 1.mp4 is listed twice"),
         ("path,label\n1.mp4,a\n1,b\n", "line 3: 1.mp4 is listed twice"),
         ("path,label\n1.mp4,caf\udce9\n", "line 2: byte 10 (0xe9) is not UTF-8"),
@@ -155,6 +159,9 @@ def test_whole_numbers_stay_numbers(tmp_path: Path, labels: tuple[str, ...]) -> 
     ("text", "num_folds", "note"),
     [
         ("path,label,split\n1.mp4,a,Train\n2.mp4,a, TEST \n", 1, ""),
+        ("path,label,subset,split\n1.mp4,a,,train\n2.mp4,a,,test\n", 1, ""),
+        ("path,label,subset,split\n1.mp4,a,train,\n2.mp4,a,,test\n", 1, ""),
+        ("path,label,split,fold\n1.mp4,a,train,1\n2.mp4,a,test,2\n", 1, "the column fold of list.csv holds numbers"),
         ("path,label,partition\n1.mp4,a,training\n2.mp4,a,testing\n", 1, ""),
         ("path,label,set\n1.mp4,a,train\n2.mp4,a,\n", 1, "1 of 2 rows have no set and are in no part"),
         ("path,label,set\n1.mp4,a,\n2.mp4,a,\n", 0, "the column set is empty: every video counts as train"),
@@ -182,6 +189,14 @@ def test_names_of_both_forms_of_unicode_match(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text(f"path,label\n{composed}.mp4,{composed}\nx.mp4,{decomposed}\n")
     result = scan(tmp_path / "v", dataset="csv", annotations=tmp_path / "list.csv")
     assert (len(result.videos), result.classes) == (2, (composed,))
+
+
+def test_twins_in_both_forms_of_unicode_keep_their_labels(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    fill(tmp_path / "v", f"{decomposed}.mp4", f"{composed}.mp4")
+    (tmp_path / "list.csv").write_text(f"path,label\n{decomposed}.mp4,b\n{composed}.mp4,a\n")
+    result = scan(tmp_path / "v", dataset="csv", annotations=tmp_path / "list.csv")
+    assert {v.path: v.class_name for v in result.videos} == {f"{decomposed}.mp4": "b", f"{composed}.mp4": "a"}
 
 
 def test_names_that_no_table_holds_are_refused(tmp_path: Path) -> None:
