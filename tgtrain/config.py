@@ -107,10 +107,8 @@ class OptimiserSettings:
 class PreciseBnSettings:
     """Recompute BatchNorm statistics over training videos before each evaluation."""
 
-    batches: NotNegative = 200  # fewer if the train list is smaller; 0: off, also for TG
-    batch_clips: Annotated[int, Field(ge=0, le=65_536)] = (
-        0  # clips of a batch of RGB, all ranks together; 0: batch.labelled
-    )
+    batches: NotNegative = 200  # at most those of the train list, and steps of an epoch for TG; 0: off
+    batch_clips: NotNegative = 0  # clips of a batch of RGB, all ranks together; 0: batch.labelled
     clips: Literal["centre", "training"] = "centre"  # clips of RGB: the middle of each video, or cut as in training
     tg: Literal["running", "joint"] = "joint"
     """Statistics of the TG network: those of joint batches of labelled, weak and strong views, or the running averages of training,
@@ -203,8 +201,10 @@ def load_recipe(name: str, overrides: Iterable[str] = (), num_classes: int | Non
 def config_from_dict(values: dict[str, Any], origin: str) -> Config:
     """The Config that `to_dict` wrote; InputError naming `origin` if it does not fit this version."""
     match values.get("compat"):
-        case {"quirks": list(quirks)} if "precise_bn_rgb_only" in quirks:  # of an earlier version: now the default
+        case {"quirks": list(quirks)} if "precise_bn_rgb_only" in quirks:  # of an earlier version: now a setting
             values = {**values, "compat": {"quirks": [quirk for quirk in quirks if quirk != "precise_bn_rgb_only"]}}
+            if isinstance(settings := values.get("precise_bn"), dict):
+                values["precise_bn"] = {**settings, "tg": "running"}
     return _validate(values, dict.fromkeys(_flat(values), origin), [], None)
 
 

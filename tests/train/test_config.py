@@ -200,3 +200,4 @@ def test_a_config_of_an_earlier_version_may_name_a_quirk_that_is_the_default_now
     values["compat"]["quirks"] = ["precise_bn_rgb_only", "fixed_signs"]
     config = config_from_dict(values, "config.json")
     assert config.compat.quirks == ("fixed_signs",)
+    assert config.precise_bn.tg == "running"

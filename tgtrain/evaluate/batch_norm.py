@@ -18,7 +18,7 @@ from tgtrain.data.build import measured_views, step_dataset
 from tgtrain.data.clip import ClipPlan, plan_eval, plan_train
 from tgtrain.data.device import batches_on, views_of
 from tgtrain.data.loader import item_loader, step_loader
-from tgtrain.data.order import StreamOrder
+from tgtrain.data.order import StreamOrder, steps_per_epoch
 from tgtrain.data.reader import BadSampleError
 from tgtrain.data.sequential_batches import ClipBuffer, Slot
 from tgtrain.data.setup import Setup
@@ -26,6 +26,7 @@ from tgtrain.data.stores.video_index import StoredVideo
 from tgtrain.method.augment.apply import network_input
 from tgtrain.method.networks.model import Model
 from tgtrain.method.networks.precise_bn import recompute_statistics
+from tgtrain.method.step import Clips
 from tgtrain.randomness import Choice, sample_seed
 from tgtrain.ranks.distributed import Ranks
 
@@ -38,7 +39,7 @@ class BatchNormMeasured:
     """What BatchNorm statistics were computed over, the same on every rank."""
 
     num_batches: int
-    """Of all ranks together; 0: the statistics did not change."""
+    """Of all ranks together, for the network with the fewest; 0: the statistics of one did not change."""
     bad: tuple[str, ...]
     """What is wrong with each video that was left out."""
 
@@ -53,28 +54,44 @@ def recompute_batch_norm(
     should_stop: called before every batch; once it returns True the statistics are incomplete and must not be used.
     """
     bad: dict[str, None] = {}  # an ordered set
-    num_used = 0
+    num_used = []
     for view in measured_views(setup.config):
         read = _joint_batches if view == "tg" else _batches
         batches = takewhile(lambda _: not should_stop(), read(setup, ranks, workers, bad))
-        num_used += recompute_statistics(model.backbone(view), batches)
+        num_used.append(recompute_statistics(model.backbone(view), batches))
     of_ranks = ranks.gather((num_used, list(bad)))
     reasons = dict.fromkeys(reason for _, reasons in of_ranks for reason in reasons)
-    return BatchNormMeasured(sum(used for used, _ in of_ranks), tuple(reasons))
+    totals = [sum(of_view) for of_view in zip(*(used for used, _ in of_ranks), strict=True)]
+    return BatchNormMeasured(min(totals, default=0), tuple(reasons))
 
 
 def _joint_batches(setup: Setup, ranks: Ranks, workers: int, bad: dict[str, None]) -> Iterator[Tensor]:
-    """Yield the TG rows of this rank of the first steps of the run: labelled, weak and strong views together."""
+    """Yield joint batches of TG: labelled, weak and strong views of the first steps of the run, at most of an epoch.
+
+    A rank takes complete batches, every W-th step from the r-th on, so that the result does not depend on their number. Shards
+    that are read from the beginning give each rank its own rows of every step.
+    """
+    config = setup.config
     dataset = replace(step_dataset(setup, ranks), rgb=False)
-    loader = step_loader(dataset, range(setup.config.precise_bn.batches), workers, ranks.device.type == "cuda")
+    num_unlabelled = int(setup.split.unlabelled.sum()) or int(setup.split.labelled.sum())
+    num_steps = min(config.precise_bn.batches, steps_per_epoch(num_unlabelled, config.batch.unlabelled))
+    steps = range(num_steps)
+    if setup.reader.shards.source is None:
+        dataset, steps = replace(dataset, rank=0, world_size=1), range(ranks.rank, num_steps, ranks.world_size)
+    loader = step_loader(dataset, steps, workers, ranks.device.type == "cuda")
     for batch in batches_on(ranks.device, loader):
         bad.update(
             dict.fromkeys(reason for clips in (batch.labelled, batch.unlabelled) if clips for reason in clips.bad)
         )
-        for part in split_batch(batch, setup.config.runtime.accumulate):
-            views = views_of(part, slow=setup.config.data.gradient == "slow")
-            rows = [clips.tg for clips in (views.labelled, views.weak, views.strong) if clips and clips.tg is not None]
-            yield torch.cat(rows)
+        for part in split_batch(batch, config.runtime.accumulate):
+            views = views_of(part, slow=config.data.gradient == "slow")
+            forwards: list[tuple[Clips | None, ...]] = [(views.labelled, views.weak, views.strong)]
+            if config.method.weak_forward == "apart":
+                forwards = [(views.weak,), (views.labelled, views.strong)]
+            for forward in forwards:
+                rows = [clips.tg for clips in forward if clips is not None and clips.tg is not None]
+                if sum(map(len, rows)) > 1:  # BatchNorm needs more than one row
+                    yield torch.cat(rows)
 
 
 _ReadClip = Tensor | str  # a clip as read: uint8[T, S, S, 3]; or why it cannot be read

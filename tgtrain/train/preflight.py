@@ -11,7 +11,7 @@ from tgtrain.config import Config
 from tgtrain.data.build import training_workers
 from tgtrain.data.sequential_batches import weaker_promises
 from tgtrain.data.setup import Setup
-from tgtrain.method.networks.model import build_model, count_parameters, last_shape
+from tgtrain.method.networks.model import count_parameters, last_shape, outline
 from tgtrain.ranks.distributed import Ranks
 from tgtrain.run.checkpoint import every_checkpoint
 
@@ -117,7 +117,7 @@ def has_variance(config: Config, features: tuple[int, int, int]) -> bool:
 def require_room(run: Path, config: Config) -> None:
     """Refuse a disk without room for the checkpoints of the run: `keep`, the best, one to be measured, one being written."""
     free = shutil.disk_usage(next(path for path in (run, *run.absolute().parents) if path.is_dir())).free
-    size = 8 * count_parameters(build_model(config.model))  # weights and momentum in float32
+    size = 8 * count_parameters(outline(config.model))  # weights and momentum in float32
     every = config.evaluate.every_epochs or config.optimiser.epochs
     most = min(config.evaluate.keep + 3, math.ceil(config.optimiser.epochs / every) + 1)
     present = sum(path.stat().st_size for path in every_checkpoint(run))

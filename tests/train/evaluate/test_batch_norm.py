@@ -24,7 +24,7 @@ from tgtrain.data.loader import item_loader
 from tgtrain.data.order import StreamOrder
 from tgtrain.data.reader import ClipReader
 from tgtrain.data.setup import Setup, prepare
-from tgtrain.evaluate.batch_norm import BatchNormMeasured, recompute_batch_norm
+from tgtrain.evaluate.batch_norm import BatchNormMeasured, _joint_batches, recompute_batch_norm
 from tgtrain.method.augment.apply import network_input
 from tgtrain.method.networks.model import Model, build_model
 from tgtrain.method.networks.precise_bn import recompute_statistics
@@ -102,8 +102,18 @@ def test_tg_may_be_measured_over_joint_batches(data_set: Path, settings: tuple[s
             assert views.strong is not None
             inputs.append(torch.cat([views.labelled.tg, views.weak.tg, views.strong.tg]))  # type: ignore[list-item]
     recompute_statistics(wanted.backbone("tg"), inputs)
-    assert recompute_batch_norm(model, setup, ALONE).num_batches == 3 + len(inputs)
+    assert recompute_batch_norm(model, setup, ALONE).num_batches == 3
     assert same(model, wanted)
+
+
+def test_joint_batches_are_those_of_one_process_and_of_an_epoch_at_most(data_set: Path) -> None:
+    setup = setup_of(data_set, "precise_bn.tg=joint", "precise_bn.batches=200")
+    alone = list(_joint_batches(setup, ALONE, 0, {}))
+    assert len(alone) == 3  # twelve unlabelled videos in batches of four
+    for rank in (0, 1):
+        shared = list(_joint_batches(setup, Ranks(rank, 2, torch.device("cpu")), 0, {}))
+        assert len(shared) == len(alone[rank::2])
+        assert all(torch.equal(*pair) for pair in zip(shared, alone[rank::2], strict=True))
 
 
 def test_a_network_of_tg_alone_is_measured_over_joint_batches_or_not_at_all(data_set: Path) -> None:
@@ -185,7 +195,7 @@ class WithAnother(Ranks):
     """A rank beside another one, which has measured two batches and met a damaged video."""
 
     def gather(self, value: Any) -> list[Any]:
-        return [value, (2, ["of the other"])]
+        return [value, ([2], ["of the other"])]
 
 
 def test_what_another_rank_has_measured_counts(data_set: Path) -> None:
