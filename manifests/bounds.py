@@ -39,6 +39,7 @@ MAX_SHARD_BYTES = 2**46
 _MAX_SIDE = 65_535
 _MAX_FOLDS = 100
 _MAX_CLASSES = 1_000_000
+_MAX_VIDEOS_PER_SHARD = 2**31
 _TEXT_BYTES = {
     "path": 4096,
     "key": 255,
@@ -94,30 +95,31 @@ def _header_problems(header: ManifestHeader) -> Iterator[str]:
             yield f"classes hold {name!r:.100}, expected names"
     if gradient.source not in ("decoded", "jpeg", "video") or gradient.space not in ("rgb", "ycbcr420"):
         yield f"gradient is computed from {gradient.source!r:.100} in {gradient.space!r:.100}, which is unknown"
-    if not 0 <= gradient.zero_level <= 255:
-        yield f"gradient.zero_level is {gradient.zero_level}, expected 0 to 255"
+    if gradient.zero_level != 127:  # readers subtract this number
+        yield f"gradient.zero_level is {gradient.zero_level!r:.100}, expected 127"
     for name, value in settings.items():
         if not (_is_text(name, 100) and _is_value(value)):
             yield f"settings.{name:.100} is {value!r:.100}, expected text, a number, true or false"
     for name, text in header.versions.items():
         if not (_is_text(name, 100) and _is_text(text, 1000)):
             yield f"versions.{name:.100} is {text!r:.100}, expected text"
-    ranges = {"quality": (-1, 100)}  # -1: of frames that were imported
+    # Quality is -1 for frames that were imported.
+    ranges = {"quality": (-1, 100), "videos_per_shard": (0, _MAX_VIDEOS_PER_SHARD)}
     if settings.get("store", "frames") == "video":
         ranges |= {"gop": (1, 250), "crf": (0, 51)}
         if gradient.stored:
             yield "settings.store is video, which has no stored gradient, and gradient.stored is true"
     for name, (low, high) in ranges.items():
-        number = settings.get(name, low if name == "quality" else None)
+        number = settings.get(name, None if name in ("gop", "crf") else low)
         if type(number) is not int or not low <= number <= high:
             yield f"settings.{name} is {number!r:.100}, expected {low} to {high}"
     if not isinstance(settings.get("flow", ""), str) or not isinstance(settings.get("store", ""), str):
         yield "settings.flow or settings.store is no text"
     if not 0 <= header.num_folds <= _MAX_FOLDS:
-        yield f"num_folds is {header.num_folds}, expected 0 to {_MAX_FOLDS}"
+        yield f"num_folds is {header.num_folds!r:.100}, expected 0 to {_MAX_FOLDS}"
     for name in ("num_written", "num_failed", "num_skipped"):
         if not 0 <= getattr(header, name) <= _MAX_COUNT:
-            yield f"{name} is {getattr(header, name)}"
+            yield f"{name} is {getattr(header, name)!r:.100}"
     for name in ("videos_sha256", "shards_sha256", "header_sha256"):
         if getattr(header, name) and not _SHA256.fullmatch(getattr(header, name)):
             yield f"{name} is {getattr(header, name)!r:.100}, expected 64 hexadecimal digits"
@@ -149,8 +151,27 @@ def check_shards(shards: Sequence[ShardRow]) -> None:
 
 def check_videos(videos: VideoTable, header: ManifestHeader, shards: Sequence[ShardRow]) -> None:
     """ValueError, with the first rows, unless every row of videos.parquet is within bounds."""
-    table = videos.arrow
-    for message, flags in _video_problems(table, header, shards):
+    _refuse_first(videos.arrow, _video_problems(videos.arrow, header, shards))
+
+
+def check_sources(table: pa.Table, classes: Sequence[str], num_folds: int) -> None:
+    """ValueError unless every row of a plan of an extraction has safe names, a class and enough subsets."""
+    if not all(_is_text(name, _TEXT_BYTES["class_name"]) and name for name in classes):
+        raise ValueError("classes are not all names")
+    _refuse_first(table, _source_problems(table, len(classes), num_folds))
+
+
+def _source_problems(table: pa.Table, num_classes: int, num_folds: int) -> Iterator[tuple[str, npt.ArrayLike]]:
+    yield from _text_problems(table)
+    yield from _name_problems(table, np.ones(table.num_rows, bool), num_classes)
+    num_subsets = pc.list_value_length(table["subsets"]).to_numpy()
+    yield f"`subsets` has not {num_folds} entries", num_subsets != num_folds
+    yield "num_source_bytes is negative", _numbers(table, "num_source_bytes") < 0
+
+
+def _refuse_first(table: pa.Table, problems: Iterator[tuple[str, npt.ArrayLike]]) -> None:
+    """ValueError with the first problem that rows have."""
+    for message, flags in problems:
         rows = np.flatnonzero(flags)
         if len(rows):
             first = table.select(["key", "path"]).take(pa.array(rows[:3])).to_pylist()
@@ -162,19 +183,14 @@ def _video_problems(
     table: pa.Table, header: ManifestHeader, shards: Sequence[ShardRow]
 ) -> Iterator[tuple[str, npt.ArrayLike]]:
     """Message and the rows that break a rule. Later rules may count on the earlier ones."""
-    for name in (field.name for field in table.schema if field.type == pa.string()):
-        most = _TEXT_BYTES.get(name, 65_536)
-        if (pc.max(pc.binary_length(table[name])).as_py() or 0) > most:
-            yield f"{name} has more than {most} bytes", pc.greater(pc.binary_length(table[name]), most)
+    yield from _text_problems(table)
     by_status = {status: _flags(pc.equal(table["status"], status)) for status in STATUSES}
     yield f"status is none of {', '.join(STATUSES)}", ~np.logical_or.reduce(list(by_status.values()))
     written, failed = by_status[WRITTEN], by_status[FAILED]
-    yield from _name_problems(table, written | failed)
-    label = _numbers(table, "label")
-    yield (
-        f"label is none of the {len(header.classes)} classes",
-        (written | failed) & ((label < 0) | (label >= len(header.classes))),
-    )
+    yield from _name_problems(table, written | failed, len(header.classes))
+    num_subsets = pc.list_value_length(table["subsets"]).to_numpy()
+    message = f"`subsets` has fewer than {header.num_folds} entries"
+    yield message, (written | failed) & (num_subsets < header.num_folds)
     fps = table["fps"].to_numpy()
     yield "fps is no possible rate", ~((fps >= 0) & (fps <= MAX_FPS))
     yield "num_source_bytes is negative", _numbers(table, "num_source_bytes") < 0
@@ -189,7 +205,14 @@ def _video_problems(
     yield from _place_problems(table, placed, shards)
 
 
-def _name_problems(table: pa.Table, named: Flags) -> Iterator[tuple[str, npt.ArrayLike]]:
+def _text_problems(table: pa.Table) -> Iterator[tuple[str, npt.ArrayLike]]:
+    for name in (field.name for field in table.schema if field.type == pa.string()):
+        most = _TEXT_BYTES.get(name, 65_536)
+        if (pc.max(pc.binary_length(table[name])).as_py() or 0) > most:
+            yield f"{name} has more than {most} bytes", pc.greater(pc.binary_length(table[name]), most)
+
+
+def _name_problems(table: pa.Table, named: Flags, num_classes: int) -> Iterator[tuple[str, npt.ArrayLike]]:
     column = table["key"] if named.all() else table["key"].filter(pa.array(named))
     if not are_keys(column):
         wrong = np.array([not _KEY.fullmatch(key) for key in table["key"].to_pylist()], bool)
@@ -205,6 +228,8 @@ def _name_problems(table: pa.Table, named: Flags) -> Iterator[tuple[str, npt.Arr
     if any(b".." in piece or b"\0" in piece for piece in pieces):
         odd |= np.array([bool({"..", "\0"} & set(re.split("(\0)|/", text))) for text in path.to_pylist()], bool)
     yield "path leaves the folder of the videos, or holds a NUL", odd
+    label = _numbers(table, "label")
+    yield f"label is none of the {num_classes} classes", named & ((label < 0) | (label >= num_classes))
 
 
 def are_keys(column: pa.ChunkedArray) -> bool:

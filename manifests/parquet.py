@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 
 _SEAL = "tgprep.sha256"
 _BLANK = b"0" * 64
-# A value that repeats is stored once, so a few kB of Parquet can stand for gigabytes. Our own tables have over 50 bytes of file
-# a row, and five times their file in memory; what exceeds these bounds is no such table.
-_FREE_ROWS = 100_000
+# A value that repeats is stored once, so a few kB of Parquet can stand for gigabytes. Our own tables of videos have over 50 bytes
+# of file a row and take five times their file in memory; a split takes less than a byte of file a row, and 72 bytes in memory.
+# What exceeds these bounds is no such table.
+_TEXT_ROW_BYTES = 64  # of a text or list in memory, without the text
 _FREE_BYTES, _BYTES_PER_FILE_BYTE = 256 * 1024 * 1024, 100
 _SMALL_BYTES = 16 * 1024 * 1024
 _MAX_TEXT_BYTES = 65_536
@@ -60,6 +61,12 @@ def _check_schema(schema: pa.Schema, expected: tuple[pa.Schema, ...]) -> None:
     )
 
 
+def _row_bytes(schema: pa.Schema) -> int:
+    """The memory of a row, without its texts."""
+    kinds = [field.type for field in schema]
+    return sum(max(1, kind.bit_width // 8) if pa.types.is_primitive(kind) else _TEXT_ROW_BYTES for kind in kinds)
+
+
 def _limit(num_file_bytes: int) -> int:
     return _FREE_BYTES + _BYTES_PER_FILE_BYTE * num_file_bytes
 
@@ -72,7 +79,7 @@ def _repeated_texts(content: bytes, facts: pq.FileMetaData, schema: pa.Schema) -
     """
     groups = [facts.row_group(number) for number in range(min(facts.num_row_groups, _MAX_GROUPS))]
     num_rows, num_bytes = sum(group.num_rows for group in groups), sum(group.total_byte_size for group in groups)
-    too_large = num_rows > _FREE_ROWS + len(content) or num_bytes > _limit(len(content))
+    too_large = num_rows * _row_bytes(schema) > _limit(len(content)) or num_bytes > _limit(len(content))
     if too_large or num_rows != facts.num_rows or any(group.num_columns != facts.num_columns for group in groups):
         found = f"{facts.num_rows} rows of {num_bytes} bytes in {facts.num_row_groups} groups"
         raise ValueError(f"{found} do not fit a file of {len(content)} bytes")

@@ -184,7 +184,7 @@ def list_splits(root: str | Path) -> tuple[str, ...]:
                 seconds = changed.timestamp() if hasattr(changed, "timestamp") else float(changed)
                 found.append((seconds, str(entry["name"]).rsplit("/", 1)[-1]))
     elif Path(folder).is_dir():
-        found = [(file.stat().st_mtime, file.name) for file in Path(folder).iterdir()]
+        found = [(file.stat().st_mtime, file.name) for file in Path(folder).iterdir() if file.is_file()]
     names = [(-seconds, name.removesuffix(_SUFFIX)) for seconds, name in found if name.endswith(_SUFFIX)]
     return tuple(name for _, name in sorted(names) if is_split_name(name))
 

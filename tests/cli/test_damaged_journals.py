@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from manifests.files import read_json
+from manifests.manifest_io import json_bytes
+from manifests.parquet import parquet_table, table_bytes
 from tests.writers import EXTRACT, Writer, files_in
 
 TASK = Writer("prep", "extract {b}/videos {p}/data --num-tasks 2 --task-id 0 " + EXTRACT)
@@ -38,3 +43,31 @@ def test_damage_is_noted_and_the_extraction_finishes(
     assert f"Kept {kept} shards of earlier runs." in text
     expected = {path: digest for path, digest in files_in(inputs / "data").items() if not path.startswith("splits/")}
     assert files_in(tmp_path / "data") == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("path", "../../x"), ("key", "a/../../../evil"), ("first_shard", -1)],
+)
+def test_a_foreign_plan_with_unsafe_names_is_made_again(name: str, value: object, inputs: Path, tmp_path: Path) -> None:
+    code, text = TASK.run(tmp_path, inputs)
+    assert code == 0, text
+    work = tmp_path / "data" / ".tgprep"
+    facts = read_json(work / "plan.json")
+    rows = parquet_table((work / "plan.parquet").read_bytes())
+    if name in rows.column_names:
+        values = [value, *rows[name].to_pylist()[1:]]
+        place = rows.column_names.index(name)
+        rows = rows.set_column(place, rows.schema.field(name), pa.array(values, rows.schema.field(name).type))
+    else:
+        facts[name] = value
+    content = table_bytes(rows)
+    (work / "plan.parquet").write_bytes(content)
+    facts |= {"videos_sha256": hashlib.sha256(content).hexdigest()}
+    del facts["sha256"]
+    (work / "plan.json").write_bytes(json_bytes({**facts, "sha256": hashlib.sha256(json_bytes(facts)).hexdigest()}))
+    code, text = WHOLE.run(tmp_path, inputs)
+    assert code == 0, text
+    assert "the plan of the unfinished extraction is damaged" in text
+    assert files_in(tmp_path / "data").keys() - files_in(inputs / "data").keys() == set()
+    assert not list(tmp_path.rglob("evil*"))

@@ -26,7 +26,7 @@ def repeated(text: str, count: int) -> pa.Array:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (pa.table({"n": np.zeros(30_000_000, np.int64)}), "rows .* do not fit a file"),
+        (pa.table({"n": np.zeros(40_000_000, np.int64)}), "rows .* do not fit a file"),
         (pa.table({"t": repeated("x" * 60_000, 70_000)}), "which do not fit a file"),
         (pa.table({"t": repeated("x" * 5_000_000, 1000)}), "which do not fit a file"),
         (pa.table({"t": ["a", None]}), "column t holds nulls"),

@@ -14,14 +14,14 @@ import pyarrow.compute as pc
 from manifests.disk import TEMPORARY_PREFIX
 from manifests.files import MAX_JSON_BYTES, find_below, is_url, list_files, parse_json, read_bytes
 from manifests.machine import run_threads
-from manifests.manifest_io import HEADER_NAME, file_sha256, join, json_bytes, read_header, read_manifest
+from manifests.manifest_io import HEADER_NAME, SPLITS_FOLDER, file_sha256, join, json_bytes, read_header, read_manifest
 from manifests.parquet import seal_holds
 from manifests.records import FORMAT_VERSION, WRITTEN, InputError
 from manifests.splits.check import ERROR, check_split
 from manifests.splits.label_split import list_splits, read_split, split_place
 from manifests.table import Manifest
 from tgprep.check.shard import ShardReport, check_shard
-from tgprep.check.tables import Finding, check_tables, rows_by_shard
+from tgprep.check.tables import Finding, check_tables, hidden_keys, rows_by_shard
 from tgprep.convert.frame_tree import FramesError, frames_digest
 
 _COPY = "restore it from a copy, or extract into a new folder: the same videos and settings give the same bytes"
@@ -94,7 +94,7 @@ def check(
         sources = _check_sources(manifest, against, threads, stop)
         num_sources = len(sources)
         findings += filter(None, sources)
-    notes: list[str] = []
+    notes = list(hidden_keys(manifest))
     splits = list_splits(root)
     findings += [finding for name in splits for finding in _check_split(manifest, name, notes)]
     findings += _check_unknown_files(manifest, notes)
@@ -223,6 +223,10 @@ def _check_unknown_files(manifest: Manifest, notes: list[str]) -> Iterator[Findi
     if is_url(manifest.root):
         return
     known = {shard.name for shard in manifest.shards}
+    splits = Path(manifest.root) / SPLITS_FOLDER
+    for file in sorted(splits.glob("*.parquet")) if splits.is_dir() else ():
+        if not file.is_file():
+            yield Finding(str(file), "stranger", "it has the name of a split, yet is no file", "move it elsewhere")
     for file in sorted(Path(manifest.root).iterdir()):
         if file.name.startswith(TEMPORARY_PREFIX):
             notes.append(f"{file}: left over from an interrupted run; it may be deleted")

@@ -7,6 +7,7 @@ object stays unchanged for some time (another machine).
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -17,13 +18,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from manifests.files import atomic_write, create, read_bytes, remove
+from manifests.files import atomic_write, create, parse_json, read_bytes, remove
 from manifests.machine import process_started
 from manifests.object_store import UnreachableError, warn_once
 from manifests.records import InputError
 from tgprep.extract.workers.shards import ShardError, StoppedError
 
 BEAT_SECONDS = 10.0
+_MAX_BYTES = 65_536
 _BEATS_MISSED = 3.5  # missed beats after which the owner counts as gone
 
 
@@ -99,8 +101,10 @@ def take_lease(url: str, what: str, *, wait: threading.Event | None = None) -> L
             return Lease(url, facts)
         if current and is_alive(url, current):
             if wait is None:
-                owner = current.get("owner", "an unknown process")
-                raise InputError(f"{what} is in use by {owner}. Wait for it, or end it and run this command again.")
+                owner = str(current.get("owner", "an unknown process"))
+                raise InputError(
+                    f"{what} is in use by {owner[:200]}. Wait for it, or end it and run this command again."
+                )
             if wait.wait(0.5):
                 raise StoppedError
         # Its owner is gone. Read again: another process may have taken it over meanwhile.
@@ -111,7 +115,10 @@ def take_lease(url: str, what: str, *, wait: threading.Event | None = None) -> L
 def is_alive(url: str, facts: dict[str, Any]) -> bool:
     """Whether the owner of a lease still works: on this machine by its process, on another by its beats."""
     if facts.get("machine") == _machine():
-        return facts.get("started") == process_started(int(facts.get("process", -1)))
+        process = facts.get("process")
+        if not isinstance(process, int) or not 0 < process < 2**31:
+            return False
+        return facts.get("started") == process_started(process)
     end = time.monotonic() + _BEATS_MISSED * BEAT_SECONDS
     while time.monotonic() < end:
         time.sleep(min(1.0, BEAT_SECONDS / 4))
@@ -123,11 +130,15 @@ def is_alive(url: str, facts: dict[str, Any]) -> bool:
 def read_lease(url: str) -> dict[str, Any]:
     """The facts in a lease about its owner; empty if there is none."""
     try:
-        content = read_bytes(url)
+        content = read_bytes(url, _MAX_BYTES)
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        content = b""
     try:
-        facts = json.loads(content)
+        facts = parse_json(content)
     except ValueError:
         facts = None
     return facts if isinstance(facts, dict) and facts else {"owner": f"an unknown process that left {content[:40]!r}"}

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import TypeAdapter
 
+from manifests.bounds import check_sources
 from manifests.datasets import nfc
 from manifests.files import Location, atomic_write, below, read_bytes, read_json
 from manifests.manifest_io import json_bytes
@@ -67,6 +68,7 @@ class Plan:
             file.write(json_bytes({**facts, "sha256": hashlib.sha256(json_bytes(facts)).hexdigest()}))
 
 
+_MAX_SHARDS = 10**6
 _PLAN = TypeAdapter(Plan)
 
 
@@ -107,8 +109,12 @@ def load_plan(work: Location) -> Plan | None:
             raise ValueError("plan.parquet has another sha256")
         if seal and seal != hashlib.sha256(json_bytes({**facts, "videos_sha256": digest})).hexdigest():
             raise ValueError("plan.json has another sha256")
-        facts |= {"settings": EARLIER | facts["settings"], "videos": parquet_table(table, _SOURCE_SCHEMA).to_pylist()}
+        videos = parquet_table(table, _SOURCE_SCHEMA)
+        facts |= {"settings": EARLIER | facts["settings"], "videos": videos.to_pylist()}
         plan: Plan = _PLAN.validate_python(facts)
+        check_sources(videos, plan.classes, plan.num_folds)
+        if not 0 <= plan.first_shard < _MAX_SHARDS:
+            raise ValueError(f"first_shard is {plan.first_shard!r:.100}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0][:200]
         raise DamagedPlanError(

@@ -7,12 +7,14 @@ import io
 import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from manifests.records import InputError
 from manifests.splits.label_split import (
     SPLIT_SCHEMA,
+    LabelSplit,
     list_splits,
     make_split,
     read_split,
@@ -127,6 +129,19 @@ def test_a_split_is_read_back_unchanged(tmp_path: Path) -> None:
     assert (tmp_path / "splits/p30-s0-f1.parquet").read_bytes() == first
     assert pq.read_schema(tmp_path / "splits/p30-s0-f1.parquet").equals(SPLIT_SCHEMA, check_metadata=False)
     assert os.listdir(tmp_path / "splits") == ["p30-s0-f1.parquet"]  # noqa: PTH208 - no temporary file is left
+
+
+def test_a_systematic_split_of_a_million_videos_is_read_back(tmp_path: Path) -> None:
+    count = 1_000_000
+    labelled, none = np.arange(count) % 100 == 0, np.zeros(count, bool)
+    keys = tuple(f"c{number // 2500:03d}/v{number:07d}" for number in range(count))
+    label = (np.arange(count) // 2500).astype(np.int32)
+    split = LabelSplit("large", keys, label, labelled, ~labelled, none, none, {})
+    write_split(tmp_path, split)
+    assert (tmp_path / "splits/large.parquet").stat().st_size < count
+    again = read_split(tmp_path, "large")
+    assert again.key == keys
+    assert (again.labelled == labelled).all()
 
 
 def test_another_split_of_the_same_name_needs_overwrite(tmp_path: Path) -> None:

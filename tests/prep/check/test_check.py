@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 
 from cli.prep import main
 from manifests.records import InputError, Members
+from manifests.splits.label_split import list_splits
 from manifests.table import Manifest
 from tests.conftest import Reliability
 from tests.prep.check.support import kinds, make, patch
@@ -125,12 +127,27 @@ def first_changed(**changes: object) -> Callable[[Manifest], Manifest]:
         ({"status": "failed", "error": "odd"}, "count"),
         ({"status": "lost"}, "table"),
         ({"key": "no-slash"}, "table"),
-        ({"key": "__background__/a"}, "key-hidden"),
-        ({"key": "wave/__a"}, "key-hidden"),
     ],
 )
 def test_broken_rows_are_found(copy: Path, changes: dict[str, object], kind: str) -> None:
     assert kind in kinds(check_after(copy, first_changed(**changes)))
+
+
+@pytest.mark.parametrize("key", ["__background__/a", "wave/__a"])
+def test_keys_that_other_readers_pass_over_are_a_note(copy: Path, key: str) -> None:
+    report = check_after(copy, first_changed(key=key))
+    assert any("pass over" in note and key in note for note in report.notes)
+    assert "key-hidden" not in kinds(report)
+
+
+def test_odd_entries_among_the_splits_are_findings(copy: Path) -> None:
+    before = list_splits(copy)
+    (copy / "splits/folder.parquet").mkdir()
+    (copy / "splits/link.parquet").symlink_to("nowhere")
+    os.mkfifo(copy / "splits/fifo.parquet")
+    assert list_splits(copy) == before
+    found = [finding.place for finding in check(str(copy), threads=1).findings]
+    assert found == [str(copy / f"splits/{name}.parquet") for name in ("fifo", "folder", "link")]
 
 
 def test_unchanged_rows_pass(copy: Path) -> None:

@@ -110,7 +110,10 @@ def test_a_replaced_owner_detects_it(url: str) -> None:
 
 
 def test_torn_and_foreign_leases_are_replaced(url: str) -> None:
-    for content in (b"", b"no json", b"[]", b'{"process": "x"}', b'{"machine": 3}'):
+    for content in (b"", b"no json", b"[]", b'{"process": "x"}', b'{"machine": 3}', b"[" * 99_999):
         assert create(url, content)
         lease.take_lease(url, "OUT").release()
         assert not exists(url)
+    here = lease._machine()
+    for process in ("abc", [1], -1, 10**30):
+        assert not lease.is_alive(url, {"machine": here, "process": process, "started": ""})
