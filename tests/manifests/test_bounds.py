@@ -12,13 +12,20 @@ from manifests.records import SourceVideo
 from manifests.table import VideoTable
 from tests.manifests.splits.support import manifest
 
-HEADER = {**dataclasses.asdict(manifest({"run": 2}).header), "settings": {"quality": 95, "store": "frames"}}
+HEADER = {
+    **dataclasses.asdict(manifest({"run": 2}).header),
+    "settings": {"quality": 95, "store": "frames"},
+    "videos_sha256": "a" * 64,
+}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"settings": {"quality": 95, "videos_per_shard": "many"}}, "settings.videos_per_shard is 'many', expected 0 to"),
+        (
+            {"settings": {"quality": 95, "videos_per_shard": "many"}},
+            "settings.videos_per_shard is 'many', expected 0 to",
+        ),
         ({"settings": {"quality": 95, "videos_per_shard": -5}}, "settings.videos_per_shard is -5"),
         ({"gradient": {**HEADER["gradient"], "zero_level": 128}}, "zero_level is 128, expected 127"),
         ({"num_folds": 10**4000}, "num_folds is 10{99}, expected"),
@@ -41,7 +48,14 @@ def test_rows_of_fewer_subsets_than_folds_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"path": "../x"}, {"path": "/x"}, {"key": "a/../../evil"}, {"label": 9}, {"class_name": "x" * 9999}, {"group": "x" * 9999}],
+    [
+        {"path": "../x"},
+        {"path": "/x"},
+        {"key": "a/../../evil"},
+        {"label": 9},
+        {"class_name": "x" * 9999},
+        {"group": "x" * 9999},
+    ],
 )
 def test_sources_with_unsafe_names_are_refused(changes: dict[str, Any]) -> None:
     good = SourceVideo("run/a", "run/a.avi", "run", 0)
