@@ -132,9 +132,7 @@ def _subset(word: str, of_file: str, with_words: bool, where: str, tally: Tally)
     """The subset of a row. Train is never a guess: rows with unknown words are in no part."""
     if not word and not with_words:
         if not of_file:
-            message = (
-                "{n} rows of the lists are in no subset: neither a column `split` nor the name of the file says one"
-            )
+            message = "{n} rows of the lists are in no subset: neither a column `split` nor the name of the file says one, and only a folder train/, val/ or test/ may"
             tally.add(message, where)
         return of_file
     subset = subset_of_word(word)
@@ -144,7 +142,7 @@ def _subset(word: str, of_file: str, with_words: bool, where: str, tally: Tally)
         message = "{n} rows are in no part: their word for the split is not train, val or test"
         tally.add(message, f"{where}: {shown(word)}")
         return UNUSED
-    if subset == "train" and of_file in ("val", "test"):
+    if subset == "train" and of_file in ("val", "test", UNUSED):
         message = "{n} rows are train by their column and held out by the name of the file; they are held out"
         tally.add(message, where)
         return of_file

@@ -44,11 +44,13 @@ def subset_of_word(word: str) -> str:
 
 
 def subset_in_name(name: str) -> str:
-    """The subset that the name of a list speaks of (`kinetics_val`, `holdout_test`); "" if it is none or not sure.
+    """The subset that the name of a list speaks of (`kinetics_val`, `holdout_test`, `holdouts`: unused); "" if it is none or not sure.
 
     A name with a word for held-out videos beside `train` is not sure: train is never a guess.
     """
     words = [word for word in words_of(re.sub("[^A-Za-z]+", " ", name)) if word]
     found = {SUBSET_NAMES[word] for word in words if word in SUBSET_NAMES}
     held_out = any(word.startswith(("hold", "held", "unused", "exclu")) for word in words)
+    if held_out and not found:
+        return UNUSED
     return found.pop() if len(found) == 1 and not (held_out and found == {"train"}) else ""

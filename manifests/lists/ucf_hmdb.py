@@ -39,7 +39,7 @@ def read_ucf101(folder: Path) -> OfficialLists:
             name, label = _split_number(line)
             folder_name, _, file_name = name.replace("\\", "/").rpartition("/")
             class_name = by_name.get(nfc(folder_name.rpartition("/")[2]).lower(), "")
-            stem = re.sub(r"\.\w+$", "", file_name)
+            stem = _VIDEO_ENDING.sub("", file_name)
             if not class_name or not stem:
                 raise InputError(
                     f"{file}, line {number}: {shown(line)}; expected `Class/v_Class_g01_c01.avi` with a class of classInd.txt."

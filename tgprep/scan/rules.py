@@ -154,17 +154,17 @@ def by_lists(
             hint = f", and the lists hold {num_clips} clips of this id" if num_clips > 1 else unlabelled
             labels[file.path] = f"class unknown: no folder of the path is a class of {dataset}{hint}"
             continue
-        # The subsets: from the lists; without lists, and for Kinetics videos that none names, from folders of a subset.
+        # The subsets: from the lists; without lists, and for Kinetics videos of which none says it, from folders of a subset.
         in_folders = map(datasets.subset_of_folder, file.folders if dataset in KINETICS or lists is None else ())
-        subsets = entry.subsets if entry else (next(filter(None, in_folders), ""),) * num_folds
+        subsets = entry.subsets if entry and any(entry.subsets) else (next(filter(None, in_folders), ""),) * num_folds
         if entry is None and lists:
             extra[name].append(file.path)
         if dataset in KINETICS and (entry is None or entry.class_name != name):
             unsettled[file.stem].add(name)
         labels[file.path] = VideoLabel(name, datasets.group_of(dataset, name, file.stem), subsets)
-    # Without any subset there are no folds.
     if not any(any(label.subsets) for label in labels.values() if isinstance(label, VideoLabel)):
-        num_folds = 0
+        num_folds = 0  # without any subset there are no folds
+        _refuse_silent_lists(lists, pairs, files, annotations)
         labels = {p: replace(each, subsets=()) if isinstance(each, VideoLabel) else each for p, each in labels.items()}
     present = {place for _, place in pairs}
     absent = ((video.class_name, video.stem) for index, video in enumerate(listed) if index not in present)
@@ -177,6 +177,28 @@ def by_lists(
     ):
         notes.append(f"{len(double)} videos are in several class folders, and count in each: {some(double)}")
     return Labelling(classes, labels, num_folds, missing, count_extra(extra), tuple(notes))
+
+
+def _refuse_silent_lists(
+    lists: OfficialLists | None,
+    pairs: list[tuple[str, int | None]],
+    files: list[VideoFile],
+    annotations: Location | None,
+) -> None:
+    """InputError if lists say of no video whether it is train: they name videos without a word, or the given ones name none."""
+    if lists is None:
+        return
+    if any(place is not None for _, place in pairs):
+        raise InputError(
+            f"{lists.source}: these lists name videos, but neither a column `split` nor the name of a file (train.csv, val.csv) says which are train. "
+            "Add the column, or name the files so."
+        )
+    if annotations is not None and lists.videos:
+        example = "/".join(filter(None, (lists.videos[0].class_name, lists.videos[0].stem)))
+        raise InputError(
+            f"--annotations {annotations}: the official lists name none of the {len(files)} videos: they name videos such as {example}, "
+            f"VIDEOS holds {files[0].path}. Give the lists of these videos, or leave --annotations out."
+        )
 
 
 def _note_on_folders(files: list[VideoFile], labels: Mapping[str, VideoLabel | str], num_folds: int) -> list[str]:

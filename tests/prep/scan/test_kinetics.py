@@ -100,11 +100,29 @@ def test_names_of_eleven_letters_are_no_kinetics(tmp_path: Path) -> None:
     assert (result.dataset, result.classes) == ("folder", ("bowling", "yoga"))
     kinetics_lists(tmp_path / "annotations", ["yoga", "bowling"])  # lists that name none of them say nothing
     assert scan(tmp_path / "videos").dataset == "folder"
-    assert scan(tmp_path / "videos", annotations=tmp_path / "annotations").dataset == "kinetics400"
+    with pytest.raises(InputError, match="lists name none of the 4 videos: they name videos such as yoga/VIDEO000000"):
+        scan(tmp_path / "videos", annotations=tmp_path / "annotations")
     fill(tmp_path / "videos", "yoga/VIDEO000000.mp4")  # one that they name says that the others are ids, too
     assert scan(tmp_path / "videos").dataset == "kinetics400"
     timed = scan(fill(tmp_path / "timed", "yoga/video_00001_000002_000012.mp4", "yoga/video_00002.mp4"))
     assert timed.dataset == "kinetics400"
+
+
+@pytest.mark.parametrize(
+    ("name", "subset"), [("k.csv", None), ("holdouts.csv", "unused"), ("KineticsTest.csv", "test")]
+)
+def test_lists_without_a_column_of_the_split(tmp_path: Path, name: str, subset: str | None) -> None:
+    """A list that says no subset makes no train videos; a folder may say it."""
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / name).write_text("label,youtube_id,time_start,time_end\nyoga,AAAAAAAAAAA,1,11\n")
+    fill(tmp_path / "v", "yoga/AAAAAAAAAAA.mp4")
+    if subset is None:
+        with pytest.raises(InputError, match="neither a column `split` nor the name of a file"):
+            scan(tmp_path / "v", annotations=tmp_path / "lists")
+        fill(tmp_path / "w", "val/yoga/AAAAAAAAAAA.mp4")
+        assert scan(tmp_path / "w", annotations=tmp_path / "lists").videos[0].subsets == ("val",)
+    else:
+        assert scan(tmp_path / "v", annotations=tmp_path / "lists").videos[0].subsets == (subset,)
 
 
 def test_ids_that_stand_in_two_classes(tmp_path: Path) -> None:

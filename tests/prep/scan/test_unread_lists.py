@@ -54,3 +54,12 @@ def test_hmdb51_lists_in_any_folder_of_the_annotations(tmp_path: Path) -> None:
     for place in (None, tmp_path / "annotations", lists):
         result = scan(tmp_path / "videos", annotations=place)
         assert [video.subsets for video in by_path(result).values()] == [("train",), ("test",)]
+
+
+def test_names_with_a_dot_in_lists_of_the_form_of_ucf101(tmp_path: Path) -> None:
+    fill(tmp_path / "v", "A/v_A.01.avi", "A/v_A.02.avi")
+    (tmp_path / "trainlist01.txt").write_text("A/v_A.01 1\n")
+    (tmp_path / "testlist01.txt").write_text("A/v_A.02\n")
+    (tmp_path / "classInd.txt").write_text("1 A\n")
+    result = scan(tmp_path / "v", dataset="ucf101", annotations=tmp_path)
+    assert [video.subsets for video in result.videos] == [("train",), ("test",)]
