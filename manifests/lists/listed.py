@@ -43,7 +43,11 @@ class OfficialLists:
             if (place := self.index.get(nfc(name))) is not None:
                 return place
         if match := KINETICS_NAME.match(stem):
-            return self.index.get(match["id"], self.index.get(nfc(f"{class_name}/{match['id']}")))
+            place = self.index.get(match["id"], self.index.get(nfc(f"{class_name}/{match['id']}")))
+            listed = KINETICS_NAME.match(self.videos[place].stem) if place is not None else None
+            # Another clip of the same YouTube video is another video; programs round times by up to a second.
+            is_other = listed and match["start"] and abs(int(listed["start"] or 0) - int(match["start"])) > 1
+            return None if is_other else place
         return None
 
 

@@ -125,6 +125,13 @@ def test_lists_without_a_column_of_the_split(tmp_path: Path, name: str, subset: 
         assert scan(tmp_path / "v", annotations=tmp_path / "lists").videos[0].subsets == (subset,)
 
 
+def test_another_clip_of_a_listed_id_is_not_the_listed_one(tmp_path: Path) -> None:
+    kinetics_lists(tmp_path / "lists", ["yoga", "zumba"])
+    names = ["yoga/VIDEO000000_000002_000012.mp4", "zumba/VIDEO000001_000101_000111.mp4"]
+    result = scan(fill(tmp_path / "v", *names), annotations=tmp_path / "lists")
+    assert {video.path: video.subsets for video in result.videos} == {names[0]: ("train",), names[1]: ("",)}
+
+
 def test_ids_that_stand_in_two_classes(tmp_path: Path) -> None:
     """The lists say which class a video has; what they leave open is noted, with an example."""
     (tmp_path / "train.csv").write_text(
