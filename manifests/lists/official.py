@@ -92,6 +92,12 @@ def _why_unread(dataset: str, file: Path) -> str:
     others = [other for other in ("ucf101", "hmdb51", "kinetics400") if other != dataset and _is_list(other, file)]
     if others:
         return f"a list of {others[0].removesuffix('400')}"
+    if (
+        dataset == "ucf101"
+        and file.name != file.name.lower()
+        and re.fullmatch("(train|test)list0[123].txt", file.name.lower())
+    ):
+        return f"rename it {file.name.lower()}"
     if re.search(r"rawframes|videos|split_\d", file.name):
         return "a list of mmaction; `tgprep split --import` reads it"
     if extension in _ARCHIVES:

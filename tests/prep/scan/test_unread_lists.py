@@ -19,6 +19,7 @@ from tgprep.scan.scan import scan
         ("UCF101v2-GT.mat", ".mat is not read"),
         ("train.csv", "not Kinetics' columns; `--dataset csv --annotations FILE` reads tables"),
         ("wave_test_split4.txt", "not a name that is known"),
+        ("TrainList01.txt", "rename it trainlist01.txt"),
         ("brush_hair_test_split1.txt", "a list of hmdb51"),
         ("trainlist02.txt", "not a name that is known; expected trainlist01.txt"),
     ],
