@@ -47,6 +47,8 @@ class _Layout:
         level = 1
         while folders[: depth + level + 1] in self.passed:
             level += 1
+        if other := next((name for name in inside[level + 1 :] if subset_of_folder(name) not in ("", subset)), ""):
+            return f"in folders of two subsets, {inside[0]}/ and {other}/: no class and subset known"
         return (inside[level], subset) if len(inside) > level else _NO_CLASS
 
 

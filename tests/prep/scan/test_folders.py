@@ -172,6 +172,12 @@ def test_folders_around_classes_and_words_written_together(tmp_path: Path, names
     }
 
 
+def test_videos_in_folders_of_two_subsets_are_skipped(tmp_path: Path) -> None:
+    result = scan(fill(tmp_path, "train/walk/test/a.avi", "train/run/train/b.avi", "test/walk/c.avi"))
+    assert facts(result) == {"train/run/train/b.avi": ("run", "train"), "test/walk/c.avi": ("walk", "test")}
+    assert [entry.reason[:42] for entry in result.skipped] == ["in folders of two subsets, train/ and test"]
+
+
 def test_classes_that_hold_folders_alone_are_noted(tmp_path: Path) -> None:
     result = scan(fill(tmp_path, "train/eu/walk/a.avi", "train/us/run/b.avi", "test/eu/walk/c.avi"))
     assert result.classes == ("eu", "us")
