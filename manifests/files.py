@@ -326,7 +326,9 @@ def open_location(place: str) -> BinaryIO:
 def read_range(file: BinaryIO, offset: int, num_bytes: int) -> bytes:
     """Read num_bytes from an offset; ValueError if the file ends before. Memory is taken for bytes that exist only."""
     end = file.seek(0, os.SEEK_END)
-    if not 0 <= offset <= offset + num_bytes <= end:
+    if min(offset, num_bytes) < 0:
+        raise ValueError(f"byte {offset} and a size of {num_bytes} are no place in a file")
+    if offset + num_bytes > end:
         raise ValueError(f"the file ends at byte {end}, expected bytes {offset} to {offset + num_bytes} in it")
     file.seek(offset)
     return file.read(num_bytes)

@@ -42,6 +42,12 @@ class OfficialLists:
         for name in (f"{class_name}/{stem}".lower(), stem):
             if (place := self.index.get(nfc(name))) is not None:
                 return place
+        if stem.startswith(
+            "_"
+        ):  # a key has one underscore in place of several at its beginning; ids have 11 characters
+            for name in ("_" * number + stem for number in range(1, 11)):
+                if KINETICS_NAME.match(name) and (place := self.index.get(nfc(name))) is not None:
+                    return place
         if match := KINETICS_NAME.match(stem):
             place = self.index.get(match["id"], self.index.get(nfc(f"{class_name}/{match['id']}")))
             listed = KINETICS_NAME.match(self.videos[place].stem) if place is not None else None

@@ -125,7 +125,7 @@ def expected_files(dataset: str) -> str:
         "ucf101": "trainlist01.txt and testlist01.txt (UCF101TrainTestSplits-RecognitionTask.zip)",
         "hmdb51": "files like wave_test_split1.txt (test_train_splits.rar)",
     }
-    return names.get(dataset, kinetics.FORM if dataset in KINETICS else "class folders alone")
+    return names.get(dataset, kinetics.FORM if dataset in KINETICS else "a folder for each class, without lists")
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -95,10 +95,15 @@ def _read(file: Path) -> Table:
     return table
 
 
+_JUDGED_ROWS = 1000  # a look-up of every row would take most of the time of a scan
+
+
 def _path_column(table: Table, names: _Names) -> str:
-    """The column that names most videos; of equals `path`, else the likeliest."""
+    """The column that names most videos in the first rows; of equals `path`, else the likeliest."""
     columns = table.named("path")
-    counts = {column: names.count(row.get(column) for row in table.rows) for column in columns[1:] and columns}
+    counts = {
+        column: names.count(row.get(column) for row in table.rows[:_JUDGED_ROWS]) for column in columns[1:] and columns
+    }
     return max(columns, key=lambda column: (counts.get(column, 0), column == "path"))
 
 

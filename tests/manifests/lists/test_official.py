@@ -9,7 +9,7 @@ import pytest
 
 from manifests import datasets
 from manifests.lists import kinetics, official, ucf_hmdb
-from manifests.lists.listed import ListedVideo
+from manifests.lists.listed import ListedVideo, OfficialLists
 from manifests.records import InputError
 
 
@@ -183,3 +183,11 @@ def test_kinetics_forms(tmp_path: Path) -> None:
         kinetics.read_kinetics("kinetics700", [write(tmp_path / "z.csv", "label,youtube_id,time_start\nzumba,E,1\n")])
     assert kinetics.is_kinetics_csv(train)
     assert not kinetics.is_kinetics_csv(tmp_path)
+
+
+def test_a_key_finds_the_kinetics_entry_whose_id_begins_with_underscores() -> None:
+    index = {"__abcdefghi_000001_000011": 0, "_xbcdefghij_000001_000011": 1}
+    lists = OfficialLists("lists", ("run",), (), index, 1)
+    assert lists.find("run", "_abcdefghi_000001_000011") == 0
+    assert lists.find("run", "_xbcdefghij_000001_000011") == 1
+    assert lists.find("run", "_bcdefghi_000001_000011") is None
