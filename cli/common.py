@@ -166,7 +166,7 @@ def handled(function: Callable[P, R]) -> Callable[P, R]:
 
 def print_json(value: Any) -> None:
     """Print the result as one JSON object on stdout."""
-    echo(json.dumps(value, indent=2, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"))
+    echo(json.dumps(value, indent=2, ensure_ascii=(sys.stdout.encoding or "utf-8").lower() != "utf-8"))
 
 
 @contextmanager

@@ -40,6 +40,7 @@ _FREE = (
     "runtime.workers",
     "runtime.device",
     "runtime.log_every",
+    "runtime.checkpoint_activations",
     "runtime.max_bad_fraction",
     "runtime.max_loss_factor",
     "runtime.cache",
@@ -154,7 +155,14 @@ def owned(run: Path) -> Iterator[None]:
             stack.enter_context(made_folder(run))
             stack.enter_context(lock_file(run / _LOCK, str(run), advice="name another folder with --out"))
         except OSError as error:
-            raise InputError(f"Cannot write to {run}: {error.strerror}. Name another folder with --out.") from None
+            reason = error.strerror or error
+            raise InputError(f"Cannot write to {run}: {reason}. Name another folder with --out.") from None
+        for name in ("checkpoints", "tensorboard"):
+            if (run / name).is_symlink():
+                raise InputError(
+                    f"{run / name} is a link to {(run / name).resolve()}. A run writes into its own folder alone: move the folder "
+                    "there in place of the link, or begin a run on that disk with --out."
+                )
         try:
             yield
         finally:

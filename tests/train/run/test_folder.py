@@ -19,6 +19,7 @@ from manifests.splits.label_split import read_split
 from tests.train.support import SMALL
 from tgtrain.config import load_recipe
 from tgtrain.data.setup import prepare
+from tgtrain.run.folder import owned
 
 TRAIN = [f"class{label}/v_0{group}" for label in range(3) for group in range(4)]
 TEST = [f"class{label}/v_0{group}" for label in range(3) for group in (4, 5)]
@@ -100,3 +101,14 @@ def test_split_warnings_are_printed_once(make_data_set: Callable[..., Path], tmp
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output
     assert done.stderr.count("warning: split hand: 1 videos train with another label than their class folder's") == 1
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "tensorboard"])
+def test_a_run_writes_through_no_link(name: str, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / ".tmp-mine").touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=f"{name} is a link to .*elsewhere"), owned(tmp_path / "run"):
+        raise AssertionError("held")
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == [".tmp-mine"]
