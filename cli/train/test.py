@@ -173,7 +173,7 @@ def _show(results: list[Result], paths: list[Path]) -> None:
     result, path = results[0], paths[0]
     facts = result.to_dict()
     classes = sorted(facts["per_class"], key=lambda entry: entry["accuracy"])
-    width = max([len(entry["class_name"]) for entry in classes] + [12])
+    width = max([len(entry["class_name"]) for entry in classes] + [15])
     for entry in classes[:_SHOWN_CLASSES]:
         bar = "#" * math.floor(20 * entry["accuracy"] + 0.5)
         accuracy = f"{100 * entry['accuracy']:6.1f} %"
