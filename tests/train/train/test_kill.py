@@ -44,7 +44,7 @@ cli.train.main()
 PLACES = {
     "while the settings are written": ("manifests.files:atomic_write", 1),
     "before a checkpoint is written": ("tgtrain.run.checkpoint:save", 8),
-    "between digest and content of a checkpoint": ("manifests.files:publish", 19),
+    "between digest and content of a checkpoint": ("manifests.disk:publish", 19),
     "between saving and marking the best": ("tgtrain.run.checkpoint:finish_save", 8),
     "while the best is marked": ("tgtrain.run.checkpoint:_write_best", 1),
     "before older ones are removed": ("tgtrain.run.checkpoint:_prune", 8),
@@ -125,7 +125,7 @@ def whole(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dic
 def test_several_kills_at_chosen_places(data_set: Path, tmp_path: Path, whole: tuple[dict[str, Any], float]) -> None:
     arguments = words(data_set, tmp_path / "run")
     for where in (
-        "manifests.files:publish:7",
+        "manifests.disk:publish:7",
         "tgtrain.run.checkpoint:finish_save:2",
         "tgtrain.evaluate.evaluate:__getitem__:9",
     ):
