@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 import pytest
 
@@ -55,7 +55,7 @@ def fuzz(what: str, mutator: Mutator, count: int, read: Callable[[bytes], bool],
         try:
             num_accepted += read(content)
         except Exception as error:
-            place = Path(f"/tmp/fuzz-{hashlib.sha256(content).hexdigest()[:12]}")
+            place = Path(gettempdir(), f"fuzz-{hashlib.sha256(content).hexdigest()[:12]}")
             place.write_bytes(content)
             raise AssertionError(
                 f"input {number} of {what} (kept in {place}): {type(error).__name__}: {error}"
@@ -193,6 +193,20 @@ def test_recipes(memory: Path, count: int, reliability: Reliability) -> None:
     fuzz("Recipes (TOML)", Mutator(4, seeds, tokens), count, read, reliability)
 
 
+def accepts(reader: Callable[[Path], object], folder: Path, name: str) -> Callable[[bytes], bool]:
+    """Whether a reader of a folder accepts a content of the file `name` in it; it may refuse it with InputError alone."""
+
+    def read(content: bytes) -> bool:
+        (folder / name).write_bytes(content)
+        try:
+            reader(folder)
+        except InputError:
+            return False
+        return True
+
+    return read
+
+
 ODD = (b"null", b"true", b"-1", b"0", b"1e999", b"NaN", b"1" * 400, b"1" * 5000, b"[]", b"{}", b'""', b'"\\ud800"', b'"\\u0000"', b'"../x"', b"[" * 2000,
        b'{"a":' * 2000, b'"a":1,', b'"' + b"n" * 4000 + b'"', b",", b":", b'"settings": ', b'"classes": ')  # fmt: skip
 
@@ -208,14 +222,7 @@ def test_headers(manifest: Manifest, memory: Path, count: int, reliability: Reli
     facts |= {"settings": header.settings, "header_sha256": ""}
     seeds = [json_bytes(facts), json.dumps(facts).encode(), (FIXTURE / "dataset" / HEADER_NAME).read_bytes()]
 
-    def read(content: bytes) -> bool:
-        (memory / HEADER_NAME).write_bytes(content)
-        try:
-            read_header(memory)
-        except InputError:
-            return False
-        return True
-
+    read = accepts(read_header, memory, HEADER_NAME)
     fuzz("Headers of data sets (dataset.json)", Mutator(5, seeds, ODD), count, read, reliability)
 
 
@@ -224,12 +231,5 @@ def test_run_configs(memory: Path, count: int, reliability: Reliability) -> None
     facts = json.loads((FIXTURE / "run" / CONFIG_NAME).read_bytes())
     seeds = [json_bytes(facts), json.dumps(facts).encode()]
 
-    def read(content: bytes) -> bool:
-        (memory / CONFIG_NAME).write_bytes(content)
-        try:
-            read_facts(memory)
-        except InputError:
-            return False
-        return True
-
+    read = accepts(read_facts, memory, CONFIG_NAME)
     fuzz("Settings of runs (config.json)", Mutator(6, seeds, ODD), count, read, reliability)
