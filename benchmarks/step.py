@@ -63,6 +63,8 @@ class Way:
     compiled: bool = False
     fused: bool | None = None
     weak_forward: str = "joined"
+    accumulate: int = 1
+    checkpointed: bool = False
 
 
 PLAIN = Way(joined=False, channels_last=False, fused=False)
@@ -77,7 +79,14 @@ WAYS = {
     "trainer + bfloat16": Way(precision="bfloat16"),
     "trainer + compile": Way(compiled=True),
     "trainer + bfloat16 + compile": Way(precision="bfloat16", compiled=True),
+    **{f"trainer, accumulate {parts}": Way(against="trainer", accumulate=parts) for parts in (2, 4, 8)},
+    "trainer, activation checkpointing": Way(against="trainer", checkpointed=True),
+    "trainer + bfloat16, activation checkpointing": Way(against="trainer", precision="bfloat16", checkpointed=True),
     "fixmatch": Way(ONE_VIEW, "fixmatch"),
+    "fixmatch + bfloat16 + compile": Way(ONE_VIEW, "fixmatch", precision="bfloat16", compiled=True),
+    "fixmatch + bfloat16 + compile + weak views apart": Way(
+        ONE_VIEW, "fixmatch", precision="bfloat16", compiled=True, weak_forward="apart"
+    ),
     "fixmatch + weak views apart, without gradient": Way(ONE_VIEW, "fixmatch", weak_forward="apart"),
 }
 
@@ -99,7 +108,8 @@ def settings_of(way: Way, device: torch.device, rows: int, size: int) -> Config:
     overrides = [
         f"batch.labelled={rows}", f"batch.unlabelled={rows}", f"data.size={size}", f"method.weak_forward={way.weak_forward}",
         f"runtime.precision={way.precision}", f"runtime.compile={str(way.compiled).lower()}", f"runtime.device={device.type}",
-        "method.warmup_epochs=0",
+        "method.warmup_epochs=0", f"runtime.accumulate={min(way.accumulate, rows)}",
+        f"runtime.checkpoint_activations={str(way.checkpointed).lower()}",
     ]  # fmt: skip
     return load_recipe(way.recipe, overrides)
 
@@ -267,7 +277,9 @@ def main() -> None:
         parser.error(f"{OUTPUT} holds all ways: name another --output for those of --only")
     partial = arguments.output.with_name(arguments.output.name + ".partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
-    asked = {name for wanted in arguments.only or WAYS for name in (wanted, WAYS[wanted].against)}
+    asked = set(arguments.only or WAYS)
+    while missing := {WAYS[name].against for name in asked} - asked:
+        asked |= missing
     reasons = {name: left_out(WAYS[name], device, name in (arguments.only or ())) for name in WAYS if name in asked}
     names = [name for name, reason in reasons.items() if not reason]
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
