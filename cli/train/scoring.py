@@ -26,6 +26,11 @@ class Scoring:
     average: str | None
     checkpoint: str
 
+    @property
+    def rule(self) -> str:
+        """How the checkpoint is chosen: last, best or named."""
+        return self.checkpoint if self.checkpoint in ("last", "best") else "named"
+
     def settings(self, run: Path, config: Config) -> EvalSettings:
         """Fill in the recipe's choices. InputError for a view that the run trained no network for."""
         from manifests.records import InputError

@@ -106,8 +106,8 @@ def test(
         end(0)  # with any other code, torchrun and srun end the first process, which is still writing
     if not result.keys:
         raise InputError(f"None of the {len(videos)} {part} videos could be read: {result.bad[0]}.")
-    facts = {"checkpoint": trained.path.name, "step": trained.step, "part": part, "average": settings.average}
-    facts |= {"batch_norm": "measured for this test"} if precise_bn else {}
+    facts = {"checkpoint": trained.path.name, "rule": scoring.rule, "step": trained.step, "part": part}
+    facts |= {"average": settings.average, **({"batch_norm": "measured for this test"} if precise_bn else {})}
     origin = {"run": str(run), **facts}
     results = [result.network("rgb"), result.network("tg"), result] if shows_all else [result]
     for file, write in ((predictions, write_predictions), (features, write_features)):

@@ -1,6 +1,6 @@
 """The test results in a run's folder, written and read here: test-NAME.json, and the predictions beside it as Parquet.
 
-The JSON object holds the facts of the test (checkpoint, step, part, average), protocol, modality, num_videos, num_bad, the
+The JSON object holds the facts of the test (checkpoint, rule, step, part, average), protocol, modality, num_videos, num_bad, the
 metrics (`top1@10x3` and so on, fractions 0..1), per_class (label, class_name, videos, accuracy) and the confusion matrix.
 """
 
@@ -197,6 +197,10 @@ class TestResult:
     """Videos that could not be read."""
     average: str
     """What was averaged over the views; "" if unknown."""
+    rule: str
+    """How the checkpoint was chosen: last, best or named; "" if unknown (a file of an older version)."""
+    batch_norm: str
+    """What was done to the BatchNorm statistics before; "" for those of the checkpoint."""
     metrics: Mapping[str, float]
     """Fractions 0..1 by name with protocol."""
     classes: tuple[ClassScore, ...]
@@ -283,6 +287,8 @@ def _read_test(path: Path) -> TestResult:
         num_videos=num_videos,
         num_bad=int(raw.get("num_bad", 0)),
         average=str(raw.get("average", "")),
+        rule=str(raw.get("rule", "")),
+        batch_norm=str(raw.get("batch_norm", "")),
         metrics={
             name: value
             for name, value in values.items()

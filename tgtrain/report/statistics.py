@@ -66,6 +66,16 @@ def mcnemar(first_right: Rights, second_right: Rights) -> McNemar:
     return McNemar(only_first, only_second, min(1.0, 2 * tail / 2**number))
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p values of several tests, corrected for their number (Holm, 1979), in the given order."""
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    corrected, highest = [1.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p_values[place]))
+        corrected[place] = highest
+    return corrected
+
+
 def standard_error_over_groups(values: npt.ArrayLike, groups: npt.ArrayLike) -> float | None:
     """The standard error of the mean of values[N] (accuracy if they are right or wrong) if rows of a group depend on one another.
 

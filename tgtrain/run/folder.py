@@ -52,6 +52,12 @@ _FREE = (
     "published",
 )
 
+
+def is_free(setting: str) -> bool:
+    """Whether a setting (`section.key`, or a text that begins with it) changes only how a run is carried out."""
+    return setting.startswith(_FREE)
+
+
 Whole = Annotated[int, Field(ge=0, le=2**53)]
 Count = Annotated[int, Field(ge=1, le=2**53)]
 
@@ -295,7 +301,7 @@ def require_same(setup: Setup, identity: Identity, before: Config | None, intro:
     different = identity.differences(setup.identity)
     hint = ""
     if before is not None:
-        different = [text for text in differences(before, setup.config) if not text.startswith(_FREE)] + different
+        different = [text for text in differences(before, setup.config) if not is_free(text)] + different
         block_shards = before.data.block_shards
         # A run may be begun on a URL and resume from a local copy, or the other way round.
         if block_shards != setup.config.data.block_shards:
