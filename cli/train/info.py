@@ -45,6 +45,12 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         shown = [key for key in names if not key.startswith("top5") or data["num_classes"] > 5]
         figures = "  ".join(f"{key} {100 * metrics[key]:.2f} %" for key in shown)
         tests.append((name, f"{figures}  (step {int(metrics['step'])})"))
+    weights = [
+        "{network}: {num_matched} of {num_tensors} tensors from {path} (sha256 {sha256:.16}), classifier {classifier}".format_map(
+            row
+        )
+        for row in summary["weights"]
+    ]
     parts = ", ".join(f"{split[part]} {part}" for part in ("labelled", "unlabelled", "validation", "test"))
     return [
         ("run", summary["run"]),
@@ -58,6 +64,7 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
             "{parameters:,} parameters in training, {inference_parameters:,} at inference "
             "({gmacs_per_clip:g} GMAC a clip, {gmacs_per_video:g} a test video)".format_map(cost),
         ),
+        *((label, text) for label, text in zip(["weights", *[""] * len(weights)], weights, strict=False)),
         ("data", "{dataset}, {num_videos} videos of {num_classes} classes, {root}".format_map(data)),
         ("", f"digest {data['digest'][:16]}"),
         ("split", f"{split['name']}: {parts}"),

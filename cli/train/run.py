@@ -42,6 +42,11 @@ _NOT_BEGUN = "Stopped before the first step; the same command starts again."
     help="auto: resume from the newest valid checkpoint; never: fail if one exists; PATH: roll back to it (newer ones "
     "are archived)",
 )
+@click.option(
+    "--init",
+    metavar="PATH",
+    help="start from the weights of a run, a checkpoint, or a file of torchvision, MMAction2 or safetensors  [default: model.init]",
+)
 @devices_option
 @click.option(
     "--max-steps",
@@ -58,6 +63,7 @@ def run(
     split_name: str | None,
     overrides: tuple[str, ...],
     resume: str,
+    init: str | None,
     devices: str | None,
     max_steps: int | None,
     cache_folder: str | None,
@@ -78,6 +84,8 @@ def run(
     seen: list[int] = []
     note_signals(seen)  # before anything slow: a signal counts while the run is prepared, too
     launched(devices, seen)
+    if init is not None:
+        overrides += (f"model.init={json.dumps(init, ensure_ascii=False)}",)
     setup = setup_of(out, split_name, recipe, _fitting_recipe, overrides, cache_folder, cache_gb)
     from tgtrain.ranks.distributed import process_group
     from tgtrain.train.trainer import train

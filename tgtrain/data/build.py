@@ -84,10 +84,14 @@ def wanted_views(config: Config) -> tuple[str, ...]:
 
 def measured_views(config: Config) -> tuple[View, ...]:
     """The views whose networks get statistics of their own for an evaluation; () if all keep their running averages."""
+    model = config.model
     if not config.precise_bn.batches:
         return ()
-    views: tuple[View, ...] = ("rgb",) if config.model.streams != "tg" else ()
-    return (*views, "tg") if config.precise_bn.tg == "joint" and config.model.streams in ("two", "tg") else views
+    views: tuple[View, ...] = ("rgb",) if model.streams != "tg" else ()
+    if config.precise_bn.tg == "joint" and model.streams in ("two", "tg"):
+        views = (*views, "tg")
+    # Frozen statistics are those of a file.
+    return tuple(view for view in views if not (model.freeze_batch_norm and model.start_of(view)[0]))
 
 
 def _source(setup: Setup, part: str, batch_size: int, stream: Stream) -> StreamSource:

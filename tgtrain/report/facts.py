@@ -228,6 +228,10 @@ def _trained(run: RunData, seconds: float | None, time_per_step: str) -> Rows:
         )
         rows["Reading"] = f"{100 * waiting:.0f} % of the time spent waiting for data: {verdict}"
     rows["Labels"] = f"{run.facts.split.labelled:,} labelled videos, {run.facts.split.unlabelled:,} unlabelled"
+    for row in facts.weights:
+        rows[f"Weights of {row.network}"] = (
+            f"{row.num_matched} of {row.num_tensors} tensors from {row.path} (sha256 {row.sha256}), classifier {row.classifier}"
+        )
     processes = "1 process" if facts.world_size == 1 else f"{facts.world_size} processes"
     rows["Machine"] = f"{processes} on {run.device}" if run.device else processes
     return tuple(rows.items())

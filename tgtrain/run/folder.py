@@ -45,6 +45,8 @@ _FREE = (
     "runtime.max_loss_factor",
     "runtime.cache",
     "data.shards",
+    "model.init:",  # where the file lies; its sha256 must be the same
+    "model.init_tg:",
     "evaluate.keep",
     "evaluate.average",
     "description",
@@ -99,6 +101,25 @@ class SplitFacts:
     provenance: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """What a network of a run started from, and which tensors of its backbone were found there."""
+
+    network: str  # rgb, tg, or net for both views
+    path: str
+    sha256: str
+    naming: str  # the library whose names the file has
+    prefix: str  # of the network in the file
+    num_matched: Whole
+    num_tensors: Whole
+    num_missing: Whole
+    missing: tuple[str, ...]  # the first ones, as in `left_over`
+    misshapen: tuple[str, ...]
+    classifier: str  # kept or new, and why
+    num_left_over: Whole = 0
+    left_over: tuple[str, ...] = ()
+
+
 def _config(values: Any, info: ValidationInfo) -> Config:
     if not isinstance(values, dict):
         raise ValueError("expected sections of settings")
@@ -114,6 +135,7 @@ class RunFacts:
     num_steps: Count
     steps_per_epoch: Count
     config: Annotated[Config, PlainValidator(_config)]
+    weights: tuple[Matched, ...] = ()  # that the run started from; of scratch there are none
     world_size: Count = 1
     machine: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -143,12 +165,14 @@ def check_folder(run: Path, setup: Setup) -> None:
         raise InputError(f"{run} cannot be the folder of a run: {error.strerror}. Name another with --out.") from None
 
 
-def begin_folder(run: Path, setup: Setup, ranks: Ranks, *, num_steps: int, steps_per_epoch: int) -> None:
+def begin_folder(
+    run: Path, setup: Setup, ranks: Ranks, weights: tuple[Matched, ...] = (), *, num_steps: int, steps_per_epoch: int
+) -> None:
     """Write config.json of a new run; that of an existing one must be of the same run. To be called with the folder held."""
     check_folder(run, setup)  # another process may have written there since it was checked without the lock
     if (run / CONFIG_NAME).exists():
         return
-    facts = _facts_of(setup, ranks, num_steps, steps_per_epoch)
+    facts = replace(_facts_of(setup, ranks, num_steps, steps_per_epoch), weights=weights)
     with atomic_write(run / CONFIG_NAME) as file:
         file.write(json_bytes(asdict(facts)))
 

@@ -48,6 +48,7 @@ def summarise(run: Path, tests: dict[str, dict[str, float]]) -> dict[str, Any]:
         "best_value": best.value if best else -1.0,
         "tests": tests,
         "cost": asdict(cost_of(facts.config)),
+        "weights": [asdict(row) for row in facts.weights],
         "data": {
             **{name: getattr(facts.data, name) for name in ("root", "dataset", "digest", "num_videos")},
             "num_classes": len(facts.data.classes),

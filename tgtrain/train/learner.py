@@ -54,10 +54,15 @@ class Learner:
         if config.runtime.compile:
             self.network = torch.compile(self.network, backend=config.runtime.compile_backend)  # type: ignore[assignment]
 
-        self.optimiser = make_optimiser(self.model.parameters(), config.optimiser, fused=on_gpu)
+        learnt = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimiser = make_optimiser(learnt, config.optimiser, fused=on_gpu)
         self.dtype = _PRECISION[config.runtime.precision]
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.dtype is torch.float16)
         self.may_wait = not on_gpu  # reading a value of a GPU would stall it
+
+    def start_from(self, tensors: dict[str, Tensor]) -> None:
+        """Replace initial weights by others, by their names; all ranks must be given the same ones."""
+        self.model.load_state_dict(tensors, strict=False)
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Restore the state that a checkpoint holds."""

@@ -30,8 +30,9 @@ from tgtrain.ranks.distributed import Ranks, StopPoll
 from tgtrain.run import checkpoint as checkpoints
 from tgtrain.run import journal
 from tgtrain.run.checkpoint import last_valid, writing
-from tgtrain.run.folder import CONFIG_NAME, begin_folder, check_folder, owned
+from tgtrain.run.folder import CONFIG_NAME, Matched, begin_folder, check_folder, owned
 from tgtrain.run.resume import Start, choose, take_up
+from tgtrain.run.weights import Initial, identify, read_initial, table
 from tgtrain.train.health import Damage, LossWatch, left_out, require_finite, require_health
 from tgtrain.train.learner import Learner
 from tgtrain.train.preflight import require_room, require_settings
@@ -82,6 +83,7 @@ def train(
     stop_at = num_steps if max_steps is None else min(num_steps, max_steps)
     # Everything that can be refused is refused before anything is written.
     require_settings(setup.config, ranks)
+    setup = identify(setup, run)
     check_folder(run, setup)
     is_new = not (run / CONFIG_NAME).exists()
     ranks.barrier()  # no rank writes before all have looked: a half-made folder would be taken for somebody else's
@@ -90,11 +92,12 @@ def train(
         if not is_new:
             trainer.hold_folder(stack)  # another process may still be writing the checkpoints
         start = choose(run, resume, setup, trainer.log)
+        initial = read_initial(setup) if is_new or start.checkpoint is None else Initial()
         if is_new or start.step < stop_at:
             require_room(run, setup.config)
         if is_new:
-            trainer.hold_folder(stack)
-        trainer.begin(start)
+            trainer.hold_folder(stack, initial.matched)
+        trainer.begin(start, initial)
         if trainer.step >= stop_at and not trainer.evaluation_due:
             return Outcome(trainer.step, num_steps, False, True, None)
         try:
@@ -142,24 +145,31 @@ class _Trainer:
         """Steps done."""
         return self.learner.step
 
-    def hold_folder(self, stack: ExitStack) -> None:
+    def hold_folder(self, stack: ExitStack, weights: tuple[Matched, ...] = ()) -> None:
         """Take the run folder for this run until the stack ends; a new one gets its config.json."""
         if self.ranks.is_main:
             stack.enter_context(owned(self.folder))
-            begin_folder(self.folder, self.setup, self.ranks, num_steps=self.num_steps, steps_per_epoch=self.per_epoch)
+            begin_folder(
+                self.folder, self.setup, self.ranks, weights, num_steps=self.num_steps, steps_per_epoch=self.per_epoch
+            )
         self.ranks.barrier()
 
-    def begin(self, start: Start) -> None:
-        """Load the state to start from, after the folder was made to end there."""
-        if len(set(self.ranks.gather(start.step))) > 1:
+    def begin(self, start: Start, initial: Initial) -> None:
+        """Load the state to start from, after the folder was made to end there. initial: the weights of a new run."""
+        model = self.config.model
+        if len(set(self.ranks.gather((start.step, model.init_sha256, model.init_tg_sha256)))) > 1:
             raise InputError(
-                f"The processes see different checkpoints in {self.folder}: it must be one folder, shared by all."
+                f"The processes see different checkpoints in {self.folder}{' or different files of model.init' * bool(model.init)}: "
+                "it must be one folder, shared by all."
             )
         if self.ranks.is_main:
             with writing(self.folder, start.step):
                 take_up(self.folder, start, self.config.evaluate.keep, self.log)
         self.ranks.barrier()
         if start.checkpoint is None:
+            self.learner.start_from(initial.tensors)
+            for line in table(initial.matched):
+                self.log(line)
             return
         self.learner.load(start.checkpoint)
         extra = start.checkpoint.extra

@@ -9,10 +9,11 @@ Shape letters: B clips, C channels, T frames, H height, W width (pixels).
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from manifests.records import InputError
 
@@ -104,6 +105,31 @@ class _ResNet(nn.Module):
             stages.append(nn.Sequential(named))
             in_channels = out_channels
         self.stage1, self.stage2, self.stage3, self.stage4 = stages
+        self.frozen_stages, self.frozen_batch_norm = 0, False
+
+    def freeze(self, stages: int, batch_norm: bool) -> None:
+        """Stop the stem and so many stages from learning (0: none), and BatchNorm everywhere from following its batches.
+
+        Frozen layers stay in eval mode when the network is set to train.
+        """
+        self.frozen_stages, self.frozen_batch_norm = stages, batch_norm
+        for part in self._frozen_parts():
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all that is not frozen."""
+        super().train(mode)
+        for part in self._frozen_parts():
+            part.eval()
+        if self.frozen_batch_norm:
+            for layer in self.modules():
+                if isinstance(layer, _BatchNorm):
+                    layer.eval()
+        return self
+
+    def _frozen_parts(self) -> list[nn.Module]:
+        parts = [self.stem, self.stage1, self.stage2, self.stage3, self.stage4]
+        return list(parts[: self.frozen_stages + 1]) if self.frozen_stages else []
 
     def forward(self, clips_BCTHW: Tensor) -> tuple[Tensor, ...]:
         """The outputs of the four stages, after ReLU; that of stage 1 after the temporal pool, if there is one.

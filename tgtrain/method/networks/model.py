@@ -8,7 +8,7 @@ Shape letters: B clips, K classes, D embedding, C channels, T frames, H height, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
@@ -45,6 +45,18 @@ class ModelSettings:
     """Probability before the classifier, in [0, 1)."""
     projection: ProjectionKind = "separate"
     """Heads for the contrast loss: one per view, one shared by both, or none."""
+    # The rest is no part of what a model is (`str` leaves it out, and checkpoints name their model so), but how it starts.
+    init: str = field(default="", repr=False)
+    """Weights to start from: a run, a checkpoint, or a file of another library; "": none; required: the user must name some."""
+    init_tg: str = field(default="same", repr=False)
+    """The same for the TG network, with streams two: same as init, scratch for none, or a path."""
+    init_sha256: str = field(default="", repr=False)
+    """Of that file: found by the run; in a recipe, a file with another one is refused. As is `init_tg_sha256`."""
+    init_tg_sha256: str = field(default="", repr=False)
+    freeze_stages: int = field(default=0, repr=False)
+    """Stem and so many stages (1 to 4) of the networks that start from weights do not learn; 0: all learn."""
+    freeze_batch_norm: bool = field(default=False, repr=False)
+    """BatchNorm of these backbones keeps the statistics of the file; scale and shift are learnt."""
 
     def __post_init__(self) -> None:
         wrong = wrong_choices(self, streams=Streams, backbone=BackboneName, projection=ProjectionKind)
@@ -56,8 +68,35 @@ class ModelSettings:
             ("width", 1 <= self.width <= 512, "1 to 512"),
             ("dropout", 0 <= self.dropout < 1, "0 <= dropout < 1"),
         )
+        wrong += self._wrong_start()
         if wrong:
             raise InputError("The model cannot be built:\n  " + "\n  ".join(wrong))
+
+    def _wrong_start(self) -> list[str]:
+        """Complaints about the weights to start from, and about what is frozen."""
+        from_file = self.init_tg not in ("same", "scratch")
+        valid_path = all(0 < len(path) < 4096 and "\0" not in path for path in (self.init or "none", self.init_tg))
+        complaints = wrong_values(
+            self,
+            ("freeze_stages", 0 <= self.freeze_stages <= 4, "0 to 4"),
+            ("init_tg", self.init_tg == "same" or self.streams == "two", f"same, since streams is {self.streams}"),
+            ("init_sha256", bool(self.init) or not self.init_sha256, "none without init"),
+            ("init_tg_sha256", from_file or not self.init_tg_sha256, "none unless init_tg is a path"),
+        )
+        if not valid_path:
+            complaints.append("init, init_tg: expected the path of a file or a run")
+        starts = any(self.start_of(network)[0] for network in ("rgb", "tg", "net"))
+        if (self.freeze_stages or self.freeze_batch_norm) and not starts:
+            complaints.append(
+                "freeze_stages, freeze_batch_norm: expected weights to start from (init): those of scratch must learn"
+            )
+        return complaints
+
+    def start_of(self, network: str) -> tuple[str, str]:
+        """The path that a network (rgb, tg, net) starts from, and its sha256 if known; "" for none."""
+        if network == "tg" and self.init_tg != "same":
+            return ("", "") if self.init_tg == "scratch" else (self.init_tg, self.init_tg_sha256)
+        return self.init, self.init_sha256
 
 
 def wrong_choices(settings: object, **kinds: Any) -> list[str]:
@@ -166,7 +205,7 @@ class SeparateStreams(nn.Module):
         super().__init__()
         self.views = views
         for view in views:
-            backbone = _backbone(settings)
+            backbone = _backbone(settings, view)
             self.add_module(view, backbone)
             self.add_module(f"head_{view}", Classifier(backbone.out_channels, settings.num_classes, settings.dropout))
         # One network alone shares its projection with none: it is named after the view.
@@ -203,7 +242,7 @@ class JointStream(nn.Module):
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
-        self.net = _backbone(settings)
+        self.net = _backbone(settings, "net")
         channels = self.net.out_channels
         self.head_rgb = Classifier(channels, settings.num_classes, settings.dropout)
         self.project_shared = None if settings.projection == "none" else Projection(channels, 8 * settings.width)
@@ -260,8 +299,8 @@ def state_shapes(settings: ModelSettings) -> dict[str, tuple[int, ...]]:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of weights that training changes."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    """Number of weights, frozen ones included."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def count_macs(settings: ModelSettings, num_frames: int = 8, height: int = 224, width: int = 224) -> int:
@@ -292,8 +331,11 @@ def _construct(settings: ModelSettings) -> Model:
     return SeparateStreams(settings, ("rgb", "tg") if settings.streams == "two" else (settings.streams,))
 
 
-def _backbone(settings: ModelSettings) -> R3D | SlowOnly:
-    return _BACKBONES[settings.backbone](settings.depth, settings.width)
+def _backbone(settings: ModelSettings, network: str) -> R3D | SlowOnly:
+    backbone = _BACKBONES[settings.backbone](settings.depth, settings.width)
+    if settings.start_of(network)[0]:
+        backbone.freeze(settings.freeze_stages, settings.freeze_batch_norm)
+    return backbone
 
 
 def _run(backbone: nn.Module, head: nn.Module, project: nn.Module | None, clips_BCTHW: Tensor) -> StreamOutput:

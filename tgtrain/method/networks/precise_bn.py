@@ -18,7 +18,7 @@ from tgtrain.method.networks.sync_bn import own_rows_only
 
 @torch.no_grad()
 def recompute_statistics(network: nn.Module, batches: Iterable[Tensor]) -> int:
-    """Replace every running mean and variance of `network` by the plain average of the batch statistics.
+    """Replace every running mean and variance of `network` that is not frozen by the plain average of the batch statistics.
 
     Variances are the unbiased ones of each batch. The network is run on each batch with its BatchNorm layers in train mode
     and all else in eval mode; afterwards modes, momenta and counters are restored. Needs no more memory than a forward.
@@ -28,8 +28,10 @@ def recompute_statistics(network: nn.Module, batches: Iterable[Tensor]) -> int:
     per channel. Ranks have batches of their own, possibly none: the result is the average over all of them, the same on
     every rank. All ranks must call this. Returns the number of batches that this rank used.
     """
-    layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     modes = {module: module.training for module in network.modules()}
+    network.train()
+    # A layer that stays in eval mode is frozen.
+    layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.training]
     momenta = [layer.momentum for layer in layers]
     counters = [None if layer.num_batches_tracked is None else layer.num_batches_tracked.clone() for layer in layers]
     used = 0

@@ -39,7 +39,8 @@ def _recomputed(module: nn.Module, forward: Callable[[Tensor], Tensor], x_BCTHW:
 @contextmanager
 def _statistics_kept(module: nn.Module) -> Iterator[None]:
     """Within this context, a forward in train mode leaves running averages alone: it is the second one of the same rows."""
-    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    # A frozen layer is in eval mode, and keeps its averages anyway.
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.training]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.momentum = 0.0
