@@ -76,6 +76,8 @@ def identify(setup: Setup, run: Path) -> Setup:
                 f"{path} is not the file that model.{name}_sha256 names: sha256 {digest[:16]}…, expected {pinned[:16]}…."
             )
         found[f"{name}_sha256"] = digest
+    if model.streams == "two" and model.init_tg == "same" and found:
+        found["init_tg_sha256"] = found["init_sha256"]  # so that it differs from scratch
     return replace(setup, config=replace(setup.config, model=replace(model, **found))) if found else setup
 
 

@@ -102,6 +102,15 @@ SUPERVISED = {
 }
 
 
+FINETUNED = {
+    "ucf101-10-finetune": {**ucf(10), **lengths(60, 6, 6)},
+    "ucf101-20-finetune": lengths(60, 6, 6),
+    "hmdb51-50-finetune": {**hmdb(50), **lengths(90, 10, 10)},
+    "k400-1-finetune": k400(1, 30, 5, 5),
+    "ucf101-10-supervised-finetune": {**ucf(10), **ONE_VIEW, "method.method": "supervised", **lengths(60, 6, 30)},
+}
+
+
 def differing(name: str) -> dict[str, object]:
     main, own = flat_settings(load_recipe(MAIN)), flat_settings(load_recipe(name))
     spoken = ("name", "description", "reproduces", "published")
@@ -153,8 +162,27 @@ def test_every_split_has_supervised_baselines_of_the_same_length(name: str) -> N
     assert strong == {**wanted, "augment.labelled": "strong"}
 
 
+@pytest.mark.parametrize("name", FINETUNED)
+def test_a_recipe_from_weights_is_shorter_at_a_tenth_of_the_rate(name: str) -> None:
+    changes = {**FINETUNED[name], "model.init": "required", "optimiser.learning_rate": 0.02}
+    got = differing(name)
+    for each in (got, changes):
+        each.pop("method.unlabelled_weight", None)  # of the supervised one: nothing uses it
+    assert got == effective(changes)
+    recipe = recipe_row(name)
+    assert recipe.config.optimiser.learning_rate == load_recipe(recipe.parent).optimiser.learning_rate / 10
+    assert recipe.config.optimiser.epochs < load_recipe(recipe.parent).optimiser.epochs
+    assert "Not run yet" in recipe.config.description
+    assert not recipe.config.published
+
+
 def test_only_demo_recipes_ship_besides() -> None:
-    known = {*PUBLISHED, *OTHERS, *(f"{name}-supervised{end}" for name in SUPERVISED for end in ("", "-strong"))}
+    known = {
+        *PUBLISHED,
+        *OTHERS,
+        *FINETUNED,
+        *(f"{name}-supervised{end}" for name in SUPERVISED for end in ("", "-strong")),
+    }
     assert all(name.startswith("demo") for name in set(recipe_names()) - known)
 
 

@@ -111,7 +111,7 @@ def below(prefix: str, state: State) -> State:
     return {f"{prefix}{name}": value for name, value in state.items()}
 
 
-def reference_state(width: int = 4, classes: int = 101) -> State:
+def reference_state(width: int = 4, classes: int = 101, blocks: int = 2) -> State:
     """The state dict of the reference's recogniser (base_semi_apppearance_temporal_simclr.py): backbones, classifiers, and contrast
     heads whose BatchNorm layers have two names each."""
     generator = torch.Generator().manual_seed(3)
@@ -119,7 +119,7 @@ def reference_state(width: int = 4, classes: int = 101) -> State:
     for number, (backbone, head, view) in enumerate(
         (("backbone", "cls_head", "rgb"), ("temp_backbone", "temp_sup_head", "tg"))
     ):
-        own = r3d_state(mmaction_name, width, classes, seed=number + 1)
+        own = r3d_state(mmaction_name, width, classes, seed=number + 1, blocks=blocks)
         weight, bias = own.pop("fc.weight"), own.pop("fc.bias")
         state |= {**below(f"{backbone}.", own), f"{head}.fc_cls.weight": weight, f"{head}.fc_cls.bias": bias}
         size = 8 * width
@@ -134,9 +134,9 @@ def reference_state(width: int = 4, classes: int = 101) -> State:
     return state
 
 
-def reference_file(path: Path, width: int = 4, classes: int = 101) -> State:
+def reference_file(path: Path, width: int = 4, classes: int = 101, blocks: int = 2) -> State:
     """Write a checkpoint as mmcv does (`meta`, `state_dict`, `optimizer`); returns its state dict."""
-    state = reference_state(width, classes)
+    state = reference_state(width, classes, blocks)
     momenta = {number: {"momentum_buffer": torch.ones(3)} for number in range(4)}
     meta = {"epoch": 180, "iter": 42840, "mmcv_version": "1.3.8", "config": "model = dict()", "hook_msgs": {}}
     torch.save(

@@ -74,14 +74,14 @@ class ModelSettings:
 
     def _wrong_start(self) -> list[str]:
         """Complaints about the weights to start from, and about what is frozen."""
-        from_file = self.init_tg not in ("same", "scratch")
+        from_file = bool(self.start_of("tg")[0])
         valid_path = all(0 < len(path) < 4096 and "\0" not in path for path in (self.init or "none", self.init_tg))
         complaints = wrong_values(
             self,
             ("freeze_stages", 0 <= self.freeze_stages <= 4, "0 to 4"),
             ("init_tg", self.init_tg == "same" or self.streams == "two", f"same, since streams is {self.streams}"),
             ("init_sha256", bool(self.init) or not self.init_sha256, "none without init"),
-            ("init_tg_sha256", from_file or not self.init_tg_sha256, "none unless init_tg is a path"),
+            ("init_tg_sha256", from_file or not self.init_tg_sha256, "none for a TG network from scratch"),
         )
         if not valid_path:
             complaints.append("init, init_tg: expected the path of a file or a run")

@@ -120,6 +120,8 @@ def synchronised(model: ModuleT, device: torch.device) -> ModuleT:
                     layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
                 )
                 replacement.load_state_dict(layer.state_dict())
+                for own, parameter in zip(replacement.parameters(), layer.parameters(), strict=True):
+                    own.requires_grad_(parameter.requires_grad)  # a frozen one stays frozen
                 parent.add_module(name, replacement.train(layer.training))
     return model
 
