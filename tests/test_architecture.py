@@ -29,7 +29,7 @@ ORDER = {
     "splits > sample > records; card > files; manifest_io > bounds > table > records; splits > bounds; manifest_io > parquet; locks > records; gradient; machine",
     "tgprep": "check > convert > extract > extract.workers > encode > decode > config; view > decode; extract > scan; "
     "doctor > decode; obtain",
-    "tgtrain": "train > evaluate > run > data > data.stores; report > evaluate; data > config > method > method.networks; "
+    "tgtrain": "train > evaluate > run > data > data.stores; report > evaluate; sweep > evaluate; data > config > method > method.networks; "
     "method > method.augment > randomness; data > ranks > errors; doctor > data",
     "cli": "prep > common; train > common",
 }

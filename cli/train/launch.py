@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,6 +27,8 @@ from manifests.records import InputError
 
 # Read end of a pipe that the launcher never writes to: it closes when the launcher ends.
 _PIPE = "TGTRAIN_LAUNCHER_PIPE"
+# Likewise, of the command that started this one and asks it to save if it ends itself (`tgtrain sweep`).
+PARENT_PIPE = "TGTRAIN_PARENT_PIPE"
 _GRACE_SECONDS = 15.0  # for the others to end by themselves, after one process has failed
 _POLL_SECONDS = 0.05
 _MAX_LINES = 200  # of the stderr of a process that failed
@@ -46,15 +48,11 @@ def launched(devices: str | None, seen: list[int] | None = None) -> None:
     """
     from tgtrain.ranks.signals import EXIT_CODES
 
+    if PARENT_PIPE in os.environ:
+        _at_end_of(PARENT_PIPE, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_CODES)
     if _PIPE in os.environ:
-        pipe = int(os.environ.pop(_PIPE))
-        os.set_inheritable(pipe, False)
-
-        def end_with_launcher() -> None:
-            os.read(pipe, 1)  # returns when the launcher ends, in whatever way
-            os._exit(1)
-
-        threading.Thread(target=end_with_launcher, name="launcher", daemon=True).start()
+        _at_end_of(_PIPE, lambda: os._exit(1))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_CODES)
         return
     if devices is None:
@@ -65,11 +63,23 @@ def launched(devices: str | None, seen: list[int] | None = None) -> None:
         raise InputError(
             "--devices starts processes, and this one was itself started as one of several (by torchrun, or srun). Drop --devices."
         )
-    number = _number_of(devices)
+    number = number_of(devices)
     if number > 1:
         # Each process finds the pipe in its environment, and takes no notice of --devices.
         command = [sys.executable, "-P", "-m", "cli.train", *sys.argv[1:]]
         sys.exit(_run(command, number, [] if seen is None else seen))
+
+
+def _at_end_of(name: str, act: Callable[[], None]) -> None:
+    """Act when the process ends, in whatever way, that holds the other end of the pipe whose number stands in the environment."""
+    pipe = int(os.environ.pop(name))
+    os.set_inheritable(pipe, False)
+
+    def wait() -> None:
+        os.read(pipe, 1)
+        act()
+
+    threading.Thread(target=wait, name=name, daemon=True).start()
 
 
 def end(code: int) -> NoReturn:
@@ -83,12 +93,18 @@ def end(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _number_of(devices: str) -> int:
+def count_gpus() -> int:
+    """GPUs that torch can use here."""
+    # In another process: CUDA, once initialised, holds memory on the GPU as long as the process lives.
+    command = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return int(done.stdout.split()[-1]) if done.returncode == 0 and done.stdout.strip() else 0
+
+
+def number_of(devices: str) -> int:
+    """The processes that --devices asks for. InputError if it is neither a number nor auto."""
     if devices == "auto":
-        # In another process: CUDA, once initialised, holds memory on the GPU as long as the process lives.
-        command = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        number = int(done.stdout.split()[-1]) if done.returncode == 0 and done.stdout.strip() else 0
+        number = count_gpus()
         say(f"{number} GPUs: {number} processes" if number else "no GPU here: one process")
         return max(1, number)
     if not devices.isdecimal() or not 1 <= int(devices) <= 1024:
@@ -127,17 +143,21 @@ def _run(command: Sequence[str], number: int, seen: list[int]) -> int:
     return _outcome(codes, first, outputs, seen)
 
 
+def child_environment() -> dict[str, str]:
+    """The environment of a process that runs `python -P -m cli.train`: it finds this code from any folder."""
+    root = str(Path(__file__).resolve().parents[2])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+
+
 def _start(command: Sequence[str], rank: int, number: int, port: int, pipe: int) -> subprocess.Popen[bytes]:
     from tgtrain.ranks.signals import signals_blocked
 
-    root = str(Path(__file__).resolve().parents[2])
     environment = {
         "OMP_NUM_THREADS": str(max(1, usable_cores() // number)),  # unless the user has set it
-        **os.environ,
+        **child_environment(),
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         _PIPE: str(pipe),
-        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
     }  # fmt: skip
     with signals_blocked():  # in the child, until it can note them
         return subprocess.Popen(

@@ -86,7 +86,7 @@ def run(
     launched(devices, seen)
     if init is not None:
         overrides += (f"model.init={json.dumps(init, ensure_ascii=False)}",)
-    setup = setup_of(out, split_name, recipe, _fitting_recipe, overrides, cache_folder, cache_gb)
+    setup = setup_of(out, split_name, recipe, fitting_recipe, overrides, cache_folder, cache_gb)
     from tgtrain.ranks.distributed import process_group
     from tgtrain.train.trainer import train
 
@@ -180,7 +180,7 @@ def _announce(setup: Setup, ranks: Ranks, folder: Path) -> None:
         say(f"note: {note}")
 
 
-def _fitting_recipe(manifest: Manifest, split: LabelSplit) -> str:
+def fitting_recipe(manifest: Manifest, split: LabelSplit) -> str:
     """The published recipe of this data set and percentage if there is a GPU and the split fills a batch, else demo."""
     import torch
 

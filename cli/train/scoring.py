@@ -14,6 +14,7 @@ import click
 if TYPE_CHECKING:
     from tgtrain.config import Config
     from tgtrain.evaluate.evaluate import EvalSettings
+    from tgtrain.evaluate.results import EvalProtocol
     from tgtrain.evaluate.score import Average, Modality
 
 
@@ -44,11 +45,19 @@ class Scoring:
         average = self.average or config.evaluate.average
         protocol = EvalProtocol(config.data.test_clips, config.data.test_crops)
         if self.views is not None:
-            match = re.fullmatch(r"(\d+)x(1|3)", self.views)
-            if not match or int(match[1]) < 1:
-                raise InputError(f"--views {self.views}: expected CLIPSxCROPS with 1 or 3 crops, such as 10x3 or 1x1.")
-            protocol = EvalProtocol(int(match[1]), int(match[2]))
+            protocol = parse_views("--views", self.views)
         return EvalSettings(protocol, cast("Modality", modality), cast("Average", average))
+
+
+def parse_views(option: str, text: str) -> EvalProtocol:
+    """The clips x crops of an option. InputError if it is something else."""
+    from manifests.records import InputError
+    from tgtrain.evaluate.results import EvalProtocol
+
+    match = re.fullmatch(r"(\d{1,6})x(1|3)", text)
+    if not match or int(match[1]) < 1:
+        raise InputError(f"{option} {text}: expected CLIPSxCROPS with 1 or 3 crops, such as 10x3 or 1x1.")
+    return EvalProtocol(int(match[1]), int(match[2]))
 
 
 def check_output(path: Path | None) -> None:
