@@ -210,7 +210,8 @@ def _check(
     from manifests.records import InputError
     from tgtrain.data.setup import prepare
     from tgtrain.ranks.distributed import Ranks
-    from tgtrain.run.folder import check_folder
+    from tgtrain.run.folder import CONFIG_NAME, check_folder
+    from tgtrain.run.weights import identify, read_initial
     from tgtrain.train.preflight import require_settings
 
     setup = prepare(out, split, manifest, cells[0].config)
@@ -219,7 +220,10 @@ def _check(
         raise InputError(f"Split {split.name} has no test videos. `tgprep split --test-percent P` sets some aside.")
     for cell in cells:
         runtime = replace(setup.config.runtime, seed=cell.config.runtime.seed)
-        check_folder(folder / cell.name, replace(setup, config=replace(setup.config, runtime=runtime)))
+        own = identify(replace(setup, config=replace(setup.config, runtime=runtime)), folder / cell.name)
+        check_folder(folder / cell.name, own)
+        if cell is cells[0] and not (folder / cell.name / CONFIG_NAME).exists():
+            read_initial(own)  # the others start from the same files
 
 
 def _commands(

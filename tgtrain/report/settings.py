@@ -220,7 +220,8 @@ def _key(each: Measured, network: str) -> str:
 
 def _computed(config: Config) -> dict[str, Any]:
     """`section.key` -> value of all settings that change what a run computes, and the name of the recipe; without the seed."""
-    return {key: value for key, value in flat_settings(config).items() if key != "runtime.seed" and not is_free(key)}
+    settings = flat_settings(config)
+    return {key: value for key, value in settings.items() if key != "runtime.seed" and not is_free(f"{key}:")}
 
 
 def _label_rule(split: SplitFacts) -> dict[str, str]:

@@ -56,7 +56,7 @@ _FREE = (
 
 
 def is_free(setting: str) -> bool:
-    """Whether a setting (`section.key`, or a text that begins with it) changes only how a run is carried out."""
+    """Whether a setting changes only how a run is carried out. setting: a text that begins with `section.key:`."""
     return setting.startswith(_FREE)
 
 
