@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 
 import pytest
+import torch
 
 from manifests.lists.kinetics import is_kinetics_csv, read_kinetics
 from manifests.lists.ucf_hmdb import read_class_index, read_hmdb51, read_ucf101
@@ -31,6 +33,7 @@ from tgprep.obtain.unpack import unpack
 from tgtrain.config import load_recipe
 from tgtrain.data.stores.shard_source import BrokenStreamError, ShardSource
 from tgtrain.run.folder import CONFIG_NAME, read_facts
+from tgtrain.run.state_file import load_tensors
 
 COUNTS = pytest.mark.parametrize("count", [200, pytest.param(100_000, marks=pytest.mark.long)])
 RECIPES = Path(__file__).parents[1] / "tgtrain" / "recipes"
@@ -191,6 +194,37 @@ def test_recipes(memory: Path, count: int, reliability: Reliability) -> None:
         return True
 
     fuzz("Recipes (TOML)", Mutator(4, seeds, tokens), count, read, reliability)
+
+
+@COUNTS
+def test_weights(memory: Path, count: int, reliability: Reliability) -> None:
+    """Files to start from: torch's zip and its older form, and safetensors, as `tgtrain run --init` reads them."""
+    content = {
+        "epoch": 3,
+        "state_dict": {"module.stem.0.weight": torch.ones(4, 3), "module.stem.1.bias": torch.zeros(4).half()},
+    }
+    seeds, heads = [], [(0, 400)]
+    for is_zip in (True, False):
+        buffer = io.BytesIO()
+        torch.save(content, buffer, _use_new_zipfile_serialization=is_zip)
+        seeds.append(buffer.getvalue())
+    tensors = json.dumps({"a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}).encode()
+    seeds.append(len(tensors).to_bytes(8, "little") + tensors + bytes(24))
+    tokens = (b"cos\nsystem\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nLongStorage\n", b"R", b"b", b"\x81", b"Q", b"X\xff\xff\xff\x7f",
+              b"J\xff\xff\xff\x7f", b"\x8a\x08" + b"\x7f" * 8, b"h\x00", b"}(", b"u.", b"PK\x05\x06", b"big", b'"F64"', b'"BOOL"', b"[4294967296]",
+              b"\x7f" * 8, b'"__metadata__":{"a":"b"},')  # fmt: skip
+
+    def read(changed: bytes) -> bool:
+        (memory / "weights").write_bytes(changed)
+        try:
+            with (memory / "weights").open("rb") as file:
+                found = load_tensors(file)
+        except ValueError:
+            return False
+        assert all(isinstance(value, torch.Tensor) for value in found.values())
+        return True
+
+    fuzz("Weights to start from (.pth, safetensors)", Mutator(7, seeds, tokens, heads), count, read, reliability)
 
 
 def accepts(reader: Callable[[Path], object], folder: Path, name: str) -> Callable[[bytes], bool]:

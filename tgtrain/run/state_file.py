@@ -10,6 +10,8 @@ import os
 import pickle
 import pickletools
 import re
+import struct
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,7 +28,7 @@ _MOST_VALUES = 1_000_000
 _MOST_CHARACTERS = 1000  # of the name of a tensor
 _ERRORS = (
     pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, ArithmeticError, LookupError, AttributeError, AssertionError,
-    TypeError, ValueError, EOFError, NotImplementedError, MemoryError,
+    TypeError, ValueError, EOFError, NotImplementedError, MemoryError, struct.error,
 )  # fmt: skip  # that torch and pickle raise about content
 
 
@@ -59,7 +61,8 @@ def load_tensors(file: BinaryIO) -> dict[str, Tensor]:
             file.seek(0)
         elif start[:1] != b"\x80":
             raise ValueError(f"it begins with {start!r}, as no file of torch.save or safetensors does")
-        with torch.serialization.safe_globals(_IGNORED):
+        with torch.serialization.safe_globals(_IGNORED), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, about what it then refuses
             content = torch.load(file, map_location="cpu", weights_only=True)
         return _named_tensors(content, num_bytes)
     except _ERRORS as error:
