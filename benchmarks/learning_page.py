@@ -1,0 +1,235 @@
+"""Write docs/results.md and its charts from benchmarks/results/learning.json (see benchmarks/learning.py).
+
+    python benchmarks/learning_page.py
+
+The same results give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from learning import ALL_LABELS, DATA_SETS, MAIN_METHODS, OTHER_METHODS, OUTPUT, DataSet
+from matplotlib.figure import Figure
+
+from tgtrain.report.plot import LIGHT
+from tgtrain.report.statistics import mcnemar, mean_and_deviation, standard_error_over_groups
+
+DOCS = Path(__file__).parents[1] / "docs"
+METHODS = (*MAIN_METHODS, *OTHER_METHODS)
+TITLES = {
+    "supervised": "supervised, RGB",
+    "supervised-tg": "supervised, TG",
+    "fixmatch": "FixMatch",
+    "uda": "UDA",
+    "mvpl": "MvPL",
+    "align-only": "alignment alone",
+    "contrast-only": "contrast alone",
+    "full": "whole method",
+}
+NETWORKS = {"rgb": "RGB", "tg": "TG", "both": "both"}
+# What the method promises: that it is better than each of its parts and than labels alone.
+PAIRS = (
+    (("full", "rgb"), ("supervised", "rgb")),
+    (("full", "rgb"), ("fixmatch", "rgb")),
+    (("fixmatch", "rgb"), ("supervised", "rgb")),
+    (("full", "tg"), ("supervised-tg", "tg")),
+    (("full", "both"), ("supervised-tg", "tg")),
+)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The seeds of one method, one share of labels and one network on a data set, each over all folds."""
+
+    right: dict[int, np.ndarray[Any, np.dtype[np.bool_]]]
+    """By seed, whether each test video of all folds was right: bool[N]."""
+    minutes: tuple[float, ...]
+
+    def top1(self) -> list[float]:
+        """Accuracy of each seed in percent."""
+        return [100 * float(right.mean()) for right in self.right.values()]
+
+
+class Results:
+    """The results file by data set, method, labels and network."""
+
+    def __init__(self, path: Path) -> None:
+        content = json.loads(path.read_text())
+        self.tests, self.cells = content["tests"], content["cells"]
+
+    def of(self, data: DataSet, method: str, labels: int, network: str) -> Runs:
+        """The complete seeds: those with every fold."""
+        right, minutes = {}, []
+        cells = [c for c in self.cells if (c["data"], c["method"], c["labels"]) == (data.name, method, labels)]
+        for seed in sorted({cell["seed"] for cell in cells}):
+            folds = {cell["fold"]: cell for cell in cells if cell["seed"] == seed and network in cell["predicted"]}
+            if set(folds) == set(data.folds):
+                rows = [
+                    np.equal(folds[fold]["predicted"][network], self.tests[f"{data.name}/{fold}"]["labels"])
+                    for fold in data.folds
+                ]
+                right[seed] = np.concatenate(rows)
+                minutes += [folds[fold]["cpu_minutes"] for fold in data.folds]
+        return Runs(right, tuple(minutes))
+
+    def groups(self, data: DataSet) -> list[str]:
+        """The group of every test video of all folds: a person, or one source of clips."""
+        return [group for fold in data.folds for group in self.tests[f"{data.name}/{fold}"]["groups"]]
+
+
+def spread(runs: Runs) -> str:
+    """Mean ± deviation over seeds, in percent."""
+    found = mean_and_deviation(runs.top1())
+    return f"{found.mean:.1f}" + ("" if found.deviation is None else f" ± {found.deviation:.1f}")
+
+
+def accuracy_rows(results: Results, data: DataSet) -> Iterator[str]:
+    """One row for each share of labels and method that has a complete seed."""
+    for labels in (*sorted(data.labels), ALL_LABELS):
+        for method in METHODS:
+            runs = {network: results.of(data, method, labels, network) for network in NETWORKS}
+            known = [each for each in runs.values() if each.right]
+            if not known:
+                continue
+            cells = [spread(each) if each.right else "" for each in runs.values()]
+            error = standard_errors(results, data, known[-1] if runs["rgb"].right == {} else runs["rgb"])
+            minutes = sum(known[0].minutes) / len(known[0].minutes)
+            seeds = len(known[0].right)
+            yield f"| {labels} % | {TITLES[method]} | {' | '.join(cells)} | {error} | {seeds} | {minutes:.1f} |"
+
+
+def standard_errors(results: Results, data: DataSet, runs: Runs) -> str:
+    """The standard error of the accuracy over the groups of the test videos, in percent."""
+    rows = np.concatenate(list(runs.right.values()))
+    error = standard_error_over_groups(rows, results.groups(data) * len(runs.right))
+    return "" if error is None else f"{100 * error:.1f}"
+
+
+def pair_rows(results: Results, data: DataSet) -> Iterator[str]:
+    """One row for each pair of methods under the same labels, over the seeds that both have."""
+    for labels in sorted(data.labels):
+        for (first, first_network), (second, second_network) in PAIRS:
+            one, other = (
+                results.of(data, first, labels, first_network),
+                results.of(data, second, labels, second_network),
+            )
+            seeds = sorted(one.right.keys() & other.right.keys())
+            if not seeds:
+                continue
+            a, b = (np.concatenate([runs.right[seed] for seed in seeds]) for runs in (one, other))
+            test = mcnemar(a, b)
+            difference = a.astype(float) - b.astype(float)
+            error = standard_error_over_groups(difference, results.groups(data) * len(seeds))
+            gain = f"{100 * difference.mean():+.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
+            names = f"{TITLES[first]} ({NETWORKS[first_network]}) | {TITLES[second]} ({NETWORKS[second_network]})"
+            p = "< 0.001" if test.p < 0.001 else f"{test.p:.3f}"
+            yield f"| {labels} % | {names} | {gain} | {test.only_first} : {test.only_second} | {p} | {len(seeds)} |"
+
+
+def chart(results: Results, data: DataSet) -> Path | None:
+    """Accuracy over the share of labels, a line for each method and its better-known network."""
+    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    shown = [(method, "tg" if method == "supervised-tg" else "rgb") for method in METHODS] + [("full", "tg")]
+    drawn = 0
+    for number, (method, network) in enumerate(shown):
+        points = [(labels, results.of(data, method, labels, network)) for labels in sorted(data.labels)]
+        points = [(labels, runs) for labels, runs in points if runs.right]
+        if not points:
+            continue
+        drawn += 1
+        stats = [mean_and_deviation(runs.top1()) for _, runs in points]
+        name = TITLES[method] + (f", {NETWORKS[network]}" if method == "full" else "")
+        shift = 1 + 0.012 * (number - len(shown) / 2)  # so that bars of equal shares do not hide each other
+        axes.errorbar(
+            [labels * shift for labels, _ in points],
+            [each.mean for each in stats],
+            [each.deviation or 0 for each in stats],
+            label=name,
+            color=LIGHT.lines[number % len(LIGHT.lines)],
+            marker="os^Dv<>Ph"[number],
+            linestyle="--" if network == "tg" else "-",
+            capsize=3,
+        )
+    if not drawn:
+        return None
+    axes.axhline(100 / num_classes(results, data), color=LIGHT.text, linestyle=":", label="chance")
+    axes.set_xscale("log")
+    axes.set_xticks(sorted(data.labels), [f"{labels} %" for labels in sorted(data.labels)])
+    axes.minorticks_off()
+    axes.set(xlabel="labelled training videos", ylabel="top-1 in percent", ylim=(0, 100))
+    axes.grid(axis="y", color=LIGHT.grid)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
+    path = DOCS / f"results_{data.name}.svg"
+    figure.savefig(path, facecolor="white", metadata={"Date": None})
+    return path
+
+
+def num_classes(results: Results, data: DataSet) -> int:
+    """Classes of the test videos."""
+    return len({label for fold in data.folds for label in results.tests[f"{data.name}/{fold}"]["labels"]})
+
+
+ABOUT = {
+    "sample": "Rendered here (`tgprep sample --seed 2026`): 6 classes that differ only in motion, 552 training and 216 test videos of as many "
+    "actors, 80 x 60. No setting was chosen on them.",
+    "weizmann": "The Weizmann actions: 10 classes, 9 people, 90 clips. One person is left out in turn; a seed's figure pools the "
+    "nine folds. One label a class is 10 %, two are 20 %; 5 % would be the same as 10 %.",
+    "ucf101-3": "Three classes of UCF101 (official fold 1): 108 training and 42 test clips.",
+    "gestures": "Body gestures: 15 classes, 10 people, 315 training and 135 test clips, test people unseen. Left and right are mirror "
+    "images, so clips are not flipped.",
+}
+
+
+def page(results: Results) -> str:
+    """The whole page as Markdown."""
+    processors = sorted({cell["processor"] for cell in results.cells})
+    introduction = INTRODUCTION.format(processors=", ".join(processors), num_runs=len(results.cells))
+    parts = ["# Does it help? Methods, labels and seeds on small data sets", introduction]
+    for data in DATA_SETS.values():
+        rows = list(accuracy_rows(results, data))
+        if not rows:
+            continue
+        parts.append(f"## {data.name}\n\n{ABOUT[data.name]}")
+        if picture := chart(results, data):
+            parts.append(f"![Accuracy over the share of labels on {data.name}]({picture.name})")
+        head = "| labels | method | RGB | TG | both | error | seeds | minutes |\n|---|---|---|---|---|---|---|---|\n"
+        parts.append(head + "\n".join(rows))
+        if pairs := list(pair_rows(results, data)):
+            head = "| labels | first | second | gain | only first : only second right | p | seeds |\n|---|---|---|---|---|---|---|\n"
+            parts.append(head + "\n".join(pairs))
+    return "\n\n".join(parts) + "\n"
+
+
+INTRODUCTION = """\
+Written by `python benchmarks/learning_page.py` from `benchmarks/results/learning.json`: {num_runs} runs of
+`python benchmarks/learning.py` with the small network of recipe `demo` (R3D-10, 8 channels, 48 pixels), on one thread of
+{processors}. The settings are those of recipe `demo` everywhere; only the number of epochs follows the size of the data set
+(about 600 to 1,400 steps, the same for all methods). These figures compare methods under equal settings; they say nothing about the published
+ones, which need a GPU ([recipes.md](recipes.md)).
+
+- **RGB, TG, both**: top-1 in percent of the test videos, 3 clips x 1 crop, last checkpoint; mean ± standard deviation over the seeds of
+  draw and training.
+- **error**: standard error of that accuracy over people or sources of clips (RGB, or the one network that the method has): what other
+  test people would change.
+- **minutes**: processor minutes of one training.
+- **gain**: difference in points ± its standard error over people or sources. p: exact McNemar test over all seeds; videos that appear under
+  several seeds count as independent there, so trust the error of the gain first."""
+
+
+def main() -> None:
+    matplotlib.rcParams.update(
+        {"svg.fonttype": "none", "svg.hashsalt": "tgtrain", "font.sans-serif": ["DejaVu Sans", "Arial"]}
+    )
+    (DOCS / "results.md").write_text(page(Results(OUTPUT)))
+
+
+if __name__ == "__main__":
+    main()
