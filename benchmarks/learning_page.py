@@ -1,12 +1,13 @@
 """Write docs/results.md and its charts from benchmarks/results/learning.json (see benchmarks/learning.py).
 
-    python benchmarks/learning_page.py
+    python benchmarks/learning_page.py [--docs FOLDER]
 
 The same results give the same bytes.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ def pair_rows(results: Results, data: DataSet) -> Iterator[str]:
             yield f"| {labels} % | {names} | {gain} | {test.only_first} : {test.only_second} | {p} | {len(seeds)} |"
 
 
-def chart(results: Results, data: DataSet) -> Path | None:
+def chart(results: Results, data: DataSet, docs: Path) -> Path | None:
     """Accuracy over the share of labels, a line for each method and its better-known network."""
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     axes = figure.add_subplot()
@@ -167,7 +168,7 @@ def chart(results: Results, data: DataSet) -> Path | None:
     axes.set(xlabel="labelled training videos", ylabel="top-1 in percent", ylim=(0, 100))
     axes.grid(axis="y", color=LIGHT.grid)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
-    path = DOCS / f"results_{data.name}.svg"
+    path = docs / f"results_{data.name}.svg"
     figure.savefig(path, facecolor="white", metadata={"Date": None})
     return path
 
@@ -188,7 +189,7 @@ ABOUT = {
 }
 
 
-def page(results: Results) -> str:
+def page(results: Results, docs: Path) -> str:
     """The whole page as Markdown."""
     processors = sorted({cell["processor"] for cell in results.cells})
     introduction = INTRODUCTION.format(processors=", ".join(processors), num_runs=len(results.cells))
@@ -198,7 +199,7 @@ def page(results: Results) -> str:
         if not rows:
             continue
         parts.append(f"## {data.name}\n\n{ABOUT[data.name]}")
-        if picture := chart(results, data):
+        if picture := chart(results, data, docs):
             parts.append(f"![Accuracy over the share of labels on {data.name}]({picture.name})")
         head = "| labels | method | RGB | TG | both | error | seeds | minutes |\n|---|---|---|---|---|---|---|---|\n"
         parts.append(head + "\n".join(rows))
@@ -225,10 +226,13 @@ ones, which need a GPU ([recipes.md](recipes.md)).
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder to write to")
+    docs = parser.parse_args().docs
     matplotlib.rcParams.update(
         {"svg.fonttype": "none", "svg.hashsalt": "tgtrain", "font.sans-serif": ["DejaVu Sans", "Arial"]}
     )
-    (DOCS / "results.md").write_text(page(Results(OUTPUT)))
+    (docs / "results.md").write_text(page(Results(OUTPUT), docs))
 
 
 if __name__ == "__main__":

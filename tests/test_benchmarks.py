@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -44,3 +45,37 @@ def test_gpu_proof_runs_dry_on_a_cpu_and_goes_on(tmp_path: Path) -> None:
 
 def test_gpu_proof_refuses_unknown_arguments(tmp_path: Path) -> None:
     assert "unknown argument --fast" in script("bash", "benchmarks/gpu_proof.sh", "--fast", expected=2)
+
+
+def test_results_page_is_that_of_the_results(tmp_path: Path) -> None:
+    docs = ROOT / "docs"
+    script(sys.executable, "benchmarks/learning_page.py", "--docs", tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == sorted(path.name for path in docs.glob("results*"))
+    assert (tmp_path / "results.md").read_bytes() == (docs / "results.md").read_bytes()
+
+
+def test_demo_result_shows_interval_chance_and_comparison(tmp_path: Path) -> None:
+    for network, right in (("rgb", 60), ("tg", 70), ("both", 80)):
+        test = {"modality": network, "part": "test", "protocol": "3x1", "num_videos": 108, "top1@3x1": right / 108}
+        (tmp_path / f"test-3x1-{network}.json").write_text(json.dumps({**test, "per_class": [{}] * 6}))
+    printed = script(sys.executable, "benchmarks/demo_result.py", tmp_path)
+    assert "RGB 56 % (95 % interval 46 to 65)" in printed
+    assert "chance is 17 %" in printed
+    assert "docs/results.md" in printed
+
+
+@pytest.mark.long
+def test_a_cell_of_the_comparison_is_trained_once(tmp_path: Path) -> None:
+    choice = ("--data", "sample", "--method", "supervised", "--labels", "10", "--minutes", "0.1")
+    learning = (sys.executable, "benchmarks/learning.py", "--work", tmp_path / "work", *choice)
+    script(*learning, "--output", tmp_path / "learning.json")
+    results: dict[str, Any] = json.loads((tmp_path / "learning.json").read_text())
+    (cell,) = results["cells"]
+    test = results["tests"]["sample/1"]
+    assert (cell["method"], cell["labels"], cell["seed"], len(test["keys"])) == ("supervised", 10, 1, 216)
+    right = sum(map(int.__eq__, cell["predicted"]["rgb"], test["labels"]))
+    assert cell["top1"]["rgb"] == pytest.approx(100 * right / 216, abs=0.01)
+    labelled = pq.read_table(tmp_path / "work/sample/fold-1/splits/p10-stratified-s1-f1.parquet").to_pylist()
+    assert not {row["key"] for row in labelled if row["labelled"]} & set(test["keys"])
+    assert script(*learning, "--output", tmp_path / "learning.json").count("supervised_p10-s1") == 0

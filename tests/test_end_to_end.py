@@ -48,9 +48,9 @@ def test_from_videos_to_report_on_a_sample(tmp_path: Path) -> None:
     assert (tmp_path / outcome["run"]).name == "demo-p50-stratified-s0-f1"
     tested = json.loads(command(tmp_path, "tgtrain", "test", "--json").stdout)
     assert tested["num_videos"] == 2
-    assert 0 <= tested["top1@2x1"] <= 1
+    assert 0 <= tested["top1@3x1"] <= 1
     page = Path(command(tmp_path, "tgtrain", "report").stdout.strip())
-    assert "top1@2x1" in (tmp_path / page).read_text(encoding="utf-8")
+    assert "top1@3x1" in (tmp_path / page).read_text(encoding="utf-8")
 
 
 def test_three_commands_of_readme_on_real_clips(shared: Path, tmp_path: Path) -> None:

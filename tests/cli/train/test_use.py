@@ -114,7 +114,7 @@ def test_predict_names_bad_videos_and_answers_the_others(folder: Path, tmp_path:
         "gone.mp4",
     }
     assert "the file is empty" in done.stderr
-    assert (told["protocol"], told["modality"], told["step"]) == ("2x1", "rgb", 2)
+    assert (told["protocol"], told["modality"], told["step"]) == ("3x1", "rgb", 2)
     plain = call(tgtrain, "predict", run_of(folder), tmp_path / "good.avi", "--top", 1)
     lines = plain.stdout.splitlines()
     assert lines[0].endswith("good.avi")
@@ -321,7 +321,7 @@ def test_cost_of_the_published_models() -> None:
 def test_test_writes_features_and_prints_no_top5_of_two_classes(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "features.parquet"
     done = call(tgtrain, "test", run_of(folder), "--features", path, "--batch-views", 3)
-    assert "top1@2x1" in done.stdout
+    assert "top1@3x1" in done.stdout
     assert "top5" not in done.stdout
     table = pq.read_table(path)
     assert len(table) == 2
