@@ -231,9 +231,8 @@ def work(commands: Commands, cells: Sequence[Cell], seen: list[int]) -> dict[str
         finally:
             os.close(read_end)
             os.close(write_end)
-            for name in (_LOCKS, _LOGS):
-                with suppress(OSError):
-                    (commands.folder / name).rmdir()  # if nothing is in it
+            with suppress(OSError):
+                (commands.folder / _LOCKS).rmdir()  # if nothing is in it
     return children.failed
 
 

@@ -120,7 +120,10 @@ def _not_a_run(folder: Path) -> str:
     inside = sorted(path.parent for path in folder.glob(f"*/{CONFIG_NAME}"))
     if inside:
         examples = " ".join(map(str, inside[:3])) + " ..." * (len(inside) > 3)
-        advice = f"It holds {len(inside)} runs. Name one, or several to compare: tgtrain report {examples}"
+        advice = (
+            f"It holds {len(inside)} runs. Name one, or several to compare: tgtrain report {examples}; or print a table of all with "
+            f"--table markdown."
+        )
     return f"{folder} is not a run folder (no {CONFIG_NAME}). {advice}"
 
 

@@ -17,7 +17,7 @@ from tgtrain.config import Config, flat_settings, load_recipe
 from tgtrain.evaluate.results import TestResult
 from tgtrain.report.run_data import RunData
 from tgtrain.report.statistics import Spread, mean_and_deviation
-from tgtrain.run.folder import SplitFacts, is_free
+from tgtrain.run.folder import RunFacts, SplitFacts, is_free
 
 METRICS = ("top1", "top5", "mean_class")
 _OF_ONE_FOLD = ("seed", "fold", "dataset", "dataset_digest", "order", "list_")  # provenance that a setting leaves out
@@ -83,6 +83,8 @@ class Setting:
     network: str
     published: str
     """The published figure of the recipe with its source; "" if there is none."""
+    as_published: bool
+    """Whether settings, data set and percentage are those of that figure."""
     measured: tuple[Measured, ...]
 
     def spread(self, metric: str) -> Spread | None:
@@ -297,10 +299,17 @@ def _named(groups: Sequence[Sequence[Measured]]) -> tuple[tuple[Setting, ...], t
                 labels=_labels_text(group[0].run.facts.split),
                 network=group[0].result.modality,
                 published=config.published,
+                as_published=not changes[place] and _fits(config, group[0].run.facts),
                 measured=tuple(group),
             )
         )
     return tuple(settings), tuple(common)
+
+
+def _fits(config: Config, facts: RunFacts) -> bool:
+    """Whether a run used the data set and the percentage that the recipe was made for."""
+    percent = facts.split.provenance.get("percent", f"{_share(facts.split):.2g}")
+    return config.data.dataset in ("", facts.data.dataset) and f"{config.data.percent:g}" in ("0", percent)
 
 
 def _different(values: Sequence[Mapping[str, Any]], rivals: Iterable[int], place: int) -> list[str]:

@@ -135,10 +135,11 @@ def captions(gathered: Gathered, pairs: Sequence[Pair], shown: Shown) -> tuple[l
     if gathered.common:
         above.append(f"In all rows: {', '.join(gathered.common)}.")
     notes = [f"Left out: {text}" for text in gathered.left_out] + list(gathered.notes)
-    changed = [setting.name for setting in gathered.settings if setting.published and setting.changes]
+    changed = [setting.name for setting in gathered.settings if setting.published and not setting.as_published]
     if changed and shown != "pairs":
         notes.append(
-            f"The published figure is that of the unchanged recipe, not of these settings: {', '.join(changed)}."
+            "A published figure is that of the unchanged recipe with its data set and its labels; these rows have others: "
+            f"{', '.join(changed)}."
         )
     if shown != "settings" and pairs:
         above.append(

@@ -35,9 +35,14 @@ _SCONTROL = """#!/bin/bash
 """
 
 
-def begin(folder: Path, code: int = 0) -> subprocess.Popen[bytes]:
+def script_of(command: str) -> str:
     scripts = re.findall(r"```bash\n(#!/bin/bash.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    (script,) = (text for text in scripts if "tgtrain run" in text)
+    (script,) = (text for text in scripts if command in text)
+    return str(script)
+
+
+def begin(folder: Path, code: int = 0, command: str = "tgtrain run") -> subprocess.Popen[bytes]:
+    script = script_of(command)
     tools = folder / "tools"
     tools.mkdir()
     for name, text in (
@@ -48,7 +53,12 @@ def begin(folder: Path, code: int = 0) -> subprocess.Popen[bytes]:
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
     (folder / "job.sh").write_text(script)
-    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "4711"}
+    environment = {
+        **os.environ,
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "4711",
+        "SLURM_ARRAY_TASK_ID": "3",
+    }
     job = subprocess.Popen(["bash", str(folder / "job.sh")], env=environment)
     until = time.monotonic() + 60
     while not (folder / "begun").exists() and time.monotonic() < until:
@@ -56,24 +66,38 @@ def begin(folder: Path, code: int = 0) -> subprocess.Popen[bytes]:
     return job
 
 
-def test_signal_before_the_end_saves_and_requeues(tmp_path: Path) -> None:
-    job = begin(tmp_path)
+BOTH = pytest.mark.parametrize("command", ["tgtrain run", "tgtrain sweep"])
+
+
+@BOTH
+def test_signal_before_the_end_saves_and_requeues(tmp_path: Path, command: str) -> None:
+    job = begin(tmp_path, command=command)
     job.send_signal(signal.SIGUSR1)  # to the batch shell alone: --signal=B:
     assert job.wait(timeout=60) == 0
     assert (tmp_path / "requeued").read_text().split() == ["requeue", "4711"]
-    assert (tmp_path / "begun").read_text().startswith("run dataset --recipe ucf101-20")
+    said = (tmp_path / "begun").read_text()
+    assert said.startswith(f"{command.removeprefix('tgtrain ')} dataset --recipe ucf101-20")
+    assert said.endswith("--task 3") == (command == "tgtrain sweep")
 
 
+@BOTH
 @pytest.mark.parametrize("code", [0, 1])
-def test_complete_run_is_not_requeued(tmp_path: Path, code: int) -> None:
-    job = begin(tmp_path, code)
+def test_complete_run_is_not_requeued(tmp_path: Path, code: int, command: str) -> None:
+    job = begin(tmp_path, code, command)
     (tmp_path / "end").touch()
     assert job.wait(timeout=60) == code
     assert not (tmp_path / "requeued").exists()
 
 
-def test_script_requests_the_signal() -> None:
-    scripts = re.findall(r"```bash\n(#!/bin/bash.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    (script,) = (text for text in scripts if "tgtrain run" in text)
+@BOTH
+def test_script_requests_the_signal(command: str) -> None:
+    script = script_of(command)
     assert "--signal=B:USR1@300" in script
     assert "--requeue" in script
+
+
+def test_array_has_one_task_a_cell() -> None:
+    script = script_of("tgtrain sweep")
+    (line,) = (line for line in script.splitlines() if line.startswith("tgtrain sweep"))
+    num_cells = line.count("--split") * len(re.search(r"--seeds (\S+)", line)[1].split(","))  # type: ignore[index]
+    assert f"--array=0-{num_cells - 1} " in script

@@ -216,7 +216,13 @@ def test_published_figure_stands_with_its_source(tmp_path: Path) -> None:
         in table(tmp_path, "--table", "markdown").stdout
     )
     make_tested(tmp_path / "b", 5, recipe="ucf101-20", sets=("optimiser.epochs=2",))
-    assert "not of these settings: ucf101-20 optimiser.epochs=2" in table(tmp_path, "--table", "markdown").stdout
+    done = table(tmp_path, "--table", "markdown")
+    assert (
+        "these rows have others: ucf101-20 optimiser.epochs=180, ucf101-20 optimiser.epochs=2." in done.stdout
+    )  # not on UCF101
+    for folder in ("a", "b"):
+        edit(tmp_path / folder / "config.json", lambda facts: facts["data"].update(dataset="ucf101"))
+    assert "these rows have others: ucf101-20 optimiser.epochs=2." in table(tmp_path, "--table", "markdown").stdout
 
 
 HOSTILE = "=cmd|`x` $a$ <b> \\input{/etc/passwd} 50% _u_ [l](j) #1 & ~^ \x1b[2J\nsecond \u202eline"
