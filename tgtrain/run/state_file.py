@@ -65,7 +65,7 @@ def load_tensors(file: BinaryIO) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # of torch, about what it then refuses
             content = torch.load(file, map_location="cpu", weights_only=True)
         return _named_tensors(content, num_bytes)
-    except _ERRORS as error:
+    except (*_ERRORS, OSError) as error:  # torch seeks to where the content says
         raise ValueError(_reason(str(error)) or type(error).__name__) from None
 
 

@@ -108,20 +108,21 @@ def table(matched: tuple[Matched, ...]) -> list[str]:
     """Lines about what networks start from."""
     lines = []
     for row in matched:
-        where = f", {row.prefix}" if row.prefix else ""
-        lines.append(
-            f"weights of {row.network}: {row.num_matched} of {row.num_tensors} tensors from {row.path} (names of {row.naming}"
-            f"{where}; sha256 {row.sha256[:16]})"
-        )
-        lines.append(f"  classifier {row.classifier}")
-        for kind, names, count in (
-            ("missing", row.missing, row.num_missing),
-            ("misshapen", row.misshapen, len(row.misshapen)),
-            ("left over", row.left_over, row.num_left_over),
-        ):
+        where = f" below {row.prefix}" if row.prefix else ""
+        kinds = {
+            "missing": (row.num_missing, row.missing),
+            "misshapen": (len(row.misshapen), row.misshapen),
+            "left over": (row.num_left_over, row.left_over),
+        }
+        lines += [
+            f"weights of {row.network} from {row.path} (names of {row.naming}{where}, sha256 {row.sha256[:16]}):",
+            f"  tensors: {row.num_matched} of {row.num_tensors} matched, "
+            + ", ".join(f"{count} {kind}" for kind, (count, _) in kinds.items()),
+            f"  classifier {row.classifier}",
+        ]
+        for kind, (count, names) in kinds.items():
             more = f" and {count - _SHOWN_NAMES} more" if count > _SHOWN_NAMES else ""
-            if count:
-                lines.append(f"  {kind} ({count}): {', '.join(names[:_SHOWN_NAMES])}{more}")
+            lines += [f"  {kind}: {', '.join(names[:_SHOWN_NAMES])}{more}"] if count else []
     return lines
 
 
@@ -219,6 +220,7 @@ class _Source:
         taken, missing, misshapen = dict[str, Tensor](), list[str](), list[str]()
         for name, their in theirs.items():
             value = self.tensors.get(their)
+            self.used.add(their)
             if value is None:
                 if not name.endswith(COUNTER):
                     missing.append(name)
@@ -231,7 +233,6 @@ class _Source:
 
     def _checked(self, name: str, value: Tensor) -> Tensor:
         """A tensor as float32 (a counter as it is). InputError if it holds what no network can have learnt."""
-        self.used.add(name)
         if name.endswith(COUNTER):
             return value.long()
         value = value.to(torch.float32)
@@ -256,6 +257,7 @@ class _Source:
             )
         if num_classes != shape[0]:
             return {}, f"new: {num_classes} classes there, {shape[0]} here"
+        self.used |= {join(name, "weight"), join(name, "bias")}
         values = {part: self._checked(join(name, part), value) for part, value in (("weight", weight), ("bias", bias))}
         if self.classes is None:
             return values, f"kept: {num_classes} classes there and here (the file does not name them)"

@@ -98,6 +98,7 @@ def train(
         if is_new:
             trainer.hold_folder(stack, initial.matched)
         trainer.begin(start, initial)
+        del initial  # as large as the model
         if trainer.step >= stop_at and not trainer.evaluation_due:
             return Outcome(trainer.step, num_steps, False, True, None)
         try:
