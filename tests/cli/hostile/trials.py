@@ -36,11 +36,11 @@ PREP = (
 )  # fmt: skip
 TRAIN = (
     f"run {{d}} --recipe demo --out {{n}} --max-steps 1 {SETTINGS}", "test {r} --data {d} --views 1x1 --device cpu",
-    f"bench {{d}} --recipe demo {SETTINGS} --workers 0 --seconds 0.1",
+    f"bench {{d}} --recipe demo {SETTINGS} --workers 0 --seconds 0.1", f"sweep {{d}} --recipe demo --out {{n}} --list {SETTINGS}",
 )  # fmt: skip
 # On a changed run: its data set is sound.
 RUN = (
-    "info {r}", "info {r} --json", "report {r} --output {n}.html", "test {r} --views 1x1 --device cpu",
+    "info {r}", "info {r} --json", "report {r} --output {n}.html", "report {r} --table markdown", "test {r} --views 1x1 --device cpu",
     f"run {{d}} --recipe demo --out {{r}} {SETTINGS}",
 )  # fmt: skip
 SLOW = (
