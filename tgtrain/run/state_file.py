@@ -25,7 +25,8 @@ _CLASSES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
 _CLASSES |= {f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Bool", "Byte")}
 _OPCODES = {"STACK_GLOBAL", "NEWOBJ", "NEWOBJ_EX", "INST", "OBJ", "EXT1", "EXT2", "EXT4"}  # name or make other classes
 _MOST_VALUES = 1_000_000
-_MOST_CHARACTERS = 1000  # of the name of a tensor
+_MOST_CHARACTERS = 500  # of the name of a tensor or a class
+_OLD_PICKLES = 5  # of a file from before torch 1.6: magic number, version, machine, the dict, keys of its storages
 _ERRORS = (
     pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, ArithmeticError, LookupError, AttributeError, AssertionError,
     TypeError, ValueError, EOFError, NotImplementedError, MemoryError, struct.error,
@@ -61,6 +62,10 @@ def load_tensors(file: BinaryIO) -> dict[str, Tensor]:
             file.seek(0)
         elif start[:1] != b"\x80":
             raise ValueError(f"it begins with {start!r}, as no file of torch.save or safetensors does")
+        else:
+            for _ in range(_OLD_PICKLES):
+                _check_names(file)
+            file.seek(0)
         with torch.serialization.safe_globals(_IGNORED), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch, about what it then refuses
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -69,10 +74,17 @@ def load_tensors(file: BinaryIO) -> dict[str, Tensor]:
         raise ValueError(_reason(str(error)) or type(error).__name__) from None
 
 
+def _check_names(content: BinaryIO | bytes) -> None:
+    """ValueError if a pickle names a class at such length that torch would search its own message about it for hours."""
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name == "GLOBAL" and argument is not None and len(argument) > _MOST_CHARACTERS:
+            raise ValueError(f"it names a class in {len(argument)} characters")
+
+
 def _reason(message: str) -> str:
     """What torch says of a file, in one line; the class if it is one that it does not read."""
     if named := re.search(r"GLOBAL ([\w.]+)", message):
-        return f"it holds {named[1]}, and nothing but tensors and plain values is read: no code in it is run"
+        return f"it holds {named[1]:.100}, and nothing but tensors and plain values is read: no code in it is run"
     return message.rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0][:120]
 
 
@@ -147,7 +159,11 @@ def _check_archive(path: Path | BinaryIO, own: bool = True) -> None:
         pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
         if len(pickles) != 1:
             raise ValueError(f"it holds {len(pickles)} pickles, expected 1")
-        for opcode, argument, _ in pickletools.genops(archive.read(pickles[0])) if own else ():
+        content = archive.read(pickles[0])
+        if not own:
+            _check_names(content)
+            return
+        for opcode, argument, _ in pickletools.genops(content):
             if opcode.name in _OPCODES or (opcode.name == "GLOBAL" and argument not in _CLASSES):
                 raise ValueError(f"it names {argument or opcode.name}, which no checkpoint does")
 

@@ -315,6 +315,7 @@ def test_files_that_are_no_weights_are_refused_and_run_nothing(data_set: Path, t
 
     good = saved(tmp_path, r3d_state(torchvision_name), "good.pth").read_bytes()
     old = saved(tmp_path, r3d_state(torchvision_name), "old.pth", _use_new_zipfile_serialization=False).read_bytes()
+    name = b"\x80\x02c" + b"9" * 40_000 + b"\nx\n."  # torch's own message about it takes a minute
     hostile = {"state_dict": r3d_state(torchvision_name), "meta": Hostile()}
     huge = {"stem.0.weight": torch.zeros(1).expand(10**9)}
     files: dict[str, tuple[bytes, str]] = {
@@ -329,6 +330,7 @@ def test_files_that_are_no_weights_are_refused_and_run_nothing(data_set: Path, t
         "safetensors": ((2**40).to_bytes(8, "little") + b"{}", "it begins with"),
         "safetensors cut": ((40).to_bytes(8, "little") + b'{"a":{"dtype":"F32","shape":[9],"data_of', "no file of weights"),
         "huge": (saved(tmp_path, huge, "a").read_bytes(), "larger than the file"),
+        "long name": (name, "it names a class in 40002 characters"),
         "list": (saved(tmp_path, [torch.ones(2)], "a").read_bytes(), "it is a list that holds no tensor by name"),
     }  # fmt: skip
     for content, said in files.values():
