@@ -25,6 +25,7 @@ _CLASSES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
 _CLASSES |= {f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Bool", "Byte")}
 _OPCODES = {"STACK_GLOBAL", "NEWOBJ", "NEWOBJ_EX", "INST", "OBJ", "EXT1", "EXT2", "EXT4"}  # name or make other classes
 _MOST_VALUES = 1_000_000
+_MOST_TENSORS = 100_000  # by name
 _MOST_CHARACTERS = 500  # of the name of a tensor or a class
 _OLD_PICKLES = 5  # of a file from before torch 1.6: magic number, version, machine, the dict, keys of its storages
 _ERRORS = (
@@ -132,7 +133,7 @@ def _named_tensors(content: object, num_bytes: int) -> dict[str, Tensor]:
     while open_values:
         name, value = open_values.pop()
         num_values += 1
-        if num_values > _MOST_VALUES or len(name) > _MOST_CHARACTERS:
+        if num_values > _MOST_VALUES or len(tensors) > _MOST_TENSORS or len(name) > _MOST_CHARACTERS:
             raise ValueError("it holds too many values, or names that are too long")
         if isinstance(value, Tensor):
             if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:

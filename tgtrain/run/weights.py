@@ -25,7 +25,7 @@ from tgtrain.run.folder import CONFIG_NAME, Matched, read_facts
 from tgtrain.run.state_file import load_tensors
 
 _LEAST_SHARE = 0.8  # of the tensors of a backbone
-_MOST_NAMES = 200  # of each kind that config.json holds
+_MOST_NAMES = 400  # of each kind that config.json holds
 _SHOWN_NAMES = 4
 # Which network of a file a network of ours starts from, the best first; "" is one whose names do not say its view.
 _PREFERRED = {"rgb": ("rgb", "", "net", "tg"), "tg": ("tg", "rgb", "", "net"), "net": ("net", "rgb", "", "tg")}

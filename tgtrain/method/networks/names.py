@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 COUNTER = ".num_batches_tracked"  # of BatchNorm; some files lack it, and nothing depends on it
@@ -165,23 +165,30 @@ def networks_in(names: Iterable[str], own_names: Iterable[str]) -> list[Found]:
     found by matching the ends of names.
     """
     wanted = [own for own in own_names if not own.endswith(COUNTER)]
-    known = list(names)
-    found = []
-    for naming in NAMINGS:
-        theirs = naming.backbone(wanted)
-        votes: Counter[str] = Counter()
-        for name in known:
-            for start in _starts(name):
-                if name[start:] in theirs:
-                    votes[name[: max(0, start - 1)]] += 1
-        found += [Found(naming, prefix, count) for prefix, count in votes.items()]
+    theirs = [(naming, naming.backbone(wanted)) for naming in NAMINGS]
+    most_parts = max(name.count(".") for _, backbone in theirs for name in backbone) + 1
+    votes: list[Counter[str]] = [Counter() for _ in theirs]
+    for name in names:
+        for prefix, end in _cuts(name, most_parts):
+            for (_, backbone), counts in zip(theirs, votes, strict=True):
+                if end in backbone:
+                    counts[prefix] += 1
+    found = [
+        Found(naming, prefix, count)
+        for (naming, _), counts in zip(theirs, votes, strict=True)
+        for prefix, count in counts.items()
+    ]
     return sorted(found, key=lambda each: -each.num_names)
 
 
-def _starts(name: str) -> Iterable[int]:
-    yield 0
-    for match in re.finditer(r"\.", name):
-        yield match.end()
+def _cuts(name: str, most_parts: int) -> Iterator[tuple[str, str]]:
+    """A name cut at each of its last dots: what stands before, and the end of at most so many parts."""
+    place = len(name)
+    for _ in range(most_parts):
+        place = name.rfind(".", 0, place)
+        yield name[: max(0, place)], name[place + 1 :]
+        if place < 0:
+            return
 
 
 def sibling(shapes: Mapping[str, tuple[int, ...]]) -> str:
