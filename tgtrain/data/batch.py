@@ -44,11 +44,12 @@ class ClipBatch:
     labels: Tensor  # int64[B]
     keys: tuple[str, ...]  # of the videos
     bad: tuple[str, ...] = ()  # one message for each sample that could not be read and was replaced
+    videos: Tensor | None = None  # int64[B], number of each row's video in the stream's list
 
     def pin_memory(self) -> ClipBatch:
         """A copy in pinned memory, from which a GPU copies while it computes."""
-        rgb, tg = (None if clips is None else clips.pin_memory() for clips in (self.rgb, self.tg))
-        return replace(self, rgb=rgb, tg=tg, labels=self.labels.pin_memory())
+        rgb, tg, videos = (None if part is None else part.pin_memory() for part in (self.rgb, self.tg, self.videos))
+        return replace(self, rgb=rgb, tg=tg, labels=self.labels.pin_memory(), videos=videos)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +176,7 @@ class StepDataset(Dataset[SslBatch]):
         num_gradients = clip.clip_frames + (clip.gradient == "slow")
         rgb = _batch_memory((num_rows, clip.clip_frames, clip.size, clip.size, 3)) if self.rgb else None
         tg = _batch_memory((num_rows, num_gradients, clip.size, clip.size, 3)) if self.tg else None
-        labels, keys, bad, by_video = [], [], [], []
+        labels, videos, keys, bad, by_video = [], [], [], [], []
         for number, draw in enumerate(draws):
             into = [
                 Clip(_NO_PIXELS if rgb is None else rgb[row].numpy(), None if tg is None else tg[row].numpy())
@@ -184,12 +185,14 @@ class StepDataset(Dataset[SslBatch]):
             filled = self.fetcher.fill(self, source, stream, draw, into)
             key = self.reader.index.key(source.videos[filled.row])
             labels.append(int(source.labels[filled.row]))
+            videos.append(filled.row)
             keys.append(key)
             bad += filled.bad
             if strong:
                 origin = replayed_key(draw, source.order.batch_size) if self.replayed else (filled.pass_index, key)
                 by_video.append(self._strong(stream, *origin))
-        batch = ClipBatch(rgb, tg, torch.tensor(labels * clip.num_clips, dtype=torch.int64), tuple(keys), tuple(bad))
+        numbers = (torch.tensor(column * clip.num_clips, dtype=torch.int64) for column in (labels, videos))
+        batch = ClipBatch(rgb, tg, next(numbers), tuple(keys), tuple(bad), next(numbers))
         pairs = [pair for clips in zip(*by_video, strict=True) for pair in clips]
         return batch, (tuple(rgb_plan for rgb_plan, _ in pairs), tuple(tg_plan for _, tg_plan in pairs))
 
@@ -244,4 +247,5 @@ def _part(clips: ClipBatch, number: int, num_parts: int) -> tuple[ClipBatch, lis
     rgb, tg = (None if view is None else chosen(view) for view in (clips.rgb, clips.tg))
     # Messages about damaged samples are reported once.
     bad = clips.bad if number == 0 else ()
-    return ClipBatch(rgb, tg, chosen(clips.labels), clips.keys[blocks[0]], bad), blocks
+    videos = None if clips.videos is None else chosen(clips.videos)
+    return ClipBatch(rgb, tg, chosen(clips.labels), clips.keys[blocks[0]], bad, videos), blocks

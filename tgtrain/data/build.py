@@ -76,7 +76,7 @@ def gigabytes_up(num_bytes: int) -> str:
     return f"{math.ceil(num_bytes * 10**digits / 10**9) / 10**digits:.{digits}f}"
 
 
-def wanted_views(config: Config) -> tuple[str, ...]:
+def wanted_views(config: Config) -> tuple[View, ...]:
     """The views that the model takes: rgb, tg or both."""
     streams = config.model.streams
     return (streams,) if streams in ("rgb", "tg") else ("rgb", "tg")

@@ -39,8 +39,9 @@ def on_device(batch: SslBatch, device: torch.device) -> SslBatch:
     """The batch with its tensors on the device; does not wait for copies from pinned memory."""
 
     def moved(clips: ClipBatch) -> ClipBatch:
-        rgb, tg = (None if view is None else view.to(device, non_blocking=True) for view in (clips.rgb, clips.tg))
-        return replace(clips, rgb=rgb, tg=tg, labels=clips.labels.to(device, non_blocking=True))
+        parts = (clips.rgb, clips.tg, clips.videos)
+        rgb, tg, videos = (None if part is None else part.to(device, non_blocking=True) for part in parts)
+        return replace(clips, rgb=rgb, tg=tg, labels=clips.labels.to(device, non_blocking=True), videos=videos)
 
     return replace(
         batch, labelled=moved(batch.labelled), unlabelled=None if batch.unlabelled is None else moved(batch.unlabelled)
@@ -50,7 +51,8 @@ def on_device(batch: SslBatch, device: torch.device) -> SslBatch:
 def tensors_of(batch: SslBatch) -> list[Tensor]:
     """All tensors of a batch."""
     streams = [clips for clips in (batch.labelled, batch.unlabelled) if clips is not None]
-    return [tensor for clips in streams for tensor in (clips.rgb, clips.tg, clips.labels) if tensor is not None]
+    every = [tensor for clips in streams for tensor in (clips.rgb, clips.tg, clips.labels, clips.videos)]
+    return [tensor for tensor in every if tensor is not None]
 
 
 def views_of(batch: SslBatch, slow: bool) -> StepInputs:
@@ -71,4 +73,5 @@ def views_of(batch: SslBatch, slow: bool) -> StepInputs:
         weak=None if unlabelled is None else view(unlabelled),
         strong=None if unlabelled is None else view(unlabelled, batch.strong_rgb, batch.strong_tg),
         true_labels_U=None if unlabelled is None else unlabelled.labels,
+        videos_U=None if unlabelled is None else unlabelled.videos,
     )

@@ -5,6 +5,8 @@ micro-batches is the same function of seed and step on any number of them. Compa
 
     supervised, pseudo-labels, alignment   means over equal parts: the mean over micro-batches is that of the batch
     UDA                                    divided by the trusted clips of the whole batch, counted beforehand
+    threshold rules                        updated once by the weak views of the whole batch, run beforehand without gradient
+    FreeMatch's fairness                   that of the whole batch, as the contrast over "batch"
     contrast over "batch"                  every row is compared with the rows of all micro-batches: each is run twice, first
                                            without gradient for its embeddings (GradCache: Gao et al., Scaling Deep
                                            Contrastive Learning Batch Size, 2021)
@@ -33,6 +35,7 @@ from tgtrain.method.step import (
     Rows,
     StepInputs,
     contrast_gate,
+    fairness_terms,
     forward_views,
     loss_terms,
     pseudo_labels,
@@ -40,6 +43,7 @@ from tgtrain.method.step import (
     step_terms,
 )
 from tgtrain.method.terms import COUNTS, NamedValues, Terms, named_values, sum_of
+from tgtrain.method.thresholds import Thresholds
 
 ContrastOver = Literal["batch", "part"]
 
@@ -51,10 +55,16 @@ class BatchSurvey:
     num_parts: int
     num_trusted: Mapping[View, Tensor]
     """Trusted pseudo-labels in all micro-batches."""
+    trust: Mapping[View, losses.Trust] | None = None
+    """What pseudo-labels are trusted by; None for the fixed threshold."""
     contrast: tuple[Tensor, ...] | None = None
     """Value of each contrast term over the batch, weights applied; None if each micro-batch has its own contrast."""
     gradients: Mapping[View, Sequence[Tensor]] = field(default_factory=dict)
     """Gradient of their sum at the embeddings of this micro-batch: one [rows, D] per clip of a video."""
+    fairness: Mapping[View, Tensor] = field(default_factory=dict)
+    """Value of each fairness term over the batch, weights applied; empty without such terms."""
+    fairness_gradients: Mapping[View, Tensor] = field(default_factory=dict)
+    """Gradient of each at the strong logits [U, K] of this micro-batch."""
 
 
 def add_gradients(
@@ -65,28 +75,30 @@ def add_gradients(
     epoch: int,
     *,
     over: ContrastOver = "batch",
+    thresholds: Thresholds | None = None,
     autocast: AbstractContextManager[object] | None = None,
     scale: Callable[[Tensor], Tensor] = lambda total: total,
 ) -> NamedValues:
     """Add the gradients of a batch to the `.grad` of the weights; returns the values to log. Waits for nothing.
 
     parts: gives the `num_parts` micro-batches, the same ones each time, and seeds the generator of dropout before each.
-    over: what the rows of the contrast loss are compared with. autocast: for the forward passes. scale: for float16 gradients.
+    over: what the rows of the contrast loss are compared with. thresholds: updated once; None for the fixed one. autocast: for the forward passes. scale: for float16 gradients.
     All ranks must call this.
     """
     precision = autocast or nullcontext()
     surveys: Sequence[BatchSurvey | None] = [None] * num_parts
-    # UDA and a contrast over the batch need the other micro-batches for the loss of one.
-    if num_parts > 1 and (_counts_trusted(method, epoch) or (over == "batch" and method.contrast)):
+    # UDA, thresholds and a contrast over the batch need the other micro-batches for the loss of one.
+    needs_others = _counts_trusted(method, epoch) or thresholds is not None or (over == "batch" and method.contrast)
+    if num_parts > 1 and needs_others:
         with precision:
-            surveys = _survey(network, parts(), method, over)
+            surveys = _survey(network, parts(), method, epoch, over, thresholds)
     values = []
     # DistributedDataParallel synchronises gradients with the last micro-batch only.
     for number, (views, survey) in enumerate(zip(parts(), surveys, strict=True)):
         with nullcontext() if number == num_parts - 1 else _no_sync(network):
             with precision:
                 if survey is None:
-                    terms = step_terms(network, views, method, epoch)
+                    terms = step_terms(network, views, method, epoch, thresholds)
                 else:
                     terms = _terms_over_batch(network, views, method, epoch, survey)
             total = terms.total if num_parts == 1 else terms.total / num_parts
@@ -101,24 +113,35 @@ def _counts_trusted(method: MethodSettings, epoch: int) -> bool:
 
 
 def _survey(
-    network: nn.Module, parts: Iterable[StepInputs], method: MethodSettings, over: ContrastOver
+    network: nn.Module,
+    parts: Iterable[StepInputs],
+    method: MethodSettings,
+    epoch: int,
+    over: ContrastOver,
+    thresholds: Thresholds | None,
 ) -> list[BatchSurvey]:
     """Run every micro-batch once without gradient, and collect what the loss of each takes from the others."""
     forwards: list[Rows] = []
+    videos: list[Tensor] = []
     with torch.no_grad(), frozen_running_statistics(network):
         for views in parts:
             output = forward_views(network, views, method.weak_forward)
             forwards.append(split_rows(output, len(views.labelled), method.clips_per_video))
-        targets = [pseudo_labels(rows.weak, method) for rows in forwards]
-        num_trusted = {view: sum_of(part[view].confident_U.sum() for part in targets) for view in targets[0]}
-    survey = BatchSurvey(len(forwards), num_trusted)
-    if over == "part" or not method.contrast:
-        return [survey] * len(forwards)
-    return _survey_contrast(survey, [rows.embeddings for rows in forwards], method)
+            videos += [] if views.videos_U is None else [views.videos_U]
+    weak = {view: torch.cat([rows.weak[view] for rows in forwards]) for view in forwards[0].weak}
+    trust = None if thresholds is None else thresholds.observe(weak, torch.cat(videos) if videos else None)
+    targets = pseudo_labels(weak, method, trust)
+    num_trusted = {view: target.confident_U.sum() for view, target in targets.items()}
+    surveys = [BatchSurvey(len(forwards), num_trusted, trust)] * len(forwards)
+    if over == "batch" and method.contrast:
+        surveys = _survey_contrast(surveys, [rows.embeddings for rows in forwards], method)
+    if trust is not None:
+        surveys = _survey_fairness(surveys, [rows.strong for rows in forwards], targets, method, epoch)
+    return surveys
 
 
 def _survey_contrast(
-    survey: BatchSurvey, embeddings: Sequence[Mapping[View, Sequence[Tensor]]], method: MethodSettings
+    surveys: Sequence[BatchSurvey], embeddings: Sequence[Mapping[View, Sequence[Tensor]]], method: MethodSettings
 ) -> list[BatchSurvey]:
     """Compute the contrast terms of the whole batch, and their gradient at the embeddings of each micro-batch."""
     leaves = [
@@ -140,7 +163,32 @@ def _survey_contrast(
             contrast=tuple(term.detach() for term in terms),
             gradients={view: [next(gradients) for _ in clips] for view, clips in part.items()},
         )
-        for part in leaves
+        for survey, part in zip(surveys, leaves, strict=True)
+    ]
+
+
+def _survey_fairness(
+    surveys: Sequence[BatchSurvey],
+    strong: Sequence[Mapping[View, Tensor]],
+    targets: Mapping[View, losses.PseudoLabels],
+    method: MethodSettings,
+    epoch: int,
+) -> list[BatchSurvey]:
+    """Compute the fairness terms of the whole batch, and their gradient at the strong logits of each micro-batch."""
+    leaves = [{view: rows_UK.float().requires_grad_() for view, rows_UK in part.items()} for part in strong]
+    batch = {view: torch.cat([part[view] for part in leaves]) for view in leaves[0]}
+    terms = fairness_terms(batch, targets, method, epoch, surveys[0].trust or {})
+    if not terms:
+        return list(surveys)
+    flat = [rows_UK for part in leaves for rows_UK in part.values()]
+    gradients = iter(torch.autograd.grad(sum_of(terms.values()), flat))
+    return [
+        replace(
+            survey,
+            fairness={view: term.detach() for view, term in terms.items()},
+            fairness_gradients={view: next(gradients) for view in part},
+        )
+        for survey, part in zip(surveys, leaves, strict=True)
     ]
 
 
@@ -150,17 +198,21 @@ def _terms_over_batch(
     """The terms of one micro-batch such that the mean over micro-batches is that of the whole batch."""
     output = forward_views(network, views, method.weak_forward)
     rows = split_rows(output, len(views.labels_B), method.clips_per_video)
-    # With a contrast over the batch the micro-batch has none of its own: replaced below.
+    # With a contrast over the batch the micro-batch has none of its own: replaced below, as is fairness.
     own = method if survey.contrast is None else replace(method, contrast=())
-    terms = loss_terms(output, views.labels_B, own, epoch, views.true_labels_U)
+    trust = survey.trust and {view: replace(of_view, prior_K=None) for view, of_view in survey.trust.items()}
+    terms = loss_terms(output, views.labels_B, own, epoch, views.true_labels_U, trust)
     contrast = learnt = terms.contrast
     if survey.contrast is not None:
         contrast = survey.contrast
-        # A term of value zero whose gradient is that of the contrast loss of the whole batch (GradCache).
+        own_rows = [rows_ND for clips in rows.embeddings.values() for rows_ND in clips]
         gradients = [gradient for view in rows.embeddings for gradient in survey.gradients[view]]
-        own_rows = [rows_ND.float() for clips in rows.embeddings.values() for rows_ND in clips]
-        products = sum_of((own * gradient).sum() for own, gradient in zip(own_rows, gradients, strict=True))
-        learnt = (*contrast, survey.num_parts * (products - products.detach()))
+        learnt = (*contrast, survey.num_parts * _zero_with_gradient(own_rows, gradients))
+    fairness = list(survey.fairness.values())
+    if fairness:
+        strong = [rows.strong[view] for view in survey.fairness_gradients]
+        zero = _zero_with_gradient(strong, list(survey.fairness_gradients.values()))
+        fairness.append(survey.num_parts * zero)
     pseudo = terms.pseudo
     if _counts_trusted(method, epoch):
         # The trusted clips of the batch, shared evenly among the micro-batches, in place of those of this one.
@@ -173,8 +225,15 @@ def _terms_over_batch(
             for view, target in pseudo_labels(rows.weak, method).items()
         }
     gate = contrast_gate(method, epoch)
-    total = sum_of([*terms.supervised.values(), *pseudo.values(), *terms.align, *(gate * term for term in learnt)])
-    return replace(terms, total=total, pseudo=pseudo, contrast=contrast)
+    others = [*terms.supervised.values(), *pseudo.values(), *fairness, *terms.align]
+    total = sum_of([*others, *(gate * term for term in learnt)])
+    return replace(terms, total=total, pseudo=pseudo, contrast=contrast, fairness=survey.fairness)
+
+
+def _zero_with_gradient(rows: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+    """A term of value zero whose gradient at the rows is that of a loss of the whole batch (GradCache)."""
+    products = sum_of((own.float() * gradient).sum() for own, gradient in zip(rows, gradients, strict=True))
+    return products - products.detach()
 
 
 @torch.no_grad()

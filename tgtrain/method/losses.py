@@ -35,7 +35,26 @@ class PseudoLabels:
     labels_U: Tensor
     """Class of the highest score."""
     confident_U: Tensor
-    """bool: the probability of that class is at or above the threshold, so the label is trusted."""
+    """bool: the probability of that class is at or above the threshold, so the label is trusted; SoftMatch: its weight, 0..1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """How far the pseudo-labels of a step are trusted, by class, under a rule of `tgtrain.method.thresholds`."""
+
+    least_K: Tensor
+    """Least probability of a label that counts fully."""
+    variance: Tensor | None = None
+    """Below that the weight falls by a normal curve of this variance; None: it is 0."""
+    prior_K: Tensor | None = None
+    """What the fairness term compares the strong views with, sum 1; None: there is no such term."""
+
+    def weights(self, probability_U: Tensor, labels_U: Tensor) -> Tensor:
+        """Weight of each label: bool without a variance, else float 0..1."""
+        least_U = self.least_K[labels_U]
+        if self.variance is None:
+            return probability_U >= least_U
+        return torch.exp(-((probability_U - least_U).clamp(max=0) ** 2) / (2 * self.variance))
 
 
 def supervised_loss(logits_BK: Tensor, labels_B: Tensor) -> Tensor:
@@ -56,9 +75,11 @@ def labelling_logits(weak: Mapping[View, Tensor], view: View, metric: PseudoLabe
     return weak[metric]
 
 
-def pseudo_labels(weak_UK: Tensor, threshold: float) -> PseudoLabels:
+def pseudo_labels(weak_UK: Tensor, threshold: float | Trust) -> PseudoLabels:
     """Label each clip with the argmax of its weak scores, without gradient; trusted if its softmax is at least `threshold`."""
     probability_U, labels_U = weak_UK.detach().float().softmax(dim=1).max(dim=1)
+    if isinstance(threshold, Trust):
+        return PseudoLabels(weak_UK, labels_U, threshold.weights(probability_U, labels_U))
     return PseudoLabels(weak_UK, labels_U, probability_U >= threshold)
 
 
@@ -69,6 +90,23 @@ def pseudo_label_loss(strong_UK: Tensor, targets: PseudoLabels) -> Tensor:
     """
     loss_U = F.cross_entropy(strong_UK.float(), targets.labels_U, reduction="none")
     return (loss_U * targets.confident_U).mean()
+
+
+def fairness_loss(strong_UK: Tensor, targets: PseudoLabels, prior_K: Tensor) -> Tensor:
+    """FreeMatch: against a model that predicts some classes alone (ICLR 2023, section 3.3): sum_k prior_k log m_k.
+
+    m is the mean softmax of the trusted strong rows of all ranks, each class divided by its share of their argmax (0 if it has
+    none), sum 1. 0 without a trusted row. The same value on every rank.
+    """
+    probability_MK, _ = gather_rows(strong_UK.float().softmax(dim=1))
+    trusted_M, _ = gather_rows(targets.confident_U.float())
+    num_trusted = trusted_M.sum()
+    mean_K = (probability_MK * trusted_M[:, None]).sum(dim=0) / num_trusted.clamp(min=1)
+    counts_K = torch.zeros_like(mean_K).index_add_(0, probability_MK.argmax(dim=1), trusted_M)
+    # What the counts are divided by cancels out.
+    ratio_K = mean_K * torch.where(counts_K > 0, 1 / counts_K, 0)
+    ratio_K = ratio_K / torch.where(num_trusted > 0, ratio_K.sum(), 1)
+    return torch.where(num_trusted > 0, (prior_K * (ratio_K + 1e-12).log()).sum(), 0)
 
 
 def uda_loss(strong_UK: Tensor, targets: PseudoLabels, detach: bool = True) -> Tensor:

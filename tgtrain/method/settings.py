@@ -12,6 +12,7 @@ from tgtrain.method.networks.model import ModelSettings, wrong_choices, wrong_va
 
 WeakForward = Literal["joined", "apart"]
 Method = Literal["ltg", "fixmatch", "uda", "mvpl", "supervised"]
+ThresholdRule = Literal["fixed", "freematch", "flexmatch", "softmatch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,20 @@ class MethodSettings:
     weak_forward: WeakForward = "joined"
     """joined: weak views go through the networks with all others; apart: before them, without gradient and with BatchNorm
     statistics of their own (less time and memory, another result)."""
+    threshold_rule: ThresholdRule = "fixed"
+    """Which pseudo-labels are trusted, see `tgtrain.method.thresholds`: those above `threshold`, or by class."""
+    threshold_momentum: float = 0.999
+    """Of the running averages of freematch and softmatch, for one step."""
+    freematch_quantile: float = 0.0
+    """The overall level follows this quantile of the highest probabilities (published alternative 0.8); 0: their mean."""
+    freematch_clip: float = 1.0
+    """Highest overall level (published alternative 0.95)."""
+    fairness_weight: float = 0.01
+    """Of FreeMatch's fairness term, per view; published 0.001 to 0.05, 0 for none."""
+    flexmatch_warmup: bool = True
+    """Videos without a trusted label count as a class, so that all thresholds stay low while they are the most."""
+    softmatch_n_sigma: float = 2.0
+    """The larger, the faster a weight falls below the mean."""
 
     def __post_init__(self) -> None:
         wrong = wrong_choices(
@@ -61,8 +76,9 @@ class MethodSettings:
             align_loss=AlignKind,
             stop_gradient=StopGradient,
             weak_forward=WeakForward,
+            threshold_rule=ThresholdRule,
         )
-        weights = ("labelled_weight", "unlabelled_weight", "align_weight", "contrast_weight")
+        weights = ("labelled_weight", "unlabelled_weight", "align_weight", "contrast_weight", "fairness_weight")
         wrong += wrong_values(
             self,
             ("threshold", 0 <= self.threshold <= 1, "a probability, 0 to 1"),
@@ -70,7 +86,15 @@ class MethodSettings:
             *((name, 0 <= getattr(self, name) < math.inf, "0 or more") for name in weights),
             *((name, getattr(self, name) >= 0, "0 or more") for name in ("warmup_epochs", "contrast_warmup_epochs")),
             ("clips_per_video", 1 <= self.clips_per_video <= 64, "1 to 64"),
+            ("threshold_momentum", 0 <= self.threshold_momentum < 1, "0 or more, less than 1"),
+            ("freematch_quantile", 0 <= self.freematch_quantile <= 1, "a share, 0 to 1"),
+            ("freematch_clip", 0 < self.freematch_clip <= 1, "a probability above 0"),
+            ("softmatch_n_sigma", 0 < self.softmatch_n_sigma < math.inf, "more than 0"),
         )
+        if self.method == "uda" and self.threshold_rule != "fixed":
+            wrong.append(
+                f"threshold_rule: got {self.threshold_rule}, expected fixed: uda has a threshold of its own kind"
+            )
         wrong += self._wrong_terms()
         if wrong:
             raise InputError("The method cannot be run:\n  " + "\n  ".join(wrong))

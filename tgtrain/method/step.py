@@ -6,7 +6,7 @@ one clip a video the rows of a part are clip-major: the first clips of all its v
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from tgtrain.method import losses
 from tgtrain.method.networks.model import ModelOutput, StreamOutput, View
 from tgtrain.method.settings import MethodSettings, WeakForward
 from tgtrain.method.terms import Terms, diagnose, sum_of
+from tgtrain.method.thresholds import Thresholds
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class StepInputs:
     strong: Clips | None = None
     true_labels_U: Tensor | None = None
     """For diagnostics only; -1 if unknown."""
+    videos_U: Tensor | None = None
+    """Number of each row's video among the unlabelled ones, int64; only FlexMatch needs it."""
 
     def __post_init__(self) -> None:
         if len(self.labelled) != len(self.labels_B):
@@ -55,21 +58,38 @@ class StepInputs:
             raise ValueError(f"got {num_weak} weak rows and {num_strong} strong rows")
         if self.true_labels_U is not None and len(self.true_labels_U) != num_weak:
             raise ValueError(f"got {num_weak} weak rows and {len(self.true_labels_U)} true labels for them")
+        if self.videos_U is not None and len(self.videos_U) != num_weak:
+            raise ValueError(f"got {num_weak} weak rows and the videos of {len(self.videos_U)}")
 
 
-def step_terms(model: nn.Module, views: StepInputs, method: MethodSettings, epoch: int) -> Terms:
+def step_terms(
+    model: nn.Module, views: StepInputs, method: MethodSettings, epoch: int, thresholds: Thresholds | None = None
+) -> Terms:
     """Run one batch through the model and compute its loss terms; calling `total.backward()` is left to the caller.
 
     model: of `tgtrain.method.networks.model`, or a wrapper of one (DistributedDataParallel). epoch: from 0, for the warm-ups.
+    thresholds: updated by the batch; None for the fixed threshold.
     """
     output = forward_views(model, views, method.weak_forward)
-    return loss_terms(output, views.labels_B, method, epoch, views.true_labels_U)
+    trust = None
+    if thresholds is not None:
+        weak = split_rows(output, len(views.labels_B), method.clips_per_video).weak
+        trust = thresholds.observe(weak, views.videos_U)
+    return loss_terms(output, views.labels_B, method, epoch, views.true_labels_U, trust)
 
 
 def loss_terms(
-    output: ModelOutput, labels_B: Tensor, method: MethodSettings, epoch: int, true_labels_U: Tensor | None = None
+    output: ModelOutput,
+    labels_B: Tensor,
+    method: MethodSettings,
+    epoch: int,
+    true_labels_U: Tensor | None = None,
+    trust: Mapping[View, losses.Trust] | None = None,
 ) -> Terms:
-    """Compute the terms of a forward over [labelled, weak, strong]; without unlabelled rows their terms are absent."""
+    """Compute the terms of a forward over [labelled, weak, strong]; without unlabelled rows their terms are absent.
+
+    trust: of a threshold rule, for each view; None for the fixed threshold.
+    """
     rows = split_rows(output, len(labels_B), method.clips_per_video)
 
     supervised = {
@@ -77,11 +97,12 @@ def loss_terms(
         for view, logits_BK in rows.labelled.items()
     }
     # The weak views label the strong ones.
-    targets = pseudo_labels(rows.weak, method)
+    targets = pseudo_labels(rows.weak, method, trust)
     pseudo = {
         view: method.unlabelled_weight * unlabelled_loss(strong_UK, targets[view], method, epoch)
         for view, strong_UK in rows.strong.items()
     }
+    fairness = fairness_terms(rows.strong, targets, method, epoch, trust or {})
     # Between the views: features of each stage, then embeddings.
     align = [
         method.align_weight
@@ -95,16 +116,19 @@ def loss_terms(
         for variant in method.contrast
     ]
     gate = contrast_gate(method, epoch)
-    total = sum_of([*supervised.values(), *pseudo.values(), *align, *(gate * term for term in contrast)])
+    learnt = [*supervised.values(), *pseudo.values(), *fairness.values(), *align]
+    total = sum_of([*learnt, *(gate * term for term in contrast)])
 
     diagnostics = diagnose(rows.labelled, labels_B, targets, true_labels_U)
-    return Terms(total, supervised, pseudo, tuple(align), tuple(contrast), diagnostics)
+    return Terms(total, supervised, pseudo, tuple(align), tuple(contrast), diagnostics, fairness)
 
 
-def pseudo_labels(weak: dict[View, Tensor], method: MethodSettings) -> dict[View, losses.PseudoLabels]:
+def pseudo_labels(
+    weak: dict[View, Tensor], method: MethodSettings, trust: Mapping[View, losses.Trust] | None = None
+) -> dict[View, losses.PseudoLabels]:
     """Pseudo-labels for the rows of each view, from the weak logits of the views."""
     scores = {view: losses.labelling_logits(weak, view, method.pseudo_label_metric) for view in weak}
-    return {view: losses.pseudo_labels(scores[view], method.threshold) for view in weak}
+    return {view: losses.pseudo_labels(scores[view], trust[view] if trust else method.threshold) for view in weak}
 
 
 def unlabelled_loss(strong_UK: Tensor, targets: losses.PseudoLabels, method: MethodSettings, epoch: int) -> Tensor:
@@ -114,6 +138,22 @@ def unlabelled_loss(strong_UK: Tensor, targets: losses.PseudoLabels, method: Met
     if method.method == "uda":
         return losses.uda_loss(strong_UK, targets, method.uda_detach)
     return losses.pseudo_label_loss(strong_UK, targets)
+
+
+def fairness_terms(
+    strong: Mapping[View, Tensor],
+    targets: Mapping[View, losses.PseudoLabels],
+    method: MethodSettings,
+    epoch: int,
+    trust: Mapping[View, losses.Trust],
+) -> dict[View, Tensor]:
+    """FreeMatch's fairness term of each view, weight applied; absent for other rules, 0 during the warm-up."""
+    terms = {}
+    for view, of_view in trust.items():
+        if of_view.prior_K is not None:
+            weight = method.fairness_weight if epoch >= method.warmup_epochs else 0.0
+            terms[view] = weight * losses.fairness_loss(strong[view], targets[view], of_view.prior_K)
+    return terms
 
 
 def contrast_gate(method: MethodSettings, epoch: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ class Terms:
     """One per variant; reported during the contrast warm-up too."""
     diagnostics: Mapping[str, Tensor]
     """What else a log shows, by the name it has there; without gradient, see `diagnose`."""
+    fairness: Mapping[View, Tensor] = field(default_factory=dict)
+    """Of FreeMatch."""
 
 
 def sum_of(terms: Iterable[Tensor]) -> Tensor:
@@ -46,6 +48,7 @@ def named_values(terms: Terms, method: MethodSettings) -> NamedValues:
         ("loss/total", terms.total),
         *((f"loss/supervised_{view}", term) for view, term in terms.supervised.items()),
         *((f"loss/pseudo_{view}", term) for view, term in terms.pseudo.items()),
+        *((f"loss/fairness_{view}", term) for view, term in terms.fairness.items()),
         *((f"loss/align_stage{s + 1}", term) for s, term in zip(method.align_stages, terms.align, strict=True)),
         *((f"loss/contrast_{variant}", term) for variant, term in zip(method.contrast, terms.contrast, strict=True)),
         *terms.diagnostics.items(),
@@ -63,8 +66,8 @@ def diagnose(
     """Compute the diagnostics of a step, named train/... as logs show them.
 
     labelled_top1, labelled_top5: fraction of labelled rows that each view classifies correctly (top min(5, K)).
-    num_selected: trusted pseudo-labels. mask_fraction: the same / U. num_correct: trusted and correct, if the true labels
-    are given. These three are means over the views, whose pseudo-labels may differ.
+    num_selected: trusted pseudo-labels (SoftMatch: the sum of their weights). mask_fraction: the same / U. num_correct: trusted
+    and correct, if the true labels are given. These three are means over the views, whose pseudo-labels may differ.
     """
     values = {
         f"train/labelled_top{k}_{view}": top_k_fraction(logits_BK, labels_B, k)
@@ -77,7 +80,7 @@ def diagnose(
         values["train/mask_fraction"] = confident_VU.float().mean()
         if true_labels_U is not None:
             correct_VU = torch.stack([target.labels_U == true_labels_U for target in targets.values()])
-            values["train/num_correct"] = (confident_VU & correct_VU).float().sum(dim=1).mean()
+            values["train/num_correct"] = (confident_VU * correct_VU).float().sum(dim=1).mean()
     return values
 
 

@@ -108,8 +108,11 @@ def compared_charts(runs: Sequence[RunData]) -> tuple[Chart, ...]:
 
 def _themes(run: RunData, names: Mapping[str, Curve]) -> list[_Theme]:
     """All themes in reading order, also those without a quantity of this run."""
-    threshold, clip_norm = run.facts.config.method.threshold, run.facts.config.optimiser.clip_norm
-    trusted = f"Share of unlabelled clips whose pseudo-label passes the threshold {threshold:g}, and how many of those are right."
+    method, clip_norm = run.facts.config.method, run.facts.config.optimiser.clip_norm
+    rule = f"passes the threshold {method.threshold:g}"
+    if method.threshold_rule != "fixed":
+        rule = f"{method.threshold_rule} trusts"
+    trusted = f"Share of unlabelled clips whose pseudo-label {rule}, and how many of those are right."
     gradient_note = f"L2 norm of all gradients{f' before clipping at {clip_norm:g}' if clip_norm else ''}."
     accuracies = sorted((name for name in names if "@" in name), key=metric_order)
     themes = [
@@ -134,13 +137,16 @@ def _loss_themes(names: Mapping[str, Curve]) -> list[_Theme]:
     total = {"loss/total": ("Total loss", 2)}
     align = [name for name in names if name.startswith("loss/align_stage")]
     contrast = [name for name in names if name.startswith("loss/contrast_")]
-    supervised, pseudo = (
-        {f"loss/{term}_rgb": ("RGB", 0), f"loss/{term}_tg": ("TG", 1)} for term in ("supervised", "pseudo")
+    supervised, pseudo, fairness = (
+        {f"loss/{term}_rgb": ("RGB", 0), f"loss/{term}_tg": ("TG", 1)} for term in ("supervised", "pseudo", "fairness")
     )
     return [
         _Theme("Total loss", total, "Sum of all terms, weights applied.", marked=True),
         _Theme("Supervised loss", supervised, "Cross-entropy of the labelled clips."),
         _Theme("Pseudo-label loss", pseudo, "Cross-entropy of strong views with trusted pseudo-labels.", marked=True),
+        _Theme(
+            "Fairness term", fairness, "Of FreeMatch, weight applied: against a model that predicts some classes alone."
+        ),
         _Theme(
             "Alignment loss",
             {name: (f"stage {name[-1]}", int(name[-1]) - 1) for name in align},

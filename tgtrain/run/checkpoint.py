@@ -16,7 +16,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ FOLDER = "checkpoints"
 _BEST = "best.json"
 _DUE = ".due"
 _ARCHIVE = "set-aside-"
+_MAY_LACK = {"thresholds"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,10 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """State after `step` steps. model, optimiser, extra: state dicts of tensors and plain values."""
+    """State after `step` steps. model, optimiser, extra: state dicts of tensors and plain values.
+
+    thresholds: of an adaptive rule, see `tgtrain.method.thresholds`; a file without them reads as {}.
+    """
 
     step: int
     identity: Identity
@@ -65,13 +69,15 @@ class Checkpoint:
     optimiser: dict[str, Any]
     extra: dict[str, Any]
     measured: Measured | None = None  # in the file, so that a kill before best.json is written loses nothing
+    thresholds: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """ValueError if a value is not of its type: a file may hold anything."""
-        if not all(isinstance(part, dict) for part in (self.model, self.optimiser, self.extra)):
-            raise ValueError("its model, optimiser or extra is no dict")
-        if not all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in self.model.items()):
-            raise ValueError("its model holds something else than tensors")
+        if not all(isinstance(part, dict) for part in (self.model, self.optimiser, self.extra, self.thresholds)):
+            raise ValueError("its model, optimiser, extra or thresholds are no dict")
+        tensors = [*self.model.items(), *self.thresholds.items()]
+        if not all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tensors):
+            raise ValueError("its model or thresholds hold something else than tensors")
         counts = self.step, *(self.extra.get(name, 0) for name in ("num_read", "num_bad", "num_skipped"))
         if not all(isinstance(count, int) and count >= 0 for count in counts):
             raise ValueError("a count in it is no whole number")
@@ -107,6 +113,7 @@ def save(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
     path = folder / f"step-{checkpoint.step:08d}{_DUE * checkpoint.due}.pt"
     buffer = io.BytesIO()
     state = {entry.name: getattr(checkpoint, entry.name) for entry in fields(checkpoint)}
+    state = {name: value for name, value in state.items() if name not in _MAY_LACK or value}
     state |= {"identity": asdict(checkpoint.identity), "measured": checkpoint.measured and asdict(checkpoint.measured)}
     torch.save({"version": CHECKPOINT_VERSION, **state}, buffer)
     content = buffer.getbuffer()
@@ -240,7 +247,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
                 f"{path}: format version {raw['version']}, this program reads {CHECKPOINT_VERSION}. "
                 "Use the version of tgprep that wrote it."
             )
-        state = {entry.name: raw[entry.name] for entry in fields(Checkpoint)}
+        names = {entry.name for entry in fields(Checkpoint)} - (_MAY_LACK - raw.keys())
+        state = {name: raw[name] for name in names}
         state |= {"identity": Identity(**raw["identity"]), "measured": raw["measured"] and Measured(**raw["measured"])}
         return Checkpoint(**state)
     except (LookupError, TypeError, ValueError) as error:

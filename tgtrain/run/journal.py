@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from manifests.console import lost_log
 from manifests.files import atomic_write, parse_json, read_bytes
 from manifests.machine import peak_memory_mb
+from tgtrain.method.thresholds import ClassTrust
 from tgtrain.run.folder import METRICS_NAME
 
 _MAX_BYTES = 2**29  # of metrics.jsonl: a line of 1 kB for each of 500,000 intervals
@@ -78,6 +79,12 @@ def with_precision(values: dict[str, float]) -> dict[str, float]:
     if values.get("train/num_selected") and "train/num_correct" in values:
         values["train/pseudo_precision"] = values["train/num_correct"] / values["train/num_selected"]
     return values
+
+
+def class_record(trust: ClassTrust, epoch: int, classes: Sequence[str]) -> dict[str, Any]:
+    """The values of a record of kind `class`: one class under a threshold rule, over the epoch that ends."""
+    values = asdict(trust)
+    return {"epoch": epoch, "class": classes[values.pop("label")], **values}
 
 
 def memory_mb() -> float:
@@ -144,9 +151,10 @@ class Journal:
         self.file.write(json.dumps({"kind": kind, "step": step, **values}, allow_nan=False) + "\n")
         self.file.flush()
         if self.board is not None:
+            group = "/".join([kind, *(values[name] for name in ("class", "view") if kind == "class" and values[name])])
             for name, value in values.items():
                 if isinstance(value, float | int):
-                    self.board.add_scalar(name if "/" in name else f"{kind}/{name}", value, step)
+                    self.board.add_scalar(name if "/" in name else f"{group}/{name}", value, step)
 
     def close(self) -> None:
         """Close the files."""

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from manifests.records import InputError
 from tgtrain.config import Config, OptimiserSettings
 from tgtrain.data.batch import SslBatch, split_batch
+from tgtrain.data.build import wanted_views
 from tgtrain.data.device import views_of
 from tgtrain.method.accumulate import add_gradients, clip_gradients, rescale_bn_momentum
 from tgtrain.method.networks.model import Model, build_model, share_dropout
@@ -21,6 +22,7 @@ from tgtrain.method.networks.recompute import checkpoint_activations
 from tgtrain.method.networks.sync_bn import synchronised
 from tgtrain.method.schedule import LearningRateSettings, epoch_of, learning_rate
 from tgtrain.method.step import StepInputs
+from tgtrain.method.thresholds import Thresholds
 from tgtrain.ranks.distributed import Ranks
 from tgtrain.run.checkpoint import Checkpoint
 
@@ -31,7 +33,8 @@ _PRECISION = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.floa
 class Learner:
     """What learns. step: updates done, counted by the caller. network: the model as the update calls it (across ranks, compiled)."""
 
-    def __init__(self, config: Config, ranks: Ranks, steps_per_epoch: int) -> None:
+    def __init__(self, config: Config, ranks: Ranks, steps_per_epoch: int, num_unlabelled: int = 0) -> None:
+        """num_unlabelled: videos, for FlexMatch."""
         self.config, self.ranks, self.steps_per_epoch = config, ranks, steps_per_epoch
         self.step = 0
         model = build_model(config.model, seed=config.runtime.seed)
@@ -58,6 +61,10 @@ class Learner:
         self.optimiser = make_optimiser(learnt, config.optimiser, fused=on_gpu)
         self.dtype = _PRECISION[config.runtime.precision]
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.dtype is torch.float16)
+        self.thresholds: Thresholds | None = None
+        if config.method.uses_unlabelled and config.method.threshold_rule != "fixed":
+            sizes = (config.model.num_classes, num_unlabelled)
+            self.thresholds = Thresholds(config.method, wanted_views(config), *sizes, ranks.device)
         self.may_wait = not on_gpu  # reading a value of a GPU would stall it
 
     def start_from(self, tensors: dict[str, Tensor]) -> None:
@@ -69,6 +76,8 @@ class Learner:
         try:
             self.model.load_state_dict(checkpoint.model)
             restore(self.optimiser, checkpoint.optimiser)
+            if self.thresholds is not None:
+                self.thresholds.load_state_dict(checkpoint.thresholds)
             if checkpoint.extra.get("scaler"):
                 self.scaler.load_state_dict(checkpoint.extra["scaler"])
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -106,6 +115,7 @@ class Learner:
             self.config.method,
             epoch_of(self.step, self.steps_per_epoch)[0],
             over=runtime.accumulate_contrast,
+            thresholds=self.thresholds,
             autocast=torch.autocast(self.ranks.device.type, dtype=self.dtype, enabled=self.dtype is not None),
             scale=self.scaler.scale,
         )

@@ -115,7 +115,7 @@ def train(
 def training_step(setup: Setup, ranks: Ranks) -> Callable[[SslBatch], object]:
     """The update that a run makes with a batch in its last epoch, for measurements. It writes no file."""
     num_steps, per_epoch = num_steps_of(setup)
-    learner = Learner(setup.config, ranks, per_epoch)
+    learner = Learner(setup.config, ranks, per_epoch, int(setup.split.unlabelled.sum()))
     learner.step = num_steps - 1
     return learner.update
 
@@ -130,7 +130,7 @@ class _Trainer:
         self.num_steps, self.per_epoch = num_steps_of(setup)
         self.dataset = step_dataset(setup, ranks)
         self.workers = training_workers(config)
-        self.learner = Learner(config, ranks, self.per_epoch)
+        self.learner = Learner(config, ranks, self.per_epoch, int(setup.split.unlabelled.sum()))
         self.journal: journal.Journal | None = None
         self.interval = journal.Interval(finite_only=self.learner.scaler.is_enabled())
         self.loss = LossWatch(config.runtime.max_loss_factor)
@@ -236,6 +236,8 @@ class _Trainer:
                 self._log_interval(epoch)
             if ends_epoch:
                 self._note("epoch", {"epoch": epoch, **self.dataset.coverage(self.step)})
+                for trust in [] if self.learner.thresholds is None else self.learner.thresholds.by_class():
+                    self._note("class", journal.class_record(trust, epoch, self.setup.classes))
             if due:
                 if coverage := self.dataset.coverage(self.step):
                     self.log(f"epoch {epoch + 1}: {journal.coverage_line(coverage)}")
@@ -383,6 +385,7 @@ class _Trainer:
             identity=self.setup.identity,
             model=self.learner.model.state_dict(),
             optimiser=self.learner.optimiser.state_dict(),
+            thresholds={} if self.learner.thresholds is None else self.learner.thresholds.state_dict(),
             extra={
                 **self.learner.extra_state(),
                 "precise_bn": precise,

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tgtrain.method.networks.model import Model, ModelSettings, build_model
+from tgtrain.method.networks.model import Model, ModelSettings, View, build_model
 from tgtrain.method.settings import MethodSettings
 from tgtrain.method.step import Clips, StepInputs, forward_views
+from tgtrain.method.thresholds import Thresholds
 
 TWO_CLIPS = ('method.contrast=["crossview", "rgb", "tg"]', "method.clips_per_video=2")
 SMALL_MODEL = ModelSettings(5, depth=10, width=4, dropout=0.5)
@@ -36,6 +37,23 @@ METHOD_CASES: dict[str, tuple[MethodSettings, ModelSettings]] = {
         replace(SMALL_MODEL, streams="joint", projection="none"),
     ),
 }
+# Short memories and a large fairness term, so that one step shows.
+METHOD_CASES |= {
+    "freematch": (
+        replace(LTG, threshold_rule="freematch", threshold_momentum=0.2, fairness_weight=0.3),
+        SMALL_MODEL,
+    ),
+    "flexmatch": (replace(METHOD_CASES["fixmatch"][0], threshold_rule="flexmatch"), ONE_VIEW),
+    "softmatch, each view labels itself": (
+        replace(
+            METHOD_CASES["mvpl"][0],
+            threshold_rule="softmatch",
+            threshold_momentum=0.2,
+            pseudo_label_metric="individual",
+        ),
+        METHOD_CASES["mvpl"][1],
+    ),
+}
 
 
 PART_CASES: dict[str, tuple[MethodSettings, ModelSettings]] = {
@@ -59,7 +77,20 @@ def whole_batch(model: ModelSettings) -> StepInputs:
         rgb, tg = (randn(8, 3, 4, 32, 32, seed=seed + i) for i in (0, 10))
         return Clips(rgb, tg) if model.streams != "rgb" else Clips(rgb, None)
 
-    return StepInputs(clips(1), torch.arange(8) % 5, clips(2), clips(3), torch.arange(8) % 3)
+    return StepInputs(clips(1), torch.arange(8) % 5, clips(2), clips(3), torch.arange(8) % 3, torch.arange(8) * 5 % 7)
+
+
+def thresholds_of(method: MethodSettings, model: ModelSettings) -> Thresholds | None:
+    """The state of a case's rule, for 9 videos, after something was learnt of some; None for the fixed threshold."""
+    if method.threshold_rule == "fixed" or not method.uses_unlabelled:
+        return None
+    views: tuple[View, ...] = ("rgb",) if model.streams == "rgb" else ("rgb", "tg")
+    thresholds = Thresholds(method, views, model.num_classes, 9, torch.device("cpu"))
+    for state in thresholds.states.values():
+        if "learnt_K" in state:
+            state["learnt_K"].copy_(torch.linspace(0.5, 1, model.num_classes))
+            state["label_N"][:4] = torch.tensor([0, 1, 1, 2])
+    return thresholds
 
 
 def scaled_model(settings: ModelSettings) -> Model:
@@ -91,6 +122,7 @@ def blocks(views: StepInputs, num_parts: int, num_clips: int) -> list[StepInputs
             None if views.weak is None else cut(views.weak, k),
             None if views.strong is None else cut(views.strong, k),
             None if views.true_labels_U is None else rows(views.true_labels_U, k),
+            None if views.videos_U is None else rows(views.videos_U, k),
         )
         for k in range(num_parts)
     ]
@@ -99,7 +131,9 @@ def blocks(views: StepInputs, num_parts: int, num_clips: int) -> list[StepInputs
 def batch_of(case: str) -> StepInputs:
     method, settings = PART_CASES[case]
     views = whole_batch(settings)
-    return views if method.uses_unlabelled else replace(views, weak=None, strong=None, true_labels_U=None)
+    return (
+        views if method.uses_unlabelled else replace(views, weak=None, strong=None, true_labels_U=None, videos_U=None)
+    )
 
 
 def model_of(case: str, frozen: bool) -> Model:

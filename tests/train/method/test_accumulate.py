@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from manifests.records import InputError
-from tests.train.method.support import PART_CASES, TWO_CLIPS, batch_of, blocks, close, model_of, whole_batch
+from tests.train.method.support import (
+    PART_CASES,
+    TWO_CLIPS,
+    batch_of,
+    blocks,
+    close,
+    model_of,
+    thresholds_of,
+    whole_batch,
+)
 from tests.train.support import dataset_of, equal, replace_rank, run, setup_of, weights
 from tgtrain.data.batch import SslBatch, split_batch
 from tgtrain.method import losses
@@ -20,11 +29,14 @@ from tgtrain.method.accumulate import add_gradients, clip_gradients, rescale_bn_
 from tgtrain.method.networks.model import Model
 from tgtrain.method.step import forward_views, step_terms
 from tgtrain.method.terms import named_values
+from tgtrain.method.thresholds import Thresholds
 from tgtrain.ranks.distributed import Ranks
 from tgtrain.train.trainer import train
 
 
-def parts_step(model: Model, case: str, num_parts: int, **options: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def parts_step(
+    model: Model, case: str, num_parts: int, **options: str | Thresholds | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Values and gradients of the batch in parts."""
     method, _ = PART_CASES[case]
     parts = blocks(batch_of(case), num_parts, method.clips_per_video)
@@ -35,16 +47,20 @@ def parts_step(model: Model, case: str, num_parts: int, **options: str) -> tuple
 @pytest.mark.parametrize("case", PART_CASES)
 @pytest.mark.parametrize("num_parts", [2, 4])
 def test_with_frozen_statistics_the_parts_are_the_batch(case: str, num_parts: int) -> None:
-    method, _ = PART_CASES[case]
+    method, settings = PART_CASES[case]
     joined = model_of(case, frozen=True)
-    terms = step_terms(joined, batch_of(case), method, epoch=0)
+    whole, in_parts = thresholds_of(method, settings), thresholds_of(method, settings)
+    terms = step_terms(joined, batch_of(case), method, epoch=0, thresholds=whole)
     terms.total.backward()
     expected = dict(named_values(terms, method))
     if method.uses_unlabelled:
         assert 0 < float(expected["train/num_selected"]) < 8, "the threshold must trust some rows and not all"
     model = model_of(case, frozen=True)
-    values, gradients = parts_step(model, case, num_parts)
+    values, gradients = parts_step(model, case, num_parts, thresholds=in_parts)
     assert list(values) == list(expected)
+    for name, value in whole.state_dict().items() if whole else ():
+        assert in_parts is not None
+        close(in_parts.state_dict()[name], value, name)
     for name, value in expected.items():
         close(values[name], value, name, rtol=1e-4)
     for name, parameter in joined.named_parameters():

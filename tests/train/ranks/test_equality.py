@@ -18,12 +18,20 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.train.method.support import METHOD_CASES, ONE_VIEW, SMALL_MODEL, close, randn, scaled_model, whole_batch
+from tests.train.method.support import (
+    METHOD_CASES,
+    ONE_VIEW,
+    SMALL_MODEL,
+    close,
+    randn,
+    scaled_model,
+    thresholds_of,
+    whole_batch,
+)
 from tgtrain.data.loader import worker_context
 from tgtrain.method.networks.model import Model, build_model, share_dropout
 from tgtrain.method.networks.precise_bn import recompute_statistics
 from tgtrain.method.networks.sync_bn import CrossRankBatchNorm, synchronised
-from tgtrain.method.settings import MethodSettings
 from tgtrain.method.step import Clips, StepInputs, step_terms
 from tgtrain.method.terms import named_values
 
@@ -37,12 +45,14 @@ def share_of(views: StepInputs, rank: int, num_ranks: int) -> StepInputs:
         return Clips(*(None if view is None else view[rank::num_ranks] for view in (part.rgb, part.tg)))
 
     assert views.true_labels_U is not None
+    assert views.videos_U is not None
     return StepInputs(
         own(views.labelled),
         views.labels_B[rank::num_ranks],
         own(views.weak),
         own(views.strong),
         views.true_labels_U[rank::num_ranks],
+        views.videos_U[rank::num_ranks],
     )
 
 
@@ -50,14 +60,17 @@ def statistics(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items() if "running_" in name}
 
 
-def step_of(network: nn.Module, model: Model, views: StepInputs, method: MethodSettings) -> dict[str, Any]:
+def step_of(network: nn.Module, model: Model, views: StepInputs, case: str) -> dict[str, Any]:
+    method, settings = METHOD_CASES[case]
+    thresholds = thresholds_of(method, settings)
     torch.manual_seed(11)  # what dropout draws from
-    terms = step_terms(network, views, method, epoch=0)
+    terms = step_terms(network, views, method, epoch=0, thresholds=thresholds)
     terms.total.backward()
     return {
         "values": dict(named_values(terms, method)),
         "gradients": {name: parameter.grad for name, parameter in model.named_parameters()},
         "statistics": statistics(model),
+        "thresholds": {} if thresholds is None else thresholds.state_dict(),
     }
 
 
@@ -91,11 +104,11 @@ def on_one_rank(rank: int, num_ranks: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=num_ranks)
     found: dict[str, Any] = {}
-    for name, (method, settings) in METHOD_CASES.items():
+    for name, (_, settings) in METHOD_CASES.items():
         model = synchronised(scaled_model(settings), CPU)
         share_dropout(model, rank, num_ranks)
         network = DistributedDataParallel(model, broadcast_buffers=False)
-        found[name] = step_of(network, model, share_of(whole_batch(settings), rank, num_ranks), method)
+        found[name] = step_of(network, model, share_of(whole_batch(settings), rank, num_ranks), name)
     for number, shape in enumerate(SHAPES):
         for affine, momentum in ((True, 0.1), (False, None)):
             layer = CrossRankBatchNorm(shape[1], eps=1e-3, momentum=momentum, affine=affine).train()
@@ -120,9 +133,9 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("case", METHOD_CASES)
 def test_step_of_several_ranks_equals_the_joined_batch(ranks: list[dict[str, Any]], case: str) -> None:
-    method, settings = METHOD_CASES[case]
+    _, settings = METHOD_CASES[case]
     model = scaled_model(settings)
-    expected = step_of(model, model, whole_batch(settings), method)
+    expected = step_of(model, model, whole_batch(settings), case)
     found = [rank[case] for rank in ranks]
     selected = float(expected["values"]["train/num_selected"])
     assert 0 < selected < 8, "the threshold must trust some rows and not all"
@@ -135,6 +148,10 @@ def test_step_of_several_ranks_equals_the_joined_batch(ranks: list[dict[str, Any
         for each in found:
             assert torch.equal(each["gradients"][name], found[0]["gradients"][name]), name
         close(found[0]["gradients"][name], gradient, name, atol=1e-4 * scale)
+    for name, value in expected["thresholds"].items():
+        for each in found:
+            assert torch.equal(each["thresholds"][name], found[0]["thresholds"][name]), name
+        close(found[0]["thresholds"][name], value, name)
     for name, value in expected["statistics"].items():
         for each in found:
             assert torch.equal(each["statistics"][name], found[0]["statistics"][name]), name
@@ -179,8 +196,8 @@ def test_one_rank_is_plain_batch_norm() -> None:
     layers = [m for m in joined.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert layers
     assert all(isinstance(layer, CrossRankBatchNorm) for layer in layers)
-    method, settings = METHOD_CASES["fixmatch"]
-    one, other = (step_of(each, each, whole_batch(settings), method) for each in (model, joined))
+    views = whole_batch(METHOD_CASES["fixmatch"][1])
+    one, other = (step_of(each, each, views, "fixmatch") for each in (model, joined))
     for part in ("values", "gradients", "statistics"):
         assert all(torch.equal(one[part][name], other[part][name]) for name in one[part])
 
