@@ -152,7 +152,7 @@ def test_help_loads_nothing_heavy(command: str) -> None:
 
 @pytest.mark.parametrize(
     ("command", "name"), [("prep", "extract"), ("prep", "split"), ("prep", "info"), ("prep", "sample"), ("train", "run"),
-                          ("train", "test"), ("train", "recipes"), ("train", "report")]
+                          ("train", "test"), ("train", "recipes"), ("train", "report"), ("train", "sweep")]
 )  # fmt: skip
 def test_help_of_each_command_needs_no_torch(command: str, name: str) -> None:
     code = (

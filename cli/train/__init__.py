@@ -11,7 +11,7 @@ from cli.common import LazyGroup
     cls=LazyGroup,
     lazy={
         "run": ("cli.train.run", "Train a recipe on a data set, or resume a run."),
-        "sweep": ("cli.train.sweep", "Train and test recipes x splits x seeds x settings: a grid of runs, resumable."),
+        "sweep": ("cli.train.sweep", "Train and test a grid of runs: recipes, splits, seeds, settings."),
         "test": ("cli.train.test", "Measure the accuracy of a run on its test videos, any clips x crops."),
         "predict": ("cli.train.predict", "Predict the action of raw video files: their likeliest classes."),
         "export": ("cli.train.export", "Export the RGB network as ONNX or torch.export, and check it."),

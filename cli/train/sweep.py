@@ -169,13 +169,16 @@ def _checked(asked: _Asked, folder: Path, num_processes: int, task: int | None) 
     from manifests.manifest_io import read_manifest
     from manifests.records import InputError
     from manifests.splits.label_split import read_split
-    from tgtrain.run.folder import CONFIG_NAME
-    from tgtrain.sweep import make_cells
 
-    if (folder / CONFIG_NAME).exists():
-        raise InputError(f"{folder} is the folder of a run. Name another for the sweep with --out.")
     manifest = read_manifest(asked.out)
     splits = {split.name: split for split in (read_split(asked.out, name) for name in asked.splits or (None,))}
+    try:
+        from tgtrain.run.folder import CONFIG_NAME
+        from tgtrain.sweep import make_cells
+    except ModuleNotFoundError as error:
+        raise InputError(f"Training needs {error.name}: pip install 'tgprep[train]'.") from None
+    if (folder / CONFIG_NAME).exists():
+        raise InputError(f"{folder} is the folder of a run. Name another for the sweep with --out.")
     cells = make_cells(asked.grid(manifest, tuple(splits.values())), len(manifest.header.classes))
     if task is not None:
         if task >= len(cells):

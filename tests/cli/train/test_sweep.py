@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from manifests.manifest_io import read_manifest
 from manifests.records import InputError
 from manifests.splits.label_split import make_split, write_split
 from manifests.splits.settings import SplitSettings
-from tests.train.support import write_data_set
+from tests.conftest import Reliability
+from tests.train.support import equal, weights, write_data_set
 
 TINY = (
     "data.clip_frames=2", "data.interval=1", "data.size=32", "batch.labelled=2", "batch.unlabelled=2", "model.width=2",
@@ -122,6 +125,38 @@ def test_failed_stopped_and_killed_sweep_is_finished_by_two_at_once(data: Path, 
     # Without the other settings it would be another run in the same folder.
     said = call(*words(data, folder, "--split", SPLIT, "--seeds", "1"), expected=2).stderr
     assert "holds a run with other settings: optimiser.epochs: 24 there, 4 asked" in said
+
+
+@pytest.mark.long
+def test_kills_at_random_moments(data: Path, tmp_path: Path, reliability: Reliability) -> None:
+    """Sweeps that are killed again and again, then finished: each run has the weights and the test of an undisturbed one."""
+    names = [f"demo_{SPLIT}_s{seed}" for seed in (1, 2)]
+    grid = ("--split", SPLIT, "--seeds", "1,2", "--test", "1x1", "--jobs", "2")
+    began = time.monotonic()
+    finish(start(words(data, tmp_path / "whole", *grid)))
+    seconds = time.monotonic() - began
+    draw = random.Random(5)
+    at_seconds: list[float] = []
+    number = 0
+    while len(at_seconds) < 20:
+        number += 1
+        folder = tmp_path / f"sweep{number}"
+        for _ in range(3):
+            killed = start(words(data, folder, *grid))
+            moment = draw.uniform(0.1, 1.0) * seconds
+            time.sleep(moment)
+            killed.kill()
+            killed.communicate(timeout=300)
+            at_seconds += [round(moment, 2)] * (killed.returncode == -signal.SIGKILL)
+        finish(start(words(data, folder, *grid)))
+        for name in names:
+            assert equal(weights(folder / name), weights(tmp_path / "whole" / name))
+            for path in (tmp_path / "whole" / name).glob("test-*.json"):
+                assert (folder / name / path.name).read_bytes() == path.read_bytes()
+    reliability.record(
+        "Training", "kill -9 of a sweep of two cells at random moments, then the same command",
+        num_kills=len(at_seconds), num_sweeps=number, differing_weights_and_tests=0, at_seconds=at_seconds,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
