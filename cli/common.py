@@ -14,15 +14,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args, get_origin
 
 import click
+from click.core import ParameterSource
 
 from manifests import console
 from manifests.console import echo, reader_is_gone, say
@@ -162,6 +163,31 @@ def handled(function: Callable[P, R]) -> Callable[P, R]:
             sys.exit(EXIT_FAILURES if isinstance(error, UnreachableError) else EXIT_USAGE)
 
     return wrapper
+
+
+def one_mode(
+    ctx: click.Context,
+    modes: dict[str, tuple[set[str], set[str]]],
+    hint: str,
+    marks: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Detect what a command with several modes is to do; InputError if its options cannot be combined.
+
+    modes: for each the options that choose it, and those that it takes besides; the last one is without options. hint: what to
+    do about options without a mode. marks: how messages name a mode, if not as the option of its name.
+    """
+    default = list(modes)[-1]
+    given = {name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    given -= {"out", "as_json"}
+    chosen = [mode for mode, (choosing, _) in modes.items() if choosing & given] or [default]
+    if len(chosen) > 1:
+        raise InputError(f"Do one thing at a time: {', '.join(sorted(chosen))} cannot be combined.")
+    mode = chosen[0]
+    spelled = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
+    if unexpected := sorted(spelled[name] for name in given.difference(*modes[mode])):
+        problem = hint if mode == default else f"has no meaning with {marks.get(mode, f'--{mode}')}."
+        raise InputError(f"{', '.join(unexpected)}: {problem}")
+    return mode
 
 
 def print_json(value: Any) -> None:

@@ -26,7 +26,7 @@ MAY_IMPORT = {
 # A room (a folder, or a module beside the folders) imports only rooms to its right, directly or through others.
 ORDER = {
     "manifests": "splits > manifest_io > files > disk > object_store > console; disk > locks; object_store > records; splits > lists > datasets > records; files > datasets; "
-    "splits > sample > records; card > files; manifest_io > bounds > table > records; splits > bounds; manifest_io > parquet; locks > records; gradient; machine",
+    "targets > splits > sample > records; card > files; manifest_io > bounds > table > records; splits > bounds; manifest_io > parquet; locks > records; gradient; machine",
     "tgprep": "check > convert > extract > extract.workers > encode > decode > config; view > decode; extract > scan; "
     "doctor > decode; obtain",
     "tgtrain": "train > evaluate > run > data > data.stores; report > evaluate; sweep > evaluate; data > config > method > method.networks; "

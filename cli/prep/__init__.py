@@ -15,6 +15,7 @@ from cli.common import LazyGroup
         "plan": ("cli.prep.extract", "Estimate an extraction: frames, bytes, time, files."),
         "finalize": ("cli.prep.finalize", "Join the shards of array jobs to one data set."),
         "split": ("cli.prep.split", "Choose, import, show and compare the labelled videos."),
+        "targets": ("cli.prep.targets", "Import, show and compare soft targets; find videos to label."),
         "info": ("cli.prep.info", "Show the content of a data set."),
         "check": ("cli.prep.check", "Verify a data set, and repair damaged shards."),
         "preview": ("cli.prep.preview", "One self-contained page to look at a data set."),

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
-from cli.common import PlaceType, handled
-from manifests.records import InputError
+from cli.common import PlaceType, handled, one_mode
 from manifests.splits.settings import EXPORT_FORMS, LABELS, PARTS, POOLS, STRATEGIES, UNLABELLED, SplitSettings
 
 _DEFAULT: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(SplitSettings)}
@@ -25,6 +23,7 @@ _MODES: dict[str, tuple[set[str], set[str]]] = {
     "import": ({"import_file"}, {"import_unlabelled", "import_validation", "import_test", "labels", "report"} | _BOTH),
     "export": ({"export"}, {"part", "output", "name", "overwrite"}),
     "materialise": ({"materialise"}, {"output"}),
+    "grow": ({"grow"}, {"parent", "labels", "name", "overwrite"}),
     "show": ({"show"}, set()),
     "compare": ({"compare"}, set()),
     "list": (set(), set()),
@@ -85,7 +84,7 @@ _MODES: dict[str, tuple[set[str], set[str]]] = {
     type=click.Choice(LABELS),
     default=LABELS[0],
     show_default=True,
-    help="with --import: labels of the class folders, or the list's own, mistakes included",
+    help="with --import and --grow: labels of the class folders, or the list's own, mistakes included",
 )
 @click.option(
     "--report",
@@ -106,6 +105,13 @@ _MODES: dict[str, tuple[set[str], set[str]]] = {
     metavar="PLACE",
     help="with --export: the file; without it the list goes to stdout. With --materialise: the folder  [default: OUT-NAME]",
 )
+@click.option(
+    "--grow",
+    type=_FILE,
+    metavar="LIST",
+    help="label the videos of a list too: a new split with the same validation and test parts, and the history of the old one",
+)
+@click.option("--parent", metavar="NAME", help="with --grow: the split that grows  [default: the newest]")
 @click.option("--show", metavar="NAME", help="show a split")
 @click.option("--compare", nargs=2, metavar="A B", help="videos that two splits share")
 @click.option("--name", default="", help="name of the split  [default: from the settings, such as p20-s0-f1]")
@@ -121,30 +127,14 @@ def split(out: str, as_json: bool, **options: Any) -> None:
       tgprep split --import list.txt                  a published or own list
       tgprep split --export csv --output list.csv     the newest split as a list
       tgprep split --materialise p20-s0-f1            the split as plain tars
+      tgprep split --grow more.txt                    label more videos of the newest split
       tgprep split                                    list the splits
 
     A split is drawn by hashes of names and seed: the same on every machine. It is written to OUT/splits/NAME.parquet.
     """
-    mode = _mode(click.get_current_context())
+    hint = "give --percent P, --per-class N, --import FILE or --export FORM too."
+    mode = one_mode(click.get_current_context(), _MODES, hint, {"draw": "--percent or --per-class"})
 
     from cli.prep import split_modes  # loads pyarrow, which `--help` need not wait for
 
     split_modes.run(mode, out, as_json, options)
-
-
-def _mode(ctx: click.Context) -> str:
-    """Detect the mode from the given options; InputError if they cannot be combined."""
-    given = {name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
-    given -= {"out", "as_json"}
-    modes = [mode for mode, (marks, _) in _MODES.items() if marks & given] or ["list"]
-    if len(modes) > 1:
-        raise InputError(f"Do one thing at a time: {', '.join(sorted(modes))} cannot be combined.")
-    mode = modes[0]
-    spelled = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
-    if unexpected := sorted(spelled[name] for name in given.difference(*_MODES[mode])):
-        mark = "--percent or --per-class" if mode == "draw" else f"--{mode}"
-        problem = f"has no meaning with {mark}."
-        if mode == "list":
-            problem = "give --percent P, --per-class N, --import FILE or --export FORM too."
-        raise InputError(f"{', '.join(unexpected)}: {problem}")
-    return mode

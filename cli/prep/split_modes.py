@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from cli.common import EXIT_FAILURES, echo, human_bytes, print_json, progress_lines, say, stoppable
-from cli.prep.split_page import describe, describe_import, import_page, import_table, overlap_page, page
+from cli.prep.split_page import describe, describe_import, growth_page, import_page, import_table, overlap_page, page
 from manifests.files import atomic_write, is_url, parse_location
 from manifests.manifest_io import read_header, read_manifest
 from manifests.records import InputError
 from manifests.splits.check import compare_splits
+from manifests.splits.grow import grow_split
 from manifests.splits.label_split import LabelSplit, list_splits, make_split, read_split, split_place, write_split
 from manifests.splits.list_import import import_lists
 from manifests.splits.lists import export_list
@@ -24,7 +25,7 @@ from tgprep.convert.materialise import default_folder, materialise
 from tgprep.extract.work_folder import exclusive
 
 Options = dict[str, Any]
-_WAIT_SECONDS = 5.0
+WAIT_SECONDS = 5.0
 
 
 def run(mode: str, out: str, as_json: bool, options: Options) -> None:
@@ -34,6 +35,7 @@ def run(mode: str, out: str, as_json: bool, options: Options) -> None:
         "import": _import,
         "export": _export,
         "materialise": _materialise,
+        "grow": _grow,
         "show": _show,
         "compare": _compare,
         "list": _list,
@@ -41,9 +43,9 @@ def run(mode: str, out: str, as_json: bool, options: Options) -> None:
     read_header(out)  # nothing is written if there is no data set
     place = parse_location(out)
     with contextlib.ExitStack() as stack:
-        if mode in ("draw", "import") and (is_url(place) or os.access(place, os.W_OK)):
+        if mode in ("draw", "import", "grow") and (is_url(place) or os.access(place, os.W_OK)):
             # Splits are short: one waits for another, and does not wait for an extraction.
-            stack.enter_context(exclusive(place, wait_seconds=_WAIT_SECONDS))
+            stack.enter_context(exclusive(place, wait_seconds=WAIT_SECONDS))
         modes[mode](out, read_manifest(out), as_json, options)
 
 
@@ -86,6 +88,15 @@ def _import(out: str, manifest: Manifest, as_json: bool, options: Options) -> No
     _write(out, manifest, imported, options["overwrite"], as_json, {"import": facts})
 
 
+def _grow(out: str, manifest: Manifest, as_json: bool, options: Options) -> None:
+    parent = read_split(out, options["parent"])
+    grown, growth = grow_split(manifest, parent, options["grow"], options["labels"], options["name"])
+    facts = asdict(growth)
+    if not as_json:
+        echo(growth_page(facts) + "\n", kept="the provenance of the split")
+    _write(out, manifest, grown, options["overwrite"], as_json, {"grow": facts})
+
+
 def _write(
     out: str, manifest: Manifest, new: LabelSplit, overwrite: bool, as_json: bool, more: dict[str, Any] | None = None
 ) -> None:
@@ -110,20 +121,25 @@ def _export(out: str, manifest: Manifest, as_json: bool, options: Options) -> No
         say(summary)
         return
     target, content = Path(options["output"]), text.encode()
-    if target.is_dir():
-        raise InputError(f"--output {target} is a folder. Name a file for the list.")
-    if not target.parent.is_dir():
-        raise InputError(f"--output {target}: the folder {target.parent} does not exist.")
-    # A file with this content keeps its time of change; one with other content is not lost without `--overwrite`.
-    if not target.exists() or target.read_bytes() != content:
-        if target.exists() and not options["overwrite"]:
-            raise InputError(f"--output {target} exists with other content. Give another name, or --overwrite.")
-        with atomic_write(target) as file:
-            file.write(content)
+    write_output(target, content, options["overwrite"])
     say(f"{summary} in {target}")
     if as_json:
         facts = {"name": chosen.name, "part": options["part"], "form": options["export"]}
         print_json({**facts, "num_videos": count, "path": str(target)})
+
+
+def write_output(target: Path, content: bytes, overwrite: bool) -> None:
+    """Write the file of --output. One with this content keeps its time of change; InputError for another without `overwrite`."""
+    if target.is_dir():
+        raise InputError(f"--output {target} is a folder. Name a file.")
+    if not target.parent.is_dir():
+        raise InputError(f"--output {target}: the folder {target.parent} does not exist.")
+    if target.exists() and target.read_bytes() == content:
+        return
+    if target.exists() and not overwrite:
+        raise InputError(f"--output {target} exists with other content. Give another name, or --overwrite.")
+    with atomic_write(target) as file:
+        file.write(content)
 
 
 def _materialise(out: str, manifest: Manifest, as_json: bool, options: Options) -> None:

@@ -93,6 +93,19 @@ def import_page(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def growth_page(facts: dict[str, Any]) -> str:
+    """Format the facts of a growth as text."""
+    lines = [
+        f"{facts['num_added']} of {facts['num_lines']} lines of {facts['list_name']} label more videos of {facts['parent']}"
+    ]
+    if facts["num_labelled_before"]:
+        lines.append(f"  {facts['num_labelled_before']} had their label before")
+    if relabelled := facts["relabelled"]:
+        example = f"{relabelled[0]['key']}: {relabelled[0]['theirs']} in the list, {relabelled[0]['ours']} by folder"
+        lines += _wrapped(f"{len(relabelled)} labels are the list's, not the class folder's, such as {example}")
+    return "\n".join(lines)
+
+
 def import_table(report: ImportReport) -> str:
     """List the lines without a video, then the differing labels and frame counts, as CSV."""
     text = io.StringIO()
@@ -118,6 +131,9 @@ def overlap_page(first: str, second: str, overlaps: Sequence[dict[str, Any]]) ->
 
 
 def _how(provenance: dict[str, str]) -> str:
+    if steps := [text for name, text in provenance.items() if name.startswith("grown_")]:
+        before = {name: text for name, text in provenance.items() if not name.startswith("grown_")}
+        return f"{_how(before)}, grown {len(steps)} times: {steps[-1].partition(' digest ')[0]}"
     if provenance.get("made") == "imported":
         return f"imported, fold {provenance.get('fold')}, labels {provenance.get('labels')}"
     amount = f"{provenance['percent']} %" if "percent" in provenance else f"{provenance.get('per_class')} of each class"

@@ -175,7 +175,11 @@ def write_split(root: str | Path, split: LabelSplit, *, overwrite: bool = False)
 
 def list_splits(root: str | Path) -> tuple[str, ...]:
     """List the names of the splits, newest first (by time of last change, then by name)."""
-    folder = join(root, SPLITS_FOLDER)
+    return list_tables(join(root, SPLITS_FOLDER))
+
+
+def list_tables(folder: str) -> tuple[str, ...]:
+    """List the names of the tables in a folder of splits or targets, newest first."""
     found: list[tuple[float, str]] = []
     if is_url(folder):
         with contextlib.suppress(FileNotFoundError):

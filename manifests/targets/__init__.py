@@ -1,0 +1,1 @@
+"""Soft targets: probabilities of the classes for videos of a data set; import, read, measure, compare."""
