@@ -59,12 +59,11 @@ def identify(setup: Setup, run: Path) -> Setup:
         typed, pinned = model.start_of(network)
         if not typed or (name == "init_tg" and model.init_tg == "same"):
             continue
-        # The same words as before name the same file, also if they name a run that has gone on since.
-        before, path = "", None
+        # The same words as before name the same file; if they name a run, its checkpoint of then.
+        before = ""
         if facts is not None and getattr(facts.config.model, name) == typed:
             before = getattr(facts.config.model, f"{name}_sha256")
-            path = next((Path(each.path) for each in facts.weights if each.sha256 == before), None)
-        path = path or _file_of(typed)
+        path = _file_of(typed, before)
         digest = before if before and not path.exists() else _digest(path)
         if before and digest != before:
             raise InputError(
@@ -91,7 +90,7 @@ def read_initial(setup: Setup) -> Initial:
     for typed, digest in dict.fromkeys(config.model.start_of(network) for network in networks):
         if not typed:
             continue
-        path = _file_of(typed)
+        path = _file_of(typed, digest)
         source = _Source(path, digest, config)
         for network in networks:
             if config.model.start_of(network)[0] == typed:
@@ -282,15 +281,21 @@ def _belongs(name: str, network: str) -> bool:
     return module in (network, f"head_{view}", f"project_{view}") or (module == "project_shared" and view == "rgb")
 
 
-def _file_of(typed: str) -> Path:
-    """The absolute path of a file of weights; of a run its last checkpoint. InputError if there is none."""
+def _file_of(typed: str, digest: str = "") -> Path:
+    """The absolute path of a file of weights, which may be gone; InputError for what cannot be one.
+
+    digest: of the file if it is known. Of a run its checkpoint with this sha256, or its last one if none is given.
+    """
     if "://" in typed:
         raise InputError(
             f"{typed}: weights are read from a local file. Download it (curl -LO {typed}) and name the file."
         )
     path = Path(typed).expanduser().absolute()
     if (path / CONFIG_NAME).is_file():
-        return checkpoints.find(path, "last")
+        if not digest:
+            return checkpoints.find(path, "last")
+        same = [each for each in checkpoints.list_checkpoints(path) if _recorded_digest(each) == digest]
+        return same[0] if same else path / checkpoints.FOLDER / f"of-sha256-{digest}.pt"  # removed as it went on
     if path.is_dir():
         raise InputError(f"{path} is no run and no file of weights. Name a file, or a folder that `tgtrain run` made.")
     return path
@@ -307,15 +312,20 @@ def _digest(path: Path) -> str:
         ) from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
-    try:
-        expected = checkpoints.digest_of(path)
-    except (OSError, ValueError, IndexError):
-        return digest
-    if digest != expected:
+    expected = _recorded_digest(path)
+    if expected and digest != expected:
         raise InputError(
             f"{path} is damaged: sha256 {digest[:16]}…, expected {expected[:16]}…. Use another checkpoint of the run."
         )
     return digest
+
+
+def _recorded_digest(path: Path) -> str:
+    """The sha256 in the file beside a checkpoint of ours; "" if there is none."""
+    try:
+        return checkpoints.digest_of(path)
+    except (OSError, ValueError, IndexError):
+        return ""
 
 
 def _classes_of(path: Path) -> tuple[str, ...] | None:

@@ -111,6 +111,17 @@ def test_own_runs_and_checkpoints_start_others(data_set: Path, tmp_path: Path) -
         run(data_set, tmp_path / f"run{number}", f'model.init="{path}"', max_steps=1)
         assert {row.path for row in read_facts(tmp_path / f"run{number}").weights} == {str(checkpoint)}
     assert equal(weights(tmp_path / "run0"), weights(tmp_path / "run1"))
+    # The run goes on: another one that began from its checkpoint of then is the same, whether that is still there or not.
+    run(data_set, tmp_path / "base", max_steps=3)
+    for path in (tmp_path / "run0" / "checkpoints").iterdir():
+        path.unlink()  # as if it was killed before its first checkpoint
+    run(data_set, tmp_path / "run0", f'model.init="{tmp_path / "base"}"', max_steps=1)
+    run(data_set, tmp_path / "base", max_steps=12)
+    assert not checkpoint.exists()
+    for number in range(2):
+        run(data_set, tmp_path / f"run{number}", f'model.init="{(tmp_path / "base", checkpoint)[number]}"', max_steps=2)
+    assert equal(weights(tmp_path / "run0"), weights(tmp_path / "run1"))
+    checkpoint = list_checkpoints(tmp_path / "base")[0]
     # RGB alone, and TG alone, from a run of both; TG from another file than RGB.
     one = ("model.projection=none", "method.align_stages=[]", "method.contrast=[]")
     for view in ("rgb", "tg"):
