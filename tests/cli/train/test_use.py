@@ -245,7 +245,7 @@ def test_an_exported_network_answers_as_the_model(folder: Path, tmp_path: Path, 
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
     got, classes, how = json.loads(ran.stdout)
     assert classes == told_classes(folder)
-    assert (how["frames"], how["interval"], how["crop_pixels"]) == (8, 8, 48)
+    assert (how["frames"], how["interval"], how["crop_pixels"]) == (8, 2, 48)
 
     from tgtrain.method.augment.apply import normalise
     from tgtrain.run.trained import read_trained

@@ -178,7 +178,7 @@ def test_features_are_the_pooled_last_stage_averaged_over_views(data_set: Path, 
     assert table.column_names == ["key", "label", "class_name", "rgb_features", "tg_features"]
     assert {len(row) for row in table["rgb_features"].to_pylist()} == {32}
     told = json.loads(table.schema.metadata[b"tgtrain"])
-    assert (told["step"], told["protocol"], told["modality"], told["classes"][0]) == (4, "3x1", "both", "class0")
+    assert (told["step"], told["protocol"], told["modality"], told["classes"][0]) == (4, "2x1", "both", "class0")
     alone = evaluate(model, setup, places, EvalSettings(EvalProtocol(2, 1), features=True), ALONE)
     assert alone.tg_features is None
 
