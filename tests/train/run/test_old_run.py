@@ -16,7 +16,7 @@ from tgtrain.run.checkpoint import list_checkpoints, load
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "old_run"
 SETTINGS = (
-    "data.clip_frames=2", "data.interval=2", "data.size=16", "data.test_size=16", "batch.labelled=2", "batch.unlabelled=2",
+    "data.clip_frames=2", "data.interval=2", "data.size=16", "data.test_size=16", "data.test_clips=2", "batch.labelled=2", "batch.unlabelled=2",
     "model.width=2", "model.dropout=0.5", "optimiser.epochs=4", "optimiser.warmup_epochs=1", "method.warmup_epochs=1",
     "method.threshold=0.2", "precise_bn.batches=2", "evaluate.every_epochs=2", "evaluate.keep=2", "runtime.log_every=1",
     "runtime.workers=0", "runtime.device=cpu",
@@ -71,7 +71,8 @@ def test_an_old_run_is_tested_to_the_same_figures(old_run: Path) -> None:
     before = json.loads((old_run / "test-2x1.json").read_bytes())
     (old_run / "test-2x1.json").unlink()
     tgtrain("test", str(old_run), "--views", "2x1")
-    assert json.loads((old_run / "test-2x1.json").read_bytes()) == before
+    now = json.loads((old_run / "test-2x1.json").read_bytes())
+    assert {name: now[name] for name in before} == before  # what later versions add stands besides
 
 
 def test_an_old_run_is_reported_and_summarised(old_run: Path) -> None:
