@@ -104,7 +104,8 @@ def sweep(
         note_signals(seen)  # before anything slow
     quiet_threads()
     num_processes = _processes(devices, jobs)
-    cells = _checked(_Asked(out, recipes, splits, seeds, vary, overrides, views), folder, num_processes, task)
+    asked = _Asked(out, recipes, splits, seeds, vary, overrides, views, cache_folder, cache_gb)
+    cells = _checked(asked, folder, num_processes, task)
     if only_list:
         _print(cells, folder, {}, as_json)
         return
@@ -137,6 +138,8 @@ class _Asked:
     vary: tuple[str, ...]
     overrides: tuple[str, ...]
     views: str | None
+    cache_folder: str | None
+    cache_gb: float | None
 
     def grid(self, manifest: Manifest, splits: Sequence[LabelSplit]) -> Grid:
         """The grid, with what was left open filled in. InputError if an option cannot be read."""
@@ -187,7 +190,7 @@ def _checked(asked: _Asked, folder: Path, num_processes: int, task: int | None) 
     problems: dict[str, None] = {}
     for group in _by_setting(cells):
         try:
-            _check(asked.out, folder, group, manifest, splits[group[0].split], num_processes)
+            _check(asked, folder, group, manifest, splits[group[0].split], num_processes)
         except InputError as error:
             problems[f"{group[0].name}: {error}" if len(cells) > 1 else str(error)] = None
     if problems:
@@ -205,7 +208,7 @@ def _by_setting(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def _check(
-    out: str, folder: Path, cells: Sequence[Cell], manifest: Manifest, split: LabelSplit, num_processes: int
+    asked: _Asked, folder: Path, cells: Sequence[Cell], manifest: Manifest, split: LabelSplit, num_processes: int
 ) -> None:
     """Check cells that differ by seed alone, as `tgtrain run` and `tgtrain test` would. InputError if one cannot begin."""
     import torch
@@ -217,7 +220,9 @@ def _check(
     from tgtrain.run.weights import identify, read_initial
     from tgtrain.train.preflight import require_settings
 
-    setup = prepare(out, split, manifest, cells[0].config)
+    runtime = cells[0].config.runtime
+    runtime = replace(runtime, cache=asked.cache_folder or runtime.cache, cache_gb=asked.cache_gb or runtime.cache_gb)
+    setup = prepare(asked.out, split, manifest, replace(cells[0].config, runtime=runtime))
     require_settings(setup.config, Ranks(0, num_processes, torch.device("cpu")))
     if not split.test.any():
         raise InputError(f"Split {split.name} has no test videos. `tgprep split --test-percent P` sets some aside.")
@@ -236,7 +241,7 @@ def _commands(
     from cli.train.sweep_children import Commands, environments
     from manifests.machine import usable_cores
 
-    cores = usable_cores()
+    jobs, cores = min(jobs, len(cells)), usable_cores()
     on_gpus = jobs > 1 and any(cell.config.runtime.device in ("auto", "cuda") for cell in cells)
     number = count_gpus() if on_gpus else 0
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]

@@ -207,7 +207,7 @@ def settings_csv(gathered: Gathered) -> str:
         facts = [each.run.facts for each in setting.measured]
         figure, source = published_parts(setting)
         rows.append([
-            setting.name, setting.recipe, " ".join(setting.changes), setting.labels, setting.network, len(setting.measured),
+            setting.name, setting.recipe, "; ".join(setting.changes), setting.labels, setting.network, len(setting.measured),
             " ".join(map(str, sorted({fact.config.runtime.seed for fact in facts}))),
             " ".join(sorted({fact.split.name for fact in facts})),
             *(value for spread in spreads for value in ((spread.mean, spread.deviation) if spread else (None, None))),
