@@ -156,8 +156,9 @@ class Children:
         words = self.commands.test_of(cell) if testing else self.commands.run_of(cell)
         say(f"{cell.name}: cell {cell.number} is {'tested' if testing else 'trained'}")
         environment = {**child_environment(), **self.commands.environments[slot], PARENT_PIPE: str(self.pipe)}
-        with log.open("ab") as file, signals_blocked():  # in the child, until it can note them
+        with open(log, "ab", opener=_open_no_link) as file, signals_blocked():
             shown = file.seek(0, os.SEEK_END)
+            # Signals are blocked in the child until it can note them.
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "cli.train", *words],
                 env=environment,
@@ -218,12 +219,21 @@ class Children:
         return progress
 
 
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def work(commands: Commands, cells: Sequence[Cell], seen: list[int]) -> dict[str, str]:
     """Run and test cells, and return what was wrong with those that failed, by name. seen: the signals received, see `note_signals`.
 
-    OSError if the folder cannot be written to.
+    OSError if the folder cannot be written to, InputError if a link leads out of it.
     """
     with made_folder(commands.folder):
+        for name in (_LOCKS, _LOGS):
+            if (place := commands.folder / name).is_symlink():
+                raise InputError(
+                    f"{place} is a link to {place.resolve()}. A sweep writes into its own folder alone: remove the link."
+                )
         read_end, write_end = os.pipe()
         try:
             children = Children(commands, seen, read_end)

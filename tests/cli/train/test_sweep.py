@@ -196,6 +196,14 @@ def test_folders_that_hold_something_else_are_refused(data: Path, tmp_path: Path
     assert f"demo_{SPLIT}_s0" in call(*words(data, folder, "--split", SPLIT), expected=2).stderr
     (tmp_path / "config.json").write_text("{}")
     assert "is the folder of a run" in call(*words(data, tmp_path), expected=2).stderr
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "logs").symlink_to(tmp_path)
+    assert "is a link to" in call(*words(data, tmp_path / "linked"), expected=2).stderr
+    (tmp_path / "linked" / "logs").unlink()
+    (tmp_path / "linked" / "logs").mkdir()
+    (tmp_path / "linked" / "logs" / f"demo_{OTHER}_s0.log").symlink_to(tmp_path / "file")
+    call(*words(data, tmp_path / "linked", "--split", OTHER), expected=2)
+    assert not (tmp_path / "file").exists()
     (tmp_path / "file").touch()
     assert str(tmp_path / "file") in call(*words(data, tmp_path / "file"), expected=2).stderr
 
