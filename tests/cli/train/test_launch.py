@@ -237,7 +237,7 @@ def test_second_sigint_ends_at_once() -> None:
 
 
 def test_as_many_processes_as_gpus() -> None:
-    assert launch._number_of("auto") == max(1, torch.cuda.device_count())
+    assert launch.number_of("auto") == max(1, torch.cuda.device_count())
 
 
 def test_more_processes_than_videos(tmp_path: Path) -> None:
