@@ -23,6 +23,7 @@ from manifests.records import (
     MAX_FPS,
     MAX_NAME_BYTES,
     MAX_PICTURE_PIXELS,
+    NO_LABEL,
     STATUSES,
     WRITTEN,
     GradientCoding,
@@ -229,7 +230,8 @@ def _name_problems(table: pa.Table, named: Flags, num_classes: int) -> Iterator[
         odd |= np.array([bool({"..", "\0"} & set(re.split("(\0)|/", text))) for text in path.to_pylist()], bool)
     yield "path leaves the folder of the videos, or holds a NUL", odd
     label = _numbers(table, "label")
-    yield f"label is none of the {num_classes} classes", named & ((label < 0) | (label >= num_classes))
+    unknown = (label == NO_LABEL) & _flags(pc.equal(table["class_name"], ""))
+    yield f"label is none of the {num_classes} classes", named & ~unknown & ((label < 0) | (label >= num_classes))
 
 
 def are_keys(column: pa.ChunkedArray) -> bool:

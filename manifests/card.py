@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from manifests.files import Location, atomic_write, below, exists
+from manifests.files import Location, atomic_write, below, exists, read_bytes
 
 CARD_NAME = "README.md"
 
 
-def write_card(folder: Location, parts: Mapping[str, str], text: str) -> None:
+def write_card(folder: Location, parts: Mapping[str, str], text: str, earlier: str = "") -> None:
     """Write README.md, unless there is one, which may be the user's.
 
-    parts: the pattern of the shards of each part, by its name. text: what the folder holds, in Markdown.
+    parts: the pattern of the shards of each part, by its name. text: what the folder holds, in Markdown. earlier: the text of a
+    card of ours that this one replaces.
     """
     place = below(folder, CARD_NAME)
-    if exists(place):
+    if exists(place) and not (earlier and read_bytes(place) == _card(parts, earlier)):
         return
+    with atomic_write(place) as file:
+        file.write(_card(parts, text))
+
+
+def _card(parts: Mapping[str, str], text: str) -> bytes:
     lines = ["---", "configs:", "- config_name: default", "  data_files:"]
     for part, pattern in parts.items():
         lines += [f"  - split: {part}", f"    path: {pattern}"]
-    with atomic_write(place) as file:
-        file.write("\n".join([*lines, "---", "", text, ""]).encode())
+    return "\n".join([*lines, "---", "", text, ""]).encode()

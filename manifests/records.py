@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 FORMAT_VERSION = 1
+NO_LABEL = -1  # of a video whose class is unknown; its class name is empty
 MAX_NAME_BYTES = 1024  # of a class or group
 MAX_FPS = 1e9  # of a video; more is no rate, but damage
 MAX_PICTURE_PIXELS = 2**26  # of a stored frame: 8192 x 8192, which takes 200 MB when it is decoded
@@ -26,8 +27,8 @@ class SourceVideo:
 
     key: str  # `Class/stem`: only `[A-Za-z0-9_-]` and one `/`; unique in the data set
     path: str  # relative to VIDEOS, with POSIX separators, in the user's spelling
-    class_name: str
-    label: int  # line number of the class in the class list, from 0
+    class_name: str  # "": unknown
+    label: int  # line number of the class in the class list, from 0; NO_LABEL: unknown
     group: str = ""  # the actor or scene the video was cut from (`g01`), "" if the data set names none
     subsets: tuple[str, ...] = ()  # per official fold, in order: "train", "val", "test", "unused" or "" (in no list)
     num_source_bytes: int = 0  # size of the file at the time of the scan

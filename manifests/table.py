@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from manifests.records import WRITTEN, InputError, ManifestHeader, Members, ShardRow, VideoRow
+from manifests.records import NO_LABEL, WRITTEN, InputError, ManifestHeader, Members, ShardRow, VideoRow
 
 _FLOW_FIELDS = ("flow_index_offset", "flow_index_bytes", "flow_offset", "flow_bytes")
 _ALL_MEMBER_FIELDS = tuple(field.name for field in dataclasses.fields(Members))
@@ -79,6 +79,12 @@ class VideoTable:
         """Get a column as Python values."""
         values: list[Any] = self.arrow.column(name).to_pylist()
         return values
+
+    @property
+    def num_without_label(self) -> int:
+        """Number of the written videos whose class is unknown."""
+        pairs = zip(self.column("label"), self.column("status"), strict=True)
+        return sum(label == NO_LABEL and status == WRITTEN for label, status in pairs)
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> VideoTable:
         """Select the rows with the given indices, in that order."""

@@ -44,6 +44,7 @@ def report(
     facts = {
         "num_inputs": len(manifest.videos),
         **{name: getattr(header, name) for name in ("num_written", "num_failed", "num_skipped")},
+        "num_without_label": manifest.videos.num_without_label,
         "num_frames": sum(manifest.videos.column("num_frames")),
         "num_bytes": sum(shard.num_bytes for shard in manifest.shards),
         "num_shards": len(manifest.shards),
@@ -74,6 +75,8 @@ def _lines(
     yield (
         f"{len(videos)} inputs = {header.num_written} written + {header.num_failed} failed + {header.num_skipped} skipped"
     )
+    if videos.num_without_label:
+        yield f"{videos.num_without_label} of the written videos have no label: unlabelled in every split"
     # Failed and skipped inputs, by reason.
     rows = [row for row in videos if row.status != WRITTEN]
     reasons = Counter(row.error for row in rows)

@@ -63,6 +63,20 @@ _INPUTS: tuple[Decorator, ...] = (
         show_default=True,
         help="keep every class of the data set's list, or only those with videos, with new labels",
     ),
+    click.option(
+        "--unlabelled",
+        "--unlabeled",
+        type=PlaceType(),
+        multiple=True,
+        metavar="DIR",
+        help="folder of videos without a label, of any size and rate; may be given several times. They train as unlabelled videos only",
+    ),
+    click.option(
+        "--unlabelled-is-class",
+        "--unlabeled-is-class",
+        is_flag=True,
+        help="folders of VIDEOS named unlabelled/ are a class like others, not videos without a label",
+    ),
     options_from(ExtractSettings),
     options_from(WorkerSettings),
 )
@@ -122,6 +136,7 @@ def _run(videos: Location, out: Location, dry_run: bool, log_json: bool, as_json
     from tgprep.extract.pipeline import TooManyFailuresError
     from tgprep.extract.plan import Update
     from tgprep.extract.workers.shards import Request, ShardError, StoppedError
+    from tgprep.scan.pool import Pools
     from tgprep.scan.scan import scan as scan_videos
 
     progress = ExtractProgress(log_json)
@@ -135,12 +150,13 @@ def _run(videos: Location, out: Location, dry_run: bool, log_json: bool, as_json
                 settings, workers = build(ExtractSettings, options), build(WorkerSettings, options)
                 update = Update(add=options["add"], retry_failed=options["retry_failed"])
                 task = _task(options["num_tasks"], options["task_id"], update)
-                request = Request(
-                    videos, out, settings, workers, stop=stop, on_planned=progress.planned, on_progress=progress
-                )
+                pools = Pools.of(videos, options["unlabelled"])
+                places = videos, out, settings, workers, pools
+                request = Request(*places, stop=stop, on_planned=progress.planned, on_progress=progress)
                 request = pipeline.prepare(request)  # before the scan, which may take long
                 how = {name: options[name] for name in ("dataset", "annotations", "classes")}
-                scan = scan_videos(videos, **how)
+                reserved = not options["unlabelled_is_class"]
+                scan = scan_videos(videos, **how, pools=pools, reserved=reserved)
             for note in scan.notes:
                 progress.log("note", note)
             if dry_run:

@@ -76,6 +76,8 @@ def _counts(contents: Contents, row: Row) -> Iterator[str]:
     yield from row("videos", f"{c.num_videos:,} = {counts}")
     empty = f", {c.num_empty_classes:,} without videos" if c.num_empty_classes else ""
     yield from row("classes", f"{c.num_classes:,}{empty}; videos a class {span(c.videos_per_class)}")
+    if c.num_without_label:
+        yield from row("no label", f"{c.num_without_label:,} videos: unlabelled in every split")
     yield from row("groups", f"{c.num_groups:,}" if c.num_groups else "none")
     yield from row("frames", f"{c.num_frames:,}; a video {span(c.frames_per_video)}")
     if c.settings.get("store") == "video":

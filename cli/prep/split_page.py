@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from manifests.records import NO_LABEL
 from manifests.splits.check import check_split, class_counts, count_parts
 from manifests.splits.label_split import LabelSplit
 from manifests.splits.list_import import ImportReport
@@ -26,6 +27,7 @@ def describe(split: LabelSplit, manifest: Manifest) -> dict[str, Any]:
     sizes = [asdict(count) for count in count_parts(split, manifest)]
     return {
         "name": split.name,
+        "num_without_label": int((split.label == NO_LABEL).sum()),
         "dataset": manifest.header.dataset,
         "num_classes": len(names),
         "parts": {size.pop("part"): size for size in sizes},
@@ -61,6 +63,8 @@ def page(facts: dict[str, Any]) -> str:
             f"{part:<12}{count['num_videos']:>9,}{count['num_classes']:>9}{count['num_groups']:>9}"
             f"{count['per_class_min']:>24}{count['per_class_mean']:>6.1f}{count['per_class_max']:>6}"
         )
+    if facts["num_without_label"]:
+        lines.append(f"{facts['num_without_label']:,} of the unlabelled videos have no label in the data set")
     lines += ["", *_classes(facts["classes"]), *[""] * bool(facts["problems"])]
     for problem in facts["problems"]:
         examples = ", ".join(problem["examples"][:3]) + (", ..." if problem["count"] > 3 else "")

@@ -163,6 +163,11 @@ def _announce(setup: Setup, ranks: Ranks, folder: Path) -> None:
     say(
         f"{config.name} on {setup.manifest.header.dataset}, split {split.name}: {int(split.labelled.sum())} labelled, "
         f"{int(split.unlabelled.sum())} unlabelled, {int(split.test.sum())} test videos"
+        + (
+            f" ({num_unknown} of the unlabelled without a label)"
+            if (num_unknown := int((split.label < 0).sum()))
+            else ""
+        )
     )
     on = ranks.device.type if ranks.world_size == 1 else f"{ranks.world_size} processes, {ranks.device.type}"
     say(f"{num_steps} steps ({config.optimiser.epochs} epochs of {per_epoch}) on {on}, run folder {folder}")

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.datasets import OFFICIAL, groups_span_classes
-from manifests.records import WRITTEN
+from manifests.records import NO_LABEL, WRITTEN
 from manifests.splits.label_split import LabelSplit
 from manifests.splits.pool import Flags
 from manifests.splits.settings import PARTS
@@ -69,7 +69,10 @@ def count_parts(split: LabelSplit, manifest: Manifest) -> tuple[PartCount, ...]:
         flags = split.part(part)
         per_class = class_counts(split, part, len(manifest.header.classes))
         sizes = int(flags.sum()), int((per_class > 0).sum()), len(videos.groups(flags))
-        counts.append(PartCount(part, *sizes, int(per_class.min()), float(per_class.mean()), int(per_class.max())))
+        spread = (
+            (int(per_class.min()), float(per_class.mean()), int(per_class.max())) if len(per_class) else (0, 0.0, 0)
+        )
+        counts.append(PartCount(part, *sizes, *spread))
     return tuple(counts)
 
 
@@ -99,10 +102,19 @@ def _check_videos(split: LabelSplit, manifest: Manifest, videos: _Videos) -> Ite
     known, written = videos.known, videos.written
     num_classes = len(manifest.header.classes)
     in_range = (split.label >= 0) & (split.label < num_classes)
+    # A video without a label keeps none: it cannot be trained on as labelled, or be tested.
+    unknown = known & (videos.label == NO_LABEL)
+    out_of_place = unknown & (split.labelled | split.validation | split.test)
     for level, kind, flags, message in (
         (ERROR, "unknown-videos", ~known, "{n} videos are not in the data set"),
         (ERROR, "not-written", known & ~written, "{n} videos were not extracted (failed or skipped)"),
-        (ERROR, "label-range", ~in_range, f"{{n}} videos have labels outside the {num_classes} classes"),
+        (
+            ERROR,
+            "label-range",
+            ~in_range & ~(unknown & (split.label == NO_LABEL)),
+            f"{{n}} videos have labels outside the {num_classes} classes",
+        ),
+        (ERROR, "no-label", out_of_place, "{n} videos without a label are labelled, validation or test videos"),
         (
             WARNING,
             "other-labels",

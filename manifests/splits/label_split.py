@@ -40,7 +40,8 @@ class LabelSplit:
     key: tuple[str, ...]
     label: npt.NDArray[np.int32]  # [N], as used in training
     labelled: Flags  # bool[N]
-    unlabelled: Flags  # includes the labelled videos unless the split was made with `--unlabelled rest`
+    unlabelled: Flags
+    """Includes all videos without a label, and the labelled ones unless the split was made with `--unlabelled rest`."""
     validation: Flags
     test: Flags
     provenance: dict[str, str]  # the settings and lists that the split was made from
@@ -87,6 +88,11 @@ def make_split(manifest: Manifest, settings: SplitSettings) -> LabelSplit:
     _set_aside(pool, settings.test_percent, settings.seed, "test", spans, train, test)
     _set_aside(pool, settings.hold_out_percent, settings.seed, "validation", spans, train, validation)
     places = np.flatnonzero(train)
+    if pool.without_label.all():
+        raise InputError(
+            f"{manifest.root} holds {len(pool.key)} videos without a label and no other: a split needs labelled ones. Add them: "
+            f"`tgprep extract VIDEOS {manifest.root} --add`, VIDEOS the folder that holds the class folders."
+        )
     if not len(places):
         raise InputError(f"{manifest.root}: no train videos in fold {settings.fold}; `tgprep info` lists the subsets.")
     # The draw sees only train videos; its indices are mapped back to the pool.
@@ -97,7 +103,7 @@ def make_split(manifest: Manifest, settings: SplitSettings) -> LabelSplit:
             f"--percent {settings.percent:g} of {len(places)} train videos {'in whole groups ' * settings.by_group}is less than one. "
             f"Give a larger --percent, or --strategy stratified, which labels at least one of each class{', or --redrawn' * settings.by_group}."
         )
-    unlabelled = train if settings.unlabelled == "all" else train & ~labelled
+    unlabelled = pool.without_label | (train if settings.unlabelled == "all" else train & ~labelled)
     provenance = {
         name: f"{value:g}" if isinstance(value, float) else str(value)
         for name, value in dataclasses.asdict(settings).items()

@@ -87,7 +87,7 @@ def import_lists(
         notes.append(
             f"{moved} videos of the official train list are in an imported list for test or validation: they leave train"
         )
-    unlabelled = train | labelled if settings.unlabelled == "all" else train & ~labelled
+    unlabelled = pool.without_label | (train | labelled if settings.unlabelled == "all" else train & ~labelled)
     label, label_differences, label_notes = _labels(
         manifest, pool, place_of, matches, read["labelled"], settings.labels
     )

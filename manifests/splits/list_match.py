@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from manifests.datasets import KINETICS, KINETICS_NAME, VIDEO_EXTENSIONS, clean_class, nfc
 from manifests.lists.labels import subset_of_word
 from manifests.lists.text import shown
-from manifests.records import WRITTEN, InputError
+from manifests.records import NO_LABEL, WRITTEN, InputError
 from manifests.splits.lists import ListFile, Reading
 from manifests.table import Manifest
 
 _Entry = tuple[str, int]  # a part, and the place of the entry in its list
+_WITHOUT_LABEL = "has no label in the data set, and can be unlabelled only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ def match_lists(manifest: Manifest, read: dict[str, ListFile]) -> Matches:
     Ways of naming a video are tried in turn for the lines that are not matched yet. InputError if a list matches nothing.
     """
     status, errors = manifest.videos.column("status"), manifest.videos.arrow.column("error")
+    labels = manifest.videos.column("label")
     found, ambiguous = _find(manifest, read)
     # A match counts if the video was written and no earlier line of the list has it.
     matches: dict[str, list[Match]] = {part: [] for part in read}
@@ -71,6 +73,8 @@ def match_lists(manifest: Manifest, read: dict[str, ListFile]) -> Matches:
                 reason = "several videos fit" if (part, place) in ambiguous else "no such video in the data set"
             elif status[match.row] != WRITTEN:
                 reason = f"{status[match.row]}: {errors[match.row].as_py() or 'no reason given'}"
+            elif labels[match.row] == NO_LABEL and part != "unlabelled":
+                reason = _WITHOUT_LABEL
             elif match.row in taken:
                 first = taken[match.row]
                 reason = f"listed before, in line {first.line}"
@@ -83,7 +87,8 @@ def match_lists(manifest: Manifest, read: dict[str, ListFile]) -> Matches:
             unmatched.append(Unmatched(file.name, entry.line, entry.text, reason))
         # A list without a single match is of another data set: stop, rather than report every line.
         if not matches[part]:
-            raise InputError(_why_nothing_matches(manifest, part, file))
+            reasons = {entry.reason for entry in unmatched if entry.file == file.name}
+            raise InputError(_why_nothing_matches(manifest, part, file, reasons))
     return Matches(matches, held_out, tuple(unmatched))
 
 
@@ -92,13 +97,18 @@ def _find(manifest: Manifest, read: dict[str, ListFile]) -> tuple[dict[_Entry, M
     open_entries = {(part, line): entry for part, file in read.items() for line, entry in enumerate(file.entries)}
     found: dict[_Entry, Match] = {}
     ambiguous: set[_Entry] = set()
+    without_label = [label == NO_LABEL for label in manifest.videos.column("label")]
     for names_of_videos, names_of_reading in _ways(manifest):
         if not open_entries:
             break
-        # A name that several videos share maps to -1.
+        # A name that several videos share maps to -1; but a video with a label has its name for itself.
         table: dict[str, int] = {}
-        for row, name in names_of_videos():
-            table[name] = row if table.setdefault(name, row) == row else -1
+        for is_pool in (True, False):
+            names = [(row, name) for row, name in names_of_videos() if without_label[row] == is_pool]
+            own: dict[str, int] = {}
+            for row, name in names:
+                own[name] = row if own.setdefault(name, row) == row else -1
+            table |= own
         for entry_id, entry in list(open_entries.items()):
             for reading in entry.readings:
                 rows = [table[name] for name in names_of_reading(reading.path) if name in table]
@@ -111,8 +121,10 @@ def _find(manifest: Manifest, read: dict[str, ListFile]) -> tuple[dict[_Entry, M
     return found, ambiguous
 
 
-def _why_nothing_matches(manifest: Manifest, part: str, file: ListFile) -> str:
+def _why_nothing_matches(manifest: Manifest, part: str, file: ListFile, reasons: set[str]) -> str:
     first_line = file.entries[0]
+    if reasons == {_WITHOUT_LABEL}:
+        return f"List {file.name}: of all its lines the video {_WITHOUT_LABEL}. Name {part} videos that lie in a class folder."
     if reason := _other_part(part, first_line.subset)[1]:
         return f"List {file.name}: none of its lines is for {part} videos. Line {first_line.line}: {reason}."
     return (

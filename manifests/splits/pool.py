@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.datasets import groups_span_classes, tested_subset
-from manifests.records import WRITTEN, InputError
+from manifests.records import NO_LABEL, WRITTEN, InputError
 from manifests.table import Manifest
 
 Flags = npt.NDArray[np.bool_]
@@ -24,9 +24,10 @@ class Pool:
     key: list[str]
     label: npt.NDArray[np.int32]
     unit: list[str]  # drawn together when groups are kept together: a group, a group within a class, or a single video
-    train: Flags  # bool[N]; the three parts are disjoint
+    train: Flags  # bool[N]; the four parts are disjoint
     validation: Flags
     test: Flags
+    without_label: Flags  # videos of no known class: unlabelled in every split, and in no other part
 
 
 def official_pool(manifest: Manifest, fold: int, pool: str) -> Pool:
@@ -51,13 +52,14 @@ def official_pool(manifest: Manifest, fold: int, pool: str) -> Pool:
         subset = np.array([subsets[0] if subsets else "" for subsets in of_fold])
     # What is in no part of the fold stays out of train, unless the pool is wider.
     tested = tested_subset(manifest.header.dataset, set(subset.tolist()))
-    test = subset == tested
-    validation = (subset == "val") & ~test
-    train = ~test & ~validation if pool == "non-test" else subset == "train"
+    label = table.column("label").to_numpy().astype(np.int32)
+    without_label = label == NO_LABEL
+    test = (subset == tested) & ~without_label
+    validation = (subset == "val") & ~test & ~without_label
+    train = (~test & ~validation if pool == "non-test" else subset == "train") & ~without_label
     spans = groups_span_classes(manifest.header.dataset)
     unit = [
         f"group:{group if spans else f'{class_name}/{group}'}" if group else f"video:{key}"
         for key, class_name, group in zip(keys, classes, groups, strict=True)
     ]
-    label = table.column("label").to_numpy().astype(np.int32)
-    return Pool(table.column("row").to_numpy(), keys, label, unit, train, validation, test)
+    return Pool(table.column("row").to_numpy(), keys, label, unit, train, validation, test, without_label)

@@ -40,6 +40,7 @@ class CheckReport:
     notes: tuple[str, ...] = ()  # worth knowing, but no breach of the format
     damaged_shards: tuple[str, ...] = ()  # names of shards whose bytes are not those that were written
     num_videos: int = 0
+    num_without_label: int = 0
     num_shards: int = 0
     num_bytes: int = 0
     num_frames: int = 0  # JPEG files that were decoded
@@ -82,11 +83,10 @@ def check(
         return CheckReport(root, deep, (Finding(place if message else root, "table", message or str(error), _COPY),))
     shard_rows = rows_by_shard(manifest)
     findings += check_tables(manifest, shard_rows)
-    mend = _mend_shard(manifest)
     if quick:
-        reports = list(_check_sizes(manifest, mend))
+        reports = list(_check_sizes(manifest, _mend_shard(manifest)))
     else:
-        check_one = functools.partial(check_shard, manifest, shard_rows, deep=deep, mend=mend)
+        check_one = functools.partial(check_shard, manifest, shard_rows, deep=deep, mend=_mend_shard(manifest))
         reports = run_threads(check_one, manifest.shards, threads, stop, on_progress)
     findings += [finding for report in reports for finding in report.findings]
     num_sources = 0
@@ -94,7 +94,9 @@ def check(
         sources = _check_sources(manifest, against, threads, stop)
         num_sources = len(sources)
         findings += filter(None, sources)
-    notes = list(hidden_keys(manifest))
+    num_unlabelled = manifest.videos.num_without_label
+    notes = [f"{num_unlabelled} of the videos have no label: unlabelled in every split"] * bool(num_unlabelled)
+    notes += hidden_keys(manifest)
     splits = list_splits(root)
     findings += [finding for name in splits for finding in _check_split(manifest, name, notes)]
     findings += _check_unknown_files(manifest, notes)
@@ -105,6 +107,7 @@ def check(
         tuple(notes),
         tuple(report.name for report in reports if report.damaged),
         num_videos=len(manifest.videos),
+        num_without_label=num_unlabelled,
         num_shards=len(reports),
         num_bytes=sum(report.num_bytes for report in reports),
         num_frames=sum(report.num_frames for report in reports),

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.records import FAILED, SKIPPED, STATUSES, WRITTEN
+from manifests.records import FAILED, NO_LABEL, SKIPPED, STATUSES, WRITTEN
 from manifests.sample import encode_offsets, flow_method
 from manifests.table import Manifest, VideoTable
 
@@ -92,10 +92,11 @@ def _check_names(manifest: Manifest) -> Iterator[Finding]:
     if len(names) and not pc.all(pc.less_equal(names[:-1], names[1:]), min_count=0).as_py():
         yield _finding(_VIDEOS, "order", "rows are not sorted by key")
 
-    label = pa.array(_numbers(table, "label"), mask=~named)
+    unknown = (_numbers(table, "label") == NO_LABEL) & _equal(table, "class_name", "")
+    label = pa.array(_numbers(table, "label"), mask=~named | unknown)
     class_of_label = pa.array(header.classes, pa.string()).take(label)
     equal = pc.fill_null(pc.equal(table.column("class_name"), class_of_label), False).to_numpy()
-    yield from _broken(table, "label", "the label is not the class's place in dataset.json", named & ~equal)
+    yield from _broken(table, "label", "the label is not the class's place in dataset.json", named & ~unknown & ~equal)
     num_folds = pc.list_value_length(table.column("subsets")).to_numpy()
     message = f"`subsets` has not {header.num_folds} entries"
     yield from _broken(table, "subsets", message, named & (num_folds != header.num_folds))

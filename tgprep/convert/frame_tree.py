@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from manifests import datasets
-from manifests.datasets import nfc
+from manifests.datasets import is_unlabelled, nfc
 from manifests.files import parse_json, read_bytes, read_json
 from manifests.lists.ucf_hmdb import read_class_index
-from manifests.records import InputError, SourceVideo
+from manifests.records import NO_LABEL, InputError, SourceVideo
 from tgprep.scan.files import NOT_UTF8, Listing, VideoFile, is_utf8, walk
 from tgprep.scan.keys import class_folder
 from tgprep.scan.rules import Labelling, VideoLabel
@@ -92,8 +92,13 @@ def scan_tree(folder: Path, dataset: str, annotations: Path | None) -> Scan:
     if dataset not in ("auto", "folder", *datasets.OFFICIAL):
         raise InputError(f"--dataset {dataset}: one of auto, folder, {', '.join(datasets.OFFICIAL)}.")
     listing = _frame_folders(folder)
-    detected, labelling = label_files(listing, folder, dataset, annotations)
-    if detected == "folder" and (folder / CLASS_LIST).is_file():
+    has_class_list = (folder / CLASS_LIST).is_file()
+    # A folder `unlabelled` that the class list names is a class; which of its videos have no label then says the list of labels.
+    reserved = not (
+        has_class_list and any(is_unlabelled(class_folder(name)) for name in _class_index(folder / CLASS_LIST))
+    )
+    detected, labelling = label_files(listing, folder, dataset, annotations, reserved=reserved)
+    if detected == "folder" and has_class_list:
         labelling = _with_class_list(labelling, folder)
     return named(listing, folder, detected, labelling)
 
@@ -107,7 +112,9 @@ def _with_class_list(labelling: Labelling, folder: Path) -> Labelling:
     labels: dict[str, VideoLabel | str] = {}
     for path, entry in labelling.labels.items():
         if isinstance(entry, VideoLabel):
-            name = classes[of_video[path]] if path in of_video else by_name.get(entry.class_name)
+            name = by_name.get(entry.class_name) if entry.class_name else ""
+            if path in of_video:
+                name = classes[label] if (label := of_video[path]) != NO_LABEL else ""
             if name is None:
                 raise InputError(
                     f"{file} does not name the class folder {entry.class_name} of {path}. Add it, or remove the list."
@@ -171,7 +178,7 @@ def _read_shared_labels(file: Path, num_classes: int) -> dict[str, int]:
         return {}
     try:
         labels: dict[str, int] = read_json(file)
-        if not all(label in range(num_classes) for label in labels.values()):
+        if not all(label in range(NO_LABEL, num_classes) for label in labels.values()):
             raise ValueError
     except (ValueError, AttributeError, TypeError, RecursionError):
         raise InputError(f"{file} is damaged: export again, or remove it.") from None

@@ -51,8 +51,9 @@ def estimate(request: Request, scan: Scan) -> Estimate:
     headers = mixed[:_NUM_HEADERS]
     # To read the header of an object, all of it would be downloaded: for a store the few extracted videos must do.
     header_frames = [0] * len(headers)
-    if isinstance(request.videos, Path):
-        header_frames = _header_frames(request, [request.videos / video.path for video in headers])
+    if not request.reads_store:
+        places = (request.pools.place_of(request.videos, video.path) for video in headers)
+        header_frames = _header_frames(request, [Path(root, path) for root, path in places])
     readable = [count for count in header_frames if count > 0]
     num_frames = round(sum(readable) / max(1, len(headers)) * len(mixed))
     measured, seconds = _measure(request, mixed[:_NUM_MEASURED])

@@ -15,7 +15,7 @@ from manifests.card import write_card
 from manifests.disk import explained
 from manifests.files import Location, below, exists, list_files, list_folder, remove, remove_tree
 from manifests.manifest_io import HEADER_NAME, read_manifest, write_manifest
-from manifests.records import FAILED, SKIPPED, WRITTEN, InputError, ManifestHeader, VideoRow
+from manifests.records import FAILED, NO_LABEL, SKIPPED, WRITTEN, InputError, ManifestHeader, VideoRow
 from manifests.table import Manifest
 from tgprep.config import ExtractSettings
 from tgprep.decode.frames import PLANES_VERSION
@@ -27,6 +27,7 @@ from tgprep.extract.plan import (
     Plan,
     Update,
     changes_since,
+    has_labels,
     load_plan,
     new_videos,
     plan_digest,
@@ -144,7 +145,7 @@ def _update(request: Request, scan: Scan, update: Update, check_owner: Callable[
         work_folder.clear(work)
         plan = None
     if plan is None:
-        plan = plan_update(base, scan, request.settings, request.versions, update)
+        plan = plan_update(base, scan, request.settings, request.versions, update, request.pools.outside)
         if not plan.videos and set(plan.skipped) == skipped_of(base):
             remove_tree(work)
             return Outcome(base, True, len(base.shards), (f"{update}: nothing to do",))
@@ -174,6 +175,7 @@ def make_shards(
     """
     results = {shard.name: done[shard.name] for shard in shards if shard.name in done}
     todo = [shard for shard in shards if shard.name not in done]
+    request.pools.require(video.path for shard in todo for video in shard.videos)
     sizes = [video.num_source_bytes for shard in shards for video in shard.videos]
     kept_sizes = [row.num_source_bytes for result in results.values() for row in result.videos]
     request.on_planned(Workload(len(sizes), sum(sizes), len(kept_sizes), sum(kept_sizes)))
@@ -245,7 +247,10 @@ def finalise(
     shards = [result.shard for result in results]
     if base is not None:
         new_paths = {row.path for row in rows}
-        rows += [row for row in base.videos if row.status != SKIPPED and row.path not in new_paths]
+        old = (row for row in base.videos if row.status != SKIPPED and row.path not in new_paths)
+        # A data set without labels gets its folds with its first labelled videos.
+        train = ("train",) * header.num_folds
+        rows += [replace(row, subsets=train) if row.label == NO_LABEL else row for row in old]
         while shards and not shards[-1].num_videos:  # every video failed again: no empty shard for that
             remove(below(out, shards.pop().name))
         shards = [*base.shards, *shards]
@@ -259,10 +264,23 @@ def finalise(
     counts = Counter(row.status for row in rows)
     assert counts.total() == counts[WRITTEN] + counts[FAILED] + counts[SKIPPED], counts
     header = replace(header, num_written=counts[WRITTEN], num_failed=counts[FAILED], num_skipped=counts[SKIPPED])
-    write_card(out, {"train": "shard-*.tar"}, _CARD)  # all videos: labels of training are in splits/
+    # All videos are one part: labels of training are in splits/.
+    num_unlabelled = sum(row.label == NO_LABEL and row.status == WRITTEN for row in rows)
+    earlier = _card(base.videos.num_without_label) if base is not None else ""
+    write_card(out, {"train": "shard-*.tar"}, _card(num_unlabelled), earlier)
     manifest = write_manifest(out, header, sorted(rows, key=lambda row: (row.key, row.path)), shards)
     work_folder.remove(out)
     return manifest
+
+
+def _card(num_unlabelled: int) -> str:
+    """The text of the card of a data set with so many videos without a label."""
+    more = (
+        f"\n\n{num_unlabelled:,} of the videos have no label: their `label` is -1, their `class_name` is empty."
+        if num_unlabelled
+        else ""
+    )
+    return _CARD + more
 
 
 def resume_or_begin(request: Request, scan: Scan) -> tuple[Plan, list[str]]:
@@ -330,7 +348,8 @@ def _finished_manifest(request: Request, scan: Scan) -> Manifest:
     """The data set at OUT; InputError if it has other settings, or shards are not as they were written."""
     out, manifest = request.out, read_manifest(request.out)
     header = manifest.header
-    refuse_difference(out, "a finished", header.dataset, header.settings, scan, request.settings)
+    dataset = header.dataset if has_labels(manifest) else scan.dataset
+    refuse_difference(out, "a finished", dataset, header.settings, scan, request.settings)
     sizes = list_files(out)
     broken = [
         f"{shard.name} ({f'{sizes[shard.name]} bytes, expected {shard.num_bytes}' if shard.name in sizes else 'missing'})"

@@ -19,11 +19,12 @@ from manifests.datasets import nfc
 from manifests.files import Location, atomic_write, below, read_bytes, read_json
 from manifests.manifest_io import json_bytes
 from manifests.parquet import parquet_table, table_bytes
-from manifests.records import FAILED, SKIPPED, InputError, ManifestHeader, SourceVideo
+from manifests.records import FAILED, NO_LABEL, SKIPPED, InputError, ManifestHeader, SourceVideo
 from manifests.table import VIDEO_SCHEMA, Manifest
 from tgprep.config import EARLIER, ExtractSettings
 from tgprep.extract.workers.shards import ShardPlan
 from tgprep.scan.keys import video_key
+from tgprep.scan.pool import KEY_FOLDER, outside_name
 from tgprep.scan.scan import Scan
 
 _SOURCE_SCHEMA = pa.schema([VIDEO_SCHEMA.field(field.name) for field in dataclasses.fields(SourceVideo)])
@@ -188,9 +189,17 @@ class Update:
 
 
 def plan_update(
-    base: Manifest, scan: Scan, settings: ExtractSettings, versions: dict[str, str], update: Update
+    base: Manifest,
+    scan: Scan,
+    settings: ExtractSettings,
+    versions: dict[str, str],
+    update: Update,
+    pools: Collection[str],
 ) -> Plan:
-    """The plan of an update. Keys, labels and classes of the data set stay; new classes get the labels after them."""
+    """The plan of an update. Keys, labels and classes of the data set stay; new classes get the labels after them.
+
+    pools: names of the given folders of unlabelled videos.
+    """
     rows = [row for row in base.videos if row.status != SKIPPED]
     known = {row.path for row in rows}
     classes, skipped = base.header.classes, skipped_of(base)
@@ -200,30 +209,55 @@ def plan_update(
         failed = [row for row in rows if row.status == FAILED]
         videos += [replace(row.source, num_source_bytes=sizes.get(row.path, row.num_source_bytes)) for row in failed]
     if update.add:
-        if scan.num_folds != base.header.num_folds:
+        if scan.num_folds != base.header.num_folds and has_labels(base):
             raise InputError(
                 f"{base.root} has {base.header.num_folds} official folds, VIDEOS and its lists now have {scan.num_folds}. "
                 f"Give the same --annotations and the same kind of folders, or extract into a new folder."
             )
-        present = {video.class_name for video in scan.videos}
+        present = {video.class_name for video in scan.videos if video.class_name}
         same = {nfc(name): name for name in classes}  # the data set's spelling of a class
         classes += tuple(name for name in scan.classes if name in present and nfc(name) not in same)
         used_keys = {row.key.lower() for row in rows}
-        labels = {name: label for label, name in enumerate(classes)}
+        labels = {name: label for label, name in enumerate(classes)} | {"": NO_LABEL}
+        _refuse_other_pools(base, scan)
         for video in new_videos(scan, known):
             # A key of the data set may belong to a file that is no longer in VIDEOS: a hash of the path makes another one.
             key = video.key
             for digits in (8, 16, 64):
                 if key.lower() not in used_keys:
                     break
-                key = video_key(video.class_name, PurePosixPath(video.path).stem, hash_of=video.path, digits=digits)
+                folder, stem = video.class_name or KEY_FOLDER, PurePosixPath(video.path).stem
+                key = video_key(folder, stem, hash_of=video.path, digits=digits)
             used_keys.add(key.lower())
             name = same.get(nfc(video.class_name), video.class_name)
             videos.append(replace(video, key=key, class_name=name, label=labels[name]))
-        skipped = {(item.path, item.reason) for item in scan.skipped if item.path not in known}
+        # What was skipped in folders of unlabelled videos that are not given now stays skipped.
+        kept = {item for item in skipped if (name := outside_name(item[0])) and name not in pools}
+        skipped = kept | {(item.path, item.reason) for item in scan.skipped if item.path not in known}
     last = max((int(shard.name.split("-")[1].split(".")[0]) for shard in base.shards), default=-1)
-    facts = (base.header.dataset, classes, base.header.num_folds, tuple(videos), tuple(sorted(skipped)))
+    first = scan if update.add and not has_labels(base) else base.header  # the first labelled videos decide
+    facts = (first.dataset, classes, first.num_folds, tuple(videos), tuple(sorted(skipped)))
     return Plan(*facts, settings, versions, update=str(update), base=base.digest, first_shard=last + 1)
+
+
+def has_labels(base: Manifest) -> bool:
+    """Whether a data set holds a video with a label."""
+    return any(label != NO_LABEL for label in base.videos.column("label"))
+
+
+def _refuse_other_pools(base: Manifest, scan: Scan) -> None:
+    """InputError if files of a folder of unlabelled videos have another size than those of the data set: it is another folder."""
+    columns = (base.videos.column(name) for name in ("path", "num_source_bytes", "status"))
+    before = {
+        path: size for path, size, status in zip(*columns, strict=True) if status != SKIPPED and outside_name(path)
+    }
+    for video in scan.videos:
+        if (size := before.get(video.path, video.num_source_bytes)) != video.num_source_bytes:
+            name = outside_name(video.path)
+            raise InputError(
+                f"--unlabelled {name}: {video.path} has {video.num_source_bytes} bytes, in {base.root} it had {size}. If this is another "
+                f"folder of the name {name}, give it by a link with another name; the data set keeps the videos that it has."
+            )
 
 
 def new_videos(scan: Scan, known: Collection[str]) -> list[SourceVideo]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 
 from manifests.datasets import folded_class, nfc
 from manifests.files import Location, below, exists
-from manifests.lists.labels import is_missing, number_of, subset_of_word, whole_number
+from manifests.lists.labels import UNUSED, is_missing, number_of, subset_of_word, whole_number
 from manifests.lists.table import (
     COLUMNS,
     Row,
@@ -21,13 +21,16 @@ from manifests.lists.table import (
     subset_word,
 )
 from manifests.lists.text import read_text, shown
-from manifests.records import InputError
+from manifests.records import NO_LABEL, InputError
 from tgprep.scan.files import OTHER_EXTENSIONS, Listing, extension_of, some
 from tgprep.scan.rules import Labelling, VideoLabel, count_extra, count_missing
 
 
-def by_csv(listing: Listing, videos: Location, annotations: Path | None) -> Labelling:
-    """Label files by path,label[,group,subset]: paths relative to VIDEOS; labels are class names, or integers from 0."""
+def by_csv(listing: Listing, videos: Location, annotations: Path | None, pool: Collection[str] = ()) -> Labelling:
+    """Label files by path,label[,group,subset]: paths relative to VIDEOS; labels are class names, or integers from 0.
+
+    An empty label is none. pool: paths of videos without a label, which the table need not name.
+    """
     if annotations is None or not annotations.is_file():
         raise InputError(
             "--dataset csv needs --annotations FILE.csv with the columns path,label and, if wanted, group,subset."
@@ -47,27 +50,34 @@ def by_csv(listing: Listing, videos: Location, annotations: Path | None) -> Labe
         notes.append(f"columns of {annotations.name} that are not read: {some(unread)}")
     if not subsets:
         refuse_unread_subsets(((name, [row.get(name) for row in table.rows]) for name in unread), annotations)
-    rows: dict[str, VideoLabel] = {}
+    rows: dict[str, VideoLabel | str] = {}
     for row, label, subset in zip(table.rows, labels, subsets or [""] * len(labels), strict=True):
         where = f"{annotations}, line {row.line}"
         path = names.find(row.get(path_column), where)
         if path in rows:
             raise InputError(f"{where}: {path} is listed twice. Keep one of the lines.")
-        rows[path] = VideoLabel(label, row.get(group_column), (subset,) if subsets else ())
+        if not label and subset in ("val", "test", UNUSED):
+            rows[path] = f"listed as {subset} without a label: only train videos may have none"
+            continue
+        rows[path] = VideoLabel(label, row.get(group_column), (subset if label else "train",) if subsets else ())
     # Listed paths that are not among the videos: skipped already, no video, or missing.
     unseen = rows.keys() - {file.path for file in listing.videos} - {entry.path for entry in listing.skipped}
     no_videos = {path: reason for path in sorted(unseen) if (reason := _why_no_video(videos, path))}
-    absent = ((rows[path].class_name, path) for path in unseen - no_videos.keys())
-    missing = count_missing((row.class_name for row in rows.values()), absent)
+    class_of = {path: row.class_name if isinstance(row, VideoLabel) else "" for path, row in rows.items()}
+    absent = ((class_of[path], path) for path in unseen - no_videos.keys())
+    missing = count_missing(class_of.values(), absent)
     # Videos that are not listed: by the innermost folder that is a class.
-    unlisted, listed_classes = [file for file in listing.videos if file.path not in rows], set(labels)
+    listed_classes = set(classes)
+    unlisted = [file for file in listing.videos if file.path not in rows and file.path not in pool]
     extra: defaultdict[str, list[str]] = defaultdict(list)
     for file in unlisted:
         extra[next((name for name in reversed(file.folders) if name in listed_classes), "")].append(file.path)
     if unlisted:
         examples = some(sorted(file.path for file in unlisted))
         notes.append(f"{len(unlisted)} video files are not in {annotations.name} and were ignored: {examples}")
-    return Labelling(classes, {**rows, **no_videos}, int(bool(subsets)), missing, count_extra(extra), tuple(notes))
+    # A row without a label whose file is missing is no video that was skipped.
+    found = {path: row for path, row in rows.items() if path not in unseen or isinstance(row, VideoLabel)}
+    return Labelling(classes, {**found, **no_videos}, int(bool(subsets)), missing, count_extra(extra), tuple(notes))
 
 
 def _why_no_video(videos: Location, path: str) -> str:
@@ -108,33 +118,35 @@ def _path_column(table: Table, names: _Names) -> str:
 
 
 def _classes(rows: Iterable[Row], column: str, file: Path) -> tuple[list[str], tuple[str, ...], list[str]]:
-    """The class of each row, the class list, and notes. Labels are numbers if all are, else names."""
+    """The class of each row ("" for rows without a label), the class list, and notes. Labels are numbers if all are, else names."""
     labels = [row.get(column) for row in rows]
     for row, label in zip(rows, labels, strict=True):
-        if is_missing(label):
+        if label and is_missing(label):
             raise InputError(
-                f"{file}, line {row.line}: no label ({column} is {shown(label)}). Every listed video needs one: take the others out."
+                f"{file}, line {row.line}: no label ({column} is {shown(label)}). Leave the cell empty if the class is unknown."
             )
-    numbers = [label for label in labels if number_of(label) is not None]
-    if len(numbers) == len(labels):
+    known = [label for label in labels if label]
+    numbers = [label for label in known if number_of(label) is not None]
+    if len(numbers) == len(known):
         found = []
         for row, label in zip(rows, labels, strict=True):
             try:
-                found.append(whole_number(label) or 0)
+                found.append(whole_number(label) or 0 if label else NO_LABEL)
             except InputError as error:
                 raise InputError(f"{file}, line {row.line}: {error}.") from None
-        return [str(number) for number in found], tuple(map(str, range(max(found) + 1))), []
+        names = tuple(map(str, range(max(found, default=NO_LABEL) + 1)))
+        return [str(number) if number != NO_LABEL else "" for number in found], names, []
     notes = []
     if numbers:
-        name = next(label for label in labels if number_of(label) is None)
-        what = f"{len(numbers)} of {len(labels)} labels are numbers, such as {shown(numbers[0])}, the others names, such as {shown(name)}"
-        if len(numbers) * 2 > len(labels):
+        name = next(label for label in known if number_of(label) is None)
+        what = f"{len(numbers)} of {len(known)} labels are numbers, such as {shown(numbers[0])}, the others names, such as {shown(name)}"
+        if len(numbers) * 2 > len(known):
             raise InputError(f"{file}: {what}. Correct the names, or write a name for every class.")
         notes.append(f"{what}: all count as names")
     # Names that differ in their form of Unicode are one class, in the first spelling; in case, they are two.
     spelling: dict[str, str] = {}
     labels = [spelling.setdefault(nfc(label), label) for label in labels]
-    classes = tuple(sorted(set(labels)))
+    classes = tuple(sorted(set(labels) - {""}))
     same = Counter(map(folded_class, classes))
     if alike := [name for name in classes if same[folded_class(name)] > 1]:
         notes.append(

@@ -70,14 +70,14 @@ class Listing:
             self.videos.append(VideoFile(path, tuple(folders), name[: -len(extension) - 1], num_bytes))
 
 
-def list_videos(location: Location) -> Listing:
-    """List a folder or URL. InputError if it does not exist or holds no video."""
+def list_videos(location: Location, what: str = "VIDEOS") -> Listing:
+    """List a folder or URL, `what` for messages. InputError if it does not exist or holds no video."""
     listing = Listing()
     if isinstance(location, Path):
         if not location.is_dir():
-            what = "is a file, not a folder" if location.exists() else "does not exist"
+            problem = "is a file, not a folder" if location.exists() else "does not exist"
             raise InputError(
-                f"VIDEOS {location} {what}. Name the folder that holds the videos: tgprep extract VIDEOS OUT."
+                f"{what} {location} {problem}. Name the folder that holds the videos: tgprep extract VIDEOS OUT{' --unlabelled DIR' * (what != 'VIDEOS')}."
             )
         for path, status in walk(location, listing):
             listing.add(path, status.st_size, regular=stat.S_ISREG(status.st_mode))
@@ -93,7 +93,7 @@ def list_videos(location: Location) -> Listing:
                 listing.add(path, num_bytes)
     if not listing.videos:
         # The likely reasons: archives not unpacked, or files that had to be skipped.
-        message = f"VIDEOS {location} holds no video files (expected extensions such as .avi, .mp4, .mkv, .webm at any depth)."
+        message = f"{what} {location} holds no video files (expected extensions such as .avi, .mp4, .mkv, .webm at any depth)."
         archives = [
             f"{listing.ignored[kind]} .{kind}" for kind in listing.ignored if kind in ("rar", "zip", "tar", "gz")
         ]

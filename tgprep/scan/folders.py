@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from manifests import datasets
-from manifests.datasets import SUBSET_NAMES, folded_class, is_common, is_unlabelled, nfc, subset_of_folder, words_of
+from manifests.datasets import SUBSET_NAMES, folded_class, is_common, nfc, subset_of_folder, words_of
 from manifests.files import Location
 from manifests.records import InputError
 from tgprep.scan.files import VideoFile, some
@@ -28,8 +28,6 @@ class _Layout:
 
     def read(self, folders: Folders) -> tuple[str, str] | str:
         """Class and subset ("" if the layout has none) of a file in these folders, or the reason to skip it."""
-        if unlabelled := [place for place, name in enumerate(folders, 1) if is_unlabelled(name)]:
-            return f"in {'/'.join(folders[: unlabelled[0]])}/: no class known, and videos without one are not used"
         depth = len(self.root)
         inside = folders[depth:] if folders[:depth] == self.root else ()
         if self.kind == "class":
@@ -62,11 +60,10 @@ def by_folder(files: list[VideoFile], videos: Location) -> Labelling:
         raise InputError(
             f"VIDEOS {videos}: all videos are directly in this folder, so their classes are unknown. Expected VIDEOS/Class/file "
             "(or VIDEOS/train/Class/file). Give the folder above if this is one class, or list the classes: "
-            "--dataset csv --annotations FILE.csv (path,label). For Kinetics videos named by YouTube id: --dataset kinetics400 --annotations FOLDER with the official csv files."
+            "--dataset csv --annotations FILE.csv (path,label). If they have no labels, add them to labelled ones: --unlabelled "
+            f"{videos}. For Kinetics videos named by YouTube id: --dataset kinetics400 --annotations FOLDER with the official csv files."
         )
-    # Unlabelled videos say nothing about where classes are.
-    labelled = [folders for folders in nested if not any(map(is_unlabelled, folders))]
-    layout = _find_layout(labelled, videos) if labelled else _Layout((), "class")
+    layout = _find_layout(nested, videos)
     labels: dict[str, VideoLabel | str] = {}
     spellings: defaultdict[str, set[str]] = defaultdict(set)
     read = {folders: layout.read(folders) for folders in (*nested, ())}
@@ -80,7 +77,7 @@ def by_folder(files: list[VideoFile], videos: Location) -> Labelling:
         subsets = () if layout.kind == "class" else (subset,)
         labels[file.path] = VideoLabel(name, datasets.group_of("folder", name, file.stem), subsets)
     notes = [layout.note] if layout.note else []
-    notes += _notes(layout, labelled, [path for path, why in labels.items() if isinstance(why, str)])
+    notes += _notes(layout, nested, [path for path, why in labels.items() if isinstance(why, str)])
     if double := sorted(name for name, forms in spellings.items() if len(forms) > 1):
         notes.append(
             f"{len(double)} classes have folders in composed and in decomposed Unicode, taken as one class each: {some(double)}"
@@ -133,7 +130,7 @@ def _subsets_in(root: Folders, nested: list[Folders], videos: Location, *, is_co
     others = [folders for folders in nested if folders not in subset_folders]
     num_words = len({subset_of_folder(folders[depth]) for folders in subset_folders})
     hold_classes = any(len(folders) > depth + 1 for folders in subset_folders)
-    # One subset beside folders of videos (unlabelled/) is a subset; beside folders that hold folders it may be a class.
+    # One subset beside folders of videos (demo/) is a subset; beside folders that hold folders it may be a class.
     others_hold_videos = is_common and all(len(folders) == depth + 1 for folders in others)
     if not others or (hold_classes and (num_words > 1 or others_hold_videos)):
         return _Layout(root, "subset", passed=_passed(root, nested))

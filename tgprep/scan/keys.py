@@ -6,7 +6,7 @@ import functools
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from manifests.datasets import nfc
 
@@ -15,8 +15,10 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _LEADING = re.compile(r"^__+")
 
 
-def unique_keys(videos: Sequence[tuple[str, str, str]]) -> tuple[list[str], list[str]]:
+def unique_keys(videos: Sequence[tuple[str, str, str]], taken: Collection[str] = ()) -> tuple[list[str], list[str]]:
     """A key for each (class name, stem, path), and the sorted paths of the videos whose plain keys clash.
+
+    taken: keys in lower case that other videos have.
 
     Keys that differ in case only clash, as some file systems do not distinguish them. Every video of a clash gets a hash
     of its path, so that no key depends on the order of videos.
@@ -27,9 +29,10 @@ def unique_keys(videos: Sequence[tuple[str, str, str]]) -> tuple[list[str], list
         by_key: defaultdict[str, list[int]] = defaultdict(list)
         for index, key in enumerate(keys):
             by_key[key.lower()].append(index)
-        if len(by_key) == len(keys):
+        doubled = [index for key, group in by_key.items() if len(group) > 1 or key in taken for index in group]
+        if not doubled:
             break
-        for index in (index for group in by_key.values() if len(group) > 1 for index in group):
+        for index in doubled:
             class_name, stem, path = videos[index]
             keys[index] = video_key(class_name, stem, hash_of=path, digits=digits)
             clashing.add(index)

@@ -9,12 +9,13 @@ from pathlib import Path
 from manifests import datasets
 from manifests.files import Location
 from manifests.lists.official import unread_files
-from manifests.records import MAX_NAME_BYTES, InputError, SourceVideo
+from manifests.records import MAX_NAME_BYTES, NO_LABEL, InputError, SourceVideo
 from tgprep.scan.annotations import annotation_paths
 from tgprep.scan.csv_list import by_csv
-from tgprep.scan.files import Listing, Skipped, list_videos, some
+from tgprep.scan.files import Listing, Skipped, VideoFile, list_videos, some
 from tgprep.scan.folders import by_folder
 from tgprep.scan.keys import unique_keys
+from tgprep.scan.pool import KEY_FOLDER, OUTSIDE, Pools, list_outside, pool_labels
 from tgprep.scan.rules import Extra, Labelling, Missing, VideoLabel, by_lists, guess_dataset
 
 __all__ = ["Extra", "Missing", "Scan", "Skipped", "scan"]
@@ -34,12 +35,21 @@ class Scan:
     notes: tuple[str, ...]  # for the user: what was inferred from where
 
 
-def scan(videos: Location, *, dataset: str = "auto", annotations: Location | None = None, classes: str = "all") -> Scan:
-    """Find and name every video below `videos`.
+def scan(
+    videos: Location,
+    *,
+    dataset: str = "auto",
+    annotations: Location | None = None,
+    classes: str = "all",
+    pools: Pools | None = None,
+    reserved: bool = True,
+) -> Scan:
+    """Find and name every video below `videos`, and in the folders of unlabelled videos.
 
     dataset: one of manifests.datasets.DATASETS, or `auto` to infer it from folder and file names.
     annotations: folder (or csv file) of official lists; None: look beside and in VIDEOS.
     classes: `all` keeps classes without videos, `present` drops them and renumbers the rest.
+    reserved: whether the videos in folders named `unlabelled` have no label.
     Raises InputError if the folder does not exist, holds no video, or does not fit the data set.
     """
     if dataset not in (*datasets.DATASETS, "auto"):
@@ -47,20 +57,24 @@ def scan(videos: Location, *, dataset: str = "auto", annotations: Location | Non
     if isinstance(annotations, Path) and not annotations.exists():
         raise InputError(f"--annotations {annotations}: no such file or folder.")
     listing = list_videos(videos)
-    dataset, labelling = label_files(listing, videos, dataset, annotations)
+    list_outside(pools := pools or Pools(), listing)
+    dataset, labelling = label_files(listing, videos, dataset, annotations, pools, reserved=reserved)
     return named(listing, videos, dataset, labelling, classes)
 
 
 def named(listing: Listing, videos: Location, dataset: str, labelling: Labelling, classes: str = "all") -> Scan:
-    """Give every labelled file its label and key. InputError if no file has a label."""
+    """Give every file its label and key. InputError if no file has a label, unless all are known to have none."""
     notes = [*labelling.notes, *_notes_on_missing(labelling.missing)]
     # Every file has a label or is skipped; files that a csv does not name have neither.
     labels = [(file, labelling.labels.get(file.path)) for file in listing.videos]
     labelled = [(file, label) for file, label in labels if isinstance(label, VideoLabel)]
     skipped = listing.skipped + [Skipped(path, why) for path, why in labelling.labels.items() if isinstance(why, str)]
-    if not labelled:
+    unlabelled = [(file, label) for file, label in labelled if not label.class_name]
+    labelled = [(file, label) for file, label in labelled if label.class_name]
+    # A data set may hold unlabelled videos alone; but that no other file fits is a mistake.
+    if not labelled and len(unlabelled) < len(listing.videos):
         raise InputError(_why_none(listing, videos, dataset, labelling.missing, skipped))
-    for file, label in labelled:
+    for file, label in (*labelled, *unlabelled):
         if (num_bytes := max(len(label.class_name.encode()), len(label.group.encode()))) > MAX_NAME_BYTES:
             raise InputError(
                 f"{file.path}: its class or group has {num_bytes} bytes; expected at most {MAX_NAME_BYTES}."
@@ -75,17 +89,24 @@ def named(listing: Listing, videos: Location, dataset: str, labelling: Labelling
                 f"classes: {len(names)} of {len(labelling.classes)} have videos and are renumbered (--classes present)"
             )
     numbers = {name: number for number, name in enumerate(names)}
+    # Keys of labelled videos do not depend on the others.
     keys, clashes = unique_keys([(label.class_name, file.stem, file.path) for file, label in labelled])
+    taken = {key.lower() for key in keys}
+    more_keys, more_clashes = unique_keys([(KEY_FOLDER, file.stem, file.path) for file, _ in unlabelled], taken)
+    keys, clashes = [*keys, *more_keys], sorted(clashes + more_clashes)
     if clashes:
         notes.append(
             f"{len(clashes)} videos share class and name with another (copies, or the same name with another extension); their keys end in a hash of the path: {some(clashes)}"
         )
+    numbers[""] = NO_LABEL
     rows = [
         SourceVideo(
             key, file.path, label.class_name, numbers[label.class_name], label.group, label.subsets, file.num_bytes
         )
-        for key, (file, label) in zip(keys, labelled, strict=True)
+        for key, (file, label) in zip(keys, (*labelled, *unlabelled), strict=True)
     ]
+    if unlabelled:
+        notes.append(f"{len(unlabelled)} videos have no label: {some(_places(unlabelled))}")
     if listing.ignored:
         kinds = sorted(listing.ignored.items(), key=lambda entry: (-entry[1], entry[0]))
         notes.append(f"ignored files that are no videos: {', '.join(f'{count} {kind}' for kind, count in kinds)}")
@@ -124,22 +145,46 @@ def _notes_on_missing(missing: tuple[Missing, ...]) -> list[str]:
     return [f"{num_missing} listed videos of {len(worst)} classes are not in the folder: {examples}"] if missing else []
 
 
+def _places(unlabelled: list[tuple[VideoFile, VideoLabel]]) -> list[str]:
+    """How many videos are in each top folder, most first."""
+    counts = Counter(
+        "/".join(file.folders[: 2 if file.folders[0] == OUTSIDE else 1]) + "/" if file.folders else "VIDEOS itself"
+        for file, _ in unlabelled
+    )
+    return [f"{count} in {place.removeprefix(f'{OUTSIDE}/')}" for place, count in counts.most_common()]
+
+
 def label_files(
-    listing: Listing, videos: Location, dataset: str, annotations: Location | None
+    listing: Listing,
+    videos: Location,
+    dataset: str,
+    annotations: Location | None,
+    pools: Pools | None = None,
+    *,
+    reserved: bool = True,
 ) -> tuple[str, Labelling]:
     """Label the files by the rules of their data set, which is detected and noted if it is `auto`."""
+    pool = pool_labels(listing.videos, pools or Pools(), reserved=reserved)
+    files = [file for file in listing.videos if file.path not in pool]
     with annotation_paths(videos, annotations) as paths:
         lists = paths[0] if annotations is not None else None
-        detected = guess_dataset(listing.videos, paths, lists) if dataset == "auto" else dataset
+        detected = guess_dataset(files, paths, lists) if dataset == "auto" else dataset
         if detected == "csv":
-            labelling = by_csv(listing, videos, lists)
+            labelling = by_csv(listing, videos, lists, pool)
+        elif not files:
+            labelling = Labelling(datasets.class_list(detected), {}, 0, (), (), ())
         elif detected == "folder":
-            labelling = by_folder(listing.videos, videos)
+            labelling = by_folder(files, videos)
         else:
-            labelling = by_lists(detected, listing.videos, videos, paths, annotations)
+            labelling = by_lists(detected, files, videos, paths, annotations)
         notes = [*labelling.notes]
         if detected == "folder":
             notes += unread_files(detected, paths, None)
     if dataset == "auto":
         notes.insert(0, f"detected data set {detected} from folder and file names (--dataset sets it)")
-    return detected, replace(labelling, notes=tuple(notes))
+    # A list knows better than a folder.
+    subsets = ("train",) * labelling.num_folds
+    labels = {
+        path: label if isinstance(label, str) else replace(label, subsets=subsets) for path, label in pool.items()
+    }
+    return detected, replace(labelling, notes=tuple(notes), labels={**labels, **labelling.labels})

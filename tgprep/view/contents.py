@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from manifests.files import is_url
 from manifests.manifest_io import read_manifest
-from manifests.records import WRITTEN, GradientCoding
+from manifests.records import NO_LABEL, WRITTEN, GradientCoding
 from manifests.splits.label_split import list_splits, read_split, split_digest
 from manifests.splits.settings import PARTS
 
@@ -68,6 +68,7 @@ class Contents:
     num_shards: int
     num_bytes: int
     num_source_bytes: int
+    num_without_label: int  # written videos of no known class
     num_classes: int
     num_empty_classes: int
     videos_per_class: Summary
@@ -105,7 +106,8 @@ def describe(root: str) -> Contents:
     copied = "dataset videos_sha256 shards_sha256 format_version num_written num_failed num_skipped gradient settings versions"
     written = table.filter(pc.equal(table["status"], WRITTEN))
     frames = written["num_frames"].to_numpy()
-    per_class = _counts(written["class_name"])
+    labelled = written.filter(pc.not_equal(written["label"], NO_LABEL))
+    per_class = _counts(labelled["class_name"])
     reasons = _pair_counts(table.filter(pc.not_equal(table["status"], WRITTEN)), "status", "error")
     return Contents(
         **{name: getattr(header, name) for name in copied.split()},
@@ -116,6 +118,7 @@ def describe(root: str) -> Contents:
         num_shards=len(manifest.shards),
         num_bytes=sum(shard.num_bytes for shard in manifest.shards),
         num_source_bytes=int(written["num_source_bytes"].to_numpy().sum()),
+        num_without_label=written.num_rows - labelled.num_rows,
         num_classes=len(header.classes),
         num_empty_classes=sum(name not in per_class for name in header.classes),
         videos_per_class=_summary(np.array(list(per_class.values()), np.int64)),
@@ -127,7 +130,7 @@ def describe(root: str) -> Contents:
         fps=_counts(written["fps"]),
         codecs=_counts(written["codec"]),
         num_with_note=int(pc.sum(pc.not_equal(written["note"], "")).as_py() or 0),
-        subsets_per_fold=[_subsets(written["subsets"], fold) for fold in range(header.num_folds)],
+        subsets_per_fold=[_subsets(labelled["subsets"], fold) for fold in range(header.num_folds)],
         not_written=dict(list(reasons.items())[:_MAX_REASONS]),
         num_other_reasons=max(0, len(reasons) - _MAX_REASONS),
         splits=[

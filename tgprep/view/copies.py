@@ -25,7 +25,7 @@ class Copies:
         """A report for a terminal; empty if there are no copies."""
         if not self.num_copies:
             return []
-        classes = ", ".join(f"{name} {count}" for name, count in list(self.by_class.items())[:5])
+        classes = ", ".join(f"{name or 'no label'} {count}" for name, count in list(self.by_class.items())[:5])
         more = f" and {len(self.by_class) - 5} more classes" if len(self.by_class) > 5 else ""
         lines = [f"{self.num_copies} videos are copies of another file, byte for byte ({classes}{more}):"]
         lines += [f"  {' = '.join(paths[:3])}{' = …' if len(paths) > 3 else ''}" for paths in self.examples]
@@ -53,7 +53,7 @@ def find_copies(videos: VideoTable) -> Copies:
     return Copies(
         num_copies=sum(len(files) - 1 for files in ordered),
         by_class=dict(sorted(by_class.items(), key=lambda entry: (-entry[1], entry[0]))),
-        num_other_class=sum(len({class_name for _, class_name, _ in files}) > 1 for files in ordered),
+        num_other_class=sum(len({class_name for _, class_name, _ in files} - {""}) > 1 for files in ordered),
         num_leaks=sum(map(_is_leak, ordered)),
         examples=tuple(tuple(path for path, _, _ in files) for files in ordered[:_EXAMPLES]),
     )

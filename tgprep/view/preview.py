@@ -16,7 +16,7 @@ import numpy as np
 from manifests.files import atomic_write
 from manifests.machine import run_threads
 from manifests.manifest_io import read_manifest
-from manifests.records import WRITTEN, InputError, VideoRow
+from manifests.records import NO_LABEL, WRITTEN, InputError, VideoRow
 from manifests.splits.label_split import LabelSplit, list_splits, read_split
 from manifests.splits.pool import official_pool
 from manifests.splits.settings import PARTS
@@ -24,6 +24,7 @@ from manifests.table import Manifest
 from tgprep.view.thumbnails import PictureSize, make_pictures, size_for
 
 MAX_VIDEOS = 300
+NO_CLASS = "(no label)"  # stands among the classes for the videos without one
 _MAX_FAILURES = 1000
 _NUM_BINS = 24
 
@@ -116,11 +117,11 @@ def _roles(manifest: Manifest, split: LabelSplit | None) -> tuple[list[str], lis
             for key in index_of.keys() & split.keys_of(part):
                 roles[index_of[key]] = part
         return roles, [*PARTS, "in no part"]
-    names = ["train", "validation", "test"]
+    names = ["train", "validation", "test"] + ["without label"] * bool(manifest.videos.num_without_label)
     if manifest.header.num_written:
         pool = official_pool(manifest, 1, "official")
         for name in names:
-            for index in pool.rows[getattr(pool, name)]:
+            for index in pool.rows[getattr(pool, name.replace(" ", "_"))]:
                 roles[index] = name
     return roles, [*names, "in no part"]
 
@@ -129,7 +130,7 @@ def _video(manifest: Manifest, row: VideoRow, size: PictureSize) -> dict[str, An
     """What the page says of a video, and its pictures, or `error` if they cannot be read."""
     facts: dict[str, Any] = {
         "key": row.key,
-        "class": row.class_name,
+        "class": row.class_name or NO_CLASS,
         "label": row.label,
         "group": row.group,
         "path": row.path,
@@ -157,7 +158,10 @@ def _page_facts(
     counts = Counter((label, role) for label, role, status in rows if status == WRITTEN)
     classes = [
         {"name": name, "counts": [counts[label, role] for role in (*role_names[:-1], "")]}
-        for label, name in enumerate(header.classes)
+        for label, name in [
+            *enumerate(header.classes),
+            *[(NO_LABEL, NO_CLASS)] * bool(manifest.videos.num_without_label),
+        ]
     ]
     # The videos that failed or were skipped, by status and reason.
     reasons = zip(columns["status"], columns["error"], columns["path"], strict=True)
@@ -175,6 +179,7 @@ def _page_facts(
         "gradient": f"{'stored' if header.gradient.stored else 'derived'}, of {header.gradient.source} frames",
         "split": split.name if split else "",
         "roles": role_names,
+        "numWithoutLabel": manifest.videos.num_without_label,
         "version": header.versions.get("tgprep", ""),
         "classes": classes,
         "lengths": _lengths(manifest),

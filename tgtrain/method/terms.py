@@ -12,7 +12,11 @@ from tgtrain.method.losses import PseudoLabels
 from tgtrain.method.networks.model import View
 from tgtrain.method.settings import MethodSettings
 
-COUNTS = ("train/num_selected", "train/num_correct")  # of the `named_values`: summed over ranks, not averaged
+COUNTS = (
+    "train/num_selected",
+    "train/num_checked",
+    "train/num_correct",
+)  # of the `named_values`: summed over ranks, not averaged
 NamedValues = list[tuple[str, Tensor]]
 
 
@@ -66,8 +70,9 @@ def diagnose(
     """Compute the diagnostics of a step, named train/... as logs show them.
 
     labelled_top1, labelled_top5: fraction of labelled rows that each view classifies correctly (top min(5, K)).
-    num_selected: trusted pseudo-labels (SoftMatch: the sum of their weights). mask_fraction: the same / U. num_correct: trusted
-    and correct, if the true labels are given. These three are means over the views, whose pseudo-labels may differ.
+    num_selected: trusted pseudo-labels (SoftMatch: the sum of their weights). mask_fraction: the same / U. If the true labels are
+    given, num_checked: trusted ones of rows whose class is known, and num_correct: the correct ones of these. All four are means
+    over the views, whose pseudo-labels may differ.
     """
     values = {
         f"train/labelled_top{k}_{view}": top_k_fraction(logits_BK, labels_B, k)
@@ -80,6 +85,7 @@ def diagnose(
         values["train/mask_fraction"] = confident_VU.float().mean()
         if true_labels_U is not None:
             correct_VU = torch.stack([target.labels_U == true_labels_U for target in targets.values()])
+            values["train/num_checked"] = (confident_VU * (true_labels_U >= 0)).float().sum(dim=1).mean()
             values["train/num_correct"] = (confident_VU * correct_VU).float().sum(dim=1).mean()
     return values
 

@@ -12,7 +12,9 @@ from tgtrain.report.plot import BOTTOM, LEFT, NUM_COLOURS, RIGHT, TOP, Line, Plo
 from tgtrain.report.run_data import Curve, RunData, metric_order
 
 _SCALE = {"%": 100.0, "GB": 1 / 1024}  # from the logged value to the unit of a chart
-_HIDDEN = {"epoch", "seconds_left", "loader_memory_mb", "num_bad", "train/num_selected", "train/num_correct"}
+_HIDDEN = {"epoch", "seconds_left", "loader_memory_mb", "num_bad"} | {
+    f"train/num_{what}" for what in ("selected", "checked", "correct")
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ def _themes(run: RunData, names: Mapping[str, Curve]) -> list[_Theme]:
     rule = f"passes the threshold {method.threshold:g}"
     if method.threshold_rule != "fixed":
         rule = f"{method.threshold_rule} trusts"
-    trusted = f"Share of unlabelled clips whose pseudo-label {rule}, and how many of those are right."
+    trusted = f"Share of unlabelled clips whose pseudo-label {rule}, and how many of those are right, as far as their class is known."
     gradient_note = f"L2 norm of all gradients{f' before clipping at {clip_norm:g}' if clip_norm else ''}."
     accuracies = sorted((name for name in names if "@" in name), key=metric_order)
     themes = [
@@ -169,9 +171,10 @@ def _named_curves(run: RunData) -> dict[str, Curve]:
         if "@" in name
     }
     curves.update(run.train)
-    precision, selected = curves.get("train/pseudo_precision"), curves.get("train/num_selected")
-    if precision is not None and selected is not None:
-        without = np.isin(precision.step, selected.step[selected.value == 0])
+    precision = curves.get("train/pseudo_precision")
+    checked = curves.get("train/num_checked", curves.get("train/num_selected"))  # older runs have the second alone
+    if precision is not None and checked is not None:
+        without = np.isin(precision.step, checked.step[checked.value == 0])
         curves["train/pseudo_precision"] = replace(precision, value=np.where(without, np.nan, precision.value))
     return {name: curve for name, curve in curves.items() if len(curve.finite().step)}
 

@@ -99,6 +99,7 @@ def facts_of(run: RunData) -> Facts:
                 (part.capitalize(), f"{getattr(split, part):,}")
                 for part in ("labelled", "unlabelled", "validation", "test")
             ),
+            *((("Without label", f"{split.without_label:,} of the unlabelled"),) if split.without_label else ()),
             # The facts of the data set are beside it on the page.
             *((k, v or "–") for k, v in split.provenance.items() if v not in (data.digest, data.dataset)),
             ("Digest", split.digest),
@@ -227,7 +228,9 @@ def _trained(run: RunData, seconds: float | None, time_per_step: str) -> Rows:
             else "reading clips keeps up"
         )
         rows["Reading"] = f"{100 * waiting:.0f} % of the time spent waiting for data: {verdict}"
-    rows["Labels"] = f"{run.facts.split.labelled:,} labelled videos, {run.facts.split.unlabelled:,} unlabelled"
+    split = run.facts.split
+    rows["Labels"] = f"{split.labelled:,} labelled videos, {split.unlabelled:,} unlabelled"
+    rows["Labels"] += f", {split.without_label:,} of these without a label" if split.without_label else ""
     for row in facts.weights:
         rows[f"Weights of {row.network}"] = (
             f"{row.num_matched} of {row.num_tensors} tensors from {row.path} (sha256 {row.sha256}), classifier {row.classifier}"

@@ -22,7 +22,7 @@ from manifests.files import MAX_JSON_BYTES, atomic_write, parse_json, read_bytes
 from manifests.locks import lock_file
 from manifests.machine import processor_name, usable_cores
 from manifests.manifest_io import json_bytes, read_manifest
-from manifests.records import InputError
+from manifests.records import NO_LABEL, InputError
 from manifests.splits.label_split import read_split, split_digest
 from tgtrain.config import Config, config_from_dict, differences
 from tgtrain.data.setup import _REMOTE_BLOCK_SHARDS, Identity, Setup, prepare
@@ -99,6 +99,9 @@ class SplitFacts:
     validation: Whole
     test: Whole
     provenance: dict[str, str]
+    without_label: Whole = (
+        0  # of the unlabelled videos; of the others the class is known, and used for diagnostics only
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +302,7 @@ def _facts_of(setup: Setup, ranks: Ranks, num_steps: int, steps_per_epoch: int) 
             digest=split_digest(split),
             **{part: int(split.part(part).sum()) for part in ("labelled", "unlabelled", "validation", "test")},
             provenance=dict(split.provenance),
+            without_label=int((split.label == NO_LABEL).sum()),
         ),
         num_steps=num_steps,
         steps_per_epoch=steps_per_epoch,

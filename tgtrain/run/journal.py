@@ -75,9 +75,10 @@ class Interval:
 
 
 def with_precision(values: dict[str, float]) -> dict[str, float]:
-    """The values (means over all ranks) with the precision of trusted pseudo-labels, if any were trusted."""
-    if values.get("train/num_selected") and "train/num_correct" in values:
-        values["train/pseudo_precision"] = values["train/num_correct"] / values["train/num_selected"]
+    """The values (means over all ranks) with the precision of trusted pseudo-labels, if the class of any is known."""
+    checked = values.get("train/num_checked", values.get("train/num_selected"))
+    if checked and "train/num_correct" in values:
+        values["train/pseudo_precision"] = values["train/num_correct"] / checked
     return values
 
 

@@ -6,7 +6,7 @@ import math
 import shutil
 from pathlib import Path
 
-from manifests.records import InputError
+from manifests.records import NO_LABEL, InputError
 from tgtrain.config import Config
 from tgtrain.data.build import training_workers
 from tgtrain.data.sequential_batches import weaker_promises
@@ -36,7 +36,8 @@ def notes(setup: Setup) -> list[str]:
                 + ("; an epoch is one step" if name == "unlabelled" else "")
             )
     trained = set(split.label[split.labelled].tolist())
-    unlabelled = sorted(set(split.label[split.unlabelled | split.test | split.validation].tolist()) - trained)
+    known = set(split.label[split.unlabelled | split.test | split.validation].tolist()) - {NO_LABEL}
+    unlabelled = sorted(known - trained)
     if unlabelled:
         names = ", ".join(setup.classes[label] for label in unlabelled[:_MAX_NAMES])
         more = f" and {len(unlabelled) - _MAX_NAMES} more" if len(unlabelled) > _MAX_NAMES else ""

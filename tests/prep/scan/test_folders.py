@@ -25,8 +25,6 @@ EXPECTED = {path: (path.split("/")[1], path.split("/")[0]) for path in TRAIN_AND
 @pytest.mark.parametrize(
     "beside",
     [
-        ["unlabeled/u.avi"],
-        ["unlabelled/part/u.avi", "unlabelled/v.avi"],
         ["demo/walk/u.avi"],
         ["u.avi"],
         ["train/u.avi", "extra/more/deep/v.mp4"],
@@ -61,16 +59,16 @@ def test_spellings_of_subsets(tmp_path: Path, train: str, test: str) -> None:
     assert {video.path.split("/")[0]: video.subsets for video in result.videos} == {
         train: ("train",),
         test: ("test" if test.startswith("test") else "val",),
+        "unlabeled": ("train",),
     }
-    assert [entry.path for entry in result.skipped] == ["unlabeled/u.avi"]
+    assert not result.skipped
 
 
 @pytest.mark.parametrize(
     ("names", "used"),
     [
         (["train/walk/a.avi", "train/run/b.avi"], 2),  # train alone
-        (["train/walk/a.avi", "train/run/b.avi", "unlabeled/u.avi"], 2),
-        (["train/walk/a.avi", "train/run/b.avi", "train_unlabelled/some/u.avi", "train/unlabeled/v.avi"], 2),
+        (["train/walk/a.avi", "train/run/b.avi", "demo/u.avi"], 2),
         (["train/walk/a.avi", "train/run/b.avi", "test/u.avi"], 2),  # a test part without labels
         (["train/train/a.avi", "train/bus/b.avi", "test/test/c.avi"], 3),  # classes with such names
         (["ucf/train/walk/a.avi", "ucf/test/walk/b.avi"], 2),
@@ -84,18 +82,6 @@ def test_subset_folders(tmp_path: Path, names: list[str], used: int) -> None:
     for video in result.videos:
         *_, subset, class_name, _ = video.path.split("/")
         assert (video.class_name, video.subsets) == (class_name, (subset,))
-
-
-def test_unlabelled_videos_are_no_class(tmp_path: Path) -> None:
-    result = scan(fill(tmp_path, "walk/a.avi", "run/b.avi", "unlabeled/c.avi", "unlabeled_videos/x/d.avi"))
-    assert result.classes == ("run", "walk")
-    assert {entry.path: entry.reason for entry in result.skipped} == {
-        "unlabeled/c.avi": "in unlabeled/: no class known, and videos without one are not used",
-        "unlabeled_videos/x/d.avi": "in unlabeled_videos/: no class known, and videos without one are not used",
-    }
-    assert "2 videos that are in no class are skipped: 1 in unlabeled/, 1 in unlabeled_videos/" in result.notes
-    with pytest.raises(InputError, match="none of the video files fits"):
-        scan(fill(tmp_path / "alone", "unlabelled/a.avi"))
 
 
 def test_subset_folders_in_each_class(tmp_path: Path) -> None:
@@ -165,7 +151,7 @@ def test_classes_with_words_of_subsets_in_their_names(tmp_path: Path) -> None:
 def test_folders_around_classes_and_words_written_together(tmp_path: Path, names: list[str]) -> None:
     result = scan(fill(tmp_path, *names))
     assert result.classes == ("run", "walk")
-    assert {video.path[-5:]: video.subsets for video in result.videos} == {
+    assert {video.path[-5:]: video.subsets for video in result.videos if video.class_name} == {
         "a.avi": ("train",),
         "b.avi": ("train",),
         "c.avi": ("test",),
@@ -192,7 +178,7 @@ def test_linked_subsets(tmp_path: Path) -> None:
     (tmp_path / "v/train").symlink_to(tmp_path / "disk")
     result = scan(tmp_path / "v")
     assert facts(result)["train/run/b.avi"] == ("run", "train")
-    assert len(result.videos) == 3
+    assert len(result.videos) == 4
 
 
 def test_ucf101_without_lists_keeps_the_subsets_of_folders(tmp_path: Path) -> None:

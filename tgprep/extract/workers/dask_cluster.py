@@ -22,6 +22,7 @@ from manifests.records import InputError
 from tgprep.extract.workers.scratch import refuse_small, scratch_folder
 from tgprep.extract.workers.shards import Progress, Request, ShardPlan, ShardResult, StoppedError, publish_shard
 from tgprep.extract.workers.supervisor import Supervisor
+from tgprep.scan.pool import Pools
 
 _POLL_SECONDS = 0.25
 _CONNECT_SECONDS = 10
@@ -37,9 +38,13 @@ def run_dask(plans: Sequence[ShardPlan], request: Request, scratch: Path | None)
         return
     client = _connect(request.workers.scheduler, request.stop)
     results: queue.SimpleQueue[ShardResult | BaseException | None] = queue.SimpleQueue()
-    videos, out = (place.resolve() if isinstance(place, Path) else place for place in (request.videos, request.out))
+    videos, out, *outside = (
+        place.resolve() if isinstance(place, Path) else place
+        for place in (request.videos, request.out, *request.pools.outside.values())
+    )
+    pools = Pools(outside=dict(zip(request.pools.outside, outside, strict=True)))
     # Not the request: its event and callbacks stay on this machine.
-    facts = {"videos": videos, "out": out, "settings": request.settings, "workers": request.workers}
+    facts = {"videos": videos, "out": out, "pools": pools, "settings": request.settings, "workers": request.workers}
     folder = scratch and scratch.resolve()
 
     # joblib blocks while it waits for the cluster: it runs in a thread, so that this one can look at `stop`.

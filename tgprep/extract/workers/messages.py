@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from manifests.records import SourceVideo, VideoRow
 from tgprep.config import ExtractSettings
+from tgprep.scan.pool import Pools
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +25,16 @@ class ShardJob:
     temporary: str  # path of the unfinished tar
     scratch: str  # folder for spools
     videos_root: str  # path or URL
+    pools: dict[str, str]  # paths or URLs of the folders of unlabelled videos, by their names in paths of videos
     settings: ExtractSettings
     videos: tuple[SourceVideo, ...]  # still to be packed, in order
     start: int = 0  # bytes of the tar that hold complete samples; the rest is cut off
     worker: int = 0  # number of the supervisor
+
+    def place_of(self, video: SourceVideo) -> tuple[str, str]:
+        """The folder or URL that a video lies below, and its path there."""
+        root, path = Pools(outside=self.pools).place_of(self.videos_root, video.path)
+        return str(root), path
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ def refuse_small(folder: Path, request: Request, plans: Sequence[ShardPlan], num
     """InputError if the disk of `folder` is certainly too small: a shard is larger than its videos."""
     sizes = [[video.num_source_bytes for video in plan.videos] for plan in plans]
     needed = 0
-    if is_url(request.videos):
+    if request.reads_store:
         needed += 2 * num_workers * max((size for plan in sizes for size in plan), default=0)
     if is_url(request.out):
         needed += num_workers * max((sum(plan) for plan in sizes), default=0)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from manifests.disk import explained, publish
-from manifests.files import Location, below, upload
+from manifests.files import Location, below, is_url, upload
 from manifests.records import FAILED, ShardRow, SourceVideo, VideoRow
 from tgprep.config import ExtractSettings, WorkerSettings
+from tgprep.scan.pool import Pools
 
 WORK_FOLDER = ".tgprep"
 _MAX_REASON = 500  # characters of an error message that are kept
@@ -62,16 +63,22 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An extraction of videos below one location into a data set at another."""
+    """An extraction of videos below one location, and in folders of unlabelled ones, into a data set at another."""
 
     videos: Location
     out: Location
     settings: ExtractSettings
     workers: WorkerSettings
+    pools: Pools = field(default_factory=Pools)  # the folders of unlabelled videos
     versions: dict[str, str] = field(default_factory=dict)  # of what decodes and encodes, for the header
     stop: threading.Event = field(default_factory=threading.Event)  # set it to end the run in an orderly way
     on_planned: Callable[[Workload], None] = lambda workload: None  # called once, before the work begins
     on_progress: Callable[[Progress], None] = lambda progress: None  # for every event, from several threads
+
+    @property
+    def reads_store(self) -> bool:
+        """Whether videos come from an object store."""
+        return any(is_url(place) for place in (self.videos, *self.pools.outside.values()))
 
     @property
     def work(self) -> Location:

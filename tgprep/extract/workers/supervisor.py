@@ -185,7 +185,8 @@ class Supervisor:
         folder = request.out if isinstance(request.out, Path) else scratch
         temporary = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{plan.name}"
         places = str(temporary), str(scratch), str(request.videos)
-        job = messages.ShardJob(plan.name, *places, request.settings, plan.videos, worker=self.number)
+        pools = {name: str(place) for name, place in request.pools.outside.items()}
+        job = messages.ShardJob(plan.name, *places, pools, request.settings, plan.videos, worker=self.number)
         try:
             rows, done = self._complete(job)
         except BaseException as error:

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
@@ -32,7 +32,7 @@ from manifests import object_store as stores
 from manifests.disk import explained, naming
 from manifests.files import below, download, file_size, find_below, is_url, list_folder
 from manifests.object_store import UnreachableError
-from manifests.records import InputError, SourceVideo, VideoRow
+from manifests.records import InputError, VideoRow
 from manifests.sample import MemberTooLargeError, write_end, write_sample
 from tgprep.config import ExtractSettings
 from tgprep.decode.frames import DecodeError
@@ -73,12 +73,12 @@ class _HashingFile:
 
 
 class FetchAhead:
-    """Downloads `videos` from below `root` (a URL) into `folder`, in order, at most one ahead."""
+    """Downloads the videos of a job that lie at a URL into `folder`, in order, at most one ahead."""
 
-    def __init__(self, root: str, folder: Path, videos: Sequence[SourceVideo]) -> None:
-        self.root = root
+    def __init__(self, job: messages.ShardJob, folder: Path) -> None:
         self.folder = folder
-        self.videos = videos
+        self.videos = job.videos
+        self.places = [job.place_of(video) for video in job.videos]
         self.pool = ThreadPoolExecutor(1)
         self.downloads: dict[int, Future[Path]] = {}
         shutil.rmtree(folder, ignore_errors=True)  # of a worker that was killed
@@ -98,7 +98,7 @@ class FetchAhead:
         while not wait([future], timeout=_HEARTBEAT_SECONDS).done:
             on_wait()
         path = future.result()
-        if index + 1 < len(self.videos):
+        if index + 1 < len(self.videos) and is_url(self.places[index + 1][0]):
             self._start(index + 1)
         return path
 
@@ -113,8 +113,8 @@ class FetchAhead:
         return self.downloads[index]
 
     def _download(self, index: int) -> Path:
-        source = self.videos[index]
-        url = str(below(self.root, source.path))
+        source, (root, name) = self.videos[index], self.places[index]
+        url = str(below(root, name))
         path = self.folder / str(index) / PurePosixPath(source.path).name[-_MAX_NAME:]
         path.parent.mkdir(exist_ok=True)
         # The listing may be older than the object: what counts is the size now, and one more try if it changed meanwhile.
@@ -125,8 +125,8 @@ class FetchAhead:
                 if num_bytes == source.num_source_bytes or num_bytes == file_size(url):
                     return path
             except FileNotFoundError:
-                if not list_folder(self.root):
-                    raise FileNotFoundError(2, "VIDEOS is no longer there", self.root) from None
+                if not list_folder(root):
+                    raise FileNotFoundError(2, "VIDEOS is no longer there", root) from None
                 raise DecodeError("the file is gone") from None
         raise DecodeError(
             f"{num_bytes} bytes arrived, the store lists {source.num_source_bytes}: it changes while it is read"
@@ -138,9 +138,8 @@ def write_shard(job: messages.ShardJob, emit: Emit) -> None:
     temporary = Path(job.temporary)
     with ExitStack() as stack:
         fetched = None
-        if is_url(job.videos_root):
-            folder = Path(job.scratch) / f"videos-{job.worker}"
-            fetched = FetchAhead(job.videos_root, folder, job.videos)
+        if any(is_url(place) for place in (job.videos_root, *job.pools.values())):
+            fetched = FetchAhead(job, Path(job.scratch) / f"videos-{job.worker}")
             stack.callback(fetched.close)
         file = stack.enter_context(temporary.open("r+b" if job.start else "w+b"))
         tar = _HashingFile(file, job.start, temporary.with_name(job.shard))
@@ -177,6 +176,7 @@ def _heartbeat(emit: Emit, num_frames: int) -> Iterator[None]:
 
 def _pack(tar: _HashingFile, index: int, job: messages.ShardJob, fetched: FetchAhead | None, emit: Emit) -> VideoRow:
     source = job.videos[index]
+    root, name = job.place_of(source)
     last = time.monotonic()
 
     def on_frame(count: int) -> None:
@@ -188,8 +188,8 @@ def _pack(tar: _HashingFile, index: int, job: messages.ShardJob, fetched: FetchA
 
     with ExitStack() as stack:
         try:
-            if fetched is None:
-                path = find_below(Path(job.videos_root), source.path)
+            if fetched is None or not is_url(root):
+                path = find_below(Path(root), name)
             else:
                 stack.callback(fetched.remove, index)
                 path = fetched.get(index, lambda: on_frame(0))
@@ -205,7 +205,7 @@ def _pack(tar: _HashingFile, index: int, job: messages.ShardJob, fetched: FetchA
         except (UnreachableError, InputError):
             raise  # the store is to blame, not this video
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # a decoder may raise them; SIGINT is ignored here
-            _raise_if_storage_gone(error, job)
+            _raise_if_storage_gone(error, job.scratch, root)
             if isinstance(error, DecodeError):
                 return failed_row(source, str(error))
             if isinstance(error, OSError):
@@ -218,19 +218,19 @@ def _pack(tar: _HashingFile, index: int, job: messages.ShardJob, fetched: FetchA
     return dataclasses.replace(row, shard=job.shard, sample_offset=offset, sample_bytes=num_bytes, members=members)
 
 
-def _raise_if_storage_gone(error: BaseException, job: messages.ShardJob) -> None:
+def _raise_if_storage_gone(error: BaseException, scratch: str, videos_root: str) -> None:
     """Raise OSError if the error is not this video's fault: the disk is full, or a folder has disappeared."""
     if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
         raise error
-    if not Path(job.scratch).is_dir():
-        raise FileNotFoundError(errno.ENOENT, "the folder was removed while it was written", job.scratch)
-    if is_url(job.videos_root):
+    if not Path(scratch).is_dir():
+        raise FileNotFoundError(errno.ENOENT, "the folder was removed while it was written", scratch)
+    if is_url(videos_root):
         if isinstance(error, FileNotFoundError):  # the decoder read our copy
             raise error
         return
-    root = Path(job.videos_root)
+    root = Path(videos_root)
     if not root.is_dir() or next(os.scandir(root), None) is None:  # an unmounted share leaves an empty folder
-        raise FileNotFoundError(errno.ENOENT, "VIDEOS is no longer there", job.videos_root)
+        raise FileNotFoundError(errno.ENOENT, "VIDEOS is no longer there", videos_root)
 
 
 def _text(error: BaseException) -> str:

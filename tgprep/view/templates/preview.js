@@ -33,7 +33,8 @@ function bytes(count) {
 /* ---- roles: name -> colour ---- */
 const roleNames = data.roles;
 const roleKey = (index) => (index === roleNames.length - 1 ? "" : roleNames[index]);
-const COLOURS = roleNames[0] === "labelled" ? ["--r0", "--r1", "--r2", "--r3", "--r4"] : ["--r0", "--r2", "--r3", "--r4"];
+const COLOURS = roleNames[0] === "labelled" ? ["--r0", "--r1", "--r2", "--r3", "--r4"] :
+  ["--r0", "--r2", "--r3", ...(roleNames.length > 4 ? ["--r1"] : []), "--r4"];
 const colour = (index) => `var(${COLOURS[index]})`;
 const roleTotals = roleNames.map((_, index) => data.classes.reduce((sum, entry) => sum + entry.counts[index], 0));
 const usedRoles = roleNames.map((_, index) => index).filter((index) => roleTotals[index] > 0);
@@ -49,10 +50,12 @@ $("sub").textContent =
   `${shownAll ? "All" : whole(data.videos.length) + " of"} ${plural(data.numWritten, "video")}${shownAll ? "" : ", spread evenly over classes,"} with RGB frames ` +
   `and their temporal gradient (TG ${data.gradient}; grey means no motion). ` +
   (data.split ? `Parts as in split ${data.split}.` : "Parts as in official fold 1; there is no split yet.");
-const usedClasses = data.classes.filter((entry) => total(entry) > 0).length;
+const realClasses = data.numWithoutLabel ? data.classes.slice(0, -1) : data.classes; // the last one stands for "no label"
+const usedClasses = realClasses.filter((entry) => total(entry) > 0).length;
 for (const [name, value, bad] of [
   ["videos", whole(data.numWritten)],
-  ["classes", usedClasses === data.classes.length ? whole(usedClasses) : `${whole(usedClasses)} of ${whole(data.classes.length)}`],
+  ["classes", usedClasses === realClasses.length ? whole(usedClasses) : `${whole(usedClasses)} of ${whole(realClasses.length)}`],
+  ...(data.numWithoutLabel ? [["without label", whole(data.numWithoutLabel)]] : []),
   ["frames", whole(data.numFrames)],
   ["median frames", whole(data.lengths.median)],
   [plural(data.numShards, "shard"), bytes(data.numBytes)],
@@ -73,7 +76,7 @@ function axis(plot, width, height, left, most, unit) {
   plot.append(svg("line", { x1: left, x2: width, y1: height, y2: height }));
 }
 function drawBalance(width) {
-  const entries = data.classes.map((entry, label) => ({ ...entry, label, sum: total(entry) })).filter((entry) => entry.sum > 0).sort((a, b) => b.sum - a.sum || a.label - b.label);
+  const entries = realClasses.map((entry, label) => ({ ...entry, label, sum: total(entry) })).filter((entry) => entry.sum > 0).sort((a, b) => b.sum - a.sum || a.label - b.label);
   const height = 150, left = 38;
   const most = Math.max(1, ...entries.map((entry) => entry.sum));
   const step = Math.min(180, (width - left) / Math.max(1, entries.length));
@@ -101,7 +104,7 @@ function drawBalance(width) {
   });
   if (!names) plot.append(svg("text", { x: left, y: height + 16 }, "most videos"), svg("text", { x: width, y: height + 16, "text-anchor": "end" }, "fewest"));
   const counts = entries.map((entry) => entry.sum).filter((sum) => sum > 0);
-  const empty = data.classes.length - counts.length;
+  const empty = realClasses.length - counts.length;
   $("balance").querySelector("p").textContent = counts.length
     ? `videos of each class: ${whole(counts[counts.length - 1])} to ${whole(counts[0])}${empty ? `; ${plural(empty, "class")}`.replace("classs", "classes") + " without any" : ""}` : "no videos";
   $("balance").querySelector(".plot").replaceChildren(plot);
@@ -235,7 +238,7 @@ const classButtons = data.classes.map((entry, label) => {
   const sum = total(entry), thumb = make("div", { class: "thumb" });
   const mix = make("i", { class: "mix" });
   for (const index of usedRoles) if (entry.counts[index]) mix.append(make("i", { style: `width: ${(100 * entry.counts[index]) / sum}%; background: ${colour(index)}` }));
-  const button = make("button", { class: `class card${sum ? "" : " none"}`, type: "button", "aria-pressed": "false", "data-class": entry.name, title: `${entry.name}, label ${label}` },
+  const button = make("button", { class: `class card${sum ? "" : " none"}`, type: "button", "aria-pressed": "false", "data-class": entry.name, title: label < realClasses.length ? `${entry.name}, label ${label}` : entry.name },
     thumb, make("b", { text: entry.name }), make("span", {}, plural(sum, "video"), mix));
   button.addEventListener("click", () => choose({ class: $("class").value === entry.name ? "" : entry.name }, false));
   const shown = byClass.get(entry.name);
