@@ -47,6 +47,14 @@ _SHOWN = 20
     metavar="VIDEOS",
     help="compare the source videos (of an import: the tree of frames) with their recorded sha256",
 )
+@click.option(
+    "--unlabelled",
+    "--unlabeled",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="DIR",
+    help="with --against: a folder that `tgprep extract --unlabelled` took videos from",
+)
 @click.option("--repair", "mend", is_flag=True, help="extract damaged shards again from VIDEOS (needs --against)")
 @click.option(
     "--decoder", metavar="MODULE:FUNCTION", help="your own decoder that the data set was made with, for --repair"
@@ -59,6 +67,7 @@ def check(
     deep: bool,
     quick: bool,
     against: Path | None,
+    unlabelled: tuple[Path, ...],
     mend: bool,
     decoder: str | None,
     threads: int,
@@ -87,6 +96,8 @@ def check(
         raise InputError(
             f"--repair works on a local folder; {out} is remote. Copy it, repair the copy, and upload the shards."
         )
+    if unlabelled and against is None:
+        raise InputError("--unlabelled names folders to compare with: add --against VIDEOS.")
     if decoder is not None and not mend:
         raise InputError("--decoder names the decoder of --repair: leave it out, or add --repair.")
     if quick and (deep or against is not None):
@@ -96,7 +107,14 @@ def check(
     with stoppable("Interrupted: nothing was changed, except shards that were repaired completely.") as stop:
         progress = progress_lines("shards")
         run = functools.partial(
-            run_check, out, deep=deep, against=against, threads=threads, stop=stop, on_progress=progress
+            run_check,
+            out,
+            deep=deep,
+            against=against,
+            unlabelled=unlabelled,
+            threads=threads,
+            stop=stop,
+            on_progress=progress,
         )
         report, repair_report = run(quick=quick), None
         if against is not None and mend and (report.damaged_shards or Path(out, WORK_FOLDER).exists()):
@@ -104,7 +122,13 @@ def check(
                 say(f"extracting {len(report.damaged_shards)} shards again")
                 workers = build(WorkerSettings, {"threads": threads})
                 repair_report = repair(
-                    Path(out), against, report.damaged_shards, decoder=decoder, run=workers, stop=stop
+                    Path(out),
+                    against,
+                    report.damaged_shards,
+                    unlabelled=unlabelled,
+                    decoder=decoder,
+                    run=workers,
+                    stop=stop,
                 )
             except InputError:
                 _print(report, None, time.monotonic() - began, as_json)  # the findings, before the error

@@ -63,12 +63,17 @@ def number_of(picture: Rgb) -> int:
 
 
 def write_video(
-    path: Path, frames: Sequence[Rgb], codec: str = "mpeg4", pixel_format: str = "yuv420p", **options: str
+    path: Path,
+    frames: Sequence[Rgb],
+    codec: str = "mpeg4",
+    pixel_format: str = "yuv420p",
+    rate: int = 25,
+    **options: str,
 ) -> Path:
-    """Encode RGB frames into a file whose container follows from the suffix, one thread, 25 fps."""
+    """Encode RGB frames into a file whose container follows from the suffix, one thread, `rate` frames a second."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=Fraction(25), options=options)
+        stream = container.add_stream(codec, rate=Fraction(rate), options=options)
         stream.width, stream.height, stream.pix_fmt = frames[0].shape[1], frames[0].shape[0], pixel_format
         stream.codec_context.thread_count = 1
         for frame in frames:

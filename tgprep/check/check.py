@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from manifests.table import Manifest
 from tgprep.check.shard import ShardReport, check_shard
 from tgprep.check.tables import Finding, check_tables, hidden_keys, rows_by_shard
 from tgprep.convert.frame_tree import FramesError, frames_digest
+from tgprep.scan.pool import Pools
 
 _COPY = "restore it from a copy, or extract into a new folder: the same videos and settings give the same bytes"
 _SPLIT = "make the split again with `tgprep split ... --name {name} --overwrite`"
@@ -60,6 +61,7 @@ def check(
     deep: bool = False,
     quick: bool = False,
     against: Path | None = None,
+    unlabelled: Sequence[Path] = (),
     threads: int = 0,
     stop: threading.Event | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -68,7 +70,7 @@ def check(
 
     deep: check the tar structure of every sample, decode every frame and recompute TG.
     quick: of the shards, compare the sizes only.
-    against: folder of the source videos, which are compared with the recorded digests.
+    against: folder of the source videos, which are compared with the recorded digests. unlabelled: those without a label beside it.
     threads: 0 means one per core. on_progress: called with the number of checked shards and of all shards.
     stop: set it to end early (KeyboardInterrupt).
     Raises InputError if there is no data set, or one of another format version.
@@ -91,12 +93,10 @@ def check(
     findings += [finding for report in reports for finding in report.findings]
     num_sources = 0
     if against is not None:
-        sources = _check_sources(manifest, against, threads, stop)
+        sources = _check_sources(manifest, against, Pools.of(against, unlabelled), threads, stop)
         num_sources = len(sources)
         findings += filter(None, sources)
-    num_unlabelled = manifest.videos.num_without_label
-    notes = [f"{num_unlabelled} of the videos have no label: unlabelled in every split"] * bool(num_unlabelled)
-    notes += hidden_keys(manifest)
+    notes = [*_unlabelled(manifest), *hidden_keys(manifest)]
     splits = list_splits(root)
     findings += [finding for name in splits for finding in _check_split(manifest, name, notes)]
     findings += _check_unknown_files(manifest, notes)
@@ -107,7 +107,7 @@ def check(
         tuple(notes),
         tuple(report.name for report in reports if report.damaged),
         num_videos=len(manifest.videos),
-        num_without_label=num_unlabelled,
+        num_without_label=manifest.videos.num_without_label,
         num_shards=len(reports),
         num_bytes=sum(report.num_bytes for report in reports),
         num_frames=sum(report.num_frames for report in reports),
@@ -115,6 +115,11 @@ def check(
         num_splits=len(splits),
         quick=quick,
     )
+
+
+def _unlabelled(manifest: Manifest) -> Iterator[str]:
+    if count := manifest.videos.num_without_label:
+        yield f"{count} of the videos have no label: unlabelled in every split"
 
 
 def _check_header(root: str) -> Iterator[Finding]:
@@ -172,7 +177,7 @@ def _mend_shard(manifest: Manifest) -> str:
 
 
 def _check_sources(
-    manifest: Manifest, against: Path, threads: int, stop: threading.Event | None
+    manifest: Manifest, against: Path, pools: Pools, threads: int, stop: threading.Event | None
 ) -> list[Finding | None]:
     """Compare the source file of every written video with its recorded size and sha256; None for one that is equal."""
     if not against.is_dir():
@@ -184,7 +189,8 @@ def _check_sources(
 
     def check_one(row: tuple[str, int, str]) -> Finding | None:
         path, expected_bytes, expected = row
-        file = find_below(against, path)
+        root, name = pools.place_of(against, path)
+        file = find_below(Path(root), name)
         try:
             num_bytes, sha256 = frames_digest(file) if imported else (file.stat().st_size, file_sha256(file))
         except (OSError, FramesError) as error:

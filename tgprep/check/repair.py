@@ -31,6 +31,7 @@ from tgprep.extract.workers.shards import (
     ShardResult,
     StoppedError,
 )
+from tgprep.scan.pool import Pools
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ def repair(
     videos: Path,
     damaged: Sequence[str],
     *,
+    unlabelled: Sequence[Path] = (),
     decoder: str | None = None,
     run: WorkerSettings | None = None,
     stop: threading.Event | None = None,
@@ -54,7 +56,7 @@ def repair(
     """Extract the damaged shards of the data set at `root` again from `videos`, and replace those that get the sha256 of
     shards.parquet. The tables and all other shards do not change.
 
-    decoder: the custom decoder that dataset.json must name; without it only built-in decoders are used.
+    unlabelled: folders of videos without a label. decoder: the custom decoder that dataset.json must name; without it only built-in decoders are used.
     Raises InputError if the data set was made in a way that cannot be repeated, its tables are damaged, or another process
     writes into it. Without damaged shards, only what an interrupted repair has left is removed.
     """
@@ -62,7 +64,7 @@ def repair(
         raise InputError(f"{videos}: no such folder. Name the folder that the videos were extracted from.")
     with work_folder.exclusive(root):
         work_folder.remove_leftovers(root, root / WORK_FOLDER)
-        how = (run or WorkerSettings(), decoder, stop or threading.Event(), on_progress)
+        how = (Pools.of(videos, unlabelled), run or WorkerSettings(), decoder, stop or threading.Event(), on_progress)
         return _repair_held(root, videos, damaged, *how)
 
 
@@ -70,6 +72,7 @@ def _repair_held(
     root: Path,
     videos: Path,
     damaged: Sequence[str],
+    pools: Pools,
     run: WorkerSettings,
     decoder: str | None,
     stop: threading.Event,
@@ -90,7 +93,8 @@ def _repair_held(
         if settings is None:
             results = _from_frames(plans, videos, work, manifest.header, stop)
         else:
-            request = Request(videos, work, settings, run, stop=stop, on_progress=on_progress)
+            pools.require(video.path for plan in plans for video in plan.videos)
+            request = Request(videos, work, settings, run, pools, stop=stop, on_progress=on_progress)
             results = run_local(plans, request, work / "scratch")
         with contextlib.closing(results):  # ends the workers, whatever is raised
             for result in results:

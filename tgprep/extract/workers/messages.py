@@ -7,7 +7,7 @@ each video, and `ShardDone`; for headers one `HeaderRead` a file. `JobFailed` en
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -25,11 +25,11 @@ class ShardJob:
     temporary: str  # path of the unfinished tar
     scratch: str  # folder for spools
     videos_root: str  # path or URL
-    pools: dict[str, str]  # paths or URLs of the folders of unlabelled videos, by their names in paths of videos
     settings: ExtractSettings
     videos: tuple[SourceVideo, ...]  # still to be packed, in order
     start: int = 0  # bytes of the tar that hold complete samples; the rest is cut off
     worker: int = 0  # number of the supervisor
+    pools: dict[str, str] = field(default_factory=dict)  # paths or URLs of folders of unlabelled videos, by name
 
     def place_of(self, video: SourceVideo) -> tuple[str, str]:
         """The folder or URL that a video lies below, and its path there."""

@@ -186,7 +186,7 @@ class Supervisor:
         temporary = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{plan.name}"
         places = str(temporary), str(scratch), str(request.videos)
         pools = {name: str(place) for name, place in request.pools.outside.items()}
-        job = messages.ShardJob(plan.name, *places, pools, request.settings, plan.videos, worker=self.number)
+        job = messages.ShardJob(plan.name, *places, request.settings, plan.videos, worker=self.number, pools=pools)
         try:
             rows, done = self._complete(job)
         except BaseException as error:
