@@ -7,7 +7,7 @@ import functools
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -83,12 +83,48 @@ def check(
     \b
     Exit codes: 0 sound, 1 something is wrong (each finding names its place and its remedy), 2 wrong usage or no data set.
     """
-    from manifests.files import is_url
     from manifests.records import InputError
     from tgprep.check.check import check as run_check
     from tgprep.check.repair import repair
     from tgprep.config import WorkerSettings
     from tgprep.extract.workers.shards import WORK_FOLDER, StoppedError
+
+    _refuse_combinations(out, deep, quick, against, unlabelled, mend, decoder)
+    began = time.monotonic()
+    with stoppable("Interrupted: nothing was changed, except shards that were repaired completely.") as stop:
+        options: dict[str, Any] = {"unlabelled": unlabelled, "threads": threads, "stop": stop}
+        run = functools.partial(
+            run_check, out, deep=deep, against=against, on_progress=progress_lines("shards"), **options
+        )
+        report, repair_report = run(quick=quick), None
+        if against is not None and mend and (report.damaged_shards or Path(out, WORK_FOLDER).exists()):
+            try:
+                say(f"extracting {len(report.damaged_shards)} shards again")
+                workers = build(WorkerSettings, {"threads": threads})
+                how: dict[str, Any] = {"unlabelled": unlabelled, "decoder": decoder, "run": workers, "stop": stop}
+                repair_report = repair(Path(out), against, report.damaged_shards, **how)
+            except InputError:
+                _print(report, None, time.monotonic() - began, as_json)  # the findings, before the error
+                raise
+            except StoppedError:
+                raise KeyboardInterrupt from None
+            report = run()
+    _print(report, repair_report, time.monotonic() - began, as_json)
+    sys.exit(0 if report.sound else EXIT_FAILURES)
+
+
+def _refuse_combinations(
+    out: str,
+    deep: bool,
+    quick: bool,
+    against: Path | None,
+    unlabelled: tuple[Path, ...],
+    mend: bool,
+    decoder: str | None,
+) -> None:
+    """InputError for options that have no meaning together."""
+    from manifests.files import is_url
+    from manifests.records import InputError
 
     if mend and against is None:
         raise InputError("--repair needs --against VIDEOS: the folder that the videos were extracted from.")
@@ -103,41 +139,6 @@ def check(
     if quick and (deep or against is not None):
         other = "--deep" if deep else "--against"
         raise InputError(f"--quick reads no bytes of shards or videos: it cannot be combined with {other}.")
-    began = time.monotonic()
-    with stoppable("Interrupted: nothing was changed, except shards that were repaired completely.") as stop:
-        progress = progress_lines("shards")
-        run = functools.partial(
-            run_check,
-            out,
-            deep=deep,
-            against=against,
-            unlabelled=unlabelled,
-            threads=threads,
-            stop=stop,
-            on_progress=progress,
-        )
-        report, repair_report = run(quick=quick), None
-        if against is not None and mend and (report.damaged_shards or Path(out, WORK_FOLDER).exists()):
-            try:
-                say(f"extracting {len(report.damaged_shards)} shards again")
-                workers = build(WorkerSettings, {"threads": threads})
-                repair_report = repair(
-                    Path(out),
-                    against,
-                    report.damaged_shards,
-                    unlabelled=unlabelled,
-                    decoder=decoder,
-                    run=workers,
-                    stop=stop,
-                )
-            except InputError:
-                _print(report, None, time.monotonic() - began, as_json)  # the findings, before the error
-                raise
-            except StoppedError:
-                raise KeyboardInterrupt from None
-            report = run()
-    _print(report, repair_report, time.monotonic() - began, as_json)
-    sys.exit(0 if report.sound else EXIT_FAILURES)
 
 
 def _print(report: CheckReport, repair_report: RepairReport | None, seconds: float, as_json: bool) -> None:

@@ -102,23 +102,24 @@ def _check_videos(split: LabelSplit, manifest: Manifest, videos: _Videos) -> Ite
     known, written = videos.known, videos.written
     num_classes = len(manifest.header.classes)
     in_range = (split.label >= 0) & (split.label < num_classes)
-    # A video without a label keeps none: it cannot be trained on as labelled, or be tested.
-    unknown = known & (videos.label == NO_LABEL)
-    out_of_place = unknown & (split.labelled | split.validation | split.test)
+    # A video that has no label in the data set may get one in the split, from a list; it is never tested.
+    unknown, no_label = known & (videos.label == NO_LABEL), split.label == NO_LABEL
+    held_out = split.validation | split.test
+    out_of_place = known & ((no_label & (held_out | split.labelled)) | (unknown & held_out))
     for level, kind, flags, message in (
         (ERROR, "unknown-videos", ~known, "{n} videos are not in the data set"),
         (ERROR, "not-written", known & ~written, "{n} videos were not extracted (failed or skipped)"),
         (
             ERROR,
             "label-range",
-            ~in_range & ~(unknown & (split.label == NO_LABEL)),
+            ~in_range & ~(unknown & no_label),
             f"{{n}} videos have labels outside the {num_classes} classes",
         ),
         (ERROR, "no-label", out_of_place, "{n} videos without a label are labelled, validation or test videos"),
         (
             WARNING,
             "other-labels",
-            known & (split.label != videos.label),
+            known & ~unknown & (split.label != videos.label),
             "{n} videos train with another label than their class folder's",
         ),
     ):

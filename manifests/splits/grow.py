@@ -80,7 +80,7 @@ def grow_split(
 
 def _matches(manifest: Manifest, listed: ListFile, file: Path) -> list[Match]:
     """The video of every line. InputError if a line has none, or is for another part by its own word."""
-    matched = match_lists(manifest, {"labelled": listed})
+    matched = match_lists(manifest, {"labelled": listed}, gives_labels=True)
     lost = [(entry.line, f"{shown(entry.text)}: {entry.reason}") for entry in matched.unmatched]
     for part, found in matched.held_out.items():
         words = f"it is {f'for {part}' if part else 'in no part'} by its own word for the subset"

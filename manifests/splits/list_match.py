@@ -46,10 +46,10 @@ class Matches:
     unmatched: tuple[Unmatched, ...]
 
 
-def match_lists(manifest: Manifest, read: dict[str, ListFile]) -> Matches:
+def match_lists(manifest: Manifest, read: dict[str, ListFile], *, gives_labels: bool = False) -> Matches:
     """Find the video of every line, per part, and list the lines without one.
 
-    Ways of naming a video are tried in turn for the lines that are not matched yet. InputError if a list matches nothing.
+    gives_labels: whether lines may name videos without a label as labelled ones. Ways of naming a video are tried in turn for the lines that are not matched yet. InputError if a list matches nothing.
     """
     status, errors = manifest.videos.column("status"), manifest.videos.arrow.column("error")
     labels = manifest.videos.column("label")
@@ -73,7 +73,7 @@ def match_lists(manifest: Manifest, read: dict[str, ListFile]) -> Matches:
                 reason = "several videos fit" if (part, place) in ambiguous else "no such video in the data set"
             elif status[match.row] != WRITTEN:
                 reason = f"{status[match.row]}: {errors[match.row].as_py() or 'no reason given'}"
-            elif labels[match.row] == NO_LABEL and part != "unlabelled":
+            elif labels[match.row] == NO_LABEL and part != "unlabelled" and not gives_labels:
                 reason = _WITHOUT_LABEL
             elif match.row in taken:
                 first = taken[match.row]

@@ -7,27 +7,15 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.cli.prep.support import SLOW
+from tests.cli.prep.support import SLOW, kill_after, kill_series
 from tests.conftest import Reliability
 from tests.extraction import alive, call, children, kill_group, start, tree, wait_until
-
-GATE_REPEATS = 3
-
-
-LONG_REPEATS = 50
-
-
-kill_series = pytest.mark.parametrize(
-    "seed",
-    [*range(GATE_REPEATS), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(GATE_REPEATS, LONG_REPEATS))],
-)
 
 
 def finish(videos: Path, out: Path, modules: Path) -> None:
@@ -58,17 +46,6 @@ def test_a_killed_run_is_finished_by_the_same_command(
         differing_files=0,
         lost_videos=0,
     )
-
-
-def kill_after(process: subprocess.Popen[str], seconds: float) -> None:
-    """kill -9 of the run after this many seconds; its workers have ended when this returns."""
-    workers: list[int] = []
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and process.poll() is None:
-        workers = children(process.pid) or workers
-        time.sleep(0.02)
-    kill_group(process)
-    wait_until(lambda: not any(map(alive, workers)))
 
 
 @dataclass(frozen=True)
