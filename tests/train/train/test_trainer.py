@@ -95,8 +95,8 @@ def with_tensors(batch: SslBatch, change: Callable[[torch.Tensor], torch.Tensor]
     def changed(clips: ClipBatch | None) -> ClipBatch | None:
         if clips is None:
             return None
-        rgb, tg = (None if view is None else change(view) for view in (clips.rgb, clips.tg))
-        return replace(clips, rgb=rgb, tg=tg, labels=change(clips.labels))
+        rgb, tg, videos = (None if part is None else change(part) for part in (clips.rgb, clips.tg, clips.videos))
+        return replace(clips, rgb=rgb, tg=tg, labels=change(clips.labels), videos=videos)
 
     labelled = changed(batch.labelled)
     assert labelled is not None
