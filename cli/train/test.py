@@ -36,10 +36,10 @@ _SHOWN_CLASSES = 101  # of more, the weakest
 @scoring_options
 @click.option(
     "--part",
-    type=click.Choice(["test", "validation"]),
+    type=click.Choice(["test", "validation", "unlabelled"]),
     default="test",
     show_default=True,
-    help="which videos of the split",
+    help="which videos of the split; with --predictions the unlabelled ones get scores to make soft targets of",
 )
 @data_options
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1")
@@ -108,7 +108,7 @@ def test(
         raise InputError(f"None of the {len(videos)} {part} videos could be read: {result.bad[0]}.")
     facts = {"checkpoint": trained.path.name, "rule": scoring.rule, "step": trained.step, "part": part}
     facts |= {"average": settings.average, **({"batch_norm": "measured for this test"} if precise_bn else {})}
-    origin = {"run": str(run), **facts}
+    origin = {"run": str(run), **facts, **_learnt_from(setup)}
     results = [result.network("rgb"), result.network("tg"), result] if shows_all else [result]
     for file, write in ((predictions, write_predictions), (features, write_features)):
         if file is not None:
@@ -123,14 +123,21 @@ def test(
     end(1 if result.bad else 0)
 
 
+def _learnt_from(setup: Setup) -> dict[str, str]:
+    """Whose labels the run has seen, for targets that are made of its scores."""
+    identity, targets = setup.identity, setup.config.method.targets
+    facts = {"dataset_digest": identity.data_digest, "split": setup.split.name, "split_digest": identity.split_digest}
+    return {**facts, **({"targets": targets, "targets_digest": identity.targets_digest} if targets else {})}
+
+
 def _videos_of(setup: Setup, part: str) -> list[int]:
     """The videos of a part. InputError if it has none."""
     from manifests.records import InputError
 
     if videos := setup.videos(part):
         return videos
-    option = "--test-percent" if part == "test" else "--hold-out"
-    raise InputError(f"Split {setup.split.name} has no {part} videos. `tgprep split {option} P` sets some aside.")
+    advice = {"test": " `tgprep split --test-percent P` sets some aside.", "validation": " `tgprep split --hold-out P` sets some aside."}
+    raise InputError(f"Split {setup.split.name} has no {part} videos.{advice.get(part, '')}")
 
 
 def _measure(

@@ -16,7 +16,8 @@ from manifests.records import WRITTEN, InputError
 from manifests.splits.list_match import match_lists
 from manifests.splits.lists import ListEntry, ListFile, Reading
 from manifests.table import Manifest
-from manifests.targets.score_file import Kind, ScoreFile, read_scores, summary
+from manifests.targets.origins import run_facts
+from manifests.targets.score_file import Kind, ScoreFile, read_scores
 from manifests.targets.target_file import Targets
 
 
@@ -53,7 +54,7 @@ def import_targets(manifest: Manifest, files: Sequence[Path], settings: TargetSe
         provenance[f"file_{number}"] = f"{path.name} sha256 {file.sha256}"
         facts = {"form": file.form, "num_rows": str(len(rows)), "num_unknown": str(int((~is_known).sum()))}
         facts |= {"temperature": f"{settings.temperature:g}"} if settings.temperature != 1 else {}
-        facts |= {"run": text} if (text := summary(file.origin)) else {}
+        facts |= {"run": text} if (text := run_facts(file.origin)) else {}
         provenance |= {f"file_{number}_{name}": value for name, value in facts.items()}
     given = np.flatnonzero(count)
     if not len(given):

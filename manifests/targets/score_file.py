@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -317,10 +316,3 @@ def _width(origin: Mapping[str, Any], classes: Sequence[str], file: Path) -> tup
             f"{shown(different[0] if different else '')}."
         )
     return len(names), len(unused)
-
-
-def summary(origin: Mapping[str, Any]) -> str:
-    """What the provenance keeps of a run's predictions: a line of JSON; "" for a file of another program."""
-    names = ("run", "checkpoint", "step", "part", "protocol", "modality", "average", "split", "split_digest", "targets")
-    kept = {name: origin[name] for name in names if isinstance(origin.get(name), str | int)}
-    return json.dumps(kept, ensure_ascii=False, sort_keys=True)[:4000] if kept else ""

@@ -17,6 +17,7 @@ from tgtrain.data.clip import ClipSettings
 from tgtrain.data.reader import ClipReader, open_reader
 from tgtrain.data.stores.cache import CacheSettings
 from tgtrain.data.stores.shard_source import ShardSource
+from tgtrain.data.targets import RunTargets, read_run_targets
 
 _REMOTE_BLOCK_SHARDS = 32  # about 2,000 videos are shuffled together
 
@@ -28,6 +29,7 @@ class Identity:
     data_digest: str
     split_digest: str
     model: str
+    targets_digest: str = ""  # of soft targets; "" without
 
     def differences(self, other: Identity) -> list[str]:
         """What differs, in words."""
@@ -35,6 +37,7 @@ class Identity:
             ("data set", self.data_digest[:12], other.data_digest[:12]),
             ("split", self.split_digest[:12], other.split_digest[:12]),
             ("model", self.model, other.model),
+            ("soft targets", self.targets_digest[:12] or "none", other.targets_digest[:12] or "none"),
         )
         return [f"{name} {before} there, {now} now" for name, before, now in named if before != now]
 
@@ -48,6 +51,8 @@ class Setup:
     split: LabelSplit
     reader: ClipReader  # its video index has the videos of the split, in the order of the split
     warnings: tuple[str, ...] = ()  # about the split
+    targets: RunTargets | None = None  # soft targets, for training
+    targets_digest: str = ""  # of those; known for an existing run that only scores videos, too
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -57,7 +62,7 @@ class Setup:
     @property
     def identity(self) -> Identity:
         """What checkpoints of this run belong to."""
-        return Identity(self.manifest.digest, split_digest(self.split), str(self.config.model))
+        return Identity(self.manifest.digest, split_digest(self.split), str(self.config.model), self.targets_digest)
 
     @property
     def clip(self) -> ClipSettings:
@@ -105,8 +110,11 @@ def padded_classes(known: tuple[str, ...], num_outputs: int) -> tuple[str, ...]:
     return known + tuple(f"unused-{number}" for number in range(len(known), num_outputs))
 
 
-def prepare(root: str, split: LabelSplit, manifest: Manifest, config: Config) -> Setup:
-    """Combine data set, split and config; InputError with all problems if they do not fit, before any time is spent."""
+def prepare(root: str, split: LabelSplit, manifest: Manifest, config: Config, *, learns: bool = True) -> Setup:
+    """Combine data set, split and config; InputError with all problems if they do not fit, before any time is spent.
+
+    learns: read what only training needs, too: soft targets.
+    """
     digest = split.provenance.get("dataset_digest", "")
     problems = []
     if digest != manifest.digest:
@@ -138,6 +146,12 @@ def prepare(root: str, split: LabelSplit, manifest: Manifest, config: Config) ->
         problems.append("data.shards is set, which only data.reader=stream uses")
     if stream is None or not (stream.template or is_url(manifest.root)):
         problems += _missing_shards(manifest)
+    targets = None
+    if learns and config.method.targets and not problems:
+        try:
+            targets = read_run_targets(root, config.method.targets, manifest, split, config.model.num_classes)
+        except InputError as error:
+            problems.append(str(error).removesuffix("."))
     if problems:
         raise InputError("This run cannot start: " + "; ".join(problems) + ".")
     reader = open_reader(manifest, split.key, cache_settings(config), stream)
@@ -147,7 +161,7 @@ def prepare(root: str, split: LabelSplit, manifest: Manifest, config: Config) ->
         in_blocks = is_url(manifest.root) and config.data.reader == "indexed"
         blocks = _REMOTE_BLOCK_SHARDS if in_blocks else 0
         config = replace(config, data=replace(config.data, block_shards=blocks))
-    return Setup(config, manifest, split, reader, doubts)
+    return Setup(config, manifest, split, reader, doubts, targets, targets.digest if targets else "")
 
 
 def cache_settings(config: Config) -> CacheSettings:

@@ -3,7 +3,8 @@
 Micro-batch k of all ranks together is the k-th block of the global batch, whatever the number of ranks, so a run in K
 micro-batches is the same function of seed and step on any number of them. Compared with the batch in one piece:
 
-    supervised, pseudo-labels, alignment   means over equal parts: the mean over micro-batches is that of the batch
+    supervised, pseudo-labels, alignment,  means over equal parts: the mean over micro-batches is that of the batch
+    soft targets
     UDA                                    divided by the trusted clips of the whole batch, counted beforehand
     threshold rules                        updated once by the weak views of the whole batch, run beforehand without gradient
     FreeMatch's fairness                   that of the whole batch, as the contrast over "batch"
@@ -37,6 +38,7 @@ from tgtrain.method.step import (
     contrast_gate,
     fairness_terms,
     forward_views,
+    learnt_targets,
     loss_terms,
     pseudo_labels,
     split_rows,
@@ -123,14 +125,17 @@ def _survey(
     """Run every micro-batch once without gradient, and collect what the loss of each takes from the others."""
     forwards: list[Rows] = []
     videos: list[Tensor] = []
+    soft: list[Tensor] = []
     with torch.no_grad(), frozen_running_statistics(network):
         for views in parts:
             output = forward_views(network, views, method.weak_forward)
             forwards.append(split_rows(output, len(views.labelled), method.clips_per_video))
             videos += [] if views.videos_U is None else [views.videos_U]
+            soft += [] if views.soft_UK is None else [views.soft_UK]
     weak = {view: torch.cat([rows.weak[view] for rows in forwards]) for view in forwards[0].weak}
     trust = None if thresholds is None else thresholds.observe(weak, torch.cat(videos) if videos else None)
-    targets = pseudo_labels(weak, method, trust)
+    soft_UK = learnt_targets(torch.cat(soft) if soft else None, method, epoch)
+    targets = pseudo_labels(weak, method, trust, soft_UK)
     num_trusted = {view: target.confident_U.sum() for view, target in targets.items()}
     surveys = [BatchSurvey(len(forwards), num_trusted, trust)] * len(forwards)
     if over == "batch" and method.contrast:
@@ -201,7 +206,7 @@ def _terms_over_batch(
     # With a contrast over the batch the micro-batch has none of its own: replaced below, as is fairness.
     own = method if survey.contrast is None else replace(method, contrast=())
     trust = survey.trust and {view: replace(of_view, prior_K=None) for view, of_view in survey.trust.items()}
-    terms = loss_terms(output, views.labels_B, own, epoch, views.true_labels_U, trust)
+    terms = loss_terms(output, views.labels_B, own, epoch, views.true_labels_U, trust, views.soft_UK)
     contrast = learnt = terms.contrast
     if survey.contrast is not None:
         contrast = survey.contrast
@@ -222,10 +227,12 @@ def _terms_over_batch(
                 losses.uda_sum(rows.strong[view], target, method.uda_detach),
                 survey.num_trusted[view] / survey.num_parts,
             )
-            for view, target in pseudo_labels(rows.weak, method).items()
+            for view, target in pseudo_labels(
+                rows.weak, method, None, learnt_targets(views.soft_UK, method, epoch)
+            ).items()
         }
     gate = contrast_gate(method, epoch)
-    others = [*terms.supervised.values(), *pseudo.values(), *fairness, *terms.align]
+    others = [*terms.supervised.values(), *pseudo.values(), *terms.soft.values(), *fairness, *terms.align]
     total = sum_of([*others, *(gate * term for term in learnt)])
     return replace(terms, total=total, pseudo=pseudo, contrast=contrast, fairness=survey.fairness)
 

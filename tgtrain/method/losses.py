@@ -109,6 +109,19 @@ def fairness_loss(strong_UK: Tensor, targets: PseudoLabels, prior_K: Tensor) -> 
     return torch.where(num_trusted > 0, (prior_K * (ratio_K + 1e-12).log()).sum(), 0)
 
 
+def soft_target_loss(strong_UK: Tensor, soft_UK: Tensor) -> Tensor:
+    """Cross-entropy of the strong views with soft targets; a row of zeros is no target.
+
+    Sum over the clips with a target / U: the mean over all unlabelled clips, where one without counts 0.
+    """
+    return -(soft_UK * strong_UK.float().log_softmax(dim=1)).sum(dim=1).mean()
+
+
+def has_target(soft_UK: Tensor) -> Tensor:
+    """bool[U]: which rows have a soft target."""
+    return soft_UK.sum(dim=1) > 0
+
+
 def uda_loss(strong_UK: Tensor, targets: PseudoLabels, detach: bool = True) -> Tensor:
     """UDA: cross-entropy of the strong views with the sharpened softmax of the weak views (UDA, NeurIPS 2020).
 

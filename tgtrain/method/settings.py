@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from manifests.records import InputError
+from manifests.splits.settings import NAME_RULE, is_split_name
 from tgtrain.method.losses import AlignKind, ContrastVariant, PseudoLabelMetric, StopGradient
 from tgtrain.method.networks.model import ModelSettings, wrong_choices, wrong_values
 
 WeakForward = Literal["joined", "apart"]
+PseudoLabelRows = Literal["without_target", "all"]
 Method = Literal["ltg", "fixmatch", "uda", "mvpl", "supervised"]
 ThresholdRule = Literal["fixed", "freematch", "flexmatch", "softmatch"]
 
@@ -24,7 +26,7 @@ class MethodSettings:
 
     method: Method = "ltg"
     """ltg, fixmatch and mvpl share one formula and differ in the model and in the terms that are switched on; uda has soft
-    targets; supervised forwards only the labelled clips."""
+    targets; supervised learns from the labels alone, and from soft `targets` if there are any."""
     labelled_weight: float = 0.5
     """Per view, as is `unlabelled_weight`: 0.5 with two views, 1 with one."""
     unlabelled_weight: float = 0.5
@@ -67,6 +69,16 @@ class MethodSettings:
     """Videos without a trusted label count as a class, so that all thresholds stay low while they are the most."""
     softmatch_n_sigma: float = 2.0
     """The larger, the faster a weight falls below the mean."""
+    targets: str = ""
+    """Name of soft targets of the data set (`tgprep targets`) that strong views learn from; "" for none."""
+    soft_weight: float = 0.5
+    """Of the loss with soft targets, per view: 0.5 with two views, 1 with one."""
+    soft_warmup_epochs: int = 0
+    """Epochs without that loss; hard pseudo-labels then are for all rows."""
+    soft_temperature: float = 1.0
+    """Each target q becomes q^(1 / soft_temperature), normalised: below 1 sharper, above 1 flatter."""
+    pseudo_label_rows: PseudoLabelRows = "without_target"
+    """Rows that learn from hard pseudo-labels: those without a soft target, or all, beside it."""
 
     def __post_init__(self) -> None:
         wrong = wrong_choices(
@@ -77,14 +89,29 @@ class MethodSettings:
             stop_gradient=StopGradient,
             weak_forward=WeakForward,
             threshold_rule=ThresholdRule,
+            pseudo_label_rows=PseudoLabelRows,
         )
-        weights = ("labelled_weight", "unlabelled_weight", "align_weight", "contrast_weight", "fairness_weight")
+        weights = (
+            "labelled_weight",
+            "unlabelled_weight",
+            "align_weight",
+            "contrast_weight",
+            "fairness_weight",
+            "soft_weight",
+        )
+        epochs = ("warmup_epochs", "contrast_warmup_epochs", "soft_warmup_epochs")
         wrong += wrong_values(
             self,
             ("threshold", 0 <= self.threshold <= 1, "a probability, 0 to 1"),
             ("temperature", 0 < self.temperature < math.inf, "more than 0"),
             *((name, 0 <= getattr(self, name) < math.inf, "0 or more") for name in weights),
-            *((name, getattr(self, name) >= 0, "0 or more") for name in ("warmup_epochs", "contrast_warmup_epochs")),
+            *((name, getattr(self, name) >= 0, "0 or more") for name in epochs),
+            ("soft_temperature", 0 < self.soft_temperature < math.inf, "more than 0"),
+            (
+                "targets",
+                not self.targets or is_split_name(self.targets),
+                f"a name: {NAME_RULE.removeprefix('expected ')}",
+            ),
             ("clips_per_video", 1 <= self.clips_per_video <= 64, "1 to 64"),
             ("threshold_momentum", 0 <= self.threshold_momentum < 1, "0 or more, less than 1"),
             ("freematch_quantile", 0 <= self.freematch_quantile <= 1, "a share, 0 to 1"),
@@ -134,6 +161,11 @@ class MethodSettings:
     @property
     def uses_unlabelled(self) -> bool:
         """Whether a step needs weak and strong views of unlabelled clips."""
+        return self.uses_pseudo_labels or bool(self.targets)
+
+    @property
+    def uses_pseudo_labels(self) -> bool:
+        """Whether weak views label strong ones."""
         return self.method != "supervised"
 
 

@@ -7,7 +7,7 @@ one clip a video the rows of a part are clip-major: the first clips of all its v
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tgtrain.method import losses
 from tgtrain.method.networks.model import ModelOutput, StreamOutput, View
 from tgtrain.method.settings import MethodSettings, WeakForward
-from tgtrain.method.terms import Terms, diagnose, sum_of
+from tgtrain.method.terms import Terms, diagnose, diagnose_soft, sum_of
 from tgtrain.method.thresholds import Thresholds
 
 
@@ -49,6 +49,8 @@ class StepInputs:
     """For diagnostics only; -1 if unknown."""
     videos_U: Tensor | None = None
     """Number of each row's video among the unlabelled ones, int64; only FlexMatch needs it."""
+    soft_UK: Tensor | None = None
+    """Soft target of each unlabelled row, zeros for a row without; None if the run has none."""
 
     def __post_init__(self) -> None:
         if len(self.labelled) != len(self.labels_B):
@@ -60,6 +62,8 @@ class StepInputs:
             raise ValueError(f"got {num_weak} weak rows and {len(self.true_labels_U)} true labels for them")
         if self.videos_U is not None and len(self.videos_U) != num_weak:
             raise ValueError(f"got {num_weak} weak rows and the videos of {len(self.videos_U)}")
+        if self.soft_UK is not None and len(self.soft_UK) != num_weak:
+            raise ValueError(f"got {num_weak} weak rows and {len(self.soft_UK)} soft targets")
 
 
 def step_terms(
@@ -75,7 +79,7 @@ def step_terms(
     if thresholds is not None:
         weak = split_rows(output, len(views.labels_B), method.clips_per_video).weak
         trust = thresholds.observe(weak, views.videos_U)
-    return loss_terms(output, views.labels_B, method, epoch, views.true_labels_U, trust)
+    return loss_terms(output, views.labels_B, method, epoch, views.true_labels_U, trust, views.soft_UK)
 
 
 def loss_terms(
@@ -85,11 +89,13 @@ def loss_terms(
     epoch: int,
     true_labels_U: Tensor | None = None,
     trust: Mapping[View, losses.Trust] | None = None,
+    soft_UK: Tensor | None = None,
 ) -> Terms:
     """Compute the terms of a forward over [labelled, weak, strong]; without unlabelled rows their terms are absent.
 
-    trust: of a threshold rule, for each view; None for the fixed threshold.
+    trust: of a threshold rule, for each view; None for the fixed threshold. soft_UK: see StepInputs.
     """
+    soft_UK = learnt_targets(soft_UK, method, epoch)
     rows = split_rows(output, len(labels_B), method.clips_per_video)
 
     supervised = {
@@ -97,10 +103,16 @@ def loss_terms(
         for view, logits_BK in rows.labelled.items()
     }
     # The weak views label the strong ones.
-    targets = pseudo_labels(rows.weak, method, trust)
+    targets = pseudo_labels(rows.weak, method, trust, soft_UK)
     pseudo = {
-        view: method.unlabelled_weight * unlabelled_loss(strong_UK, targets[view], method, epoch)
+        view: method.unlabelled_weight * unlabelled_loss(rows.strong[view], target, method, epoch)
+        for view, target in targets.items()
+    }
+    # Targets that were made beforehand teach them, too.
+    soft = {
+        view: method.soft_weight * losses.soft_target_loss(strong_UK, soft_UK)
         for view, strong_UK in rows.strong.items()
+        if soft_UK is not None
     }
     fairness = fairness_terms(rows.strong, targets, method, epoch, trust or {})
     # Between the views: features of each stage, then embeddings.
@@ -116,19 +128,38 @@ def loss_terms(
         for variant in method.contrast
     ]
     gate = contrast_gate(method, epoch)
-    learnt = [*supervised.values(), *pseudo.values(), *fairness.values(), *align]
+    learnt = [*supervised.values(), *pseudo.values(), *soft.values(), *fairness.values(), *align]
     total = sum_of([*learnt, *(gate * term for term in contrast)])
 
     diagnostics = diagnose(rows.labelled, labels_B, targets, true_labels_U)
-    return Terms(total, supervised, pseudo, tuple(align), tuple(contrast), diagnostics, fairness)
+    if soft_UK is not None:
+        diagnostics |= diagnose_soft(rows.strong, soft_UK, true_labels_U)
+    return Terms(total, supervised, pseudo, tuple(align), tuple(contrast), diagnostics, fairness, soft)
+
+
+def learnt_targets(soft_UK: Tensor | None, method: MethodSettings, epoch: int) -> Tensor | None:
+    """The soft targets of a step; None during their warm-up."""
+    return soft_UK if epoch >= method.soft_warmup_epochs else None
 
 
 def pseudo_labels(
-    weak: dict[View, Tensor], method: MethodSettings, trust: Mapping[View, losses.Trust] | None = None
+    weak: dict[View, Tensor],
+    method: MethodSettings,
+    trust: Mapping[View, losses.Trust] | None = None,
+    soft_UK: Tensor | None = None,
 ) -> dict[View, losses.PseudoLabels]:
-    """Pseudo-labels for the rows of each view, from the weak logits of the views."""
+    """Pseudo-labels for the rows of each view, from the weak logits of the views; {} if the method has none.
+
+    soft_UK: see `learnt_targets`; unless the method labels all rows, no label is trusted where there is a soft target.
+    """
+    if not method.uses_pseudo_labels:
+        return {}
     scores = {view: losses.labelling_logits(weak, view, method.pseudo_label_metric) for view in weak}
-    return {view: losses.pseudo_labels(scores[view], trust[view] if trust else method.threshold) for view in weak}
+    labels = {view: losses.pseudo_labels(scores[view], trust[view] if trust else method.threshold) for view in weak}
+    if soft_UK is None or method.pseudo_label_rows == "all":
+        return labels
+    has_U = losses.has_target(soft_UK)
+    return {view: replace(label, confident_U=label.confident_U.masked_fill(has_U, 0)) for view, label in labels.items()}
 
 
 def unlabelled_loss(strong_UK: Tensor, targets: losses.PseudoLabels, method: MethodSettings, epoch: int) -> Tensor:

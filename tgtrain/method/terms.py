@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tgtrain.method.losses import PseudoLabels
+from tgtrain.method.losses import PseudoLabels, has_target
 from tgtrain.method.networks.model import View
 from tgtrain.method.settings import MethodSettings
 
@@ -36,6 +36,8 @@ class Terms:
     """What else a log shows, by the name it has there; without gradient, see `diagnose`."""
     fairness: Mapping[View, Tensor] = field(default_factory=dict)
     """Of FreeMatch."""
+    soft: Mapping[View, Tensor] = field(default_factory=dict)
+    """Of soft targets."""
 
 
 def sum_of(terms: Iterable[Tensor]) -> Tensor:
@@ -52,6 +54,7 @@ def named_values(terms: Terms, method: MethodSettings) -> NamedValues:
         ("loss/total", terms.total),
         *((f"loss/supervised_{view}", term) for view, term in terms.supervised.items()),
         *((f"loss/pseudo_{view}", term) for view, term in terms.pseudo.items()),
+        *((f"loss/soft_{view}", term) for view, term in terms.soft.items()),
         *((f"loss/fairness_{view}", term) for view, term in terms.fairness.items()),
         *((f"loss/align_stage{s + 1}", term) for s, term in zip(method.align_stages, terms.align, strict=True)),
         *((f"loss/contrast_{variant}", term) for variant, term in zip(method.contrast, terms.contrast, strict=True)),
@@ -87,6 +90,23 @@ def diagnose(
             correct_VU = torch.stack([target.labels_U == true_labels_U for target in targets.values()])
             values["train/num_checked"] = (confident_VU * (true_labels_U >= 0)).float().sum(dim=1).mean()
             values["train/num_correct"] = (confident_VU * correct_VU).float().sum(dim=1).mean()
+    return values
+
+
+@torch.no_grad()
+def diagnose_soft(strong: Mapping[View, Tensor], soft_UK: Tensor, true_labels_U: Tensor | None) -> dict[str, Tensor]:
+    """Compute the diagnostics of soft targets, named train/... as logs show them.
+
+    soft_fraction: share of the unlabelled rows that have a target. soft_agreement_VIEW: share of all unlabelled rows that have
+    one, and whose strong view has its most likely class. soft_right: share of all that have one whose most likely class is the
+    true label, if these are given. `tgprep targets --show` says the last one of all videos.
+    """
+    has_U, labels_U = has_target(soft_UK), soft_UK.argmax(dim=1)
+    values = {"train/soft_fraction": has_U.float().mean()}
+    for view, strong_UK in strong.items():
+        values[f"train/soft_agreement_{view}"] = (has_U & (strong_UK.argmax(dim=1) == labels_U)).float().mean()
+    if true_labels_U is not None:
+        values["train/soft_right"] = (has_U & (labels_U == true_labels_U)).float().mean()
     return values
 
 

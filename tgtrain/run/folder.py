@@ -8,7 +8,7 @@ import shlex
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +28,7 @@ from tgtrain.config import Config, config_from_dict, differences
 from tgtrain.data.setup import _REMOTE_BLOCK_SHARDS, Identity, Setup, prepare
 from tgtrain.data.stores.cache import CacheSettings, is_cache
 from tgtrain.data.stores.shard_source import PIPE
+from tgtrain.data.targets import RunTargets
 from tgtrain.ranks.distributed import Ranks
 
 CONFIG_NAME = "config.json"
@@ -123,6 +124,18 @@ class Matched:
     left_over: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class TargetFacts:
+    """The soft targets that a run learns from."""
+
+    name: str
+    digest: str
+    num_used: Whole  # unlabelled videos that have one
+    num_held_out: Whole  # targets of validation and test videos, which are ignored
+    num_other: Whole
+    provenance: dict[str, str]
+
+
 def _config(values: Any, info: ValidationInfo) -> Config:
     if not isinstance(values, dict):
         raise ValueError("expected sections of settings")
@@ -139,6 +152,7 @@ class RunFacts:
     steps_per_epoch: Count
     config: Annotated[Config, PlainValidator(_config)]
     weights: tuple[Matched, ...] = ()  # that the run started from; of scratch there are none
+    targets: TargetFacts | None = None
     world_size: Count = 1
     machine: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -147,7 +161,8 @@ class RunFacts:
     @property
     def identity(self) -> Identity:
         """What checkpoints of the run belong to."""
-        return Identity(self.data.digest, self.split.digest, str(self.config.model))
+        targets_digest = self.targets.digest if self.targets else ""
+        return Identity(self.data.digest, self.split.digest, str(self.config.model), targets_digest)
 
 
 _FACTS = TypeAdapter(RunFacts)
@@ -276,7 +291,8 @@ def read_setup(run: Path, typed: Typed = NOTHING_TYPED) -> Setup:
         manifest = read_manifest(root)
     except InputError as error:
         raise InputError(f"{error} The run names this location; `--data` names another.") from None
-    setup = prepare(root, read_split(root, facts.split.name), manifest, config)
+    setup = prepare(root, read_split(root, facts.split.name), manifest, config, learns=False)
+    setup = replace(setup, targets_digest=facts.identity.targets_digest)
     require_same(setup, facts.identity, None, f"{run} was trained on other data", "Restore it, or name it with --data.")
     return setup
 
@@ -307,6 +323,7 @@ def _facts_of(setup: Setup, ranks: Ranks, num_steps: int, steps_per_epoch: int) 
         num_steps=num_steps,
         steps_per_epoch=steps_per_epoch,
         config=setup.config,
+        targets=_target_facts(setup.targets),
         world_size=ranks.world_size,
         machine={
             "host": platform.node(), "cpu": processor_name(), "cores": os.cpu_count() or 1, "device": device,
@@ -314,6 +331,12 @@ def _facts_of(setup: Setup, ranks: Ranks, num_steps: int, steps_per_epoch: int) 
         versions={"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     )  # fmt: skip
+
+
+def _target_facts(targets: RunTargets | None) -> TargetFacts | None:
+    if targets is None:
+        return None
+    return TargetFacts(**{each.name: getattr(targets, each.name) for each in fields(TargetFacts)})
 
 
 def newest_run(folder: Path = Path("runs")) -> Path:

@@ -212,6 +212,7 @@ def step_line(step: int, num_steps: int, epoch: int, values: dict[str, float]) -
     groups = {
         "sup": ("loss/supervised_rgb", "loss/supervised_tg"),
         "pseudo": ("loss/pseudo_rgb", "loss/pseudo_tg"),
+        "soft": ("loss/soft_rgb", "loss/soft_tg"),
         "align": tuple(f"loss/align_stage{stage}" for stage in range(1, 5)),
         "contrast": tuple(name for name in values if name.startswith("loss/contrast")),
     }

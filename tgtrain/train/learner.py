@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
@@ -16,6 +17,7 @@ from tgtrain.config import Config, OptimiserSettings
 from tgtrain.data.batch import SslBatch, split_batch
 from tgtrain.data.build import wanted_views
 from tgtrain.data.device import views_of
+from tgtrain.data.targets import RunTargets, TargetTable
 from tgtrain.method.accumulate import add_gradients, clip_gradients, rescale_bn_momentum
 from tgtrain.method.networks.model import Model, build_model, share_dropout
 from tgtrain.method.networks.recompute import checkpoint_activations
@@ -33,8 +35,15 @@ _PRECISION = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.floa
 class Learner:
     """What learns. step: updates done, counted by the caller. network: the model as the update calls it (across ranks, compiled)."""
 
-    def __init__(self, config: Config, ranks: Ranks, steps_per_epoch: int, num_unlabelled: int = 0) -> None:
-        """num_unlabelled: videos, for FlexMatch."""
+    def __init__(
+        self,
+        config: Config,
+        ranks: Ranks,
+        steps_per_epoch: int,
+        num_unlabelled: int = 0,
+        targets: RunTargets | None = None,
+    ) -> None:
+        """num_unlabelled: videos, for FlexMatch. targets: soft ones, if the method learns from them."""
         self.config, self.ranks, self.steps_per_epoch = config, ranks, steps_per_epoch
         self.step = 0
         model = build_model(config.model, seed=config.runtime.seed)
@@ -62,9 +71,12 @@ class Learner:
         self.dtype = _PRECISION[config.runtime.precision]
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.dtype is torch.float16)
         self.thresholds: Thresholds | None = None
-        if config.method.uses_unlabelled and config.method.threshold_rule != "fixed":
+        if config.method.uses_pseudo_labels and config.method.threshold_rule != "fixed":
             sizes = (config.model.num_classes, num_unlabelled)
             self.thresholds = Thresholds(config.method, wanted_views(config), *sizes, ranks.device)
+        self.targets: TargetTable | None = None
+        if targets is not None:
+            self.targets = TargetTable(targets, config.method.soft_temperature, ranks.device)
         self.may_wait = not on_gpu  # reading a value of a GPU would stall it
 
     def start_from(self, tensors: dict[str, Tensor]) -> None:
@@ -136,7 +148,10 @@ class Learner:
             # Dropout depends on (seed, step, part) alone, so that a resumed run draws the same, on any number of ranks (SharedDropout).
             digest = blake2b(f"{runtime.seed}:{self.step}:{number}".encode(), digest_size=8).digest()
             torch.manual_seed(int.from_bytes(digest, "little") >> 1)
-            yield views_of(part, slow=self.config.data.gradient == "slow")
+            views = views_of(part, slow=self.config.data.gradient == "slow")
+            if self.targets is not None and views.videos_U is not None:
+                views = replace(views, soft_UK=self.targets.of(views.videos_U))
+            yield views
 
 
 def make_optimiser(parameters: Iterable[nn.Parameter], settings: OptimiserSettings, *, fused: bool) -> torch.optim.SGD:

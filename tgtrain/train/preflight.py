@@ -11,7 +11,9 @@ from tgtrain.config import Config
 from tgtrain.data.build import training_workers
 from tgtrain.data.sequential_batches import weaker_promises
 from tgtrain.data.setup import Setup
+from tgtrain.data.targets import RunTargets
 from tgtrain.method.networks.model import count_parameters, last_shape, outline
+from tgtrain.method.settings import MethodSettings
 from tgtrain.ranks.distributed import Ranks
 from tgtrain.run.checkpoint import every_checkpoint
 
@@ -45,13 +47,38 @@ def notes(setup: Setup) -> list[str]:
     epochs, optimiser = config.optimiser.epochs, config.optimiser
     for section, warmup_epochs, effect in (
         ("optimiser", optimiser.warmup_epochs, f"the rate never reaches {optimiser.learning_rate:g}"),
-        ("method", config.method.warmup_epochs * config.method.uses_unlabelled, "nothing is learnt from pseudo-labels"),
+        (
+            "method",
+            config.method.warmup_epochs * config.method.uses_pseudo_labels,
+            "nothing is learnt from pseudo-labels",
+        ),
+        (
+            "method.soft_",
+            config.method.soft_warmup_epochs * bool(config.method.targets),
+            "nothing is learnt from the targets",
+        ),
     ):
         if warmup_epochs >= epochs:
-            lines.append(f"{section}.warmup_epochs {warmup_epochs} are not fewer than the {epochs} epochs: {effect}")
+            prefix = section if section.endswith("_") else f"{section}."
+            lines.append(f"{prefix}warmup_epochs {warmup_epochs} are not fewer than the {epochs} epochs: {effect}")
+    if setup.targets is not None:
+        lines += _target_notes(setup.targets, config.method, len(setup.targets.rows))
     if not (split.validation.any() or split.test.any()):
         lines.append("the split has no validation or test part: no accuracy is measured")
     return lines
+
+
+def _target_notes(targets: RunTargets, method: MethodSettings, num_unlabelled: int) -> list[str]:
+    """What is used of soft targets."""
+    ignored = f"; {targets.num_held_out} of test and validation videos are ignored" if targets.num_held_out else ""
+    ignored += f"; {targets.num_other} are of other videos" if targets.num_other else ""
+    without = num_unlabelled - targets.num_used
+    way = "learn from hard pseudo-labels" if method.uses_pseudo_labels else "are not learnt from"
+    rest = f"; the {without} others {way}" if without else ""
+    lines = [
+        f"soft targets {targets.name}: for {targets.num_used} of {num_unlabelled} unlabelled videos{rest}{ignored}"
+    ]
+    return [*lines, *targets.doubts]
 
 
 def require_settings(config: Config, ranks: Ranks) -> None:

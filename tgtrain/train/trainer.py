@@ -115,7 +115,7 @@ def train(
 def training_step(setup: Setup, ranks: Ranks) -> Callable[[SslBatch], object]:
     """The update that a run makes with a batch in its last epoch, for measurements. It writes no file."""
     num_steps, per_epoch = num_steps_of(setup)
-    learner = Learner(setup.config, ranks, per_epoch, int(setup.split.unlabelled.sum()))
+    learner = Learner(setup.config, ranks, per_epoch, int(setup.split.unlabelled.sum()), setup.targets)
     learner.step = num_steps - 1
     return learner.update
 
@@ -130,7 +130,7 @@ class _Trainer:
         self.num_steps, self.per_epoch = num_steps_of(setup)
         self.dataset = step_dataset(setup, ranks)
         self.workers = training_workers(config)
-        self.learner = Learner(config, ranks, self.per_epoch, int(setup.split.unlabelled.sum()))
+        self.learner = Learner(config, ranks, self.per_epoch, int(setup.split.unlabelled.sum()), setup.targets)
         self.journal: journal.Journal | None = None
         self.interval = journal.Interval(finite_only=self.learner.scaler.is_enabled())
         self.loss = LossWatch(config.runtime.max_loss_factor)
