@@ -24,6 +24,7 @@ from manifests.splits.settings import NAME_RULE, is_split_name
 from manifests.table import Manifest
 from manifests.targets.import_targets import TargetSettings, import_targets
 from manifests.targets.measure import Unsure, compare, least_sure, measure_parts
+from manifests.targets.origins import leaks, runs_of
 from manifests.targets.target_file import (
     Targets,
     list_targets,
@@ -56,7 +57,8 @@ def _import(out: str, manifest: Manifest, as_json: bool, options: Options) -> No
     name = options["name"] or re.sub(r"[^A-Za-z0-9._-]", "-", files[0].stem).lstrip("._-")[:80]
     if not is_split_name(name):
         raise InputError(f"--name {name!r}: {NAME_RULE}.")
-    split = _split(out, options["split"])
+    if options["split"] is not None:
+        read_split(out, options["split"])  # refused before anything is written
     settings = TargetSettings(
         name=name, scores=options["scores"], temperature=options["temperature"], skip_unknown=options["skip_unknown"]
     )
@@ -64,7 +66,8 @@ def _import(out: str, manifest: Manifest, as_json: bool, options: Options) -> No
     existed = made.name in list_targets(out)
     changed = write_targets(out, made, overwrite=options["overwrite"])
     state = ("replaced" if existed else "written") if changed else "unchanged"
-    facts = {**_describe(made, manifest, split), "path": targets_place(out, made.name), "state": state}
+    split = _split(out, options["split"], made)
+    facts = {**_describe(out, made, manifest, split), "path": targets_place(out, made.name), "state": state}
     _print(as_json, facts, _page(facts))
     say(f"{state}: {facts['path']}")
 
@@ -97,8 +100,8 @@ def _show(out: str, manifest: Manifest, as_json: bool, options: Options) -> None
     if most is None and (given := [option for option in ("per_class", "output") if options[option]]):
         raise InputError(f"--{given[0].replace('_', '-')}: give --least-sure N too.")
     chosen = read_targets(out, options["show"], manifest.header.classes)
-    split = _split(out, options["split"])
-    facts = {**_describe(chosen, manifest, split), "path": targets_place(out, chosen.name)}
+    split = _split(out, options["split"], chosen)
+    facts = {**_describe(out, chosen, manifest, split), "path": targets_place(out, chosen.name)}
     if most is None:
         _print(as_json, facts, _page(facts))
         return
@@ -167,18 +170,25 @@ def _of_all(chosen: Targets, manifest: Manifest) -> dict[str, float]:
     return {"entropy": part.mean_entropy, "agreement": part.agreement}
 
 
-def _split(out: str, name: str | None) -> LabelSplit | None:
-    """The named split, or the newest; None if there is none."""
-    return read_split(out, name) if name is not None or list_splits(out) else None
+def _split(out: str, name: str | None, chosen: Targets) -> LabelSplit | None:
+    """The named split; else that of the first run that the targets come from, or the newest. None if there is none."""
+    existing = list_splits(out)
+    if name is None:
+        of_runs = (run.split for run in runs_of(chosen) if run.split in existing)
+        name = next(of_runs, None)
+    return read_split(out, name) if name is not None or existing else None
 
 
-def _describe(chosen: Targets, manifest: Manifest, split: LabelSplit | None) -> dict[str, Any]:
+def _describe(out: str, chosen: Targets, manifest: Manifest, split: LabelSplit | None) -> dict[str, Any]:
+    errors, doubts = leaks(out, chosen, split) if split else ([], [])
     return {
         "name": chosen.name,
         "digest": targets_digest(chosen),
         "num_classes": len(chosen.classes),
         "split": split.name if split else None,
         "parts": [_finite(asdict(part)) for part in measure_parts(chosen, manifest, split)],
+        "leaks": errors,
+        "doubts": doubts,
         "provenance": chosen.provenance,
     }
 
@@ -200,6 +210,7 @@ def _page(facts: dict[str, Any]) -> str:
         lines.append(f"Parts are those of split {facts['split']}.")
     if held:
         lines.append(f"{held:,} targets are of validation and test videos: no run with this split learns from them.")
+    lines += [f"{word}: {text}" for word, level in (("leak", "leaks"), ("note", "doubts")) for text in facts[level]]
     everything = facts["parts"][0]
     if everything["num_known"] and everything["agreement"] >= _LOOKS_LIKE_LABELS and not everything["mean_entropy"]:
         lines.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -87,7 +87,7 @@ def test(
     quiet_threads()
     from manifests.records import InputError
     from tgtrain.data.stores.cache import CacheSettings
-    from tgtrain.evaluate.results import write_features, write_predictions, write_test
+    from tgtrain.evaluate.results import write_features, write_predictions
     from tgtrain.run.folder import Typed, read_setup
     from tgtrain.run.trained import read_trained
 
@@ -106,21 +106,32 @@ def test(
         end(0)  # with any other code, torchrun and srun end the first process, which is still writing
     if not result.keys:
         raise InputError(f"None of the {len(videos)} {part} videos could be read: {result.bad[0]}.")
-    facts = {"checkpoint": trained.path.name, "rule": scoring.rule, "step": trained.step, "part": part}
+    facts: dict[str, Any] = {"checkpoint": trained.path.name, "rule": scoring.rule, "step": trained.step, "part": part}
     facts |= {"average": settings.average, **({"batch_norm": "measured for this test"} if precise_bn else {})}
     origin = {"run": str(run), **facts, **_learnt_from(setup)}
     results = [result.network("rgb"), result.network("tg"), result] if shows_all else [result]
     for file, write in ((predictions, write_predictions), (features, write_features)):
         if file is not None:
             write(file, results[0], origin)
-    written = [write_test(run, each, facts) for each in results]
-    for reason in result.bad:
-        say(f"not counted, damaged: {reason}")
-    if as_json:
-        print_json({**origin, **results[0].to_dict(), **{each.modality: each.named() for each in results[1:]}})
-    else:
-        _show(results, written)
+    _report(run, results, facts, origin, as_json)
     end(1 if result.bad else 0)
+
+
+def _report(run: Path, results: list[Result], facts: dict[str, Any], origin: dict[str, Any], as_json: bool) -> None:
+    """Write the accuracy over the videos whose label is known, and print it."""
+    from tgtrain.evaluate.results import write_test
+
+    known = [each.known() for each in results if (each.labels >= 0).any()]
+    written = [write_test(run, each, facts) for each in known]
+    for reason in results[0].bad:
+        say(f"not counted, damaged: {reason}")
+    if not known:
+        say(f"No label of the {len(results[0].keys)} {facts['part']} videos is known: no accuracy is measured.")
+    if as_json:
+        named = {each.modality: each.named() for each in known[1:]}
+        print_json({**origin, **(known[0].to_dict() if known else {"num_videos": 0}), **named})
+    elif known:
+        _show(known, written)
 
 
 def _learnt_from(setup: Setup) -> dict[str, str]:
@@ -136,7 +147,10 @@ def _videos_of(setup: Setup, part: str) -> list[int]:
 
     if videos := setup.videos(part):
         return videos
-    advice = {"test": " `tgprep split --test-percent P` sets some aside.", "validation": " `tgprep split --hold-out P` sets some aside."}
+    advice = {
+        "test": " `tgprep split --test-percent P` sets some aside.",
+        "validation": " `tgprep split --hold-out P` sets some aside.",
+    }
     raise InputError(f"Split {setup.split.name} has no {part} videos.{advice.get(part, '')}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from manifests.files import parse_json
@@ -24,48 +25,65 @@ def leaks(root: str | Path, targets: Targets, split: LabelSplit) -> tuple[list[s
     held_out = {*split.keys_of("test"), *split.keys_of("validation")}
     errors: list[str] = []
     doubts: list[str] = []
-    for run, name, digest in _splits_of(root, targets, doubts):
+    for run in _all_runs(root, targets, doubts):
+        if run.split_digest == split_digest(split):
+            continue
         try:
-            other = read_split(root, name) if is_split_name(name) else None
+            other = read_split(root, run.split) if is_split_name(run.split) else None
         except InputError:
             other = None
-        if digest == split_digest(split):
-            continue
-        if other is None or split_digest(other) != digest:
+        if other is None or split_digest(other) != run.split_digest:
             doubts.append(
-                f"targets {targets.name} come from run {run} on split {name} ({digest[:12]}), which is not here any more: whether "
-                f"it learnt labels of test videos of {split.name} cannot be checked"
+                f"targets {targets.name} come from {run.folder} on split {run.split} ({run.split_digest[:12]}), which is not here "
+                f"any more: whether it learnt labels of test videos of {split.name} cannot be checked"
             )
         elif shared := sorted(held_out.intersection(other.keys_of("labelled"))):
             errors.append(
-                f"targets {targets.name} come from run {run} on split {name}, which learnt the labels of {len(shared)} test or "
-                f"validation videos of split {split.name}, such as {shared[0]}: its accuracy would be no test's"
+                f"targets {targets.name} come from {run.folder} on split {run.split}, which learnt the labels of {len(shared)} test "
+                f"or validation videos of split {split.name}, such as {shared[0]}: a run with them would be tested on what it learnt"
             )
     return errors, doubts
 
 
-def _splits_of(root: str | Path, targets: Targets, doubts: list[str]) -> Iterator[tuple[str, str, str]]:
-    """Run, name and digest of the split of every run behind targets, also those of earlier rounds."""
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run whose scores became targets; "" for what its predictions do not say."""
+
+    folder: str
+    split: str
+    split_digest: str
+    targets: str  # that the run itself learnt from
+    targets_digest: str
+
+
+def runs_of(targets: Targets) -> list[Run]:
+    """The runs that targets were made of, in the order of their files."""
+    runs = []
+    for name in sorted(targets.provenance):
+        if name.startswith("file_") and name.endswith("_run"):
+            facts = _facts(targets.provenance[name])
+            runs.append(Run(facts.get("run", ""), *(facts.get(each.name, "") for each in fields(Run)[1:])))
+    return runs
+
+
+def _all_runs(root: str | Path, targets: Targets, doubts: list[str]) -> Iterator[Run]:
+    """Every run behind targets, also those of earlier rounds."""
     waiting, seen = [targets], {targets_digest(targets)}
     while waiting and len(seen) <= _MOST_ROUNDS:
         current = waiting.pop()
-        for name, text in current.provenance.items():
-            if not (name.startswith("file_") and name.endswith("_run")):
+        for run in runs_of(current):
+            yield run
+            if not run.targets or run.targets_digest in seen:
                 continue
-            facts = _facts(text)
-            yield facts.get("run", "?"), facts.get("split", "?"), facts.get("split_digest", "")
-            earlier, digest = facts.get("targets", ""), facts.get("targets_digest", "")
-            if not earlier or digest in seen:
-                continue
-            seen.add(digest)
+            seen.add(run.targets_digest)
             try:
-                found = read_targets(root, earlier, current.classes)
+                found = read_targets(root, run.targets, current.classes)
             except InputError:
                 found = None
-            if found is None or targets_digest(found) != digest:
+            if found is None or targets_digest(found) != run.targets_digest:
                 doubts.append(
-                    f"run {facts.get('run', '?')} learnt from targets {earlier} ({digest[:12]}), which are not here any more: whose "
-                    "labels they have seen cannot be checked"
+                    f"{run.folder} learnt from targets {run.targets} ({run.targets_digest[:12]}), which are not here any more: "
+                    "whose labels they have seen cannot be checked"
                 )
             else:
                 waiting.append(found)

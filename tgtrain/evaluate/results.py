@@ -70,6 +70,23 @@ class Result:
         """The result of one of the networks alone."""
         return replace(self, modality=view, scores=self.of_networks[view])
 
+    def known(self) -> Result:
+        """The result of the videos whose label is known: the unlabelled part may hold others."""
+        rows = np.flatnonzero(self.labels >= 0)
+        if len(rows) == len(self.labels):
+            return self
+        alone = {view: scores[rows] for view, scores in self.of_networks.items()}
+        keys = tuple(self.keys[row] for row in rows)
+        return replace(
+            self,
+            keys=keys,
+            labels=self.labels[rows],
+            scores=self.scores[rows],
+            of_networks=alone,
+            rgb_features=None,
+            tg_features=None,
+        )
+
     def named(self) -> dict[str, float]:
         """Metrics by their name with protocol, fractions 0..1. With 5 classes or fewer top5 is always 1."""
         protocol = self.views.protocol
@@ -154,7 +171,9 @@ def _write_videos(path: Path, result: Result, columns: dict[str, Any], facts: di
         {
             "key": pa.array(result.keys, pa.string()),
             "label": pa.array(result.labels, pa.int32()),
-            "class_name": pa.array([result.classes[label] for label in result.labels], pa.string()),
+            "class_name": pa.array(
+                [result.classes[label] if label >= 0 else "" for label in result.labels], pa.string()
+            ),
             **columns,
         }
     )

@@ -54,7 +54,11 @@ METHOD_CASES |= {
         METHOD_CASES["mvpl"][1],
     ),
 }
-
+SOFT = {"targets": "made", "soft_weight": 0.7, "threshold": 0.24}  # trusted with a target, and without
+METHOD_CASES |= {
+    "soft targets, ltg": (replace(LTG, **SOFT), SMALL_MODEL),  # type: ignore[arg-type]
+    "soft targets, uda": (replace(METHOD_CASES["uda"][0], **SOFT), ONE_VIEW),  # type: ignore[arg-type]
+}
 
 PART_CASES: dict[str, tuple[MethodSettings, ModelSettings]] = {
     **METHOD_CASES,
@@ -65,6 +69,15 @@ PART_CASES: dict[str, tuple[MethodSettings, ModelSettings]] = {
         METHOD_CASES["ltg"][1],
     ),
     "supervised": (MethodSettings("supervised"), METHOD_CASES["ltg"][1]),
+    "soft targets, supervised": (MethodSettings("supervised", **SOFT), METHOD_CASES["ltg"][1]),  # type: ignore[arg-type]
+    "soft targets beside the labels of freematch": (
+        replace(METHOD_CASES["freematch"][0], pseudo_label_rows="all", **SOFT),  # type: ignore[arg-type]
+        SMALL_MODEL,
+    ),
+    "soft targets, softmatch": (
+        replace(METHOD_CASES["softmatch, each view labels itself"][0], **SOFT),
+        METHOD_CASES["mvpl"][1],
+    ),  # type: ignore[arg-type]
 }
 
 
@@ -77,7 +90,10 @@ def whole_batch(model: ModelSettings) -> StepInputs:
         rgb, tg = (randn(8, 3, 4, 32, 32, seed=seed + i) for i in (0, 10))
         return Clips(rgb, tg) if model.streams != "rgb" else Clips(rgb, None)
 
-    return StepInputs(clips(1), torch.arange(8) % 5, clips(2), clips(3), torch.arange(8) % 3, torch.arange(8) * 5 % 7)
+    # Every other row has a soft target.
+    soft_UK = randn(8, 5, seed=7).softmax(dim=1) * (torch.arange(8) % 2)[:, None]
+    known = torch.arange(8) % 3, torch.arange(8) * 5 % 7
+    return StepInputs(clips(1), torch.arange(8) % 5, clips(2), clips(3), *known, soft_UK)
 
 
 def thresholds_of(method: MethodSettings, model: ModelSettings) -> Thresholds | None:
@@ -123,6 +139,7 @@ def blocks(views: StepInputs, num_parts: int, num_clips: int) -> list[StepInputs
             None if views.strong is None else cut(views.strong, k),
             None if views.true_labels_U is None else rows(views.true_labels_U, k),
             None if views.videos_U is None else rows(views.videos_U, k),
+            None if views.soft_UK is None else rows(views.soft_UK, k),
         )
         for k in range(num_parts)
     ]
@@ -131,9 +148,9 @@ def blocks(views: StepInputs, num_parts: int, num_clips: int) -> list[StepInputs
 def batch_of(case: str) -> StepInputs:
     method, settings = PART_CASES[case]
     views = whole_batch(settings)
-    return (
-        views if method.uses_unlabelled else replace(views, weak=None, strong=None, true_labels_U=None, videos_U=None)
-    )
+    if method.uses_unlabelled:
+        return views
+    return StepInputs(views.labelled, views.labels_B)
 
 
 def model_of(case: str, frozen: bool) -> Model:

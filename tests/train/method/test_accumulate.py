@@ -53,7 +53,7 @@ def test_with_frozen_statistics_the_parts_are_the_batch(case: str, num_parts: in
     terms = step_terms(joined, batch_of(case), method, epoch=0, thresholds=whole)
     terms.total.backward()
     expected = dict(named_values(terms, method))
-    if method.uses_unlabelled:
+    if method.uses_pseudo_labels:
         assert 0 < float(expected["train/num_selected"]) < 8, "the threshold must trust some rows and not all"
     model = model_of(case, frozen=True)
     values, gradients = parts_step(model, case, num_parts, thresholds=in_parts)

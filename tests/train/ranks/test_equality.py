@@ -46,6 +46,7 @@ def share_of(views: StepInputs, rank: int, num_ranks: int) -> StepInputs:
 
     assert views.true_labels_U is not None
     assert views.videos_U is not None
+    assert views.soft_UK is not None
     return StepInputs(
         own(views.labelled),
         views.labels_B[rank::num_ranks],
@@ -53,6 +54,7 @@ def share_of(views: StepInputs, rank: int, num_ranks: int) -> StepInputs:
         own(views.strong),
         views.true_labels_U[rank::num_ranks],
         views.videos_U[rank::num_ranks],
+        views.soft_UK[rank::num_ranks],
     )
 
 
