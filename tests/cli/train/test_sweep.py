@@ -74,7 +74,7 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
 
 
 def finish(process: subprocess.Popen[str], expected: int = 0) -> tuple[str, str]:
-    out, said = process.communicate(timeout=300)
+    out, said = process.communicate(timeout=900)
     assert process.returncode == expected, said
     assert "Traceback" not in said
     return out, said
@@ -82,7 +82,7 @@ def finish(process: subprocess.Popen[str], expected: int = 0) -> tuple[str, str]
 
 def test_failed_stopped_and_killed_sweep_is_finished_by_two_at_once(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "runs"
-    longer = ["--set", "optimiser.epochs=24", "--set", "evaluate.every_epochs=12"]
+    longer = ["--set", "optimiser.epochs=12", "--set", "evaluate.every_epochs=6"]
     grid = words(data, folder, "--split", SPLIT, "--seeds", "1,2", "--test", "1x1", *longer)
     first, second = (f"demo_{SPLIT}_s{seed}" for seed in (1, 2))
 
@@ -99,7 +99,7 @@ def test_failed_stopped_and_killed_sweep_is_finished_by_two_at_once(data: Path, 
 
     # Two sweeps go on at once while what the killed one has started may still be saving.
     killed = start(grid)
-    read_until(killed, f"{first}: step 40/")  # of 72: after the evaluation at step 36
+    read_until(killed, f"{first}: step 20/")  # of 72, before the first checkpoint: it saves when it notices the kill
     killed.kill()
     finish(killed, -signal.SIGKILL)
     for out, _ in [finish(process) for process in [start(grid), start(grid)]]:
@@ -124,7 +124,7 @@ def test_failed_stopped_and_killed_sweep_is_finished_by_two_at_once(data: Path, 
     assert f",2,1 2,{SPLIT}," in table[1]
     # Without the other settings it would be another run in the same folder.
     said = call(*words(data, folder, "--split", SPLIT, "--seeds", "1"), expected=2).stderr
-    assert "holds a run with other settings: optimiser.epochs: 24 there, 4 asked" in said
+    assert "holds a run with other settings: optimiser.epochs: 12 there, 4 asked" in said
 
 
 @pytest.mark.long
