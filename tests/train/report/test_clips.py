@@ -70,7 +70,8 @@ def real_run(tmp_path: Path, data: Path) -> Path:
     keys = read_split(data, "half").keys_of("test")
     assert [key.split("/")[0] for key in keys] == ["Moving", "Moving", "Still", "Still"]
     digest = read_manifest(data).digest
-    folder = write_run(tmp_path / "run", root=str(data), digest=digest, split="half")
+    apart = ("data.interval=8",)
+    folder = write_run(tmp_path / "run", root=str(data), digest=digest, split="half", overrides=apart)
     write_test(folder, [[2, 0], [1, 1]], keys=keys)
     return folder
 
@@ -94,7 +95,7 @@ def test_example_clips_show_the_videos(real_run: Path) -> None:
     clips = strips(page)
     assert len(clips) == 4  # all test videos: fewer than the page has room for
     moving, still = clips[0], clips[2]
-    # The demo's centre clip: 8 frames 8 apart span 64, more than the 40 there are, so they wrap around.
+    # The centre clip: 8 frames 8 apart span 64, more than the 40 there are, so they wrap around.
     assert [image["alt"] for image in moving[:8]] == [f"RGB at frame {8 * k % 40}" for k in range(8)]
     assert [image["alt"] for image in moving[8:]] == [f"TG at frame {8 * k % 40}" for k in range(8)]
     for image in still[:8]:

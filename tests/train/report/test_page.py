@@ -47,8 +47,8 @@ def test_headline_names_protocol_data_split_steps_and_time(run: Path) -> None:
     assert "250 ms 100 clips/s" in words
     assert "320x240 (91.7 %), 176x144 (8.3 %) as stored" in words
     assert "200 labelled videos, 1,000 unlabelled" in words
-    # 2 clips x 1 crop is what the recipe says; 10x3 is what was measured, at the recipe's test_size.
-    assert "10x3: 10 clips spread evenly of every video, 8 frames 8 apart, short side 64 pixels" in words
+    # 3 clips x 1 crop is what the recipe says; 10x3 is what was measured, at the recipe's test_size.
+    assert "10x3: 10 clips spread evenly of every video, 8 frames 2 apart, short side 48 pixels" in words
     assert "the logits of the 30 views are averaged" in words
 
 
