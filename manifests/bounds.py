@@ -23,7 +23,9 @@ from manifests.records import (
     MAX_FPS,
     MAX_NAME_BYTES,
     MAX_PICTURE_PIXELS,
+    MAX_SECONDS,
     NO_LABEL,
+    SEGMENT_FIELDS,
     STATUSES,
     WRITTEN,
     GradientCoding,
@@ -168,6 +170,16 @@ def _source_problems(table: pa.Table, num_classes: int, num_folds: int) -> Itera
     num_subsets = pc.list_value_length(table["subsets"]).to_numpy()
     yield f"`subsets` has not {num_folds} entries", num_subsets != num_folds
     yield "num_source_bytes is negative", _numbers(table, "num_source_bytes") < 0
+    yield from _segment_problems(table)
+
+
+def _segment_problems(table: pa.Table) -> Iterator[tuple[str, npt.ArrayLike]]:
+    if not set(SEGMENT_FIELDS) <= set(table.column_names):
+        return
+    start, end = (table[name].to_numpy() for name in SEGMENT_FIELDS)
+    none, whole = (start == -1) & (end == -1), (start == 0) & (end == -1)
+    segment = (start >= 0) & (end > start) & (end <= MAX_SECONDS)
+    yield "start_seconds and end_seconds are no segment", ~(none | whole | segment)
 
 
 def _refuse_first(table: pa.Table, problems: Iterator[tuple[str, npt.ArrayLike]]) -> None:
@@ -195,6 +207,7 @@ def _video_problems(
     fps = table["fps"].to_numpy()
     yield "fps is no possible rate", ~((fps >= 0) & (fps <= MAX_FPS))
     yield "num_source_bytes is negative", _numbers(table, "num_source_bytes") < 0
+    yield from _segment_problems(table)
     # A table without shards, to draw splits from, has written videos without a place. Nothing reads their frames.
     placed = written & (_flags(pc.not_equal(table["shard"], "")) | (_numbers(table, "sample_offset") != -1))
     frames, height, width = (_numbers(table, name) for name in ("num_frames", "height", "width"))

@@ -27,7 +27,7 @@ from manifests.files import (
 )
 from manifests.parquet import parquet_table, table_bytes
 from manifests.records import FORMAT_VERSION, InputError, ManifestHeader, ShardRow, VideoRow
-from manifests.table import FLOW_VIDEO_SCHEMA, SHARD_SCHEMA, VIDEO_SCHEMA, Manifest, VideoTable, shard_rows, shard_table
+from manifests.table import SHARD_SCHEMA, VIDEO_SCHEMAS, Manifest, VideoTable, shard_rows, shard_table
 
 HEADER_NAME = "dataset.json"
 VIDEOS_NAME = "videos.parquet"
@@ -148,7 +148,7 @@ def _read_tables(root: str | Path, header: ManifestHeader) -> Manifest:
         check_shards(shards)
         name = VIDEOS_NAME
         content = _read_table(root, name, header.videos_sha256)
-        videos = VideoTable(parquet_table(content, VIDEO_SCHEMA, FLOW_VIDEO_SCHEMA))
+        videos = VideoTable(parquet_table(content, *VIDEO_SCHEMAS))
         check_videos(videos, header, shards)
     except ValueError as error:
         raise InputError(f"{join(root, name)}: {error}. {_MEND}") from None

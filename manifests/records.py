@@ -9,6 +9,7 @@ FORMAT_VERSION = 1
 NO_LABEL = -1  # of a video whose class is unknown; its class name is empty
 MAX_NAME_BYTES = 1024  # of a class or group
 MAX_FPS = 1e9  # of a video; more is no rate, but damage
+MAX_SECONDS = 1e7  # of a file: four months
 MAX_PICTURE_PIXELS = 2**26  # of a stored frame: 8192 x 8192, which takes 200 MB when it is decoded
 
 WRITTEN = "written"
@@ -19,6 +20,10 @@ STATUSES = (WRITTEN, FAILED, SKIPPED)
 
 class InputError(Exception):
     """A mistake in the user's input, shown as one message (what, where, got, expected, what to do); exit code 2."""
+
+
+SEGMENT_FIELDS = ("start_seconds", "end_seconds")  # of a row; columns of data sets with segments alone
+Place = tuple[str, float, float]  # path, start and end in seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,20 @@ class SourceVideo:
     group: str = ""  # the actor or scene the video was cut from (`g01`), "" if the data set names none
     subsets: tuple[str, ...] = ()  # per official fold, in order: "train", "val", "test", "unused" or "" (in no list)
     num_source_bytes: int = 0  # size of the file at the time of the scan
+    # Half-open, in seconds from the start of the file. In a data set without segments both are -1; in one with segments 0 and -1 are
+    # the whole file.
+    start_seconds: float = -1.0
+    end_seconds: float = -1.0
+
+    @property
+    def is_segment(self) -> bool:
+        """Whether it is a part of its file."""
+        return self.end_seconds >= 0
+
+    @property
+    def place(self) -> Place:
+        """The part of which file it is: unique in a data set."""
+        return self.path, self.start_seconds, self.end_seconds
 
     def row(self, status: str, **columns: Any) -> VideoRow:
         """The video's row in videos.parquet, with the columns that the scan did not know."""
@@ -96,11 +115,18 @@ class VideoRow:
     rotation_degrees: int = 0
     num_source_bytes: int = 0
     source_sha256: str = ""
+    start_seconds: float = -1.0
+    end_seconds: float = -1.0
 
     @property
     def source(self) -> SourceVideo:
         """The video as the scan reported it."""
         return SourceVideo(**{name: getattr(self, name) for name in _SOURCE_FIELDS})
+
+    @property
+    def place(self) -> Place:
+        """As `SourceVideo.place`."""
+        return self.path, self.start_seconds, self.end_seconds
 
 
 _SOURCE_FIELDS = tuple(column.name for column in fields(SourceVideo))

@@ -32,7 +32,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from manifests.records import GradientCoding, ManifestHeader, Members, VideoRow
+from manifests.records import SEGMENT_FIELDS, GradientCoding, ManifestHeader, Members, VideoRow
 
 BLOCK_BYTES = 512
 RECORD_BYTES = 10240
@@ -55,6 +55,7 @@ def sample_facts(row: VideoRow, settings: Settings, gradient: GradientCoding) ->
         "width": row.width,
         "source_path": row.path,
         "source_sha256": row.source_sha256,
+        **({name: getattr(row, name) for name in SEGMENT_FIELDS} if row.start_seconds >= 0 else {}),
         "codec": row.codec,
         "pixel_format": row.pixel_format,
         **_coding_facts(settings),

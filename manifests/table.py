@@ -12,7 +12,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from manifests.records import NO_LABEL, WRITTEN, InputError, ManifestHeader, Members, ShardRow, VideoRow
+from manifests.records import (
+    NO_LABEL,
+    SEGMENT_FIELDS,
+    WRITTEN,
+    InputError,
+    ManifestHeader,
+    Members,
+    Place,
+    ShardRow,
+    VideoRow,
+)
 
 _FLOW_FIELDS = ("flow_index_offset", "flow_index_bytes", "flow_offset", "flow_bytes")
 _ALL_MEMBER_FIELDS = tuple(field.name for field in dataclasses.fields(Members))
@@ -21,10 +31,12 @@ _TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "tuple[s
 _INT32 = ("label", "num_videos", "num_frames", "num_frames_header", "height", "width", "rotation_degrees")
 
 
-def _schema(row: type[VideoRow | ShardRow], members: Sequence[str] = ()) -> pa.Schema:
-    """The fields of a row as columns; in place of `members` those columns."""
+def _schema(row: type[VideoRow | ShardRow], members: Sequence[str] = (), *, segments: bool = False) -> pa.Schema:
+    """The fields of a row as columns; in place of `members` those columns. Without `segments` no table has their columns."""
     columns: list[tuple[str, pa.DataType]] = []
     for field in dataclasses.fields(row):
+        if field.name in SEGMENT_FIELDS and not segments:
+            continue
         if field.name == "members":
             columns += [(name, pa.int64()) for name in members]
         else:
@@ -34,6 +46,12 @@ def _schema(row: type[VideoRow | ShardRow], members: Sequence[str] = ()) -> pa.S
 
 VIDEO_SCHEMA = _schema(VideoRow, _MEMBER_FIELDS)
 FLOW_VIDEO_SCHEMA = _schema(VideoRow, _ALL_MEMBER_FIELDS)  # of a data set with flow
+VIDEO_SCHEMAS = (
+    VIDEO_SCHEMA,
+    FLOW_VIDEO_SCHEMA,
+    _schema(VideoRow, _MEMBER_FIELDS, segments=True),
+    _schema(VideoRow, _ALL_MEMBER_FIELDS, segments=True),
+)
 SHARD_SCHEMA = _schema(ShardRow)
 
 
@@ -41,7 +59,7 @@ class VideoTable:
     """videos.parquet in memory: rows are made on demand, columns are Arrow or numpy arrays."""
 
     def __init__(self, table: pa.Table) -> None:
-        if not any(table.schema.equals(schema, check_metadata=False) for schema in (VIDEO_SCHEMA, FLOW_VIDEO_SCHEMA)):
+        if not any(table.schema.equals(schema, check_metadata=False) for schema in VIDEO_SCHEMAS):
             missing = [field.name for field in VIDEO_SCHEMA if field not in list(table.schema)]
             raise InputError(
                 f"videos.parquet is not in the format of this version: columns missing or of another type: "
@@ -53,7 +71,9 @@ class VideoTable:
     def from_rows(cls, rows: Iterable[VideoRow]) -> VideoTable:
         """Make a table of the given rows, in their order."""
         rows = list(rows)
-        schema = FLOW_VIDEO_SCHEMA if any(row.members.flow_offset >= 0 for row in rows) else VIDEO_SCHEMA
+        has_flow = any(row.members.flow_offset >= 0 for row in rows)
+        has_segments = any(row.start_seconds >= 0 for row in rows)
+        schema = VIDEO_SCHEMAS[has_flow + 2 * has_segments]
         columns = []
         for field in schema:
             owners: Iterable[VideoRow | Members] = rows
@@ -85,6 +105,17 @@ class VideoTable:
         """Number of the written videos whose class is unknown."""
         pairs = zip(self.column("label"), self.column("status"), strict=True)
         return sum(label == NO_LABEL and status == WRITTEN for label, status in pairs)
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether the data set has segments of files."""
+        return SEGMENT_FIELDS[0] in self.arrow.column_names
+
+    def places(self) -> list[Place]:
+        """`SourceVideo.place` of every row."""
+        unset = [-1.0] * len(self)
+        times = (self.column(name) if self.has_segments else unset for name in SEGMENT_FIELDS)
+        return list(zip(self.column("path"), *times, strict=True))
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> VideoTable:
         """Select the rows with the given indices, in that order."""

@@ -109,7 +109,8 @@ def extract(**options: Any) -> None:
     """Turn the videos below VIDEOS [default: ./videos] into a data set at OUT [default: ./dataset].
 
     VIDEOS and OUT are folders, or URLs of object stores (s3://bucket/folder, gs://...). Videos lie in VIDEOS/Class/file,
-    VIDEOS/train/Class/file or VIDEOS/Class/train/file (train, val, test), or as UCF101, HMDB51 and Kinetics come.
+    VIDEOS/train/Class/file or VIDEOS/Class/train/file (train, val, test), or as UCF101, HMDB51 and Kinetics come. A csv at
+    --annotations with the columns path,label,start_seconds,end_seconds cuts long files into segments.
 
     Every video ends as written, failed (with the reason) or skipped; the account says how many, and failed videos stay in
     the table. After an interrupt, a kill or a full disk, run the same command again: it continues where it was.

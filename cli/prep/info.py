@@ -78,6 +78,8 @@ def _counts(contents: Contents, row: Row) -> Iterator[str]:
     yield from row("classes", f"{c.num_classes:,}{empty}; videos a class {span(c.videos_per_class)}")
     if c.num_without_label:
         yield from row("no label", f"{c.num_without_label:,} videos: unlabelled in every split")
+    if c.num_segments:
+        yield from row("segments", f"{c.num_segments:,} of {c.num_cut_files:,} files")
     yield from row("groups", f"{c.num_groups:,}" if c.num_groups else "none")
     yield from row("frames", f"{c.num_frames:,}; a video {span(c.frames_per_video)}")
     if c.settings.get("store") == "video":

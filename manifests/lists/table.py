@@ -22,6 +22,7 @@ _NAMES = {
     "class_id class_index class_idx label_id category_id action_id",
     "subset": "subset split set partition phase fold",
     "group": "group group_id",
+    "times": "start_seconds end_seconds",
     "num_frames": "num_frames total_frames frames n_frames frame_count",
 }
 COLUMNS = {kind: tuple(names.split()) for kind, names in _NAMES.items()}

@@ -185,6 +185,7 @@ def _check_sources(
     table = manifest.videos.arrow
     table = table.filter(pc.equal(table.column("status"), WRITTEN))
     columns = (table.column(name).to_pylist() for name in ("path", "num_source_bytes", "source_sha256"))
+    sources = dict.fromkeys(zip(*columns, strict=True))  # the segments of a file have one source
     imported = manifest.header.settings.get("imported") == "rawframes"
 
     def check_one(row: tuple[str, int, str]) -> Finding | None:
@@ -203,7 +204,7 @@ def _check_sources(
                 message = f"{num_bytes} bytes, expected {expected_bytes} (videos.parquet)"
         return Finding(str(file), "source", message, _SOURCE)
 
-    return run_threads(check_one, list(zip(*columns, strict=True)), threads, stop)
+    return run_threads(check_one, list(sources), threads, stop)
 
 
 def _check_split(manifest: Manifest, name: str, notes: list[str]) -> Iterator[Finding]:

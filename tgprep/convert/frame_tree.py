@@ -98,6 +98,10 @@ def scan_tree(folder: Path, dataset: str, annotations: Path | None) -> Scan:
         has_class_list and any(is_unlabelled(class_folder(name)) for name in _class_index(folder / CLASS_LIST))
     )
     detected, labelling = label_files(listing, folder, dataset, annotations, reserved=reserved)
+    if labelling.segments:
+        raise InputError(
+            f"--annotations {annotations}: folders of frames have no times to cut by. Leave the times out."
+        )
     if detected == "folder" and has_class_list:
         labelling = _with_class_list(labelling, folder)
     return named(listing, folder, detected, labelling)

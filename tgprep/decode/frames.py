@@ -40,6 +40,8 @@ class DecodedVideo:
     rotation_degrees: int = 0  # as stored in the container; the frames are already rotated
     num_damaged_packets: int = 0
     notes: list[str] = field(default_factory=list)
+    position_seconds: Callable[[], float] | None = None
+    """When the last one of `frames` is shown, from the start of the file; None: its number divided by `fps`."""
     close: Callable[[], None] = lambda: None
 
 

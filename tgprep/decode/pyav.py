@@ -55,7 +55,9 @@ def open_pyav(path: Path, *, space: str, short_side: int, as_coded: bool = False
 
     as_coded: leave planes in the video's own range and chroma position, which saves a pass over every pixel.
     """
-    return _open(path, space, short_side, as_coded)[0]
+    opened = open_stream(path, space, short_side, as_coded)
+    opened.video.frames = _frames(opened)
+    return opened.video
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +72,26 @@ class FirstLook:
 
 def look_at(path: Path) -> FirstLook:
     """Open a file for a decoder that takes names only. DecodeError as `open_pyav`."""
-    video, converter = _open(path, "ycbcr420", 0, True)
-    with contextlib.closing(video):
-        picture = next(video.frames, None)
+    opened = open_stream(path, "ycbcr420", 0, True)
+    converter = opened.converter
+    with contextlib.closing(opened.video):
+        picture = next(_frames(opened), None)
         luma = picture.y.copy() if isinstance(picture, Planes) else None
-    return FirstLook(video, converter.orientation, converter.degrees, luma)
+    return FirstLook(opened.video, converter.orientation, converter.degrees, luma)
 
 
-def _open(path: Path, space: str, short_side: int, as_coded: bool) -> tuple[DecodedVideo, _Converter]:
+@dataclass(frozen=True, slots=True)
+class OpenStream:
+    """The video stream of an open file."""
+
+    container: Any
+    stream: Any
+    video: DecodedVideo  # without frames
+    converter: Converter
+
+
+def open_stream(path: Path, space: str, short_side: int, as_coded: bool) -> OpenStream:
+    """Open a file's default video stream; close it with `video.close`. DecodeError if it has none that can be decoded."""
     with contextlib.ExitStack() as stack:
         container = _container(path, stack)
         # The best stream, but not a cover picture.
@@ -111,9 +125,7 @@ def _open(path: Path, space: str, short_side: int, as_coded: bool) -> tuple[Deco
     ratio = stream.sample_aspect_ratio
     if ratio and ratio != 1:
         video.notes.append(f"pixels are not square ({ratio.numerator}:{ratio.denominator}); stored as coded")
-    converter = _Converter(video, space, short_side, as_coded)
-    video.frames = _frames(container, stream, video, converter)
-    return video, converter
+    return OpenStream(container, stream, video, Converter(video, space, short_side, as_coded))
 
 
 def _container(path: Path, stack: contextlib.ExitStack) -> Any:
@@ -135,36 +147,40 @@ def _container(path: Path, stack: contextlib.ExitStack) -> Any:
         raise DecodeError(f"cannot be opened as a video: {_reason(error)}") from None
 
 
-def _frames(container: Any, stream: Any, video: DecodedVideo, convert: _Converter) -> Iterator[Picture]:
+def _frames(opened: OpenStream) -> Iterator[Picture]:
+    video, convert = opened.video, opened.converter
     try:
-        for packet in _packets(container, stream, video):
-            if packet.has_sidedata("encryption_info"):
-                raise DecodeError("its video is encrypted")
-            try:
-                frames = packet.decode()
-            except MemoryError:
-                raise
-            except av.FFmpegError:  # as the ffmpeg program: only the file's end ends a video
-                video.num_damaged_packets += 1
-                continue
-            for frame in frames:
-                if frame.is_corrupt:
-                    convert.num_concealed += 1
-                try:
-                    picture = convert(frame)
-                except av.FFmpegError as error:
-                    raise DecodeError(f"{frame.format.name} cannot be converted: {_reason(error)}") from None
-                yield picture
+        for frame in decoded_frames(opened):
+            yield convert(frame)
     finally:
         video.close()
-    if convert.num_concealed:
-        video.notes.append(f"{convert.num_concealed} frames concealed by the decoder")
-    if convert.num_resized:
-        video.notes.append(
-            f"the picture size changes within the video; {convert.num_resized} frames scaled to the first"
-        )
-    if convert.num_turned:
-        video.notes.append(f"the rotation changes within the video; {convert.num_turned} frames turned as the first")
+    video.notes += notes_on_frames(convert.num_concealed, convert.num_resized, convert.num_turned)
+
+
+def notes_on_frames(num_concealed: int, num_resized: int, num_turned: int) -> list[str]:
+    """Notes on what a converter has counted."""
+    notes = [
+        (num_concealed, "frames concealed by the decoder"),
+        (num_resized, "frames scaled to the first"),
+        (num_turned, "frames turned as the first"),
+    ]
+    what = {1: "the picture size changes within the video; ", 2: "the rotation changes within the video; "}
+    return [f"{what.get(kind, '')}{count} {note}" for kind, (count, note) in enumerate(notes) if count]
+
+
+def decoded_frames(opened: OpenStream) -> Iterator[Any]:
+    """FFmpeg's frames from where the container is read, in the order of display."""
+    for packet in _packets(opened.container, opened.stream, opened.video):
+        if packet.has_sidedata("encryption_info"):
+            raise DecodeError("its video is encrypted")
+        try:
+            frames = packet.decode()
+        except MemoryError:
+            raise
+        except av.FFmpegError:  # as the ffmpeg program: only the file's end ends a video
+            opened.video.num_damaged_packets += 1
+            continue
+        yield from frames
 
 
 def _packets(container: Any, stream: Any, video: DecodedVideo) -> Iterator[Any]:
@@ -181,7 +197,7 @@ def _packets(container: Any, stream: Any, video: DecodedVideo) -> Iterator[Any]:
 
 
 @dataclass(slots=True)
-class _Converter:
+class Converter:
     """Converts FFmpeg frames to pictures of one form and one size; keeps its scaler between frames."""
 
     video: DecodedVideo
@@ -199,6 +215,15 @@ class _Converter:
     num_concealed: int = 0
 
     def __call__(self, frame: Any) -> Picture:
+        """The picture of a frame. DecodeError if its form cannot be converted."""
+        try:
+            return self._convert(frame)
+        except av.FFmpegError as error:
+            raise DecodeError(f"{frame.format.name} cannot be converted: {_reason(error)}") from None
+
+    def _convert(self, frame: Any) -> Picture:
+        if frame.is_corrupt:
+            self.num_concealed += 1
         if self.size is None:
             # The first frame decides the size and the orientation of all pictures.
             self.source_size, self.source_rotation = (frame.width, frame.height), frame.rotation
@@ -214,6 +239,12 @@ class _Converter:
             return np.ascontiguousarray(self.orientation.apply(self._rgb(frame)))
         planes = self._planes(frame)
         return planes if self.orientation is UPRIGHT else upright(planes, self.orientation)
+
+    def follow(self, other: Converter) -> None:
+        """Give pictures the form that `other` gives them."""
+        self.source_size, self.source_rotation, self.size = other.source_size, other.source_rotation, other.size
+        self.orientation, self.degrees = other.orientation, other.degrees
+        self.video.pixel_format, self.video.rotation_degrees = other.video.pixel_format, other.video.rotation_degrees
 
     def _orient(self, frame: Any) -> None:
         stored = frame.side_data.get("DISPLAYMATRIX")

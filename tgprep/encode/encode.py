@@ -44,8 +44,8 @@ def encode_video(
     on_frame is called with the number of frames so far. Raises DecodeError with the reason for the user.
     """
     # A file that changes while it is read would not be the file of the digest.
-    state = _file_state(path)
-    source_sha256 = _sha256(path, on_piece=lambda: on_frame(0))
+    state = file_state(path)
+    source_sha256 = file_sha256(path, on_piece=lambda: on_frame(0))
     video = open_video(
         path,
         decoder=settings.decoder,
@@ -55,47 +55,40 @@ def encode_video(
     )
     try:
         # One pass: every picture is encoded as it comes, so that memory does not grow with the video.
-        flow = _FlowWriter(settings, FrameSpool(_spool_file(scratch, stack))) if settings.flow != "none" else None
-        writer = _frame_writer(settings, scratch, stack, video.fps)
-        num_frames, height, width = _write_frames(video, writer, flow, settings, on_frame)
+        encoder = SampleEncoder(settings, scratch, stack, video.fps)
+        for picture in video.frames:
+            encoder.add(picture)
+            on_frame(encoder.num_frames)
     finally:
         video.close()
-    if _file_state(path) != state:
-        raise DecodeError("the file was changed while it was read")
-    note = _note(video, num_frames, settings)
-    rgb, tg = writer.finish()
-    row = source.row(
-        WRITTEN,
-        num_frames=num_frames,
-        num_frames_header=video.num_frames_header,
-        fps=video.fps,
-        height=height,
-        width=width,
-        codec=video.codec,
-        pixel_format=video.pixel_format,
-        rotation_degrees=video.rotation_degrees,
-        source_sha256=source_sha256,
-        note=note,
-    )
-    meta = sample_facts(row, settings.model_dump(), settings.coding)
-    return EncodedVideo(key=source.key, meta=meta, rgb=rgb, tg=tg, flow=flow.spool if flow else None), row
+    refuse_change(path, state)
+    note = _note(video, encoder.num_frames, settings)
+    return encoder.finish(source, video, source_sha256, note)
 
 
-def _write_frames(
-    video: DecodedVideo,
-    writer: _JpegWriter | Mp4Writer,
-    flow: _FlowWriter | None,
-    settings: ExtractSettings,
-    on_frame: Callable[[int], None],
-) -> tuple[int, int, int]:
-    """Pass every picture to the writers; return their number, height and width (all 0 if there is none)."""
-    num_frames = height = width = 0
-    for picture in video.frames:
+class SampleEncoder:
+    """Encodes the pictures of one sample as they come."""
+
+    def __init__(
+        self, settings: ExtractSettings, scratch: Path, stack: ExitStack, fps: float, *, num_at_once: int = 1
+    ) -> None:
+        """num_at_once: samples that are encoded at the same time, and share the memory for spools."""
+        self._settings = settings
+
+        def spool() -> BinaryIO:
+            return _spool_file(scratch, stack, _BYTES_IN_MEMORY // num_at_once)
+
+        self._flow = _FlowWriter(settings, FrameSpool(spool())) if settings.flow != "none" else None
+        self._writer = _frame_writer(settings, spool, stack, fps, own=num_at_once > 1)
+        self.num_frames = self._height = self._width = 0
+
+    def add(self, picture: Picture) -> None:
+        """Encode one picture. DecodeError with the reason for the user, MemberTooLargeError."""
         # All pictures must have the size of the first one, and JPEG files have a largest size.
-        shape = (picture.y if isinstance(picture, Planes) else picture).shape
-        if not height:
-            height, width = shape[:2]
-            if settings.store == "frames" and max(height, width) > MAX_SIDE:
+        height, width = (picture.y if isinstance(picture, Planes) else picture).shape[:2]
+        if not self._height:
+            self._height, self._width = height, width
+            if self._settings.store == "frames" and max(height, width) > MAX_SIDE:
                 raise DecodeError(
                     f"its picture of {width}x{height} is larger than a JPEG file holds ({MAX_SIDE} a side); --short-side makes it fit"
                 )
@@ -103,37 +96,59 @@ def _write_frames(
                 raise DecodeError(
                     f"its picture of {width}x{height} has more than {MAX_PICTURE_PIXELS} pixels; --short-side makes it fit"
                 )
-        elif (height, width) != shape[:2]:
+        elif (self._height, self._width) != (height, width):
             raise DecodeError(
-                f"the picture size changes from {width}x{height} to {shape[1]}x{shape[0]} at frame {num_frames}"
+                f"the picture size changes from {self._width}x{self._height} to {width}x{height} at frame {self.num_frames}"
             )
-        writer.add(picture)
-        if flow is not None:
-            flow.add(picture)
-        num_frames += 1
+        self._writer.add(picture)
+        if self._flow is not None:
+            self._flow.add(picture)
+        self.num_frames += 1
         # Checked at every frame, before a video without end fills the disk.
-        if max(writer.num_bytes, flow.spool.num_bytes if flow else 0) > MAX_MEMBER_BYTES:
-            raise MemberTooLargeError(f"its frames take over {MAX_MEMBER_BYTES} bytes after {num_frames}")
-        on_frame(num_frames)
-    return num_frames, height, width
+        if max(self._writer.num_bytes, self._flow.spool.num_bytes if self._flow else 0) > MAX_MEMBER_BYTES:
+            raise MemberTooLargeError(f"its frames take over {MAX_MEMBER_BYTES} bytes after {self.num_frames}")
+
+    def finish(
+        self, source: SourceVideo, video: DecodedVideo, source_sha256: str, note: str
+    ) -> tuple[EncodedVideo, VideoRow]:
+        """The sample and its row, which has no shard yet."""
+        rgb, tg = self._writer.finish()
+        row = source.row(
+            WRITTEN,
+            num_frames=self.num_frames,
+            num_frames_header=-1 if source.is_segment else video.num_frames_header,
+            fps=video.fps,
+            height=self._height,
+            width=self._width,
+            codec=video.codec,
+            pixel_format=video.pixel_format,
+            rotation_degrees=video.rotation_degrees,
+            source_sha256=source_sha256,
+            note=note,
+        )
+        meta = sample_facts(row, self._settings.model_dump(), self._settings.coding)
+        flow = self._flow.spool if self._flow else None
+        return EncodedVideo(key=source.key, meta=meta, rgb=rgb, tg=tg, flow=flow), row
 
 
-def _frame_writer(settings: ExtractSettings, scratch: Path, stack: ExitStack, fps: float) -> _JpegWriter | Mp4Writer:
+def _frame_writer(
+    settings: ExtractSettings, spool: Callable[[], BinaryIO], stack: ExitStack, fps: float, *, own: bool
+) -> _JpegWriter | Mp4Writer:
     # PyAV and numba are imported by the settings that need them only.
     if settings.store == "video":
         from tgprep.encode.h264 import Mp4Writer
 
-        mp4 = Mp4Writer(_spool_file(scratch, stack), settings.crf, settings.gop, fps)
+        mp4 = Mp4Writer(spool(), settings.crf, settings.gop, fps)
         stack.callback(mp4.close)
         return mp4
-    rgb = FrameSpool(_spool_file(scratch, stack))
-    tg = FrameSpool(_spool_file(scratch, stack)) if settings.gradient == "stored" else None
+    rgb = FrameSpool(spool())
+    tg = FrameSpool(spool()) if settings.gradient == "stored" else None
     if settings.encoder == "libjpeg":
         return _JpegWriter(_LibjpegEncoder(settings, gradients=tg is not None), rgb, tg)
 
     from tgprep.encode.fused import picture_encoder
 
-    return _JpegWriter(picture_encoder(settings.quality, gradients=tg is not None), rgb, tg)
+    return _JpegWriter(picture_encoder(settings.quality, gradients=tg is not None, own=own), rgb, tg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,13 +230,13 @@ class _FlowWriter:
         self.previous = luma
 
 
-def _spool_file(scratch: Path, stack: ExitStack) -> BinaryIO:
+def _spool_file(scratch: Path, stack: ExitStack, num_bytes: int) -> BinaryIO:
     """A file in memory, or in `scratch` if the video is long; it has no name and disappears with the process."""
-    file = tempfile.SpooledTemporaryFile(_BYTES_IN_MEMORY, dir=str(scratch))  # noqa: SIM115 - the stack closes it
+    file = tempfile.SpooledTemporaryFile(num_bytes, dir=str(scratch))  # noqa: SIM115 - the stack closes it
     return cast(BinaryIO, stack.enter_context(file))
 
 
-def _sha256(path: Path, on_piece: Callable[[], None]) -> str:
+def file_sha256(path: Path, on_piece: Callable[[], None]) -> str:
     """The file's digest. on_piece shows the supervisor that reading goes on, for files that take minutes."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -231,7 +246,14 @@ def _sha256(path: Path, on_piece: Callable[[], None]) -> str:
     return digest.hexdigest()
 
 
-def _file_state(path: Path) -> tuple[int, int]:
+def refuse_change(path: Path, state: tuple[int, int]) -> None:
+    """DecodeError if a file is not as `file_state` gave it before it was read."""
+    if file_state(path) != state:
+        raise DecodeError("the file was changed while it was read")
+
+
+def file_state(path: Path) -> tuple[int, int]:
+    """Size and time of change of a file. DecodeError if it cannot be read."""
     try:
         status = path.stat()
     except OSError as error:

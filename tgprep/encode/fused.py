@@ -97,11 +97,13 @@ class PlaneEncoder:
 _encoder_of_size = functools.lru_cache(maxsize=1)(PlaneEncoder)  # most videos of a data set have one size
 
 
-def picture_encoder(quality: int, *, gradients: bool) -> Callable[[Picture], tuple[bytes, bytes | None]]:
+def picture_encoder(
+    quality: int, *, gradients: bool, own: bool = False
+) -> Callable[[Picture], tuple[bytes, bytes | None]]:
     """Return the encoder of a video: a function that takes its pictures, which must be planes, in order.
 
     It returns the JPEG file of a picture, and that of TG from the picture before (None for the first, or without `gradients`).
-    Encode one video at a time: two videos of one size would share the previous picture.
+    Encode one video at a time, or make an `own` encoder for each: else two of one size would share the previous picture.
     """
     compile_kernels()
     encoder: PlaneEncoder | None = None
@@ -114,7 +116,9 @@ def picture_encoder(quality: int, *, gradients: bool) -> Callable[[Picture], tup
         if encoder is None:
             # The range of the first picture is that of the video, as it decides the quantiser.
             limited = planes.limited
-            encoder = _encoder_of_size(*planes.y.shape, quality, limited=limited, gradients=gradients)
+            make = PlaneEncoder if own else _encoder_of_size
+            height, width = planes.y.shape
+            encoder = make(height, width, quality, limited=limited, gradients=gradients)
             encoder.restart()
         planes = to_range(planes, limited=limited)
         return encoder.encode(planes.y, planes.cb, planes.cr, left=planes.left)

@@ -52,8 +52,7 @@ def estimate(request: Request, scan: Scan) -> Estimate:
     # To read the header of an object, all of it would be downloaded: for a store the few extracted videos must do.
     header_frames = [0] * len(headers)
     if not request.reads_store:
-        places = (request.pools.place_of(request.videos, video.path) for video in headers)
-        header_frames = _header_frames(request, [Path(root, path) for root, path in places])
+        header_frames = _header_frames(request, headers)
     readable = [count for count in header_frames if count > 0]
     num_frames = round(sum(readable) / max(1, len(headers)) * len(mixed))
     measured, seconds = _measure(request, mixed[:_NUM_MEASURED])
@@ -68,7 +67,7 @@ def estimate(request: Request, scan: Scan) -> Estimate:
         num_free_bytes = shutil.disk_usage(folder).free
     return Estimate(
         num_videos=len(mixed),
-        num_source_bytes=sum(video.num_source_bytes for video in mixed),
+        num_source_bytes=sum({video.path: video.num_source_bytes for video in mixed}.values()),
         num_frames=num_frames,
         num_bytes=round(measured.shard.num_bytes / frames_measured * num_frames),
         num_shards=len(shards),
@@ -82,8 +81,10 @@ def estimate(request: Request, scan: Scan) -> Estimate:
     )
 
 
-def _header_frames(request: Request, paths: Sequence[Path]) -> list[int]:
+def _header_frames(request: Request, videos: Sequence[SourceVideo]) -> list[int]:
     """Frames as the containers claim; 0 if one does not say, -1 if it cannot be opened, or crashes or hangs its decoder."""
+    assert isinstance(request.videos, Path)
+    paths = [request.videos / video.path for video in videos]
     counts: list[int] = []
     worker: Worker | None = None
     try:
@@ -95,7 +96,10 @@ def _header_frames(request: Request, paths: Sequence[Path]) -> list[int]:
                     if isinstance(answer, JobFailed):
                         raise ShardError(answer.reason)
                     assert isinstance(answer, HeaderRead), answer
-                    counts.append(answer.num_frames)
+                    video, count = videos[len(counts)], answer.num_frames
+                    if video.is_segment and count >= 0:
+                        count = round((video.end_seconds - video.start_seconds) * answer.fps)
+                    counts.append(count)
                     if len(counts) == len(paths):
                         break
             except WorkerLostError as lost:

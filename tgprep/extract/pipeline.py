@@ -246,8 +246,8 @@ def finalise(
     ]
     shards = [result.shard for result in results]
     if base is not None:
-        new_paths = {row.path for row in rows}
-        old = (row for row in base.videos if row.status != SKIPPED and row.path not in new_paths)
+        new = {row.place for row in rows}
+        old = (row for row in base.videos if row.status != SKIPPED and row.place not in new)
         # A data set without labels gets its folds with its first labelled videos.
         train = ("train",) * header.num_folds
         rows += [replace(row, subsets=train) if row.label == NO_LABEL else row for row in old]
@@ -260,7 +260,7 @@ def finalise(
             for name, now in header.versions.items()
         }
         header = replace(header, versions=versions)
-    assert len({row.path for row in rows}) == len(rows), "a video has two rows"
+    assert len({row.place for row in rows}) == len(rows), "a video has two rows"
     counts = Counter(row.status for row in rows)
     assert counts.total() == counts[WRITTEN] + counts[FAILED] + counts[SKIPPED], counts
     header = replace(header, num_written=counts[WRITTEN], num_failed=counts[FAILED], num_skipped=counts[SKIPPED])
@@ -296,7 +296,7 @@ def resume_or_begin(request: Request, scan: Scan) -> tuple[Plan, list[str]]:
         plan.save(request.work)
         return plan, notes
     refuse_difference(out, "an unfinished", plan.dataset, plan.settings.model_dump(), scan, settings)
-    if plan.classes != scan.classes and {v.path for v in plan.videos} == {v.path for v in scan.videos}:
+    if plan.classes != scan.classes and {v.place for v in plan.videos} == {v.place for v in scan.videos}:
         raise InputError(
             f"{out} holds an unfinished data set of {len(plan.classes)} classes, this scan has {len(scan.classes)} others. "
             f"Use the same --classes and --annotations to continue, or name another folder."
@@ -317,9 +317,9 @@ def finished_outcome(request: Request, scan: Scan) -> Outcome:
     out = request.out
     manifest = _finished_manifest(request, scan)
     # Notes on videos that are new or have another size than when the data set was extracted.
-    before = dict(zip(manifest.videos.column("path"), manifest.videos.column("num_source_bytes"), strict=True))
+    before = dict(zip(manifest.videos.places(), manifest.videos.column("num_source_bytes"), strict=True))
     new = [video.path for video in new_videos(scan, before)]
-    changed = [v.path for v in scan.videos if v.num_source_bytes != before.get(v.path, v.num_source_bytes)]
+    changed = [v.path for v in scan.videos if v.num_source_bytes != before.get(v.place, v.num_source_bytes)]
     notes = []
     if new:
         notes.append(f"{len(new)} videos in VIDEOS are not in the data set (the first: {new[0]}); --add adds them")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -19,15 +19,18 @@ from manifests.datasets import nfc
 from manifests.files import Location, atomic_write, below, read_bytes, read_json
 from manifests.manifest_io import json_bytes
 from manifests.parquet import parquet_table, table_bytes
-from manifests.records import FAILED, NO_LABEL, SKIPPED, InputError, ManifestHeader, SourceVideo
-from manifests.table import VIDEO_SCHEMA, Manifest
+from manifests.records import FAILED, NO_LABEL, SKIPPED, InputError, ManifestHeader, Place, SourceVideo
+from manifests.table import VIDEO_SCHEMA, VIDEO_SCHEMAS, Manifest
 from tgprep.config import EARLIER, ExtractSettings
 from tgprep.extract.workers.shards import ShardPlan
-from tgprep.scan.keys import video_key
+from tgprep.scan.keys import stem_of, text_of, video_key
 from tgprep.scan.pool import KEY_FOLDER, outside_name
 from tgprep.scan.scan import Scan
 
-_SOURCE_SCHEMA = pa.schema([VIDEO_SCHEMA.field(field.name) for field in dataclasses.fields(SourceVideo)])
+_SOURCE_SCHEMA, _SEGMENT_SCHEMA = (
+    pa.schema([schema.field(field.name) for field in dataclasses.fields(SourceVideo) if field.name in schema.names])
+    for schema in (VIDEO_SCHEMA, VIDEO_SCHEMAS[-1])
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,8 @@ class Plan:
     def save(self, work: Location) -> None:
         """Write the plan into the work folder; it is valid once plan.json exists."""
         records = [{**dataclasses.asdict(video), "subsets": list(video.subsets)} for video in self.videos]
-        table = table_bytes(pa.Table.from_pylist(records, schema=_SOURCE_SCHEMA))
+        schema = _SEGMENT_SCHEMA if any(video.start_seconds >= 0 for video in self.videos) else _SOURCE_SCHEMA
+        table = table_bytes(pa.Table.from_pylist(records, schema=schema))
         with atomic_write(below(work, "plan.parquet")) as file:
             file.write(table)
         facts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "videos"}
@@ -78,16 +82,27 @@ class DamagedPlanError(InputError):
 
 
 def plan_shards(videos: Sequence[SourceVideo], videos_per_shard: int, first_shard: int = 0) -> tuple[ShardPlan, ...]:
-    """Divide the videos into shards: an even mix of all classes, which depends on the keys alone.
+    """Divide the videos into shards: an even mix of all classes, which depends on the keys (of segments on the paths) alone.
 
-    videos_per_shard 0: 8 to 64, so that a small data set still has shards for several workers.
+    The segments of one file lie in one shard in the order of their starts, or in as few as there can be if they are more than a
+    shard holds: a worker then decodes the file once. videos_per_shard 0: 8 to 64, so that a small data set still has shards for
+    several workers.
     """
     size = shard_size(len(videos), videos_per_shard)
-    mixed = sorted(videos, key=lambda video: mixed_place(video.key))
-    return tuple(
-        ShardPlan(f"shard-{number:06d}.tar", tuple(mixed[start : start + size]))
-        for number, start in enumerate(range(0, len(mixed), size), first_shard)
-    )
+    shards: list[list[SourceVideo]] = [[]] if videos else []
+    for _, group in itertools.groupby(sorted(videos, key=_planned_place), key=lambda video: _planned_place(video)[:2]):
+        together = list(group)
+        for start in range(0, len(together), size):
+            piece = together[start : start + size]
+            if len(shards[-1]) + len(piece) > size:
+                shards.append([])
+            shards[-1] += piece
+    return tuple(ShardPlan(f"shard-{number:06d}.tar", tuple(shard)) for number, shard in enumerate(shards, first_shard))
+
+
+def _planned_place(video: SourceVideo) -> tuple[bytes, str, float, float, str]:
+    name = video.path if video.is_segment else video.key
+    return *mixed_place(name), video.start_seconds, video.end_seconds, video.key
 
 
 def shard_size(num_videos: int, videos_per_shard: int) -> int:
@@ -110,7 +125,7 @@ def load_plan(work: Location) -> Plan | None:
             raise ValueError("plan.parquet has another sha256")
         if seal and seal != hashlib.sha256(json_bytes({**facts, "videos_sha256": digest})).hexdigest():
             raise ValueError("plan.json has another sha256")
-        videos = parquet_table(table, _SOURCE_SCHEMA)
+        videos = parquet_table(table, _SOURCE_SCHEMA, _SEGMENT_SCHEMA)
         facts |= {"settings": EARLIER | facts["settings"], "videos": videos.to_pylist()}
         plan: Plan = _PLAN.validate_python(facts)
         check_sources(videos, plan.classes, plan.num_folds)
@@ -156,10 +171,10 @@ def refuse_difference(
 def changes_since(plan: Plan, scan: Scan, versions: dict[str, str]) -> list[str]:
     """Notes for the user on what has changed since the interrupted run made its plan."""
     notes = []
-    before = {video.path: video.num_source_bytes for video in plan.videos}
-    now = {video.path: video.num_source_bytes for video in scan.videos}
+    before = {video.place: video.num_source_bytes for video in plan.videos}
+    now = {video.place: video.num_source_bytes for video in scan.videos}
     num_new, num_gone = len(now.keys() - before.keys()), len(before.keys() - now.keys())
-    num_other = sum(now[path] != before[path] for path in now.keys() & before.keys())
+    num_other = sum(now[place] != before[place] for place in now.keys() & before.keys())
     if not plan.update and (num_new or num_gone or num_other):
         notes.append(
             f"VIDEOS has changed since this extraction began ({num_new} new, {num_gone} gone, {num_other} of another size): "
@@ -201,13 +216,13 @@ def plan_update(
     pools: names of the given folders of unlabelled videos.
     """
     rows = [row for row in base.videos if row.status != SKIPPED]
-    known = {row.path for row in rows}
+    known = {row.place for row in rows}
     classes, skipped = base.header.classes, skipped_of(base)
     videos: list[SourceVideo] = []
     if update.retry_failed:
-        sizes = {video.path: video.num_source_bytes for video in scan.videos}
+        sizes = {video.place: video.num_source_bytes for video in scan.videos}
         failed = [row for row in rows if row.status == FAILED]
-        videos += [replace(row.source, num_source_bytes=sizes.get(row.path, row.num_source_bytes)) for row in failed]
+        videos += [replace(row.source, num_source_bytes=sizes.get(row.place, row.num_source_bytes)) for row in failed]
     if update.add:
         if scan.num_folds != base.header.num_folds and has_labels(base):
             raise InputError(
@@ -220,20 +235,20 @@ def plan_update(
         used_keys = {row.key.lower() for row in rows}
         labels = {name: label for label, name in enumerate(classes)} | {"": NO_LABEL}
         _refuse_other_pools(base, scan)
-        for video in new_videos(scan, known):
+        for video in with_columns_of(base, new_videos(scan, known)):
             # A key of the data set may belong to a file that is no longer in VIDEOS: a hash of the path makes another one.
             key = video.key
             for digits in (8, 16, 64):
                 if key.lower() not in used_keys:
                     break
-                folder, stem = video.class_name or KEY_FOLDER, PurePosixPath(video.path).stem
-                key = video_key(folder, stem, hash_of=video.path, digits=digits)
+                key = video_key(video.class_name or KEY_FOLDER, stem_of(video), hash_of=text_of(video), digits=digits)
             used_keys.add(key.lower())
             name = same.get(nfc(video.class_name), video.class_name)
             videos.append(replace(video, key=key, class_name=name, label=labels[name]))
         # What was skipped in folders of unlabelled videos that are not given now stays skipped.
         kept = {item for item in skipped if (name := outside_name(item[0])) and name not in pools}
-        skipped = kept | {(item.path, item.reason) for item in scan.skipped if item.path not in known}
+        paths = {row.path for row in rows}
+        skipped = kept | {(item.path, item.reason) for item in scan.skipped if item.path not in paths}
     last = max((int(shard.name.split("-")[1].split(".")[0]) for shard in base.shards), default=-1)
     first = scan if update.add and not has_labels(base) else base.header  # the first labelled videos decide
     facts = (first.dataset, classes, first.num_folds, tuple(videos), tuple(sorted(skipped)))
@@ -260,10 +275,28 @@ def _refuse_other_pools(base: Manifest, scan: Scan) -> None:
             )
 
 
-def new_videos(scan: Scan, known: Collection[str]) -> list[SourceVideo]:
-    """The videos of a scan that are not among these paths; a path of which only the form of Unicode has changed is."""
-    lost = {nfc(path) for path in set(known) - {video.path for video in scan.videos}}
-    return [video for video in scan.videos if video.path not in known and nfc(video.path) not in lost]
+def new_videos(scan: Scan, known: Collection[Place]) -> list[SourceVideo]:
+    """The videos of a scan that are not among these; one of whose path only the form of Unicode has changed is."""
+
+    def same(path: str, start: float, end: float) -> Place:
+        return path, max(start, 0.0), end  # the whole file has -1 in data sets without segments
+
+    have = {same(*place) for place in known}
+    now = [(same(*video.place), video) for video in scan.videos]
+    lost = {(nfc(path), *times) for path, *times in have - {place for place, _ in now}}
+    return [video for place, video in now if place not in have and (nfc(place[0]), *place[1:]) not in lost]
+
+
+def with_columns_of(base: Manifest, videos: list[SourceVideo]) -> list[SourceVideo]:
+    """The videos as rows of a data set with or without segments. InputError if it has none and they are segments."""
+    if base.videos.has_segments or not len(base.videos):
+        return [replace(video, start_seconds=max(video.start_seconds, 0.0)) for video in videos]
+    if segment := next((video for video in videos if video.is_segment), None):
+        raise InputError(
+            f"{base.root} was made without segments, and {segment.path} is to be cut: its samples lack the fields for the times. "
+            "Extract into a new folder."
+        )
+    return [replace(video, start_seconds=-1.0) for video in videos]
 
 
 def skipped_of(base: Manifest) -> set[tuple[str, str]]:

@@ -12,6 +12,7 @@ from manifests.files import Location, below, exists
 from manifests.lists.labels import UNUSED, is_missing, number_of, subset_of_word, whole_number
 from manifests.lists.table import (
     COLUMNS,
+    KINETICS_COLUMNS,
     Row,
     Table,
     expected_columns,
@@ -21,23 +22,25 @@ from manifests.lists.table import (
     subset_word,
 )
 from manifests.lists.text import read_text, shown
-from manifests.records import NO_LABEL, InputError
+from manifests.records import NO_LABEL, InputError, Place
 from tgprep.scan.files import OTHER_EXTENSIONS, Listing, extension_of, some
 from tgprep.scan.rules import Labelling, VideoLabel, count_extra, count_missing
+from tgprep.scan.segments import by_file, columns_of_times, default_group, names_by_id, notes_on_segments, times_of
 
 
 def by_csv(listing: Listing, videos: Location, annotations: Path | None, pool: Collection[str] = ()) -> Labelling:
-    """Label files by path,label[,group,subset]: paths relative to VIDEOS; labels are class names, or integers from 0.
+    """Label files by path,label[,start_seconds,end_seconds][,group,subset], or cut them by the columns of Kinetics.
 
-    An empty label is none. pool: paths of videos without a label, which the table need not name.
+    Paths are relative to VIDEOS; labels are class names, or integers from 0. An empty label is none. pool: paths of videos without a
+    label, which the table need not name.
     """
     if annotations is None or not annotations.is_file():
         raise InputError(
             "--dataset csv needs --annotations FILE.csv with the columns path,label and, if wanted, group,subset."
         )
     table = _read(annotations)
-    names = _Names(listing, videos)
-    path_column = _path_column(table, names)
+    names = _Names(listing, videos, by_ids=names_by_id(table.columns))
+    path_column, times = _path_column(table, names), columns_of_times(table)
     label_column = table.named("label")[0]
     labels, classes, notes = _classes(table.rows, label_column, annotations)
     subsets, more = _subsets(table, annotations)
@@ -45,30 +48,36 @@ def by_csv(listing: Listing, videos: Location, annotations: Path | None, pool: C
     if (path_column, label_column) != ("path", "label"):
         notes.append(f"columns of {annotations.name}: the path is {path_column}, the label {label_column}")
     group_column = next(iter(table.named("group")), "")
-    used = (path_column, label_column, group_column, *table.named("subset"))
+    used = (path_column, label_column, group_column, *table.named("subset"), *(times or ()))
     if unread := [column for column in table.columns if column not in used]:
         notes.append(f"columns of {annotations.name} that are not read: {some(unread)}")
     if not subsets:
         refuse_unread_subsets(((name, [row.get(name) for row in table.rows]) for name in unread), annotations)
-    rows: dict[str, VideoLabel | str] = {}
+    rows: dict[Place, VideoLabel | str] = {}
     for row, label, subset in zip(table.rows, labels, subsets or [""] * len(labels), strict=True):
         where = f"{annotations}, line {row.line}"
         path = names.find(row.get(path_column), where)
-        if path in rows:
-            raise InputError(f"{where}: {path} is listed twice. Keep one of the lines.")
+        span = times_of(row, times, where) if times else (-1.0, -1.0)
+        if (path, *span) in rows:
+            raise InputError(
+                f"{where}: {path} is listed twice{' with these times' * bool(times)}. Keep one of the lines."
+            )
         if not label and subset in ("val", "test", UNUSED):
-            rows[path] = f"listed as {subset} without a label: only train videos may have none"
+            rows[path, *span] = f"listed as {subset} without a label: only train videos may have none"
             continue
-        rows[path] = VideoLabel(label, row.get(group_column), (subset if label else "train",) if subsets else ())
+        group = row.get(group_column) or (default_group(path) if times else "")
+        rows[path, *span] = VideoLabel(label, group, (subset if label else "train",) if subsets else (), *span)
     # Listed paths that are not among the videos: skipped already, no video, or missing.
-    unseen = rows.keys() - {file.path for file in listing.videos} - {entry.path for entry in listing.skipped}
+    listed = {path for path, _, _ in rows}
+    unseen = listed - {file.path for file in listing.videos} - {entry.path for entry in listing.skipped}
     no_videos = {path: reason for path in sorted(unseen) if (reason := _why_no_video(videos, path))}
-    class_of = {path: row.class_name if isinstance(row, VideoLabel) else "" for path, row in rows.items()}
-    absent = ((class_of[path], path) for path in unseen - no_videos.keys())
+    class_of = {place: row.class_name if isinstance(row, VideoLabel) else "" for place, row in rows.items()}
+    gone = unseen - no_videos.keys()
+    absent = ((name, path) for (path, *_), name in class_of.items() if path in gone)
     missing = count_missing(class_of.values(), absent)
     # Videos that are not listed: by the innermost folder that is a class.
     listed_classes = set(classes)
-    unlisted = [file for file in listing.videos if file.path not in rows and file.path not in pool]
+    unlisted = [file for file in listing.videos if file.path not in listed and file.path not in pool]
     extra: defaultdict[str, list[str]] = defaultdict(list)
     for file in unlisted:
         extra[next((name for name in reversed(file.folders) if name in listed_classes), "")].append(file.path)
@@ -76,8 +85,13 @@ def by_csv(listing: Listing, videos: Location, annotations: Path | None, pool: C
         examples = some(sorted(file.path for file in unlisted))
         notes.append(f"{len(unlisted)} video files are not in {annotations.name} and were ignored: {examples}")
     # A row without a label whose file is missing is no video that was skipped.
-    found = {path: row for path, row in rows.items() if path not in unseen or isinstance(row, VideoLabel)}
-    return Labelling(classes, {**found, **no_videos}, int(bool(subsets)), missing, count_extra(extra), tuple(notes))
+    found = {place: row for place, row in rows.items() if place[0] not in unseen or isinstance(row, VideoLabel)}
+    segments = by_file(found) if times else {}
+    notes += notes_on_segments(segments, (file.path for file in listing.videos)) if times else ()
+    # A file is skipped for its rows without a label if it has no other row.
+    whole = {path: row for (path, *_), row in found.items() if path not in segments}
+    facts = (int(bool(subsets)), missing, count_extra(extra), tuple(notes))
+    return Labelling(classes, {**whole, **no_videos}, *facts, segments)
 
 
 def _why_no_video(videos: Location, path: str) -> str:
@@ -92,12 +106,13 @@ def _why_no_video(videos: Location, path: str) -> str:
 def _read(file: Path) -> Table:
     text = read_text(file)
     columns = header_of(text)[1]
-    absent = [kind for kind in ("path", "label") if set(COLUMNS[kind]).isdisjoint(columns)]
+    needed = ("label",) if names_by_id(columns) else ("path", "label")
+    absent = [kind for kind in needed if set(COLUMNS[kind]).isdisjoint(columns)]
     if absent:
         found = ", ".join(name or "(no name)" for name in columns)[:200] or "nothing: an empty file"
         raise InputError(
             f"{file}: the first line lacks a column for {' and '.join(absent)} (got {found}); expected the header "
-            f"path,label[,group,subset]. Known names: {expected_columns(*absent)}."
+            f"path,label[,start_seconds,end_seconds][,group,subset]. Known names: {expected_columns(*absent)}."
         )
     table = read_table(text, file)
     if not table.rows:
@@ -110,7 +125,7 @@ _JUDGED_ROWS = 1000  # a look-up of every row would take most of the time of a s
 
 def _path_column(table: Table, names: _Names) -> str:
     """The column that names most videos in the first rows; of equals `path`, else the likeliest."""
-    columns = table.named("path")
+    columns = table.named("path") or KINETICS_COLUMNS[:1]
     counts = {
         column: names.count(row.get(column) for row in table.rows[:_JUDGED_ROWS]) for column in columns[1:] and columns
     }
@@ -188,7 +203,7 @@ def _subsets(table: Table, file: Path) -> tuple[list[str], list[str]]:
 class _Names:
     """Finds the video that a list names."""
 
-    def __init__(self, listing: Listing, videos: Location) -> None:
+    def __init__(self, listing: Listing, videos: Location, *, by_ids: bool) -> None:
         # Paths may be absolute, or begin with the folder itself. It may be a symbolic link: both of its places count.
         roots = [str(videos)]
         if isinstance(videos, Path):
@@ -202,6 +217,9 @@ class _Names:
         for file in listing.videos:
             stems[nfc("/".join([*file.folders, file.stem]))].append(file.path)
         self.stems = {stem: paths[0] for stem, paths in stems.items() if len(paths) == 1}
+        # YouTube ids say nothing of folders.
+        by_id = Counter(file.stem for file in listing.videos if by_ids)
+        self.stems |= {file.stem: file.path for file in listing.videos if by_id[file.stem] == 1}
 
     def count(self, names: Iterable[str]) -> int:
         """How many of the names are videos."""

@@ -7,8 +7,10 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from pathlib import PurePosixPath
 
 from manifests.datasets import nfc
+from manifests.records import SourceVideo
 
 MAX_STEM, MAX_CLASS = 80, 100  # a ustar name holds 100 bytes for `stem.rgb.offsets.npy`, 155 for the folder before it
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
@@ -37,6 +39,28 @@ def unique_keys(videos: Sequence[tuple[str, str, str]], taken: Collection[str] =
             keys[index] = video_key(class_name, stem, hash_of=path, digits=digits)
             clashing.add(index)
     return keys, sorted(videos[index][2] for index in clashing)
+
+
+def segment_name(start_seconds: float, end_seconds: float) -> str:
+    """How keys name a segment: `000012_000022`; with a fraction `000012-5_000022-25`, to the microsecond, without zeros at its end."""
+
+    def text(seconds: float) -> str:
+        whole, _, fraction = f"{seconds:.6f}".rstrip("0").partition(".")
+        return f"{whole:0>6}{'-' * bool(fraction)}{fraction}"
+
+    return f"{text(start_seconds)}_{text(end_seconds)}"
+
+
+def stem_of(video: SourceVideo) -> str:
+    """What the key of a video is made of besides its class: the name of the file, and of a segment the times."""
+    stem = PurePosixPath(video.path).stem
+    return f"{stem}_{segment_name(video.start_seconds, video.end_seconds)}" if video.is_segment else stem
+
+
+def text_of(video: SourceVideo) -> str:
+    """What the hash in the key of a video is made of, if plain keys clash: the path, and of a segment the times."""
+    times = segment_name(video.start_seconds, video.end_seconds) if video.is_segment else ""
+    return f"{video.path}#{times}" if times else video.path
 
 
 def video_key(class_name: str, stem: str, *, hash_of: str = "", digits: int = 8) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from manifests import datasets
@@ -47,6 +47,8 @@ class VideoLabel:
     class_name: str
     group: str
     subsets: tuple[str, ...]  # one a fold
+    start_seconds: float = -1.0  # as SourceVideo has them
+    end_seconds: float = -1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,9 @@ class Labelling:
     missing: tuple[Missing, ...]
     extra: tuple[Extra, ...]
     notes: tuple[str, ...]
+    segments: Mapping[str, tuple[VideoLabel, ...]] = field(
+        default_factory=dict
+    )  # by path; such a file is not in `labels`
 
 
 def guess_dataset(files: list[VideoFile], paths: list[Path], annotations: Path | None) -> str:

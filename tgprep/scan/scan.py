@@ -8,15 +8,17 @@ from pathlib import Path
 
 from manifests import datasets
 from manifests.files import Location
+from manifests.lists.kinetics import is_kinetics_csv
 from manifests.lists.official import unread_files
 from manifests.records import MAX_NAME_BYTES, NO_LABEL, InputError, SourceVideo
 from tgprep.scan.annotations import annotation_paths
 from tgprep.scan.csv_list import by_csv
 from tgprep.scan.files import Listing, Skipped, VideoFile, list_videos, some
 from tgprep.scan.folders import by_folder
-from tgprep.scan.keys import unique_keys
+from tgprep.scan.keys import stem_of, text_of, unique_keys
 from tgprep.scan.pool import KEY_FOLDER, OUTSIDE, Pools, list_outside, pool_labels
 from tgprep.scan.rules import Extra, Labelling, Missing, VideoLabel, by_lists, guess_dataset
+from tgprep.scan.segments import is_untrimmed
 
 __all__ = ["Extra", "Missing", "Scan", "Skipped", "scan"]
 
@@ -68,6 +70,7 @@ def named(listing: Listing, videos: Location, dataset: str, labelling: Labelling
     # Every file has a label or is skipped; files that a csv does not name have neither.
     labels = [(file, labelling.labels.get(file.path)) for file in listing.videos]
     labelled = [(file, label) for file, label in labels if isinstance(label, VideoLabel)]
+    labelled += [(file, label) for file in listing.videos for label in labelling.segments.get(file.path, ())]
     skipped = listing.skipped + [Skipped(path, why) for path, why in labelling.labels.items() if isinstance(why, str)]
     unlabelled = [(file, label) for file, label in labelled if not label.class_name]
     labelled = [(file, label) for file, label in labelled if label.class_name]
@@ -89,22 +92,34 @@ def named(listing: Listing, videos: Location, dataset: str, labelling: Labelling
                 f"classes: {len(names)} of {len(labelling.classes)} have videos and are renumbered (--classes present)"
             )
     numbers = {name: number for number, name in enumerate(names)}
+    numbers[""] = NO_LABEL
+    rows = [
+        SourceVideo(
+            "",
+            file.path,
+            label.class_name,
+            numbers[label.class_name],
+            label.group,
+            label.subsets,
+            file.num_bytes,
+            label.start_seconds,
+            label.end_seconds,
+        )
+        for file, label in (*labelled, *unlabelled)
+    ]
+    if labelling.segments:  # whole files beside segments
+        rows = [replace(row, start_seconds=max(row.start_seconds, 0.0)) for row in rows]
     # Keys of labelled videos do not depend on the others.
-    keys, clashes = unique_keys([(label.class_name, file.stem, file.path) for file, label in labelled])
+    names_of = [(row.class_name or KEY_FOLDER, stem_of(row), text_of(row)) for row in rows]
+    keys, clashes = unique_keys(names_of[: len(labelled)])
     taken = {key.lower() for key in keys}
-    more_keys, more_clashes = unique_keys([(KEY_FOLDER, file.stem, file.path) for file, _ in unlabelled], taken)
+    more_keys, more_clashes = unique_keys(names_of[len(labelled) :], taken)
     keys, clashes = [*keys, *more_keys], sorted(clashes + more_clashes)
     if clashes:
         notes.append(
             f"{len(clashes)} videos share class and name with another (copies, or the same name with another extension); their keys end in a hash of the path: {some(clashes)}"
         )
-    numbers[""] = NO_LABEL
-    rows = [
-        SourceVideo(
-            key, file.path, label.class_name, numbers[label.class_name], label.group, label.subsets, file.num_bytes
-        )
-        for key, (file, label) in zip(keys, (*labelled, *unlabelled), strict=True)
-    ]
+    rows = [replace(row, key=key) for row, key in zip(rows, keys, strict=True)]
     if unlabelled:
         notes.append(f"{len(unlabelled)} videos have no label: {some(_places(unlabelled))}")
     if listing.ignored:
@@ -168,7 +183,10 @@ def label_files(
     files = [file for file in listing.videos if file.path not in pool]
     with annotation_paths(videos, annotations) as paths:
         lists = paths[0] if annotations is not None else None
-        detected = guess_dataset(files, paths, lists) if dataset == "auto" else dataset
+        detected = dataset
+        if dataset == "auto":
+            cuts = lists is not None and is_kinetics_csv(lists) and is_untrimmed(files, videos, lists)
+            detected = "csv" if cuts else guess_dataset(files, paths, lists)
         if detected == "csv":
             labelling = by_csv(listing, videos, lists, pool)
         elif not files:

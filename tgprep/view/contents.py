@@ -76,6 +76,8 @@ class Contents:
     num_shorter_than_64: int
     lengths: list[tuple[int, int, int]]  # see `length_bins`
     num_groups: int
+    num_segments: int  # parts of files, 0 if every video is a whole file
+    num_cut_files: int  # that they are parts of
     picture_sizes: dict[tuple[int, int], int]  # (width, height) -> videos
     fps: dict[float, int]
     codecs: dict[str, int]
@@ -108,6 +110,9 @@ def describe(root: str) -> Contents:
     frames = written["num_frames"].to_numpy()
     labelled = written.filter(pc.not_equal(written["label"], NO_LABEL))
     per_class = _counts(labelled["class_name"])
+    paths = written["path"].to_pylist()
+    ends = written["end_seconds"].to_pylist() if manifest.videos.has_segments else []
+    cut = [path for path, end in zip(paths, ends, strict=False) if end >= 0]
     reasons = _pair_counts(table.filter(pc.not_equal(table["status"], WRITTEN)), "status", "error")
     return Contents(
         **{name: getattr(header, name) for name in copied.split()},
@@ -117,7 +122,7 @@ def describe(root: str) -> Contents:
         num_frames=int(frames.sum()),
         num_shards=len(manifest.shards),
         num_bytes=sum(shard.num_bytes for shard in manifest.shards),
-        num_source_bytes=int(written["num_source_bytes"].to_numpy().sum()),
+        num_source_bytes=sum(dict(zip(paths, written["num_source_bytes"].to_pylist(), strict=True)).values()),
         num_without_label=written.num_rows - labelled.num_rows,
         num_classes=len(header.classes),
         num_empty_classes=sum(name not in per_class for name in header.classes),
@@ -126,6 +131,8 @@ def describe(root: str) -> Contents:
         num_shorter_than_64=int((frames < SHORT_FRAMES).sum()),
         lengths=length_bins(frames),
         num_groups=len(_pair_counts(written.filter(pc.not_equal(written["group"], "")), "class_name", "group")),
+        num_segments=len(cut),
+        num_cut_files=len(set(cut)),
         picture_sizes=_pair_counts(written, "width", "height"),
         fps=_counts(written["fps"]),
         codecs=_counts(written["codec"]),

@@ -37,17 +37,19 @@ class Copies:
 
 
 def find_copies(videos: VideoTable) -> Copies:
-    """Find the copies among the written videos of a manifest, by the sha256 of the source files."""
+    """Find the copies among the written videos of a manifest, by the sha256 of the source files; segments by their times, too."""
     # Plain counting: pyarrow's compute functions take longer to import than this takes.
     digests, states = videos.column("source_sha256"), videos.column("status")
+    if videos.has_segments:
+        digests = [digest and f"{digest} {times}" for digest, (_, *times) in zip(digests, videos.places(), strict=True)]
     written = [index for index, state in enumerate(states) if state == WRITTEN and digests[index]]
     counts = Counter(digests[index] for index in written)
     repeated = [index for index in written if counts[digests[index]] > 1]
     sets: dict[str, list[tuple[str, str, list[str]]]] = {}
     chosen = videos.take(repeated).arrow
-    columns = (chosen[name].to_pylist() for name in ("source_sha256", "path", "class_name", "subsets"))
-    for digest, path, class_name, subsets in zip(*columns, strict=True):
-        sets.setdefault(digest, []).append((path, class_name, subsets))
+    columns = (chosen[name].to_pylist() for name in ("path", "class_name", "subsets"))
+    for index, path, class_name, subsets in zip(repeated, *columns, strict=True):
+        sets.setdefault(digests[index], []).append((path, class_name, subsets))
     ordered = sorted((sorted(files) for files in sets.values()), key=lambda files: (not _is_leak(files), files))
     by_class = Counter(class_name for files in ordered for _, class_name, _ in files[1:])
     return Copies(

@@ -134,6 +134,7 @@ def _video(manifest: Manifest, row: VideoRow, size: PictureSize) -> dict[str, An
         "label": row.label,
         "group": row.group,
         "path": row.path,
+        "times": [row.start_seconds, row.end_seconds] if row.end_seconds >= 0 else [],
         "count": row.num_frames,
         "fps": round(row.fps, 3),
         "size": [row.width, row.height],

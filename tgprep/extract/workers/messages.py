@@ -87,9 +87,10 @@ class ShardDone:
 
 @dataclass(frozen=True, slots=True)
 class HeaderRead:
-    """Frames that a container claims: 0 if it does not say, -1 if it cannot be opened."""
+    """Frames that a container claims: 0 if it does not say, -1 if it cannot be opened. fps: 0.0 unknown."""
 
     num_frames: int
+    fps: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,12 +46,13 @@ def scratch_folder(request: Request) -> Iterator[Path]:
 
 def refuse_small(folder: Path, request: Request, plans: Sequence[ShardPlan], num_workers: int) -> None:
     """InputError if the disk of `folder` is certainly too small: a shard is larger than its videos."""
-    sizes = [[video.num_source_bytes for video in plan.videos] for plan in plans]
+    videos = [video for plan in plans for video in plan.videos]
     needed = 0
     if request.reads_store:
-        needed += 2 * num_workers * max((size for plan in sizes for size in plan), default=0)
-    if is_url(request.out):
-        needed += num_workers * max((sum(plan) for plan in sizes), default=0)
+        needed += 2 * num_workers * max((video.num_source_bytes for video in videos), default=0)
+    if is_url(request.out):  # a segment may be smaller than its file
+        sizes = [sum(v.num_source_bytes for v in plan.videos if not v.is_segment) for plan in plans]
+        needed += num_workers * max(sizes, default=0)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(

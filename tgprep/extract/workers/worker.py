@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
@@ -32,12 +32,13 @@ from manifests import object_store as stores
 from manifests.disk import explained, naming
 from manifests.files import below, download, file_size, find_below, is_url, list_folder
 from manifests.object_store import UnreachableError
-from manifests.records import InputError, VideoRow
+from manifests.records import InputError, SourceVideo, VideoRow
 from manifests.sample import MemberTooLargeError, write_end, write_sample
 from tgprep.config import ExtractSettings
 from tgprep.decode.frames import DecodeError
 from tgprep.decode.open import open_video
 from tgprep.encode.encode import encode_video
+from tgprep.encode.segments import Sample, encode_segments, passes
 from tgprep.extract.workers import messages
 from tgprep.extract.workers.shards import failed_row
 
@@ -136,19 +137,24 @@ class FetchAhead:
 def write_shard(job: messages.ShardJob, emit: Emit) -> None:
     """Append the job's videos to the samples that the tar has, and close it."""
     temporary = Path(job.temporary)
+    groups = list(passes(job.videos))
     with ExitStack() as stack:
         fetched = None
         if any(is_url(place) for place in (job.videos_root, *job.pools.values())):
-            fetched = FetchAhead(job, Path(job.scratch) / f"videos-{job.worker}")
+            first = dataclasses.replace(job, videos=tuple(group[0] for group in groups))
+            fetched = FetchAhead(first, Path(job.scratch) / f"videos-{job.worker}")
             stack.callback(fetched.close)
         file = stack.enter_context(temporary.open("r+b" if job.start else "w+b"))
         tar = _HashingFile(file, job.start, temporary.with_name(job.shard))
-        for index in range(len(job.videos)):
+        for number, group in enumerate(groups):
             emit(messages.VideoBegun())
-            row = _pack(tar, index, job, fetched, emit)
-            with _heartbeat(emit, row.num_frames):
-                file.flush()
-            emit(messages.VideoDone(row, tar.tell()))
+            with contextlib.closing(_pack(tar, group, number, job, fetched, emit)) as rows:
+                for packed, row in enumerate(rows, 1):
+                    with _heartbeat(emit, row.num_frames):
+                        file.flush()
+                    emit(messages.VideoDone(row, tar.tell()))
+                    if packed < len(group):
+                        emit(messages.VideoBegun())
         write_end(tar)  # type: ignore[arg-type]  # it calls write and tell only
         with _heartbeat(emit, 0):
             file.flush()
@@ -174,9 +180,16 @@ def _heartbeat(emit: Emit, num_frames: int) -> Iterator[None]:
         thread.join()
 
 
-def _pack(tar: _HashingFile, index: int, job: messages.ShardJob, fetched: FetchAhead | None, emit: Emit) -> VideoRow:
-    source = job.videos[index]
-    root, name = job.place_of(source)
+def _pack(
+    tar: _HashingFile,
+    group: Sequence[SourceVideo],
+    number: int,
+    job: messages.ShardJob,
+    fetched: FetchAhead | None,
+    emit: Emit,
+) -> Generator[VideoRow, None, None]:
+    """Append the samples of a group that is decoded together, and give the row of each as it is done."""
+    root, name = job.place_of(group[0])
     last = time.monotonic()
 
     def on_frame(count: int) -> None:
@@ -191,31 +204,47 @@ def _pack(tar: _HashingFile, index: int, job: messages.ShardJob, fetched: FetchA
             if fetched is None or not is_url(root):
                 path = find_below(Path(root), name)
             else:
-                stack.callback(fetched.remove, index)
-                path = fetched.get(index, lambda: on_frame(0))
+                stack.callback(fetched.remove, number)
+                path = fetched.get(number, lambda: on_frame(0))
                 emit(messages.VideoBegun())  # its time limit counts from here: a slow store is not the decoder's fault
-            encoded, row = encode_video(source, path, job.settings, Path(job.scratch), stack, on_frame)
-        except MemberTooLargeError as error:
-            hint = "a smaller picture (--short-side 256), a lower --quality, or --store video makes it fit"
-            if job.settings.store == "video":
-                hint = "a smaller picture (--short-side) or a higher --crf makes it fit"
-            return failed_row(source, f"too large for a tar member: {error}; {hint}")
-        except MemoryError:
-            return failed_row(source, "out of memory while decoding")
-        except (UnreachableError, InputError):
-            raise  # the store is to blame, not this video
+            results: Iterator[Sample | BaseException]
+            if group[0].is_segment:
+                results = encode_segments(group, path, job.settings, Path(job.scratch), stack, on_frame)
+            else:
+                results = iter([encode_video(group[0], path, job.settings, Path(job.scratch), stack, on_frame)])
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # a decoder may raise them; SIGINT is ignored here
-            _raise_if_storage_gone(error, job.scratch, root)
-            if isinstance(error, DecodeError):
-                return failed_row(source, str(error))
-            if isinstance(error, OSError):
-                return failed_row(source, f"cannot be read: {error.strerror or error}")
-            traceback.print_exc()
-            return failed_row(source, f"the decoder failed: {type(error).__name__}: {_text(error)}")
-        emit(messages.VideoEncoded(row.num_frames))
-        with _heartbeat(emit, row.num_frames):
-            offset, num_bytes, members = write_sample(tar, encoded)  # type: ignore[arg-type]  # as above
-    return dataclasses.replace(row, shard=job.shard, sample_offset=offset, sample_bytes=num_bytes, members=members)
+            results = iter([error] * len(group))
+        for source, result in zip(group, results, strict=True):
+            if isinstance(result, BaseException):
+                yield failed_row(source, _reason(result, source, job))
+                continue
+            encoded, row = result
+            emit(messages.VideoEncoded(row.num_frames))
+            with _heartbeat(emit, row.num_frames):
+                offset, num_bytes, members = write_sample(tar, encoded)  # type: ignore[arg-type]  # as above
+            yield dataclasses.replace(
+                row, shard=job.shard, sample_offset=offset, sample_bytes=num_bytes, members=members
+            )
+
+
+def _reason(error: BaseException, source: SourceVideo, job: messages.ShardJob) -> str:
+    """Why a video has no sample. Raises the error if the video is not to blame."""
+    if isinstance(error, MemberTooLargeError):
+        hint = "a smaller picture (--short-side 256), a lower --quality, or --store video makes it fit"
+        if job.settings.store == "video":
+            hint = "a smaller picture (--short-side) or a higher --crf makes it fit"
+        return f"too large for a tar member: {error}; {hint}"
+    if isinstance(error, MemoryError):
+        return "out of memory while decoding"
+    if isinstance(error, UnreachableError | InputError):
+        raise error  # the store is to blame
+    _raise_if_storage_gone(error, job.scratch, job.place_of(source)[0])
+    if isinstance(error, DecodeError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror or error}"
+    traceback.print_exception(error)
+    return f"the decoder failed: {type(error).__name__}: {_text(error)}"
 
 
 def _raise_if_storage_gone(error: BaseException, scratch: str, videos_root: str) -> None:
@@ -240,13 +269,13 @@ def _text(error: BaseException) -> str:
         return "its message cannot be shown"
 
 
-def _header_frames(path: Path, settings: ExtractSettings) -> int:
+def _header(path: Path, settings: ExtractSettings) -> messages.HeaderRead:
     try:
         video = open_video(path, decoder=settings.decoder, space=settings.space, short_side=0)
         with contextlib.closing(video):
-            return max(0, video.num_frames_header)
+            return messages.HeaderRead(max(0, video.num_frames_header), video.fps)
     except Exception:  # whatever the decoder raises, it cannot read the file
-        return -1
+        return messages.HeaderRead(-1)
 
 
 def _die_with(supervisor: int) -> None:
@@ -291,7 +320,7 @@ def main() -> None:
             job = messages.decode(line)
             if isinstance(job, messages.HeaderJob):
                 for path in job.paths:
-                    emit(messages.HeaderRead(_header_frames(Path(path), job.settings)))
+                    emit(_header(Path(path), job.settings))
             else:
                 write_shard(job, emit)
         except OSError as error:

@@ -350,7 +350,7 @@ function open(video) {
   const facts = [
     ["Class", `${video.class}, label ${video.label}`], ["Part", roleLabel(video.role)], ["Group", video.group || "none"],
     ["Length", `${plural(video.count, "frame")}${video.fps ? `, ${(video.count / video.fps).toFixed(1)} s at ${video.fps} fps` : ""}`],
-    ["Picture", `${video.size[0]} × ${video.size[1]}`], ["Codec", video.codec], ["Source", video.path], ["Shard", video.shard], ["Note", video.note],
+    ["Picture", `${video.size[0]} × ${video.size[1]}`], ["Codec", video.codec], ["Source", video.path + (video.times.length ? `, ${video.times[0]} to ${video.times[1]} s` : "")], ["Shard", video.shard], ["Note", video.note],
   ].filter(([, value]) => value);
   body.append(make("dl", {}, ...facts.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: value })])));
   if (!$("detail").open) $("detail").showModal();
