@@ -23,7 +23,7 @@ from manifests.lists.table import (
 )
 from manifests.lists.text import read_text, shown
 from manifests.records import NO_LABEL, InputError, Place
-from tgprep.scan.files import OTHER_EXTENSIONS, Listing, extension_of, some
+from tgprep.scan.files import OTHER_EXTENSIONS, Listing, VideoFile, extension_of, some
 from tgprep.scan.rules import Labelling, VideoLabel, count_extra, count_missing
 from tgprep.scan.segments import by_file, columns_of_times, default_group, names_by_id, notes_on_segments, times_of
 
@@ -60,7 +60,7 @@ def by_csv(listing: Listing, videos: Location, annotations: Path | None, pool: C
         span = times_of(row, times, where) if times else (-1.0, -1.0)
         if (path, *span) in rows:
             raise InputError(
-                f"{where}: {path} is listed twice{' with these times' * bool(times)}. Keep one of the lines."
+                f"{where}: {path} is listed twice{' with these times' if times else ''}. Keep one of them."
             )
         if not label and subset in ("val", "test", UNUSED):
             rows[path, *span] = f"listed as {subset} without a label: only train videos may have none"
@@ -76,11 +76,8 @@ def by_csv(listing: Listing, videos: Location, annotations: Path | None, pool: C
     absent = ((name, path) for (path, *_), name in class_of.items() if path in gone)
     missing = count_missing(class_of.values(), absent)
     # Videos that are not listed: by the innermost folder that is a class.
-    listed_classes = set(classes)
     unlisted = [file for file in listing.videos if file.path not in listed and file.path not in pool]
-    extra: defaultdict[str, list[str]] = defaultdict(list)
-    for file in unlisted:
-        extra[next((name for name in reversed(file.folders) if name in listed_classes), "")].append(file.path)
+    extra = _by_class(unlisted, set(classes))
     if unlisted:
         examples = some(sorted(file.path for file in unlisted))
         notes.append(f"{len(unlisted)} video files are not in {annotations.name} and were ignored: {examples}")
@@ -88,10 +85,17 @@ def by_csv(listing: Listing, videos: Location, annotations: Path | None, pool: C
     found = {place: row for place, row in rows.items() if place[0] not in unseen or isinstance(row, VideoLabel)}
     segments = by_file(found) if times else {}
     notes += notes_on_segments(segments, (file.path for file in listing.videos)) if times else ()
-    # A file is skipped for its rows without a label if it has no other row.
     whole = {path: row for (path, *_), row in found.items() if path not in segments}
-    facts = (int(bool(subsets)), missing, count_extra(extra), tuple(notes))
-    return Labelling(classes, {**whole, **no_videos}, *facts, segments)
+    labels_of = {**whole, **no_videos}
+    return Labelling(classes, labels_of, int(bool(subsets)), missing, count_extra(extra), tuple(notes), segments)
+
+
+def _by_class(files: Iterable[VideoFile], classes: Collection[str]) -> dict[str, list[str]]:
+    """Paths by the innermost folder that is a class, "" if none is."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for file in files:
+        found[next((name for name in reversed(file.folders) if name in classes), "")].append(file.path)
+    return found
 
 
 def _why_no_video(videos: Location, path: str) -> str:

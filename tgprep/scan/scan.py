@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -93,22 +94,7 @@ def named(listing: Listing, videos: Location, dataset: str, labelling: Labelling
             )
     numbers = {name: number for number, name in enumerate(names)}
     numbers[""] = NO_LABEL
-    rows = [
-        SourceVideo(
-            "",
-            file.path,
-            label.class_name,
-            numbers[label.class_name],
-            label.group,
-            label.subsets,
-            file.num_bytes,
-            label.start_seconds,
-            label.end_seconds,
-        )
-        for file, label in (*labelled, *unlabelled)
-    ]
-    if labelling.segments:  # whole files beside segments
-        rows = [replace(row, start_seconds=max(row.start_seconds, 0.0)) for row in rows]
+    rows = _without_keys((*labelled, *unlabelled), numbers, labelling)
     # Keys of labelled videos do not depend on the others.
     names_of = [(row.class_name or KEY_FOLDER, stem_of(row), text_of(row)) for row in rows]
     keys, clashes = unique_keys(names_of[: len(labelled)])
@@ -135,6 +121,18 @@ def named(listing: Listing, videos: Location, dataset: str, labelling: Labelling
         labelling.extra,
         tuple(notes),
     )
+
+
+def _without_keys(
+    labelled: Sequence[tuple[VideoFile, VideoLabel]], numbers: dict[str, int], labelling: Labelling
+) -> list[SourceVideo]:
+    rows = []
+    for file, label in labelled:
+        facts = (label.class_name, numbers[label.class_name], label.group, label.subsets, file.num_bytes)
+        # Whole files beside segments have a start, too.
+        start = max(label.start_seconds, 0.0) if labelling.segments else label.start_seconds
+        rows.append(SourceVideo("", file.path, *facts, start, label.end_seconds))
+    return rows
 
 
 def _why_none(
