@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -213,8 +213,8 @@ def test_loader_pins_every_tensor(data_set: Path, monkeypatch: pytest.MonkeyPatc
     batch = dataset_of(data_set)[0]
     same = pin_memory(batch)  # what a DataLoader does in its thread
     assert same.unlabelled is not None
-    tensors = [part for clips in (same.labelled, same.unlabelled) for part in (clips.rgb, clips.tg, clips.labels)]
-    assert sorted(pinned) == sorted(tensor.numel() for tensor in tensors if tensor is not None)
+    parts = [getattr(clips, entry.name) for clips in (same.labelled, same.unlabelled) for entry in fields(clips)]
+    assert sorted(pinned) == sorted(part.numel() for part in parts if isinstance(part, torch.Tensor))
     assert (same.step, same.strong_rgb, same.unlabelled.keys) == (batch.step, batch.strong_rgb, batch.unlabelled.keys)  # type: ignore[union-attr]
 
 
