@@ -59,6 +59,11 @@ _SHOWN = 20
 @click.option(
     "--decoder", metavar="MODULE:FUNCTION", help="your own decoder that the data set was made with, for --repair"
 )
+@click.option(
+    "--duplicates",
+    is_flag=True,
+    help="instead: find near-copies (re-encoded, cropped, scaled, mirrored, cut) among the videos, and store the pairs for `tgprep split` and `tgprep preview`",
+)
 @click.option("--threads", type=click.IntRange(0), default=0, help="threads (0: one per core)")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 @handled
@@ -70,6 +75,7 @@ def check(
     unlabelled: tuple[Path, ...],
     mend: bool,
     decoder: str | None,
+    duplicates: bool,
     threads: int,
     as_json: bool,
 ) -> None:
@@ -89,7 +95,11 @@ def check(
     from tgprep.config import WorkerSettings
     from tgprep.extract.workers.shards import WORK_FOLDER, StoppedError
 
+    if duplicates and (deep or quick or against is not None):
+        raise InputError("--duplicates compares the videos with each other: leave --deep, --quick and --against out.")
     _refuse_combinations(out, deep, quick, against, unlabelled, mend, decoder)
+    if duplicates:
+        return _duplicates(out, threads, as_json)
     began = time.monotonic()
     with stoppable("Interrupted: nothing was changed, except shards that were repaired completely.") as stop:
         options: dict[str, Any] = {"unlabelled": unlabelled, "threads": threads, "stop": stop}
@@ -111,6 +121,36 @@ def check(
             report = run()
     _print(report, repair_report, time.monotonic() - began, as_json)
     sys.exit(0 if report.sound else EXIT_FAILURES)
+
+
+def _duplicates(out: str, threads: int, as_json: bool) -> None:
+    from manifests.manifest_io import read_manifest
+    from manifests.splits.label_split import list_splits, read_split
+    from tgprep.duplicates.pairs import count_by_parts, find_pairs, parts_of, superfluous, write_pairs
+
+    began, manifest = time.monotonic(), read_manifest(out)
+    split = read_split(out) if list_splits(out) else None
+    with stoppable("Interrupted: nothing was written.") as stop:
+        pairs = find_pairs(manifest, threads=threads, stop=stop, on_progress=progress_lines("videos"))
+    write_pairs(manifest, pairs)
+    parts = parts_of(manifest, split)
+    counts, dropped = count_by_parts(pairs, parts), len(superfluous(manifest, pairs))
+    if as_json:
+        rows = [{**dataclasses.asdict(p), "parts": [parts.get(key, "") for key in (p.first, p.second)]} for p in pairs]
+        print_json({"num_pairs": len(pairs), "num_superfluous": dropped, "counts": counts, "pairs": rows})
+        return
+    crossing = sorted(pairs, key=lambda pair: parts.get(pair.first) == parts.get(pair.second))
+    for pair in crossing[:_SHOWN]:
+        where = " = ".join(f"{key} ({parts.get(key, 'no part')})" for key in (pair.first, pair.second))
+        echo(f"{where}  {pair.similarity:.2f}{', mirrored' * pair.mirrored}")
+    if len(pairs) > _SHOWN:
+        echo(f"and {len(pairs) - _SHOWN} more pairs (--json lists them all)")
+    for names, count in counts.items():
+        echo(f"near-copies in {names}: {count}")
+    if dropped:
+        echo(f"{dropped} videos without a label are superfluous: `tgprep split ... --drop-duplicates` leaves them out")
+    scope = f"{len(pairs)} near-copies among {manifest.header.num_written} videos"
+    echo(f"{out}: {scope} in {human_seconds(time.monotonic() - began)}", kept="duplicates.parquet")
 
 
 def _refuse_combinations(

@@ -18,7 +18,7 @@ _BOTH = {"fold", "unlabelled", "pool", "name", "overwrite"}
 _MODES: dict[str, tuple[set[str], set[str]]] = {
     "draw": (
         {"percent", "per_class"},
-        {"strategy", "by_group", "nested", "seed", "hold_out_percent", "test_percent"} | _BOTH,
+        {"strategy", "by_group", "nested", "seed", "hold_out_percent", "test_percent", "drop_duplicates"} | _BOTH,
     ),
     "import": ({"import_file"}, {"import_unlabelled", "import_validation", "import_test", "labels", "report"} | _BOTH),
     "export": ({"export"}, {"part", "output", "name", "overwrite"}),
@@ -71,6 +71,11 @@ _MODES: dict[str, tuple[set[str], set[str]]] = {
     metavar="P",
     help="set P % of train aside for validation, by group: to choose a checkpoint or a setting by it. Choosing by the test "
     "part is test selection, and its figure is no longer a test's.",
+)
+@click.option(
+    "--drop-duplicates",
+    is_flag=True,
+    help="leave out videos without a label that are near-copies of others, the test videos above all (see `tgprep check --duplicates`)",
 )
 @click.option("--test-percent", type=float, default=0.0, metavar="P", help="set P % of train aside for test, by group")
 @click.option(

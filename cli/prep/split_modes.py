@@ -22,6 +22,7 @@ from manifests.splits.lists import export_list
 from manifests.splits.settings import PARTS, ImportSettings, SplitSettings, kinetics_per_class
 from manifests.table import Manifest
 from tgprep.convert.materialise import default_folder, materialise
+from tgprep.duplicates.pairs import count_by_parts, parts_of, read_pairs, superfluous
 from tgprep.extract.work_folder import exclusive
 
 Options = dict[str, Any]
@@ -70,7 +71,14 @@ def _draw(out: str, manifest: Manifest, as_json: bool, options: Options) -> None
         **{name: options[name] for name in same},
         **{name: value for name, value in chosen.items() if value is not None},
     )
-    _write(out, manifest, make_split(manifest, settings), options["overwrite"], as_json)
+    dropped: set[str] = set()
+    if options["drop_duplicates"]:
+        if (pairs := read_pairs(manifest)) is None:
+            raise InputError(
+                f"--drop-duplicates: near-copies were not looked for in this state of {out}. First: tgprep check {out} --duplicates"
+            )
+        dropped = superfluous(manifest, pairs)
+    _write(out, manifest, make_split(manifest, settings, dropped), options["overwrite"], as_json)
 
 
 def _import(out: str, manifest: Manifest, as_json: bool, options: Options) -> None:
@@ -104,9 +112,29 @@ def _write(
     changed = write_split(out, new, overwrite=overwrite)
     state = ("replaced" if existed else "written") if changed else "unchanged"
     path = split_place(out, new.name)
-    facts = {**describe(new, manifest), "path": path, "state": state, **(more or {})}
+    facts = {
+        **describe(new, manifest),
+        "path": path,
+        "state": state,
+        "duplicates": _duplicates(manifest, new),
+        **(more or {}),
+    }
     _print(as_json, facts, page(facts), kept=str(path))
+    if facts["num_without_label"] and facts["duplicates"] is None:
+        say(f"the videos without a label were not compared with the test videos: tgprep check {out} --duplicates")
+    elif crossing := [
+        f"{names} {count}" for names, count in (facts["duplicates"] or {}).items() if len(set(names.split(", "))) > 1
+    ]:
+        say(f"near-copies in two parts: {'; '.join(crossing)} (--drop-duplicates leaves those without a label out)")
     say(f"{state}: {path}")
+
+
+def _duplicates(manifest: Manifest, split: LabelSplit) -> dict[str, int] | None:
+    """The near-copies among the videos of a split, by part; None if they were not looked for."""
+    pairs, parts = read_pairs(manifest), parts_of(manifest, split)
+    return (
+        None if pairs is None else count_by_parts((p for p in pairs if p.first in parts and p.second in parts), parts)
+    )
 
 
 def _export(out: str, manifest: Manifest, as_json: bool, options: Options) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,8 +71,10 @@ class LabelSplit:
         return [self.key[place] for place in np.flatnonzero(self.part(part))]
 
 
-def make_split(manifest: Manifest, settings: SplitSettings) -> LabelSplit:
+def make_split(manifest: Manifest, settings: SplitSettings, dropped: Collection[str] = ()) -> LabelSplit:
     """Draw a split from the written videos. The same keys, labels and settings give the same split on every machine.
+
+    dropped: keys of videos without a label that are left out.
 
     InputError if a part would be empty or the fold does not exist.
     """
@@ -103,13 +105,16 @@ def make_split(manifest: Manifest, settings: SplitSettings) -> LabelSplit:
             f"--percent {settings.percent:g} of {len(places)} train videos {'in whole groups ' * settings.by_group}is less than one. "
             f"Give a larger --percent, or --strategy stratified, which labels at least one of each class{', or --redrawn' * settings.by_group}."
         )
-    unlabelled = pool.without_label | (train if settings.unlabelled == "all" else train & ~labelled)
+    without_label = pool.without_label & np.array([key not in dropped for key in pool.key])
+    unlabelled = without_label | (train if settings.unlabelled == "all" else train & ~labelled)
     provenance = {
         name: f"{value:g}" if isinstance(value, float) else str(value)
         for name, value in dataclasses.asdict(settings).items()
         if value is not None and name != "name"
     }
     parts = labelled, unlabelled, validation, test
+    if dropped:
+        provenance["dropped_duplicates"] = str(int((pool.without_label & ~without_label).sum()))
     return assemble(manifest, pool, settings.split_name, parts, {"made": "drawn", **provenance})
 
 

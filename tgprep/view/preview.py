@@ -21,11 +21,13 @@ from manifests.splits.label_split import LabelSplit, list_splits, read_split
 from manifests.splits.pool import official_pool
 from manifests.splits.settings import PARTS
 from manifests.table import Manifest
+from tgprep.duplicates.pairs import read_pairs
 from tgprep.view.thumbnails import PictureSize, make_pictures, size_for
 
 MAX_VIDEOS = 300
 NO_CLASS = "(no label)"  # stands among the classes for the videos without one
 _MAX_FAILURES = 1000
+_MAX_PAIRS = 50  # of near-copies
 _NUM_BINS = 24
 
 
@@ -63,9 +65,12 @@ def write_preview(
     label_split = read_split(root, split) if split is not None or list_splits(root) else None
     roles, role_names = _roles(manifest, label_split)
     indices = choose_videos(manifest, roles, keys, max_videos)
+    copies = _copies(manifest, roles)
+    if not keys:  # the page shows near-copies beside each other
+        indices = sorted({*indices, *copies})
     size = size_for(len(indices))
     videos = run_threads(
-        lambda index: {**_video(manifest, manifest.videos[index], size), "role": roles[index]},
+        lambda index: _video(manifest, manifest.videos[index], size) | {"role": roles[index]} | copies.get(index, {}),
         indices,
         threads,
         on_progress=on_progress,
@@ -94,6 +99,26 @@ def choose_videos(manifest: Manifest, roles: Sequence[str], keys: Sequence[str],
         for _, by_role in sorted(per_class.items())
     ]
     return sorted(_round_robin(queues)[:max_videos])
+
+
+def _copies(manifest: Manifest, roles: Sequence[str]) -> dict[int, dict[str, str]]:
+    """The notes on near-copies by row, for the first pairs; those in two parts come first."""
+    index_of = {key: index for index, key in enumerate(manifest.videos.column("key"))}
+    rows = [
+        (index_of[pair.first], index_of[pair.second])
+        for pair in read_pairs(manifest) or ()
+        if {pair.first, pair.second} <= index_of.keys()
+    ]
+    partners: dict[int, list[int]] = {}
+    for first, second in sorted(rows, key=lambda pair: roles[pair[0]] == roles[pair[1]])[:_MAX_PAIRS]:
+        partners.setdefault(first, []).append(second)
+        partners.setdefault(second, []).append(first)
+    keys = manifest.videos.column("key")
+    notes = manifest.videos.column("note")
+    return {
+        index: {"note": "; ".join(filter(None, [notes[index], *(f"near-copy of {keys[other]}" for other in others)]))}
+        for index, others in partners.items()
+    }
 
 
 def _evenly(indices: list[int]) -> list[int]:
