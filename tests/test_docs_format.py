@@ -22,6 +22,7 @@ import simplejpeg
 from manifests.manifest_io import HEADER_NAME, read_manifest
 from manifests.splits.label_split import SPLIT_SCHEMA, make_split, read_split, write_split
 from manifests.splits.settings import SplitSettings
+from manifests.targets.target_file import TARGET_SCHEMA
 from manifests.table import FLOW_VIDEO_SCHEMA, SHARD_SCHEMA, VIDEO_SCHEMA, Manifest
 from tests.prep.support import extract_videos
 from tgprep.convert.materialise import materialise
@@ -86,6 +87,7 @@ def documented(heading: str) -> list[tuple[str, str]]:
         ("## videos.parquet", VIDEO_SCHEMA),
         ("## shards.parquet", SHARD_SCHEMA),
         ("## splits/NAME.parquet", SPLIT_SCHEMA),
+        ("## targets/NAME.parquet", TARGET_SCHEMA),
     ],
 )
 def test_columns_are_documented(heading: str, schema: object) -> None:

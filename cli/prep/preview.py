@@ -20,7 +20,10 @@ _MAX_VIDEOS = 300
 )
 @click.option("--split", metavar="NAME", help="show the parts of this split  [default: the newest]")
 @click.option(
-    "--keys", metavar="KEY,...", multiple=True, help="show these videos; @FILE names a list with one key a line"
+    "--keys",
+    metavar="KEY,...",
+    multiple=True,
+    help="show these videos; @FILE names a list with one key a line, or a csv that begins with the key",
 )
 @click.option(
     "--max-videos",
@@ -65,7 +68,9 @@ def _keys(options: tuple[str, ...]) -> tuple[str, ...]:
     keys: list[str] = []
     for text in options:
         if text.startswith("@"):
-            keys += [line for _, line in read_lines(Path(text[1:]))]
+            # Also a csv whose first column is the key, as `targets --least-sure` writes it.
+            firsts = [line.partition(",")[0] for _, line in read_lines(Path(text[1:]))]
+            keys += firsts[1:] if firsts[:1] == ["key"] else firsts
         else:
             keys += text.split(",")
     keys = [key.strip() for key in keys if key.strip()]

@@ -138,8 +138,10 @@ def loss_terms(
 
 
 def learnt_targets(soft_UK: Tensor | None, method: MethodSettings, epoch: int) -> Tensor | None:
-    """The soft targets of a step; None for a method without, and during their warm-up."""
-    return soft_UK if method.targets and epoch >= method.soft_warmup_epochs else None
+    """The soft targets of a step; None for a method without. During the warm-up no row has one."""
+    if soft_UK is None or not method.targets:
+        return None
+    return soft_UK if epoch >= method.soft_warmup_epochs else torch.zeros_like(soft_UK)
 
 
 def pseudo_labels(
