@@ -22,8 +22,8 @@ import simplejpeg
 from manifests.manifest_io import HEADER_NAME, read_manifest
 from manifests.splits.label_split import SPLIT_SCHEMA, make_split, read_split, write_split
 from manifests.splits.settings import SplitSettings
-from manifests.targets.target_file import TARGET_SCHEMA
 from manifests.table import FLOW_VIDEO_SCHEMA, SHARD_SCHEMA, VIDEO_SCHEMA, Manifest
+from manifests.targets.target_file import TARGET_SCHEMA
 from tests.prep.support import extract_videos
 from tgprep.convert.materialise import materialise
 from tgprep.decode.stored import stored_frames
