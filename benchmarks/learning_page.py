@@ -20,7 +20,7 @@ from learning import ALL_LABELS, DATA_SETS, MAIN_METHODS, OTHER_METHODS, OUTPUT,
 from matplotlib.figure import Figure
 
 from tgtrain.report.plot import LIGHT
-from tgtrain.report.statistics import mcnemar, mean_and_deviation, standard_error_over_groups
+from tgtrain.report.statistics import McNemar, mcnemar, mean_and_deviation, standard_error_over_groups
 
 DOCS = Path(__file__).parents[1] / "docs"
 METHODS = (*MAIN_METHODS, *OTHER_METHODS)
@@ -35,6 +35,7 @@ TITLES = {
     "full": "whole method",
 }
 NETWORKS = {"rgb": "RGB", "tg": "TG", "both": "both"}
+Pair = tuple[tuple[str, str], tuple[str, str]]  # (method, network) twice
 # What the method promises: that it is better than each of its parts and than labels alone.
 PAIRS = (
     (("full", "rgb"), ("supervised", "rgb")),
@@ -56,6 +57,15 @@ class Runs:
     def top1(self) -> list[float]:
         """Accuracy of each seed in percent."""
         return [100 * float(right.mean()) for right in self.right.values()]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The first of a pair against the second."""
+
+    points: str
+    test: McNemar
+    num_seeds: int
 
 
 class Results:
@@ -113,25 +123,41 @@ def standard_errors(results: Results, data: DataSet, runs: Runs) -> str:
     return "" if error is None else f"{100 * error:.1f}"
 
 
+def gain(results: Results, data: DataSet, labels: int, pair: Pair) -> Gain | None:
+    """How much better the first of a pair is, over the seeds that both have; None without one."""
+    one, other = (results.of(data, method, labels, network) for method, network in pair)
+    seeds = sorted(one.right.keys() & other.right.keys())
+    if not seeds:
+        return None
+    a, b = (np.concatenate([runs.right[seed] for seed in seeds]) for runs in (one, other))
+    difference = a.astype(float) - b.astype(float)
+    error = standard_error_over_groups(difference, results.groups(data) * len(seeds))
+    points = f"{100 * difference.mean():+.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
+    return Gain(points, mcnemar(a, b), len(seeds))
+
+
+def summary_rows(results: Results) -> Iterator[str]:
+    """For each data set and share of labels, what unlabelled videos add to RGB and to TG."""
+    for data in DATA_SETS.values():
+        for labels in sorted(data.labels):
+            gains = [gain(results, data, labels, pair) for pair in (PAIRS[0], PAIRS[1], PAIRS[3])]
+            if any(gains):
+                cells = [f"{each.points} ({each.num_seeds})" if each else "" for each in gains]
+                yield f"| {data.name} | {labels} % | {' | '.join(cells)} |"
+
+
 def pair_rows(results: Results, data: DataSet) -> Iterator[str]:
     """One row for each pair of methods under the same labels, over the seeds that both have."""
     for labels in sorted(data.labels):
         for (first, first_network), (second, second_network) in PAIRS:
-            one, other = (
-                results.of(data, first, labels, first_network),
-                results.of(data, second, labels, second_network),
-            )
-            seeds = sorted(one.right.keys() & other.right.keys())
-            if not seeds:
+            found = gain(results, data, labels, ((first, first_network), (second, second_network)))
+            if found is None:
                 continue
-            a, b = (np.concatenate([runs.right[seed] for seed in seeds]) for runs in (one, other))
-            test = mcnemar(a, b)
-            difference = a.astype(float) - b.astype(float)
-            error = standard_error_over_groups(difference, results.groups(data) * len(seeds))
-            gain = f"{100 * difference.mean():+.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
             names = f"{TITLES[first]} ({NETWORKS[first_network]}) | {TITLES[second]} ({NETWORKS[second_network]})"
+            test = found.test
             p = "< 0.001" if test.p < 0.001 else f"{test.p:.3f}"
-            yield f"| {labels} % | {names} | {gain} | {test.only_first} : {test.only_second} | {p} | {len(seeds)} |"
+            counts = f"{test.only_first} : {test.only_second}"
+            yield f"| {labels} % | {names} | {found.points} | {counts} | {p} | {found.num_seeds} |"
 
 
 def chart(results: Results, data: DataSet, docs: Path) -> Path | None:
@@ -193,7 +219,8 @@ def page(results: Results, docs: Path) -> str:
     """The whole page as Markdown."""
     processors = sorted({cell["processor"] for cell in results.cells})
     introduction = INTRODUCTION.format(processors=", ".join(processors), num_runs=len(results.cells))
-    parts = ["# Does it help? Methods, labels and seeds on small data sets", introduction]
+    parts = ["# Does it help? Methods, labels and seeds on small data sets", introduction, SUMMARY]
+    parts[-1] += "\n".join(summary_rows(results))
     for data in DATA_SETS.values():
         rows = list(accuracy_rows(results, data))
         if not rows:
@@ -223,6 +250,17 @@ ones, which need a GPU ([recipes.md](recipes.md)).
 - **minutes**: processor minutes of one training.
 - **gain**: difference in points ± its standard error over people or sources. p: exact McNemar test over all seeds; videos that appear under
   several seeds count as independent there, so trust the error of the gain first."""
+
+
+SUMMARY = """\
+## In short
+
+What the whole method gains, in points (seeds). Unlabelled videos bring the RGB network up to the TG network, its teacher. The TG network learns
+about as much from the labels alone. What is not listed has not been run.
+
+| data set | labels | RGB, over labels alone | RGB, over FixMatch | TG, over labels alone |
+|---|---|---|---|---|
+"""
 
 
 def main() -> None:
