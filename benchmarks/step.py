@@ -143,7 +143,7 @@ def learner_of(way: Way, config: Config, device: torch.device) -> Any:
     return learner
 
 
-def separate_forwards(network: nn.Module, views: StepInputs, weak_forward: str = "joined") -> Any:
+def separate_forwards(network: nn.Module, views: StepInputs, joins_weak: bool = True, teacher: object = None) -> Any:
     """The way without joining: each part of the batch through the networks on its own, outputs joined."""
     outputs = [network(part.rgb, part.tg) for part in (views.labelled, views.weak, views.strong) if part is not None]
 

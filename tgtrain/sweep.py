@@ -195,6 +195,7 @@ def progress_of(cell: Cell, folder: Path) -> Progress:
         and result.rule in ("last", "")
         and result.average in (cell.config.evaluate.average, "")
         and not result.batch_norm
+        and result.is_teacher == cell.config.method.tests_teacher
     }
     if all(network in found for network in cell.networks):
         return Progress("tested", tuple(found[network] for network in cell.networks))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from cli.common import EXIT_FAILURES, echo, handled, human_bytes, print_json, quiet_threads, run_or_newest, say
-from cli.train.scoring import check_output, checkpoint_option
+from cli.train.scoring import check_output, checkpoint_option, teacher_option
 
 if TYPE_CHECKING:
     from tgtrain.evaluate.export import Form
@@ -30,11 +30,18 @@ if TYPE_CHECKING:
     "--output", type=click.Path(path_type=Path), help="file to write  [default: model.onnx or model.pt2 in RUN]"
 )
 @checkpoint_option
+@teacher_option
 @click.option("--modality", type=click.Choice(["rgb", "tg"]), help="which network  [default: rgb]")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 @handled
 def export(
-    run: Path | None, form: str, output: Path | None, checkpoint: str, modality: str | None, as_json: bool
+    run: Path | None,
+    form: str,
+    output: Path | None,
+    checkpoint: str,
+    teacher: bool | None,
+    modality: str | None,
+    as_json: bool,
 ) -> None:
     """Write the RGB network of RUN [default: the newest below ./runs] for use without this package.
 
@@ -47,7 +54,7 @@ def export(
     from tgtrain.run.trained import read_trained
 
     run = run_or_newest(run)
-    trained = read_trained(run, checkpoint)
+    trained = read_trained(run, checkpoint, teacher)
     path = output or run / f"model{SUFFIX[form]}"
     check_output(path)
     # The file keeps these statistics for good.

@@ -59,7 +59,7 @@ def predict(
     from tgtrain.run.trained import read_trained
 
     paths = _files(videos)
-    trained = read_trained(run, scoring.checkpoint)
+    trained = read_trained(run, scoring.checkpoint, scoring.teacher)
     settings = scoring.settings(run, trained.config)
     trained.model.to(place := choose_device(device))
     job = _view_job(trained, settings, paths[0], decoder)

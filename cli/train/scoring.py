@@ -26,6 +26,7 @@ class Scoring:
     modality: str | None
     average: str | None
     checkpoint: str
+    teacher: bool | None
 
     @property
     def rule(self) -> str:
@@ -82,8 +83,17 @@ def checkpoint_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def teacher_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--teacher and --student."""
+    return click.option(
+        "--teacher/--student",
+        default=None,
+        help="with method.teacher=ema: the averaged weights, or those that learnt  [default: the teacher, if there is one]",
+    )(function)
+
+
 def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--views, --modality, --average and --checkpoint, passed to the command as `scoring`."""
+    """--views, --modality, --average, --checkpoint and --teacher, passed to the command as `scoring`."""
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -103,6 +113,7 @@ def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="what is averaged over views and networks  [default: the recipe's]",
         ),
         checkpoint_option,
+        teacher_option,
     )
     for option in reversed(options):
         wrapper = option(wrapper)

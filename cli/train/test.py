@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tgtrain.evaluate.results import Result
     from tgtrain.run.trained import Trained
 
+_MEASURED = {"batch_norm": "measured for this test"}
 _SHOWN_CLASSES = 101  # of more, the weakest
 
 
@@ -100,14 +101,14 @@ def test(
     scoring = replace(scoring, modality="both") if shows_all else scoring
     settings = replace(scoring.settings(run, setup.config), features=features is not None)
     settings = replace(settings, batch_views=batch_views or settings.batch_views)
-    videos, trained = _videos_of(setup, part), read_trained(run, scoring.checkpoint)
+    videos, trained = _videos_of(setup, part), read_trained(run, scoring.checkpoint, scoring.teacher)
     result = _measure(trained, setup, videos, settings, device, precise_bn)
     if result is None:
         end(0)  # with any other code, torchrun and srun end the first process, which is still writing
     if not result.keys:
         raise InputError(f"None of the {len(videos)} {part} videos could be read: {result.bad[0]}.")
     facts: dict[str, Any] = {"checkpoint": trained.path.name, "rule": scoring.rule, "step": trained.step, "part": part}
-    facts |= {"average": settings.average, **({"batch_norm": "measured for this test"} if precise_bn else {})}
+    facts |= {"average": settings.average, **trained.kind, **(_MEASURED if precise_bn else {})}
     origin = {"run": str(run), **facts, **_learnt_from(setup)}
     results = [result.network("rgb"), result.network("tg"), result] if shows_all else [result]
     for file, write in ((predictions, write_predictions), (features, write_features)):
@@ -131,7 +132,7 @@ def _report(run: Path, results: list[Result], facts: dict[str, Any], origin: dic
         named = {each.modality: each.named() for each in known[1:]}
         print_json({**origin, **(known[0].to_dict() if known else {"num_videos": 0}), **named})
     elif known:
-        _show(known, written)
+        _show(known, written, facts.get("model") == "teacher")
 
 
 def _learnt_from(setup: Setup) -> dict[str, str]:
@@ -189,7 +190,7 @@ def _measure(
     return result if ranks.is_main else None
 
 
-def _show(results: list[Result], paths: list[Path]) -> None:
+def _show(results: list[Result], paths: list[Path], is_teacher: bool) -> None:
     """Print classes and confusions of the first result, and the metrics of all."""
     result, path = results[0], paths[0]
     facts = result.to_dict()
@@ -213,6 +214,7 @@ def _show(results: list[Result], paths: list[Path]) -> None:
         if not name.startswith("top5") or len(result.classes) > 5:
             echo(f"{name:<{width}} " + " ".join(f"{100 * each.named()[name]:6.2f} %" for each in results))
     of_first = f"classes and confusions of {result.modality}" if len(results) > 1 else result.modality
+    of_first += " of the teacher" * is_teacher
     echo(f"{len(result.keys)} videos, {of_first}; written to {path}", kept=str(path))
     for other in paths[1:]:
         echo(f"  and {other}", kept=str(other))

@@ -114,8 +114,11 @@ def run(root: Path, folder: Path, *overrides: str, recipe: str = "demo", **optio
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of the newest checkpoint."""
     found = load(list_checkpoints(folder)[-1])
     flat = {f"model.{name}": value for name, value in found.model.items()}
+    for part in ("thresholds", "teacher", "running"):
+        flat |= {f"{part}.{name}": value for name, value in getattr(found, part).items()}
     for number, state in found.optimiser["state"].items():
         flat[f"momentum.{number}"] = state["momentum_buffer"]
     return flat

@@ -86,8 +86,9 @@ def _joint_batches(setup: Setup, ranks: Ranks, workers: int, bad: dict[str, None
         for part in split_batch(batch, config.runtime.accumulate):
             views = views_of(part, slow=config.data.gradient == "slow")
             forwards: list[tuple[Clips | None, ...]] = [(views.labelled, views.weak, views.strong)]
-            if config.method.weak_forward == "apart":
-                forwards = [(views.weak,), (views.labelled, views.strong)]
+            if not config.method.joins_weak:
+                of_weak = [(views.weak,)] if config.method.teacher == "none" else []
+                forwards = [*of_weak, (views.labelled, views.strong)]
             for forward in forwards:
                 rows = [clips.tg for clips in forward if clips is not None and clips.tg is not None]
                 if sum(map(len, rows)) > 1:  # BatchNorm needs more than one row

@@ -1,6 +1,6 @@
 """The test results in a run's folder, written and read here: test-NAME.json, and the predictions beside it as Parquet.
 
-The JSON object holds the facts of the test (checkpoint, rule, step, part, average), protocol, modality, num_videos, num_bad, the
+The JSON object holds the facts of the test (checkpoint, rule, step, part, average; model if it is the teacher), protocol, modality, num_videos, num_bad, the
 metrics (`top1@10x3` and so on, fractions 0..1), per_class (label, class_name, videos, accuracy) and the confusion matrix.
 """
 
@@ -133,6 +133,7 @@ def write_test(run: Path, result: Result, facts: dict[str, Any]) -> Path:
         f"test-{result.views.protocol}"
         + ("" if result.modality == "rgb" else f"-{result.modality}")
         + ("" if facts["part"] == "test" else f"-{facts['part']}")
+        + ("-teacher" if facts.get("model") == "teacher" else "")
         + ("-precise-bn" if "batch_norm" in facts else "")
         + ".json"
     )
@@ -220,6 +221,8 @@ class TestResult:
     """How the checkpoint was chosen: last, best or named; "" if unknown (a file of an older version)."""
     batch_norm: str
     """What was done to the BatchNorm statistics before; "" for those of the checkpoint."""
+    is_teacher: bool
+    """Whether the EMA teacher was tested."""
     metrics: Mapping[str, float]
     """Fractions 0..1 by name with protocol."""
     classes: tuple[ClassScore, ...]
@@ -252,7 +255,8 @@ def read_results(run: Path, problems: list[str]) -> tuple[TestResult, ...]:
 
     def place_of(result: TestResult) -> tuple[Any, ...]:
         modality = shown.get(result.modality, len(shown))
-        return result.part != "test", -result.num_views, modality, -result.step, result.checkpoint
+        order = (result.part != "test", -result.num_views, modality)
+        return *order, not result.is_teacher, -result.step, result.checkpoint
 
     return tuple(sorted(results, key=place_of))
 
@@ -308,6 +312,7 @@ def _read_test(path: Path) -> TestResult:
         average=str(raw.get("average", "")),
         rule=str(raw.get("rule", "")),
         batch_norm=str(raw.get("batch_norm", "")),
+        is_teacher=raw.get("model") == "teacher",
         metrics={
             name: value
             for name, value in values.items()

@@ -78,13 +78,15 @@ def add_gradients(
     *,
     over: ContrastOver = "batch",
     thresholds: Thresholds | None = None,
+    teacher: nn.Module | None = None,
     autocast: AbstractContextManager[object] | None = None,
     scale: Callable[[Tensor], Tensor] = lambda total: total,
 ) -> NamedValues:
     """Add the gradients of a batch to the `.grad` of the weights; returns the values to log. Waits for nothing.
 
     parts: gives the `num_parts` micro-batches, the same ones each time, and seeds the generator of dropout before each.
-    over: what the rows of the contrast loss are compared with. thresholds: updated once; None for the fixed one. autocast: for the forward passes. scale: for float16 gradients.
+    over: what the rows of the contrast loss are compared with. thresholds: updated once; None for the fixed one. teacher: see
+    `step_terms`. autocast: for the forward passes. scale: for float16 gradients.
     All ranks must call this.
     """
     precision = autocast or nullcontext()
@@ -93,16 +95,16 @@ def add_gradients(
     needs_others = _counts_trusted(method, epoch) or thresholds is not None or (over == "batch" and method.contrast)
     if num_parts > 1 and needs_others:
         with precision:
-            surveys = _survey(network, parts(), method, epoch, over, thresholds)
+            surveys = _survey(network, parts(), method, epoch, over, thresholds, teacher)
     values = []
     # DistributedDataParallel synchronises gradients with the last micro-batch only.
     for number, (views, survey) in enumerate(zip(parts(), surveys, strict=True)):
         with nullcontext() if number == num_parts - 1 else _no_sync(network):
             with precision:
                 if survey is None:
-                    terms = step_terms(network, views, method, epoch, thresholds)
+                    terms = step_terms(network, views, method, epoch, thresholds, teacher)
                 else:
-                    terms = _terms_over_batch(network, views, method, epoch, survey)
+                    terms = _terms_over_batch(network, views, method, epoch, survey, teacher)
             total = terms.total if num_parts == 1 else terms.total / num_parts
             scale(total).backward()  # type: ignore[no-untyped-call]
         values.append(named_values(terms, method))
@@ -121,6 +123,7 @@ def _survey(
     epoch: int,
     over: ContrastOver,
     thresholds: Thresholds | None,
+    teacher: nn.Module | None,
 ) -> list[BatchSurvey]:
     """Run every micro-batch once without gradient, and collect what the loss of each takes from the others."""
     forwards: list[Rows] = []
@@ -128,7 +131,7 @@ def _survey(
     soft: list[Tensor] = []
     with torch.no_grad(), frozen_running_statistics(network):
         for views in parts:
-            output = forward_views(network, views, method.weak_forward)
+            output = forward_views(network, views, method.joins_weak, teacher)
             forwards.append(split_rows(output, len(views.labelled), method.clips_per_video))
             videos += [] if views.videos_U is None else [views.videos_U]
             soft += [] if views.soft_UK is None else [views.soft_UK]
@@ -198,10 +201,15 @@ def _survey_fairness(
 
 
 def _terms_over_batch(
-    network: nn.Module, views: StepInputs, method: MethodSettings, epoch: int, survey: BatchSurvey
+    network: nn.Module,
+    views: StepInputs,
+    method: MethodSettings,
+    epoch: int,
+    survey: BatchSurvey,
+    teacher: nn.Module | None,
 ) -> Terms:
     """The terms of one micro-batch such that the mean over micro-batches is that of the whole batch."""
-    output = forward_views(network, views, method.weak_forward)
+    output = forward_views(network, views, method.joins_weak, teacher)
     rows = split_rows(output, len(views.labels_B), method.clips_per_video)
     # With a contrast over the batch the micro-batch has none of its own: replaced below, as is fairness.
     own = method if survey.contrast is None else replace(method, contrast=())

@@ -14,6 +14,8 @@ from tgtrain.method.networks.model import ModelSettings, wrong_choices, wrong_va
 WeakForward = Literal["joined", "apart"]
 PseudoLabelRows = Literal["without_target", "all"]
 Method = Literal["ltg", "fixmatch", "uda", "mvpl", "supervised"]
+TeacherKind = Literal["none", "ema"]
+TeacherBatchNorm = Literal["average", "copy"]
 ThresholdRule = Literal["fixed", "freematch", "flexmatch", "softmatch"]
 
 
@@ -79,6 +81,12 @@ class MethodSettings:
     """Each target q becomes q^(1 / soft_temperature), normalised: below 1 sharper, above 1 flatter."""
     pseudo_label_rows: PseudoLabelRows = "without_target"
     """Rows that learn from hard pseudo-labels: those without a soft target, or all, beside it."""
+    teacher: TeacherKind = "none"
+    """ema: a running average of the weights labels the weak views, see `tgtrain.method.teacher`."""
+    teacher_decay: float = 0.999
+    """Of the average, for one step; less in the first steps."""
+    teacher_batch_norm: TeacherBatchNorm = "average"
+    """What the teacher does with the running statistics of BatchNorm: average them like weights, or copy the student's."""
 
     def __post_init__(self) -> None:
         wrong = wrong_choices(
@@ -90,6 +98,8 @@ class MethodSettings:
             weak_forward=WeakForward,
             threshold_rule=ThresholdRule,
             pseudo_label_rows=PseudoLabelRows,
+            teacher=TeacherKind,
+            teacher_batch_norm=TeacherBatchNorm,
         )
         weights = (
             "labelled_weight",
@@ -114,6 +124,7 @@ class MethodSettings:
             ),
             ("clips_per_video", 1 <= self.clips_per_video <= 64, "1 to 64"),
             ("threshold_momentum", 0 <= self.threshold_momentum < 1, "0 or more, less than 1"),
+            ("teacher_decay", 0 <= self.teacher_decay < 1, "0 or more, less than 1"),
             ("freematch_quantile", 0 <= self.freematch_quantile <= 1, "a share, 0 to 1"),
             ("freematch_clip", 0 < self.freematch_clip <= 1, "a probability above 0"),
             ("softmatch_n_sigma", 0 < self.softmatch_n_sigma < math.inf, "more than 0"),
@@ -150,6 +161,8 @@ class MethodSettings:
             "contrast": bool(self.contrast),
             "uda_detach false": self.method == "uda" and not self.uda_detach,
         }
+        if self.teacher != "none" and learns_from_weak["uda_detach false"]:
+            wrong.append(f"teacher: got {self.teacher}, but uda_detach false learns from the weak views: it needs none")
         if self.weak_forward == "apart":
             wrong += [
                 f"weak_forward: got apart, but {name} learns from the weak views: it needs joined"
@@ -167,6 +180,21 @@ class MethodSettings:
     def uses_pseudo_labels(self) -> bool:
         """Whether weak views label strong ones."""
         return self.method != "supervised"
+
+    @property
+    def tests_teacher(self) -> bool:
+        """Whether the run has a teacher, which is what is tested, exported and compared unless the user says otherwise."""
+        return self.teacher != "none"
+
+    @property
+    def joins_weak(self) -> bool:
+        """Whether the weak views go through the networks together with all others.
+
+        With a teacher, which labels them, they do only if alignment or contrast learn from them.
+        """
+        if self.teacher != "none":
+            return bool(self.align_stages or self.contrast)
+        return self.weak_forward == "joined"
 
 
 def check_method(method: MethodSettings, model: ModelSettings) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tgtrain.method import losses
 from tgtrain.method.networks.model import ModelOutput, StreamOutput, View
-from tgtrain.method.settings import MethodSettings, WeakForward
+from tgtrain.method.settings import MethodSettings
 from tgtrain.method.terms import Terms, diagnose, diagnose_soft, sum_of
 from tgtrain.method.thresholds import Thresholds
 
@@ -67,14 +67,19 @@ class StepInputs:
 
 
 def step_terms(
-    model: nn.Module, views: StepInputs, method: MethodSettings, epoch: int, thresholds: Thresholds | None = None
+    model: nn.Module,
+    views: StepInputs,
+    method: MethodSettings,
+    epoch: int,
+    thresholds: Thresholds | None = None,
+    teacher: nn.Module | None = None,
 ) -> Terms:
     """Run one batch through the model and compute its loss terms; calling `total.backward()` is left to the caller.
 
     model: of `tgtrain.method.networks.model`, or a wrapper of one (DistributedDataParallel). epoch: from 0, for the warm-ups.
-    thresholds: updated by the batch; None for the fixed threshold.
+    thresholds: updated by the batch; None for the fixed threshold. teacher: labels the weak views, in eval mode.
     """
-    output = forward_views(model, views, method.weak_forward)
+    output = forward_views(model, views, method.joins_weak, teacher)
     trust = None
     if thresholds is not None:
         weak = split_rows(output, len(views.labels_B), method.clips_per_video).weak
@@ -197,17 +202,25 @@ def contrast_gate(method: MethodSettings, epoch: int) -> float:
     return 1.0 if epoch >= method.contrast_warmup_epochs else 0.0
 
 
-def forward_views(model: nn.Module, views: StepInputs, weak_forward: WeakForward = "joined") -> ModelOutput:
+def forward_views(
+    model: nn.Module, views: StepInputs, joins_weak: bool = True, teacher: nn.Module | None = None
+) -> ModelOutput:
     """Run each network once over [labelled, weak, strong], so that BatchNorm sees the joined batch.
 
-    weak_forward "apart": the weak rows go first, without gradient and with BatchNorm statistics of their own; the output then
-    holds logits only.
+    joins_weak False: the weak rows go first, without gradient and with BatchNorm statistics of their own; the output then holds
+    logits only. teacher: gives the logits of the weak rows.
     """
-    if weak_forward == "apart" and views.weak is not None and views.strong is not None:
-        with torch.no_grad():
-            weak = _forward(model, [views.weak])
-        return _insert_rows(_forward(model, [views.labelled, views.strong]), weak, len(views.labelled))
-    return _forward(model, [part for part in (views.labelled, views.weak, views.strong) if part is not None])
+    labelled, weak, strong = views.labelled, views.weak, views.strong
+    if weak is None or strong is None:
+        return _forward(model, [labelled])
+    if joins_weak and teacher is None:
+        return _forward(model, [labelled, weak, strong])
+    with torch.no_grad():
+        of_weak = _forward(model if teacher is None else teacher, [weak])
+    if not joins_weak:
+        return _with_weak(_forward(model, [labelled, strong]), of_weak, len(labelled))
+    joined = _forward(model, [labelled, weak, strong])
+    return _with_weak(joined, of_weak, len(labelled), num_replaced=len(weak))
 
 
 def _forward(model: nn.Module, parts: Sequence[Clips]) -> ModelOutput:
@@ -221,15 +234,20 @@ def _forward(model: nn.Module, parts: Sequence[Clips]) -> ModelOutput:
     return output
 
 
-def _insert_rows(others: ModelOutput, weak: ModelOutput, first: int) -> ModelOutput:
-    """Insert the weak logits into those of the other rows, at row `first`."""
+def _with_weak(others: ModelOutput, weak: ModelOutput, first: int, num_replaced: int = 0) -> ModelOutput:
+    """Put the weak logits between those of the other rows at row `first`, in place of as many as are replaced.
+
+    Without any the features and embeddings, which have no weak rows, are left out.
+    """
     streams: list[StreamOutput | None] = []
     for stream, rows in ((others.rgb, weak.rgb), (others.tg, weak.tg)):
         if stream is None or rows is None:
             streams.append(None)
             continue
-        before, after = stream.logits_BK[:first], stream.logits_BK[first:]
-        streams.append(StreamOutput(torch.cat([before, rows.logits_BK, after]), (), None))
+        before, after = stream.logits_BK[:first], stream.logits_BK[first + num_replaced :]
+        logits_BK = torch.cat([before, rows.logits_BK, after])
+        features, embedding_BD = (stream.features, stream.embedding_BD) if num_replaced else ((), None)
+        streams.append(StreamOutput(logits_BK, features, embedding_BD))
     return ModelOutput(*streams)
 
 

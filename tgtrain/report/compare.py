@@ -82,6 +82,7 @@ def _accuracies(run: RunData) -> dict[str, float]:
     named: dict[str, float] = {}
     for result in run.results:
         extra = [result.modality] * (result.modality != "rgb") + [result.part] * (result.part != "test")
+        extra += ["student"] * (result.is_teacher != run.facts.config.method.tests_teacher)
         for name, value in result.metrics.items():
             named.setdefault(f"{name} ({', '.join(extra)})" if extra else name, value)
     for part in run.evaluate:

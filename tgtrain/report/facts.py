@@ -8,6 +8,7 @@ import numpy as np
 
 from tgtrain.data.clip import REFERENCE_SHORT_SIDE
 from tgtrain.data.crop import reference_pixels
+from tgtrain.evaluate.results import TestResult
 from tgtrain.report.classes import interval95, majority_share
 from tgtrain.report.plot import number
 from tgtrain.report.run_data import RunData
@@ -108,6 +109,10 @@ def facts_of(run: RunData) -> Facts:
     )
 
 
+def _network_text(result: TestResult) -> str:
+    return _MODALITY_TEXT.get(result.modality, result.modality) + " of the teacher" * result.is_teacher
+
+
 def _measurements(run: RunData) -> tuple[Measurement, ...]:
     rows = []
     for result in run.results:
@@ -120,7 +125,7 @@ def _measurements(run: RunData) -> tuple[Measurement, ...]:
             Measurement(
                 result.protocol,
                 result.part,
-                f"tgtrain test, {_MODALITY_TEXT.get(result.modality, result.modality)}",
+                f"tgtrain test, {_network_text(result)}",
                 result.step,
                 result.num_videos,
                 tuple(_accuracy(name, value, result.num_videos) for name, value in result.metrics.items()),
@@ -172,8 +177,7 @@ def _headline_text(run: RunData, measurements: tuple[Measurement, ...]) -> str:
     if not run.results:
         return f"{videos}; {first.source}, step {first.step:,}"
     result = run.results[0]
-    network = _MODALITY_TEXT.get(result.modality, result.modality)
-    return f"{videos}; {network}, checkpoint {result.checkpoint or f'of step {result.step}'}"
+    return f"{videos}; {_network_text(result)}, checkpoint {result.checkpoint or f'of step {result.step}'}"
 
 
 def _measured(

@@ -145,7 +145,10 @@ def _measurements(run: RunData, wanted: Wanted) -> dict[Measurement, TestResult]
             continue
         if result.part != wanted.part or wanted.views not in (None, result.protocol):
             continue
-        if wanted.network not in (None, "each", result.modality):
+        if (
+            wanted.network not in (None, "each", result.modality)
+            or result.is_teacher != run.facts.config.method.tests_teacher
+        ):
             continue
         data = run.facts.data
         measurement = Measurement(

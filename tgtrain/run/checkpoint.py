@@ -36,7 +36,8 @@ FOLDER = "checkpoints"
 _BEST = "best.json"
 _DUE = ".due"
 _ARCHIVE = "set-aside-"
-_MAY_LACK = {"thresholds"}
+State = dict[str, torch.Tensor]
+_MAY_LACK = {"thresholds", "teacher", "running"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ class Best:
 class Checkpoint:
     """State after `step` steps. model, optimiser, extra: state dicts of tensors and plain values.
 
-    thresholds: of an adaptive rule, see `tgtrain.method.thresholds`; a file without them reads as {}.
+    thresholds: of an adaptive rule, see `tgtrain.method.thresholds`. teacher: the averaged model. running: with a teacher, the
+    running statistics of both that training goes on with, after an evaluation. A file without one of these reads as {}.
     """
 
     step: int
@@ -70,14 +72,17 @@ class Checkpoint:
     extra: dict[str, Any]
     measured: Measured | None = None  # in the file, so that a kill before best.json is written loses nothing
     thresholds: dict[str, Any] = field(default_factory=dict)
+    teacher: dict[str, Any] = field(default_factory=dict)
+    running: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """ValueError if a value is not of its type: a file may hold anything."""
-        if not all(isinstance(part, dict) for part in (self.model, self.optimiser, self.extra, self.thresholds)):
-            raise ValueError("its model, optimiser, extra or thresholds are no dict")
-        tensors = [*self.model.items(), *self.thresholds.items()]
+        of_tensors = (self.model, self.thresholds, self.teacher, self.running)
+        if not all(isinstance(part, dict) for part in (*of_tensors, self.optimiser, self.extra)):
+            raise ValueError("its model, optimiser, extra, thresholds or teacher is no dict")
+        tensors = [pair for part in of_tensors for pair in part.items()]
         if not all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tensors):
-            raise ValueError("its model or thresholds hold something else than tensors")
+            raise ValueError("its model, thresholds or teacher holds something else than tensors")
         counts = self.step, *(self.extra.get(name, 0) for name in ("num_read", "num_bad", "num_skipped"))
         if not all(isinstance(count, int) and count >= 0 for count in counts):
             raise ValueError("a count in it is no whole number")

@@ -27,6 +27,7 @@ class Trained:
     step: int
     precise_bn: bool  # BatchNorm statistics were recomputed before it was saved, or the recipe asks for none
     model: Model  # in eval mode, on the CPU
+    is_teacher: bool = False
 
     @property
     def views(self) -> tuple[View, ...]:
@@ -37,22 +38,35 @@ class Trained:
     @property
     def origin(self) -> dict[str, Any]:
         """The origin of the model, for files that are made from it."""
-        return {"run": str(self.run), "checkpoint": self.path.name, "step": self.step}
+        return {"run": str(self.run), "checkpoint": self.path.name, "step": self.step, **self.kind}
+
+    @property
+    def kind(self) -> dict[str, str]:
+        """`model: teacher` for an EMA teacher, {} for others."""
+        return {"model": "teacher"} if self.is_teacher else {}
 
 
-def read_trained(run: Path, which: str = "last") -> Trained:
-    """The model of a run: its `last` or `best` checkpoint, or a named one. InputError if run and checkpoint do not fit."""
+def read_trained(run: Path, which: str = "last", teacher: bool | None = None) -> Trained:
+    """The model of a run: its `last` or `best` checkpoint, or a named one. InputError if run and checkpoint do not fit.
+
+    teacher: the EMA teacher, or not; None for the teacher if the run has one.
+    """
     facts = read_facts(run)
     config = facts.config
+    has_teacher = config.method.tests_teacher
+    if teacher and not has_teacher:
+        raise InputError(f"--teacher: {run} was trained without one (method.teacher is none).")
+    is_teacher = has_teacher if teacher is None else teacher
     path = checkpoints.find(run, which)
     loaded = checkpoints.load(path)
     if different := loaded.identity.differences(facts.identity):
         raise InputError(f"{path} is no checkpoint of {run}: {'; '.join(different)}.")
     # Compared before memory is taken: a run may come from a stranger.
-    if state_shapes(config.model) != {name: tuple(value.shape) for name, value in loaded.model.items()}:
+    state = loaded.teacher if is_teacher else loaded.model
+    if state_shapes(config.model) != {name: tuple(value.shape) for name, value in state.items()}:
         raise InputError(f"{path} holds other weights than the model of {run / CONFIG_NAME} has.")
     model = build_model(config.model)
-    model.load_state_dict(loaded.model)
+    model.load_state_dict(state)
     return Trained(
         run=run,
         config=config,
@@ -62,4 +76,5 @@ def read_trained(run: Path, which: str = "last") -> Trained:
         step=loaded.step,
         precise_bn=not measured_views(config) or bool(loaded.extra.get("precise_bn")),
         model=model.eval(),
+        is_teacher=is_teacher,
     )

@@ -24,6 +24,7 @@ from tgtrain.method.networks.recompute import checkpoint_activations
 from tgtrain.method.networks.sync_bn import synchronised
 from tgtrain.method.schedule import LearningRateSettings, epoch_of, learning_rate
 from tgtrain.method.step import StepInputs
+from tgtrain.method.teacher import Teacher
 from tgtrain.method.thresholds import Thresholds
 from tgtrain.ranks.distributed import Ranks
 from tgtrain.run.checkpoint import Checkpoint
@@ -63,8 +64,14 @@ class Learner:
                 warnings.simplefilter("ignore", FutureWarning)
                 device_ids = [ranks.device] if on_gpu else None
                 self.network = DistributedDataParallel(self.model, device_ids=device_ids, broadcast_buffers=False)
+        self.teacher: Teacher | None = None
+        if config.method.teacher != "none":
+            plain = build_model(config.model).to(device=ranks.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+            self.teacher = Teacher(plain, self.model, config.method)
         if config.runtime.compile:
             self.network = torch.compile(self.network, backend=config.runtime.compile_backend)  # type: ignore[assignment]
+            if self.teacher is not None:
+                self.teacher.network = torch.compile(self.teacher.model, backend=config.runtime.compile_backend)  # type: ignore[assignment]
 
         learnt = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimiser = make_optimiser(learnt, config.optimiser, fused=on_gpu)
@@ -82,6 +89,24 @@ class Learner:
     def start_from(self, tensors: dict[str, Tensor]) -> None:
         """Replace initial weights by others, by their names; all ranks must be given the same ones."""
         self.model.load_state_dict(tensors, strict=False)
+        if self.teacher is not None:
+            self.teacher.start_from(self.model)
+
+    @property
+    def models(self) -> dict[str, Model]:
+        """All that is measured and saved, by name: the student and its teacher, if it has one."""
+        return {"model": self.model} | ({} if self.teacher is None else {"teacher": self.teacher.model})
+
+    def running_statistics(self) -> dict[str, Tensor]:
+        """Copies of the running statistics of BatchNorm of all `models`."""
+        states = ((name, model.state_dict().items()) for name, model in self.models.items())
+        return {f"{name}.{key}": value.clone() for name, state in states for key, value in state if "running_" in key}
+
+    def set_running_statistics(self, statistics: dict[str, Tensor]) -> None:
+        """Take over what `running_statistics` gave."""
+        for name, model in self.models.items():
+            own = [key for key in statistics if key.startswith(f"{name}.")]
+            model.load_state_dict({key.removeprefix(f"{name}."): statistics[key] for key in own}, strict=False)
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Restore the state that a checkpoint holds."""
@@ -90,6 +115,11 @@ class Learner:
             restore(self.optimiser, checkpoint.optimiser)
             if self.thresholds is not None:
                 self.thresholds.load_state_dict(checkpoint.thresholds)
+            if self.teacher is not None:
+                if not checkpoint.teacher:
+                    raise ValueError("it holds no teacher")
+                self.teacher.model.load_state_dict(checkpoint.teacher)
+            self.set_running_statistics(checkpoint.running)
             if checkpoint.extra.get("scaler"):
                 self.scaler.load_state_dict(checkpoint.extra["scaler"])
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -128,6 +158,7 @@ class Learner:
             epoch_of(self.step, self.steps_per_epoch)[0],
             over=runtime.accumulate_contrast,
             thresholds=self.thresholds,
+            teacher=None if self.teacher is None else self.teacher.network,
             autocast=torch.autocast(self.ranks.device.type, dtype=self.dtype, enabled=self.dtype is not None),
             scale=self.scaler.scale,
         )
@@ -136,6 +167,8 @@ class Learner:
         norm = clip_gradients(self.model, self.config.optimiser.clip_norm, self.may_wait)
         self.scaler.step(self.optimiser)
         self.scaler.update()
+        if self.teacher is not None:
+            self.teacher.update(self.model, self.step)
         values.append(("grad_norm", norm))
         if self.scaler.is_enabled():
             values.append(("train/skipped", 1 - norm.isfinite().float()))

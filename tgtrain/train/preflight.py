@@ -135,8 +135,9 @@ def has_variance(config: Config, features: tuple[int, int, int]) -> bool:
     forwards = [labelled + 2 * unlabelled]
     if not config.method.uses_unlabelled:
         forwards = [labelled]
-    elif config.method.weak_forward == "apart":
-        forwards = [unlabelled, labelled + unlabelled]
+    elif not config.method.joins_weak:
+        of_weak = [unlabelled] if config.method.teacher == "none" else []
+        forwards = [*of_weak, labelled + unlabelled]
     if config.model.streams == "joint":
         forwards = [2 * rows for rows in forwards]
     return min(forwards) > 1 or (config.model.projection == "none" and math.prod(features) > 1)
@@ -145,7 +146,8 @@ def has_variance(config: Config, features: tuple[int, int, int]) -> bool:
 def require_room(run: Path, config: Config) -> None:
     """Refuse a disk without room for the checkpoints of the run: `keep`, the best, one to be measured, one being written."""
     free = shutil.disk_usage(next(path for path in (run, *run.absolute().parents) if path.is_dir())).free
-    size = 8 * count_parameters(outline(config.model))  # weights and momentum in float32
+    copies = 2 + (config.method.teacher != "none")  # weights, momentum and teacher, in float32
+    size = 4 * copies * count_parameters(outline(config.model))
     every = config.evaluate.every_epochs or config.optimiser.epochs
     most = min(config.evaluate.keep + 3, math.ceil(config.optimiser.epochs / every) + 1)
     present = sum(path.stat().st_size for path in every_checkpoint(run))

@@ -20,21 +20,20 @@ from tgtrain.data.loader import step_loader
 from tgtrain.data.order import steps_per_epoch
 from tgtrain.data.setup import Setup
 from tgtrain.errors import RunError
-from tgtrain.evaluate.batch_norm import recompute_batch_norm
-from tgtrain.evaluate.evaluate import EvalSettings, StoppedError, evaluate
-from tgtrain.evaluate.results import EvalProtocol, Result
-from tgtrain.evaluate.score import Modality
+from tgtrain.evaluate.evaluate import StoppedError
+from tgtrain.evaluate.results import Result
 from tgtrain.method.schedule import epoch_of, is_due
 from tgtrain.method.terms import COUNTS
 from tgtrain.ranks.distributed import Ranks, StopPoll
 from tgtrain.run import checkpoint as checkpoints
 from tgtrain.run import journal
-from tgtrain.run.checkpoint import last_valid, writing
+from tgtrain.run.checkpoint import Measured, State, last_valid, writing
 from tgtrain.run.folder import CONFIG_NAME, Matched, begin_folder, check_folder, owned
 from tgtrain.run.resume import Start, choose, take_up
 from tgtrain.run.weights import Initial, identify, read_initial, table
-from tgtrain.train.health import Damage, LossWatch, left_out, require_finite, require_health
+from tgtrain.train.health import Damage, LossWatch, require_finite, require_health
 from tgtrain.train.learner import Learner
+from tgtrain.train.measure import measure
 from tgtrain.train.preflight import require_room, require_settings
 
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)  # tensors of loader processes arrive as open files
@@ -297,9 +296,10 @@ class _Trainer:
                 self.journal.write(kind, self.step, values)
 
     def _evaluate(self, should_stop: Callable[[], bool]) -> bool:
-        """`_evaluate_and_save`; False, too, if it is stopped, or its loader fails after a stop was requested."""
+        """`_evaluate_and_save`; False if it is stopped, or its loader fails after a stop was requested."""
         try:
-            return self._evaluate_and_save(should_stop)
+            self._evaluate_and_save(should_stop)
+            return True
         except StoppedError:
             return False
         except _LOADER_ERRORS:
@@ -309,68 +309,64 @@ class _Trainer:
         finally:
             self.interval.reset()
 
-    def _evaluate_and_save(self, should_stop: Callable[[], bool]) -> bool:
+    def _evaluate_and_save(self, should_stop: Callable[[], bool]) -> None:
         """Precise BatchNorm, accuracy at one centre view, checkpoint: in this order, so that what is saved is what was measured.
 
-        False if a stop was requested before the end: the evaluation stays due, and the weights are not saved.
+        StoppedError if a stop was requested before the end: the evaluation stays due, and the weights are not saved.
         """
-        model = self.learner.model
-        running = None
-        if "running_statistics" in self.config.compat.quirks:
-            running = {name: value.clone() for name, value in model.state_dict().items() if "running_" in name}
-        batch_norm = recompute_batch_norm(model, self.setup, self.ranks, should_stop, self.workers)
-        if self.ranks.any(should_stop()):
-            return False
-        if batch_norm.bad:
-            self.log(left_out("precise BatchNorm", batch_norm.bad))
-        require_finite(model, self.step)
-        measured = self._measure(should_stop)
-        if running is not None:
-            model.load_state_dict(running, strict=False)
+        learner, running = self.learner, self.learner.running_statistics()
+        how: dict[str, Any] = {"workers": self.workers, "should_stop": should_stop, "log": self.log}
+        models = learner.models.items()
+        measured = {name: measure(model, self.setup, self.ranks, self.step, **how) for name, model in models}
+        figures = self._note_accuracy({name: each.result for name, each in measured.items()})
+        keeps_running = "running_statistics" in self.config.compat.quirks
+        if keeps_running:
+            learner.set_running_statistics(running)
         self.evaluation_due = False
-        self._save(bool(batch_norm.num_batches) and running is None, measured)
-        return True
+        # A teacher labels with its running statistics: so training does not depend on how often it is evaluated.
+        kept = running if learner.teacher is not None and not keeps_running else {}
+        self._save(all(each.precise for each in measured.values()) and not keeps_running, figures, kept)
+        learner.set_running_statistics(kept)
 
-    def _measure(self, should_stop: Callable[[], bool]) -> checkpoints.Measured | None:
-        """Evaluate on the validation (else test) part and log it; None if no video of it could be scored."""
-        part = self.setup.evaluated_part
-        videos = self.setup.videos(part)
-        if not videos:
-            return None
-        modality: Modality = "tg" if self.config.model.streams == "tg" else "rgb"
-        result = evaluate(
-            self.learner.model,
-            self.setup,
-            videos,
-            EvalSettings(EvalProtocol(1, 1), modality),
-            self.ranks,
-            workers=self.workers,
-            should_stop=should_stop,
-        )
-        if result.bad:
-            self.log(left_out(f"the evaluation of {len(videos)} {part} videos", result.bad))
-        if not result.keys:
-            return None
-        epoch, _ = epoch_of(self.step - 1, self.per_epoch)
-        self.last, named = result, result.named()
-        self._note("evaluate", {"epoch": epoch, "part": part, "num_bad": len(result.bad), **named})
-        figures = journal.figures_line(named, len(self.setup.classes))
-        self.log(f"epoch {epoch + 1}: {figures}  ({len(result.keys)} {part} videos)")
-        return checkpoints.Measured(f"top1@1x1 on {part}", named["top1@1x1"])
+    def _note_accuracy(self, results: dict[str, Result | None]) -> Measured | None:
+        """Log the accuracy of the networks, a teacher's under names of its own; gives that of the last, which the best is chosen by."""
+        part, epoch = self.setup.evaluated_part, epoch_of(self.step - 1, self.per_epoch)[0]
+        values: dict[str, Any] = {}
+        measured = None
+        for name, result in results.items():
+            if result is None:
+                continue
+            prefix = "" if name == "model" else f"{name}_"
+            self.last, named = result, {"num_bad": len(result.bad), **result.named()}
+            values |= {f"{prefix}{metric}": value for metric, value in named.items()}
+            figures = journal.figures_line(result.named(), len(self.setup.classes))
+            self.log(f"epoch {epoch + 1}: {prefix.replace('_', ' ')}{figures}  ({len(result.keys)} {part} videos)")
+            measured = Measured(f"{prefix}top1@1x1 on {part}", named["top1@1x1"])
+        if values:
+            self._note("evaluate", {"epoch": epoch, "part": part, **values})
+        return measured
 
     def _save(
-        self, precise: bool = False, measured: checkpoints.Measured | None = None, *, alone: bool = False
+        self,
+        precise: bool = False,
+        measured: Measured | None = None,
+        running: State | None = None,
+        *,
+        alone: bool = False,
     ) -> None:
         """Write a checkpoint on the rank that writes; RunError on every rank if that fails there.
 
-        alone: the other ranks take no part, and a failure is ignored, because the run ends with another one.
+        running: of `Checkpoint`. alone: the other ranks take no part, and a failure is ignored, because the run ends with another one.
         """
-        require_finite(self.learner.model, self.step)
+        for model in self.learner.models.values():
+            require_finite(model, self.step)
         problem = ""
         if self.ranks.is_main:
             try:
                 with writing(self.folder, self.step):
-                    checkpoints.save(self.folder, self._checkpoint(precise, measured), self.config.evaluate.keep)
+                    checkpoints.save(
+                        self.folder, self._checkpoint(precise, measured, running or {}), self.config.evaluate.keep
+                    )
             except RunError as error:
                 problem = str(error)
         if alone:
@@ -379,15 +375,18 @@ class _Trainer:
             raise RunError(problems[0])
         self.saved_at = self.step
 
-    def _checkpoint(self, precise: bool, measured: checkpoints.Measured | None) -> checkpoints.Checkpoint:
+    def _checkpoint(self, precise: bool, measured: Measured | None, running: State) -> checkpoints.Checkpoint:
+        learner = self.learner
         return checkpoints.Checkpoint(
             step=self.step,
             identity=self.setup.identity,
-            model=self.learner.model.state_dict(),
-            optimiser=self.learner.optimiser.state_dict(),
-            thresholds={} if self.learner.thresholds is None else self.learner.thresholds.state_dict(),
+            model=learner.model.state_dict(),
+            optimiser=learner.optimiser.state_dict(),
+            thresholds={} if learner.thresholds is None else learner.thresholds.state_dict(),
+            teacher={} if learner.teacher is None else learner.teacher.model.state_dict(),
+            running=running,
             extra={
-                **self.learner.extra_state(),
+                **learner.extra_state(),
                 "precise_bn": precise,
                 "evaluation_due": self.evaluation_due,
                 "num_read": self.damage.num_read,

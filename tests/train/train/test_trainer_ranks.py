@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from tests.train.method.support import TWO_CLIPS
+from tests.train.method.support import TWO_CLIPS, close
 from tests.train.support import ALONE, equal, records, setup_of, weights
 from tgtrain.data.loader import worker_context
 from tgtrain.method.networks.model import build_model
@@ -32,8 +32,19 @@ CASES = {
     "two clips in two parts": ("demo", (*TWO_CLIPS, "runtime.accumulate=2")),
     "uda in two parts": ("demo-fixmatch", ("method.method=uda", "runtime.accumulate=2")),
     "weak views apart": ("demo-fixmatch", ("method.weak_forward=apart",)),
+    "a teacher and freematch in two parts": (
+        "demo",
+        (
+            "method.teacher=ema",
+            "method.teacher_decay=0.5",
+            "method.threshold_rule=freematch",
+            "runtime.accumulate=2",
+            "method.threshold_momentum=0.5",
+            "method.fairness_weight=0.1",
+        ),
+    ),
 }
-RESUMED = "two clips in two parts"
+RESUMED = "a teacher and freematch in two parts"
 
 
 def run_case(root: Path, folder: Path, case: str, ranks: Ranks, max_steps: int = NUM_STEPS) -> None:
@@ -79,11 +90,18 @@ def test_two_ranks_reach_the_weights_of_one(data_set: Path, tmp_path: Path, pair
     for name, way in expected.items():
         assert float(way.norm()) > 0, name
         assert float((got[name] - way).norm()) < 0.25 * float(way.norm()), name
+    states = [
+        {k: v for k, v in weights(folder).items() if k.startswith("thresholds.")}
+        for folder in (pair / case, tmp_path / "alone")
+    ]
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[1].items():
+        close(states[0][name], value, name, atol=1e-3)
     all_got, all_expected = (torch.cat([way.flatten() for way in each.values()]) for each in (got, expected))
     assert float((all_got - all_expected).norm()) < 0.04 * float(all_expected.norm())
     mine, theirs = records(pair / case, "train"), records(tmp_path / "alone", "train")
     assert len(mine) == NUM_STEPS
-    assert any(0 < record["train/num_selected"] < 8 * (1 + (case == RESUMED)) for record in theirs)
+    assert any(0 < record["train/num_selected"] < 8 * (1 + case.startswith("two clips")) for record in theirs)
     for ours, own in zip(mine, theirs, strict=True):
         for name in (name for name in own if name.startswith(("loss/", "train/", "grad_norm", "step"))):
             assert ours[name] == pytest.approx(own[name], rel=2e-3, abs=1e-4), name
