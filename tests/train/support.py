@@ -141,7 +141,8 @@ def run_outcome(folder: Path) -> dict[str, Any]:
         found = load(path)
         found.extra["settings"]["runtime"].pop("workers")  # the same run with any number of them
         facts[path.name] = (found.step, found.measured, found.extra)
-        tensors |= {f"{path.name}.{name}": value for name, value in found.model.items()}
+        for part in ("model", "thresholds", "teacher", "running"):
+            tensors |= {f"{path.name}.{part}.{name}": value for name, value in getattr(found, part).items()}
         for number, state in found.optimiser["state"].items():
             tensors[f"{path.name}.momentum.{number}"] = state["momentum_buffer"]
     timed = ("clips_per_second", "seconds", "waiting", "memory")
