@@ -180,7 +180,7 @@ def chart(results: Results, data: DataSet, docs: Path) -> Path | None:
             [each.mean for each in stats],
             [each.deviation or 0 for each in stats],
             label=name,
-            color=LIGHT.lines[number % len(LIGHT.lines)],
+            color=LIGHT.lines[METHODS.index(method)],
             marker="os^Dv<>Ph"[number],
             linestyle="--" if network == "tg" else "-",
             capsize=3,
