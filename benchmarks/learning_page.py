@@ -255,8 +255,8 @@ ones, which need a GPU ([recipes.md](recipes.md)).
 SUMMARY = """\
 ## In short
 
-What the whole method gains, in points (seeds). Unlabelled videos bring the RGB network up to the TG network, its teacher. The TG network learns
-about as much from the labels alone. What is not listed has not been run.
+What the whole method gains, in points ± standard error (seeds). Unlabelled videos bring the RGB network up to the TG network, its teacher. The TG
+network gains nothing: it learns as much or more from the labels alone. What is not listed has not been run.
 
 | data set | labels | RGB, over labels alone | RGB, over FixMatch | TG, over labels alone |
 |---|---|---|---|---|
