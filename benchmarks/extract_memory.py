@@ -1,8 +1,10 @@
-"""Measure the memory of an extraction worker over many videos, and over one long large video; both must be flat.
+"""Measure the memory of an extraction worker over many videos, one long large video, and segments of a long file; all must be flat.
 
     python benchmarks/extract_memory.py CLIP [--output benchmarks/results/extract_memory.json] [--videos 1000] [--minutes 10]
+    python benchmarks/extract_memory.py CLIP --segments [--output benchmarks/results/extract_memory_segments.json]
 
 CLIP: a real video. The many are links to it; the long one is CLIP in a loop, scaled to 1920x1080 at 25 frames a second by FFmpeg.
+The file that is cut (`--segments`) has 30 minutes of 320x240: 60 segments of 10 s, then one of 20 minutes besides.
 The resident memory of the worker process and of its supervisor is read twice a second while `tgprep extract --threads 1` runs.
 """
 
@@ -41,10 +43,11 @@ def resident_mb(pid: int) -> tuple[float, float]:
     return own, largest
 
 
-def extract(videos: Path) -> dict[str, Any]:
+def extract(videos: Path, *options: str) -> dict[str, Any]:
     """Memory during an extraction, by tenths of its time."""
     with tempfile.TemporaryDirectory() as folder:
-        words = ["extract", str(videos), f"{folder}/out", "--dataset", "folder", "--threads", "1", "--log-json"]
+        words = ["extract", str(videos), f"{folder}/out", *(options or ("--dataset", "folder"))]
+        words += ["--threads", "1", "--log-json"]
         with subprocess.Popen(
             [sys.executable, "-m", "cli.prep", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as run:
@@ -72,42 +75,62 @@ def extract(videos: Path) -> dict[str, Any]:
     }
 
 
+def write_loop(clip: Path, target: Path, size: str, minutes: float) -> None:
+    """Write CLIP in a loop, scaled to WIDTH:HEIGHT."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    words = ["-loglevel", "error", "-stream_loop", "-1", "-i", str(clip), "-t", str(minutes * 60)]
+    words += ["-vf", f"scale={size},setsar=1,fps=25,format=yuv420p", "-an", "-c:v", "libx264", "-preset", "ultrafast"]
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), *words, str(target)], check=True)
+
+
+def measure_whole(clip: Path, folder: Path, num_videos: int, minutes: float) -> dict[str, Any]:
+    """Many videos, and a long one."""
+    for number in range(num_videos):
+        target = folder / "many" / f"class{number % 10}" / f"video{number}{clip.suffix}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(clip)
+    write_loop(clip, folder / "long" / "class" / "long.mp4", "1920:1080", minutes)
+    return {
+        f"{num_videos} videos": extract(folder / "many"),
+        f"one video of {minutes:g} minutes, 1920x1080": extract(folder / "long"),
+    }
+
+
+def measure_segments(clip: Path, folder: Path) -> dict[str, Any]:
+    """Short segments of a long file, and a long one that overlaps most of them."""
+    write_loop(clip, folder / "cut" / "long.mp4", "320:240", 30)
+    rows = ["path,label,start_seconds,end_seconds", *(f"long.mp4,a,{at},{at + 10}" for at in range(0, 1800, 30))]
+    found = {}
+    for name, more in (("60 segments of 10 s", []), ("and one of 20 minutes", ["long.mp4,b,300,1500"])):
+        (folder / "list.csv").write_text("\n".join([*rows, *more]) + "\n")
+        found[name] = extract(folder / "cut", "--annotations", f"{folder}/list.csv")
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("clip", type=Path)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/extract_memory.json"))
+    parser.add_argument("--output", type=Path)
     parser.add_argument("--videos", type=int, default=1000)
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--segments", action="store_true")
     arguments = parser.parse_args()
     clip = arguments.clip.resolve()
+    name = "extract_memory_segments.json" if arguments.segments else "extract_memory.json"
+    output = arguments.output or Path("benchmarks/results") / name
     with tempfile.TemporaryDirectory() as folder:
-        many, long = Path(folder) / "many", Path(folder) / "long"
-        for number in range(arguments.videos):
-            target = many / f"class{number % 10}" / f"video{number}{clip.suffix}"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(clip)
-        (long / "class").mkdir(parents=True)
-        words = ["-loglevel", "error", "-stream_loop", "-1", "-i", str(clip), "-t", str(arguments.minutes * 60)]
-        words += [
-            "-vf",
-            "scale=1920:1080,setsar=1,fps=25,format=yuv420p",
-            "-an",
-            "-c:v",
-            "libx264",
-            "-preset",
-            "ultrafast",
-        ]
-        subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), *words, str(long / "class" / "long.mp4")], check=True)
         result = {
             "what": "resident memory of an extraction worker, MB",
             "date": time.strftime("%Y-%m-%d"),
             "machine": {"cpu": processor_name(), "cores": os.cpu_count(), "python": platform.python_version()},
             "versions": {name: version(name) for name in ("av", "numba", "simplejpeg", "numpy")},
-            f"{arguments.videos} videos": extract(many),
-            f"one video of {arguments.minutes:g} minutes, 1920x1080": extract(long),
         }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+        if arguments.segments:
+            result |= measure_segments(clip, Path(folder))
+        else:
+            result |= measure_whole(clip, Path(folder), arguments.videos, arguments.minutes)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 
 

@@ -81,6 +81,7 @@ def check_split(split: LabelSplit, manifest: Manifest) -> tuple[Problem, ...]:
     videos = _look_up(split, manifest)
     checks = [*_check_videos(split, manifest, videos), *_check_parts(split)]
     checks += [*_check_classes(split, manifest), *_check_groups(split, manifest, videos)]
+    checks += _check_segments(split, manifest)
     return tuple(sorted((found for found in checks if found.count), key=lambda found: LEVELS.index(found.level)))
 
 
@@ -189,6 +190,22 @@ def _check_groups(split: LabelSplit, manifest: Manifest, videos: _Videos) -> Ite
         sorted(labelled & videos.groups(split.unlabelled & ~split.labelled)),
         f"{{n}} of {len(labelled)} labelled groups have unlabelled videos too (no leak into test; --by-group avoids it)",
     )
+
+
+def _check_segments(split: LabelSplit, manifest: Manifest) -> Iterator[Problem]:
+    """Which videos without a label does the split leave out because of their file?"""
+    if not manifest.videos.has_segments:
+        return
+    columns = [manifest.videos.column(name) for name in ("key", "path", "label", "status")]
+    held_out, members = set(_keys(split, split.validation | split.test)), set(split.key)
+    files = {path for key, path, *_ in zip(*columns, strict=True) if key in held_out}
+    left_out = [
+        key
+        for key, path, label, status in zip(*columns, strict=True)
+        if label == NO_LABEL and status == WRITTEN and path in files and key not in members
+    ]
+    message = "{n} videos without a label are in no part: their files have segments in test or validation"
+    yield _problem(NOTE, "left-out-segments", left_out, message)
 
 
 def compare_splits(first: LabelSplit, second: LabelSplit) -> tuple[Overlap, ...]:

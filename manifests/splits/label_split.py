@@ -126,7 +126,16 @@ def assemble(
     provenance: dict[str, str],
     label: npt.NDArray[np.int32] | None = None,
 ) -> LabelSplit:
-    """Make a LabelSplit of the pool's videos that are in any of the four parts (order of PARTS)."""
+    """Make a LabelSplit of the pool's videos that are in any of the four parts (order of PARTS).
+
+    Videos without a label that share their file with a segment in validation or test are left out: their frames may be its frames.
+    """
+    if manifest.videos.has_segments:
+        labelled, unlabelled, validation, test = parts
+        paths = manifest.videos.column("path")
+        held_out = {paths[row] for row in pool.rows[validation | test]}
+        beside = pool.without_label & ~labelled & np.array([paths[row] in held_out for row in pool.rows], bool)
+        parts = labelled, unlabelled & ~beside, validation, test
     members = np.flatnonzero(np.logical_or.reduce(list(parts)))
     labels = pool.label if label is None else label
     facts = {"dataset": manifest.header.dataset, "dataset_digest": manifest.digest, "order": "sha256-1"}

@@ -97,9 +97,7 @@ def _header_frames(request: Request, videos: Sequence[SourceVideo]) -> list[int]
                         raise ShardError(answer.reason)
                     assert isinstance(answer, HeaderRead), answer
                     video, count = videos[len(counts)], answer.num_frames
-                    if video.is_segment and count >= 0:
-                        count = round((video.end_seconds - video.start_seconds) * answer.fps)
-                    counts.append(count)
+                    counts.append(_frames_of_segment(video, count, answer.fps) if video.is_segment else count)
                     if len(counts) == len(paths):
                         break
             except WorkerLostError as lost:
@@ -112,6 +110,15 @@ def _header_frames(request: Request, videos: Sequence[SourceVideo]) -> list[int]
         if worker is not None:
             worker.close()
     return counts
+
+
+def _frames_of_segment(video: SourceVideo, num_file_frames: int, fps: float) -> int:
+    """Frames of a segment, -1 if it lies outside of its file. num_file_frames: 0 if the container does not say, -1 if it cannot be opened."""
+    first, end = round(video.start_seconds * fps), round(video.end_seconds * fps)
+    if num_file_frames:
+        end = min(end, num_file_frames)
+    outside = -1 if num_file_frames else 0
+    return end - first if end > first else outside
 
 
 def _measure(request: Request, sample: Sequence[SourceVideo]) -> tuple[ShardResult, float]:
