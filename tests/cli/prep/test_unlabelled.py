@@ -17,9 +17,9 @@ from manifests.manifest_io import read_manifest
 from manifests.records import NO_LABEL, WRITTEN
 from manifests.splits.check import check_split
 from manifests.splits.label_split import read_split
-from tests.cli.prep.support import SLOW, kill_after, kill_series, one_message
+from tests.cli.prep.support import LONG_REPEATS, SLOW, kill_after
 from tests.conftest import Reliability
-from tests.extraction import call, start, tree
+from tests.extraction import call, start, tree, wait_until
 from tests.prep.support import moving_square, write_video
 
 Tree = dict[str, str]
@@ -43,13 +43,19 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(*arguments: str | Path, code: int = 0) -> Result:
+def run(*arguments: str | Path | int, code: int = 0) -> Result:
     result = CliRunner().invoke(main, list(map(str, arguments)), catch_exceptions=False)
     assert result.exit_code == code, result.output
     return result
 
 
-def facts(*arguments: str | Path, code: int = 0) -> dict[str, Any]:
+def refused(*arguments: str | Path) -> str:
+    """The one message of a command that ends with code 2."""
+    (line,) = [line for line in run(*arguments, code=2).stderr.splitlines() if line.startswith("Error: ")]
+    return line
+
+
+def facts(*arguments: str | Path | int, code: int = 0) -> dict[str, Any]:
     value: dict[str, Any] = json.loads(run(*arguments, "--json", code=code).stdout)
     return value
 
@@ -121,13 +127,27 @@ def test_every_reader_counts_them(made: Path, tmp_path: Path) -> None:
         assert '"numWithoutLabel":6' in page
 
 
-@kill_series
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, LONG_REPEATS))])
 def test_killed_and_finished(
-    folders: Path, modules: Path, slow: Tree, tmp_path: Path, seed: int, reliability: Reliability
+    folders: Path,
+    modules: Path,
+    slow: Tree,
+    tmp_path: Path,
+    seed: int,
+    reliability: Reliability,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out, moment = tmp_path / "out", random.Random(seed).uniform(0.4, 2.5)
-    arguments = ("extract", folders / "videos", out, "--unlabelled", folders / "pool", *SLOW)
-    kill_after(start(*arguments, path=modules, FAKE_SECONDS="0.01"), moment)
+    """The same command finishes; one without the folders of the plan is refused, and the plan stays."""
+    out, moment = tmp_path / "out", random.Random(seed).uniform(0, 1.5)
+    alone = ("extract", folders / "videos", out, *SLOW)
+    arguments = (*alone, "--unlabelled", folders / "pool")
+    killed = start(*arguments, path=modules, FAKE_SECONDS="0.06")
+    wait_until((out / ".tgprep/plan.json").exists)
+    kill_after(killed, moment)
+    plan = (out / ".tgprep/plan.json").read_bytes()
+    monkeypatch.syspath_prepend(modules)
+    assert "Give the same folder again: --unlabelled PATH/pool." in refused(*alone)
+    assert (out / ".tgprep/plan.json").read_bytes() == plan
     done = call(*arguments, path=modules)
     assert done.returncode == 0, done.stderr
     assert tree(out) == slow
@@ -152,20 +172,13 @@ def test_array_jobs_give_the_same_bytes(folders: Path, modules: Path, slow: Tree
     assert tree(tmp_path / "out") == slow
 
 
-def test_an_unfinished_extraction_needs_its_folders_again(folders: Path, modules: Path, tmp_path: Path) -> None:
-    arguments = ("extract", folders / "videos", tmp_path / "out")
-    kill_after(start(*arguments, "--unlabelled", folders / "pool", *SLOW, path=modules, FAKE_SECONDS="0.1"), 2.5)
-    if (tmp_path / "out/.tgprep/plan.json").exists():
-        done = call(*arguments, *SLOW, path=modules)
-        assert done.returncode == 2
-        assert "Give the same folder again: --unlabelled PATH/pool." in one_message(done)
-
-
 def test_more_are_added_later(folders: Path, made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(made, out)
     before, old = read_manifest(out), {name: digest for name, digest in tree(out).items() if name.endswith(".tar")}
-    account = facts("extract", folders / "videos", out, "--add", "--unlabelled", folders / "later", code=1)
+    account = facts(
+        "extract", folders / "videos", out, "--add", "--unlabelled", folders / "later", "--threads", 1, code=1
+    )
     assert (account["num_written"], account["num_without_label"]) == (21, 9)
     manifest = read_manifest(out)
     assert old.items() <= tree(out).items()
@@ -179,12 +192,11 @@ def test_more_are_added_later(folders: Path, made: Path, tmp_path: Path) -> None
     ]
     # Another folder of the same name is not taken for the first one.
     write_video(tmp_path / "later/c0.avi", moving_square(30))
-    done = call("extract", folders / "videos", out, "--add", "--unlabelled", tmp_path / "later")
-    assert done.returncode == 2
-    assert "another folder of the name later" in one_message(done)
+    adding = ("extract", folders / "videos", out, "--add", "--unlabelled", tmp_path / "later")
+    assert "another folder of the name later" in refused(*adding)
     # Failed videos of such a folder are tried again, if it is given.
-    done = call("extract", folders / "videos", out, "--retry-failed")
-    assert "Give the same folder again: --unlabelled PATH/pool" in one_message(done)
+    retrying = ("extract", folders / "videos", out, "--retry-failed")
+    assert "Give the same folder again: --unlabelled PATH/pool" in refused(*retrying)
 
 
 def test_unlabelled_videos_first_and_labelled_ones_later(folders: Path, tmp_path: Path) -> None:
@@ -194,11 +206,8 @@ def test_unlabelled_videos_first_and_labelled_ones_later(folders: Path, tmp_path
     assert facts("check", out, "--deep")["sound"]
     assert facts("info", out)["num_classes"] == 0
     run("preview", out, "--output", tmp_path / "page.html")
-    with_error = call("split", out, "--percent", "50")
-    assert with_error.returncode == 2
-    assert "holds 3 videos without a label and no other: a split needs labelled ones. Add them" in one_message(
-        with_error
-    )
+    said = refused("split", out, "--percent", "50")
+    assert "holds 3 videos without a label and no other: a split needs labelled ones. Add them" in said
     run("extract", folders / "videos", out, "--add", "--threads", 1)
     manifest = read_manifest(out)
     assert (manifest.header.classes, manifest.header.num_folds, manifest.videos.num_without_label) == (
@@ -220,8 +229,8 @@ def test_shards_are_repaired_and_sources_compared(folders: Path, made: Path, tmp
     assert facts("check", out, *both, "--repair")["repaired"] == [shard]
     assert (out / shard).read_bytes() == whole
     assert facts("check", out, *both)["num_sources"] == 18
-    done = call("check", out, "--against", folders / "videos")
-    assert "Give the same folder again: --unlabelled PATH/pool" in one_message(done)
+    said = refused("check", out, "--against", folders / "videos")
+    assert "Give the same folder again: --unlabelled PATH/pool" in said
 
 
 def test_lists_and_frames_leave_and_come_back(made: Path, tmp_path: Path) -> None:
@@ -259,7 +268,7 @@ def test_lists_and_frames_leave_and_come_back(made: Path, tmp_path: Path) -> Non
         "has no label in the data set, and can be unlabelled only"
     ]
     named.write_text("unlabelled/u0 7 1\n")
-    assert "can be unlabelled only" in one_message(call("split", made, "--import", named))
+    assert "can be unlabelled only" in refused("split", made, "--import", named)
     # Frames out and in again: the same videos have no label.
     run("split", made, "--materialise", "p50-s0-f1", "--output", tmp_path / "plain")
     run("export", made, tmp_path / "frames")
