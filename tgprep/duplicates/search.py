@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,13 +12,12 @@ import numpy.typing as npt
 from tgprep.duplicates.hashes import MIRROR, Hashes, VideoHashes
 
 _NUM_TABLES = 10
-_MIN_KEY_BITS, _MAX_KEY_BITS = (
-    12,
-    22,
-)  # of a table, from the lowest frequencies: about as many keys as there are pictures
+# Bits of the keys of a table, from the lowest frequencies: about as many keys as there are pictures.
+_MIN_KEY_BITS, _MAX_KEY_BITS = 12, 27
 _FROM_BITS = 40
 _MAX_DIFFERENT = 14  # of 64 bits
 _MAX_BUCKET = 400  # pictures of one key; more is a common picture (a title, a dark room) that says nothing
+_MAX_PER_VIDEO = 8  # pairs as the first and as the second video, the most similar ones: among very many videos some are alike by chance
 _PIECE = 1 << 21  # pairs that are compared at once
 _ONES = np.array([bin(number).count("1") for number in range(1 << 16)], np.uint8)
 
@@ -58,48 +57,49 @@ def find_candidates(videos: Sequence[VideoHashes]) -> list[Candidate]:
     best = np.empty((0, 7), np.int32)
     generator = np.random.default_rng(0)
     for _ in range(_NUM_TABLES):
-        bits = np.sort(generator.choice(_FROM_BITS, num_bits, replace=False))
-        best = _best_of([best, *_table_pairs(pictures, bits)])
+        bits = generator.choice(_FROM_BITS, num_bits, replace=False)
+        mask = np.uint64(sum(1 << int(bit) for bit in bits))
+        found, count = [best], 0
+        for rows in _table_pairs(pictures, mask):
+            found.append(rows)
+            count += len(rows)
+            if count > max(_PIECE, len(best)):
+                best = _most_similar(_best_of(found))
+                found, count = [best], 0
+        best = _most_similar(_best_of(found))
     return [Candidate(row[0], row[1], row[2], row[3], row[4], bool(row[5]), row[6]) for row in best.tolist()]
 
 
-def _table_pairs(pictures: _Pictures, bits: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int32]]:
+def _table_pairs(pictures: _Pictures, mask: np.uint64) -> Iterator[npt.NDArray[np.int32]]:
+    """The pairs of one table, some at a time."""
     num_windows = pictures.hashes.shape[1]
-    keys = _keys(pictures.hashes, bits).ravel()
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    found = []
+    keys = pictures.hashes.ravel() & mask
+    order = np.argsort(keys)
+    keys = keys[order]
     for mirrored in (False, True):
         whole = pictures.hashes[:, 0] ^ (MIRROR if mirrored else np.uint64(0))
-        own = _keys(whole, bits)
-        low, high = np.searchsorted(ordered, own, "left"), np.searchsorted(ordered, own, "right")
+        own = whole & mask
+        asked = np.argsort(own)  # neighbours are looked up one after the other: the table is larger than the caches
+        low, high = np.searchsorted(keys, own[asked], "left"), np.searchsorted(keys, own[asked], "right")
         counts = np.where(high - low > _MAX_BUCKET, 0, high - low)
         ends = np.cumsum(counts)
         start = 0
         while start < len(own):
             base = ends[start - 1] if start else 0
             stop = max(start + 1, int(np.searchsorted(ends, base + _PIECE, "right")))
-            queries = np.repeat(np.arange(start, stop), counts[start:stop])
-            within = np.arange(len(queries)) - np.repeat(
+            places = np.repeat(np.arange(start, stop), counts[start:stop])
+            within = np.arange(len(places)) - np.repeat(
                 ends[start:stop] - counts[start:stop] - base, counts[start:stop]
             )
-            others = order[low[queries] + within]
+            queries, others = asked[places], order[low[places] + within]
             rows, windows = others // num_windows, others % num_windows
             different = count_different(whole[queries], pictures.hashes[rows, windows])
             kept = (different <= _MAX_DIFFERENT) & (pictures.video[queries] != pictures.video[rows])
             rows, queries = rows[kept], queries[kept]
             columns = pictures.video[rows], pictures.video[queries], pictures.frame[rows], pictures.frame[queries]
             flags = np.full(len(rows), mirrored)
-            found.append(np.column_stack([*columns, windows[kept], flags, different[kept]]).astype(np.int32))
+            yield np.column_stack([*columns, windows[kept], flags, different[kept]]).astype(np.int32)
             start = stop
-    return found
-
-
-def _keys(hashes: Hashes, bits: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
-    keys = np.zeros(hashes.shape, np.uint32)
-    for place, bit in enumerate(bits.tolist()):
-        keys |= ((hashes >> np.uint64(bit)) & np.uint64(1)).astype(np.uint32) << np.uint32(place)
-    return keys
 
 
 def _best_of(found: list[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:
@@ -111,6 +111,17 @@ def _best_of(found: list[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:
     first = np.ones(len(rows), bool)
     first[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
     return rows[first]
+
+
+def _most_similar(rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """The rows that are among the best of their first or of their second video."""
+    kept = np.zeros(len(rows), bool)
+    for column in (0, 1):
+        order = np.lexsort((rows[:, 6], rows[:, column]))
+        videos = rows[order, column]
+        rank = np.arange(len(rows)) - np.searchsorted(videos, videos)
+        kept[order] |= rank < _MAX_PER_VIDEO
+    return rows[kept]
 
 
 def count_different(first: Hashes, second: Hashes) -> npt.NDArray[np.uint8]:
