@@ -99,6 +99,7 @@ def test_every_problem_is_documented() -> None:
         "unknown-videos": "unknown",
         "not-written": "not extracted",
         "label-range": "outside the classes",
+        "no-label": "videos without a label in another part",
         "no-labels": "no labelled video",
         "other-labels": "class folder's",
         "unlabelled-classes": "without a labelled video",
@@ -109,6 +110,7 @@ def test_every_problem_is_documented() -> None:
         "empty-classes": "without any video",
         "groups-partly-labelled": "labelled in part",
         "groups-across-classes": "several classes",
+        "left-out-segments": "left out",
     }
     kinds = set(re.findall(r'"((?:[a-z]+-)+[a-z]+)"', inspect.getsource(split_check)))
     kinds -= {"test-in-train", "validation-in-train", "test-in-validation", "-in-", "non-test"}
