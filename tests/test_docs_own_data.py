@@ -75,8 +75,9 @@ def test_videos_without_a_label(own: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert all(row.key.startswith("unlabelled/") for row in rows.values())
     (run,) = (own / "runs").iterdir()
     assert [path.name for path in (run / "checkpoints").glob("step-*.pt")] == ["step-00000001.pt"]
-    checked, _, _ = follow(second)
+    checked, clean, _ = follow(second)
     assert "unlabelled/from_the_web" in checked
+    assert "left out as near-copies of others: 1 of the videos without a label" in clean
     kept = {row.key for row in rows.values()} - {"unlabelled/from_the_web"}
     assert {
         key for key in read_split("dataset", "clean").keys_of("unlabelled") if key.startswith("unlabelled/")

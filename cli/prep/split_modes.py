@@ -126,6 +126,8 @@ def _write(
         f"{names} {count}" for names, count in (facts["duplicates"] or {}).items() if len(set(names.split(", "))) > 1
     ]:
         say(f"near-copies in two parts: {'; '.join(crossing)} (--drop-duplicates leaves those without a label out)")
+    if dropped := new.provenance.get("dropped_duplicates"):
+        say(f"left out as near-copies of others: {dropped} of the videos without a label")
     say(f"{state}: {path}")
 
 
