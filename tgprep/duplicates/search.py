@@ -17,7 +17,8 @@ _MIN_KEY_BITS, _MAX_KEY_BITS = 12, 27
 _FROM_BITS = 40
 _MAX_DIFFERENT = 14  # of 64 bits
 _MAX_BUCKET = 400  # pictures of one key; more is a common picture (a title, a dark room) that says nothing
-_MAX_PER_VIDEO = 8  # pairs as the first and as the second video, the most similar ones: among very many videos some are alike by chance
+# More pairs than this are cut to the most similar ones of each video, as first and as second: among millions some are alike by chance.
+_MANY, _MAX_PER_VIDEO = 1 << 20, 8
 _PIECE = 1 << 21  # pairs that are compared at once
 _ONES = np.array([bin(number).count("1") for number in range(1 << 16)], np.uint8)
 
@@ -114,7 +115,9 @@ def _best_of(found: list[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:
 
 
 def _most_similar(rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """The rows that are among the best of their first or of their second video."""
+    """The rows that are among the best of their first or of their second video; all if they are not many."""
+    if len(rows) <= _MANY:
+        return rows
     kept = np.zeros(len(rows), bool)
     for column in (0, 1):
         order = np.lexsort((rows[:, 6], rows[:, column]))
