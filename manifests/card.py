@@ -16,7 +16,8 @@ def write_card(folder: Location, parts: Mapping[str, str], text: str, earlier: s
     card of ours that this one replaces.
     """
     place = below(folder, CARD_NAME)
-    if exists(place) and not (earlier and read_bytes(place) == _card(parts, earlier)):
+    replaces = earlier and earlier != text
+    if exists(place) and not (replaces and read_bytes(place) == _card(parts, earlier)):
         return
     with atomic_write(place) as file:
         file.write(_card(parts, text))

@@ -38,7 +38,7 @@ def test_on_device_keeps_other_fields(data_set: Path) -> None:
     there = on_device(batch, CPU)
     assert_same_batch(there, batch)
     assert there.labelled.bad == batch.labelled.bad
-    assert len(tensors_of(there)) == 6
+    assert len(tensors_of(there)) == 8  # RGB, TG, labels and numbers of the videos, labelled and unlabelled
 
 
 @pytest.mark.gpu

@@ -153,7 +153,7 @@ def test_due_evaluation_is_not_timed_with_the_first_steps(
         now[0] += 3600
         return measured(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("tgtrain.train.trainer.evaluate", an_hour)
+    monkeypatch.setattr("tgtrain.train.measure.evaluate", an_hour)
     run(data_set, tmp_path / "run", EVERY_EPOCH, max_steps=5)
     first = records(tmp_path / "run", "train")[-2]
     assert now == [3600]
