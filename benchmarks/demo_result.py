@@ -36,18 +36,25 @@ def measured(run: Path) -> str:
 
 
 def committed() -> str:
-    """What the comparison measured for RGB on other videos of the sample: mean and deviation over its seeds."""
-    cells = json.loads(RESULTS.read_text())["cells"]
+    """What the comparison measured for RGB on other videos of the sample: mean and deviation over its seeds.
+
+    At the share of labels nearest to the demo's that all methods have several seeds of.
+    """
+    cells = [cell for cell in json.loads(RESULTS.read_text())["cells"] if cell["data"] == "sample"]
+    top1 = {
+        (labels, method): [
+            cell["top1"]["rgb"] for cell in cells if (cell["labels"], cell["method"]) == (labels, method)
+        ]
+        for labels in {cell["labels"] for cell in cells}
+        for method in METHODS
+    }
+    complete = [labels for labels, _ in top1 if all(len(top1[labels, method]) > 1 for method in METHODS)]
+    labels = min(complete, key=lambda share: (abs(share - LABELS), share))
     texts = []
     for method in METHODS:
-        top1 = [
-            cell["top1"]["rgb"]
-            for cell in cells
-            if (cell["data"], cell["method"], cell["labels"]) == ("sample", method, LABELS)
-        ]
-        if len(top1) > 1:
-            texts.append(f"{method} {mean(top1):.1f} ± {stdev(top1):.1f} % ({len(top1)} seeds)")
-    return "; ".join(texts) + f": RGB at {LABELS} % labels on other actors, from docs/results.md."
+        values = top1[labels, method]
+        texts.append(f"{method} {mean(values):.1f} ± {stdev(values):.1f} % ({len(values)} seeds)")
+    return "; ".join(texts) + f": RGB at {labels} % labels on other actors, from docs/results.md."
 
 
 def main() -> None:

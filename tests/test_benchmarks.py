@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,9 @@ def test_demo_result_shows_interval_chance_and_comparison(tmp_path: Path) -> Non
     printed = script(sys.executable, "benchmarks/demo_result.py", tmp_path)
     assert "RGB 56 % (95 % interval 46 to 65)" in printed
     assert "chance is 17 %" in printed
+    assert re.search(
+        r"full [\d.]+ ± [\d.]+ % \(\d seeds\); fixmatch .* seeds\); supervised .* seeds\): RGB at \d+ % labels", printed
+    )
     assert "docs/results.md" in printed
 
 
