@@ -223,10 +223,12 @@ def main() -> None:
     parser.add_argument("--method", action="append", choices=sorted((*MAIN_METHODS, *OTHER_METHODS)))
     parser.add_argument("--labels", action="append", type=int, help="percent")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    parser.add_argument("--minutes", type=float, default=1e9, help="start no run after this time")
+    parser.add_argument(
+        "--minutes", type=float, default=1e9, help="start no run after this time, not counting extraction"
+    )
     parser.add_argument("--output", type=Path, default=OUTPUT)
     given = parser.parse_args()
-    stored, end = Results(given.output), time.monotonic() + 60 * given.minutes
+    stored = Results(given.output)
     done = stored.done()
     wanted = [
         cell
@@ -240,6 +242,7 @@ def main() -> None:
     folders = {}
     for data, fold in dict.fromkeys((cell.data, cell.fold) for cell in wanted):
         folders[data, fold] = prepare(DATA_SETS[data], fold, given.work, given.shared)
+    end = time.monotonic() + 60 * given.minutes
 
     def work_off(cell: Cell) -> None:
         if time.monotonic() < end:

@@ -181,14 +181,14 @@ def _check_groups(split: LabelSplit, manifest: Manifest, videos: _Videos) -> Ite
             NOTE if manifest.header.dataset in OFFICIAL else WARNING,
             "groups-across-classes",
             sorted((videos.groups(split.train) & videos.groups(held)) - leaked),
-            "{n} groups are in train and, with another class only, in test or validation",
+            "{n} groups are in train and in test or validation, under different classes or without a label in train",
         )
     labelled = videos.groups(split.labelled)
     yield _problem(
         NOTE,
         "groups-partly-labelled",
         sorted(labelled & videos.groups(split.unlabelled & ~split.labelled)),
-        f"{{n}} of {len(labelled)} labelled groups have unlabelled videos too (no leak into test; --by-group avoids it)",
+        f"{{n}} of {len(labelled)} labelled groups have unlabelled videos too, all of them in train (--by-group avoids it)",
     )
 
 
