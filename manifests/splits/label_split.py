@@ -213,6 +213,16 @@ def list_tables(folder: str) -> tuple[str, ...]:
     return tuple(name for _, name in sorted(names) if is_split_name(name))
 
 
+def keyed_table(content: bytes, schema: pa.Schema) -> pa.Table:
+    """Read a sealed table with a row for each `key`. ValueError as `parquet_table`, and if the seal is broken or a key is none."""
+    if seal_holds(content) is False:
+        raise ValueError("its sha256 does not match the one stored in it")
+    table = parquet_table(content, schema)
+    if not are_keys(table["key"]):
+        raise ValueError("its keys are not all `Class/stem` of [A-Za-z0-9_-]")
+    return table
+
+
 def read_split(root: str | Path, name: str | None = None) -> LabelSplit:
     """Read a split, by default the newest; InputError if there is none or the file is not a split."""
     if name is None:
@@ -222,12 +232,7 @@ def read_split(root: str | Path, name: str | None = None) -> LabelSplit:
         name = names[0]
     place = split_place(root, name)
     try:
-        content = read_bytes(place)
-        if seal_holds(content) is False:
-            raise ValueError("its sha256 does not match the one stored in it")
-        table = parquet_table(content, SPLIT_SCHEMA)
-        if not are_keys(table["key"]):
-            raise ValueError("its keys are not all `Class/stem` of [A-Za-z0-9_-]")
+        table = keyed_table(read_bytes(place), SPLIT_SCHEMA)
         columns = {part: table.column(part).to_numpy() for part in ("label", *PARTS)}
         return LabelSplit(name, tuple(table.column("key").to_pylist()), **columns, provenance=_provenance(table))
     except FileNotFoundError:

@@ -14,13 +14,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.bounds import are_keys
 from manifests.disk import path_inside
 from manifests.files import atomic_write, is_url, parse_json, read_bytes
 from manifests.manifest_io import join
-from manifests.parquet import parquet_table, seal_holds, sealed_table_bytes
+from manifests.parquet import seal_holds, sealed_table_bytes
 from manifests.records import InputError
-from manifests.splits.label_split import list_tables
+from manifests.splits.label_split import keyed_table, list_tables
 from manifests.splits.settings import NAME_RULE, is_split_name
 
 TARGETS_FOLDER = "targets"
@@ -131,12 +130,7 @@ def read_targets(root: str | Path, name: str, classes: Sequence[str]) -> Targets
     """Read targets. classes: of the data set. InputError if there are none, the file is damaged or of other classes."""
     place = targets_place(root, name)
     try:
-        content = read_bytes(place)
-        if seal_holds(content) is False:
-            raise ValueError("its sha256 does not match the one stored in it")
-        table = parquet_table(content, TARGET_SCHEMA)
-        if not are_keys(table["key"]):
-            raise ValueError("its keys are not all `Class/stem` of [A-Za-z0-9_-]")
+        table = keyed_table(read_bytes(place), TARGET_SCHEMA)
         metadata = table.schema.metadata or {}
         own = parse_json(metadata.get(_CLASSES, b"[]"))
         provenance = parse_json(metadata.get(_PROVENANCE, b"{}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,17 @@ def run_outcome(folder: Path) -> dict[str, Any]:
         for line in (folder / "metrics.jsonl").read_text().splitlines()
     ]
     return {"tensors": tensors, "facts": facts}
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    """Read the process's stderr up to a line with the text, and return what it has printed."""
+    assert process.stderr is not None
+    said = ""
+    for line in process.stderr:
+        said += line
+        if text in line:
+            return said
+    raise AssertionError(f"ended without {text!r}: {said}")
 
 
 def dataset_of(root: Path, labelled: int = 4, unlabelled: int = 8) -> StepDataset:

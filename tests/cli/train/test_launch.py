@@ -18,7 +18,7 @@ import torch
 from click.testing import CliRunner
 
 from cli.train import launch, main
-from tests.train.support import write_data_set
+from tests.train.support import read_until, write_data_set
 from tgtrain.run.checkpoint import every_checkpoint, list_checkpoints, load
 
 TINY = (
@@ -49,16 +49,6 @@ def start(data: Path, folder: Path, *more: str, limit: Callable[[], None] | None
         [sys.executable, "-m", "cli.train", *words(data, folder), "--devices", "2", *more],
         env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limit,
     )  # fmt: skip
-
-
-def read_until(process: subprocess.Popen[str], text: str) -> None:
-    assert process.stderr is not None
-    said = ""
-    for line in process.stderr:
-        said += line
-        if text in line:
-            return
-    raise AssertionError(f"ended without {text!r}: {said}")
 
 
 def children(pid: int) -> list[int]:

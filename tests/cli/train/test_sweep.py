@@ -24,7 +24,7 @@ from manifests.records import InputError
 from manifests.splits.label_split import make_split, write_split
 from manifests.splits.settings import SplitSettings
 from tests.conftest import Reliability
-from tests.train.support import equal, weights, write_data_set
+from tests.train.support import equal, read_until, weights, write_data_set
 
 TINY = (
     "data.clip_frames=2", "data.interval=1", "data.size=32", "batch.labelled=2", "batch.unlabelled=2", "model.width=2",
@@ -61,16 +61,6 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
         [sys.executable, "-m", "cli.train", *arguments],
         env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-
-
-def read_until(process: subprocess.Popen[str], text: str) -> str:
-    assert process.stderr is not None
-    said = ""
-    for line in process.stderr:
-        said += line
-        if text in line:
-            return said
-    raise AssertionError(f"ended without {text!r}: {said}")
 
 
 def finish(process: subprocess.Popen[str], expected: int = 0) -> tuple[str, str]:

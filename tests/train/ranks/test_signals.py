@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from manifests import object_store as stores
 from manifests.object_store import UnreachableError
-from tests.train.support import ALONE, SMALL, equal, records, run, setup_of, weights
+from tests.train.support import ALONE, SMALL, equal, read_until, records, run, setup_of, weights
 from tgtrain.data.batch import SslBatch, StepDataset
 from tgtrain.data.loader import item_loader
 from tgtrain.evaluate import batch_norm as calibrate
@@ -320,16 +320,6 @@ def running(words: list[str]) -> Iterator[subprocess.Popen[str]]:
         for pid in of_session(process.pid):
             os.kill(pid, signal.SIGKILL)
         process.wait()
-
-
-def read_until(process: subprocess.Popen[str], text: str) -> str:
-    assert process.stderr is not None
-    said = ""
-    for line in process.stderr:
-        said += line
-        if text in line:
-            return said
-    raise AssertionError(f"ended without {text!r}: {said}")
 
 
 @pytest.mark.parametrize(
