@@ -16,6 +16,7 @@ UCF_NAME = re.compile(r"^v_(?P<class>[A-Za-z]+)_g\d{2,}_c\d{2,}$")
 HMDB_ENDING = re.compile(r"_[a-z]_[cn]m_np\d+_[a-z]{2}_[a-z]{3}_\d+$")
 KINETICS_NAME = re.compile(r"^(?P<id>[A-Za-z0-9_-]{11})(?:_(?P<start>\d{6})_(?P<end>\d{6}))?$")
 _GROUP = re.compile(r"(?:^|_)(g\d{2,})(?=_|$)")
+_SOURCE = re.compile(r"^.*?(?:^|_)g\d{2,}(?=_|$)")
 SUBSET_NAMES = dict.fromkeys(("train", "training", "trn"), "train")
 SUBSET_NAMES |= dict.fromkeys(("val", "validate", "valid", "validation", "dev", "devel", "development"), "val")
 SUBSET_NAMES |= dict.fromkeys(("test", "testing", "tst"), "test")
@@ -135,6 +136,14 @@ def group_of(dataset: str, class_name: str, stem: str) -> str:
     if dataset in ("ucf101", "folder") and (match := _GROUP.search(stem)):
         return match[1]
     return ""
+
+
+def source_of_name(stem: str) -> str:
+    """The source in a clip's name: `v_Archery_g07` of `v_Archery_g07_c01`, the id of a name with Kinetics' times; "" if there is none."""
+    if has_times(stem):
+        return KINETICS_NAME.sub(r"\g<id>", stem)
+    match = _SOURCE.match(stem)
+    return match[0] if match else ""
 
 
 def groups_span_classes(dataset: str) -> bool:

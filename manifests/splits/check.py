@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from manifests.datasets import OFFICIAL, groups_span_classes
 from manifests.records import NO_LABEL, WRITTEN
 from manifests.splits.label_split import LabelSplit
-from manifests.splits.pool import Flags
+from manifests.splits.pool import Flags, of_their_sources
 from manifests.splits.settings import PARTS
 from manifests.table import Manifest
 
@@ -81,7 +81,7 @@ def check_split(split: LabelSplit, manifest: Manifest) -> tuple[Problem, ...]:
     videos = _look_up(split, manifest)
     checks = [*_check_videos(split, manifest, videos), *_check_parts(split)]
     checks += [*_check_classes(split, manifest), *_check_groups(split, manifest, videos)]
-    checks += _check_segments(split, manifest)
+    checks += _check_left_out(split, manifest)
     return tuple(sorted((found for found in checks if found.count), key=lambda found: LEVELS.index(found.level)))
 
 
@@ -192,20 +192,15 @@ def _check_groups(split: LabelSplit, manifest: Manifest, videos: _Videos) -> Ite
     )
 
 
-def _check_segments(split: LabelSplit, manifest: Manifest) -> Iterator[Problem]:
-    """Which videos without a label does the split leave out because of their file?"""
-    if not manifest.videos.has_segments:
-        return
-    columns = [manifest.videos.column(name) for name in ("key", "path", "label", "status")]
-    held_out, members = set(_keys(split, split.validation | split.test)), set(split.key)
-    files = {path for key, path, *_ in zip(*columns, strict=True) if key in held_out}
-    left_out = [
-        key
-        for key, path, label, status in zip(*columns, strict=True)
-        if label == NO_LABEL and status == WRITTEN and path in files and key not in members
-    ]
-    message = "{n} videos without a label are in no part: their files have segments in test or validation"
-    yield _problem(NOTE, "left-out-segments", left_out, message)
+def _check_left_out(split: LabelSplit, manifest: Manifest) -> Iterator[Problem]:
+    """Which videos without a label does the split leave out because of their source?"""
+    key, label, status = (manifest.videos.column(name) for name in ("key", "label", "status"))
+    members, held_out = set(split.key), set(_keys(split, split.validation | split.test))
+    out = [row for row, of in enumerate(label) if of == NO_LABEL and status[row] == WRITTEN and key[row] not in members]
+    rows = [row for row, name in enumerate(key) if name in held_out] if out else []
+    left_out = [key[row] for row, same in zip(out, of_their_sources(manifest, rows, out), strict=True) if same]
+    message = "{n} videos without a label are in no part: a video of the same file or source is in validation or test"
+    yield _problem(NOTE, "left-out", left_out, message)
 
 
 def compare_splits(first: LabelSplit, second: LabelSplit) -> tuple[Overlap, ...]:

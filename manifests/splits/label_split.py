@@ -23,7 +23,7 @@ from manifests.object_store import call
 from manifests.parquet import parquet_table, seal_holds, sealed_table_bytes, table_bytes
 from manifests.records import InputError
 from manifests.splits import draw
-from manifests.splits.pool import Flags, Pool, official_pool
+from manifests.splits.pool import Flags, Pool, of_their_sources, official_pool
 from manifests.splits.settings import NAME_RULE, PARTS, SplitSettings, is_split_name
 from manifests.table import Manifest
 
@@ -128,14 +128,16 @@ def assemble(
 ) -> LabelSplit:
     """Make a LabelSplit of the pool's videos that are in any of the four parts (order of PARTS).
 
-    Videos without a label that share their file with a segment in validation or test are left out: their frames may be its frames.
+    Videos without a label that come from the source of a video in validation or test are left out: they may show its frames or scene.
     """
-    if manifest.videos.has_segments:
+    if pool.without_label.any():
         labelled, unlabelled, validation, test = parts
-        paths = manifest.videos.column("path")
-        held_out = {paths[row] for row in pool.rows[validation | test]}
-        beside = pool.without_label & ~labelled & np.array([paths[row] in held_out for row in pool.rows], bool)
-        parts = labelled, unlabelled & ~beside, validation, test
+        without = np.flatnonzero(pool.without_label & ~labelled)
+        unlabelled = unlabelled.copy()
+        unlabelled[without] &= ~np.array(
+            of_their_sources(manifest, pool.rows[validation | test], pool.rows[without]), bool
+        )
+        parts = labelled, unlabelled, validation, test
     members = np.flatnonzero(np.logical_or.reduce(list(parts)))
     labels = pool.label if label is None else label
     facts = {"dataset": manifest.header.dataset, "dataset_digest": manifest.digest, "order": "sha256-1"}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.datasets import groups_span_classes, tested_subset
+from manifests.datasets import groups_span_classes, source_of_name, tested_subset
 from manifests.records import NO_LABEL, WRITTEN, InputError
 from manifests.table import Manifest
 
@@ -63,3 +65,18 @@ def official_pool(manifest: Manifest, fold: int, pool: str) -> Pool:
         for key, class_name, group in zip(keys, classes, groups, strict=True)
     ]
     return Pool(table.column("row").to_numpy(), keys, label, unit, train, validation, test, without_label)
+
+
+def of_their_sources(manifest: Manifest, held_out: Iterable[int], without_label: Iterable[int]) -> list[bool]:
+    """Whether each of the videos without a label comes from the source of a held-out one: its file, its group, or the source in its name.
+
+    Both are row numbers of the manifest. A group counts if its name means one source in all classes.
+    """
+    path, group = (manifest.videos.column(name) for name in ("path", "group"))
+    held_out = list(held_out)
+    files = {path[row] for row in held_out}
+    sources = {source_of_name(PurePosixPath(file).stem) for file in files}
+    if groups_span_classes(manifest.header.dataset):
+        sources |= {group[row] for row in held_out}
+    sources.discard("")
+    return [path[row] in files or group[row] in sources for row in without_label]

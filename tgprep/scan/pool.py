@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from manifests.datasets import SUBSET_NAMES, is_unlabelled, nfc, subset_of_folder, words_of
+from manifests.datasets import SUBSET_NAMES, is_unlabelled, nfc, source_of_name, subset_of_folder, words_of
 from manifests.files import Location
 from manifests.records import InputError
 from tgprep.scan.files import Listing, Skipped, VideoFile, list_videos
@@ -17,9 +16,6 @@ from tgprep.scan.rules import VideoLabel
 # Videos of a folder outside VIDEOS have paths below this one. Hidden files are no videos, so none of VIDEOS has such a path.
 OUTSIDE = ".unlabelled"
 KEY_FOLDER = "unlabelled"  # of the keys
-_SOURCE = re.compile(
-    r"^.*?(?:^|_)g\d{2,}(?=_|$)"
-)  # a clip's name up to the number of its source: `v_Archery_g07` of `v_Archery_g07_c01`
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,5 +123,4 @@ def _group(file: VideoFile, start: int) -> str:
     """The source of a clip: its folder below the pool's, else its name without the clip's number."""
     if folders := file.folders[start:]:
         return nfc("/".join(folders))
-    match = _SOURCE.match(file.stem)
-    return nfc(match[0] if match else file.stem)
+    return nfc(source_of_name(file.stem) or file.stem)

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from manifests.records import InputError
+from manifests.records import InputError, VideoRow
+from manifests.splits.check import check_split
 from manifests.splits.label_split import (
     SPLIT_SCHEMA,
     LabelSplit,
@@ -22,6 +23,7 @@ from manifests.splits.label_split import (
     write_split,
 )
 from manifests.splits.settings import PARTS, SplitSettings, share
+from manifests.table import VideoTable
 from tests.manifests.splits.support import check_problems, groups_of, manifest
 
 
@@ -40,6 +42,35 @@ def test_unlabelled_rest() -> None:
     assert not (rest.unlabelled & rest.labelled).any()
     assert rest.train.all()
     assert rest.name == "p20-s0-f1-rest"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "labelled_name", "pool_name", "group"),
+    [
+        ("csv", "a{0}", "b{0}", "film{0}"),  # the user's own groups
+        ("ucf101", "v_run_g{0:02d}_c01", "v_run_g{0:02d}_c02", "v_run_g{0:02d}"),
+        ("kinetics400", "abcdefghij{0}_000001_000011", "abcdefghij{0}_000021_000031", "abcdefghij{0}"),
+    ],
+)
+@pytest.mark.parametrize("unlabelled", ["all", "rest"])
+def test_videos_without_a_label_of_a_held_out_source_are_left_out(
+    dataset: str, labelled_name: str, pool_name: str, group: str, unlabelled: str
+) -> None:
+    own_group = {"ucf101": "g{0:02d}", "kinetics400": ""}.get(dataset, group)
+    rows = []
+    for number in range(1, 7):
+        held = "val" if dataset == "kinetics400" else "test"
+        key, subset = f"run/{labelled_name.format(number)}", ("train", held)[number > 4]
+        rows.append(VideoRow(key, f"{key}.avi", "run", 0, own_group.format(number), (subset,), "written"))
+        key = f"unlabelled/{pool_name.format(number)}"
+        rows.append(VideoRow(key, f"{key}.avi", "", -1, group.format(number), ("train",), "written"))
+    plain = manifest({"run": 1}, dataset=dataset, subset=lambda number: "train")
+    data = dataclasses.replace(plain, videos=VideoTable.from_rows(sorted(rows, key=lambda row: row.key)))
+    split = make_split(data, SplitSettings(percent=50, unlabelled=unlabelled))
+    pool = {key for key in split.keys_of("unlabelled") if key.startswith("unlabelled/")}
+    assert pool == {f"unlabelled/{pool_name.format(number)}" for number in range(1, 5)}
+    (note,) = [problem for problem in check_split(split, data) if problem.kind == "left-out"]
+    assert (note.level, note.count) == ("note", 2)
 
 
 def test_official_subsets_become_parts() -> None:

@@ -279,7 +279,7 @@ def test_a_split_never_has_one_file_in_train_and_test(tmp_path: Path) -> None:
         assert not train & test
         pool = {key for key in split.keys_of("unlabelled") if key.startswith("unlabelled/")}
         assert {path_of[key] for key in pool} == train
-        (note,) = [problem for problem in check_split(split, manifest) if problem.kind == "left-out-segments"]
+        (note,) = [problem for problem in check_split(split, manifest) if problem.kind == "left-out"]
         assert note.count == len(test)
 
 
