@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -20,10 +22,13 @@ from manifests.lists.kinetics import is_kinetics_csv, read_kinetics
 from manifests.lists.ucf_hmdb import read_class_index, read_hmdb51, read_ucf101
 from manifests.machine import peak_memory_mb
 from manifests.manifest_io import HEADER_NAME, json_bytes, read_header, read_manifest
+from manifests.parquet import table_bytes
 from manifests.records import InputError
 from manifests.sample import decode_offsets, encode_offsets
 from manifests.splits.lists import read_list
 from manifests.table import Manifest
+from manifests.targets.score_file import read_scores
+from manifests.targets.target_file import Targets, first_problem, read_targets, target_table
 from tests.conftest import Reliability
 from tests.mutation import Mutator
 from tests.train.support import write_data_set
@@ -174,6 +179,68 @@ def test_lists(memory: Path, count: int, reliability: Reliability) -> None:
         return num_read > 0
 
     fuzz("Lists of videos", Mutator(3, seeds, tokens), count, read, reliability)
+
+
+CLASSES = ("Archery", "Bowling", "Diving")
+
+
+def score_tables() -> list[bytes]:
+    """Parquet files of scores: as columns of the classes, as a list, and as `tgprep targets` stores them."""
+    keys, rows = ["Archery/a", "Bowling/b"], np.array([[0.7, 0.2, 0.1], [0.0, 1.0, 0.0]], np.float32)
+    columns = pa.table({"key": keys, **{name: rows[:, number] for number, name in enumerate(CLASSES)}})
+    lists = pa.table({"key": keys, "scores": rows.tolist()})
+    return [
+        *map(table_bytes, (columns, lists)),
+        table_bytes(target_table(Targets("t", tuple(keys), rows, CLASSES, {}))),
+    ]
+
+
+@COUNTS
+def test_scores(memory: Path, count: int, reliability: Reliability) -> None:
+    """Tables of scores and of classes, as `tgprep targets --import` reads them: csv and Parquet."""
+    tables = score_tables()
+    seeds = [
+        b"key,Archery,Bowling,Diving\nArchery/a,0.7,0.2,0.1\nBowling/b,0,1,0\n",
+        b"key;class\nArchery/a;Diving\nBowling/b;Archery\n",
+        "key\tclass\nArchery/a\tDiving\n".encode("utf-16"),
+        *tables,
+    ]
+    tokens = (b",", b";", b"\t", b"\r\n", b'""', b"nan", b"inf", b"1e309", b"-1", b"0.5", b"key", b"Archery", b"PAR1", b"\x00" * 8, b"\xff" * 8,
+              b"\x7f" * 4, b"Archery/a,0,0,1\n" * 50)  # fmt: skip
+
+    def read(content: bytes) -> bool:
+        file = memory / ("scores.parquet" if content[:4] == b"PAR1" else "scores.csv")
+        file.write_bytes(content)
+        try:
+            found = read_scores(file, CLASSES)
+        except InputError:
+            return False
+        assert found.probabilities.shape == (len(found.keys), len(CLASSES))
+        assert not len(found.probabilities) or first_problem(found.probabilities) is None
+        return True
+
+    heads = [(len(table) - 600, len(table)) for table in tables]
+    fuzz("Scores (csv, Parquet)", Mutator(8, seeds, tokens, heads), count, read, reliability)
+
+
+@COUNTS
+def test_targets(memory: Path, count: int, reliability: Reliability) -> None:
+    content = score_tables()[-1]
+    (memory / "targets").mkdir(exist_ok=True)
+    tokens = (
+        b"PAR1",
+        b"\x00" * 8,
+        b"\xff" * 8,
+        b"Archery/a",
+        b"../x",
+        b'["Archery"]',
+        b'{"a":1}',
+        b"[" * 2000,
+        b"\x7f" * 4,
+    )
+    read = accepts(lambda folder: read_targets(folder, "t", CLASSES), memory, "targets/t.parquet")
+    mutator = Mutator(9, [content], tokens, [(len(content) - 900, len(content))])
+    fuzz("Soft targets (targets/NAME.parquet)", mutator, count, read, reliability)
 
 
 @COUNTS

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from manifests.manifest_io import read_manifest
+from manifests.splits.label_split import read_split
 from tests.extraction import environment
 
 DEMO = (
@@ -70,6 +72,9 @@ WRITERS = {
     "split-import": Writer("prep", "split {p}/data --import {b}/list.txt --name x --report {p}/report.csv", ("data",)),
     "split-export": Writer("prep", "split {b}/data --export csv --output {p}/list.csv"),
     "materialise": Writer("prep", "split {b}/data --materialise p50-s0-f1 --output {p}/plain"),
+    "grow": Writer("prep", "split {p}/data --grow {b}/grow.txt", ("data",)),
+    "targets": Writer("prep", "targets {p}/data --import {b}/scores.csv --name x", ("data",)),
+    "targets-export": Writer("prep", "targets {b}/data --export given --output {p}/scores.csv"),
     "preview": Writer("prep", "preview {b}/data --output {p}/page.html"),
     "export": Writer("prep", "export {b}/data {p}/frames"),
     "extract": Writer("prep", "extract {b}/videos {p}/data " + EXTRACT),
@@ -116,6 +121,12 @@ def make_inputs(base: Path) -> None:
     _make(base, "prep", "split {b}/data --percent 50")
     _make(base, "prep", "export {b}/data {b}/frames")
     shutil.copy(base / "frames" / "p50-s0-f1_labelled_rawframes.txt", base / "list.txt")
+    rows = [row for row in read_manifest(base / "data").videos if row.key]
+    (base / "scores.csv").write_text("key,class\n" + "".join(f"{row.key},{row.class_name}\n" for row in rows))
+    split = read_split(base / "data")
+    train = set(split.keys_of("unlabelled")) - set(split.keys_of("labelled"))
+    (base / "grow.txt").write_text(min(train) + "\n")
+    _make(base, "prep", "targets {b}/data --import {b}/scores.csv --name given")
     shutil.copytree(base / "data", base / "damaged")
     (base / "damaged" / "shard-000001.tar").write_bytes(b"")
     os.truncate(base / "damaged" / "shard-000002.tar", 3000)

@@ -218,9 +218,14 @@ def _csv_rows(text: str, separator: str, file: Path) -> Iterator[tuple[int, list
         raise InputError(f"{file}:{reader.line_num}: is no csv ({error}).") from None
 
 
+@np.errstate(over="ignore")  # an infinite number is refused later, with its row
+def _float32(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    return values.astype(np.float32)
+
+
 def _numbers(cells: list[str], file: Path, line: int) -> npt.NDArray[np.float32]:
     try:
-        return np.array(cells, np.float64).astype(np.float32)
+        return _float32(np.array(cells, np.float64))
     except ValueError:
         for cell in cells:
             try:
@@ -252,9 +257,7 @@ def _parquet(content: bytes, file: Path, classes: Sequence[str]) -> _Found:
     if by_class:
         if odd := [name for name in by_class if not _is_number(table[name].type)]:
             raise InputError(f"{file}: column {shown(odd[0])} holds {table[odd[0]].type}, expected numbers.")
-        return _Found(
-            keys, lines, np.stack([table[name].to_numpy() for name in by_class], 1).astype(np.float32), "scores"
-        )
+        return _Found(keys, lines, _float32(np.stack([table[name].to_numpy() for name in by_class], 1)), "scores")
     origin = _origin(schema, file)
     width, unused = _width(origin, classes, file)
     values = _rows(table[column], width, file, lines)[:, : len(classes)]
@@ -286,7 +289,7 @@ def _rows(column: pa.ChunkedArray, width: int, file: Path, lines: Sequence[int])
     flat = pc.list_flatten(column)
     if flat.null_count:
         raise InputError(f"{file}: {flat.null_count} scores are empty.")
-    values: Probabilities = flat.to_numpy().astype(np.float32).reshape(-1, width)
+    values: Probabilities = _float32(flat.to_numpy()).reshape(-1, width)
     return values
 
 

@@ -98,14 +98,16 @@ def diagnose_soft(strong: Mapping[View, Tensor], soft_UK: Tensor, true_labels_U:
     """Compute the diagnostics of soft targets, named train/... as logs show them.
 
     soft_fraction: share of the unlabelled rows that have a target. soft_agreement_VIEW: share of all unlabelled rows that have
-    one, and whose strong view has its most likely class. soft_right: share of all that have one whose most likely class is the
-    true label, if these are given. `tgprep targets --show` says the last one of all videos.
+    one, and whose strong view has its most likely class. If the true labels are given, soft_checked: share of all that have one
+    and a known class, and soft_right: share of all that have one whose most likely class is the true label.
+    `tgprep targets --show` says how many are right of all videos.
     """
     has_U, labels_U = has_target(soft_UK), soft_UK.argmax(dim=1)
     values = {"train/soft_fraction": has_U.float().mean()}
     for view, strong_UK in strong.items():
         values[f"train/soft_agreement_{view}"] = (has_U & (strong_UK.argmax(dim=1) == labels_U)).float().mean()
     if true_labels_U is not None:
+        values["train/soft_checked"] = (has_U & (true_labels_U >= 0)).float().mean()
         values["train/soft_right"] = (has_U & (labels_U == true_labels_U)).float().mean()
     return values
 

@@ -49,6 +49,9 @@ def test_loss_is_the_cross_entropy_over_the_rows_that_have_a_target() -> None:
     assert views.true_labels_U is not None
     has = torch.arange(8) % 2 == 1
     assert found["train/soft_right"] == pytest.approx(float((has & (labels == views.true_labels_U)).sum()) / 8)
+    assert found["train/soft_checked"] == 0.5
+    unknown = replace(views, true_labels_U=torch.where(torch.arange(8) == 1, -1, views.true_labels_U))
+    assert values_of(method, unknown)["train/soft_checked"] == 0.375
     agree = (has & (rows.strong["rgb"].argmax(dim=1) == labels)).sum()
     assert found["train/soft_agreement_rgb"] == pytest.approx(float(agree) / 8)
 
