@@ -16,14 +16,13 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from learning import ALL_LABELS, DATA_SETS, MAIN_METHODS, OTHER_METHODS, OUTPUT, DataSet
+from learning import ALL_LABELS, DATA_SETS, MAIN_METHODS, METHODS, OTHER_METHODS, OUTPUT, DataSet
 from matplotlib.figure import Figure
 
 from tgtrain.report.plot import LIGHT
 from tgtrain.report.statistics import McNemar, mcnemar, mean_and_deviation, standard_error_over_groups
 
 DOCS = Path(__file__).parents[1] / "docs"
-METHODS = (*MAIN_METHODS, *OTHER_METHODS)
 TITLES = {
     "supervised": "supervised, RGB",
     "supervised-tg": "supervised, TG",
@@ -33,6 +32,10 @@ TITLES = {
     "align-only": "alignment alone",
     "contrast-only": "contrast alone",
     "full": "whole method",
+    "ema": "whole method, EMA teacher",
+    "freematch": "whole method, FreeMatch thresholds",
+    "targets": "whole method, targets of a first run",
+    "best": "best",
 }
 NETWORKS = {"rgb": "RGB", "tg": "TG", "both": "both"}
 Pair = tuple[tuple[str, str], tuple[str, str]]  # (method, network) twice
@@ -43,6 +46,16 @@ PAIRS = (
     (("fixmatch", "rgb"), ("supervised", "rgb")),
     (("full", "tg"), ("supervised-tg", "tg")),
     (("full", "both"), ("supervised-tg", "tg")),
+    # Of the parts, and past the paper: whether each is better than the whole method.
+    *(
+        ((method, network), ("full", network))
+        for method in ("align-only", "contrast-only", "ema", "freematch", "targets")
+        for network in ("rgb", "both")
+    ),
+    (("mvpl", "both"), ("full", "both")),
+    (("best", "both"), ("full", "rgb")),
+    (("best", "both"), ("full", "both")),
+    (("best", "both"), ("supervised-tg", "tg")),
 )
 
 
@@ -164,7 +177,8 @@ def chart(results: Results, data: DataSet, docs: Path) -> Path | None:
     """Accuracy over the share of labels, a line for each method and its better-known network."""
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    shown = [(method, "tg" if method == "supervised-tg" else "rgb") for method in METHODS] + [("full", "tg")]
+    methods = (*MAIN_METHODS, *OTHER_METHODS)
+    shown = [(method, "tg" if method == "supervised-tg" else "rgb") for method in methods] + [("full", "tg")]
     drawn = 0
     for number, (method, network) in enumerate(shown):
         points = [(labels, results.of(data, method, labels, network)) for labels in sorted(data.labels)]
@@ -180,7 +194,7 @@ def chart(results: Results, data: DataSet, docs: Path) -> Path | None:
             [each.mean for each in stats],
             [each.deviation or 0 for each in stats],
             label=name,
-            color=LIGHT.lines[METHODS.index(method)],
+            color=LIGHT.lines[methods.index(method)],
             marker="os^Dv<>Ph"[number],
             linestyle="--" if network == "tg" else "-",
             capsize=3,

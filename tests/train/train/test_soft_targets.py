@@ -79,6 +79,28 @@ def test_a_stopped_run_resumes_to_the_same_weights_and_with_no_other_targets(roo
     assert read_results(tmp_path / "whole", []) == ()
 
 
+def test_targets_a_teacher_and_a_threshold_rule_together_resume_to_the_same_bits(root: Path, tmp_path: Path) -> None:
+    settings = (
+        *LEARNS,
+        "method.teacher=ema",
+        "method.teacher_decay=0.8",
+        "method.threshold_rule=freematch",
+        "runtime.accumulate=2",
+    )
+    run(root, tmp_path / "whole", *settings)
+    for stop in (5, None):
+        run(root, tmp_path / "parts", *settings, max_steps=stop)
+    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    # Each of the three changes what is learnt.
+    for number, fewer in enumerate((settings[2:], (*settings[:2], *settings[4:]), (*settings[:4], settings[5]))):
+        run(root, tmp_path / str(number), *fewer)
+        found = weights(tmp_path / str(number))
+        whole = weights(tmp_path / "whole")
+        assert any(
+            not torch.equal(found[name], whole[name]) for name in found if name.startswith("model.") and name in whole
+        )
+
+
 @pytest.mark.parametrize(
     ("recipe", "changes"),
     [
