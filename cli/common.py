@@ -271,7 +271,7 @@ def progress_lines(unit: str = "", *, of_bytes: bool = False, seconds: float = 1
 def options_from(model: type[BaseModel]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add click options for a model's fields: names, types, defaults, ranges and help are defined in the model only.
 
-    Options that the user does not give are None, and `build` leaves them to the model.
+    Options that the user does not give are None, and `tgprep.config.build` leaves them to the model.
     """
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -295,21 +295,6 @@ def cache_options(function: Callable[..., Any]) -> Callable[..., Any]:
     )
     folder_help = "local folder for shards of a data set at a URL  [default: ~/.cache/tgtrain]"
     return click.option("--cache", "cache_folder", metavar="DIR", help=folder_help)(gigabytes(function))
-
-
-def build(model: type[BaseModel], values: dict[str, Any]) -> Any:
-    """Make a model from the given options; InputError with all mistakes in one message."""
-    from pydantic import ValidationError
-
-    given = {name: value for name, value in values.items() if name in model.model_fields and value is not None}
-    try:
-        return model(**given)
-    except ValidationError as error:
-        problems = []
-        for problem in error.errors():
-            where = "--" + str(problem["loc"][0]).replace("_", "-") + ": " if problem["loc"] else ""
-            problems.append(f"{where}{problem['msg'].removeprefix('Value error, ')}")
-        raise InputError("; ".join(problems) + ".") from None
 
 
 def quiet_threads() -> None:

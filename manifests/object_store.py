@@ -44,10 +44,11 @@ def to_stderr(root: str, text: str) -> None:
     say(f"note: {text}")
 
 
-def set_warning_handler(handler: Callable[[str, str], None]) -> None:
-    """Send this process's warnings about stores to handler(store, text)."""
+def set_warning_handler(handler: Callable[[str, str], None]) -> Callable[[str, str], None]:
+    """Send this process's warnings about stores to handler(store, text); gives the handler that had them before."""
     global _warning_handler
-    _warning_handler = handler
+    before, _warning_handler = _warning_handler, handler
+    return before
 
 
 def warn(root: str, text: str) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, TypedDict, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from manifests.records import GradientCoding, InputError
 
@@ -195,3 +196,47 @@ class WorkerSettings(BaseModel):
         if (self.engine == "dask") != bool(self.scheduler):
             raise ValueError("--engine dask and --scheduler ADDRESS go together")
         return self
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def build(model: type[Model], values: Mapping[str, Any]) -> Model:
+    """Make settings of those values that they have and that are given (not None); InputError with all mistakes in one message."""
+    given = {name: value for name, value in values.items() if name in model.model_fields and value is not None}
+    try:
+        return model(**given)
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            where = "--" + str(problem["loc"][0]).replace("_", "-") + ": " if problem["loc"] else ""
+            problems.append(f"{where}{problem['msg'].removeprefix('Value error, ')}")
+        raise InputError("; ".join(problems) + ".") from None
+
+
+class ExtractOptions(TypedDict, total=False):
+    """The keywords of `tgprep.extract` for both kinds of settings, which explain them: name and type of each field."""
+
+    store: Literal["frames", "video"]
+    quality: int
+    subsampling: Literal["420", "422", "444"]
+    short_side: int
+    space: Literal["ycbcr420", "rgb"]
+    encoder: Literal["fused", "libjpeg"]
+    gradient: Literal["stored", "derived"]
+    gradient_source: Literal["decoded", "jpeg"]
+    crf: int
+    gop: int
+    flow: Literal["none", "dis", "farneback"]
+    compat: str
+    decoder: str
+    on_damage: Literal["keep", "fail"]
+    videos_per_shard: int
+    threads: int
+    timeout_seconds: float
+    max_video_seconds: float
+    max_memory_mb: int
+    max_failures: int
+    engine: Literal["local", "dask"]
+    scheduler: str
+    scratch: str

@@ -14,7 +14,6 @@ import click
 from cli.common import (
     EXIT_FAILURES,
     PlaceType,
-    build,
     echo,
     handled,
     human_bytes,
@@ -92,7 +91,7 @@ def check(
     from manifests.records import InputError
     from tgprep.check.check import check as run_check
     from tgprep.check.repair import repair
-    from tgprep.config import WorkerSettings
+    from tgprep.config import WorkerSettings, build
     from tgprep.extract.workers.shards import WORK_FOLDER, StoppedError
 
     if duplicates and (deep or quick or against is not None):

@@ -18,7 +18,6 @@ from cli.common import (
     EXIT_USAGE,
     PlaceType,
     at_once,
-    build,
     echo,
     handled,
     human_bytes,
@@ -30,7 +29,7 @@ from cli.common import (
 from cli.prep.account import report
 from cli.prep.progress import ExtractProgress
 from manifests.datasets import DATASETS
-from tgprep.config import ExtractSettings, WorkerSettings
+from tgprep.config import ExtractSettings, WorkerSettings, build
 
 if TYPE_CHECKING:
     from manifests.files import Location

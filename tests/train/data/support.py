@@ -7,15 +7,22 @@ import shlex
 from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
 
 from manifests.manifest_io import read_manifest
 from manifests.table import Manifest
 from tests.prep.support import extract_videos
 from tests.train.support import ALONE, setup_of
+from tgtrain import open_dataset
 from tgtrain.data.batch import SslBatch
 from tgtrain.data.build import step_dataset
 from tgtrain.data.loader import step_loader
 from tgtrain.data.setup import Setup
+
+CLIPS: dict[str, Any] = {"clip_frames": 4, "interval": 2, "size": 32, "area": (0.7, 1.0)}
 
 
 def extract_all(videos: Path, out: Path, **options: object) -> Manifest:
@@ -48,3 +55,23 @@ def cut_short(root: Path) -> tuple[str, set[str]]:
     last = {next(row.key for row in by_offset[::-1] if row.shard == shard.name) for shard in manifest.shards}
     cut = min(row.sample_offset for row in manifest.videos if row.key in last) + 700
     return f"pipe:head -c {cut} {shlex.quote(str(root))}/{{shard}}", last
+
+
+def equal(one: dict[str, Any], two: dict[str, Any]) -> bool:
+    return one.keys() == two.keys() and all(
+        bool((value == two[name]).all()) if isinstance(value, torch.Tensor) else value == two[name]
+        for name, value in one.items()
+    )
+
+
+def read_in_processes(root: Path | str, context: str, **how: Any) -> None:
+    """Read in loader processes, after this one has read; then in another epoch, which the processes that persist see."""
+    clips = open_dataset(root, part="all", **how, **CLIPS)
+    here = list(clips)
+    options: dict[str, Any] = {"num_workers": 1, "multiprocessing_context": context, "persistent_workers": True}
+    loader = DataLoader(clips, batch_size=None, **options)
+    assert all(map(equal, loader, here))
+    clips.set_epoch(1)
+    assert not any(map(equal, loader, here))
+    assert all(map(equal, loader, clips))
+    loader._iterator._shutdown_workers()  # type: ignore[union-attr]
