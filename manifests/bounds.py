@@ -32,7 +32,7 @@ from manifests.records import (
     ManifestHeader,
     ShardRow,
 )
-from manifests.table import VideoTable
+from manifests.table import Originals, VideoTable
 
 Flags = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.int64]
@@ -56,6 +56,7 @@ _SHARD_NAME = re.compile(r"shard-[0-9]{1,12}\.tar")
 _DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_COUNT = 2**53
+MAX_CHANGES = 1000
 _PIECE_BYTES = 2**18
 
 
@@ -68,7 +69,11 @@ def check_header(raw: Any) -> ManifestHeader:
     if not isinstance(gradient, dict) or not isinstance(classes, list):
         raise ValueError("gradient and classes are no object and list")
     _check_fields(GradientCoding, gradient)
-    header = ManifestHeader(**{**raw, "classes": tuple(classes), "gradient": GradientCoding(**gradient)})
+    changes = raw.get("changes", [])
+    if not isinstance(changes, list) or not all(isinstance(change, dict) for change in changes):
+        raise ValueError("changes are no list of objects")
+    facts = {"classes": tuple(classes), "gradient": GradientCoding(**gradient), "changes": tuple(changes)}
+    header = ManifestHeader(**{**raw, **facts})
     for problem in _header_problems(header):
         raise ValueError(problem)
     return header
@@ -123,7 +128,12 @@ def _header_problems(header: ManifestHeader) -> Iterator[str]:
     for name in ("num_written", "num_failed", "num_skipped"):
         if not 0 <= getattr(header, name) <= _MAX_COUNT:
             yield f"{name} is {getattr(header, name)!r:.100}"
-    for name in ("videos_sha256", "shards_sha256", "header_sha256"):
+    if len(header.changes) > MAX_CHANGES:
+        yield f"changes are {len(header.changes)}, expected at most {MAX_CHANGES}"
+    for name, value in (pair for change in header.changes for pair in change.items()):
+        if not (_is_text(name, 100) and _is_value(value)):
+            yield f"changes hold {name:.100} {value!r:.100}, expected text or a number"
+    for name in ("videos_sha256", "shards_sha256", "header_sha256", "originals_sha256"):
         if getattr(header, name) and not _SHA256.fullmatch(getattr(header, name)):
             yield f"{name} is {getattr(header, name)!r:.100}, expected 64 hexadecimal digits"
 
@@ -155,6 +165,20 @@ def check_shards(shards: Sequence[ShardRow]) -> None:
 def check_videos(videos: VideoTable, header: ManifestHeader, shards: Sequence[ShardRow]) -> None:
     """ValueError, with the first rows, unless every row of videos.parquet is within bounds."""
     _refuse_first(videos.arrow, _video_problems(videos.arrow, header, shards))
+
+
+def check_originals(
+    originals: Originals, videos: VideoTable, header: ManifestHeader, shards: Sequence[ShardRow]
+) -> None:
+    """ValueError, with the first rows, unless every row of originals.parquet is within bounds, and has the columns of videos.parquet."""
+    table = originals.videos.arrow
+    if not table.schema.equals(videos.arrow.schema, check_metadata=False):
+        raise ValueError("its columns are not those of videos.parquet")
+    # Two videos of merged data sets may have had one key, if they were dropped.
+    _refuse_first(table, _video_problems(table, header, shards, unique=False))
+    known = {*header.classes, ""}
+    strange = [name not in known for name in originals.class_now]
+    _refuse_first(table, iter([("class_now is no class of dataset.json", strange)]))
 
 
 def check_sources(table: pa.Table, classes: Sequence[str], num_folds: int) -> None:
@@ -193,14 +217,14 @@ def _refuse_first(table: pa.Table, problems: Iterator[tuple[str, npt.ArrayLike]]
 
 
 def _video_problems(
-    table: pa.Table, header: ManifestHeader, shards: Sequence[ShardRow]
+    table: pa.Table, header: ManifestHeader, shards: Sequence[ShardRow], *, unique: bool = True
 ) -> Iterator[tuple[str, npt.ArrayLike]]:
     """Message and the rows that break a rule. Later rules may count on the earlier ones."""
     yield from _text_problems(table)
     by_status = {status: _flags(pc.equal(table["status"], status)) for status in STATUSES}
     yield f"status is none of {', '.join(STATUSES)}", ~np.logical_or.reduce(list(by_status.values()))
     written, failed = by_status[WRITTEN], by_status[FAILED]
-    yield from _name_problems(table, written | failed, len(header.classes))
+    yield from _name_problems(table, written | failed, len(header.classes), unique=unique)
     num_subsets = pc.list_value_length(table["subsets"]).to_numpy()
     message = f"`subsets` has fewer than {header.num_folds} entries"
     yield message, (written | failed) & (num_subsets < header.num_folds)
@@ -226,14 +250,16 @@ def _text_problems(table: pa.Table) -> Iterator[tuple[str, npt.ArrayLike]]:
             yield f"{name} has more than {most} bytes", pc.greater(pc.binary_length(table[name]), most)
 
 
-def _name_problems(table: pa.Table, named: Flags, num_classes: int) -> Iterator[tuple[str, npt.ArrayLike]]:
+def _name_problems(
+    table: pa.Table, named: Flags, num_classes: int, *, unique: bool = True
+) -> Iterator[tuple[str, npt.ArrayLike]]:
     column = table["key"] if named.all() else table["key"].filter(pa.array(named))
     if not are_keys(column):
         wrong = np.array([not _KEY.fullmatch(key) for key in table["key"].to_pylist()], bool)
         yield "key is not `Class/stem` of [A-Za-z0-9_-]", named & wrong
     keys = column.combine_chunks()
     rising = pc.all(pc.less(keys[:-1], keys[1:]), min_count=0).as_py()
-    if not rising and pc.count_distinct(keys).as_py() != len(keys):
+    if unique and not rising and pc.count_distinct(keys).as_py() != len(keys):
         yield "keys are not unique", named
     path = table["path"]
     odd = _flags(pc.or_(pc.starts_with(path, "/"), pc.equal(path, "")))

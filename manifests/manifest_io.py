@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from manifests.bounds import check_header, check_shards, check_videos
+from manifests.bounds import MAX_CHANGES, check_header, check_originals, check_shards, check_videos
 from manifests.disk import publish
 from manifests.files import (
     atomic_write,
@@ -27,12 +27,23 @@ from manifests.files import (
 )
 from manifests.parquet import parquet_table, table_bytes
 from manifests.records import FORMAT_VERSION, InputError, ManifestHeader, ShardRow, VideoRow
-from manifests.table import SHARD_SCHEMA, VIDEO_SCHEMAS, Manifest, VideoTable, shard_rows, shard_table
+from manifests.table import (
+    ORIGINAL_SCHEMAS,
+    SHARD_SCHEMA,
+    VIDEO_SCHEMAS,
+    Manifest,
+    Originals,
+    VideoTable,
+    shard_rows,
+    shard_table,
+)
 
 HEADER_NAME = "dataset.json"
 VIDEOS_NAME = "videos.parquet"
 SHARDS_NAME = "shards.parquet"
+ORIGINALS_NAME = "originals.parquet"
 SPLITS_FOLDER = "splits"
+MERGE_NAME = "merge.json"  # in the work folder of an unfinished merge: what is merged
 
 
 def join(root: str | Path, *parts: str) -> str:
@@ -52,34 +63,77 @@ def json_bytes(value: Any) -> bytes:
 
 
 def write_manifest(
-    root: str | Path, header: ManifestHeader, videos: Iterable[VideoRow], shards: Iterable[ShardRow]
+    root: str | Path,
+    header: ManifestHeader,
+    videos: VideoTable | Iterable[VideoRow],
+    shards: Iterable[ShardRow],
+    originals: Originals | None = None,
 ) -> Manifest:
-    """Write both tables, then the header with their digests. A data set is complete once its header exists.
+    """Write the tables, then the header with their digests. A data set is complete once its header exists.
 
     If the folder holds a finished data set, its tables stay until the new header is written: a reader sees either the old data
     set or the new one, even if this process is killed.
     """
-    video_table = VideoTable.from_rows(videos)
-    shards = tuple(shards)
-    tables = {VIDEOS_NAME: table_bytes(video_table.arrow), SHARDS_NAME: table_bytes(shard_table(shards))}
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in tables.items()}
-    header = dataclasses.replace(header, videos_sha256=digests[VIDEOS_NAME], shards_sha256=digests[SHARDS_NAME])
-    header = dataclasses.replace(header, header_sha256=header_digest(header))
+    manifest, tables = prepare_manifest(root, header, videos, shards, originals)
+    header = manifest.header
+    digests = _digests(header)
     # Beside an older data set the tables get names that contain their digest, until the header names them.
     replaces = exists(join(root, HEADER_NAME))
     files = {_beside(name, digests[name]) if replaces else name: content for name, content in tables.items()}
-    for name, content in (files | {HEADER_NAME: json_bytes(dataclasses.asdict(header))}).items():
+    for name, content in (files | {HEADER_NAME: json_bytes(_facts(header))}).items():
         with atomic_write(join(root, name)) as file:
             file.write(content)
     if replaces:
         settle_tables(root, header)
-    return Manifest(str(root), header, video_table, shards)
+    return manifest
+
+
+def prepare_manifest(
+    root: str | Path,
+    header: ManifestHeader,
+    videos: VideoTable | Iterable[VideoRow],
+    shards: Iterable[ShardRow],
+    originals: Originals | None = None,
+) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest that `write_manifest` writes, with all digests, and the bytes of its tables; nothing is written."""
+    video_table = videos if isinstance(videos, VideoTable) else VideoTable.from_rows(videos)
+    shards = tuple(shards)
+    tables = {VIDEOS_NAME: table_bytes(video_table.arrow), SHARDS_NAME: table_bytes(shard_table(shards))}
+    if originals is not None and len(originals):
+        tables[ORIGINALS_NAME] = table_bytes(originals.to_arrow())
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in tables.items()}
+    header = dataclasses.replace(
+        header,
+        videos_sha256=digests[VIDEOS_NAME],
+        shards_sha256=digests[SHARDS_NAME],
+        originals_sha256=digests.get(ORIGINALS_NAME, ""),
+        changes=header.changes[-MAX_CHANGES:],
+    )
+    header = dataclasses.replace(header, header_sha256=header_digest(header))
+    return Manifest(str(root), header, video_table, shards), tables
+
+
+def _digests(header: ManifestHeader) -> dict[str, str]:
+    """The sha256 of each table, "" of one that there is not."""
+    return {
+        VIDEOS_NAME: header.videos_sha256,
+        SHARDS_NAME: header.shards_sha256,
+        ORIGINALS_NAME: header.originals_sha256,
+    }
+
+
+def _facts(header: ManifestHeader) -> dict[str, Any]:
+    """The content of dataset.json; what only changed data sets have is left out of others."""
+    facts = dataclasses.asdict(header)
+    return {name: value for name, value in facts.items() if value or name not in ("originals_sha256", "changes")}
 
 
 def settle_tables(root: str | Path, header: ManifestHeader) -> None:
     """Rename tables that were written beside older ones to their final names; remove those that the header does not name."""
     names = list_files(root)
-    for name, digest in ((VIDEOS_NAME, header.videos_sha256), (SHARDS_NAME, header.shards_sha256)):
+    if ORIGINALS_NAME in names and not header.originals_sha256:
+        remove(below(root, ORIGINALS_NAME))
+    for name, digest in _digests(header).items():
         form = re.compile(rf"{Path(name).stem}-[0-9a-f]{{16}}\.parquet")
         for found in filter(form.fullmatch, names):
             place = below(root, found)
@@ -98,7 +152,7 @@ def _beside(name: str, digest: str) -> str:
 
 def header_digest(header: ManifestHeader) -> str:
     """Compute the value of `header_sha256`: the sha256 of dataset.json with that field empty."""
-    return hashlib.sha256(json_bytes(dataclasses.asdict(dataclasses.replace(header, header_sha256="")))).hexdigest()
+    return hashlib.sha256(json_bytes(_facts(dataclasses.replace(header, header_sha256="")))).hexdigest()
 
 
 def read_header(root: str | Path) -> ManifestHeader:
@@ -155,6 +209,20 @@ def _read_tables(root: str | Path, header: ManifestHeader) -> Manifest:
     return Manifest(str(root), header, videos, shards)
 
 
+def read_originals(manifest: Manifest) -> Originals:
+    """Read originals.parquet of a data set; it has no rows if nothing was dropped or relabelled. InputError if it is damaged."""
+    header = manifest.header
+    if not header.originals_sha256:
+        return Originals.none_of(manifest.videos)
+    try:
+        content = _read_table(manifest.root, ORIGINALS_NAME, header.originals_sha256)
+        originals = Originals.from_arrow(parquet_table(content, *ORIGINAL_SCHEMAS))
+        check_originals(originals, manifest.videos, header, manifest.shards)
+    except ValueError as error:
+        raise InputError(f"{join(manifest.root, ORIGINALS_NAME)}: {error}. {_MEND}") from None
+    return originals
+
+
 def _read_table(root: str | Path, name: str, digest: str) -> bytes:
     found = ""
     # After a new header is written, its tables are beside the old ones until they are renamed, perhaps during this loop.
@@ -180,6 +248,7 @@ def _no_data_set(root: str | Path) -> str:
     if not is_url(root) and not Path(root).is_dir():
         return f"No data set at {root}: the folder does not exist. {make}, or name another folder."
     if not is_url(root) and Path(root, ".tgprep").is_dir():
-        advice = "run the same `tgprep extract` command again to finish it"
-        return f"{root} holds an unfinished extraction: {advice} (no {HEADER_NAME})."
+        work = "merge" if Path(root, ".tgprep", MERGE_NAME).is_file() else "extraction"
+        advice = f"run the same `tgprep {'merge' if work == 'merge' else 'extract'}` command again to finish it"
+        return f"{root} holds an unfinished {work}: {advice} (no {HEADER_NAME})."
     return f"{root} holds no data set (no {HEADER_NAME}). {make}."

@@ -171,3 +171,7 @@ class ManifestHeader:
     shards_sha256: str = ""
     header_sha256: str = ""
     format_version: int = FORMAT_VERSION
+    originals_sha256: str = ""  # of originals.parquet; "" (and no field in dataset.json) if there is none
+    changes: tuple[
+        dict[str, str | int], ...
+    ] = ()  # what merged, dropped and relabelled videos since they were extracted

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,8 @@ VIDEO_SCHEMAS = (
     _schema(VideoRow, _ALL_MEMBER_FIELDS, segments=True),
 )
 SHARD_SCHEMA = _schema(ShardRow)
+_ORIGINAL_FIELDS = (pa.field("dropped", pa.bool_()), pa.field("class_now", pa.string()))
+ORIGINAL_SCHEMAS = tuple(pa.schema([*schema, *_ORIGINAL_FIELDS]) for schema in VIDEO_SCHEMAS)
 
 
 class VideoTable:
@@ -117,9 +119,70 @@ class VideoTable:
         times = (self.column(name) if self.has_segments else unset for name in SEGMENT_FIELDS)
         return list(zip(self.column("path"), *times, strict=True))
 
+    def samples(self) -> list[tuple[str, int]]:
+        """Shard and offset of the sample of every row; ("", -1) of one without."""
+        return list(zip(self.column("shard"), self.column("sample_offset"), strict=True))
+
     def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> VideoTable:
         """Select the rows with the given indices, in that order."""
         return VideoTable(self.arrow.take(pa.array(indices, pa.int64())))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Originals:
+    """originals.parquet: videos as their shards have them, of which videos.parquet says something else or nothing since.
+
+    A dropped video has a row here alone. One whose class or label is another than in its .json member has a row in both tables.
+    """
+
+    videos: VideoTable  # class_name and label as in the .json member, or of a dropped video that failed as it was
+    dropped: npt.NDArray[np.bool_]  # [N]
+    class_now: tuple[str, ...]  # class of the video now, of a dropped one when it was dropped; "": without a label
+
+    def __post_init__(self) -> None:
+        assert len(self.videos) == len(self.dropped) == len(self.class_now)
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    @classmethod
+    def none_of(cls, videos: VideoTable) -> Originals:
+        """No originals, for a data set with these columns."""
+        return cls(videos.take([]), np.zeros(0, bool), ())
+
+    @classmethod
+    def from_arrow(cls, table: pa.Table) -> Originals:
+        """Take the parts of a table in one of ORIGINAL_SCHEMAS."""
+        names = [field.name for field in _ORIGINAL_FIELDS]
+        dropped, class_now = (table[name].to_pylist() for name in names)
+        return cls(VideoTable(table.drop_columns(names)), np.array(dropped, bool), tuple(class_now))
+
+    def to_arrow(self) -> pa.Table:
+        """The table of originals.parquet."""
+        columns = [pa.array(self.dropped.tolist(), pa.bool_()), pa.array(self.class_now, pa.string())]
+        table = self.videos.arrow
+        for field, column in zip(_ORIGINAL_FIELDS, columns, strict=True):
+            table = table.append_column(field, column)
+        return table
+
+    def dropped_videos(self) -> VideoTable:
+        """The rows of the dropped videos."""
+        return self.videos.take(np.flatnonzero(self.dropped))
+
+    def with_folds(self, num_folds: int) -> Originals:
+        """The same for a data set that has so many official folds now: videos without any are train in each."""
+        subsets = [own if len(own) == num_folds else ["train"] * num_folds for own in self.videos.column("subsets")]
+        place = self.videos.arrow.schema.get_field_index("subsets")
+        kind = self.videos.arrow.schema.field(place)
+        return replace(self, videos=VideoTable(self.videos.arrow.set_column(place, kind, pa.array(subsets, kind.type))))
+
+    def of_shards(self, videos: VideoTable) -> VideoTable:
+        """The rows of all samples as the shards have them: those of videos.parquet, unless there is an original."""
+        if not len(self):
+            return videos
+        changed = set(self.videos.samples()) - {("", -1)}
+        kept = [row for row, sample in enumerate(videos.samples()) if sample not in changed]
+        return VideoTable(pa.concat_tables([videos.take(kept).arrow, self.videos.arrow]))
 
 
 def _row(record: dict[str, Any]) -> VideoRow:

@@ -84,6 +84,8 @@ WRITERS = {
     "task": Writer("prep", "extract {b}/videos {p}/data --num-tasks 1 --task-id 0 " + EXTRACT),
     "import": Writer("prep", "import-rawframes {b}/frames {p}/data"),
     "repair": Writer("prep", "check {p}/damaged --repair --against {b}/videos --threads 2", ("damaged",)),
+    "merge": Writer("prep", "merge {b}/few {b}/rest {p}/data"),
+    "merge-copy": Writer("prep", "merge {b}/few {b}/rest {p}/data --copy"),
     "sample": Writer("prep", "sample {p}/videos " + SMALL),
     "run": Writer("train", "run {b}/data --out {p}/run " + DEMO),
     "resume": Writer("train", "run {b}/data --out {p}/half " + DEMO, ("half",)),
@@ -135,6 +137,8 @@ def make_inputs(base: Path) -> None:
         path.unlink()
     lists = " --annotations {b}/annotations "
     _make(base, "prep", "extract {b}/some {b}/few" + lists + EXTRACT)
+    shutil.copytree(base / "videos", base / "others", ignore=shutil.ignore_patterns("*_g0[123]_*"))
+    _make(base, "prep", "extract {b}/others {b}/rest" + lists + EXTRACT)
     for path in sorted((base / "some").rglob("*_g03_*")):
         path.write_bytes(b"")
     _make(base, "prep", "extract {b}/some {b}/failed" + lists + EXTRACT)

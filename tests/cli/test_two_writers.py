@@ -29,6 +29,7 @@ DATA_SET = {
     "extract": "data",
     "task": "data",
     "import": "data",
+    "merge": "data",
 }
 FOLDER = {"materialise": "plain", "export": "frames", "sample": "videos"}
 # Each changes a finished data set; {p}/few lacks two videos.

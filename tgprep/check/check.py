@@ -14,14 +14,23 @@ import pyarrow.compute as pc
 from manifests.disk import TEMPORARY_PREFIX
 from manifests.files import MAX_JSON_BYTES, find_below, is_url, list_files, parse_json, read_bytes
 from manifests.machine import run_threads
-from manifests.manifest_io import HEADER_NAME, SPLITS_FOLDER, file_sha256, join, json_bytes, read_header, read_manifest
+from manifests.manifest_io import (
+    HEADER_NAME,
+    SPLITS_FOLDER,
+    file_sha256,
+    join,
+    json_bytes,
+    read_header,
+    read_manifest,
+    read_originals,
+)
 from manifests.parquet import seal_holds
 from manifests.records import FORMAT_VERSION, WRITTEN, InputError
 from manifests.splits.check import ERROR, check_split
 from manifests.splits.label_split import list_splits, read_split, split_place
-from manifests.table import Manifest
+from manifests.table import Manifest, Originals
 from tgprep.check.shard import ShardReport, check_shard
-from tgprep.check.tables import Finding, check_tables, hidden_keys, rows_by_shard
+from tgprep.check.tables import Finding, check_originals, check_tables, hidden_keys, rows_by_shard
 from tgprep.convert.frame_tree import FramesError, frames_digest
 from tgprep.scan.pool import Pools
 
@@ -80,11 +89,13 @@ def check(
         return CheckReport(root, deep, tuple(findings))
     try:
         manifest = read_manifest(root)
+        originals = read_originals(manifest)
     except InputError as error:
         place, _, message = str(error).partition(": ")
         return CheckReport(root, deep, (Finding(place if message else root, "table", message or str(error), _COPY),))
-    shard_rows = rows_by_shard(manifest)
+    shard_rows = rows_by_shard(manifest, originals)
     findings += check_tables(manifest, shard_rows)
+    findings += check_originals(manifest, originals)
     if quick:
         reports = list(_check_sizes(manifest, _mend_shard(manifest)))
     else:
@@ -96,7 +107,7 @@ def check(
         sources = _check_sources(manifest, against, Pools.of(against, unlabelled), threads, stop)
         num_sources = len(sources)
         findings += filter(None, sources)
-    notes = [*_unlabelled(manifest), *hidden_keys(manifest)]
+    notes = [*_unlabelled(manifest), *_edited(originals), *hidden_keys(manifest)]
     splits = list_splits(root)
     findings += [finding for name in splits for finding in _check_split(manifest, name, notes)]
     findings += _check_unknown_files(manifest, notes)
@@ -120,6 +131,13 @@ def check(
 def _unlabelled(manifest: Manifest) -> Iterator[str]:
     if count := manifest.videos.num_without_label:
         yield f"{count} of the videos have no label: unlabelled in every split"
+
+
+def _edited(originals: Originals) -> Iterator[str]:
+    if num_dropped := int(originals.dropped.sum()):
+        yield f"{num_dropped} videos were dropped: no table names them, their bytes are still in the shards"
+    if num_others := len(originals) - num_dropped:
+        yield f"{num_others} videos have another class or label than the .json member of their shard says: the tables count"
 
 
 def _check_header(root: str) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from manifests.disk import publish
 from manifests.files import below
-from manifests.manifest_io import HEADER_NAME, read_manifest
+from manifests.manifest_io import HEADER_NAME, read_manifest, read_originals
 from manifests.records import InputError, ManifestHeader, VideoRow
 from manifests.sample import flow_method
 from tgprep.check.tables import rows_by_shard
@@ -83,7 +83,7 @@ def _repair_held(
     imported = manifest.header.settings.get("imported") == "rawframes"
     settings = None if imported else _settings(root, manifest.header, decoder)
     by_name = {shard.name: shard for shard in manifest.shards}
-    rows = rows_by_shard(manifest)
+    rows = rows_by_shard(manifest, read_originals(manifest))  # the shards get the bytes that they had
     plans = [ShardPlan(name, tuple(row.source for row in rows.rows(name))) for name in damaged]
     repaired: list[str] = []
     failed: dict[str, str] = {}

@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 
 from manifests.records import FAILED, NO_LABEL, SKIPPED, STATUSES, WRITTEN
 from manifests.sample import encode_offsets, flow_method
-from manifests.table import Manifest, VideoTable
+from manifests.table import Manifest, Originals, VideoTable
 
 Flags = npt.NDArray[np.bool_]
-_VIDEOS, _SHARDS = "videos.parquet", "shards.parquet"
+_VIDEOS, _SHARDS, _ORIGINALS = "videos.parquet", "shards.parquet", "originals.parquet"
 _EXTRACT = "extract into a new folder, and report this: the data set was not written as the format says"
 
 
@@ -31,7 +31,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class ShardRows:
-    """The rows of videos.parquet by shard, in the order of their offsets."""
+    """The rows of all samples by shard, in the order of their offsets, as the shards have them."""
 
     table: VideoTable
     order: npt.NDArray[np.int64]  # row numbers of the written videos, sorted by shard and offset
@@ -43,16 +43,17 @@ class ShardRows:
         return self.table.take(self.order[first:last])
 
 
-def rows_by_shard(manifest: Manifest) -> ShardRows:
-    """Group the written rows by shard and sort them by offset."""
-    table = manifest.videos.arrow
+def rows_by_shard(manifest: Manifest, originals: Originals | None = None) -> ShardRows:
+    """Group the written rows by shard and sort them by offset. originals: of the videos that were dropped or relabelled since."""
+    videos = manifest.videos if originals is None else originals.of_shards(manifest.videos)
+    table = videos.arrow
     written = np.flatnonzero(_equal(table, "status", WRITTEN))
     names = table.column("shard").combine_chunks().take(pa.array(written)).dictionary_encode()
     codes = names.indices.to_numpy(zero_copy_only=False)
     order = np.lexsort((_numbers(table, "sample_offset")[written], codes))
     edges = np.searchsorted(codes[order], np.arange(len(names.dictionary) + 1)).tolist()
     bounds = dict(zip(names.dictionary.to_pylist(), zip(edges, edges[1:], strict=False), strict=True))
-    return ShardRows(manifest.videos, written[order], bounds)
+    return ShardRows(videos, written[order], bounds)
 
 
 def check_tables(manifest: Manifest, shard_rows: ShardRows) -> Iterator[Finding]:
@@ -64,12 +65,34 @@ def check_tables(manifest: Manifest, shard_rows: ShardRows) -> Iterator[Finding]
     yield from _check_shard_counts(manifest, shard_rows)
 
     # The samples of a shard must follow each other without gaps from byte 0.
+    table = shard_rows.table.arrow
     starts = _numbers(table, "sample_offset")[shard_rows.order]
     expected = np.roll(starts + _numbers(table, "sample_bytes")[shard_rows.order], 1)
     expected[[first for first, _ in shard_rows.bounds.values()]] = 0
     flags = np.zeros(table.num_rows, np.bool_)
     flags[shard_rows.order] = starts != expected
     yield from _broken(table, "sample-place", "samples overlap or leave a gap", flags)
+
+
+def check_originals(manifest: Manifest, originals: Originals) -> Iterator[Finding]:
+    """Compare originals.parquet with videos.parquet: a row of both differs in class and label alone, one of a dropped video has no other."""
+    table = originals.videos.arrow
+    row_of = {sample: row for row, sample in enumerate(manifest.videos.samples()) if sample[0]}
+    rows = np.array([row_of.get(sample, -1) for sample in originals.videos.samples()], np.int64)
+    kept = ~originals.dropped
+    flags = np.where(kept, rows < 0, rows >= 0)
+    yield from _broken(
+        table, "original", "a kept video has no row in videos.parquet, or a dropped one has", flags, _ORIGINALS
+    )
+    both = np.flatnonzero(kept & (rows >= 0))
+    now, then = manifest.videos.take(rows[both]).arrow, originals.videos.take(both).arrow
+    differs = np.zeros(len(both), bool)
+    for name in (name for name in now.column_names if name not in ("class_name", "label", "subsets")):
+        differs |= pc.not_equal(now[name], then[name]).to_numpy().astype(bool)
+    class_now = pa.array([originals.class_now[row] for row in both.tolist()], pa.string())
+    differs |= pc.not_equal(now["class_name"], class_now).to_numpy().astype(bool)
+    message = "the row differs from that of videos.parquet in more than class and label"
+    yield from _broken(then, "original", message, differs, _ORIGINALS)
 
 
 def _check_statuses(manifest: Manifest) -> Iterator[Finding]:
@@ -160,12 +183,12 @@ def _finding(table: str, kind: str, message: str, count: int = 1, examples: Sequ
     return Finding(table, kind, f"{message}: {count}{such_as}", _EXTRACT)
 
 
-def _broken(table: pa.Table, kind: str, message: str, flags: Flags) -> Iterator[Finding]:
-    """The finding about the rows of videos.parquet that have a flag; none if no row has one."""
+def _broken(table: pa.Table, kind: str, message: str, flags: Flags, name: str = _VIDEOS) -> Iterator[Finding]:
+    """The finding about the rows of a table, videos.parquet unless it is named, that have a flag; none if no row has one."""
     rows = np.flatnonzero(flags)
     if len(rows):
         first = table.select(["key", "path"]).take(pa.array(rows[:3])).to_pylist()
-        yield _finding(_VIDEOS, kind, message, len(rows), [row["key"] or row["path"] for row in first])
+        yield _finding(name, kind, message, len(rows), [row["key"] or row["path"] for row in first])
 
 
 def _numbers(table: pa.Table, name: str) -> npt.NDArray[np.int64]:

@@ -30,7 +30,7 @@ from manifests.files import (
     read_range,
     require_own_folder,
 )
-from manifests.manifest_io import file_sha256, join, json_bytes
+from manifests.manifest_io import file_sha256, join, json_bytes, read_originals
 from manifests.records import InputError
 from manifests.sample import BLOCK_BYTES, RECORD_BYTES, json_member, member_header, write_end
 from manifests.splits.check import ERROR, check_split
@@ -113,7 +113,7 @@ def materialise(
     """Write `place/PART-000000.tar ...` for every part of the split that has videos, then `place/split.json`.
 
     Samples are copied byte for byte from the data set's shards, whose sha256 is checked first; only if the split trains with
-    another label than the class's, the .json member gets that label. A tar appears once it is complete, and after an interruption
+    another label than the .json member's, or the video was relabelled, that member gets the class and label. A tar appears once it is complete, and after an interruption
     the same call resumes. stop: set it to end early (KeyboardInterrupt). on_progress: called with bytes done and all bytes.
     Raises InputError if the split must not be used, the folder holds something else, space lacks, or a shard is damaged.
     """
@@ -200,16 +200,18 @@ def _claimed(folder: Path, claim: dict[str, str]) -> Iterator[None]:
 
 def _plan(manifest: Manifest, split: LabelSplit) -> tuple[list[_Target], list[dict[str, Any]]]:
     """The tar files to write, and the samples whose label is not that of their class."""
-    table = manifest.videos.arrow.select(["key", "label", "shard", "sample_offset", "sample_bytes"])
+    table = manifest.videos.arrow.select(["key", "class_name", "label", "shard", "sample_offset", "sample_bytes"])
+    other_facts = set(read_originals(manifest).videos.samples())
     row_of = {key: row for row, key in enumerate(table.column("key").to_pylist())}
     samples = table.take(pa.array([row_of[key] for key in split.key], pa.int64()))
     columns = (column.to_pylist() for column in samples.columns)
     pieces: list[_Piece] = []
     relabelled = []
-    for key, label, shard, first, num_bytes, new_label in zip(*columns, split.label.tolist(), strict=True):
+    for key, name, label, shard, first, num_bytes, new_label in zip(*columns, split.label.tolist(), strict=True):
         last, new_bytes = first + num_bytes, b""
+        if new_label != label or (shard, first) in other_facts:
+            new_bytes, first = _relabel(manifest, shard, first, key, name, new_label)
         if new_label != label:
-            new_bytes, first = _relabel(manifest, shard, first, key, new_label)
             relabelled.append({"key": key, "label": new_label, "label_of_class": label})
         pieces.append(_Piece(key, shard, new_bytes, first, last))
     # Every part is mixed and cut like the shards of a data set.
@@ -224,8 +226,8 @@ def _plan(manifest: Manifest, split: LabelSplit) -> tuple[list[_Target], list[di
     return targets, relabelled
 
 
-def _relabel(manifest: Manifest, shard: str, offset: int, key: str, label: int) -> tuple[bytes, int]:
-    """The .json member of a sample with another label, and where the next member begins in the shard."""
+def _relabel(manifest: Manifest, shard: str, offset: int, key: str, class_name: str, label: int) -> tuple[bytes, int]:
+    """The .json member of a sample with another class and label, and where the next member begins in the shard."""
     with _open_shard(manifest, shard) as file:
         header = tarfile.TarInfo.frombuf(read_range(file, offset, BLOCK_BYTES), "utf-8", "strict")
         if header.name != f"{key}.json":
@@ -233,7 +235,7 @@ def _relabel(manifest: Manifest, shard: str, offset: int, key: str, label: int) 
         facts = parse_json(read_range(file, offset + BLOCK_BYTES, min(header.size, MAX_JSON_BYTES)))
         if not isinstance(facts, dict):
             raise ValueError(f"{header.name} is no JSON object")
-    content = json_member({**facts, "label": label})
+    content = json_member({**facts, "class_name": class_name, "label": label})
     member = member_header(header.name, len(content)) + content + b"\0" * (-len(content) % BLOCK_BYTES)
     return member, offset + BLOCK_BYTES + header.size + -header.size % BLOCK_BYTES
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from manifests.card import write_card
 from manifests.disk import explained
 from manifests.files import Location, below, exists, list_files, list_folder, remove, remove_tree
-from manifests.manifest_io import HEADER_NAME, read_manifest, write_manifest
+from manifests.manifest_io import HEADER_NAME, read_manifest, read_originals, write_manifest
 from manifests.records import FAILED, NO_LABEL, SKIPPED, WRITTEN, InputError, ManifestHeader, VideoRow
 from manifests.table import Manifest
 from tgprep.config import ExtractSettings
@@ -245,12 +245,14 @@ def finalise(
         for path, reason in skipped
     ]
     shards = [result.shard for result in results]
+    originals = None
     if base is not None:
         new = {row.place for row in rows}
         old = (row for row in base.videos if row.status != SKIPPED and row.place not in new)
         # A data set without labels gets its folds with its first labelled videos.
         train = ("train",) * header.num_folds
         rows += [replace(row, subsets=train) if row.label == NO_LABEL else row for row in old]
+        originals = read_originals(base).with_folds(header.num_folds)
         while shards and not shards[-1].num_videos:  # every video failed again: no empty shard for that
             remove(below(out, shards.pop().name))
         shards = [*base.shards, *shards]
@@ -259,21 +261,21 @@ def finalise(
             name: now if now in (before.get(name) or now).split(", ") else f"{before[name]}, {now}"
             for name, now in header.versions.items()
         }
-        header = replace(header, versions=versions)
+        header = replace(header, versions=versions, changes=base.header.changes)
     assert len({row.place for row in rows}) == len(rows), "a video has two rows"
     counts = Counter(row.status for row in rows)
     assert counts.total() == counts[WRITTEN] + counts[FAILED] + counts[SKIPPED], counts
     header = replace(header, num_written=counts[WRITTEN], num_failed=counts[FAILED], num_skipped=counts[SKIPPED])
     # All videos are one part: labels of training are in splits/.
     num_unlabelled = sum(row.label == NO_LABEL and row.status == WRITTEN for row in rows)
-    earlier = _card(base.videos.num_without_label) if base is not None else ""
-    write_card(out, {"train": "shard-*.tar"}, _card(num_unlabelled), earlier)
-    manifest = write_manifest(out, header, sorted(rows, key=lambda row: (row.key, row.path)), shards)
+    earlier = card_text(base.videos.num_without_label) if base is not None else ""
+    write_card(out, {"train": "shard-*.tar"}, card_text(num_unlabelled), earlier)
+    manifest = write_manifest(out, header, sorted(rows, key=lambda row: (row.key, row.path)), shards, originals)
     work_folder.remove(out)
     return manifest
 
 
-def _card(num_unlabelled: int) -> str:
+def card_text(num_unlabelled: int) -> str:
     """The text of the card of a data set with so many videos without a label."""
     more = (
         f"\n\n{num_unlabelled:,} of the videos have no label: their `label` is -1, their `class_name` is empty."
@@ -318,6 +320,8 @@ def finished_outcome(request: Request, scan: Scan) -> Outcome:
     manifest = _finished_manifest(request, scan)
     # Notes on videos that are new or have another size than when the data set was extracted.
     before = dict(zip(manifest.videos.places(), manifest.videos.column("num_source_bytes"), strict=True))
+    dropped = read_originals(manifest).dropped_videos()
+    before |= dict(zip(dropped.places(), dropped.column("num_source_bytes"), strict=True))
     new = [video.path for video in new_videos(scan, before)]
     changed = [v.path for v in scan.videos if v.num_source_bytes != before.get(v.place, v.num_source_bytes)]
     notes = []

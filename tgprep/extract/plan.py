@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from manifests.bounds import check_sources
 from manifests.datasets import nfc
 from manifests.files import Location, atomic_write, below, read_bytes, read_json
-from manifests.manifest_io import json_bytes
+from manifests.manifest_io import json_bytes, read_originals
 from manifests.parquet import parquet_table, table_bytes
 from manifests.records import FAILED, NO_LABEL, SKIPPED, InputError, ManifestHeader, Place, SourceVideo
 from manifests.table import VIDEO_SCHEMA, VIDEO_SCHEMAS, Manifest
@@ -216,7 +216,8 @@ def plan_update(
     pools: names of the given folders of unlabelled videos.
     """
     rows = [row for row in base.videos if row.status != SKIPPED]
-    known = {row.place for row in rows}
+    dropped = read_originals(base).dropped_videos()  # they stay dropped, and their keys in the shards taken
+    known = {row.place for row in rows}.union(dropped.places())
     classes, skipped = base.header.classes, skipped_of(base)
     videos: list[SourceVideo] = []
     if update.retry_failed:
@@ -232,7 +233,7 @@ def plan_update(
         present = {video.class_name for video in scan.videos if video.class_name}
         same = {nfc(name): name for name in classes}  # the data set's spelling of a class
         classes += tuple(name for name in scan.classes if name in present and nfc(name) not in same)
-        used_keys = {row.key.lower() for row in rows}
+        used_keys = {row.key.lower() for row in rows} | {key.lower() for key in dropped.column("key")}
         labels = {name: label for label, name in enumerate(classes)} | {"": NO_LABEL}
         _refuse_other_pools(base, scan)
         for video in with_columns_of(base, new_videos(scan, known)):

@@ -21,7 +21,7 @@ from manifests import disk, files
 from manifests.card import CARD_NAME
 from manifests.console import waiting
 from manifests.locks import hold_lock, lock_file, wait_for_lock
-from manifests.manifest_io import HEADER_NAME, SHARDS_NAME, SPLITS_FOLDER, read_header, settle_tables
+from manifests.manifest_io import HEADER_NAME, MERGE_NAME, SHARDS_NAME, SPLITS_FOLDER, read_header, settle_tables
 from manifests.records import InputError
 from tgprep.extract.lease import hold_lease, is_alive, read_lease
 from tgprep.extract.workers.shards import WORK_FOLDER, ShardResult, StoppedError
@@ -39,6 +39,10 @@ def check_output_folder(out: files.Location) -> None:
             read_only = os.statvfs(parent).f_flag & os.ST_RDONLY
             why = os.strerror(errno.EROFS) if read_only else "is not writable"
             raise InputError(f"Cannot make the folder {out}: {parent}: {why}. Name another folder.")
+    if files.exists(files.below(out, WORK_FOLDER, MERGE_NAME)) and not files.exists(files.below(out, HEADER_NAME)):
+        raise InputError(
+            f"{out} holds an unfinished merge. Finish it with the same `tgprep merge`, or name another folder."
+        )
     try:
         files.require_own_folder(
             out,
