@@ -70,7 +70,7 @@ def check_header(raw: Any) -> ManifestHeader:
         raise ValueError("gradient and classes are no object and list")
     _check_fields(GradientCoding, gradient)
     changes = raw.get("changes", [])
-    if not isinstance(changes, list) or not all(isinstance(change, dict) for change in changes):
+    if not isinstance(changes, list | tuple) or not all(isinstance(change, dict) for change in changes):
         raise ValueError("changes are no list of objects")
     facts = {"classes": tuple(classes), "gradient": GradientCoding(**gradient), "changes": tuple(changes)}
     header = ManifestHeader(**{**raw, **facts})

@@ -94,19 +94,17 @@ def check(
         place, _, message = str(error).partition(": ")
         return CheckReport(root, deep, (Finding(place if message else root, "table", message or str(error), _COPY),))
     shard_rows = rows_by_shard(manifest, originals)
-    findings += check_tables(manifest, shard_rows)
-    findings += check_originals(manifest, originals)
+    findings += [*check_tables(manifest, shard_rows), *check_originals(manifest, originals)]
     if quick:
         reports = list(_check_sizes(manifest, _mend_shard(manifest)))
     else:
         check_one = functools.partial(check_shard, manifest, shard_rows, deep=deep, mend=_mend_shard(manifest))
         reports = run_threads(check_one, manifest.shards, threads, stop, on_progress)
     findings += [finding for report in reports for finding in report.findings]
-    num_sources = 0
+    sources: list[Finding | None] = []
     if against is not None:
         sources = _check_sources(manifest, against, Pools.of(against, unlabelled), threads, stop)
-        num_sources = len(sources)
-        findings += filter(None, sources)
+    findings += filter(None, sources)
     notes = [*_unlabelled(manifest), *_edited(originals), *hidden_keys(manifest)]
     splits = list_splits(root)
     findings += [finding for name in splits for finding in _check_split(manifest, name, notes)]
@@ -122,7 +120,7 @@ def check(
         num_shards=len(reports),
         num_bytes=sum(report.num_bytes for report in reports),
         num_frames=sum(report.num_frames for report in reports),
-        num_sources=num_sources,
+        num_sources=len(sources),
         num_splits=len(splits),
         quick=quick,
     )
