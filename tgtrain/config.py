@@ -17,13 +17,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from manifests.lists.text import read_text
 from manifests.records import InputError
-from tgtrain.method.networks.model import ModelSettings
+from tgtrain.method.networks.settings import ModelSettings
+from tgtrain.method.optimiser import OptimiserSettings
 from tgtrain.method.settings import MethodSettings, check_method
 
 # Upper limits are far beyond use: they turn a typing mistake into a message instead of a machine without memory.
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 NotNegative = Annotated[int, Field(ge=0, le=1_000_000)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Frames = Annotated[int, Field(ge=1, le=1024)]
 BatchSize = Annotated[int, Field(ge=1, le=65_536)]
@@ -57,7 +57,7 @@ class DataSettings:
     area: tuple[float, float] = (0.08, 1.0)  # share of the picture that a resized crop covers
     flip: bool = True  # mirror half of the training clips; off if left and right are different classes
     test_size: Annotated[int, Field(ge=0, le=2048)] = 0
-    """Side of each of three test crops; 0: 256 for size 224 and in proportion. Small networks need their training size."""
+    """Side of each of three test crops; 0: 256 for size 224 and in proportion, for videomae `size`. Small networks need theirs."""
     test_clips: Frames = 10  # views of a test video: test_clips x test_crops
     test_crops: Literal[1, 3] = 3
     block_shards: Annotated[int, Field(ge=-1)] = -1
@@ -89,18 +89,6 @@ class AugmentSettings:
     num_ops: NotNegative = 2
     shared_geometry: bool = False  # RGB and TG get the same operations and magnitudes
     labelled: Literal["weak", "strong"] = "weak"  # view of labelled clips; "strong" for a supervised baseline
-
-
-@dataclass(frozen=True, slots=True)
-class OptimiserSettings:
-    """SGD with momentum; cosine per epoch to 0, times a linear warm-up per step from 0.1 of the rate."""
-
-    epochs: Positive = 180
-    learning_rate: PositiveFloat = 0.2  # for the recipe's global batch
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: NotNegativeFloat = 1e-4
-    warmup_epochs: NotNegative = 30  # of the learning rate
-    clip_norm: NotNegativeFloat = 40.0  # limit of the L2 norm of all gradients; 0: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +342,10 @@ def _with_quirks(config: Config) -> Config:
             raise InputError(f"compat.quirks: hmdb51_101_classes fits HMDB51, the recipe is for {config.data.dataset}")
         config = replace(config, model=replace(config.model, num_classes=101))
     check_method(config.method, config.model)
+    if config.model.is_transformer:
+        data = replace(config.data, test_size=config.data.test_size or config.data.size)
+        model = config.model.for_clips(data.clip_frames, data.size, data.test_size)
+        config = replace(config, data=data, model=model)
     return config
 
 

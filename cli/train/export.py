@@ -13,7 +13,7 @@ from cli.train.scoring import check_output, checkpoint_option, teacher_option
 
 if TYPE_CHECKING:
     from tgtrain.evaluate.export import Form
-    from tgtrain.method.networks.model import View
+    from tgtrain.method.networks.settings import View
 
 
 @click.command()

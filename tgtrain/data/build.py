@@ -16,7 +16,7 @@ from tgtrain.data.sequential_batches import SequentialClips
 from tgtrain.data.setup import Setup
 from tgtrain.method.augment.plan import StrongSettings, draw_run_signs
 from tgtrain.method.augment.plan_mvpl import MvplSettings
-from tgtrain.method.networks.model import View
+from tgtrain.method.networks.settings import View
 from tgtrain.randomness import Stream
 from tgtrain.ranks.distributed import Ranks
 
@@ -85,7 +85,7 @@ def wanted_views(config: Config) -> tuple[View, ...]:
 def measured_views(config: Config) -> tuple[View, ...]:
     """The views whose networks get statistics of their own for an evaluation; () if all keep their running averages."""
     model = config.model
-    if not config.precise_bn.batches:
+    if not config.precise_bn.batches or model.is_transformer:
         return ()
     views: tuple[View, ...] = ("rgb",) if model.streams != "tg" else ()
     if config.precise_bn.tg == "joint" and model.streams in ("two", "tg"):

@@ -15,7 +15,8 @@ from tgtrain.data.reader import BadSampleError, Clip
 from tgtrain.data.setup import Setup
 from tgtrain.evaluate.results import EvalProtocol, Result
 from tgtrain.evaluate.score import BATCH_VIEWS, Average, Floats, Modality, Scorer, VideoScores, VideoViews
-from tgtrain.method.networks.model import Model, View
+from tgtrain.method.networks.model import Model
+from tgtrain.method.networks.settings import View
 from tgtrain.ranks.distributed import Ranks
 
 _AHEAD = 64  # videos that a cache of a remote data set fetches before they are read

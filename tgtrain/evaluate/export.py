@@ -1,7 +1,7 @@
 """Export one network of a trained model for other programs, as ONNX or a torch.export program, and check the result.
 
 The exported network takes frames as a video decoder gives them and normalises them itself: `clips` uint8[B, T, H, W, 3]
-RGB in, `logits` float32[B, K] out; B, H and W are free (from 33 pixels).
+RGB in, `logits` float32[B, K] out; B, H and W are free (from 33 pixels). A transformer takes its training size alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from manifests.records import InputError
 from tgtrain.data.crop import reference_pixels
 from tgtrain.data.setup import clip_settings
 from tgtrain.method.augment.apply import MEAN, STD
-from tgtrain.method.networks.model import View
+from tgtrain.method.networks.settings import View
 from tgtrain.run.trained import Trained
 
 Form = Literal["onnx", "torch"]
@@ -75,7 +75,7 @@ class ClipClassifier(nn.Module):
 
     def forward(self, clips: Tensor) -> Tensor:
         values = (clips.permute(0, 4, 1, 2, 3).float() - self.mean) * self.scale
-        logits: Tensor = self.head(self.backbone(values)[-1].mean(dim=(2, 3, 4)))
+        logits: Tensor = self.head(self.backbone.pool(self.backbone(values)))
         return logits
 
 
@@ -94,8 +94,9 @@ def export(trained: Trained, path: Path, form: Form, view: View = "rgb") -> Expo
     data = trained.config.data
     clips = _clips(2, data.clip_frames, data.size)
     facts = _facts(trained, view)
-    content = _onnx(network, clips, facts) if form == "onnx" else _program(network, clips, facts)
-    difference, note = _difference(network, content, form, data.clip_frames, data.size)
+    one_size = trained.config.model.is_transformer
+    content = _onnx(network, clips, facts, one_size) if form == "onnx" else _program(network, clips, facts, one_size)
+    difference, note = _difference(network, content, form, clips, one_size)
     if difference is not None and not difference <= TOLERANCE:
         raise ExportError(
             f"the exported network gives other logits than the model (by {difference:.2g} of the largest)"
@@ -106,7 +107,7 @@ def export(trained: Trained, path: Path, form: Form, view: View = "rgb") -> Expo
     return Exported(path, view, data.clip_frames, data.size, len(trained.classes), len(content), difference, note)
 
 
-def _onnx(network: nn.Module, clips: Tensor, facts: dict[str, str]) -> bytes:
+def _onnx(network: nn.Module, clips: Tensor, facts: dict[str, str], one_size: bool) -> bytes:
     try:
         import onnx
     except ModuleNotFoundError:
@@ -114,6 +115,7 @@ def _onnx(network: nn.Module, clips: Tensor, facts: dict[str, str]) -> bytes:
             "--format onnx needs onnx: pip install 'tgprep[export]'. (--format torch needs nothing more.)"
         ) from None
     buffer = io.BytesIO()
+    sides = {} if one_size else {2: "height", 3: "width"}
     with _quiet():
         # The older exporter: the newer one needs onnxscript and gives the same operators.
         torch.onnx.export(
@@ -124,7 +126,7 @@ def _onnx(network: nn.Module, clips: Tensor, facts: dict[str, str]) -> bytes:
             opset_version=OPSET,
             input_names=["clips"],
             output_names=["logits"],
-            dynamic_axes={"clips": {0: "batch", 2: "height", 3: "width"}, "logits": {0: "batch"}},
+            dynamic_axes={"clips": {0: "batch", **sides}, "logits": {0: "batch"}},
         )
     # The exporter has no argument for metadata.
     model = onnx.load_from_string(buffer.getvalue())
@@ -136,10 +138,10 @@ def _onnx(network: nn.Module, clips: Tensor, facts: dict[str, str]) -> bytes:
     return content
 
 
-def _program(network: nn.Module, clips: Tensor, facts: dict[str, str]) -> bytes:
+def _program(network: nn.Module, clips: Tensor, facts: dict[str, str], one_size: bool) -> bytes:
     with _quiet():
         free = {0: torch.export.Dim("batch", min=1, max=65536)}
-        if clips.shape[2] >= MIN_FREE_SIZE:
+        if clips.shape[2] >= MIN_FREE_SIZE and not one_size:
             free[2] = torch.export.Dim("height", min=MIN_FREE_SIZE, max=4096)
             free[3] = torch.export.Dim("width", min=MIN_FREE_SIZE, max=4096)
         program = torch.export.export(network, (clips,), dynamic_shapes={"clips": free})
@@ -148,14 +150,17 @@ def _program(network: nn.Module, clips: Tensor, facts: dict[str, str]) -> bytes:
     return buffer.getvalue()
 
 
-def _difference(network: nn.Module, content: bytes, form: Form, frames: int, size: int) -> tuple[float | None, str]:
+def _difference(
+    network: nn.Module, content: bytes, form: Form, clips: Tensor, one_size: bool
+) -> tuple[float | None, str]:
     """Largest difference over batches of several sizes, as a fraction of the largest logit; or why it is unknown."""
     try:
         run = _runner(content, form)
     except ModuleNotFoundError:
         return None, "not checked: onnxruntime is missing (pip install 'tgprep[export]')"
     worst = 0.0
-    larger = size + size // 7 if size >= MIN_FREE_SIZE else size  # the crops of a 10x3 test
+    frames, size = clips.shape[1:3]
+    larger = size + size // 7 if size >= MIN_FREE_SIZE and not one_size else size  # the crops of a 10x3 test
     for number, side in ((1, size), (3, size), (1, larger)):
         clips = _clips(number, frames, side, seed=number)
         with torch.no_grad():

@@ -25,7 +25,7 @@ from manifests.parquet import parquet_table
 from manifests.records import InputError
 from tgtrain.evaluate import metrics
 from tgtrain.evaluate.score import Floats, Modality
-from tgtrain.method.networks.model import View
+from tgtrain.method.networks.settings import View
 
 _MODALITIES = ("rgb", "both", "tg")  # in the order in which reports show them: what is published first
 _METRICS = ("top1", "top5", "mean_class")

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from tgtrain.method.augment.apply import network_input
-from tgtrain.method.networks.model import Model, View
+from tgtrain.method.networks.model import Model
+from tgtrain.method.networks.settings import View
 
 Modality = Literal["rgb", "tg", "both"]
 Average = Literal["logits", "probabilities"]
@@ -116,7 +117,7 @@ class Scorer:
             stream = output.rgb if view == "rgb" else output.tg
             logits = stream.logits_BK.float()
             scores.append(logits.softmax(dim=1) if self.average == "probabilities" else logits)
-            pooled.append(stream.features[-1].float().mean(dim=(2, 3, 4)))
+            pooled.append(self.model.backbone(view).pool(stream.features).float())
         return torch.cat(scores), torch.cat(pooled)
 
 

@@ -30,7 +30,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from tgtrain.method import losses
-from tgtrain.method.networks.model import View
+from tgtrain.method.networks.settings import View
 from tgtrain.method.settings import MethodSettings
 from tgtrain.method.step import (
     Rows,

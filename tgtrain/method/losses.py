@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from tgtrain.method.networks.model import View
+from tgtrain.method.networks.settings import View
 
 PseudoLabelMetric = Literal["avg", "rgb", "tg", "individual"]
 AlignKind = Literal["cosine", "l1", "l2"]

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from manifests.records import InputError
 from manifests.splits.settings import NAME_RULE, is_split_name
 from tgtrain.method.losses import AlignKind, ContrastVariant, PseudoLabelMetric, StopGradient
-from tgtrain.method.networks.model import ModelSettings, wrong_choices, wrong_values
+from tgtrain.method.networks.settings import ModelSettings, wrong_choices, wrong_values
 
 WeakForward = Literal["joined", "apart"]
 PseudoLabelRows = Literal["without_target", "all"]

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from tgtrain.method import losses
-from tgtrain.method.networks.model import ModelOutput, StreamOutput, View
+from tgtrain.method.networks.model import ModelOutput, StreamOutput
+from tgtrain.method.networks.settings import View
 from tgtrain.method.settings import MethodSettings
 from tgtrain.method.terms import Terms, diagnose, diagnose_soft, sum_of
 from tgtrain.method.thresholds import Thresholds

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tgtrain.method.losses import PseudoLabels, has_target
-from tgtrain.method.networks.model import View
+from tgtrain.method.networks.settings import View
 from tgtrain.method.settings import MethodSettings
 
 COUNTS = (

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tgtrain.method.losses import Trust, gather_rows, labelling_logits
-from tgtrain.method.networks.model import View
+from tgtrain.method.networks.settings import View
 from tgtrain.method.settings import MethodSettings
 
 State = dict[str, Tensor]

@@ -9,7 +9,8 @@ from typing import Any
 from manifests.files import open_location
 from manifests.locks import try_lock
 from tgtrain.config import Config
-from tgtrain.method.networks.model import View, count_macs, count_parameters, outline
+from tgtrain.method.networks.model import count_macs, count_parameters, outline
+from tgtrain.method.networks.settings import View
 from tgtrain.run import checkpoint as checkpoints
 from tgtrain.run.folder import read_facts
 from tgtrain.run.journal import read_metrics

@@ -10,7 +10,8 @@ from manifests.records import InputError
 from tgtrain.config import Config
 from tgtrain.data.build import measured_views
 from tgtrain.data.setup import padded_classes
-from tgtrain.method.networks.model import Model, View, build_model, state_shapes
+from tgtrain.method.networks.model import Model, build_model, state_shapes
+from tgtrain.method.networks.settings import View
 from tgtrain.run import checkpoint as checkpoints
 from tgtrain.run.folder import CONFIG_NAME, RunFacts, read_facts
 

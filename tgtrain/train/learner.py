@@ -1,9 +1,9 @@
-"""Networks, their optimiser (SGD with momentum), and the update that a batch makes to them, on one rank."""
+"""Networks, their optimiser, and the update that a batch makes to them, on one rank."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
@@ -13,15 +13,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from manifests.records import InputError
-from tgtrain.config import Config, OptimiserSettings
+from tgtrain.config import Config
 from tgtrain.data.batch import SslBatch, split_batch
 from tgtrain.data.build import wanted_views
 from tgtrain.data.device import views_of
 from tgtrain.data.targets import RunTargets, TargetTable
 from tgtrain.method.accumulate import add_gradients, clip_gradients, rescale_bn_momentum
-from tgtrain.method.networks.model import Model, build_model, share_dropout
+from tgtrain.method.networks.dropout import share_dropout
+from tgtrain.method.networks.model import Model, build_model
 from tgtrain.method.networks.recompute import checkpoint_activations
 from tgtrain.method.networks.sync_bn import synchronised
+from tgtrain.method.optimiser import make_optimiser, parameter_groups, restore
 from tgtrain.method.schedule import LearningRateSettings, epoch_of, learning_rate
 from tgtrain.method.step import StepInputs
 from tgtrain.method.teacher import Teacher
@@ -73,8 +75,8 @@ class Learner:
             if self.teacher is not None:
                 self.teacher.network = torch.compile(self.teacher.model, backend=config.runtime.compile_backend)  # type: ignore[assignment]
 
-        learnt = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimiser = make_optimiser(learnt, config.optimiser, fused=on_gpu)
+        groups = parameter_groups(self.model, config.optimiser)
+        self.optimiser = make_optimiser(groups, config.optimiser, fused=on_gpu)
         self.dtype = _PRECISION[config.runtime.precision]
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.dtype is torch.float16)
         self.thresholds: Thresholds | None = None
@@ -146,7 +148,7 @@ class Learner:
     def update(self, batch: SslBatch) -> list[tuple[str, Tensor]]:
         """Update the weights once with a batch that is on the device. The values returned stay there: nothing waits for it."""
         for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate(self.step)
+            group["lr"] = self.learning_rate(self.step) * group.get("scale", 1)
         self.network.train()
         self.optimiser.zero_grad(set_to_none=True)
         runtime = self.config.runtime
@@ -185,45 +187,3 @@ class Learner:
             if self.targets is not None and views.videos_U is not None:
                 views = replace(views, soft_UK=self.targets.of(views.videos_U))
             yield views
-
-
-def make_optimiser(parameters: Iterable[nn.Parameter], settings: OptimiserSettings, *, fused: bool) -> torch.optim.SGD:
-    """SGD before its first step. fused: one kernel, which a GPU runs without being waited for."""
-    optimiser = torch.optim.SGD(
-        parameters,
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        fused=fused or None,  # None is torch's own choice
-    )
-    _fill_momentum(optimiser)
-    return optimiser
-
-
-def restore(optimiser: torch.optim.SGD, state: dict[str, Any]) -> None:
-    """Load the state of a checkpoint, which may be from another device; kernel and memory layout stay those of this one."""
-    fused_flags = [group["fused"] for group in optimiser.param_groups]
-    optimiser.load_state_dict(state)
-    for group, fused in zip(optimiser.param_groups, fused_flags, strict=True):
-        group["fused"] = fused
-        for parameter in group["params"]:
-            buffer = optimiser.state.get(parameter, {}).get("momentum_buffer")
-            if buffer is not None and buffer.stride() != parameter.stride():
-                # The fused kernel walks through both in memory order, without a check that it is the same.
-                optimiser.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
-    _fill_momentum(optimiser)
-
-
-def _fill_momentum(optimiser: torch.optim.SGD) -> None:
-    """Give fused SGD zeros as its momentum if it has none.
-
-    By itself it allocates memory that its first step fills. If the scaler of float16 skips that step, the memory is not filled,
-    and the second step adds to whatever was there.
-    """
-    for group in optimiser.param_groups:
-        if not group["fused"] or not group["momentum"]:
-            continue
-        for parameter in group["params"]:
-            state = optimiser.state[parameter]
-            if state.get("momentum_buffer") is None:
-                state["momentum_buffer"] = torch.zeros_like(parameter)

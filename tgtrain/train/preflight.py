@@ -127,8 +127,11 @@ def require_settings(config: Config, ranks: Ranks) -> None:
 def has_variance(config: Config, features: tuple[int, int, int]) -> bool:
     """Whether BatchNorm gets more than one value per channel. features: T, H, W of the last stage.
 
-    It does not for a single row whose last features are one position, or are averaged to one before the projection.
+    It does not for a single row whose last features are one position, or are averaged to one before the projection. Without
+    BatchNorm there is no such need.
     """
+    if config.model.is_transformer and config.model.projection == "none":
+        return True
     clips, parts = config.method.clips_per_video, config.runtime.accumulate
     labelled, unlabelled = (size * clips // parts for size in (config.batch.labelled, config.batch.unlabelled))
     # Rows of every forward pass, of all ranks together.
@@ -146,7 +149,9 @@ def has_variance(config: Config, features: tuple[int, int, int]) -> bool:
 def require_room(run: Path, config: Config) -> None:
     """Refuse a disk without room for the checkpoints of the run: `keep`, the best, one to be measured, one being written."""
     free = shutil.disk_usage(next(path for path in (run, *run.absolute().parents) if path.is_dir())).free
-    copies = 2 + (config.method.teacher != "none")  # weights, momentum and teacher, in float32
+    copies = (
+        2 + (config.optimiser.name == "adamw") + (config.method.teacher != "none")
+    )  # weights, momenta, teacher, in float32
     size = 4 * copies * count_parameters(outline(config.model))
     every = config.evaluate.every_epochs or config.optimiser.epochs
     most = min(config.evaluate.keep + 3, math.ceil(config.optimiser.epochs / every) + 1)

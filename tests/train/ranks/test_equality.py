@@ -29,7 +29,8 @@ from tests.train.method.support import (
     whole_batch,
 )
 from tgtrain.data.loader import worker_context
-from tgtrain.method.networks.model import Model, build_model, share_dropout
+from tgtrain.method.networks.dropout import share_dropout
+from tgtrain.method.networks.model import Model, build_model
 from tgtrain.method.networks.precise_bn import recompute_statistics
 from tgtrain.method.networks.sync_bn import CrossRankBatchNorm, synchronised
 from tgtrain.method.step import Clips, StepInputs, step_terms

@@ -1,4 +1,4 @@
-"""The backbones: residual networks of 3-D convolutions that return the outputs of their four stages.
+"""The backbones that are residual networks of 3-D convolutions, and what all backbones share.
 
 R3D is the network of Learning from Temporal Gradient (CVPR 2022, section 4.1), SlowOnly that of the MvPL baseline
 (Multiview Pseudo-Labeling, ICCV 2021; the slow pathway of SlowFast).
@@ -19,6 +19,62 @@ from manifests.records import InputError
 
 BATCH_NORM_EPS = 1e-3
 Triple = tuple[int, int, int]
+
+
+class Backbone(nn.Module):
+    """What all backbones share: they return the features of four stages, pool the last of them, and may be frozen in part."""
+
+    out_channels: int
+    """Of the last stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen_stages, self.frozen_batch_norm = 0, False
+
+    def levels(self) -> list[nn.Module]:
+        """The parts that weights of different rates belong to, from the input to the output."""
+        raise NotImplementedError
+
+    def num_levels(self, stages: int) -> int:
+        """Levels that the first `stages` stages (1 to 4) are made of."""
+        raise NotImplementedError
+
+    def pool(self, features: tuple[Tensor, ...]) -> Tensor:
+        """What classifier and projection get of the features of a forward pass: [B, C]."""
+        return features[-1].mean(dim=(2, 3, 4))
+
+    def freeze(self, stages: int, batch_norm: bool) -> None:
+        """Stop so many stages (0: none) and what is before them from learning, and BatchNorm everywhere from following its batches.
+
+        Frozen layers stay in eval mode when the network is set to train.
+        """
+        self.frozen_stages, self.frozen_batch_norm = stages, batch_norm
+        for part in self._frozen_parts():
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all that is not frozen."""
+        super().train(mode)
+        for part in self._frozen_parts():
+            part.eval()
+        if self.frozen_batch_norm:
+            for layer in self.modules():
+                if isinstance(layer, _BatchNorm):
+                    layer.eval()
+        return self
+
+    def shape_of(self, clips_BCTHW: Tensor) -> tuple[int, ...]:
+        """The shape of clips; InputError if they are not [B, 3, T, H, W]."""
+        shape = tuple(clips_BCTHW.shape)
+        if len(shape) != 5 or shape[1] != 3:
+            raise InputError(
+                f"The network takes clips [B, 3, frames, height, width]; got a tensor of shape {list(shape)}. "
+                "Put the channels second."
+            )
+        return shape
+
+    def _frozen_parts(self) -> list[nn.Module]:
+        return self.levels()[: self.num_levels(self.frozen_stages)] if self.frozen_stages else []
 
 
 class Stem(nn.Module):
@@ -77,7 +133,7 @@ class Bottleneck(nn.Module):
         return F.relu(out, inplace=True)
 
 
-class _ResNet(nn.Module):
+class _ResNet(Backbone):
     """Stem and four stages, with or without a temporal max-pool after stage 1.
 
     depth: a key of BLOCKS_PER_STAGE. width: channels of the stem, 64 published. Any height and width of at least 1 pixel works.
@@ -105,43 +161,21 @@ class _ResNet(nn.Module):
             stages.append(nn.Sequential(named))
             in_channels = out_channels
         self.stage1, self.stage2, self.stage3, self.stage4 = stages
-        self.frozen_stages, self.frozen_batch_norm = 0, False
 
-    def freeze(self, stages: int, batch_norm: bool) -> None:
-        """Stop the stem and so many stages from learning (0: none), and BatchNorm everywhere from following its batches.
+    def levels(self) -> list[nn.Module]:
+        """The stem and the stages."""
+        return [self.stem, self.stage1, self.stage2, self.stage3, self.stage4]
 
-        Frozen layers stay in eval mode when the network is set to train.
-        """
-        self.frozen_stages, self.frozen_batch_norm = stages, batch_norm
-        for part in self._frozen_parts():
-            part.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode of all that is not frozen."""
-        super().train(mode)
-        for part in self._frozen_parts():
-            part.eval()
-        if self.frozen_batch_norm:
-            for layer in self.modules():
-                if isinstance(layer, _BatchNorm):
-                    layer.eval()
-        return self
-
-    def _frozen_parts(self) -> list[nn.Module]:
-        parts = [self.stem, self.stage1, self.stage2, self.stage3, self.stage4]
-        return list(parts[: self.frozen_stages + 1]) if self.frozen_stages else []
+    def num_levels(self, stages: int) -> int:
+        """The stem and so many stages."""
+        return 1 + stages
 
     def forward(self, clips_BCTHW: Tensor) -> tuple[Tensor, ...]:
         """The outputs of the four stages, after ReLU; that of stage 1 after the temporal pool, if there is one.
 
         Raises InputError if clips are not [B, 3, T, H, W] or have fewer than MIN_FRAMES frames.
         """
-        shape = tuple(clips_BCTHW.shape)
-        if len(shape) != 5 or shape[1] != 3:
-            raise InputError(
-                f"The network takes clips [B, 3, frames, height, width]; got a tensor of shape {list(shape)}. "
-                "Put the channels second."
-            )
+        shape = self.shape_of(clips_BCTHW)
         if shape[2] < self.MIN_FRAMES:
             raise InputError(
                 f"The clip is too short for the network: got {shape[2]} frame(s), expected at least {self.MIN_FRAMES}, "

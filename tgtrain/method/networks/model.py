@@ -8,111 +8,17 @@ Shape letters: B clips, K classes, D embedding, C channels, T frames, H height, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from manifests.records import InputError
-from tgtrain.method.networks.backbones import R3D, Bottleneck, SlowOnly
-
-View = Literal["rgb", "tg"]
-Streams = Literal["two", "rgb", "tg", "joint"]
-BackboneName = Literal["r3d", "slowonly"]
-ProjectionKind = Literal["separate", "shared", "none"]
-
-_BACKBONES: dict[str, type[R3D] | type[SlowOnly]] = {"r3d": R3D, "slowonly": SlowOnly}
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSettings:
-    """Which network is built. The defaults are the published model of Learning from Temporal Gradient.
-
-    Raises InputError naming every wrong setting.
-    """
-
-    num_classes: int
-    streams: Streams = "two"
-    """two: RGB and TG with separate weights; rgb or tg: one network; joint: both views in one network (MvPL)."""
-    backbone: BackboneName = "r3d"
-    depth: int = 18
-    """10 or 18 for r3d, 50 for slowonly."""
-    width: int = 64
-    """Channels of the stem."""
-    dropout: float = 0.5
-    """Probability before the classifier, in [0, 1)."""
-    projection: ProjectionKind = "separate"
-    """Heads for the contrast loss: one per view, one shared by both, or none."""
-    # The rest is no part of what a model is (`str` leaves it out, and checkpoints name their model so), but how it starts.
-    init: str = field(default="", repr=False)
-    """Weights to start from: a run, a checkpoint, or a file of another library; "": none; required: the user must name some."""
-    init_tg: str = field(default="same", repr=False)
-    """The same for the TG network, with streams two: same as init, scratch for none, or a path."""
-    init_sha256: str = field(default="", repr=False)
-    """Of that file: found by the run; in a recipe, a file with another one is refused. As is `init_tg_sha256`."""
-    init_tg_sha256: str = field(default="", repr=False)
-    freeze_stages: int = field(default=0, repr=False)
-    """Stem and so many stages (1 to 4) of the networks that start from weights do not learn; 0: all learn."""
-    freeze_batch_norm: bool = field(default=False, repr=False)
-    """BatchNorm of these backbones keeps the statistics of the file; scale and shift are learnt."""
-
-    def __post_init__(self) -> None:
-        wrong = wrong_choices(self, streams=Streams, backbone=BackboneName, projection=ProjectionKind)
-        depths = tuple(_BACKBONES[self.backbone].BLOCKS_PER_STAGE) if self.backbone in _BACKBONES else (self.depth,)
-        wrong += wrong_values(
-            self,
-            ("num_classes", 1 <= self.num_classes <= 100_000, "1 to 100000"),
-            ("depth", self.depth in depths, f"{' or '.join(map(str, depths))} for the backbone {self.backbone}"),
-            ("width", 1 <= self.width <= 512, "1 to 512"),
-            ("dropout", 0 <= self.dropout < 1, "0 <= dropout < 1"),
-        )
-        wrong += self._wrong_start()
-        if wrong:
-            raise InputError("The model cannot be built:\n  " + "\n  ".join(wrong))
-
-    def _wrong_start(self) -> list[str]:
-        """Complaints about the weights to start from, and about what is frozen."""
-        from_file = bool(self.start_of("tg")[0])
-        valid_path = all(0 < len(path) < 4096 and "\0" not in path for path in (self.init or "none", self.init_tg))
-        complaints = wrong_values(
-            self,
-            ("freeze_stages", 0 <= self.freeze_stages <= 4, "0 to 4"),
-            ("init_tg", self.init_tg == "same" or self.streams == "two", f"same, since streams is {self.streams}"),
-            ("init_sha256", bool(self.init) or not self.init_sha256, "none without init"),
-            ("init_tg_sha256", from_file or not self.init_tg_sha256, "none for a TG network from scratch"),
-        )
-        if not valid_path:
-            complaints.append("init, init_tg: expected the path of a file or a run")
-        starts = any(self.start_of(network)[0] for network in ("rgb", "tg", "net"))
-        if (self.freeze_stages or self.freeze_batch_norm) and not starts:
-            complaints.append(
-                "freeze_stages, freeze_batch_norm: expected weights to start from (init): those of scratch must learn"
-            )
-        return complaints
-
-    def start_of(self, network: str) -> tuple[str, str]:
-        """The path that a network (rgb, tg, net) starts from, and its sha256 if known; "" for none."""
-        if network == "tg" and self.init_tg != "same":
-            return ("", "") if self.init_tg == "scratch" else (self.init_tg, self.init_tg_sha256)
-        return self.init, self.init_sha256
-
-
-def wrong_choices(settings: object, **kinds: Any) -> list[str]:
-    """Complaints about the fields of settings whose value is none of those of their Literal."""
-    return [
-        f"{name}: got {getattr(settings, name)!r}, expected one of {', '.join(get_args(kind))}"
-        for name, kind in kinds.items()
-        if getattr(settings, name) not in get_args(kind)
-    ]
-
-
-def wrong_values(settings: object, *rules: tuple[str, bool, str]) -> list[str]:
-    """Complaints about the fields whose rule (name, whether the value is valid, what is expected) is broken."""
-    return [
-        f"{name}: got {getattr(settings, name)}, expected {expected}" for name, valid, expected in rules if not valid
-    ]
+from tgtrain.method.networks.backbones import R3D, Backbone, Bottleneck, SlowOnly
+from tgtrain.method.networks.dropout import SharedDropout
+from tgtrain.method.networks.settings import ModelSettings, View
+from tgtrain.method.networks.videomae import VideoMAE
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +28,7 @@ class StreamOutput:
     logits_BK: Tensor
     """Class scores before softmax."""
     features: tuple[Tensor, ...]
-    """The four stage outputs [B, C, T, H, W], stage 1 first."""
+    """The outputs of the four stages [B, C, T, H, W], stage 1 first."""
     embedding_BD: Tensor | None
     """For the contrast loss, not normalised; None in eval mode and if the model has no projection."""
 
@@ -133,33 +39,6 @@ class ModelOutput:
 
     rgb: StreamOutput | None = None
     tg: StreamOutput | None = None
-
-
-class SharedDropout(nn.Module):
-    """Dropout of rows [B, C] with a mask drawn for the joined batch, of which they are every `stride`-th row from `first` on.
-
-    So ranks that start from the same state of the generator drop what one process with the joined batch drops. With the
-    initial first 0 and stride 1 it equals `nn.Dropout`, on CPU bit for bit.
-    """
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        self.probability = probability
-        self.first, self.stride = 0, 1
-
-    def forward(self, rows_BC: Tensor) -> Tensor:
-        if not self.training or not self.probability:
-            return rows_BC
-        keep_probability = 1 - self.probability
-        mask = rows_BC.new_empty((rows_BC.shape[0] * self.stride, rows_BC.shape[1])).bernoulli_(keep_probability)
-        return rows_BC * mask.div_(keep_probability)[self.first :: self.stride]
-
-
-def share_dropout(model: nn.Module, first: int, stride: int) -> None:
-    """Set for every dropout of the model which rows of the joined batch this rank has, see `SharedDropout`."""
-    for module in model.modules():
-        if isinstance(module, SharedDropout):
-            module.first, module.stride = first, stride
 
 
 class Classifier(nn.Module):
@@ -229,11 +108,11 @@ class SeparateStreams(nn.Module):
         }
         return ModelOutput(**outputs)
 
-    def backbone(self, view: View) -> R3D | SlowOnly:
+    def backbone(self, view: View) -> Backbone:
         """The network that the clips of a view go through. Raises InputError if there is none."""
         if view not in self.views:
             raise InputError(f"This model has only a {self.views[0]} network; got a request for {view}.")
-        network: R3D | SlowOnly = getattr(self, view)
+        network: Backbone = getattr(self, view)
         return network
 
 
@@ -257,7 +136,7 @@ class JointStream(nn.Module):
             None if tg is None else _rows(joined, slice(num_rgb, None)),
         )
 
-    def backbone(self, view: View) -> R3D | SlowOnly:
+    def backbone(self, view: View) -> Backbone:
         """The network that the clips of a view go through: the same one for both."""
         return self.net
 
@@ -269,7 +148,7 @@ def build_model(settings: ModelSettings, seed: int = 0) -> Model:
     """Build a model with initial weights that depend only on settings and seed, not on the global generators.
 
     Convolutions: Kaiming normal, fan out. BatchNorm: weight 1, bias 0 (weight 0 for the last of every SlowOnly block).
-    Linear layers: normal with deviation 0.01, bias 0.
+    Linear layers: normal with deviation 0.01, bias 0. A transformer has its own, see `VideoMAE.initialise`.
     """
     with torch.random.fork_rng(devices=[]):
         model = _construct(settings)
@@ -284,6 +163,9 @@ def build_model(settings: ModelSettings, seed: int = 0) -> Model:
         elif isinstance(module, Bottleneck):
             # The block starts as the identity; elsewhere the defaults of BatchNorm are right.
             nn.init.zeros_(module.bn3.weight)
+    for module in model.modules():
+        if isinstance(module, VideoMAE):
+            module.initialise(generator)
     return model
 
 
@@ -331,17 +213,24 @@ def _construct(settings: ModelSettings) -> Model:
     return SeparateStreams(settings, ("rgb", "tg") if settings.streams == "two" else (settings.streams,))
 
 
-def _backbone(settings: ModelSettings, network: str) -> R3D | SlowOnly:
-    backbone = _BACKBONES[settings.backbone](settings.depth, settings.width)
+def _backbone(settings: ModelSettings, network: str) -> Backbone:
+    backbone: Backbone
+    match settings.backbone:
+        case "r3d":
+            backbone = R3D(settings.depth, settings.width)
+        case "slowonly":
+            backbone = SlowOnly(settings.depth, settings.width)
+        case "videomae":
+            backbone = VideoMAE(settings)
     if settings.start_of(network)[0]:
         backbone.freeze(settings.freeze_stages, settings.freeze_batch_norm)
     return backbone
 
 
-def _run(backbone: nn.Module, head: nn.Module, project: nn.Module | None, clips_BCTHW: Tensor) -> StreamOutput:
+def _run(backbone: Backbone, head: nn.Module, project: nn.Module | None, clips_BCTHW: Tensor) -> StreamOutput:
     """Backbone, pooling, classifier and, in training, the projection."""
     features = backbone(clips_BCTHW)
-    pooled_BC = features[-1].mean(dim=(2, 3, 4))
+    pooled_BC = backbone.pool(features)
     embedding_BD = project(pooled_BC) if project is not None and project.training else None
     return StreamOutput(head(pooled_BC), features, embedding_BD)
 

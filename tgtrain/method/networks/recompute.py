@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from tgtrain.method.networks.backbones import BasicBlock, Bottleneck, Stem
+from tgtrain.method.networks.videomae import Block
 
 
 def checkpoint_activations(model: nn.Module) -> None:
@@ -20,19 +21,19 @@ def checkpoint_activations(model: nn.Module) -> None:
     Source: Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016. Call it after BatchNorm layers were replaced.
     """
     for module in model.modules():
-        if isinstance(module, BasicBlock | Bottleneck | Stem):
+        if isinstance(module, BasicBlock | Bottleneck | Stem | Block):
             module.forward = partial(_recomputed, module, module.forward)  # type: ignore[method-assign]
 
 
-def _recomputed(module: nn.Module, forward: Callable[[Tensor], Tensor], x_BCTHW: Tensor) -> Tensor:
+def _recomputed(module: nn.Module, forward: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
     if not (module.training and torch.is_grad_enabled()):
-        return forward(x_BCTHW)
+        return forward(*inputs)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _statistics_kept(module)
 
-    # Dropout comes after the backbone, so no state of a generator has to be restored.
-    output: Tensor = checkpoint(forward, x_BCTHW, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+    # Dropout comes after the backbone, and drop path is drawn before the blocks: no state of a generator has to be restored.
+    output: Tensor = checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
     return output
 
 
