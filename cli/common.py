@@ -111,21 +111,25 @@ class _Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM end a command as SIGINT does, so that it leaves no unfinished file; commands with handlers of their own keep them."""
+def _signals_raise() -> Iterator[list[int]]:
+    """Let SIGTERM end a command as SIGINT does; commands with handlers of their own keep them. Gives the signals that came."""
+    came: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
+        came.append(number)
+        raise _Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, end)
+    free = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = [number for number, handler in free.items() if is_main and signal.getsignal(number) == handler]
+    for number in numbers:
+        signal.signal(number, end)
     try:
-        yield
+        yield came
     finally:
-        if signal.getsignal(signal.SIGTERM) is end:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in numbers:
+            if signal.getsignal(number) is end:
+                signal.signal(number, free[number])
 
 
 def handled(function: Callable[P, R]) -> Callable[P, R]:
@@ -134,7 +138,7 @@ def handled(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            with _sigterm_raises():
+            with _signals_raise() as came:
                 return function(*args, **kwargs)
         except InputError as error:
             say(f"Error: {error!s:.{_MOST_CHARACTERS}}")
@@ -161,6 +165,11 @@ def handled(function: Callable[P, R]) -> Callable[P, R]:
             # no permission, a full disk) is the user's to correct.
             say(f"Error: {explained(error)}")
             sys.exit(EXIT_FAILURES if isinstance(error, UnreachableError) else EXIT_USAGE)
+        except Exception:
+            if not came:  # else a library that it interrupted raised this in place of our exception
+                raise
+            say("Interrupted.")
+            sys.exit(128 + came[0])
 
     return wrapper
 

@@ -27,7 +27,7 @@ MAY_IMPORT = {
 ORDER = {
     "manifests": "splits > manifest_io > files > disk > object_store > console; disk > locks; object_store > records; splits > lists > datasets > records; files > datasets; "
     "targets > splits > sample > records; card > files; manifest_io > bounds > table > records; splits > bounds; manifest_io > parquet; locks > records; gradient; machine",
-    "tgprep": "check > convert > extract > extract.workers > encode > decode > config; view > duplicates > decode; extract.workers > scan > decode; "
+    "tgprep": "check > share > view; share > extract; check > convert > extract > extract.workers > encode > decode > config; view > duplicates > decode; extract.workers > scan > decode; "
     "edit > extract; doctor > decode; obtain",
     "tgtrain": "train > evaluate > run > data > data.stores; report > evaluate; sweep > evaluate; data > config > method > method.networks; "
     "method > method.augment > randomness; data > ranks > errors; doctor > data",

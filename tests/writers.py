@@ -75,6 +75,7 @@ WRITERS = {
     "grow": Writer("prep", "split {p}/data --grow {b}/grow.txt", ("data",)),
     "targets": Writer("prep", "targets {p}/data --import {b}/scores.csv --name x", ("data",)),
     "targets-export": Writer("prep", "targets {b}/data --export given --output {p}/scores.csv"),
+    "card": Writer("prep", "card {p}/data --license cc-by-4.0", ("data",)),
     "preview": Writer("prep", "preview {b}/data --output {p}/page.html"),
     "export": Writer("prep", "export {b}/data {p}/frames"),
     "extract": Writer("prep", "extract {b}/videos {p}/data " + EXTRACT),

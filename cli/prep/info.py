@@ -30,6 +30,7 @@ def info(out: str, as_json: bool) -> None:
 
     Counts, bytes, lengths, picture sizes and frame rates, what failed and why, splits, digests and versions.
     """
+    from tgprep.share.tables import outdated_card
     from tgprep.view.contents import describe
 
     contents = describe(out)
@@ -38,6 +39,8 @@ def info(out: str, as_json: bool) -> None:
     else:
         width = max(60, min(shutil.get_terminal_size((80, 24)).columns, 100))
         echo("\n".join(page(contents, width)))
+        for note in outdated_card(out):
+            echo("\n".join(textwrap.wrap(f"note: {note}", width, break_on_hyphens=False)))
 
 
 def page(contents: Contents, width: int) -> Iterator[str]:

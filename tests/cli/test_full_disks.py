@@ -9,7 +9,7 @@ import pytest
 from tests.reliability import Reliability
 from tests.writers import WRITERS, files_in, fill, leftovers, small_disk, used_bytes
 
-GATE = ("split", "add")
+GATE = ("split", "add", "card")
 
 
 def tried(name: str, base: Path, tmp_path: Path, levels: tuple[float, ...]) -> None:

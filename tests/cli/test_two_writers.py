@@ -23,6 +23,7 @@ from tgprep.extract.work_folder import exclusive
 DATA_SET = {
     "split": "data",
     "split-import": "data",
+    "card": "data",
     "add": "few",
     "retry": "failed",
     "repair": "damaged",
@@ -41,6 +42,7 @@ SAME = {
     "repair": Writer("prep", "check {p}/few --repair --against {b}/some --threads 2"),
     "materialise": Writer("prep", "split {p}/few --materialise p50-s0-f1 --output {p}/plain"),
     "export": Writer("prep", "export {p}/few {p}/frames"),
+    "card": Writer("prep", "card {p}/few"),
     "check": Writer("prep", "check {p}/few"),
 }
 

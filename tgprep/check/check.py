@@ -33,6 +33,7 @@ from tgprep.check.shard import ShardReport, check_shard
 from tgprep.check.tables import Finding, check_originals, check_tables, hidden_keys, rows_by_shard
 from tgprep.convert.frame_tree import FramesError, frames_digest
 from tgprep.scan.pool import Pools
+from tgprep.share.tables import outdated_card
 
 _COPY = "restore it from a copy, or extract into a new folder: the same videos and settings give the same bytes"
 _SPLIT = "make the split again with `tgprep split ... --name {name} --overwrite`"
@@ -105,7 +106,7 @@ def check(
     if against is not None:
         sources = _check_sources(manifest, against, Pools.of(against, unlabelled), threads, stop)
     findings += filter(None, sources)
-    notes = [*_unlabelled(manifest), *_edited(originals), *hidden_keys(manifest)]
+    notes = [*_unlabelled(manifest), *_edited(originals), *hidden_keys(manifest), *outdated_card(root)]
     splits = list_splits(root)
     findings += [finding for name in splits for finding in _check_split(manifest, name, notes)]
     findings += _check_unknown_files(manifest, notes)

@@ -48,7 +48,6 @@ from manifests.targets.target_file import list_targets
 from tgprep.edit.differences import refuse_differences
 from tgprep.edit.merged_tables import merged_tables
 from tgprep.extract import work_folder
-from tgprep.extract.pipeline import card_text
 from tgprep.extract.workers.shards import WORK_FOLDER
 
 SHOWN = 10  # keys that a message names
@@ -169,7 +168,7 @@ def _merge_held(
             num_bytes += piece_bytes
             on_progress(num_bytes, max(total, num_bytes))
     sync_folder(out)
-    write_card(out, {"train": "shard-*.tar"}, card_text(planned.videos.num_without_label))
+    write_card(out, {"train": "shard-*.tar"}, plain_text(planned.videos.num_without_label))
     write_manifest(out, planned.header, planned.videos, planned.shards, originals)
     work_folder.remove(out)
     return Merged(planned, (), num_linked, len(todo) - num_linked, ())

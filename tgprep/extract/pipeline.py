@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from manifests.card import write_card
+from manifests.card import plain_text, write_card
 from manifests.disk import explained
 from manifests.files import Location, below, exists, list_files, list_folder, remove, remove_tree
 from manifests.manifest_io import HEADER_NAME, read_manifest, read_originals, write_manifest
@@ -39,11 +39,6 @@ from tgprep.extract.workers.local import num_workers, run_local
 from tgprep.extract.workers.scratch import refuse_small, scratch_folder
 from tgprep.extract.workers.shards import Engine, Request, ShardError, ShardPlan, ShardResult, StoppedError, Workload
 from tgprep.scan.scan import Scan
-
-_CARD = """Videos as WebDataset shards, with every frame and its temporal gradient, written by `tgprep extract`.
-
-`datasets.load_dataset("THIS FOLDER")` and any reader of WebDataset read them: all videos are one part. Which of them are labelled,
-unlabelled or test is in `splits/`; `tgprep split --materialise` writes these as parts of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,21 +263,11 @@ def finalise(
     header = replace(header, num_written=counts[WRITTEN], num_failed=counts[FAILED], num_skipped=counts[SKIPPED])
     # All videos are one part: labels of training are in splits/.
     num_unlabelled = sum(row.label == NO_LABEL and row.status == WRITTEN for row in rows)
-    earlier = card_text(base.videos.num_without_label) if base is not None else ""
-    write_card(out, {"train": "shard-*.tar"}, card_text(num_unlabelled), earlier)
+    earlier = plain_text(base.videos.num_without_label) if base is not None else ""
+    write_card(out, {"train": "shard-*.tar"}, plain_text(num_unlabelled), earlier)
     manifest = write_manifest(out, header, sorted(rows, key=lambda row: (row.key, row.path)), shards, originals)
     work_folder.remove(out)
     return manifest
-
-
-def card_text(num_unlabelled: int) -> str:
-    """The text of the card of a data set with so many videos without a label."""
-    more = (
-        f"\n\n{num_unlabelled:,} of the videos have no label: their `label` is -1, their `class_name` is empty."
-        if num_unlabelled
-        else ""
-    )
-    return _CARD + more
 
 
 def resume_or_begin(request: Request, scan: Scan) -> tuple[Plan, list[str]]:

@@ -21,6 +21,7 @@ from manifests.manifest_io import read_manifest
 from manifests.records import NO_LABEL, WRITTEN, GradientCoding
 from manifests.splits.label_split import list_splits, read_split, split_digest
 from manifests.splits.settings import PARTS
+from manifests.table import Manifest
 
 _MAX_BINS = 10
 _MAX_REASONS = 20
@@ -103,7 +104,12 @@ class Contents:
 
 def describe(root: str) -> Contents:
     """Describe the data set at `root`. Raises InputError if there is none."""
-    manifest = read_manifest(root)
+    return describe_manifest(read_manifest(root))
+
+
+def describe_manifest(manifest: Manifest) -> Contents:
+    """Describe a data set whose tables have been read; its splits are read here."""
+    root = manifest.root
     header, table = manifest.header, manifest.videos.arrow
     copied = "dataset videos_sha256 shards_sha256 format_version num_written num_failed num_skipped gradient settings versions"
     written = table.filter(pc.equal(table["status"], WRITTEN))

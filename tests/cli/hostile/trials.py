@@ -32,7 +32,7 @@ PREP = (
     "split {d}", "split {d} --percent 50 --name new --overwrite", "split {d} --per-class 1 --name new", "split {d} --show {s}",
     "split {d} --compare {s} {s}", "split {d} --export csv", "split {d} --export mmaction-videos --part test", "split {d} --materialise {s} --output {n}",
     "finalize {d}", "extract {v} {d} --threads 1", "extract {v} {d} --add --dry-run", "import-rawframes {d} {n}",
-    "split {d} --import {v}/list.csv --name new",
+    "split {d} --import {v}/list.csv --name new", "card {d}", "card {d} --force --json",
 )  # fmt: skip
 TRAIN = (
     f"run {{d}} --recipe demo --out {{n}} --max-steps 1 {SETTINGS}", "test {r} --data {d} --views 1x1 --device cpu",
