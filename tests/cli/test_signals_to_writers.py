@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.common import handled
 from tests.reliability import Reliability
 from tests.writers import WRITERS, files_in, kill_all, leftovers
 
@@ -65,3 +66,29 @@ def test_many_signals_at_random_moments(
     moments = tried(name, inputs_with_runs, tmp_path, numbers, random.Random(name))
     what = "kill -9, SIGTERM or SIGINT at a random moment of every command that writes, then the same command"
     reliability.record("Signals", what, num_commands=1, num_signals=len(numbers), at_seconds=moments, differing_files=0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_library_may_raise_another_exception_in_place_of_ours(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As pydantic does, if the signal comes while it builds a validator."""
+
+    @handled
+    def command() -> None:
+        try:
+            signal.raise_signal(number)
+        except BaseException:
+            raise ValueError("of a library") from None
+
+    handlers = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {each: signal.signal(each, handler) for each, handler in handlers.items()}
+    try:
+        with pytest.raises(SystemExit) as ended:
+            command()
+        assert {each: signal.getsignal(each) for each in handlers} == handlers
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert ended.value.code == 128 + number
+    assert capfd.readouterr().err == "Interrupted.\n"
