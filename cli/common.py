@@ -119,7 +119,7 @@ def _signals_raise() -> Iterator[list[int]]:
         came.append(number)
         raise _Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
-    free = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    free: dict[int, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
     is_main = threading.current_thread() is threading.main_thread()
     numbers = [number for number, handler in free.items() if is_main and signal.getsignal(number) == handler]
     for number in numbers:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from manifests.card import CARD_NAME, write_card
+from manifests.card import CARD_NAME, plain_text, write_card
 from manifests.datasets import folded_class, nfc
 from manifests.disk import TEMPORARY_PREFIX, made_folder, require_room, sync_folder
 from manifests.files import (

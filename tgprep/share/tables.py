@@ -10,7 +10,15 @@ from dataclasses import dataclass
 
 from manifests.card import CARD_NAME
 from manifests.files import Location, below, read_bytes
-from manifests.manifest_io import HEADER_NAME, ORIGINALS_NAME, SHARDS_NAME, SPLITS_FOLDER, VIDEOS_NAME, join, read_header
+from manifests.manifest_io import (
+    HEADER_NAME,
+    ORIGINALS_NAME,
+    SHARDS_NAME,
+    SPLITS_FOLDER,
+    VIDEOS_NAME,
+    join,
+    read_header,
+)
 from manifests.splits.label_split import list_splits
 from manifests.targets.target_file import TARGETS_FOLDER, list_targets
 

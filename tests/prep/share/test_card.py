@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlcroissant
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from huggingface_hub import DatasetCard
@@ -16,9 +18,10 @@ from markdown_it import MarkdownIt
 
 from cli.prep import main
 from manifests.console import visible
-from manifests.manifest_io import read_manifest
+from manifests.manifest_io import read_manifest, write_manifest
 from manifests.splits.label_split import make_split, read_split, write_split
 from manifests.splits.settings import PARTS, SplitSettings
+from manifests.table import Originals
 from manifests.targets.target_file import Targets, write_targets
 from tests.prep.share.support import HOSTILE, body, cells, front_matter, rename
 from tests.train.support import write_data_set
@@ -42,8 +45,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest, split = write_data_set(root, num_frames=3)
     write_split(root, make_split(manifest, SplitSettings(percent=25, hold_out_percent=25, strategy="stratified")))
     keys = tuple(split.keys_of("unlabelled")[:4])
-    import numpy as np
-
     targets = Targets("mean", keys, np.full((4, 3), 1 / 3, np.float32), manifest.header.classes, {"from": "nowhere"})
     write_targets(root, targets)
     return root
@@ -259,3 +260,24 @@ def test_a_damaged_split_is_named_and_nothing_is_written(root: Path) -> None:
     (root / "splits/p50-stratified-s0-f1.parquet").write_bytes(b"PAR1")
     assert "p50-stratified-s0-f1.parquet is damaged" in call(root, code=2).output
     assert not (root / "croissant.json").exists()
+
+
+def test_a_card_says_what_the_tars_still_hold(root: Path) -> None:
+    """After a change that leaves the shards as they are; the table of the originals is one of the files."""
+    manifest = read_manifest(root)
+    originals = Originals(manifest.videos.take([0, 1]), np.array([True, False]), ("class0", "class1"))
+    rows = [
+        replace(row, class_name="class1", label=1) if number == 1 else row
+        for number, row in enumerate(manifest.videos)
+        if number
+    ]
+    header = replace(manifest.header, num_written=17)
+    write_manifest(root, header, rows, manifest.shards, originals)
+    shutil.rmtree(root / "splits")
+    shutil.rmtree(root / "targets")
+    call(root)
+    assert (
+        "**2 videos were dropped or have other labels since they were extracted.**" in (root / "README.md").read_text()
+    )
+    assert [row[2] for row in cells((root / "README.md").read_text(), "label")] == ["4", "7", "6"]
+    assert "originals.parquet" in {item["contentUrl"] for item in croissant(root)["distribution"]}
