@@ -68,6 +68,9 @@ def test_commands_on_a_data_set(videos: Path, tmp_path: Path) -> None:
     call(tgprep, "split", out, "--percent", "50", "--strategy", "stratified", "--name", "s")
     call(tgprep, "split", out, "--show", "s")
     call(tgprep, "split", out)
+    assert call(tgprep, "card", out).exit_code == 0
+    assert COMMANDS.search((out / "README.md").read_text("utf-8").replace("\n", "")) is None
+    assert (out / "croissant.json").read_bytes().isascii()
     listed = CliRunner().invoke(tgprep, ["split", str(out), "--export", "csv", "--name", "s", "--part", "labelled"])
     assert listed.exit_code == 0
     assert "\x1b]0;owned\x07" in listed.stdout  # of use to programs only as it is

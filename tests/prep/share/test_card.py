@@ -23,6 +23,7 @@ from manifests.splits.label_split import make_split, read_split, write_split
 from manifests.splits.settings import PARTS, SplitSettings
 from manifests.table import Originals
 from manifests.targets.target_file import Targets, write_targets
+from tests.object_store import ObjectStore
 from tests.prep.share.support import HOSTILE, body, cells, front_matter, rename
 from tests.train.support import write_data_set
 
@@ -281,3 +282,15 @@ def test_a_card_says_what_the_tars_still_hold(root: Path) -> None:
     )
     assert [row[2] for row in cells((root / "README.md").read_text(), "label")] == ["4", "7", "6"]
     assert "originals.parquet" in {item["contentUrl"] for item in croissant(root)["distribution"]}
+
+
+def test_in_an_object_store_the_card_is_the_same(root: Path, store: ObjectStore) -> None:
+    url = store.bucket("cards") + "/shapes"
+    store.upload(root, url)
+    for place in (str(root), url):
+        done = CliRunner().invoke(main, ["card", place, *given()], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    there = store.tree(url)
+    for name in ("README.md", "croissant.json"):
+        assert there[name] == (root / name).read_bytes()
+    assert not [name for name in there if ".tgprep" in name]
