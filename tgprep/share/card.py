@@ -66,6 +66,8 @@ def write_card(root: str, facts: Facts, *, force: bool = False) -> Card:
         earlier = {} if force else earlier_facts(out)
         if DEFAULT_DESCRIPTION.fullmatch(earlier.get("description", "")):
             del earlier["description"]
+        if readme.has("license"):  # that of its owner counts, also in a form that is not read here
+            earlier.pop("license", None)
         facts = Facts(**_defaults(manifest, out) | earlier | _of_front_matter(readme) | given)
         notes = set_front_matter(readme, _front_matter(facts, manifest), _replaced(given))
         state = state_of(tables)

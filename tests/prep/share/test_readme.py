@@ -90,6 +90,17 @@ def test_text_and_keys_of_others_stay(root: Path, ends: str) -> None:
     assert body(again).split(MARKS[0])[0] == body(text).split(MARKS[0])[0]
 
 
+def test_a_licence_that_its_owner_edited_counts(root: Path) -> None:
+    call(root, "--license", "mit")
+    text = (root / "README.md").read_text()
+    for edited, stated in (("license:\n- gpl-3.0\n- mit\n", "The metadata of this card state the licence."), ("license: 'cc0-1.0'\n", "Licence: cc0-1.0")):  # fmt: skip
+        (root / "README.md").write_text(text.replace("license: mit\n", edited))
+        assert "no licence" not in call(root)
+        assert edited in (root / "README.md").read_text()
+        assert stated in (root / "README.md").read_text()
+    assert json.loads((root / "croissant.json").read_bytes())["license"] == "cc0-1.0"
+
+
 def test_an_owner_s_list_of_shards_stays_with_a_note(root: Path) -> None:
     own = "---\nconfigs:\n- config_name: other\n  data_files: shard-000000.tar\n---\n"
     (root / "README.md").write_text(own)
