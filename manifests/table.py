@@ -61,13 +61,14 @@ class VideoTable:
     """videos.parquet in memory: rows are made on demand, columns are Arrow or numpy arrays."""
 
     def __init__(self, table: pa.Table) -> None:
-        if not any(table.schema.equals(schema, check_metadata=False) for schema in VIDEO_SCHEMAS):
+        if (schema := next((s for s in VIDEO_SCHEMAS if table.schema.equals(s, check_metadata=False)), None)) is None:
             missing = [field.name for field in VIDEO_SCHEMA if field not in list(table.schema)]
             raise InputError(
                 f"videos.parquet is not in the format of this version: columns missing or of another type: "
                 f"{', '.join(missing) or 'order of columns'}. Extract again, or read it with the version that wrote it (dataset.json names it)."
             )
-        self.arrow = table.combine_chunks()
+        # What is read names the elements of lists differently, which would change the bytes of a file that is written of it.
+        self.arrow = table.cast(schema).combine_chunks()
 
     @classmethod
     def from_rows(cls, rows: Iterable[VideoRow]) -> VideoTable:

@@ -87,6 +87,8 @@ WRITERS = {
     "repair": Writer("prep", "check {p}/damaged --repair --against {b}/videos --threads 2", ("damaged",)),
     "merge": Writer("prep", "merge {b}/few {b}/rest {p}/data"),
     "merge-copy": Writer("prep", "merge {b}/few {b}/rest {p}/data --copy"),
+    "drop": Writer("prep", "drop {p}/few --keys {b}/keys.txt", ("few",)),
+    "relabel": Writer("prep", "relabel {p}/few --from {b}/labels.csv", ("few",)),
     "sample": Writer("prep", "sample {p}/videos " + SMALL),
     "run": Writer("train", "run {b}/data --out {p}/run " + DEMO),
     "resume": Writer("train", "run {b}/data --out {p}/half " + DEMO, ("half",)),
@@ -138,6 +140,9 @@ def make_inputs(base: Path) -> None:
         path.unlink()
     lists = " --annotations {b}/annotations "
     _make(base, "prep", "extract {b}/some {b}/few" + lists + EXTRACT)
+    keys = [f"{path.parent.name}/{path.stem}" for path in sorted((base / "some").rglob("*_g02_*"))]
+    (base / "keys.txt").write_text("\n".join(keys[:1]))
+    (base / "labels.csv").write_text("key,label\n" + "".join(f"{key},other\n" for key in keys[1:]))
     shutil.copytree(base / "videos", base / "others", ignore=shutil.ignore_patterns("*_g0[123]_*"))
     _make(base, "prep", "extract {b}/others {b}/rest" + lists + EXTRACT)
     for path in sorted((base / "some").rglob("*_g03_*")):

@@ -20,6 +20,8 @@ from cli.common import LazyGroup
         "check": ("cli.prep.check", "Verify a data set, and repair damaged shards."),
         "preview": ("cli.prep.preview", "One self-contained page to look at a data set."),
         "merge": ("cli.prep.merge", "Several data sets -> one, without decoding."),
+        "drop": ("cli.prep.drop", "Take videos out of a data set, or put them back."),
+        "relabel": ("cli.prep.relabel", "Give videos other classes, or none."),
         "card": ("cli.prep.card", "Write README.md and croissant.json, to share a data set."),
         "export": ("cli.prep.export", "Write a data set as a rawframes tree with lists."),
         "import-rawframes": ("cli.prep.import_rawframes", "Existing rawframes -> a data set, bytes unchanged."),

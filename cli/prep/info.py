@@ -81,6 +81,10 @@ def _counts(contents: Contents, row: Row) -> Iterator[str]:
     yield from row("classes", f"{c.num_classes:,}{empty}; videos a class {span(c.videos_per_class)}")
     if c.num_without_label:
         yield from row("no label", f"{c.num_without_label:,} videos: unlabelled in every split")
+    if c.num_dropped:
+        yield from row("dropped", f"{c.num_dropped:,} more videos, whose bytes are still in the shards")
+    if c.num_relabelled:
+        yield from row("labels", f"{c.num_relabelled:,} videos have other ones than their shards say: the tables count")
     if c.num_segments:
         yield from row("segments", f"{c.num_segments:,} of {c.num_cut_files:,} files")
     yield from row("groups", f"{c.num_groups:,}" if c.num_groups else "none")

@@ -62,15 +62,13 @@ def preview(
 
 def _keys(options: tuple[str, ...]) -> tuple[str, ...]:
     """The keys of all --keys options: lists with commas, and files."""
-    from manifests.lists.text import read_lines
+    from manifests.lists.text import read_keys
     from manifests.records import InputError
 
     keys: list[str] = []
     for text in options:
         if text.startswith("@"):
-            # Also a csv whose first column is the key, as `targets --least-sure` writes it.
-            firsts = [line.partition(",")[0] for _, line in read_lines(Path(text[1:]))]
-            keys += firsts[1:] if firsts[:1] == ["key"] else firsts
+            keys += read_keys(Path(text[1:]))
         else:
             keys += text.split(",")
     keys = [key.strip() for key in keys if key.strip()]

@@ -84,3 +84,9 @@ def decode(content: bytes, file: Path) -> str:
         line = text.count("\n", 0, nul) + 1
         raise InputError(f"{file}, line {line}: holds a NUL byte: no text, or UTF-16 without its mark. {_SAVE}")
     return text
+
+
+def read_keys(file: Path) -> list[str]:
+    """The keys of a list with one a line, or of a csv that begins with the key, as `tgprep targets --least-sure` writes it."""
+    firsts = [line.partition(",")[0].strip().strip('"') for _, line in read_lines(file)]
+    return [key for key in (firsts[1:] if firsts[:1] == ["key"] else firsts) if key]

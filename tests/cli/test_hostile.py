@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch._dynamo  # noqa: F401 - a time limit must not end its import
@@ -10,6 +13,7 @@ from click.testing import CliRunner
 
 from cli.prep import main as tgprep
 from cli.train import main as tgtrain
+from manifests.manifest_io import read_manifest, write_manifest
 from tests.cli.hostile.changes import every_change
 from tests.cli.hostile.run_changes import every_run_change
 from tests.cli.hostile.support import SPLIT
@@ -41,7 +45,21 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     for main, words in commands:
         done = CliRunner().invoke(main, words.split())
         assert done.exit_code in (0, 1), done.output
+    make_other(root)
     return Bench(root)
+
+
+def make_other(root: Path) -> None:
+    """A data set with the settings of good/ and other keys, to merge it with, and lists of videos of good/."""
+    manifest = read_manifest(shutil.copytree(root / "good", root / "other"))
+    rows = [
+        replace(row, key=row.key and f"{row.key.partition('/')[0]}/o{row.key.partition('/')[2]}", path=f"o/{row.path}")
+        for row in manifest.videos
+    ]
+    write_manifest(root / "other", manifest.header, sorted(rows, key=lambda row: (row.key, row.path)), manifest.shards)
+    keys = [key for key in manifest.videos.column("key") if key]
+    (root / "other.txt").write_text("\n".join(keys[:2]))
+    (root / "other.csv").write_text(f"key,label\n{keys[1]},class1\n{keys[2]},\n{keys[3]},new\n")
 
 
 def try_pairs(bench: Bench, pairs: list[tuple[str, str]], reliability: Reliability) -> None:
@@ -73,7 +91,10 @@ ONCE = (
     ("header video of gop 0", PREP[4]), ("header is fifo", PREP[0]), ("split provenance list", PREP[11]),
     ("split label null", TRAIN[0]), ("split no rows", TRAIN[0]), ("shard is fifo", PREP[4]), ("split is endless", PREP[3]),
     ("shards and videos named /dev/zero", PREP[3]), ("videos fps = inf", PREP[6]),
-    ("rgb begins with a bomb", PREP[4]), ("none", PREP[4]), ("none", TRAIN[0]),
+    ("rgb begins with a bomb", PREP[4]), ("none", PREP[4]), ("none", TRAIN[0]), ("none", PREP[-5]), ("edited", PREP[-4]), ("edited", PREP[-3]),
+    ("edited", PREP[-2]), ("edited", PREP[-1]), ("edited", PREP[4]), ("originals no rows", PREP[4]), ("originals all label = 2147483647", PREP[0]),
+    ("originals all dropped = True", PREP[-2]), ("originals all dropped = False", PREP[4]), ("originals a row twice", PREP[-5]),
+    ("videos all rows twice", PREP[-5]), ("shards and videos named /dev/zero", PREP[-4]),
 )  # fmt: skip
 
 

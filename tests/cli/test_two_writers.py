@@ -31,6 +31,8 @@ DATA_SET = {
     "task": "data",
     "import": "data",
     "merge": "data",
+    "drop": "few",
+    "relabel": "few",
 }
 FOLDER = {"materialise": "plain", "export": "frames", "sample": "videos"}
 # Each changes a finished data set; {p}/few lacks two videos.
@@ -43,6 +45,8 @@ SAME = {
     "materialise": Writer("prep", "split {p}/few --materialise p50-s0-f1 --output {p}/plain"),
     "export": Writer("prep", "export {p}/few {p}/frames"),
     "card": Writer("prep", "card {p}/few"),
+    "drop": Writer("prep", "drop {p}/few --keys {b}/keys.txt"),
+    "relabel": Writer("prep", "relabel {p}/few --from {b}/labels.csv"),
     "check": Writer("prep", "check {p}/few"),
 }
 

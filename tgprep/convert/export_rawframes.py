@@ -230,7 +230,7 @@ def list_texts(manifest: Manifest) -> dict[str, str]:
     header = manifest.header
     texts = {CLASS_LIST: class_list_text(header.classes)}
     written = manifest.videos.take(manifest.written_rows(()))
-    if shared := shared_labels(written.column("key"), written.column("label")):
+    if shared := shared_labels(written.column("key"), written.column("label"), header.classes):
         texts[SHARED_LABELS] = json_bytes(shared).decode()
     texts |= _official(manifest)
     for name in list_splits(manifest.root):  # the newest first: of several splits, it gets the reference's name

@@ -20,6 +20,7 @@ from manifests.lists.ucf_hmdb import read_class_index
 from manifests.records import NO_LABEL, InputError, SourceVideo
 from tgprep.scan.files import NOT_UTF8, Listing, VideoFile, is_utf8, walk
 from tgprep.scan.keys import class_folder
+from tgprep.scan.pool import KEY_FOLDER
 from tgprep.scan.rules import Labelling, VideoLabel
 from tgprep.scan.scan import Scan, label_files, named
 
@@ -169,12 +170,17 @@ def _class_index(file: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def shared_labels(keys: Sequence[str], labels: Sequence[int]) -> dict[str, int]:
-    """The labels of the videos in folders of several classes, such as `_` for names without a Latin letter; by key."""
+def shared_labels(keys: Sequence[str], labels: Sequence[int], names: Sequence[str]) -> dict[str, int]:
+    """The labels that folders do not say, by key: in those of several classes, such as `_` for names without a Latin letter, and of
+    videos that were relabelled. names: the classes.
+    """
+    folders = [key.partition("/")[0] for key in keys]
     classes: defaultdict[str, set[int]] = defaultdict(set)
-    for key, label in zip(keys, labels, strict=True):
-        classes[key.partition("/")[0]].add(label)
-    return {key: label for key, label in zip(keys, labels, strict=True) if len(classes[key.partition("/")[0]]) > 1}
+    for folder, label in zip(folders, labels, strict=True):
+        classes[folder].add(label)
+    own = [*map(class_folder, names), KEY_FOLDER]  # the last is that of NO_LABEL
+    unsaid = {folder for folder, found in classes.items() if len(found) > 1 or own[min(found)] != folder}
+    return {key: label for key, folder, label in zip(keys, folders, labels, strict=True) if folder in unsaid}
 
 
 def _read_shared_labels(file: Path, num_classes: int) -> dict[str, int]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.files import is_url
-from manifests.manifest_io import read_manifest
+from manifests.manifest_io import read_manifest, read_originals
 from manifests.records import NO_LABEL, WRITTEN, GradientCoding
 from manifests.splits.label_split import list_splits, read_split, split_digest
 from manifests.splits.settings import PARTS
@@ -70,6 +70,8 @@ class Contents:
     num_bytes: int
     num_source_bytes: int
     num_without_label: int  # written videos of no known class
+    num_dropped: int  # videos that only the shards have any more
+    num_relabelled: int  # videos with another class or label than their shards say
     num_classes: int
     num_empty_classes: int
     videos_per_class: Summary
@@ -110,6 +112,7 @@ def describe(root: str) -> Contents:
 def describe_manifest(manifest: Manifest) -> Contents:
     """Describe a data set whose tables have been read; its splits are read here."""
     root = manifest.root
+    originals = read_originals(manifest)
     header, table = manifest.header, manifest.videos.arrow
     copied = "dataset videos_sha256 shards_sha256 format_version num_written num_failed num_skipped gradient settings versions"
     written = table.filter(pc.equal(table["status"], WRITTEN))
@@ -130,6 +133,8 @@ def describe_manifest(manifest: Manifest) -> Contents:
         num_bytes=sum(shard.num_bytes for shard in manifest.shards),
         num_source_bytes=sum(dict(zip(paths, written["num_source_bytes"].to_pylist(), strict=True)).values()),
         num_without_label=written.num_rows - labelled.num_rows,
+        num_dropped=int(originals.dropped.sum()),
+        num_relabelled=int((~originals.dropped).sum()),
         num_classes=len(header.classes),
         num_empty_classes=sum(name not in per_class for name in header.classes),
         videos_per_class=_summary(np.array(list(per_class.values()), np.int64)),

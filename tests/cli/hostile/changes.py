@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from tests.cli.hostile.support import (
     Change,
     cell,
     content,
+    drop_and_relabel,
     header,
     of_type,
     put,
@@ -61,7 +64,7 @@ _FIELDS = (
     "num_failed",
     "num_skipped",
 )
-_FIELDS += ("videos_sha256", "shards_sha256", "header_sha256", "format_version")
+_FIELDS += ("videos_sha256", "shards_sha256", "header_sha256", "format_version", "originals_sha256", "changes")
 _NESTED = tuple(("gradient", name) for name in ("source", "space", "stored", "zero_level"))
 _NESTED += tuple(
     ("settings", name)
@@ -72,7 +75,7 @@ _NESTED += tuple(
 def every_change(data_set: Path) -> dict[str, Change]:
     """All changes by name; they fit the given data set, which stays as it is."""
     changes: dict[str, Change] = {"none": lambda folder: None}
-    for part in (_header, _header_bytes, _videos, _shards, _split, file_changes, sample_changes):
+    for part in (_header, _header_bytes, _videos, _shards, _originals, _split, file_changes, sample_changes):
         changes |= dict(part(data_set))
     return changes
 
@@ -257,6 +260,18 @@ def _named(name: str) -> Change:
             os.mkfifo(folder / name)
 
     return apply
+
+
+def _originals(data_set: Path) -> Iterator[tuple[str, Change]]:
+    """A data set from which a video was dropped, and in which another one has another label."""
+    yield "edited", drop_and_relabel
+    with tempfile.TemporaryDirectory() as folder:
+        before = read_table(Path(shutil.copytree(data_set, Path(folder) / "data")), "originals")
+    yield from _columns("originals", before)
+    yield from _rows("originals")
+    yield "originals at the place of others", table("originals", lambda t: pa.concat_tables([t, t.slice(0, 1)]))
+    for value in ([{}] * 2000, [{"a": {}}], [{"change": "x" * 5000}], [{"n": 2**70}], [{"change": "merge"}] * 3):
+        yield f"header changes {_short(value)} {len(value)}", put("changes", value=value)
 
 
 def _split(data_set: Path) -> Iterator[tuple[str, Change]]:

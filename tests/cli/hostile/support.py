@@ -12,6 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tgprep.edit.drop import drop
+from tgprep.edit.relabel import relabel
+
 Change = Callable[[Path], None]  # changes the data set in a folder
 SPLIT = "p50-s0-f1"
 
@@ -67,8 +70,18 @@ def replace_table(folder: Path, name: str, content: bytes) -> None:
 
 
 def read_table(folder: Path, name: str) -> pa.Table:
+    if name == "originals" and not (folder / "originals.parquet").exists():
+        drop_and_relabel(folder)
     place = folder / "splits" / f"{SPLIT}.parquet" if name == "split" else folder / f"{name}.parquet"
     return pq.read_table(io.BytesIO(place.read_bytes()))
+
+
+def drop_and_relabel(folder: Path) -> None:
+    """Drop a video and relabel another one, so that the data set has an originals.parquet."""
+    first, second = [row["key"] for row in read_table(folder, "videos").to_pylist() if row["status"] == "written"][:2]
+    drop(str(folder), [first])
+    (file := folder.with_name("relabelled.csv")).write_text(f"key,label\n{second},new\n")
+    relabel(str(folder), file)
 
 
 def table(name: str, change: Callable[[pa.Table], pa.Table]) -> Change:

@@ -25,7 +25,7 @@ _TINY = (
     "optimiser.epochs=1", "optimiser.warmup_epochs=0", "method.warmup_epochs=0", "precise_bn.batches=0", "runtime.workers=0",
 )  # fmt: skip
 SETTINGS = " ".join(f"--set {text}" for text in _TINY)
-# {d}: the changed data set, {v}: the videos, {r}: a run on it, {n}: a new place, {s}: the split.
+# {d}: the changed data set, {o}: another one (with lists beside it), {v}: the videos, {r}: a run on it, {n}: a new place, {s}: the split.
 PREP = (
     "info {d}", "info {d} --json", "check {d} --threads 1", "check {d} --quick --json", "check {d} --deep --threads 1",
     "check {d} --against {v} --threads 1", "preview {d} --output {n}.html --threads 1", "export {d} {n} --threads 1",
@@ -33,6 +33,7 @@ PREP = (
     "split {d} --compare {s} {s}", "split {d} --export csv", "split {d} --export mmaction-videos --part test", "split {d} --materialise {s} --output {n}",
     "finalize {d}", "extract {v} {d} --threads 1", "extract {v} {d} --add --dry-run", "import-rawframes {d} {n}",
     "split {d} --import {v}/list.csv --name new", "card {d}", "card {d} --force --json",
+    "merge {d} {o} {n}", "merge {o} {d} {n} --copy", "drop {d} --keys {o}.txt", "drop {d} --restore", "relabel {d} --from {o}.csv",
 )  # fmt: skip
 TRAIN = (
     f"run {{d}} --recipe demo --out {{n}} --max-steps 1 {SETTINGS}", "test {r} --data {d} --views 1x1 --device cpu",
@@ -100,6 +101,7 @@ class Bench:
             "d": self.root / "good",
             "v": self.root / "videos",
             "r": self.root / "run",
+            "o": self.root / "other",
             "n": work / "new",
             "s": SPLIT,
         }
