@@ -15,14 +15,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.card import write_card
+from manifests.card import plain_text, write_card
 from manifests.files import below, parse_location
 from manifests.manifest_io import prepare_manifest, read_header, read_manifest, read_originals, write_manifest
 from manifests.records import FAILED, WRITTEN, InputError
 from manifests.splits.label_split import list_splits
 from manifests.table import Manifest, Originals, VideoTable
 from tgprep.extract import work_folder
-from tgprep.extract.pipeline import card_text
 from tgprep.extract.plan import load_plan
 from tgprep.extract.workers.shards import WORK_FOLDER
 
@@ -74,7 +73,7 @@ class State:
         if self.dry_run:
             manifest, _ = prepare_manifest(before.root, header, videos, before.shards, originals)
         else:
-            cards = [card_text(table.num_without_label) for table in (videos, before.videos)]
+            cards = [plain_text(table.num_without_label) for table in (videos, before.videos)]
             write_card(parse_location(before.root), {"train": "shard-*.tar"}, *cards)
             manifest = write_manifest(before.root, header, videos, before.shards, originals)
         return Changed(manifest, num_videos, num_same, list_splits(before.root))
