@@ -306,6 +306,9 @@ def cache_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--cache", "cache_folder", metavar="DIR", help=folder_help)(gigabytes(function))
 
 
+force_option = click.option("--force", is_flag=True, help="try it even if the memory does not suffice by the estimate")
+
+
 def quiet_threads() -> None:
     """Let computing threads leave room for others, idle ones sleep and no more than the quota allows; before torch is imported."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # when they spin, the loader's processes starve

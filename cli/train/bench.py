@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.common import PlaceType, cache_options, echo, handled, human_bytes, print_json, say
+from cli.common import PlaceType, cache_options, echo, force_option, handled, human_bytes, print_json, say
 from cli.train.run import setup_of
 from manifests.machine import usable_cores
 
@@ -42,6 +42,7 @@ _MAIN_RECIPE = "ucf101-20"
     show_default=True,
     help="time for each figure; one batch is measured however long it takes",
 )
+@force_option
 @cache_options
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 @handled
@@ -52,6 +53,7 @@ def bench(
     overrides: tuple[str, ...],
     workers: int | None,
     seconds: float,
+    force: bool,
     cache_folder: str | None,
     cache_gb: float | None,
     as_json: bool,
@@ -75,7 +77,7 @@ def bench(
 
     with process_group(setup.config.runtime.device) as ranks:
         counts = workers_to_try(setup.config) if workers is None else (workers,)
-        balance = measure(setup, ranks, counts, seconds, say)
+        balance = measure(setup, ranks, counts, seconds, say, force=force)
         if as_json:
             print_json(_facts(setup, ranks, balance))
         else:

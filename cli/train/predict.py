@@ -55,18 +55,21 @@ def predict(
     from tgtrain.data.loader import default_workers
     from tgtrain.evaluate.predict import best_classes
     from tgtrain.evaluate.score import Scorer
-    from tgtrain.ranks.distributed import choose_device
+    from tgtrain.ranks.distributed import Ranks, choose_device
     from tgtrain.run.trained import read_trained
 
     paths = _files(videos)
     trained = read_trained(run, scoring.checkpoint, scoring.teacher)
     settings = scoring.settings(run, trained.config)
-    trained.model.to(place := choose_device(device))
+    place, children = choose_device(device), min(len(paths), workers or default_workers())
+    scoring.require_memory("The prediction", trained.config, settings, Ranks(0, 1, place), children)
+    trained.model.to(place)
     job = _view_job(trained, settings, paths[0], decoder)
-    replies = read_all(job, paths, min(len(paths), workers or default_workers()), deadline)
+    replies = read_all(job, paths, children, deadline)
     num_frames: list[int] = []
     answers, failed = [], []
-    scorer = Scorer(trained.model, place, settings.average, trained.config.data.gradient == "slow")
+    slow = trained.config.data.gradient == "slow"
+    scorer = Scorer(trained.model, place, settings.average, slow, settings.batch_views)
     # Results are printed as they come; JSON is one object at the end.
     for scored in scorer.score(_views(replies, num_frames, job)):
         path = paths[scored.position]

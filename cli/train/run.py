@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from cli.common import PlaceType, cache_options, handled, human_bytes, print_json, quiet_threads, say
+from cli.common import PlaceType, cache_options, force_option, handled, human_bytes, print_json, quiet_threads, say
 from cli.train.launch import devices_option, end, launched
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ _NOT_BEGUN = "Stopped before the first step; the same command starts again."
     type=click.IntRange(min=1),
     help="stop after N steps in total; does not change the learning-rate schedule",
 )
+@force_option
 @cache_options
 @click.option("--json", "as_json", is_flag=True, help="print the outcome as one JSON object on stdout")
 @handled
@@ -66,6 +69,7 @@ def run(
     init: str | None,
     devices: str | None,
     max_steps: int | None,
+    force: bool,
     cache_folder: str | None,
     cache_gb: float | None,
     as_json: bool,
@@ -88,13 +92,17 @@ def run(
         overrides += (f"model.init={json.dumps(init, ensure_ascii=False)}",)
     setup = setup_of(out, split_name, recipe, fitting_recipe, overrides, cache_folder, cache_gb)
     from tgtrain.ranks.distributed import process_group
-    from tgtrain.train.trainer import train
+    from tgtrain.train.trainer import num_steps_of, train
 
     folder = run_folder or Path("runs") / f"{setup.config.name}-{setup.split.name}"
     try:
         with process_group(setup.config.runtime.device, lambda: bool(seen)) as ranks:
             if ranks.is_main:
                 _announce(setup, ranks, folder)
+            num_steps = min(num_steps_of(setup)[0], max_steps or sys.maxsize)
+            figures = require_memory_of(setup, ranks, num_steps=num_steps, force=force)
+            if ranks.is_main:
+                say(f"estimate: {figures}")
             outcome = train(
                 setup, folder, ranks, resume=resume, max_steps=max_steps, should_stop=ranks.stop_requested, log=say
             )
@@ -183,6 +191,32 @@ def _announce(setup: Setup, ranks: Ranks, folder: Path) -> None:
     unused_tasks = unused_tasks_note(os.environ) if ranks.world_size == 1 else ""
     for note in filter(None, (*notes(setup), unused_tasks)):
         say(f"note: {note}")
+
+
+def require_memory_of(
+    setup: Setup, ranks: Ranks, *, num_steps: int = 0, num_processes: int = 0, sharing: int = 0, force: bool = False
+) -> str:
+    """What the run takes, as a line; "" on ranks other than the first. InputError if it does not fit into memory.
+
+    num_processes: of the run, if these ranks are not yet all of them. sharing: of all runs on this machine.
+    """
+    from tgtrain.data.build import training_workers
+    from tgtrain.train.estimate import cheaper, of_training, require_memory
+    from tgtrain.train.preflight import require_settings
+
+    config, world_size = setup.config, num_processes or ranks.world_size
+    require_settings(config, replace(ranks, world_size=world_size))
+    unlabelled = f" + {config.batch.unlabelled}" if config.method.uses_unlabelled else ""
+    return require_memory(
+        f"A step of {config.name} on {config.batch.labelled}{unlabelled} videos",
+        ranks,
+        training_workers(config),
+        lambda: of_training(config, world_size),
+        lambda fits: cheaper(config, world_size, fits),
+        num_steps=num_steps,
+        sharing=sharing,
+        force=force,
+    )
 
 
 def fitting_recipe(manifest: Manifest, split: LabelSplit) -> str:

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from cli.common import force_option
+
 if TYPE_CHECKING:
     from tgtrain.config import Config
     from tgtrain.evaluate.evaluate import EvalSettings
     from tgtrain.evaluate.results import EvalProtocol
     from tgtrain.evaluate.score import Average, Modality
+    from tgtrain.ranks.distributed import Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,8 @@ class Scoring:
     average: str | None
     checkpoint: str
     teacher: bool | None
+    batch_views: int | None
+    force: bool
 
     @property
     def rule(self) -> str:
@@ -38,6 +43,7 @@ class Scoring:
         from manifests.records import InputError
         from tgtrain.evaluate.evaluate import EvalSettings
         from tgtrain.evaluate.results import EvalProtocol
+        from tgtrain.evaluate.score import BATCH_VIEWS
 
         streams = config.model.streams
         modality = self.modality or ("tg" if streams == "tg" else "rgb")
@@ -47,7 +53,36 @@ class Scoring:
         protocol = EvalProtocol(config.data.test_clips, config.data.test_crops)
         if self.views is not None:
             protocol = parse_views("--views", self.views)
-        return EvalSettings(protocol, cast("Modality", modality), cast("Average", average))
+        rows = self.batch_views or BATCH_VIEWS
+        return EvalSettings(protocol, cast("Modality", modality), cast("Average", average), rows)
+
+    def require_memory(
+        self, what: str, config: Config, settings: EvalSettings, ranks: Ranks, workers: int, *, precise_bn: bool = False
+    ) -> None:
+        """InputError with figures if the work does not fit into memory. All ranks must call this."""
+        from tgtrain.train.estimate import Estimate, cheaper_scoring, of_scoring, require_memory
+
+        protocol = settings.protocol
+
+        def estimate(rows: int, num_clips: int) -> Estimate:
+            num_crops = protocol.num_crops if num_clips > 1 else 1
+            return of_scoring(config, settings.modality, num_clips, num_crops, rows, precise_bn=precise_bn)
+
+        require_memory(
+            f"{what} with {protocol.protocol} views",
+            ranks,
+            workers,
+            lambda: of_scoring(
+                config,
+                settings.modality,
+                protocol.num_clips,
+                protocol.num_crops,
+                settings.batch_views,
+                precise_bn=precise_bn,
+            ),
+            lambda fits: cheaper_scoring(estimate, protocol.num_clips, fits),
+            force=self.force,
+        )
 
 
 def parse_views(option: str, text: str) -> EvalProtocol:
@@ -93,7 +128,7 @@ def teacher_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--views, --modality, --average, --checkpoint and --teacher, passed to the command as `scoring`."""
+    """Options of how videos are scored, with which state, and in which memory, passed to the command as `scoring`."""
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -114,6 +149,12 @@ def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         checkpoint_option,
         teacher_option,
+        click.option(
+            "--batch-views",
+            type=click.IntRange(min=1),
+            help="views that go through the network together; less memory with fewer  [default: 32]",
+        ),
+        force_option,
     )
     for option in reversed(options):
         wrapper = option(wrapper)

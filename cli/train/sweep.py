@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.common import EXIT_FAILURES, PlaceType, cache_options, echo, handled, print_json, quiet_threads, say
+from cli.common import (
+    EXIT_FAILURES,
+    PlaceType,
+    cache_options,
+    echo,
+    force_option,
+    handled,
+    print_json,
+    quiet_threads,
+    say,
+)
 from cli.train.launch import count_gpus, devices_option, number_of
 
 if TYPE_CHECKING:
@@ -68,6 +78,7 @@ _STATES = {"new": "not begun", "begun": "begun", "trained": "trained", "tested":
 @devices_option
 @click.option("--list", "only_list", is_flag=True, help="check everything, print the numbered cells, and end")
 @click.option("--task", type=click.IntRange(0), metavar="I", help="only cell I of --list, as in a Slurm array")
+@force_option
 @cache_options
 @click.option("--json", "as_json", is_flag=True, help="print the cells as one JSON object on stdout")
 @handled
@@ -84,6 +95,7 @@ def sweep(
     devices: str | None,
     only_list: bool,
     task: int | None,
+    force: bool,
     cache_folder: str | None,
     cache_gb: float | None,
     as_json: bool,
@@ -104,7 +116,7 @@ def sweep(
         note_signals(seen)  # before anything slow
     quiet_threads()
     num_processes = _processes(devices, jobs)
-    asked = _Asked(out, recipes, splits, seeds, vary, overrides, views, cache_folder, cache_gb)
+    asked = _Asked(out, recipes, splits, seeds, vary, overrides, views, cache_folder, cache_gb, jobs, force)
     cells = _checked(asked, folder, num_processes, task)
     if only_list:
         _print(cells, folder, {}, as_json)
@@ -113,6 +125,7 @@ def sweep(
 
     words = [*(("--cache", cache_folder) if cache_folder else ())]
     words += [*(("--cache-gb", str(cache_gb)) if cache_gb is not None else ())]
+    words += ["--force"] if force else []
     words += ["--devices", str(num_processes)] if num_processes > 1 else []
     failed = work(_commands(out, folder, cells, jobs, num_processes, words), cells, seen)
     _print(cells, folder, failed, as_json)
@@ -140,6 +153,8 @@ class _Asked:
     views: str | None
     cache_folder: str | None
     cache_gb: float | None
+    jobs: int
+    force: bool
 
     def grid(self, manifest: Manifest, splits: Sequence[LabelSplit]) -> Grid:
         """The grid, with what was left open filled in. InputError if an option cannot be read."""
@@ -213,6 +228,7 @@ def _check(
     """Check cells that differ by seed alone, as `tgtrain run` and `tgtrain test` would. InputError if one cannot begin."""
     import torch
 
+    from cli.train.run import require_memory_of
     from manifests.records import InputError
     from tgtrain.data.setup import prepare
     from tgtrain.ranks.distributed import Ranks
@@ -224,6 +240,10 @@ def _check(
     runtime = replace(runtime, cache=asked.cache_folder or runtime.cache, cache_gb=asked.cache_gb or runtime.cache_gb)
     setup = prepare(asked.out, split, manifest, replace(cells[0].config, runtime=runtime))
     require_settings(setup.config, Ranks(0, num_processes, torch.device("cpu")))
+    # Each run looks at its GPU itself.
+    if setup.config.runtime.device == "cpu" or not torch.cuda.is_available():
+        alone, sharing = Ranks(0, 1, torch.device("cpu")), asked.jobs * num_processes
+        require_memory_of(setup, alone, num_processes=num_processes, sharing=sharing, force=asked.force)
     if not split.test.any():
         raise InputError(f"Split {split.name} has no test videos. `tgprep split --test-percent P` sets some aside.")
     for cell in cells:

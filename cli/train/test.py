@@ -45,11 +45,6 @@ _SHOWN_CLASSES = 101  # of more, the weakest
 @data_options
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1")
 @click.option(
-    "--batch-views",
-    type=click.IntRange(min=1),
-    help="views that go through the network together; less memory with fewer  [default: 32]",
-)
-@click.option(
     "--predictions", type=click.Path(path_type=Path), help="also write the scores of every video to this file"
 )
 @click.option("--features", type=click.Path(path_type=Path), help="write the features of every video to this file")
@@ -69,7 +64,6 @@ def test(
     data: str,
     shards: str,
     device: str,
-    batch_views: int | None,
     predictions: Path | None,
     features: Path | None,
     precise_bn: bool,
@@ -100,9 +94,8 @@ def test(
     shows_all = scoring.modality is None and setup.config.model.streams == "two"
     scoring = replace(scoring, modality="both") if shows_all else scoring
     settings = replace(scoring.settings(run, setup.config), features=features is not None)
-    settings = replace(settings, batch_views=batch_views or settings.batch_views)
     videos, trained = _videos_of(setup, part), read_trained(run, scoring.checkpoint, scoring.teacher)
-    result = _measure(trained, setup, videos, settings, device, precise_bn)
+    result = _measure(trained, setup, videos, settings, scoring, device, precise_bn)
     if result is None:
         end(0)  # with any other code, torchrun and srun end the first process, which is still writing
     if not result.keys:
@@ -156,7 +149,13 @@ def _videos_of(setup: Setup, part: str) -> list[int]:
 
 
 def _measure(
-    trained: Trained, setup: Setup, videos: list[int], settings: EvalSettings, device: str, precise_bn: bool
+    trained: Trained,
+    setup: Setup,
+    videos: list[int],
+    settings: EvalSettings,
+    scoring: Scoring,
+    device: str,
+    precise_bn: bool,
 ) -> Result | None:
     """Score the videos with the processes of all ranks; None in all but the first. precise_bn: recompute BatchNorm first."""
     from manifests.records import InputError
@@ -173,6 +172,7 @@ def _measure(
         )
     workers = training_workers(setup.config)
     with process_group(device) as ranks:
+        scoring.require_memory("The test", setup.config, settings, ranks, workers, precise_bn=precise_bn)
         trained.model.to(ranks.device)
         if precise_bn:
             measured = recompute_batch_norm(trained.model, setup, ranks, workers=workers)

@@ -8,6 +8,7 @@ C channels, T frames, H height, W width. A loss is a scalar tensor.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -169,7 +170,7 @@ def contrast_loss(first_ND: Tensor, second_ND: Tensor, temperature: float) -> Te
     Negatives are all other rows of the *other* set, over all ranks. Mean over rows and both directions; the embeddings
     are L2-normalised here. temperature: above 0, published 0.5.
     """
-    with torch.autocast(device_type=first_ND.device.type, enabled=False):
+    with nullcontext() if first_ND.is_meta else torch.autocast(device_type=first_ND.device.type, enabled=False):
         first_ND, second_ND = F.normalize(first_ND.float(), dim=1), F.normalize(second_ND.float(), dim=1)
         directions = []
         for query_ND, key_ND in ((first_ND, second_ND), (second_ND, first_ND)):
@@ -203,7 +204,7 @@ def gather_rows(rows_ND: Tensor) -> tuple[Tensor, int]:
     Every rank must bring the same number of rows. A row's gradient is the sum over the ranks that used it, so the mean
     over ranks that DistributedDataParallel takes is the gradient of the mean of the ranks' losses.
     """
-    if not _several_ranks():
+    if not _several_ranks(rows_ND):
         return rows_ND, 0
     gathered: Tensor = _GatherRows.apply(rows_ND)  # type: ignore[no-untyped-call]
     return gathered, dist.get_rank() * rows_ND.shape[0]
@@ -211,15 +212,16 @@ def gather_rows(rows_ND: Tensor) -> tuple[Tensor, int]:
 
 def sum_over_ranks(count: Tensor) -> tuple[Tensor, int]:
     """Sum a count over all ranks, without gradient; also gives the number of ranks."""
-    if not _several_ranks():
+    if not _several_ranks(count):
         return count, 1
     total = count.detach().clone()
     dist.all_reduce(total)
     return total, dist.get_world_size()
 
 
-def _several_ranks() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+def _several_ranks(tensor: Tensor) -> bool:
+    """Whether the tensor is that of one rank among several; one without values is counted by one rank alone."""
+    return not tensor.is_meta and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 class _GatherRows(torch.autograd.Function):

@@ -24,6 +24,7 @@ from tgtrain.data.loader import step_loader
 from tgtrain.data.setup import Setup
 from tgtrain.method.networks.model import last_shape
 from tgtrain.ranks.distributed import Ranks
+from tgtrain.train.estimate import of_training, require_memory, room
 from tgtrain.train.preflight import has_variance, require_settings
 from tgtrain.train.trainer import training_step
 
@@ -116,15 +117,21 @@ def workers_to_try(config: Config) -> tuple[int, ...]:
 
 
 def measure(
-    setup: Setup, ranks: Ranks, workers: tuple[int, ...], seconds: float, log: Callable[[str], None] = lambda text: None
+    setup: Setup,
+    ranks: Ranks,
+    workers: tuple[int, ...],
+    seconds: float,
+    log: Callable[[str], None] = lambda text: None,
+    *,
+    force: bool = False,
 ) -> Balance:
     """Measure the step for about `seconds`, then the loader for about `seconds` with each of these numbers of processes.
 
     At least one batch of each is measured, however long it takes. InputError if settings and data do not allow a batch, or the
-    device has too little memory for one.
+    device has too little memory for one. force: try it if the memory does not suffice by the estimate.
     """
     log(f"the training step on {ranks.device.type} ...")
-    step = measure_step(setup, ranks, seconds)
+    step = measure_step(setup, ranks, seconds, max(workers), force=force)
     loaders = []
     for number, count in enumerate(workers):
         log(f"the loader with {count or 'no'} process{'es' * (count != 1)} ...")
@@ -162,10 +169,11 @@ def measure_loader(setup: Setup, ranks: Ranks, workers: int, seconds: float, fir
     return LoaderFigure(workers, num_clips, now - started, first)
 
 
-def measure_step(setup: Setup, ranks: Ranks, seconds: float) -> StepFigure:
+def measure_step(setup: Setup, ranks: Ranks, seconds: float, workers: int = 0, *, force: bool = False) -> StepFigure:
     """Train on one batch again and again for about `seconds`, as in the recipe's last epoch, when no loss term is switched off.
 
-    If a step on a full batch takes longer than that, a smaller batch of the same proportions is measured. No file is written.
+    If a step on a full batch takes longer than that, or more memory than there is beside so many loader processes, a smaller
+    batch of the same proportions is measured. No file is written.
     """
     config = setup.config
     require_settings(config, ranks)
@@ -175,6 +183,7 @@ def measure_step(setup: Setup, ranks: Ranks, seconds: float) -> StepFigure:
     # The batch is measured in n of `parts` equal parts, each of which still divides by runtime.accumulate.
     parts = math.gcd(labelled, unlabelled) // config.runtime.accumulate
     least = next(part for part in range(1, parts + 1) if has_variance(_smaller(config, part, parts), features))
+    most = parts if force else _most_parts(config, ranks, workers, least, parts)
     step = training_step(setup, ranks)
 
     def timed(batch: SslBatch) -> float:
@@ -190,7 +199,7 @@ def measure_step(setup: Setup, ranks: Ranks, seconds: float) -> StepFigure:
         if took >= seconds:
             return StepFigure(batch.num_clips, batch_clips, 1, took)
         one = timed(batch) / least
-        fitting = max(least, min(parts, int(seconds / 2 / one)))
+        fitting = max(least, min(most, int(seconds / 2 / one)))
         if fitting > least:
             batch = _batch_of(setup, ranks, fitting, parts)
             timed(batch)
@@ -204,6 +213,24 @@ def measure_step(setup: Setup, ranks: Ranks, seconds: float) -> StepFigure:
             "batch.labelled and batch.unlabelled (they are shared by all processes of a run), or set runtime.precision=bfloat16."
         ) from None
     return StepFigure(batch.num_clips, batch_clips, num_steps, took)
+
+
+def _most_parts(config: Config, ranks: Ranks, workers: int, least: int, parts: int) -> int:
+    """How much of the batch, in parts of it, fits into memory; the loader reads all of it. InputError if `least` does not."""
+    full = of_training(config)
+    small = replace(of_training(_smaller(config, least, parts)), batch_bytes=full.batch_bytes)
+    require_memory(
+        f"The smallest step of {config.name}, with {workers} loader processes,",
+        ranks,
+        workers,
+        lambda: small,
+        lambda fits: ["--workers 0 reads without loader processes."] if workers else [],
+    )
+    free, needed = room(ranks, workers)
+    if needed(full) <= free:
+        return parts
+    # What a step takes grows with its clips alone.
+    return least + int((free - needed(small)) / (needed(full) - needed(small)) * (parts - least))
 
 
 def _batch_sizes(config: Config) -> tuple[int, int]:

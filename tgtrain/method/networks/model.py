@@ -9,6 +9,7 @@ Shape letters: B clips, K classes, D embedding, C channels, T frames, H height, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -192,6 +193,7 @@ def count_macs(settings: ModelSettings, num_frames: int = 8, height: int = 224, 
     return int(counter.get_total_flops()) // 2
 
 
+@cache
 def last_shape(settings: ModelSettings, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
     """T, H, W of the features of the last stage for clips of this size."""
     t, h, w = _meta_forward(settings, num_frames, height, width).features[-1].shape[2:]
