@@ -199,7 +199,7 @@ class ClipDataset(Dataset[Any]):
             self._reader, self._pid = ClipReader(before.index, copy.copy(before.shards), before.gop), os.getpid()
             keep_pages()
             if get_worker_info() is not None:
-                cv2.setNumThreads(1)
+                cv2.setNumThreads(0)  # and not 1, which waits for threads that a fork has left behind
         return self._reader
 
     def __getstate__(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -127,7 +128,14 @@ def test_parts_and_roles(data_set: Path) -> None:
 
 
 def test_forked_loader_processes_read_the_same(extracted: Path) -> None:
-    read_in_processes(extracted, "fork")
+    """OpenCV's threads, which this process has started, are not there after a fork."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(4)
+    cv2.resize(np.zeros((1080, 1920, 3), np.uint8), (1600, 900))
+    try:
+        read_in_processes(extracted, "fork")
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_spawned_loader_processes_read_the_same(data_set: Path) -> None:
