@@ -1,6 +1,6 @@
 """`tgtrain.open_dataset` in a torch DataLoader against the trainer's own loader: the same clips, in the same batches.
 
-    python benchmarks/library.py DATA [--part unlabelled] [--repeats 9] [--workers 0 2] [--batches 12] [--output benchmarks/results/library.json]
+    python benchmarks/library.py DATA [--repeats 9] [--workers 0 2] [--batches 12] [--output benchmarks/results/library.json]
 
 DATA: a data set of `tgprep extract` with a split. Both ways take turns in short repeats, so that a slow minute of the machine meets both; the ratio of each
 pair counts, and their median is reported. Without loader processes it is the processor time of this process that is compared, else wall time.
@@ -27,6 +27,8 @@ from torch.utils.data import DataLoader
 
 from manifests.machine import processor_name
 from tgtrain import open_dataset, open_streams
+from tgtrain.data.order import StreamOrder
+from tgtrain.randomness import Stream
 
 BATCH = 8
 SEED = 1
@@ -45,9 +47,10 @@ def trainer(data: str, num_batches: int, workers: int) -> Iterator[tuple[torch.T
 def library(data: str, num_batches: int, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The same batches from a DataLoader."""
     clips = open_dataset(data, part="labelled", seed=SEED)
-    setup = open_streams(data, labelled=BATCH, unlabelled=0, seed=SEED)
-    order = [[draw.video for draw in setup.draws(step)] for step in range(num_batches)]
-    for batch in DataLoader(clips, batch_sampler=order, num_workers=workers):
+    order = StreamOrder(len(clips), BATCH, SEED, Stream.LABELLED)
+    indices = [[draw.video for draw in order.draws(step)] for step in range(num_batches)]
+    assert num_batches * BATCH <= len(clips), "the labelled part is too small: lower --batches"
+    for batch in DataLoader(clips, batch_sampler=indices, num_workers=workers):
         yield batch["rgb"], batch["tg"]
 
 
@@ -60,3 +63,46 @@ def measure(way: Any, data: str, num_batches: int, workers: int) -> float:
     for _ in batches:
         pass
     return num_batches * BATCH / (clock() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--workers", type=int, nargs="*", default=[0, 2])
+    parser.add_argument("--batches", type=int, default=12, help="of 8 clips, in a repeat")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/library.json"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    pairs = zip(trainer(arguments.data, 2, 0), library(arguments.data, 2, 0), strict=True)
+    assert all(torch.equal(one, two) for pair in pairs for one, two in zip(*pair, strict=True)), "other clips"
+    rows = {}
+    for workers in arguments.workers:
+        speeds: dict[str, list[float]] = {"trainer": [], "open_dataset": []}
+        for repeat in range(arguments.repeats):
+            for name in sorted(speeds, reverse=bool(repeat % 2)):
+                way = trainer if name == "trainer" else library
+                speeds[name].append(measure(way, arguments.data, arguments.batches, workers))
+        ratios = sorted(two / one for one, two in zip(speeds["trainer"], speeds["open_dataset"], strict=True))
+        rows[f"{workers} workers"] = {
+            "clips_per_second": {name: round(statistics.median(found), 1) for name, found in speeds.items()},
+            "clock": "wall" if workers else "processor",
+            "open_dataset / trainer": round(statistics.median(ratios), 3),
+            "quartiles": [round(value, 3) for value in statistics.quantiles(ratios)[::2]]
+            if len(ratios) > 1
+            else ratios,
+        }
+        print(workers, rows[f"{workers} workers"], file=sys.stderr)
+    result = {
+        "what": "training clips (8 RGB + 8 TG at 224) in batches of 8, the same clips by both ways",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": {"cpu": processor_name(), "cores": len(os.sched_getaffinity(0)), "load at the end": round(os.getloadavg()[0], 2)},
+        "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}},
+        "settings": {"data": Path(arguments.data).name, "repeats": arguments.repeats, "batches": arguments.batches},
+        "ways": rows,
+    }  # fmt: skip
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

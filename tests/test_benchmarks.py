@@ -13,6 +13,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from tests.train.support import write_data_set
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -74,6 +76,15 @@ def test_demo_result_shows_interval_chance_and_comparison(tmp_path: Path) -> Non
         r"full [\d.]+ ± [\d.]+ % \(\d seeds\); fixmatch .* seeds\); supervised .* seeds\): RGB at \d+ % labels", printed
     )
     assert "docs/results.md" in printed
+
+
+def test_open_dataset_is_compared_with_the_loader_of_the_trainer(tmp_path: Path) -> None:
+    write_data_set(tmp_path / "set", groups=20)
+    short = ("--repeats", "1", "--batches", "1", "--workers", "0", "--output", tmp_path / "library.json")
+    script(sys.executable, "-m", "benchmarks.library", tmp_path / "set", *short)
+    row = json.loads((tmp_path / "library.json").read_text())["ways"]["0 workers"]
+    assert row["open_dataset / trainer"] > 0.2
+    assert set(row["clips_per_second"]) == {"trainer", "open_dataset"}
 
 
 @pytest.mark.long

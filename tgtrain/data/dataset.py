@@ -135,6 +135,8 @@ class ClipDataset(Dataset[Any]):
 
     def set_epoch(self, epoch: int) -> None:
         """Draw other clips: those of this epoch, in loader processes, too. Call it before the loader's next iteration."""
+        if not isinstance(epoch, int) or epoch < 0:
+            raise InputError(f"set_epoch: got {epoch!r}, expected a whole number from 0 on.")
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -281,7 +283,7 @@ def setup_of(
     place = str(parse_location(str(root)))
     manifest = read_manifest(place)
     labels = read_split(place, split)
-    num_classes = max(len(manifest.header.classes), 1 + max(labels.label.tolist(), default=0))
+    num_classes = max(len(manifest.header.classes), 1 + int(labels.label.max(initial=0)))
     streams = "two" if len(views) == 2 else views[0]
     method: dict[str, Any] = {
         "method": "fixmatch" if uses_unlabelled else "supervised",

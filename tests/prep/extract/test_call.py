@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,9 @@ from typing import get_type_hints
 import pytest
 
 import tgprep
-from tests.extraction import call, tree
+from manifests.manifest_io import read_manifest
+from tests.extraction import BACKENDS, alive, call, children, environment, tree, wait_until
+from tests.prep.extract.support import fake_videos
 from tgprep import extract
 from tgprep.config import ExtractOptions, ExtractSettings, WorkerSettings
 
@@ -50,6 +53,31 @@ def test_videos_without_a_label_and_new_ones(video_folder: Callable[..., Path], 
     videos, pool = video_folder(), video_folder(name="pool", num_classes=1)
     assert extract(videos, tmp_path / "set", threads=1).num_written == 6
     assert extract(videos, tmp_path / "set", threads=1, unlabelled=pool, add=True).num_written == 9
+
+
+def test_an_interrupted_call_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "fake_backends.py").write_text(BACKENDS)
+    videos = fake_videos(tmp_path / "videos", *(f"v{number}" for number in range(8)))
+    code = "import sys, tgprep; tgprep.extract(*sys.argv[1:], threads=2, videos_per_shard=2, decoder='fake_backends:open_video')"
+
+    out = tmp_path / "out"
+
+    def start(seconds: str) -> subprocess.Popen[str]:
+        words = [sys.executable, "-c", code, str(videos), str(out)]
+        return subprocess.Popen(
+            words, env=environment(tmp_path, FAKE_SECONDS=seconds), text=True, stderr=subprocess.PIPE
+        )
+
+    process = start("0.1")
+    wait_until(lambda: list(out.glob("shard-*.tar")))
+    workers = children(process.pid)
+    process.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
+    wait_until(lambda: not any(map(alive, workers)))
+    assert workers
+    assert not (out / "dataset.json").exists()
+    assert start("0").communicate(timeout=60)[1] == ""
+    assert read_manifest(out).header.num_written == 8
 
 
 @pytest.mark.parametrize(

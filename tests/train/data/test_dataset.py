@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import doctest
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+import tgtrain
 from manifests.manifest_io import read_manifest
 from manifests.splits.label_split import make_split, read_split, write_split
 from manifests.splits.settings import SplitSettings
@@ -154,6 +157,15 @@ def test_default_collate_and_samplers(data_set: Path) -> None:
     assert equal(copy[-1], clips[len(clips) - 1])
     with pytest.raises(IndexError):
         clips[len(clips)]
+    with pytest.raises(InputError, match="set_epoch: got -1"):
+        clips.set_epoch(-1)
+
+
+def test_the_package_loads_no_torch() -> None:
+    code = "import sys, tgtrain; assert not {'torch', 'numpy'} & set(sys.modules); from tgtrain import InputError; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'open_data_set'"):
+        _ = tgtrain.open_data_set
 
 
 def test_a_transform_sees_the_item(data_set: Path) -> None:
