@@ -65,6 +65,7 @@ def export(
     except ExportError as error:
         say(f"Error: {error}. Nothing was written.")
         sys.exit(EXIT_FAILURES)
+    sides = (done.size, done.size) if done.one_size else ("height", "width")
     if as_json:
         print_json(
             {
@@ -72,7 +73,7 @@ def export(
                 "path": str(done.path),
                 "format": form,
                 "view": done.view,
-                "input": ["batch", done.num_frames, "height", "width", 3],
+                "input": ["batch", done.num_frames, *sides, 3],
                 "size": done.size,
                 "num_classes": done.num_classes,
                 "num_bytes": done.num_bytes,
@@ -81,7 +82,7 @@ def export(
         )
         return
     say(
-        f"{done.view} network of step {trained.step}: uint8[batch, {done.num_frames}, height, width, 3] -> "
+        f"{done.view} network of step {trained.step}: uint8[batch, {done.num_frames}, {sides[0]}, {sides[1]}, 3] -> "
         f"logits[batch, {done.num_classes}], trained at {done.size} pixels, {human_bytes(done.num_bytes)}"
     )
     say(

@@ -47,7 +47,8 @@ _NOT_BEGUN = "Stopped before the first step; the same command starts again."
 @click.option(
     "--init",
     metavar="PATH",
-    help="start from the weights of a run, a checkpoint, or a file of torchvision, MMAction2 or safetensors  [default: model.init]",
+    help="start from the weights of a run, a checkpoint, or a file of torchvision, MMAction2 or safetensors, or a folder of "
+    "transformers  [default: model.init]",
 )
 @devices_option
 @click.option(

@@ -120,9 +120,16 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     flat = {f"model.{name}": value for name, value in found.model.items()}
     for part in ("thresholds", "teacher", "running"):
         flat |= {f"{part}.{name}": value for name, value in getattr(found, part).items()}
-    for number, state in found.optimiser["state"].items():
-        flat[f"momentum.{number}"] = state["momentum_buffer"]
-    return flat
+    return flat | momenta(found.optimiser)
+
+
+def momenta(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors in the state of an optimiser: `momentum.N` of SGD, `momentum.N.exp_avg` and so on of AdamW."""
+    return {
+        f"momentum.{number}" + (f".{name}" if name != "momentum_buffer" else ""): value
+        for number, of_weight in state["state"].items()
+        for name, value in of_weight.items()
+    }
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -144,8 +151,7 @@ def run_outcome(folder: Path) -> dict[str, Any]:
         facts[path.name] = (found.step, found.measured, found.extra)
         for part in ("model", "thresholds", "teacher", "running"):
             tensors |= {f"{path.name}.{part}.{name}": value for name, value in getattr(found, part).items()}
-        for number, state in found.optimiser["state"].items():
-            tensors[f"{path.name}.momentum.{number}"] = state["momentum_buffer"]
+        tensors |= {f"{path.name}.{name}": value for name, value in momenta(found.optimiser).items()}
     timed = ("clips_per_second", "seconds", "waiting", "memory")
     facts["metrics"] = [
         {name: value for name, value in json.loads(line).items() if not any(part in name for part in timed)}

@@ -50,6 +50,8 @@ class Exported:
     """Of a clip."""
     size: int
     """Height and width that the network was trained at, pixels."""
+    one_size: bool
+    """It takes clips of that size alone."""
     num_classes: int
     num_bytes: int
     largest_difference: float | None
@@ -104,7 +106,8 @@ def export(trained: Trained, path: Path, form: Form, view: View = "rgb") -> Expo
     # Only a network that passed the comparison reaches its final name.
     with atomic_write(path) as file:
         file.write(content)
-    return Exported(path, view, data.clip_frames, data.size, len(trained.classes), len(content), difference, note)
+    num_classes = len(trained.classes)
+    return Exported(path, view, data.clip_frames, data.size, one_size, num_classes, len(content), difference, note)
 
 
 def _onnx(network: nn.Module, clips: Tensor, facts: dict[str, str], one_size: bool) -> bytes:

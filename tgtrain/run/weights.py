@@ -21,6 +21,7 @@ from tgtrain.data.setup import Setup, padded_classes
 from tgtrain.method.networks.model import outline
 from tgtrain.method.networks.names import COUNTER, Found, join, networks_in, other_network, sibling
 from tgtrain.run import checkpoint as checkpoints
+from tgtrain.run import pretrained
 from tgtrain.run.folder import CONFIG_NAME, Matched, read_facts
 from tgtrain.run.state_file import load_tensors
 
@@ -50,8 +51,9 @@ def identify(setup: Setup, run: Path) -> Setup:
     model = setup.config.model
     if model.init == "required":
         raise InputError(
-            f"The recipe {setup.config.name} starts from weights: name them with --init PATH (a run, a checkpoint, or a file of "
-            "torchvision, MMAction2 or safetensors). To train from scratch, use the recipe that it extends."
+            f"The recipe {setup.config.name} starts from weights: name them with --init PATH (a run, a checkpoint, a file of "
+            "torchvision, MMAction2 or safetensors, or a folder of transformers). To train from scratch, use the recipe that it "
+            "extends."
         )
     facts = read_facts(run) if (run / CONFIG_NAME).exists() else None
     found: dict[str, Any] = {}
@@ -65,6 +67,8 @@ def identify(setup: Setup, run: Path) -> Setup:
             before = getattr(facts.config.model, f"{name}_sha256")
         path = _file_of(typed, before)
         digest = before if before and not path.exists() else _digest(path)
+        if facts is None:
+            pretrained.require_same_network(path, model)
         if before and digest != before:
             raise InputError(
                 f"{path} has changed since {run} began: sha256 {digest[:16]}… now, {before[:16]}… then. Restore it, or remove it, "
@@ -267,10 +271,10 @@ class _Source:
         model = self.config.model
         lines = "\n  ".join(table(tuple(self.finished())[-1:]))
         raise InputError(
-            f"{self.path} does not fit the network {row.network} ({model.backbone}, depth {model.depth}, width {model.width}): "
+            f"{self.path} does not fit the network {row.network} ({model.backbone}, {model.size}): "
             f"{row.num_matched} of {row.num_tensors} tensors match, expected {_LEAST_SHARE:.0%}."
-            f"{f' It seems to be {kind}.' if kind else ''} Name weights of the same network, set model.backbone, model.depth and "
-            f"model.width to theirs, or start from scratch.\n  {lines}"
+            f"{f' It seems to be {kind}.' if kind else ''} Name weights of the same network, set model.backbone and its size "
+            f"({model.size}) to theirs, or start from scratch.\n  {lines}"
         )
 
 
@@ -291,13 +295,17 @@ def _file_of(typed: str, digest: str = "") -> Path:
             f"{typed}: weights are read from a local file. Download it (curl -LO {typed}) and name the file."
         )
     path = Path(typed).expanduser().absolute()
+    if path.is_dir() and (weights := pretrained.weights_of(path)):
+        return weights
     if (path / CONFIG_NAME).is_file():
         if not digest:
             return checkpoints.find(path, "last")
         same = [each for each in checkpoints.list_checkpoints(path) if _recorded_digest(each) == digest]
         return same[0] if same else path / checkpoints.FOLDER / f"of-sha256-{digest}.pt"  # removed as it went on
     if path.is_dir():
-        raise InputError(f"{path} is no run and no file of weights. Name a file, or a folder that `tgtrain run` made.")
+        raise InputError(
+            f"{path} is no run and no file of weights. Name a file, or a folder that `tgtrain run` or transformers made."
+        )
     return path
 
 
@@ -329,7 +337,9 @@ def _recorded_digest(path: Path) -> str:
 
 
 def _classes_of(path: Path) -> tuple[str, ...] | None:
-    """The classes of a checkpoint that lies in its run; None if they are not known."""
+    """The classes of a checkpoint that lies in its run, or of weights in a folder of transformers; None if they are not known."""
+    if (classes := pretrained.classes_of(path)) is not None:
+        return classes
     try:
         facts = read_facts(path.parent.parent)
     except InputError:

@@ -63,6 +63,10 @@ def notes(setup: Setup) -> list[str]:
             lines.append(f"{prefix}warmup_epochs {warmup_epochs} are not fewer than the {epochs} epochs: {effect}")
     if setup.targets is not None:
         lines += _target_notes(setup.targets, config.method, len(setup.targets.rows))
+    if config.model.is_transformer and not config.model.init:
+        lines.append(
+            "the transformer starts from scratch, which needs much data: --init FOLDER names weights of VideoMAE"
+        )
     if not (split.validation.any() or split.test.any()):
         lines.append("the split has no validation or test part: no accuracy is measured")
     return lines

@@ -43,6 +43,19 @@ CASES = {
             "method.fairness_weight=0.1",
         ),
     ),
+    "a transformer in two parts": (
+        "demo",
+        (
+            *(
+                "model.backbone=videomae",
+                "model.hidden_size=16",
+                "model.layers=2",
+                "model.heads=2",
+                "model.drop_path=0.3",
+            ),
+            *("optimiser.name=adamw", "optimiser.layer_decay=0.7", "runtime.accumulate=2", "method.teacher=ema"),
+        ),
+    ),
 }
 RESUMED = "a teacher and freematch in two parts"
 

@@ -1,13 +1,13 @@
 """Names that other libraries give to the tensors of our backbones, and how a file with such names is recognised.
 
 Sources: torchvision/models/video/resnet.py, MMAction2 0.16 (ResNet3d, I3DHead) with the heads of the reference code, the
-ResNets of pytorchvideo, and the names of image ResNets, which 3D-ResNets-PyTorch keeps.
+ResNets of pytorchvideo, and the names of image ResNets, which 3D-ResNets-PyTorch keeps; for a transformer the VideoMAE of
+transformers 5 and 4 (models/videomae/modeling_videomae.py, and conversion_mapping.py for what changed).
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -114,6 +114,18 @@ NAMINGS = (
 )
 
 
+_MODEL = (r"^(embeddings|encoder)\.", r"videomae.\1.")  # with a head the backbone is a part; `fc_norm` is beside it
+_BIASES = ((r"attention\.query\.bias", "attention.q_bias"), (r"attention\.value\.bias", "attention.v_bias"))
+_HEAD = {"": Parts("", "classifier")}
+# Ours are the names of VideoMAEModel.
+NAMINGS_OF_TRANSFORMERS = (
+    Naming("transformers", (_MODEL,), _HEAD),
+    Naming("transformers 4", (_MODEL, *_BIASES), _HEAD),
+    Naming("transformers", (), OWN.parts, OWN.projection, OWN.layers),
+    Naming("transformers 4", _BIASES, {}),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """A network in a file."""
@@ -165,20 +177,21 @@ def networks_in(names: Iterable[str], own_names: Iterable[str]) -> list[Found]:
     found by matching the ends of names.
     """
     wanted = [own for own in own_names if not own.endswith(COUNTER)]
-    theirs = [(naming, naming.backbone(wanted)) for naming in NAMINGS]
+    is_transformer = any(own.startswith("encoder.") for own in wanted)
+    theirs = [(naming, naming.backbone(wanted)) for naming in (NAMINGS_OF_TRANSFORMERS if is_transformer else NAMINGS)]
     most_parts = max(name.count(".") for _, backbone in theirs for name in backbone) + 1
-    votes: list[Counter[str]] = [Counter() for _ in theirs]
+    votes: list[dict[str, set[str]]] = [{} for _ in theirs]
     for name in names:
         for prefix, end in _cuts(name, most_parts):
-            for (_, backbone), counts in zip(theirs, votes, strict=True):
+            for (_, backbone), found in zip(theirs, votes, strict=True):
                 if end in backbone:
-                    counts[prefix] += 1
-    found = [
-        Found(naming, prefix, count)
-        for (naming, _), counts in zip(theirs, votes, strict=True)
-        for prefix, count in counts.items()
-    ]
-    return sorted(found, key=lambda each: -each.num_names)
+                    found.setdefault(prefix, set()).add(name)
+    # Two namings may find the same tensors, as `videomae.` is a part of a name or stands before it.
+    different: dict[frozenset[str], Found] = {}
+    for (naming, _), found in zip(theirs, votes, strict=True):
+        for prefix, tensors in found.items():
+            different.setdefault(frozenset(tensors), Found(naming, prefix, len(tensors)))
+    return sorted(different.values(), key=lambda each: -each.num_names)
 
 
 def _cuts(name: str, most_parts: int) -> Iterator[tuple[str, str]]:
@@ -205,7 +218,9 @@ def other_network(shapes: Mapping[str, tuple[int, ...]]) -> str:
     """The name of a well-known network that is none of ours, from names and shapes of its tensors; "" if it is not known."""
     if kind := sibling(shapes):
         return kind
+    if any(name.endswith(".attention.attention.query.weight") for name in shapes):
+        return "a transformer of transformers: if it is VideoMAE, set model.backbone=videomae"
     if any(re.search(r"(attn|attention)\b.*\.weight$", name) for name in shapes):
-        return "a transformer"
+        return "a transformer with other names than those of the package transformers"
     kernels = {len(shape) for name, shape in shapes.items() if name.endswith(".weight") and len(shape) > 2}
     return "a network for images: its convolutions have two dimensions" if kernels == {4} else ""
