@@ -20,6 +20,7 @@ OPTIONAL = {
     "onnx": "tgtrain export --format onnx",
     "onnxruntime": "checking what tgtrain export wrote",
     "av": "tgtrain predict",
+    "transformers": "model.backbone=videomae",
 }
 SHARED_MEMORY_BYTES = 2 * 10**9  # two batches ahead of 40 + 40 clips for each of a few loader processes
 OPEN_FILES = 4096

@@ -95,7 +95,7 @@ def main_changes(row: RecipeRow) -> tuple[str, ...]:
     """The changes of a row without those that follow from others.
 
     A network of RGB alone has no alignment or contrast and gives each term its full weight; without contrast there is no
-    projection head.
+    projection head; positions of a transformer are those of its clips.
     """
     follow: set[str] = set()
     if "method.contrast=none" in row.changes:
@@ -103,6 +103,9 @@ def main_changes(row: RecipeRow) -> tuple[str, ...]:
     if "model.streams=rgb" in row.changes:
         follow |= {"method.align_stages=none", "method.contrast=none"}
         follow |= {"method.labelled_weight=1", "method.unlabelled_weight=1"}
+    model, data = row.config.model, row.config.data
+    if (model.position_frames, model.position_size) == (data.clip_frames, data.size):
+        follow |= {f"model.position_frames={data.clip_frames}", f"model.position_size={data.size}"}
     return tuple(change for change in row.changes if change not in follow)
 
 

@@ -110,6 +110,20 @@ FINETUNED = {
     "ucf101-10-supervised-finetune": {**ucf(10), **ONE_VIEW, "method.method": "supervised", **lengths(60, 6, 30)},
 }
 
+# The settings of VideoMAE's own script for UCF101, for 40 labelled videos of its 128; see the files.
+VIDEOMAE = {
+    "data.clip_frames": 16, "data.interval": 4, "data.test_size": 224, "data.test_clips": 5, "model.backbone": "videomae",
+    "model.drop_path": 0.2, "model.position_frames": 16, "model.position_size": 224, "optimiser.name": "adamw",
+    "optimiser.learning_rate": 5e-4 * 40 / 256, "optimiser.weight_decay": 0.05, "optimiser.layer_decay": 0.7,
+    "optimiser.clip_norm": 0.0, "evaluate.average": "probabilities", "runtime.precision": "bfloat16",
+    "runtime.checkpoint_activations": True, **ucf(10),
+}  # fmt: skip
+TRANSFORMERS = {
+    "ucf101-10-videomae-supervised": {**VIDEOMAE, **ONE_VIEW, "method.method": "supervised", **lengths(100, 5, 30)},
+    "ucf101-10-videomae-fixmatch": {**VIDEOMAE, **FIXMATCH, "method.teacher": "ema", **lengths(100, 5, 5)},
+    "ucf101-10-videomae-ltg": {**VIDEOMAE, **lengths(100, 5, 5)},
+}
+
 
 def differing(name: str) -> dict[str, object]:
     main, own = flat_settings(load_recipe(MAIN)), flat_settings(load_recipe(name))
@@ -176,9 +190,24 @@ def test_a_recipe_from_weights_is_shorter_at_a_tenth_of_the_rate(name: str) -> N
     assert not recipe.config.published
 
 
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_recipes_of_the_transformer_are_those_of_videomae(name: str) -> None:
+    got, wanted = differing(name), effective(TRANSFORMERS[name])
+    got.pop("method.unlabelled_weight", None)
+    wanted.pop("method.unlabelled_weight", None)
+    rate = wanted.pop("optimiser.learning_rate") * (1 if name.endswith("supervised") else 2)
+    assert got.pop("optimiser.learning_rate") == pytest.approx(rate, rel=0.01)
+    assert got == wanted
+    config = load_recipe(name)
+    assert (config.model.hidden_size, config.model.layers, config.model.heads) == (768, 12, 12)
+    assert "Not run yet" in config.description
+    assert not config.published
+
+
 def test_only_demo_recipes_ship_besides() -> None:
     known = {
         *PUBLISHED,
+        *TRANSFORMERS,
         *OTHERS,
         *FINETUNED,
         *(f"{name}-supervised{end}" for name in SUPERVISED for end in ("", "-strong")),
