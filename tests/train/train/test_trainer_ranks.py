@@ -54,6 +54,7 @@ CASES = {
                 "model.drop_path=0.3",
             ),
             *("optimiser.name=adamw", "optimiser.layer_decay=0.7", "runtime.accumulate=2", "method.teacher=ema"),
+            *("method.threshold_rule=freematch", "method.threshold_momentum=0.5"),
         ),
     ),
 }
