@@ -316,6 +316,11 @@ def quiet_threads() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
 
 
+def plural(count: int, one: str, many: str = "") -> str:
+    """A number with its noun: 1 video, 2 videos, 3 classes. many: the plural, if it is not `one` with an s."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 def human_bytes(count: float) -> str:
     """Format a number of bytes: 12.3 MB (powers of 1000)."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from cli.common import human_bytes, human_seconds, print_json
+from cli.common import human_bytes, human_seconds, plural, print_json
 from manifests.records import FAILED, SKIPPED, WRITTEN
 
 if TYPE_CHECKING:
     from cli.prep.progress import ExtractProgress
     from manifests.files import Location
+    from manifests.table import Manifest
     from tgprep.extract.pipeline import Outcome
     from tgprep.scan.scan import Extra, Missing, Scan
     from tgprep.view.copies import Copies
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     Entry = TypeVar("Entry", Missing, Extra)
 
 _MAX_LINES = 10
+MAX_SKIPPED_SHARE = 0.1  # of the inputs; with more, the data set is hardly the one that was meant
 
 
 def report(
@@ -45,6 +47,7 @@ def report(
         "num_inputs": len(manifest.videos),
         **{name: getattr(header, name) for name in ("num_written", "num_failed", "num_skipped")},
         "num_without_label": manifest.videos.num_without_label,
+        "too_many_skipped": too_many_skipped(manifest),
         "num_frames": sum(manifest.videos.column("num_frames")),
         "num_bytes": sum(shard.num_bytes for shard in manifest.shards),
         "num_shards": len(manifest.shards),
@@ -71,9 +74,9 @@ def _lines(
     if outcome.already_finished:
         yield f"{out} is finished already: nothing to do."
     elif outcome.num_shards_kept:
-        yield f"Kept {outcome.num_shards_kept} shards of earlier runs."
+        yield f"Kept {plural(outcome.num_shards_kept, 'shard')} of earlier runs."
     yield (
-        f"{len(videos)} inputs = {header.num_written} written + {header.num_failed} failed + {header.num_skipped} skipped"
+        f"{plural(len(videos), 'input')} = {header.num_written} written + {header.num_failed} failed + {header.num_skipped} skipped"
     )
     if videos.num_without_label:
         yield f"{videos.num_without_label} of the written videos have no label: unlabelled in every split"
@@ -100,8 +103,42 @@ def _lines(
         yield f"{num_notes} written videos have a note (column `note` of videos.parquet)."
     speed = f" in {human_seconds(seconds)} ({num_frames / max(seconds, 1e-3):.0f} frames/s)" if num_frames else ""
     size = human_bytes(sum(shard.num_bytes for shard in shards))
-    yield f"{sum(videos.column('num_frames'))} frames in {len(shards)} shards, {size}{speed}: {out}"
-    yield f"Next: tgprep split{'' if str(out) == 'dataset' else f' {shlex.quote(str(out))}'} --percent 20"
+    yield f"{sum(videos.column('num_frames'))} frames in {plural(len(shards), 'shard')}, {size}{speed}: {out}"
+    yield from next_step(outcome.manifest, out)
+
+
+def too_many_skipped(manifest: Manifest) -> bool:
+    """Whether so many inputs were skipped that something must be wrong."""
+    return manifest.header.num_skipped > MAX_SKIPPED_SHARE * len(manifest.videos)
+
+
+def next_step(manifest: Manifest, out: Location) -> Iterator[str]:
+    """What the user does next: correct what is wrong, or make a split that has labelled and test videos."""
+    from manifests.splits.pool import official_pool
+
+    header, where = manifest.header, "" if str(out) == "dataset" else f" {shlex.quote(str(out))}"
+    if too_many_skipped(manifest):
+        share = f"{100 * header.num_skipped / len(manifest.videos):.0f} %"
+        cure = "Name or move them as the reasons above say"
+        if header.dataset not in ("csv", "folder"):
+            cure = f"If these are not the videos of {header.dataset}: --dataset folder takes every class folder as it is (--dataset auto detects)"
+        yield f"Wrong: {share} of the inputs were skipped, more than {100 * MAX_SKIPPED_SHARE:.0f} %. {cure}, into another folder than {out}."
+        return
+    labelled = set(manifest.videos.column("class_name")) - {""}
+    if num_absent := len(header.classes) - len(labelled) if len(labelled) < len(header.classes) / 2 else 0:
+        yield (
+            f"{plural(num_absent, 'class', 'classes')} of {len(header.classes)} have no video: a network gets outputs for them, too. "
+            "--classes present, into another folder, leaves them out."
+        )
+    if not labelled:
+        yield (
+            "Next: these videos have no label, and a split needs some that have one. Add them: "
+            f"tgprep extract VIDEOS {shlex.quote(str(out))} --add, VIDEOS the folder that holds the class folders"
+        )
+    elif official_pool(manifest, 1, "official").test.any():
+        yield f"Next: tgprep split{where} --percent 20"
+    else:
+        yield f"Next: tgprep split{where} --percent 20 --test-percent 20 (no list names test videos: a fifth is set aside for the test)"
 
 
 def _class_lines(entries: Sequence[Entry], count: Callable[[Entry], tuple[int, str]]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cli.common import PlaceType, handled, print_json, say
+from cli.common import PlaceType, handled, plural, print_json, say
 
 
 @click.command()
@@ -44,5 +44,5 @@ def card(out: str, force: bool, as_json: bool, **values: str | None) -> None:
     if as_json:
         print_json({"path": out, **card_json(written)})
         return
-    counts = f"{written.num_videos:,} videos, {written.num_shards:,} shards, {written.num_splits:,} splits"
+    counts = f"{plural(written.num_videos, 'video')}, {plural(written.num_shards, 'shard')}, {plural(written.num_splits, 'split')}"
     say(f"{counts}: {' and '.join(written.changed) or 'README.md and croissant.json (unchanged)'} in {out}")

@@ -18,6 +18,7 @@ from cli.common import (
     handled,
     human_bytes,
     human_seconds,
+    plural,
     print_json,
     progress_lines,
     say,
@@ -148,7 +149,7 @@ def _duplicates(out: str, threads: int, as_json: bool) -> None:
         echo(f"near-copies in {names}: {count}")
     if dropped:
         echo(f"{dropped} videos without a label are superfluous: `tgprep split ... --drop-duplicates` leaves them out")
-    scope = f"{len(pairs)} near-copies among {manifest.header.num_written} videos"
+    scope = f"{plural(len(pairs), 'near-copy', 'near-copies')} among {plural(manifest.header.num_written, 'video')}"
     echo(f"{out}: {scope} in {human_seconds(time.monotonic() - began)}", kept="duplicates.parquet")
 
 
@@ -203,9 +204,9 @@ def _print(report: CheckReport, repair_report: RepairReport | None, seconds: flo
         say(f"and {len(report.notes) - _SHOWN} more notes (--json lists them all)")
     for remedy in dict.fromkeys(finding.mend for finding in report.findings):
         echo(f"To mend: {remedy}.")
-    scope = f"{report.num_videos} videos, {report.num_shards} shards ({human_bytes(report.num_bytes)}), {report.num_splits} splits"
-    scope += f", {report.num_frames} frames decoded" if report.deep else ""
+    scope = f"{plural(report.num_videos, 'video')}, {plural(report.num_shards, 'shard')} ({human_bytes(report.num_bytes)}), {plural(report.num_splits, 'split')}"
+    scope += f", {plural(report.num_frames, 'frame')} decoded" if report.deep else ""
     scope += f", {report.num_sources} source videos" if report.num_sources else ""
     scope += " (bytes of shards not read)" if report.quick else ""
-    verdict = "sound" if report.sound else f"{len(report.findings)} findings"
+    verdict = "sound" if report.sound else f"{plural(len(report.findings), 'finding')}"
     echo(f"{report.root}: {verdict}; {scope} in {human_seconds(seconds)}", kept="the exit code")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from cli.common import EXIT_FAILURES, handled, human_bytes, print_json, say, stoppable
+from cli.common import EXIT_FAILURES, handled, human_bytes, plural, print_json, say, stoppable
 
 
 @click.command()
@@ -51,6 +51,6 @@ def download(name: str, folder: Path, base: str, unpack: bool, as_json: bool) ->
     if as_json:
         print_json({"path": str(folder), "num_fetched": outcome.num_fetched, "num_files": outcome.num_files})
     else:
-        say(f"{outcome.num_fetched} archives fetched, {outcome.num_files} files unpacked: {folder}")
+        say(f"{plural(outcome.num_fetched, 'archive')} fetched, {plural(outcome.num_files, 'file')} unpacked: {folder}")
         if unpack:
             say(f"Next: {outcome.next_step}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cli.common import handled, print_json, progress_lines, say, stoppable
+from cli.common import handled, plural, print_json, progress_lines, say, stoppable
 
 
 @click.command()
@@ -41,4 +41,6 @@ def export(out: str, folder: Path, form: str, tg: bool, keys: str, threads: int,
         print_json({"path": str(folder), **dataclasses.asdict(outcome)})
         return
     kept = f" ({outcome.num_kept} existed before)" if outcome.num_kept else ""
-    say(f"{outcome.num_videos} videos{kept}, {outcome.num_files} files, {len(outcome.lists)} lists: {folder}")
+    say(
+        f"{plural(outcome.num_videos, 'video')}{kept}, {plural(outcome.num_files, 'file')}, {plural(len(outcome.lists), 'list')}: {folder}"
+    )

@@ -24,9 +24,10 @@ from cli.common import (
     human_seconds,
     interruptible,
     options_from,
+    plural,
     print_json,
 )
-from cli.prep.account import report
+from cli.prep.account import report, too_many_skipped
 from cli.prep.progress import ExtractProgress
 from manifests.datasets import DATASETS
 from tgprep.config import ExtractSettings, WorkerSettings, build
@@ -115,7 +116,7 @@ def extract(**options: Any) -> None:
     the table. After an interrupt, a kill or a full disk, run the same command again: it continues where it was.
 
     \b
-    Exit codes: 0 all well, 1 some videos failed, 2 wrong usage or input, 130/143 interrupted.
+    Exit codes: 0 all well, 1 some videos failed or over a tenth of the inputs was skipped, 2 wrong usage or input, 130/143 interrupted.
     """
     _run(**options)
 
@@ -158,7 +159,9 @@ def _run(videos: Location, out: Location, dry_run: bool, log_json: bool, as_json
                 reserved = not options["unlabelled_is_class"]
                 scan = scan_videos(videos, **how, pools=pools, reserved=reserved)
             for note in scan.notes:
-                progress.log("note", note)
+                # The account at the end names the missing videos by class.
+                if dry_run or note not in scan.notes_on_missing:
+                    progress.log("note", note)
             if dry_run:
                 return show_estimate(request, scan, as_json)
             if task is None:
@@ -177,7 +180,7 @@ def _run(videos: Location, out: Location, dry_run: bool, log_json: bool, as_json
     finally:
         progress.close()
     report(outcome, scan, out, progress, time.monotonic() - began, as_json)
-    sys.exit(EXIT_FAILURES if outcome.manifest.header.num_failed else 0)
+    sys.exit(EXIT_FAILURES if outcome.manifest.header.num_failed or too_many_skipped(outcome.manifest) else 0)
 
 
 def _explain(error: BaseException, progress: ExtractProgress, signals: list[int]) -> int:
@@ -221,9 +224,9 @@ def _report_task(share: TaskOutcome, task: Task, out: Location, progress: Extrac
     for note in share.notes:
         progress.log("note", note)
     num_left = share.num_shards_left
-    left = f"{num_left} shards of other tasks are still to come" if num_left else "other tasks are ending"
+    left = f"{plural(num_left, 'shard')} of other tasks are still to come" if num_left else "other tasks are ending"
     text = (
-        f"task {task.number} of {task.num_tasks}: {share.num_shards} shards, {share.num_written} videos written, "
+        f"task {task.number} of {task.num_tasks}: {plural(share.num_shards, 'shard')}, {plural(share.num_written, 'video')} written, "
         f"{share.num_failed} failed; {left}. The last task joins them; if it cannot: tgprep finalize {shlex.quote(str(out))}"
     )
     progress.log("task", text, **facts)
@@ -242,13 +245,15 @@ def show_estimate(request: Request, scan: Scan, as_json: bool) -> None:
         return
     workers = f"{expected.num_workers} worker process" + ("es" if expected.num_workers > 1 else "")
     free = f", {human_bytes(expected.num_free_bytes)} free" if expected.num_free_bytes >= 0 else ""
-    time = f"about {human_seconds(expected.seconds)} with {workers} (measured on {expected.num_measured} videos)"
+    time = (
+        f"about {human_seconds(expected.seconds)} with {workers} (measured on {plural(expected.num_measured, 'video')})"
+    )
     echo(f"videos  {expected.num_videos}, {human_bytes(expected.num_source_bytes)}")
     echo(f"frames  about {expected.num_frames} (headers of {expected.num_headers} videos)")
     echo(f"time    {time}")
     echo(f"disk    about {human_bytes(expected.num_bytes)}{free}")
     echo(
-        f"files   {expected.num_shards} shards and 3 tables; one JPEG a frame would be {expected.num_loose_files} files"
+        f"files   {plural(expected.num_shards, 'shard')} and 3 tables; one JPEG a frame would be {plural(expected.num_loose_files, 'file')}"
     )
     if expected.num_unreadable:
         echo(f"{expected.num_unreadable} of the sampled videos cannot be read and would fail")

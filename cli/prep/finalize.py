@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.common import EXIT_FAILURES, PlaceType, handled
-from cli.prep.account import report
+from cli.prep.account import report, too_many_skipped
 from cli.prep.progress import ExtractProgress
 
 if TYPE_CHECKING:
@@ -39,4 +39,4 @@ def finalize(out: Location, as_json: bool) -> None:
         progress.log("error", f"Error: {error}")
         sys.exit(EXIT_FAILURES)
     report(outcome, None, out, progress, time.monotonic() - began, as_json)
-    sys.exit(EXIT_FAILURES if outcome.manifest.header.num_failed else 0)
+    sys.exit(EXIT_FAILURES if outcome.manifest.header.num_failed or too_many_skipped(outcome.manifest) else 0)

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from cli.common import EXIT_FAILURES, handled, print_json, progress_lines, say, stoppable
+from cli.common import EXIT_FAILURES, handled, plural, print_json, progress_lines, say, stoppable
+from cli.prep.account import next_step, too_many_skipped
 
 
 @click.command("import-rawframes")
@@ -33,7 +34,7 @@ def import_rawframes(folder: Path, out: Path, as_json: bool, **options: Any) -> 
     No frame is decoded: the JPEG bytes go into the shards unchanged. Videos with missing frames fail with the reason.
 
     \b
-    Exit codes: 0 all well, 1 some videos failed, 2 wrong usage or input, 130/143 interrupted.
+    Exit codes: 0 all well, 1 some videos failed or over a tenth of the inputs was skipped, 2 wrong usage or input, 130/143 interrupted.
     """
     from manifests.sample import flow_method
     from tgprep.convert.import_rawframes import import_rawframes as run
@@ -56,5 +57,7 @@ def import_rawframes(folder: Path, out: Path, as_json: bool, **options: Any) -> 
         for row in [*failed, *skipped][:10]:
             say(f"  {row.status}: {row.path}: {row.error}")
         counted = f"{header.num_written} written + {header.num_failed} failed + {header.num_skipped} skipped"
-        say(f"{num_videos} inputs = {counted}: {out}")
-    sys.exit(EXIT_FAILURES if header.num_failed else 0)
+        say(f"{plural(num_videos, 'input')} = {counted}: {out}")
+        for line in next_step(outcome.manifest, out):
+            say(line)
+    sys.exit(EXIT_FAILURES if header.num_failed or too_many_skipped(outcome.manifest) else 0)

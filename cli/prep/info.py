@@ -62,7 +62,7 @@ def page(contents: Contents, width: int) -> Iterator[str]:
     if contents.splits:
         yield from _splits(contents.splits)
     else:
-        yield "no split yet: `tgprep split --percent 20` makes one"
+        yield "no split yet: `tgprep split --percent 20` makes one (with --test-percent 20 if no list names test videos)"
     yield ""
     yield from row("digest", contents.digest)
     yield from row("made with", ", ".join(f"{name} {version}" for name, version in contents.versions.items()))

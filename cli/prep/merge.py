@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from cli.common import PlaceType, echo, handled, human_bytes, print_json, progress_lines, say, stoppable
+from cli.common import PlaceType, echo, handled, human_bytes, plural, print_json, progress_lines, say, stoppable
+from cli.prep.account import next_step
 
 
 @click.command()
@@ -51,16 +52,17 @@ def merge(sources: tuple[str, ...], out: Path, copy: bool, as_json: bool) -> Non
         return
     for source in merged.sources:
         classes = f"{source.new_classes:,} {'new ' * (source is not merged.sources[0])}classes"
-        shards = f"{source.num_shards:,} shards ({human_bytes(source.num_bytes)})"
-        echo(f"{source.root}: {source.num_videos:,} videos, {classes}, {shards}", kept=str(out))
+        shards = f"{plural(source.num_shards, 'shard')} ({human_bytes(source.num_bytes)})"
+        echo(f"{source.root}: {plural(source.num_videos, 'video')}, {classes}, {shards}", kept=str(out))
     num_there = facts["num_shards"] - merged.num_linked - merged.num_copied
     how = {"linked": merged.num_linked, "copied": merged.num_copied, "there before": num_there}
     echo(
         f"{out}: {facts['num_videos']:,} videos = {header.num_written:,} written + {header.num_failed:,} failed + "
-        f"{header.num_skipped:,} skipped, {len(header.classes):,} classes, {facts['num_shards']:,} shards ("
+        f"{header.num_skipped:,} skipped, {plural(len(header.classes), 'class', 'classes')}, {facts['num_shards']:,} shards ("
         f"{', '.join(f'{count:,} {word}' for word, count in how.items() if count) or 'none'})",
         kept=str(out),
     )
     for note in merged.notes:
         say(f"note: {note}")
-    say(f"Next: tgprep split {out} --percent 20")
+    for line in next_step(merged.manifest, out):
+        say(line)

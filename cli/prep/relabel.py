@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.common import PlaceType, echo, handled, print_json, say
+from cli.common import PlaceType, echo, handled, plural, print_json, say
 from cli.prep.changes import change_facts, say_what_follows
 
 _SHOWN = 20
@@ -48,7 +48,7 @@ def relabel(out: str, file: Path, dry_run: bool, as_json: bool) -> None:
         echo(f"and {len(done.moves) - _SHOWN} more pairs of classes (--json lists them all)", kept=out)
     same = f" ({done.changed.num_same:,} had that label)" if done.changed.num_same else ""
     echo(
-        f"{out}: {done.changed.num_changed:,} videos {'would be ' * dry_run}relabelled{same}; {facts['num_classes']:,} classes, "
+        f"{out}: {plural(done.changed.num_changed, 'video')} {'would be ' * dry_run}relabelled{same}; {facts['num_classes']:,} classes, "
         f"{len(done.new_classes):,} of them new; {facts['num_without_label']:,} videos without a label",
         kept=out,
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cli.common import handled, say
+from cli.common import handled, plural, say
 from manifests.machine import usable_cores
 
 
@@ -59,5 +59,5 @@ def sample(out: Path, videos_per_class: int | None, annotations: Path | None, th
     if settings.num_groups > 1:
         write_annotations(lists, settings)
         list_text = f", lists in {lists}"
-    say(f"{len(paths)} videos of {settings.num_classes} classes in {out}{list_text}")
+    say(f"{plural(len(paths), 'video')} of {plural(settings.num_classes, 'class', 'classes')} in {out}{list_text}")
     say("Next: tgprep extract" + ("" if str(out) == "videos" else f" {out} OUT"))

@@ -9,12 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cli.common import EXIT_FAILURES, echo, human_bytes, print_json, progress_lines, say, stoppable
+from cli.common import EXIT_FAILURES, echo, human_bytes, plural, print_json, progress_lines, say, stoppable
 from cli.prep.split_page import describe, describe_import, growth_page, import_page, import_table, overlap_page, page
 from manifests.files import atomic_write, is_url, parse_location
 from manifests.manifest_io import read_header, read_manifest
 from manifests.records import InputError
-from manifests.splits.check import compare_splits
+from manifests.splits.check import class_counts, compare_splits
 from manifests.splits.grow import grow_split
 from manifests.splits.label_split import LabelSplit, list_splits, make_split, read_split, split_place, write_split
 from manifests.splits.list_import import import_lists
@@ -78,7 +78,28 @@ def _draw(out: str, manifest: Manifest, as_json: bool, options: Options) -> None
                 f"--drop-duplicates: near-copies were not looked for in this state of {out}. First: tgprep check {out} --duplicates"
             )
         dropped = superfluous(manifest, pairs)
-    _write(out, manifest, make_split(manifest, settings, dropped), options["overwrite"], as_json)
+    new = make_split(manifest, settings, dropped)
+    if percent is not None and percent < 1:
+        say(
+            f"note: --percent {percent:g} is {percent:g} %, not a share of 1. Did you mean --percent {100 * percent:g}?"
+        )
+    if per_class is not None:
+        _say_scarce(new, manifest, per_class)
+    _write(out, manifest, new, options["overwrite"], as_json)
+
+
+def _say_scarce(split: LabelSplit, manifest: Manifest, per_class: int) -> None:
+    """Name the classes that have fewer train videos than were to be labelled."""
+    counts = class_counts(split, "labelled", len(manifest.header.classes))
+    scarce = [number for number, count in enumerate(counts) if 0 < count < per_class]
+    if scarce:
+        which = (
+            "every class has"
+            if len(scarce) == int((counts > 0).sum())
+            else f"{plural(len(scarce), 'class', 'classes')} have"
+        )
+        most = max(int(counts[number]) for number in scarce)
+        say(f"note: --per-class {per_class}: {which} fewer train videos (at most {most}), all of which are labelled")
 
 
 def _import(out: str, manifest: Manifest, as_json: bool, options: Options) -> None:

@@ -52,6 +52,8 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         for row in summary["weights"]
     ]
     parts = ", ".join(f"{split[part]} {part}" for part in ("labelled", "unlabelled", "validation", "test"))
+    if split["without_label"]:
+        parts += f" ({split['without_label']} of the unlabelled without a label)"
     return [
         ("run", summary["run"]),
         ("recipe", f"{summary['recipe']}: {summary['description']}"),

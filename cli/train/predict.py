@@ -59,6 +59,7 @@ def predict(
     from tgtrain.run.trained import read_trained
 
     paths = _files(videos)
+    missing = _missing(paths)
     trained = read_trained(run, scoring.checkpoint, scoring.teacher)
     settings = scoring.settings(run, trained.config)
     place, children = choose_device(device), min(len(paths), workers or default_workers())
@@ -74,8 +75,9 @@ def predict(
     for scored in scorer.score(_views(replies, num_frames, job)):
         path = paths[scored.position]
         if scored.scores is None:
-            failed.append({"video": str(path), "reason": scored.bad})
-            say(f"{path}: cannot be read: {scored.bad}")
+            reason = "there is no such file" if path in missing else scored.bad
+            failed.append({"video": str(path), "reason": reason})
+            say(f"{path}: cannot be read: {reason}")
             continue
         best = best_classes(scored.scores, trained.classes, settings.average, top)
         named = [
@@ -131,6 +133,16 @@ def _files(given: tuple[Path, ...]) -> list[Path]:
             say(f"skipped: {path / entry.path}: {entry.reason}")
         files.update(dict.fromkeys(path / file.path for file in listing.videos))
     return list(files)
+
+
+def _missing(paths: list[Path]) -> set[Path]:
+    """Those that are not there. InputError if that are all of them."""
+    from manifests.records import InputError
+
+    missing = {path for path in paths if not path.exists()}
+    if len(missing) == len(paths):
+        raise InputError(f"{paths[0]}: there is no such file or folder. Name videos, or folders of them.")
+    return missing
 
 
 def _views(replies: Iterator[ViewReply], num_frames: list[int], job: ViewJob) -> Iterator[VideoViews]:

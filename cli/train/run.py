@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.common import PlaceType, cache_options, force_option, handled, human_bytes, print_json, quiet_threads, say
+from cli.common import (
+    PlaceType,
+    cache_options,
+    force_option,
+    handled,
+    human_bytes,
+    plural,
+    print_json,
+    quiet_threads,
+    say,
+)
 from cli.train.launch import devices_option, end, launched
 
 if TYPE_CHECKING:
@@ -82,7 +92,8 @@ def run(
     tasks of a Slurm step (srun); the run is the same for any number of them.
 
     \b
-    Exit codes: 0 success, 1 the training failed, 2 wrong usage or input, 130/143 interrupted (after saving).
+    Exit codes: 0 success, 1 the training failed, 2 wrong usage or input, 130, 143 or 129 after SIGINT, SIGTERM or SIGHUP
+    (saved).
     """
     from tgtrain.ranks.signals import EXIT_CODES, note_signals
 
@@ -179,7 +190,9 @@ def _announce(setup: Setup, ranks: Ranks, folder: Path) -> None:
         )
     )
     on = ranks.device.type if ranks.world_size == 1 else f"{ranks.world_size} processes, {ranks.device.type}"
-    say(f"{num_steps} steps ({config.optimiser.epochs} epochs of {per_epoch}) on {on}, run folder {folder}")
+    say(
+        f"{plural(num_steps, 'step')} ({plural(config.optimiser.epochs, 'epoch')} of {per_epoch}) on {on}, run folder {folder}"
+    )
     if (cache := setup.reader.shards.cache) is not None:
         say(
             f"shards come through the cache {cache.folder}: {human_bytes(cache.num_held())} of at most "

@@ -107,7 +107,8 @@ def sweep(
 
     \b
     Then: tgtrain report runs/sweep --table markdown
-    Exit codes: 0 all cells are tested, 1 some failed, 2 wrong usage or input, 130/143 interrupted (after saving).
+    Exit codes: 0 all cells are tested, 1 some failed, 2 wrong usage or input, 130, 143 or 129 after SIGINT, SIGTERM or SIGHUP
+    (saved), 0 after SIGUSR1 (saved).
     """
     from tgtrain.ranks.signals import EXIT_CODES, note_signals
 

@@ -13,6 +13,7 @@ from cli.common import (
     cache_options,
     echo,
     handled,
+    plural,
     print_json,
     progress_lines,
     quiet_threads,
@@ -215,6 +216,6 @@ def _show(results: list[Result], paths: list[Path], is_teacher: bool) -> None:
             echo(f"{name:<{width}} " + " ".join(f"{100 * each.named()[name]:6.2f} %" for each in results))
     of_first = f"classes and confusions of {result.modality}" if len(results) > 1 else result.modality
     of_first += " of the teacher" * is_teacher
-    echo(f"{len(result.keys)} videos, {of_first}; written to {path}", kept=str(path))
+    echo(f"{plural(len(result.keys), 'video')}, {of_first}; written to {path}", kept=str(path))
     for other in paths[1:]:
         echo(f"  and {other}", kept=str(other))

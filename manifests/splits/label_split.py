@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,9 +102,10 @@ def make_split(manifest: Manifest, settings: SplitSettings, dropped: Collection[
     labelled = np.zeros(len(pool.key), bool)
     labelled[places[_draw_labelled(pool, places, settings, spans)]] = True
     if not labelled.any():
+        assert settings.percent is not None
         raise InputError(
             f"--percent {settings.percent:g} of {len(places)} train videos {'in whole groups ' * settings.by_group}is less than one. "
-            f"Give a larger --percent, or --strategy stratified, which labels at least one of each class{', or --redrawn' * settings.by_group}."
+            f"{f'Did you mean --percent {100 * settings.percent:g}? ' if settings.percent < 1 else ''}Give a larger --percent, or --strategy stratified, which labels at least one of each class{', or --redrawn' * settings.by_group}."
         )
     without_label = pool.without_label & np.array([key not in dropped for key in pool.key])
     unlabelled = without_label | (train if settings.unlabelled == "all" else train & ~labelled)
@@ -171,7 +173,7 @@ def split_place(root: str | Path, name: str) -> str:
 
 
 def write_split(root: str | Path, split: LabelSplit, *, overwrite: bool = False) -> bool:
-    """Write splits/NAME.parquet; False if the same split exists already.
+    """Write splits/NAME.parquet; False if the same split exists already, which then becomes the newest.
 
     InputError if another split has that name, unless `overwrite`.
     """
@@ -182,6 +184,7 @@ def write_split(root: str | Path, split: LabelSplit, *, overwrite: bool = False)
         before = parquet_table(content, SPLIT_SCHEMA)
         same = before.equals(table, check_metadata=True)
         if same and seal_holds(content):
+            _make_newest(place, root, split.name)
             return False
         if not same and not overwrite:
             raise InputError(
@@ -193,6 +196,19 @@ def write_split(root: str | Path, split: LabelSplit, *, overwrite: bool = False)
     with atomic_write(place) as file:
         file.write(sealed_table_bytes(table))
     return True
+
+
+def _make_newest(place: str, root: str | Path, name: str) -> None:
+    """Let a split that was asked for again be the one that a command without --split takes."""
+    if list_splits(root)[:1] == (name,):
+        return
+    if is_url(place):
+        content = read_bytes(place)
+        with atomic_write(place) as file:
+            file.write(content)
+    else:
+        with contextlib.suppress(PermissionError):  # a data set that is read only: the user must name the split
+            os.utime(place)
 
 
 def list_splits(root: str | Path) -> tuple[str, ...]:

@@ -204,11 +204,15 @@ def _check_sources(
     columns = (table.column(name).to_pylist() for name in ("path", "num_source_bytes", "source_sha256"))
     sources = dict.fromkeys(zip(*columns, strict=True))  # the segments of a file have one source
     imported = manifest.header.settings.get("imported") == "rawframes"
+    if sources and not any(_place_of(pools, against, path).exists() for path, _, _ in sources):
+        example = next(iter(sources))[0]
+        raise InputError(
+            f"--against {against} holds none of the {len(sources)} sources of {manifest.root}, such as {example}. Name the folder that they were extracted from."
+        )
 
     def check_one(row: tuple[str, int, str]) -> Finding | None:
         path, expected_bytes, expected = row
-        root, name = pools.place_of(against, path)
-        file = find_below(Path(root), name)
+        file = _place_of(pools, against, path)
         try:
             num_bytes, sha256 = frames_digest(file) if imported else (file.stat().st_size, file_sha256(file))
         except (OSError, FramesError) as error:
@@ -222,6 +226,12 @@ def _check_sources(
         return Finding(str(file), "source", message, _SOURCE)
 
     return run_threads(check_one, list(sources), threads, stop)
+
+
+def _place_of(pools: Pools, against: Path, path: str) -> Path:
+    """Where a source of the table lies now. InputError if its folder was not given."""
+    root, name = pools.place_of(against, path)
+    return find_below(Path(root), name)
 
 
 def _check_split(manifest: Manifest, name: str, notes: list[str]) -> Iterator[Finding]:

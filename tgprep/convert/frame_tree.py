@@ -98,7 +98,7 @@ def scan_tree(folder: Path, dataset: str, annotations: Path | None) -> Scan:
     reserved = not (
         has_class_list and any(is_unlabelled(class_folder(name)) for name in _class_index(folder / CLASS_LIST))
     )
-    detected, labelling = label_files(listing, folder, dataset, annotations, reserved=reserved)
+    detected, labelling = label_files(listing, folder, dataset, annotations, reserved=reserved, of_frames=True)
     if labelling.segments:
         raise InputError(
             f"--annotations {annotations}: folders of frames have no times to cut by. Leave the times out."

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from manifests.datasets import VIDEO_EXTENSIONS
-from manifests.files import Location, list_tree
+from manifests.files import Location, below, exists, list_tree
 from manifests.machine import reads_names_as_utf8
 from manifests.records import InputError
 
@@ -92,6 +92,8 @@ def list_videos(location: Location, what: str = "VIDEOS") -> Listing:
             else:
                 listing.add(path, num_bytes)
     if not listing.videos:
+        if reason := _other_place(location, listing):
+            raise InputError(f"{what} {location} {reason}")
         # The likely reasons: archives not unpacked, or files that had to be skipped.
         message = f"{what} {location} holds no video files (expected extensions such as .avi, .mp4, .mkv, .webm at any depth)."
         archives = [
@@ -103,6 +105,17 @@ def list_videos(location: Location, what: str = "VIDEOS") -> Listing:
             message += f" Skipped: {some([f'{entry.path} ({entry.reason})' for entry in listing.skipped])}."
         raise InputError(message)
     return listing
+
+
+def _other_place(location: Location, listing: Listing) -> str:
+    """What a place without videos is instead, and what to do; "" for a folder that just holds none."""
+    if str(location).startswith(("http://", "https://")):
+        return "is a web address, below which files cannot be listed. Download the videos, or name a folder or an object store (s3://, gs://)."
+    if exists(below(location, "dataset.json")):
+        return "is a data set that tgprep made (it holds dataset.json), not a folder of videos. Name the folder that it was extracted from."
+    if not isinstance(location, Path) and not listing.skipped and not listing.ignored:
+        return "holds no files at all: it does not exist, or is empty. Check the name of bucket and folder."
+    return ""
 
 
 def walk(root: Path, listing: Listing) -> Iterator[tuple[str, os.stat_result]]:

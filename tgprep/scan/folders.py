@@ -50,18 +50,24 @@ class _Layout:
         return (inside[level], subset) if len(inside) > level else _NO_CLASS
 
 
-def by_folder(files: list[VideoFile], videos: Location) -> Labelling:
+def by_folder(files: list[VideoFile], videos: Location, *, of_frames: bool = False) -> Labelling:
     """Label files in VIDEOS/Class/.../file, VIDEOS/train/Class/.../file or VIDEOS/Class/train/.../file.
 
     Folders around these are passed over. Files beside the subsets are skipped. InputError if the layout is ambiguous.
+    of_frames: the videos are folders of frames, for which fewer options exist.
     """
     nested = sorted({file.folders for file in files if file.folders})
     if not nested:
         raise InputError(
             f"VIDEOS {videos}: all videos are directly in this folder, so their classes are unknown. Expected VIDEOS/Class/file "
-            "(or VIDEOS/train/Class/file). Give the folder above if this is one class, or list the classes: "
-            "--dataset csv --annotations FILE.csv (path,label). If they have no labels, add them to labelled ones: --unlabelled "
-            f"{videos}. For Kinetics videos named by YouTube id: --dataset kinetics400 --annotations FOLDER with the official csv files."
+            "(or VIDEOS/train/Class/file). Give the folder above if this is one class"
+            + (
+                ""
+                if of_frames
+                else ", or list the classes: --dataset csv --annotations FILE.csv (path,label). If they have no labels, add them to "
+                f"labelled ones: --unlabelled {videos}"
+            )
+            + ". For Kinetics videos named by YouTube id: --dataset kinetics400 --annotations FOLDER with the official csv files."
         )
     layout = _find_layout(nested, videos)
     labels: dict[str, VideoLabel | str] = {}

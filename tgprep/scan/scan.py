@@ -37,6 +37,11 @@ class Scan:
     extra: tuple[Extra, ...]  # without subset if the lists are official, not in `videos` if they are a csv
     notes: tuple[str, ...]  # for the user: what was inferred from where
 
+    @property
+    def notes_on_missing(self) -> tuple[str, ...]:
+        """Those of `notes` that say what is missing."""
+        return tuple(_notes_on_missing(self.missing))
+
 
 def scan(
     videos: Location,
@@ -139,8 +144,9 @@ def _why_none(
     listing: Listing, videos: Location, dataset: str, missing: tuple[Missing, ...], skipped: list[Skipped]
 ) -> str:
     """The message if no video has a label."""
-    if dataset == "csv" and missing:
-        example = f"it names {missing[0].examples[0]}, VIDEOS holds {listing.videos[0].path}"
+    if dataset == "csv" and not skipped:
+        named = f"it names {missing[0].examples[0]}, " if missing else ""
+        example = f"{named}VIDEOS holds {listing.videos[0].path}"
         return f"VIDEOS {videos}: the list names none of its videos: {example}. Write paths relative to VIDEOS."
     reasons = Counter(entry.reason for entry in skipped)
     top = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
@@ -175,8 +181,9 @@ def label_files(
     pools: Pools | None = None,
     *,
     reserved: bool = True,
+    of_frames: bool = False,
 ) -> tuple[str, Labelling]:
-    """Label the files by the rules of their data set, which is detected and noted if it is `auto`."""
+    """Label the files by the rules of their data set, which is detected and noted if it is `auto`. of_frames: see `by_folder`."""
     pool = pool_labels(listing.videos, pools or Pools(), reserved=reserved)
     files = [file for file in listing.videos if file.path not in pool]
     with annotation_paths(videos, annotations) as paths:
@@ -190,7 +197,7 @@ def label_files(
         elif not files:
             labelling = Labelling(datasets.class_list(detected), {}, 0, (), (), ())
         elif detected == "folder":
-            labelling = by_folder(files, videos)
+            labelling = by_folder(files, videos, of_frames=of_frames)
         else:
             labelling = by_lists(detected, files, videos, paths, annotations)
         notes = [*labelling.notes]

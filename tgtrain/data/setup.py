@@ -39,7 +39,14 @@ class Identity:
             ("model", self.model, other.model),
             ("soft targets", self.targets_digest[:12] or "none", other.targets_digest[:12] or "none"),
         )
-        return [f"{name} {before} there, {now} now" for name, before, now in named if before != now]
+        different = [(name, before, now) for name, before, now in named if before != now]
+        # Another data set often has other classes: of the models the fields that differ, not all of them twice.
+        fields = [text.partition("(")[2].rstrip(")").split(", ") for text in (self.model, other.model)]
+        if len(fields[0]) == len(fields[1]) > 1:
+            pairs = [pair for pair in zip(*fields, strict=True) if pair[0] != pair[1]]
+            different = [entry for entry in different if entry[0] != "model"]
+            different += [(f"model.{a.partition('=')[0]}", a.partition("=")[2], b.partition("=")[2]) for a, b in pairs]
+        return [f"{name} {before} there, {now} now" for name, before, now in different]
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,10 +160,12 @@ def _measurements(run: RunData, wanted: Wanted) -> dict[Measurement, TestResult]
 
 
 def _untested(run: RunData, wanted: Wanted) -> str:
-    asked = " ".join(filter(None, (wanted.views, wanted.network if wanted.network != "each" else "", wanted.part)))
+    named = (wanted.views, wanted.network if wanted.network != "each" else "")
+    details = " ".join(filter(None, named))
+    where = f"on the {wanted.part} part{f' ({details})' if details else ''}"
     has = ", ".join(f"{r.protocol} {r.modality} {r.part} of step {r.step}" for r in run.results[:_MOST_NAMES])
     problems = " ".join(run.problems)
-    reason = f"no test ({asked}) of its {'last step' if has else 'state'}{f', only {has}' if has else ''}."
+    reason = f"no test of its last step {where}, only {has}." if has else f"not tested {where} yet."
     return f"{run.name}: {reason} `tgtrain test {run.folder}` makes one.{' ' + problems if problems else ''}"
 
 

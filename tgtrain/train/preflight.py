@@ -23,7 +23,7 @@ _MAX_NAMES = 5
 def notes(setup: Setup) -> list[str]:
     """Warnings about a small data set or odd settings. The run handles each of them; none is an error."""
     config, split = setup.config, setup.split
-    lines = []
+    lines = _notes_on_recipe(setup)
     if config.data.reader == "stream":
         lines += weaker_promises(
             training_workers(config), config.data.shuffle_clips, len(set(setup.reader.index.shard.tolist()))
@@ -69,6 +69,25 @@ def notes(setup: Setup) -> list[str]:
         )
     if not (split.validation.any() or split.test.any()):
         lines.append("the split has no validation or test part: no accuracy is measured")
+    return lines
+
+
+def _notes_on_recipe(setup: Setup) -> list[str]:
+    """That a recipe was made for another data set or percentage, or the classes are those of a list."""
+    config, header, split = setup.config, setup.manifest.header, setup.split
+    percent, lines = split.provenance.get("percent", ""), []
+    if config.data.dataset and config.data.dataset != header.dataset:
+        lines.append(f"recipe {config.name} is that of {config.data.dataset}, and this data set is {header.dataset}")
+    if config.data.percent and percent and float(percent) != config.data.percent:
+        lines.append(
+            f"recipe {config.name} is for {config.data.percent:g} % of labels, and split {split.name} has {percent} %: its figure is another one"
+        )
+    num_present = len(set(split.label.tolist()) - {NO_LABEL})
+    if num_present < len(header.classes) / 2:
+        lines.append(
+            f"{num_present} of {len(header.classes)} classes have videos, and the network has an output for each of the {config.model.num_classes}: "
+            "`tgprep extract --classes present` into another folder keeps those with videos alone"
+        )
     return lines
 
 

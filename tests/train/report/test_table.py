@@ -151,7 +151,10 @@ def test_the_user_chooses_among_what_the_runs_have(sweep: Path) -> None:
     (sweep / "demo_f1_s1" / "test-10x3-both.json").unlink()
     assert "demo_f1_s1 has no test of both" in table(sweep, "--table", "csv", "--modality", "each", expected=2).stderr
     done = table(sweep, "--table", "csv", "--modality", "both", expected=1)
-    assert "left out: demo_f1_s1: no test (both test) of its last step, only 10x3 rgb test of step 24" in done.stderr
+    assert (
+        "left out: demo_f1_s1: no test of its last step on the test part (both), only 10x3 rgb test of step 24"
+        in done.stderr
+    )
     assert rows(done)[0]["num_runs"] == "3"
 
 
@@ -205,20 +208,20 @@ def test_the_same_cell_twice_is_refused(sweep: Path) -> None:
 
 
 def test_published_figure_stands_with_its_source(tmp_path: Path) -> None:
-    make_tested(tmp_path / "a", 5, recipe="ucf101-20")
+    make_tested(tmp_path / "a", 5, recipe="ucf101-10")
     (row,) = rows(table(tmp_path, "--table", "csv"))
     assert (row["published"], row["source"]) == (
-        "top-1 76.1 %",
-        "LTG, CVPR 2022; unconfirmed: from memory, no source at hand",
+        "top-1 62.4 %",
+        "LTG, CVPR 2022, as quoted by SeFAR, arXiv 2501.01245, table 2",
     )
     assert (
-        "| ucf101-20 | 20 % | top-1 76.1 % (LTG, CVPR 2022; unconfirmed: from memory, no source at hand) | 1 | 50.00 |"
+        "| ucf101-10 | 20 % | top-1 62.4 % (LTG, CVPR 2022, as quoted by SeFAR, arXiv 2501.01245, table 2) | 1 | 50.00 |"
         in table(tmp_path, "--table", "markdown").stdout
     )
-    make_tested(tmp_path / "b", 5, recipe="ucf101-20", sets=("optimiser.epochs=2",))
+    make_tested(tmp_path / "b", 5, recipe="ucf101-10", sets=("optimiser.epochs=2",))
     done = table(tmp_path, "--table", "markdown")
     assert (
-        "these rows have others: ucf101-20 optimiser.epochs=180, ucf101-20 optimiser.epochs=2." in done.stdout
+        "these rows have others: ucf101-10 optimiser.epochs=180, ucf101-10 optimiser.epochs=2." in done.stdout
     )  # not on UCF101
     for folder in ("a", "b"):
         edit(tmp_path / folder / "config.json", lambda facts: facts["data"].update(dataset="ucf101"))
