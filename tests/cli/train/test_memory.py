@@ -92,7 +92,7 @@ def _begun(*args: object, **options: object) -> None:
 
 def test_test_and_predict_are_refused_and_their_ways_out_hold(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limited(monkeypatch, 0.55)
-    video = place / "none.avi"
+    (video := place / "one.avi").write_bytes(b"no video")
     for words in (("test", place / "run"), ("predict", place / "run", video, "--workers", 1)):
         large = (*words, "--views", "400x3", "--batch-views", 4096)
         done = tgtrain_(*large, expected=2)
