@@ -18,7 +18,6 @@ from tests.prep.edit.support import facts_in_tars, killed_at_each_step
 from tests.prep.support import extract_videos, moving_square, write_video
 from tests.reliability import Reliability
 from tgprep.check.check import check
-from tgprep.check.repair import repair
 from tgprep.convert.export_rawframes import export_rawframes
 from tgprep.convert.materialise import materialise
 from tgprep.duplicates.pairs import find_pairs
@@ -69,16 +68,14 @@ def test_a_dropped_video_is_in_no_reader_and_check_knows_it(first_made: Path, tm
     assert not {key for pair in find_pairs(manifest) for key in (pair.first, pair.second)} & set(GONE)
 
 
-def test_dropping_all_of_a_shard_and_its_repair(first_made: Path, copy_of: Copy) -> None:
+def test_dropping_all_of_a_shard(first_made: Path, copy_of: Copy) -> None:
     data = copy_of(first_made, "data")
     manifest = read_manifest(data)
     shard = manifest.shards[0].name
     drop(str(data), [row.key for row in manifest.videos if row.shard == shard])
     assert check(str(data), deep=True).sound
-    (data / shard).write_bytes(b"")
+    (data / shard).write_bytes(b"")  # its bytes are looked at, although nothing reads them
     assert not check(str(data), quick=True).sound
-    assert repair(data, first_made.parent / "videos", [shard]).repaired == (shard,)
-    assert check(str(data), deep=True).sound
 
 
 def test_restore_gives_the_tables_back(first_made: Path, copy_of: Copy) -> None:
