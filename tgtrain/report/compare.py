@@ -7,10 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from manifests.records import InputError
 from tgtrain.config import flat_settings, load_recipe
+from tgtrain.evaluate.results import TestResult
 from tgtrain.report.facts import evaluations
 from tgtrain.report.run_data import RunData, metric_order
+from tgtrain.report.statistics import holm, mcnemar
+
+SIGNIFICANT = 0.05
+# What a recipe leaves open and a run decides by itself: that it is decided is no change.
+_AUTOMATIC = {"data.block_shards": -1, "model.init_sha256": "", "model.init_tg_sha256": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,8 @@ class Comparison:
     """Runs side by side: a row for each metric or setting, with the value of each run."""
 
     metrics: Mapping[str, Sequence[float | None]]  # None for a run that did not measure it
+    best: Mapping[str, int]
+    """For a metric the run that has significantly more videos right than every other one; absent where none has."""
     different: Mapping[str, Sequence[str]]  # settings that differ, as text
     same: Mapping[str, Sequence[str]]  # the others
     warnings: Sequence[str]
@@ -39,6 +49,9 @@ def run_settings(run: RunData) -> dict[str, list[Setting]]:
     sections: dict[str, list[Setting]] = {}
     for key, value in _settings(run).items():
         section, _, name = key.partition(".")
+        if key in _AUTOMATIC and recipe.get(key) == _AUTOMATIC[key]:  # nobody has changed it
+            recipe = {**recipe, key: value}
+            main = {**main, key: value}
         published = _text(recipe[key]) if recipe.get(key, value) != value else ""
         sections.setdefault(section, []).append(Setting(name, _text(value), published, main.get(key, value) != value))
     return sections
@@ -52,10 +65,30 @@ def compare(runs: Sequence[RunData]) -> Comparison:
     rows = {key: [_text(values[key]) for values in settings] for key in settings[0]}
     return Comparison(
         metrics={name: [values.get(name) for values in named] for name in names},
+        best=_best(runs),
         different={key: values for key, values in rows.items() if len(set(values)) > 1},
         same={key: values for key, values in rows.items() if len(set(values)) == 1},
         warnings=_warnings(runs),
     )
+
+
+def _best(runs: Sequence[RunData]) -> dict[str, int]:
+    """The best run by top-1 of each test on the test part, where paired tests say that it is: all exact McNemar tests against the
+    others have p below 0.05, corrected for their number (Holm).
+    """
+    best: dict[str, int] = {}
+    for name in {name for run in runs for name in _accuracies(run) if name.startswith("top1@")}:
+        results = [_tests(run).get(name) for run in runs]
+        answers = [{each.key: each.prediction == each.label for each in r.predictions} if r else {} for r in results]
+        keys = sorted(set(answers[0]).intersection(*answers[1:]))
+        if not keys or any(len(of_run) != len(keys) for of_run in answers):
+            continue
+        rights = np.array([[of_run[key] for key in keys] for of_run in answers])
+        first = int(rights.sum(axis=1).argmax())
+        others = [place for place in range(len(runs)) if place != first]
+        if max(holm([mcnemar(rights[first], rights[place]).p for place in others])) < SIGNIFICANT:
+            best[name] = first
+    return best
 
 
 def _settings(run: RunData) -> dict[str, Any]:
@@ -77,14 +110,20 @@ def _warnings(runs: Sequence[RunData]) -> list[str]:
     return warnings + [f"{run.name}: {problem}" for run in runs for problem in run.problems]
 
 
-def _accuracies(run: RunData) -> dict[str, float]:
-    """`top1@10x3` -> value for tests of RGB on the test part; names of others carry the part and the network."""
-    named: dict[str, float] = {}
+def _tests(run: RunData) -> dict[str, TestResult]:
+    """The test that each metric is of: `top1@10x3` for RGB on the test part; names of others carry the part and the network."""
+    named: dict[str, TestResult] = {}
     for result in run.results:
         extra = [result.modality] * (result.modality != "rgb") + [result.part] * (result.part != "test")
         extra += ["student"] * (result.is_teacher != run.facts.config.method.tests_teacher)
-        for name, value in result.metrics.items():
-            named.setdefault(f"{name} ({', '.join(extra)})" if extra else name, value)
+        for name in result.metrics:
+            named.setdefault(f"{name} ({', '.join(extra)})" if extra else name, result)
+    return named
+
+
+def _accuracies(run: RunData) -> dict[str, float]:
+    """Every accuracy by its name, see `_tests`."""
+    named = {name: result.metrics[name.partition(" ")[0]] for name, result in _tests(run).items()}
     for part in run.evaluate:
         for last in evaluations(run, part)[:1]:
             named.update({f"{entry.name} (last while training, {part})": entry.value for entry in last.accuracies})

@@ -12,6 +12,7 @@ from tgtrain.evaluate.results import TestResult
 from tgtrain.report.classes import interval95, majority_share
 from tgtrain.report.plot import number
 from tgtrain.report.run_data import RunData
+from tgtrain.run.folder import MAX_SIZES, OTHER_SIZES
 
 _MODALITY_TEXT = {"rgb": "RGB network", "tg": "TG network", "both": "RGB and TG networks"}
 _SLOW_LOADER_SHARE = 0.2
@@ -70,8 +71,7 @@ def facts_of(run: RunData) -> Facts:
     measurements = _measurements(run)
     seconds, rate = run.median("seconds_per_step"), run.median("clips_per_second")
     time_per_step = "" if seconds is None else f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.3g} s"
-    total = sum(run.facts.data.pictures.values())
-    pictures = tuple((size, count, count / total) for size, count in run.facts.data.pictures.items() if total)
+    pictures = _pictures(run)
     data, split, facts = run.facts.data, run.facts.split, run.facts
     return Facts(
         run=run,
@@ -92,7 +92,7 @@ def facts_of(run: RunData) -> Facts:
         place=(
             ("Folder", str(run.folder)),
             *((("Started", facts.started),) if facts.started else ()),
-            *((name.capitalize(), str(value)) for name, value in facts.machine.items()),
+            *((name.capitalize(), str(value)) for name, value in facts.machine.items() if str(value)),
             *facts.versions.items(),
         ),
         split=(
@@ -107,6 +107,16 @@ def facts_of(run: RunData) -> Facts:
         ),
         notes=_notes(run, measurements),
     )
+
+
+def _pictures(run: RunData) -> tuple[tuple[str, int, float], ...]:
+    """Each size as stored with its videos, and their share of all videos."""
+    counts = dict(run.facts.data.pictures)
+    # A run of an older version names the most frequent sizes alone.
+    if len(counts) == MAX_SIZES and (rest := run.facts.data.num_videos - sum(counts.values())) > 0:
+        counts[OTHER_SIZES] = rest
+    total = sum(counts.values())
+    return tuple((size, count, count / total) for size, count in counts.items() if total)
 
 
 def _network_text(result: TestResult) -> str:

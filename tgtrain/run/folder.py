@@ -32,6 +32,7 @@ from tgtrain.data.targets import RunTargets
 from tgtrain.ranks.distributed import Ranks
 
 CONFIG_NAME = "config.json"
+MAX_SIZES, OTHER_SIZES = 8, "other sizes"
 METRICS_NAME = "metrics.jsonl"
 _LOCK = ".lock"
 _MAX_SIDE = 65_535  # pixels
@@ -85,7 +86,8 @@ class DataFacts:
     num_videos: Whole
     classes: tuple[str, ...]
     num_frames: Whole = 0
-    pictures: dict[str, int] = field(default_factory=dict)  # `320x240` -> number of videos, most frequent first
+    pictures: dict[str, int] = field(default_factory=dict)
+    """`320x240` -> number of videos, most frequent first: MAX_SIZES of them, and OTHER_SIZES for all others together."""
     extraction: Annotated[dict[str, Any], AfterValidator(_extraction)] = field(default_factory=dict)
 
 
@@ -300,6 +302,9 @@ def read_setup(run: Path, typed: Typed = NOTHING_TYPED) -> Setup:
 def _facts_of(setup: Setup, ranks: Ranks, num_steps: int, steps_per_epoch: int) -> RunFacts:
     manifest, split, root = setup.manifest, setup.split, setup.manifest.root
     sizes = {f"{width}x{height}": count for (height, width), count in setup.reader.index.sizes().items()}
+    ranked = sorted(sizes.items(), key=lambda item: -item[1])
+    if rest := sum(count for _, count in ranked[MAX_SIZES:]):
+        ranked[MAX_SIZES:] = [(OTHER_SIZES, rest)]
     data = DataFacts(
         root=root if "://" in root else str(Path(root).resolve()),
         dataset=manifest.header.dataset,
@@ -307,7 +312,7 @@ def _facts_of(setup: Setup, ranks: Ranks, num_steps: int, steps_per_epoch: int) 
         num_videos=manifest.header.num_written,
         classes=tuple(manifest.header.classes),
         num_frames=int(pc.sum(manifest.videos.arrow["num_frames"]).as_py() or 0),
-        pictures=dict(sorted(sizes.items(), key=lambda item: -item[1])[:8]),
+        pictures=dict(ranked),
         extraction=dict(manifest.header.settings),
     )
     device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else ""

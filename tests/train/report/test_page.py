@@ -13,6 +13,7 @@ from manifests.records import InputError
 from tests.train.report.pages import chart_values, log, parse, records, write_run, write_test
 from tgtrain.report.classes import interval95
 from tgtrain.report.page import write_report
+from tgtrain.run.folder import OTHER_SIZES
 
 
 def test_page_is_one_valid_file_that_loads_nothing(run: Path) -> None:
@@ -318,3 +319,31 @@ def test_output_that_cannot_be_written_is_refused(run: Path, tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     with pytest.raises(FileExistsError):  # the command line formats it
         write_report([run], tmp_path / "file" / "page.html")
+
+
+def test_sizes_of_pictures_are_shares_of_all_videos(tmp_path: Path) -> None:
+    """Eight sizes are named; the others count, too, also in a run of a version that left them out."""
+    for name, extra in (("old", {}), ("new", {OTHER_SIZES: 104})):
+        folder = write_run(tmp_path / name)
+        facts = json.loads((folder / "config.json").read_text())
+        facts["data"] |= {"num_videos": 120, "pictures": {**{f"{320 + n}x240": 2 for n in range(8)}, **extra}}
+        facts["machine"]["device"] = ""
+        (folder / "config.json").write_text(json.dumps(facts))
+        words = parse(write_report([folder])).words
+        assert "320x240 2 1.7 %" in words
+        assert "16.7 %" not in words
+        assert f"{OTHER_SIZES} 104 86.7 %" in words
+        assert " Device " not in words[words.index("Where it ran") :]
+
+
+def test_what_a_run_decides_by_itself_is_no_changed_setting(tmp_path: Path) -> None:
+    plain = write_report([write_run(tmp_path / "open")]).read_text()
+    decided = write_report([write_run(tmp_path / "decided", overrides=("data.block_shards=0",))]).read_text()
+    changed = write_report([write_run(tmp_path / "changed", overrides=("data.interval=7",))]).read_text()
+    assert plain.count("recipe: ") == decided.count("recipe: ") == changed.count("recipe: ") - 1
+
+
+def test_time_left_is_no_chart(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    log(folder, [{**record, "seconds_left": 5.0} for step in range(1, 9) for record in records("ltg", step)])
+    assert "<h3>seconds_left" not in write_report([folder]).read_text()
