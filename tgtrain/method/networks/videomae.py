@@ -133,14 +133,17 @@ def sine_cosine(num_channels: int, grid: tuple[int, int, int]) -> Tensor:
 
 
 def _transformers() -> Any:
-    """The module of transformers with the layers; InputError without the package."""
+    """The module of transformers with the layers; InputError without the package, or with one from before 5.20."""
     try:
         from transformers.models.videomae import modeling_videomae
     except ImportError as error:
         raise InputError(
             f"model.backbone=videomae needs the package transformers ({error}): pip install 'tgprep[vit]'."
         ) from None
-    return modeling_videomae
+    videomae: Any = modeling_videomae
+    if not hasattr(videomae.VideoMAEConfig, "qv_bias"):  # the tensors of its layers had other names before 5.20
+        raise InputError("The transformers that is installed is too old: pip install -U 'tgprep[vit]'.")
+    return videomae
 
 
 def _config(videomae: Any, settings: ModelSettings) -> Any:
