@@ -40,10 +40,14 @@ class Counted:
 def count(work: Callable[[], object], precision: torch.dtype | None = None) -> Counted:
     """Run `work` on the meta device and count its tensors and its arithmetic. precision: that of autocast; None for none."""
     watch = _Watch()
-    half: AbstractContextManager[object] = nullcontext() if precision is None else _Half(precision)
-    with watch, half:
+    with watch, autocast(precision):
         work()
     return Counted(watch.peak, watch.flops)
+
+
+def autocast(precision: torch.dtype | None) -> AbstractContextManager[object]:
+    """The autocast of `count`. The backward pass does not know it: what is computed again there needs it once more."""
+    return nullcontext() if precision is None else _Half(precision)
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]

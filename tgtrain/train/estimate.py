@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ from tgtrain.data.build import wanted_views
 from tgtrain.evaluate.score import BATCH_VIEWS, Modality
 from tgtrain.method.accumulate import add_gradients
 from tgtrain.method.augment.apply import network_input
-from tgtrain.method.meta_run import count
+from tgtrain.method.meta_run import autocast, count
 from tgtrain.method.networks.model import outline
 from tgtrain.method.networks.recompute import checkpoint_activations
 from tgtrain.method.networks.settings import View
@@ -58,7 +59,7 @@ def of_training(config: Config, world_size: int = 1) -> Estimate:
     """Of a training run on so many processes: a step when no loss term is switched off, or an evaluation if that takes more."""
     model, method, num_parts = outline(config.model).train(), config.method, config.runtime.accumulate
     if config.runtime.checkpoint_activations:
-        checkpoint_activations(model)
+        checkpoint_activations(model, partial(autocast, _PRECISION[config.runtime.precision]))
     teacher = None if method.teacher == "none" else outline(config.model).eval()
     labelled, unlabelled = (
         max(1, size * method.clips_per_video // world_size)
@@ -85,8 +86,9 @@ def of_training(config: Config, world_size: int = 1) -> Estimate:
         modality: Modality = "tg" if config.model.streams == "tg" else "rgb"
         work = max(work, _forward_bytes(outline(config.model).eval(), config, modality, BATCH_VIEWS, config.data.size))
     learnt = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
-    # Momentum, and the gradients once more in the buckets of DistributedDataParallel.
-    state = _bytes_of(model) + (0 if teacher is None else _bytes_of(teacher)) + learnt * (2 if world_size > 1 else 1)
+    # Momenta, and the gradients once more in the buckets of DistributedDataParallel.
+    copies = (2 if config.optimiser.name == "adamw" else 1) + (world_size > 1)
+    state = _bytes_of(model) + (0 if teacher is None else _bytes_of(teacher)) + learnt * copies
     batch = (labelled + unlabelled) * _clip_bytes(config, config.data.size) * len(wanted_views(config))
     return Estimate(state + work + batch, batch, counted.flops * num_parts // shown)
 

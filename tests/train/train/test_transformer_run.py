@@ -20,6 +20,7 @@ from tgtrain.evaluate.batch_norm import recompute_batch_norm
 from tgtrain.report.page import write_report
 from tgtrain.run.checkpoint import list_checkpoints, load
 from tgtrain.run.trained import read_trained
+from tgtrain.train.estimate import of_training
 from tgtrain.train.learner import Learner
 from tgtrain.train.preflight import require_room, require_settings
 
@@ -161,3 +162,17 @@ def test_without_the_extra_nothing_is_written_and_other_runs_do_not_import_it(da
     assert "pip install 'tgprep[vit]'" in second
     assert "Traceback" not in second
     assert not (tmp_path / "run2").exists()
+
+
+@pytest.mark.parametrize("network", [NETWORK, ("model.depth=10",)])
+def test_memory_of_kept_inputs_in_bfloat16_is_known_beforehand(data_set: Path, network: tuple[str, ...]) -> None:
+    """The blocks are computed twice in half precision, of tensors without values, too."""
+    half = (*network, "runtime.precision=bfloat16", "data.size=64")
+    plain, saving = (
+        of_training(
+            setup_of(data_set, *half, f"runtime.checkpoint_activations={each}", recipe="demo-supervised").config
+        )
+        for each in ("false", "true")
+    )
+    assert 0 < saving.device_bytes < plain.device_bytes
+    assert saving.flops > plain.flops

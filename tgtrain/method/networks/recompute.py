@@ -15,22 +15,28 @@ from tgtrain.method.networks.backbones import BasicBlock, Bottleneck, Stem
 from tgtrain.method.networks.videomae import Block
 
 
-def checkpoint_activations(model: nn.Module) -> None:
+def checkpoint_activations(model: nn.Module, again: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
     """Make the stem and every block of a model keep only their input, and compute the rest again in the backward pass.
 
     Source: Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016. Call it after BatchNorm layers were replaced.
+    again: a context for the second computation, besides torch's autocast.
     """
     for module in model.modules():
         if isinstance(module, BasicBlock | Bottleneck | Stem | Block):
-            module.forward = partial(_recomputed, module, module.forward)  # type: ignore[method-assign]
+            module.forward = partial(_recomputed, module, module.forward, again)  # type: ignore[method-assign]
 
 
-def _recomputed(module: nn.Module, forward: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+def _recomputed(
+    module: nn.Module,
+    forward: Callable[..., Tensor],
+    again: Callable[[], AbstractContextManager[object]],
+    *inputs: Tensor | None,
+) -> Tensor:
     if not (module.training and torch.is_grad_enabled()):
         return forward(*inputs)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _statistics_kept(module)
+        return nullcontext(), _statistics_kept(module, again())
 
     # Dropout comes after the backbone, and drop path is drawn before the blocks: no state of a generator has to be restored.
     output: Tensor = checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
@@ -38,7 +44,7 @@ def _recomputed(module: nn.Module, forward: Callable[..., Tensor], *inputs: Tens
 
 
 @contextmanager
-def _statistics_kept(module: nn.Module) -> Iterator[None]:
+def _statistics_kept(module: nn.Module, again: AbstractContextManager[object]) -> Iterator[None]:
     """Within this context, a forward in train mode leaves running averages alone: it is the second one of the same rows."""
     # A frozen layer is in eval mode, and keeps its averages anyway.
     layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.training]
@@ -46,7 +52,8 @@ def _statistics_kept(module: nn.Module) -> Iterator[None]:
     for layer in layers:
         layer.momentum = 0.0
     try:
-        yield
+        with again:
+            yield
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
