@@ -113,6 +113,8 @@ class ClipDataset(Dataset[Any]):
         streams: Sequence[View],
         transform: Callable[[ClipItem], Any] | None,
     ) -> None:
+        if transform is not None and not callable(transform):
+            raise InputError(f"transform: got {transform!r:.200}, expected a function that takes an item.")
         self.part, self.sampler, self.streams, self.transform = part, sampler, tuple(streams), transform
         self.classes = setup.manifest.header.classes
         self.seed = setup.config.runtime.seed
@@ -123,9 +125,8 @@ class ClipDataset(Dataset[Any]):
         self._roles = flags.argmax(axis=0)
         self._reader, self._pid = setup.reader, 0  # opened again where it is used
         self._epoch = torch.zeros((), dtype=torch.int64)
-        with contextlib.suppress(
-            RuntimeError
-        ):  # no shared memory: loader processes that persist do not see `set_epoch`
+        # Without shared memory loader processes that persist do not see `set_epoch`.
+        with contextlib.suppress(RuntimeError):
             self._epoch.share_memory_()  # type: ignore[no-untyped-call]
 
     @property
@@ -259,6 +260,7 @@ def open_dataset(
 
     Raises:
         InputError: for each mistake here, and for a sample that cannot be read; the message says what, where and what to do.
+        UnreachableError (of `tgprep`): a store does not answer for ten minutes.
     """
     views = views_of(streams)
     step = (1 if sampling == "full" else 8) if interval is None else interval

@@ -196,6 +196,7 @@ def test_a_transform_sees_the_item(data_set: Path) -> None:
         ({"sampling": "full", "num_clips": 2}, "num_clips: got 2, sampling 'full' has one clip"),
         ({"streams": "flow"}, "streams: got 'flow', expected one of rgb, tg"),
         ({"streams": ()}, r"streams: got \(\), expected"),
+        ({"transform": 3}, "transform: got 3, expected a function"),
         ({"seed": -1}, "runtime.seed .*got -1"),
         ({"area": (0.5, 0.1)}, "setting area"),
     ],
