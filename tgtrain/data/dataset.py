@@ -259,8 +259,7 @@ def open_dataset(
         cache, cache_gb: for a data set at a URL: local folder, and the most that it holds (as `tgtrain run --cache`).
 
     Raises:
-        InputError: for each mistake here, and for a sample that cannot be read; the message says what, where and what to do.
-        UnreachableError (of `tgprep`): a store does not answer for ten minutes.
+        InputError: for each mistake, and for a sample that cannot be read. UnreachableError: a store does not answer.
     """
     views = views_of(streams)
     step = (1 if sampling == "full" else 8) if interval is None else interval
