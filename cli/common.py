@@ -26,7 +26,7 @@ import click
 from click.core import ParameterSource
 
 from manifests import console
-from manifests.console import echo, reader_is_gone, say
+from manifests.console import echo, plural, reader_is_gone, say
 from manifests.disk import explained, is_storage_error
 from manifests.files import parse_location
 from manifests.machine import Finding, core_quota, require_utf8_names, usable_cores
@@ -41,7 +41,7 @@ EXIT_FAILURES = 1
 EXIT_USAGE = 2
 _MOST_CHARACTERS = 10_000  # of a message, which may quote a name without end
 _MARKS = {"ok": "ok", "note": "-", "warning": "!", "error": "WRONG"}
-__all__ = ["echo", "reader_is_gone", "say"]  # with all that is defined here: commands print through these
+__all__ = ["echo", "plural", "reader_is_gone", "say"]  # with all that is defined here: commands print through these
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -314,11 +314,6 @@ def quiet_threads() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # when they spin, the loader's processes starve
     if math.isfinite(core_quota()):  # which the library does not know
         os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
-
-
-def plural(count: int, one: str, many: str = "") -> str:
-    """A number with its noun: 1 video, 2 videos, 3 classes. many: the plural, if it is not `one` with an s."""
-    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 def human_bytes(count: float) -> str:

@@ -169,3 +169,8 @@ def _is_open(number: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """A number with its noun: 1 video, 2 videos, 3 classes. many: the plural, if it is not `one` with an s."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"

@@ -6,6 +6,7 @@ import math
 import shutil
 from pathlib import Path
 
+from manifests.console import plural
 from manifests.records import NO_LABEL, InputError
 from tgtrain.config import Config
 from tgtrain.data.build import training_workers
@@ -34,7 +35,7 @@ def notes(setup: Setup) -> list[str]:
     ):
         if num_videos < size and (name == "labelled" or config.method.uses_unlabelled):
             lines.append(
-                f"{num_videos} {name} videos are fewer than batch.{name} {size}: videos come more than once in a step"
+                f"{plural(num_videos, f'{name} video')} {'is' if num_videos == 1 else 'are'} fewer than batch.{name} {size}: videos come more than once in a step"
                 + ("; an epoch is one step" if name == "unlabelled" else "")
             )
     trained = set(split.label[split.labelled].tolist())
@@ -43,7 +44,9 @@ def notes(setup: Setup) -> list[str]:
     if unlabelled:
         names = ", ".join(setup.classes[label] for label in unlabelled[:_MAX_NAMES])
         more = f" and {len(unlabelled) - _MAX_NAMES} more" if len(unlabelled) > _MAX_NAMES else ""
-        lines.append(f"no labelled video of {len(unlabelled)} classes: {names}{more}; they cannot be learnt")
+        lines.append(
+            f"no labelled video of {plural(len(unlabelled), 'class', 'classes')}: {names}{more}, which cannot be learnt"
+        )
     epochs, optimiser = config.optimiser.epochs, config.optimiser
     for section, warmup_epochs, effect in (
         ("optimiser", optimiser.warmup_epochs, f"the rate never reaches {optimiser.learning_rate:g}"),

@@ -235,7 +235,7 @@ def test_more_processes_than_videos(tmp_path: Path) -> None:
     process = start(tmp_path / "set", tmp_path / "run", "--max-steps", "4", "--json")
     out, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
-    assert "note: 1 labelled videos are fewer than batch.labelled 4" in said
+    assert "note: 1 labelled video is fewer than batch.labelled 4" in said
     assert json.loads(out)["top1@1x1"] == 1  # of one class
     assert "(2 test videos)" in said
 

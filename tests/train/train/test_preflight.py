@@ -123,7 +123,7 @@ def test_no_pseudo_label_is_trusted(data_set: Path, tmp_path: Path) -> None:
 def test_class_without_labelled_video_is_noted(data_set: Path, tmp_path: Path) -> None:
     some = of_class(data_set, 0, "labelled") + of_class(data_set, 1, "labelled")
     setup = with_split(data_set, labelled=some)
-    assert any("no labelled video of 1 classes: class2; they cannot be learnt" in note for note in notes(setup))
+    assert any("no labelled video of 1 class: class2, which cannot be learnt" in note for note in notes(setup))
     outcome = train(setup, tmp_path / "run", ALONE, log=lambda text: None)
     assert outcome.last is not None
     assert sorted({setup.classes[label] for label in outcome.last.labels}) == ["class0", "class1", "class2"]
@@ -134,7 +134,7 @@ def test_fewer_videos_than_a_batch(data_set: Path, tmp_path: Path) -> None:
     setup = with_split(data_set, "evaluate.every_epochs=4", labelled=labelled, unlabelled=unlabelled)
     told = notes(setup)
     assert any(
-        "1 labelled videos are fewer than batch.labelled 4: videos come more than once in a step" in t for t in told
+        "1 labelled video is fewer than batch.labelled 4: videos come more than once in a step" in t for t in told
     )
     assert any(
         "2 unlabelled videos are fewer than batch.unlabelled 4" in t and "an epoch is one step" in t for t in told
@@ -167,6 +167,22 @@ def test_all_samples_damaged(make_data_set: Callable[..., Path], tmp_path: Path)
     with pytest.raises((InputError, RunError), match="cannot be read|damaged"):
         run(root, tmp_path / "run")
     assert every_checkpoint(tmp_path / "run") == []
+
+
+def test_a_recipe_for_other_data_is_noted(data_set: Path) -> None:
+    setup = setup_of(data_set)
+    config = replace(setup.config, name="mine", data=replace(setup.config.data, dataset="hmdb51", percent=40.0))
+    split = replace(setup.split, provenance={**setup.split.provenance, "percent": "50"})
+    noted = notes(replace(setup, config=config, split=split))
+    assert any("recipe mine is that of hmdb51, and this data set is" in note for note in noted)
+    assert any("recipe mine is for 40 % of labels" in note and "has 50 %" in note for note in noted)
+
+
+def test_another_data_set_names_the_fields_of_the_model_that_differ(data_set: Path) -> None:
+    setup = setup_of(data_set)
+    model = str(replace(setup.config.model, num_classes=7))
+    (text,) = setup.identity.differences(replace(setup.identity, model=model))
+    assert text == "model.num_classes 3 there, 7 now"
 
 
 def test_fitting_run_has_no_notes(data_set: Path) -> None:
