@@ -167,7 +167,7 @@ def test_without_the_extra_nothing_is_written_and_other_runs_do_not_import_it(da
 @pytest.mark.parametrize("network", [NETWORK, ("model.depth=10",)])
 def test_memory_of_kept_inputs_in_bfloat16_is_known_beforehand(data_set: Path, network: tuple[str, ...]) -> None:
     """The blocks are computed twice in half precision, of tensors without values, too."""
-    half = (*network, "runtime.precision=bfloat16", "data.size=64")
+    half = (*network, "runtime.precision=bfloat16", "data.size=64", "batch.labelled=48")
     plain, saving = (
         of_training(
             setup_of(data_set, *half, f"runtime.checkpoint_activations={each}", recipe="demo-supervised").config
