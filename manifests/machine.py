@@ -292,6 +292,9 @@ def check_disk(folder: Path, least_bytes: float, why: str, command: str) -> Iter
 
 
 def peak_memory_mb() -> float:
-    """Peak memory of this process so far, in MiB."""
+    """Peak memory of this process so far, in MiB. On Linux it does not include the peak of the process that started it."""
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024**2 if sys.platform == "darwin" else 1024)

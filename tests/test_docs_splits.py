@@ -110,7 +110,7 @@ def test_every_problem_is_documented() -> None:
         "empty-classes": "without any video",
         "groups-partly-labelled": "labelled in part",
         "groups-across-classes": "several classes",
-        "left-out-segments": "left out",
+        "left-out": "left out",
     }
     kinds = set(re.findall(r'"((?:[a-z]+-)+[a-z]+)"', inspect.getsource(split_check)))
     kinds -= {"test-in-train", "validation-in-train", "test-in-validation", "-in-", "non-test"}

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from cli.common import human_seconds, plural, say
+from cli.common import human_seconds, say
 from manifests.console import visible
 from manifests.records import FAILED
 from tgprep.extract.workers.shards import Progress, Workload
@@ -72,7 +72,7 @@ class ExtractProgress:
         else:
             total, kept = workload.num_videos, workload.num_kept
             done_before = f", {kept} of them done before" if kept else ""
-            self.log("planned", f"{plural(total, 'video')} to extract{done_before}", num_videos=total, num_kept=kept)
+            self.log("planned", f"{total} videos to extract{done_before}", num_videos=total, num_kept=kept)
             self.ticker = threading.Thread(target=self._tick, daemon=True)  # an update plans its work after the first
             self.ticker.start()
 
@@ -155,7 +155,7 @@ class ExtractProgress:
         workers.add_column(no_wrap=True, overflow="ellipsis", width=max(10, min(60, options.max_width - 24)))
         workers.add_column(justify="right", no_wrap=True, width=14)
         for worker, (key, frames) in current[:_MAX_WORKER_ROWS]:
-            count = f"{plural(frames, 'frame')}" if frames else "opening"
+            count = f"{frames} frames" if frames else "opening"
             workers.add_row(Text(f"{worker + 1}", style="dim"), Text(visible(key)), Text(count, style="dim"))
         if len(current) > _MAX_WORKER_ROWS:
             workers.add_row("", Text(f"and {len(current) - _MAX_WORKER_ROWS} more workers", style="dim"), "")

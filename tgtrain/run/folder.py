@@ -357,7 +357,9 @@ def require_same(setup: Setup, identity: Identity, before: Config | None, intro:
     different = identity.differences(setup.identity)
     hint = ""
     if before is not None:
-        different = [text for text in differences(before, setup.config) if not is_free(text)] + different
+        settings = [text for text in differences(before, setup.config) if not is_free(text)]
+        named = {text.partition(":")[0] for text in settings}
+        different = settings + [text for text in different if text.partition(" ")[0] not in named]
         block_shards = before.data.block_shards
         # A run may be begun on a URL and resume from a local copy, or the other way round.
         if block_shards != setup.config.data.block_shards:

@@ -277,7 +277,7 @@ def test_mistakes_are_one_message(
         assert f"{place}/out holds no data set" in message(command, f"{place}/out")
     assert "there is no bucket nowhere-at-all" in message("extract", videos, "s3://nowhere-at-all/out")
     assert "there is no bucket nowhere-at-all" in message("extract", "s3://nowhere-at-all", tmp_path / "out")
-    assert "holds no video files" in message("extract", f"{place}/nothing", tmp_path / "out2")
+    assert "holds no files at all" in message("extract", f"{place}/nothing", tmp_path / "out2")
     assert "is not empty (my videos) and holds no data set" in message("extract", videos, place)
     assert "gs:// needs a package that is not installed" in message("info", "gs://bucket/out")
     assert "foo:// cannot be used" in message("extract", videos, "foo://bucket/out")

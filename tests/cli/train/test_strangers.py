@@ -70,6 +70,7 @@ def test_predict_calls_no_function_that_a_run_names(stranger: Path, tmp_path: Pa
 
 
 def test_predict_refuses_settings_of_another_type(stranger: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.avi").write_bytes(b"x")
     for name, value in (("short_side", "x"), ("short_side", -5), ("short_side", 10**9), ("short_side", []), ("flow", "x"), ("flow", None)):  # fmt: skip
         write_config(stranger, "data.extraction", {name: value})
         done = tgtrain("predict", stranger, tmp_path / "a.avi", "--views", "1x1")

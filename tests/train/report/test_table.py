@@ -165,7 +165,11 @@ def test_unfinished_and_untested_runs_are_named_and_left_out(sweep: Path) -> Non
         sweep / "demo_f2_s2" / "test-10x3.json", lambda content: content.update(step=8, rule="last")
     )  # trained further since
     done = table(sweep, "--table", "markdown", expected=1)
-    for reason in ("half: not finished, step 8 of 24.", "untested: no test", "demo_f2_s2: no test"):
+    for reason in (
+        "half: not finished, step 8 of 24.",
+        "untested: not tested on the test part yet",
+        "demo_f2_s2: no test",
+    ):
         assert f"left out: {reason}" in done.stderr
         assert "- Left out: " + reason.replace("_", "\\_") in done.stdout
     assert "| demo | 20 % | 3 |" in done.stdout
@@ -208,24 +212,24 @@ def test_the_same_cell_twice_is_refused(sweep: Path) -> None:
 
 
 def test_published_figure_stands_with_its_source(tmp_path: Path) -> None:
-    make_tested(tmp_path / "a", 5, recipe="ucf101-10")
+    make_tested(tmp_path / "a", 5, recipe="ucf101-10", percent="10")
     (row,) = rows(table(tmp_path, "--table", "csv"))
     assert (row["published"], row["source"]) == (
         "top-1 62.4 %",
         "LTG, CVPR 2022, as quoted by SeFAR, arXiv 2501.01245, table 2",
     )
     assert (
-        "| ucf101-10 | 20 % | top-1 62.4 % (LTG, CVPR 2022, as quoted by SeFAR, arXiv 2501.01245, table 2) | 1 | 50.00 |"
+        "| ucf101-10 | 10 % | top-1 62.4 % (LTG, CVPR 2022, as quoted by SeFAR, arXiv 2501.01245, table 2) | 1 | 50.00 |"
         in table(tmp_path, "--table", "markdown").stdout
     )
-    make_tested(tmp_path / "b", 5, recipe="ucf101-10", sets=("optimiser.epochs=2",))
+    make_tested(tmp_path / "b", 5, recipe="ucf101-10", sets=("optimiser.epochs=2",), percent="10")
     done = table(tmp_path, "--table", "markdown")
     assert (
         "these rows have others: ucf101-10 optimiser.epochs=180, ucf101-10 optimiser.epochs=2." in done.stdout
     )  # not on UCF101
     for folder in ("a", "b"):
         edit(tmp_path / folder / "config.json", lambda facts: facts["data"].update(dataset="ucf101"))
-    assert "these rows have others: ucf101-20 optimiser.epochs=2." in table(tmp_path, "--table", "markdown").stdout
+    assert "these rows have others: ucf101-10 optimiser.epochs=2." in table(tmp_path, "--table", "markdown").stdout
 
 
 HOSTILE = "=cmd|`x` $a$ <b> \\input{/etc/passwd} 50% _u_ [l](j) #1 & ~^ \x1b[2J\nsecond \u202eline"
@@ -291,5 +295,5 @@ def test_table_goes_into_a_file_and_options_need_it(sweep: Path, monkeypatch: py
 def test_a_damaged_test_file_is_named(sweep: Path) -> None:
     (sweep / "demo_f1_s1" / "test-10x3.json").write_text("{")
     done = table(sweep, "--table", "markdown", expected=1)
-    assert "left out: demo_f1_s1: no test" in done.stderr
+    assert "left out: demo_f1_s1: not tested on the test part yet" in done.stderr
     assert "test-10x3.json could not be read" in done.stderr

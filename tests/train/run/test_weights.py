@@ -244,7 +244,7 @@ def mc3(width: int = 4) -> dict[str, Tensor]:
         ({"conv1.weight": torch.ones(4, 3, 7, 7), "bn1.weight": torch.ones(4), "layer1.0.conv1.weight": torch.ones(4, 4, 3, 3)},
          "a network for images"),
         ({"blocks.0.attn.qkv.weight": torch.ones(6, 2), "head.weight": torch.ones(3, 2)}, "a transformer"),
-        (r3d_state(torchvision_name, width=8), "set model.backbone, model.depth and model.width"),
+        (r3d_state(torchvision_name, width=8), "set model.backbone and its size"),
         (r3d_state(torchvision_name, blocks=1), "60 of 100 tensors match"),
         ({"x": torch.ones(2)}, "0 of 100 tensors match"),
     ],
