@@ -86,6 +86,7 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
     return outcome(folder)
 
 
+@pytest.mark.long
 def test_signalled_crashed_and_killed_run_equals_torchrun(data: Path, tmp_path: Path, whole: dict[str, Any]) -> None:
     folder = tmp_path / "run"
     requeued = start(data, folder)

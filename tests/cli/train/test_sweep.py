@@ -70,6 +70,7 @@ def finish(process: subprocess.Popen[str], expected: int = 0) -> tuple[str, str]
     return out, said
 
 
+@pytest.mark.long
 def test_failed_stopped_and_killed_sweep_is_finished_by_two_at_once(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     longer = ["--set", "optimiser.epochs=12", "--set", "evaluate.every_epochs=6"]

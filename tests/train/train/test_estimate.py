@@ -64,6 +64,7 @@ def test_the_count_without_values_is_that_of_a_real_step(words: tuple[str, ...])
     assert without.peak_bytes == pytest.approx(real.peak_bytes, rel=0.1)
 
 
+@pytest.mark.long
 def test_the_estimate_is_what_a_process_takes(tmp_path: Path) -> None:
     """The growth of a process that makes real steps, measured by the kernel, for R3D-18 at 80 pixels."""
     words = ["ucf101-20", "data.size=80", "batch.labelled=1", "batch.unlabelled=2", "data.clip_frames=4"]

@@ -74,6 +74,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(data_set: Path, tmp_path: Path, 
     assert {group["weight_decay"] for group in groups} == {0.0, 0.05}
 
 
+@pytest.mark.long
 def test_test_info_export_report_and_bench(data_set: Path, finished: Path, tmp_path: Path) -> None:
     scores = tmp_path / "scores.parquet"
     call("test", finished, "--views", "2x3", "--modality", "both", "--predictions", scores)
