@@ -295,5 +295,5 @@ def _average(values: Sequence[NamedValues]) -> NamedValues:
     averages = []
     for same in zip(*values, strict=True):
         name, stacked = same[0][0], torch.stack([value.float() for _, value in same])
-        averages.append((name, stacked.sum() if name in COUNTS else stacked.mean()))
+        averages.append((name, stacked.sum(dim=0) if name in COUNTS else stacked.mean()))
     return averages

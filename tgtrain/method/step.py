@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tgtrain.method import losses
+from tgtrain.method.class_counts import count_classes
 from tgtrain.method.networks.model import ModelOutput, StreamOutput
 from tgtrain.method.networks.settings import View
 from tgtrain.method.settings import MethodSettings
@@ -140,7 +141,8 @@ def loss_terms(
     diagnostics = diagnose(rows.labelled, labels_B, targets, true_labels_U)
     if soft_UK is not None:
         diagnostics |= diagnose_soft(rows.strong, soft_UK, true_labels_U)
-    return Terms(total, supervised, pseudo, tuple(align), tuple(contrast), diagnostics, fairness, soft)
+    counts = count_classes(targets, true_labels_U) if targets else None
+    return Terms(total, supervised, pseudo, tuple(align), tuple(contrast), diagnostics, fairness, soft, counts)
 
 
 def learnt_targets(soft_UK: Tensor | None, method: MethodSettings, epoch: int) -> Tensor | None:

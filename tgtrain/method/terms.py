@@ -12,10 +12,12 @@ from tgtrain.method.losses import PseudoLabels, has_target
 from tgtrain.method.networks.settings import View
 from tgtrain.method.settings import MethodSettings
 
+CLASS_COUNTS = "class_counts"  # no scalar, but the counts of `tgtrain.method.class_counts`
 COUNTS = (
     "train/num_selected",
     "train/num_checked",
     "train/num_correct",
+    CLASS_COUNTS,
 )  # of the `named_values`: summed over ranks, not averaged
 NamedValues = list[tuple[str, Tensor]]
 
@@ -38,6 +40,8 @@ class Terms:
     """Of FreeMatch."""
     soft: Mapping[View, Tensor] = field(default_factory=dict)
     """Of soft targets."""
+    class_counts: Tensor | None = None
+    """Of `tgtrain.method.class_counts`; None without pseudo-labels."""
 
 
 def sum_of(terms: Iterable[Tensor]) -> Tensor:
@@ -46,7 +50,7 @@ def sum_of(terms: Iterable[Tensor]) -> Tensor:
 
 
 def named_values(terms: Terms, method: MethodSettings) -> NamedValues:
-    """Name what a log shows of a step: detached scalars, absent terms left out; nothing waits for the device.
+    """Name what a log shows of a step: detached scalars, absent terms left out; nothing waits for the device. CLASS_COUNTS comes last.
 
     Loss terms are named loss/..., diagnostics train/...; alignment by its stage (1 to 4), contrast by its variant.
     """
@@ -59,6 +63,7 @@ def named_values(terms: Terms, method: MethodSettings) -> NamedValues:
         *((f"loss/align_stage{s + 1}", term) for s, term in zip(method.align_stages, terms.align, strict=True)),
         *((f"loss/contrast_{variant}", term) for variant, term in zip(method.contrast, terms.contrast, strict=True)),
         *terms.diagnostics.items(),
+        *([] if terms.class_counts is None else [(CLASS_COUNTS, terms.class_counts)]),
     ]
     return [(name, value.detach()) for name, value in values]
 

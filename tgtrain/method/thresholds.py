@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tgtrain.method.class_counts import labelled_views
 from tgtrain.method.losses import Trust, gather_rows, labelling_logits
 from tgtrain.method.networks.settings import View
 from tgtrain.method.settings import MethodSettings
@@ -43,7 +44,7 @@ class Thresholds:
     ) -> None:
         """num_videos: N, which FlexMatch remembers the labels of."""
         self.method = method
-        names = views if method.pseudo_label_metric == "individual" and len(views) > 1 else ("",)
+        names = labelled_views(method, views)
         self.states = {name: _initial(method, num_classes, num_videos, device) for name in names}
 
     @torch.no_grad()

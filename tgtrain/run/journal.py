@@ -16,6 +16,7 @@ from torch import Tensor
 from manifests.console import lost_log
 from manifests.files import atomic_write, parse_json, read_bytes
 from manifests.machine import peak_memory_mb
+from tgtrain.method.class_counts import ClassCount
 from tgtrain.method.thresholds import ClassTrust
 from tgtrain.run.folder import METRICS_NAME
 
@@ -82,9 +83,9 @@ def with_precision(values: dict[str, float]) -> dict[str, float]:
     return values
 
 
-def class_record(trust: ClassTrust, epoch: int, classes: Sequence[str]) -> dict[str, Any]:
-    """The values of a record of kind `class`: one class under a threshold rule, over the epoch that ends."""
-    values = asdict(trust)
+def class_record(count: ClassCount, trust: ClassTrust, epoch: int, classes: Sequence[str]) -> dict[str, Any]:
+    """The values of a record of kind `class`: the pseudo-labels of one class over the epoch that ends."""
+    values = asdict(trust) | asdict(count)
     return {"epoch": epoch, "class": classes[values.pop("label")], **values}
 
 

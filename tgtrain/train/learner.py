@@ -19,6 +19,7 @@ from tgtrain.data.build import wanted_views
 from tgtrain.data.device import views_of
 from tgtrain.data.targets import RunTargets, TargetTable
 from tgtrain.method.accumulate import add_gradients, clip_gradients, rescale_bn_momentum
+from tgtrain.method.class_counts import ClassCount, ClassCounts
 from tgtrain.method.networks.dropout import share_dropout
 from tgtrain.method.networks.model import Model, build_model
 from tgtrain.method.networks.recompute import checkpoint_activations
@@ -27,7 +28,7 @@ from tgtrain.method.optimiser import make_optimiser, parameter_groups, restore
 from tgtrain.method.schedule import LearningRateSettings, epoch_of, learning_rate
 from tgtrain.method.step import StepInputs
 from tgtrain.method.teacher import Teacher
-from tgtrain.method.thresholds import Thresholds
+from tgtrain.method.thresholds import ClassTrust, Thresholds
 from tgtrain.ranks.distributed import Ranks
 from tgtrain.run.checkpoint import Checkpoint
 
@@ -83,6 +84,9 @@ class Learner:
         if config.method.uses_pseudo_labels and config.method.threshold_rule != "fixed":
             sizes = (config.model.num_classes, num_unlabelled)
             self.thresholds = Thresholds(config.method, wanted_views(config), *sizes, ranks.device)
+        self.class_counts: ClassCounts | None = None
+        if config.method.uses_pseudo_labels:
+            self.class_counts = ClassCounts(config.method, wanted_views(config), config.model.num_classes, ranks.device)
         self.targets: TargetTable | None = None
         if targets is not None:
             self.targets = TargetTable(targets, config.method.soft_temperature, ranks.device)
@@ -122,6 +126,9 @@ class Learner:
                     raise ValueError("it holds no teacher")
                 self.teacher.model.load_state_dict(checkpoint.teacher)
             self.set_running_statistics(checkpoint.running)
+            if self.class_counts is not None:  # those of all ranks, which the first one goes on with
+                saved = checkpoint.extra.get("class_counts")
+                self.class_counts.load(*([saved] if self.ranks.is_main and saved is not None else []))
             if checkpoint.extra.get("scaler"):
                 self.scaler.load_state_dict(checkpoint.extra["scaler"])
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -135,7 +142,28 @@ class Learner:
 
     def extra_state(self) -> dict[str, Any]:
         """What a checkpoint holds besides the weights and the momentum, see `load`."""
-        return {"scaler": self.scaler.state_dict(), "num_threads": torch.get_num_threads()}
+        counts = {} if self.class_counts is None else {"class_counts": self.class_counts.counts.clone()}
+        return {"scaler": self.scaler.state_dict(), "num_threads": torch.get_num_threads(), **counts}
+
+    def join_counts(self) -> None:
+        """Move the counts of pseudo-labels of all ranks to the first one, which saves and logs them. All ranks must call this."""
+        if self.class_counts is not None and self.ranks.world_size > 1:
+            everyone = self.ranks.gather(self.class_counts.counts.cpu())
+            self.class_counts.load(*(everyone if self.ranks.is_main else []))
+
+    def by_class(self) -> list[tuple[ClassCount, ClassTrust]]:
+        """The pseudo-labels of every class since the last call, on the first rank, and what they were trusted by.
+
+        All ranks must call this. Waits for the device.
+        """
+        if self.class_counts is None:
+            return []
+        self.join_counts()
+        counts = self.class_counts.take()
+        if self.thresholds is not None:
+            return list(zip(counts, self.thresholds.by_class(), strict=True))
+        least = self.config.method.threshold
+        return [(each, ClassTrust(each.view, each.label, least, each.num_predicted, each.share)) for each in counts]
 
     def learning_rate(self, step: int) -> float:
         """The rate of the update number `step`, counted from 0."""
@@ -174,7 +202,7 @@ class Learner:
         values.append(("grad_norm", norm))
         if self.scaler.is_enabled():
             values.append(("train/skipped", 1 - norm.isfinite().float()))
-        return values
+        return values if self.class_counts is None else self.class_counts.add(values)
 
     def micro_batches(self, batch: SslBatch) -> Iterator[StepInputs]:
         """The views of a batch in runtime.accumulate parts, which go through the networks one after the other."""

@@ -235,8 +235,8 @@ class _Trainer:
                 self._log_interval(epoch)
             if ends_epoch:
                 self._note("epoch", {"epoch": epoch, **self.dataset.coverage(self.step)})
-                for trust in [] if self.learner.thresholds is None else self.learner.thresholds.by_class():
-                    self._note("class", journal.class_record(trust, epoch, self.setup.classes))
+                for count, trust in self.learner.by_class():
+                    self._note("class", journal.class_record(count, trust, epoch, self.setup.classes))
             if due:
                 if coverage := self.dataset.coverage(self.step):
                     self.log(f"epoch {epoch + 1}: {journal.coverage_line(coverage)}")
@@ -361,6 +361,8 @@ class _Trainer:
         for model in self.learner.models.values():
             require_finite(model, self.step)
         problem = ""
+        if not alone:
+            self.learner.join_counts()
         if self.ranks.is_main:
             try:
                 with writing(self.folder, self.step):

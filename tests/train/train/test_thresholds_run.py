@@ -38,7 +38,14 @@ def test_a_stopped_run_resumes_to_the_same_end(data_set: Path, tmp_path: Path, r
     expected = [(epoch, view, f"class{c}") for epoch in range(2) for view in views for c in range(3)]
     assert [(record["epoch"], record["view"], record["class"]) for record in one] == expected
     for start in range(0, len(one), 3):
-        assert sum(record["num_predicted"] for record in one[start : start + 3]) == 12  # 3 steps of 4 clips
+        of_epoch = one[start : start + 3]
+        assert sum(record["num_predicted"] for record in of_epoch) == 12  # 3 steps of 4 clips
+        assert sum(record["num_true"] for record in of_epoch) == 12  # the class of all is known
+    for record in one:
+        assert 0 <= record["num_correct"] <= record["num_checked"] == record["num_selected"] <= record["num_predicted"]
+        assert record["num_correct"] <= record["num_true"]
+        if record["trusted"] is not None:
+            assert record["trusted"] * record["num_predicted"] == pytest.approx(record["num_selected"], abs=1e-4)
     assert all(0 <= record["threshold"] <= 1 for record in one)
     assert {record["trusted"] is None for record in one if not record["num_predicted"]} <= {True}
     if rule == "freematch":
@@ -55,7 +62,28 @@ def test_a_run_with_the_fixed_threshold_keeps_no_state_and_reads_old_checkpoints
     raw = torch.load(path, weights_only=True)
     assert raw.keys() == {"version", "step", "identity", "model", "optimiser", "extra", "measured"}
     assert load(path).thresholds == {}
-    assert not records(tmp_path / "run", "class")
+    assert not records(tmp_path / "run", "class")  # the first epoch has three steps
+
+
+def test_pseudo_labels_are_counted_by_class(data_set: Path, tmp_path: Path) -> None:
+    """Under the fixed threshold, stopped within an epoch: the records of classes add up to those of the steps."""
+    changes = (*TINY, "method.threshold=0.34", "optimiser.epochs=2", "runtime.workers=0", "runtime.log_every=1")
+    for stop in (4, None):
+        run(data_set, tmp_path / "run", *changes, max_steps=stop)
+    counts, steps = records(tmp_path / "run", "class"), records(tmp_path / "run", "train")
+    assert [(record["epoch"], record["class"]) for record in counts] == [
+        (e, f"class{c}") for e in range(2) for c in range(3)
+    ]
+    for epoch in range(2):
+        of_epoch = [record for record in counts if record["epoch"] == epoch]
+        of_steps = [record for record in steps if record["epoch"] == epoch]
+        for name in ("num_selected", "num_checked", "num_correct"):
+            assert sum(r[name] for r in of_epoch) == sum(r[f"train/{name}"] for r in of_steps), name
+        assert (
+            sum(record["num_true"] for record in of_epoch) == sum(record["num_predicted"] for record in of_epoch) == 12
+        )
+        assert {record["threshold"] for record in of_epoch} == {0.34}
+    assert sum(record["num_selected"] for record in counts) > 0
 
 
 def test_a_checkpoint_without_its_thresholds_is_refused(data_set: Path, tmp_path: Path) -> None:

@@ -121,7 +121,14 @@ def test_two_ranks_reach_the_weights_of_one(data_set: Path, tmp_path: Path, pair
     for ours, own in zip(mine, theirs, strict=True):
         for name in (name for name in own if name.startswith(("loss/", "train/", "grad_norm", "step"))):
             assert ours[name] == pytest.approx(own[name], rel=2e-3, abs=1e-4), name
+    # Pseudo-labels by class are those of both ranks.
+    mine, theirs = records(pair / case, "class"), records(tmp_path / "alone", "class")
+    assert any(record["num_selected"] for record in theirs)
+    for ours, own in zip(mine, theirs, strict=True):
+        for name in (name for name in own if name.startswith("num_")):
+            assert ours[name] == pytest.approx(own[name], rel=2e-3, abs=1e-4), name
 
 
 def test_two_ranks_stop_and_resume_to_the_same_bits(pair: Path) -> None:
     assert equal(weights(pair / "resumed"), weights(pair / RESUMED))
+    assert records(pair / "resumed", "class") == records(pair / RESUMED, "class")
