@@ -229,6 +229,8 @@ class TestResult:
     confusion: npt.NDArray[np.int64] | None
     """int64[K, K], row = truth; None if the file has none."""
     predictions: tuple[Prediction, ...]
+    table: Path | None = None
+    """The file of the predictions."""
 
     @property
     def num_views(self) -> int:
@@ -259,6 +261,25 @@ def read_results(run: Path, problems: list[str]) -> tuple[TestResult, ...]:
         return *order, not result.is_teacher, -result.step, result.checkpoint
 
     return tuple(sorted(results, key=place_of))
+
+
+def read_confidences(result: TestResult) -> dict[str, float]:
+    """The probability of the predicted class of each video, 0..1, by key; {} if the scores are not stored, or damaged.
+
+    That is the softmax of mean logits, or the mean of probabilities, whichever the test averaged.
+    """
+    try:
+        table = parquet_table(read_bytes(result.table), columns=["key", "scores"]) if result.table else None
+        scores = np.array(table["scores"].to_pylist(), np.float64) if table else np.empty(0)
+    except (OSError, ValueError):
+        return {}
+    if table is None or scores.ndim != 2 or not scores.size or not np.isfinite(scores).all():
+        return {}
+    if result.average != "probabilities":
+        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+        scores /= scores.sum(axis=1, keepdims=True)
+    highest = scores.max(axis=1).clip(0, 1).tolist()
+    return dict(zip(map(str, table["key"].to_pylist()), highest, strict=True))
 
 
 def read_test_metrics(run: Path) -> dict[str, dict[str, float]]:
@@ -321,6 +342,7 @@ def _read_test(path: Path) -> TestResult:
         classes=classes,
         confusion=confusion if confusion.ndim == 2 and confusion.shape[0] == confusion.shape[1] > 0 else None,
         predictions=predictions,
+        table=table if predictions else None,
     )
 
 

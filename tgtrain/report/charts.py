@@ -8,6 +8,7 @@ from os.path import commonprefix
 
 import numpy as np
 
+from tgtrain.report.groups import Group
 from tgtrain.report.plot import BOTTOM, LEFT, NUM_COLOURS, RIGHT, TOP, Line, Plot, draw, number, reduce_points
 from tgtrain.report.run_data import Curve, RunData, metric_order
 
@@ -40,6 +41,7 @@ class _Theme:
     lines: Mapping[str, tuple[str, int]]  # name in the log -> label, colour
     note: str = ""
     unit: str = ""  # "%" for fractions
+    axis: str = ""  # title of the value axis; "" for that of the chart
     may_log: bool = False
     zero: bool = False  # the value axis begins at 0
     marked: bool = False  # mark the start of the pseudo-label loss
@@ -55,6 +57,8 @@ _LABELLED_ACCURACY = _Theme(
     },
     "In the training batches, with augmentation and dropout.",
     "%",
+    "accuracy",
+    zero=True,
 )
 _PSEUDO_LABELS = {"train/mask_fraction": ("trusted", 2), "train/pseudo_precision": ("right among trusted", 3)}
 _STEP_TIMES = {
@@ -64,11 +68,17 @@ _STEP_TIMES = {
 _WAITING = {"waiting_share": ("Waiting for data", 3)}
 _SPEED = (
     _Theme("Throughput", {"clips_per_second": ("Throughput", 2)}, "Training clips per second.", "clips/s", zero=True),
-    _Theme("Waiting for data", _WAITING, "Share of the time that steps waited for clips.", "%", zero=True),
-    _Theme("Time per step", _STEP_TIMES, unit="s", zero=True),
+    _Theme("Waiting for data", _WAITING, "Share of the time that steps waited for clips.", "%", "share", zero=True),
+    _Theme("Time per step", _STEP_TIMES, unit="s", axis="time", zero=True),
     _Theme(
-        "Peak memory", {"memory_mb": ("Peak memory", 6)}, "Of the GPU, or of the process on a CPU.", "GB", zero=True
+        "Peak memory",
+        {"memory_mb": ("Peak memory", 6)},
+        "Of the GPU, or of the process on a CPU.",
+        "GB",
+        "memory",
+        zero=True,
     ),
+    _Theme("Power", {"gpu_watts": ("Power", 5)}, "Of a GPU, mean over all.", "W", zero=True),
 )
 
 
@@ -86,8 +96,11 @@ def run_charts(run: RunData) -> tuple[Chart, ...]:
     return tuple(charts)
 
 
-def compared_charts(runs: Sequence[RunData]) -> tuple[Chart, ...]:
-    """One chart for each quantity, with a line for each run that logged it. A run has the same colour in all charts."""
+def compared_charts(runs: Sequence[RunData], groups: Sequence[Group]) -> tuple[Chart, ...]:
+    """One chart for each quantity, with a line for each group of runs that logged it, in the same colour in all charts.
+
+    The line of several runs is their mean, with their range as a band.
+    """
     curves = [_named_curves(run) for run in runs]
     themes = [_themes(run, named) for run, named in zip(runs, curves, strict=True)]
     order = {theme.title: place for place, theme in enumerate(themes[0])}
@@ -95,9 +108,9 @@ def compared_charts(runs: Sequence[RunData]) -> tuple[Chart, ...]:
     charts = []
     for name, (theme, label) in sorted(quantities.items(), key=lambda item: order.get(item[1][0].title, len(order))):
         lines = [
-            _line(theme, name, run.name, named[name], place, place + place // NUM_COLOURS)
-            for place, (run, named) in enumerate(zip(runs, curves, strict=True))
-            if name in named
+            _group_line(theme, name, group.name, own, place)
+            for place, group in enumerate(groups)
+            if (own := [curves[member][name] for member in group.members if name in curves[member]])
         ]
         # A note that differs between the runs (another threshold) is left out.
         notes = {other.note for own in themes for other in own if other.title == theme.title}
@@ -123,12 +136,13 @@ def _themes(run: RunData, names: Mapping[str, Curve]) -> list[_Theme]:
             {name: (name, colour) for colour, name in enumerate(accuracies)},
             "One centre clip and crop of every video, while training.",
             "%",
+            zero=True,
         ),
         *_loss_themes(names),
         _LABELLED_ACCURACY,
-        _Theme("Pseudo-labels", _PSEUDO_LABELS, trusted, "%", zero=True, marked=True),
+        _Theme("Pseudo-labels", _PSEUDO_LABELS, trusted, "%", "share", zero=True, marked=True),
         _Theme("Learning rate", {"learning_rate": ("Learning rate", 4)}, zero=True),
-        _Theme("Gradient norm", {"grad_norm": ("Gradient norm", 5)}, gradient_note, may_log=True),
+        _Theme("Gradient norm", {"grad_norm": ("Gradient norm", 5)}, gradient_note, axis="L2 norm", may_log=True),
         *_SPEED,
     ]
     known = _HIDDEN.union(*(theme.lines for theme in themes))
@@ -187,6 +201,22 @@ def _line(theme: _Theme, name: str, label: str, curve: Curve, colour: int, dash:
     return Line(label, name, points, last, int(curve.step[-1]), colour % NUM_COLOURS, dash)
 
 
+def _group_line(theme: _Theme, name: str, label: str, curves: Sequence[Curve], place: int) -> Line:
+    """The mean of some curves at the steps of the one with most of them, and their range; where one has ended, that of the others."""
+    if len(curves) == 1:
+        return _line(theme, name, label, curves[0], place, place + place // NUM_COLOURS)
+    step = max((curve.step for curve in curves), key=len)
+    known = [curve.finite() for curve in curves]
+    values = np.array([np.interp(step, each.step, each.value, left=np.nan, right=np.nan) for each in known])
+    count = np.isfinite(values).sum(axis=0)
+    mean = np.where(count > 0, np.nansum(values, axis=0) / np.maximum(count, 1), np.nan)
+    line = _line(theme, name, label, Curve(step, mean), place, place + place // NUM_COLOURS)
+    scale = _SCALE.get(theme.unit, 1.0)
+    low = reduce_points(Curve(step, np.fmin.reduce(values)), scale).low
+    high = reduce_points(Curve(step, np.fmax.reduce(values)), scale).high
+    return replace(line, points=replace(line.points, low=low, high=high), band=True)
+
+
 def _chart(theme: _Theme, lines: Sequence[Line], runs: Sequence[RunData]) -> Chart:
     # The step after which the pseudo-label loss counts, of runs that have it and a warm-up.
     starts = [
@@ -195,7 +225,8 @@ def _chart(theme: _Theme, lines: Sequence[Line], runs: Sequence[RunData]) -> Cha
         if theme.marked and run.facts.config.method.uses_unlabelled
     ]
     marks = [step for step in starts if step]
-    plot = draw(lines, "%" * (theme.unit == "%"), may_log=theme.may_log, zero=theme.zero, marks=marks)
+    title = f"{theme.axis or theme.title[0].lower() + theme.title[1:]}{f', {theme.unit}' * bool(theme.unit)}"
+    plot = draw(lines, "%" * (theme.unit == "%"), title=title, may_log=theme.may_log, zero=theme.zero, marks=marks)
     notes = [theme.note] * bool(theme.note)
     last_steps = {line.last_step for line in lines}
     if marks and marks[0] < max(last_steps):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tgtrain.evaluate.results import ClassScore, TestResult
+from tgtrain.report.maps import shaded_map
 from tgtrain.report.run_data import RunData
 
 MAX_TABLE_CLASSES = 16
@@ -66,7 +67,8 @@ def confusion_view(run: RunData, result: TestResult) -> Confusion | None:
         return Confusion(names, num_left_out, tuple(tuple(zip(*row, strict=True)) for row in rows))
     cells = [[t, p, int(counts[t, p])] for t, p in np.argwhere(counts).tolist()]
     readout: dict[str, object] = {"names": names, "cells": cells, "sums": sums.tolist()}
-    return Confusion(names, num_left_out, svg=_map(level), readout=readout)
+    label = f"Confusion matrix of {len(names)} classes: rows are the true classes, columns the predicted ones; the table of classes holds the figures"
+    return Confusion(names, num_left_out, svg=shaded_map(share, label), readout=readout)
 
 
 def top_confusions(run: RunData, result: TestResult, limit: int | None = MAX_CONFUSIONS) -> tuple[Pair, ...]:
@@ -115,17 +117,3 @@ def interval95(fraction: float, count: int) -> tuple[float, float]:
     half = z * math.sqrt(fraction * (1 - fraction) / count + z * z / (4 * count * count))
     scale = 1 + z * z / count
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
-
-
-def _map(level_KK: np.ndarray) -> str:
-    """The matrix as an <svg> of one unit per class, with one path for each shade, so that 400 classes stay small."""
-    size = len(level_KK)
-    paths = []
-    for level in range(1, _NUM_LEVELS + 1):
-        squares = "".join(f"M{p} {t}h1v1h-1z" for t, p in np.argwhere(level_KK == level).tolist())
-        if squares:
-            paths.append(f'<path fill-opacity="{0.08 + 0.92 * level / _NUM_LEVELS:.2f}" d="{squares}"/>')
-    return (
-        f'<svg class="map" viewBox="0 0 {size} {size}" role="img" aria-label="Confusion matrix of {size} classes: rows are '
-        f'the true classes, columns the predicted ones; the table of classes holds the figures">{"".join(paths)}</svg>'
-    )

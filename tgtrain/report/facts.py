@@ -59,6 +59,8 @@ class Facts:
     place: Rows
     split: Rows
     notes: tuple[str, ...]
+    pseudo_kept: float | None  # of the last line of the log, as pseudo_right
+    pseudo_right: float | None
 
     @property
     def headline(self) -> Accuracy | None:
@@ -106,6 +108,8 @@ def facts_of(run: RunData) -> Facts:
             ("Digest", split.digest),
         ),
         notes=_notes(run, measurements),
+        pseudo_kept=run.last("train/mask_fraction"),
+        pseudo_right=run.last("train/pseudo_precision"),
     )
 
 

@@ -17,8 +17,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from tgtrain.report.run_data import Curve
 
-WIDTH, HEIGHT = 384, 200
-LEFT, RIGHT, TOP, BOTTOM = 48, 376, 12, 172  # edges of the plot in SVG units, from the left and from the top
+WIDTH, HEIGHT = 384, 228
+LEFT, RIGHT, TOP, BOTTOM = 48, 376, 26, 186  # edges of the plot in SVG units, from the left and from the top
 NUM_COLOURS = 8
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.6, 1.4), (7, 2, 1.6, 2))  # in line widths
 _MAX_POINTS = 240
@@ -105,6 +105,7 @@ class Line:
     last_step: int
     colour: int
     dash: int = 0
+    band: bool = False  # show the range of the values that a point is the mean of
 
     @property
     def dashes(self) -> tuple[float, ...]:
@@ -123,21 +124,26 @@ class Plot:
 
 
 def draw(
-    lines: Sequence[Line], unit: str = "", *, may_log: bool = False, zero: bool = False, marks: Sequence[float] = ()
+    lines: Sequence[Line],
+    unit: str = "",
+    *,
+    title: str = "",
+    may_log: bool = False,
+    zero: bool = False,
+    marks: Sequence[float] = (),
 ) -> Plot:
     """Draw curves over steps.
 
-    unit: written at the value axis, for example "%".
+    unit: written at the value axis, for example "%". title: of the value axis.
     may_log: use a logarithmic value axis if all values are positive and span a ratio over 60.
     zero: begin the value axis at 0; otherwise only if the lowest value is at most 0.6 of the highest.
     marks: steps to mark by a dashed vertical line.
     """
     with style.context(["default", _STYLE]):  # a matplotlibrc of the user has no effect
-        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
-        axes = figure.add_axes((LEFT / WIDTH, 1 - BOTTOM / HEIGHT, (RIGHT - LEFT) / WIDTH, (BOTTOM - TOP) / HEIGHT))
+        figure, axes = _figure(title, "training steps")
         for line in lines:
             points, colour = line.points, LIGHT.lines[line.colour % NUM_COLOURS]
-            if len(lines) == 1 and points.num_merged > 1:  # a band shows the range of the merged values
+            if line.band or (len(lines) == 1 and points.num_merged > 1):  # a band shows the range of the merged values
                 axes.fill_between(points.step, points.low, points.high, color=colour, alpha=0.18, linewidth=0)
             axes.plot(
                 points.step,
@@ -152,11 +158,41 @@ def draw(
         log = _set_axes(axes, unit, may_log, zero)
         for step in marks:
             axes.axvline(step, color=LIGHT.text, linewidth=0.9, dashes=(2, 3))
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata=_METADATA)
-    svg = buffer.getvalue().decode().replace("</style>", f"{_DARK_STYLE}</style>", 1)
-    picture = f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+        picture = _picture(figure)
     return Plot(picture, axes.get_xlim(), axes.get_ylim(), log)
+
+
+def draw_reliability(confidence: Sequence[float], accuracy: Sequence[float]) -> str:
+    """A reliability diagram as data URI: of each bin the share that is right over its mean probability, both 0..1, and the diagonal."""
+    with style.context(["default", _STYLE]):
+        figure, axes = _figure("right, %", "probability of the answer, %")
+        axes.plot([0, 100], [0, 100], color=LIGHT.text, linewidth=0.9, dashes=(2, 3))
+        across, up = 100 * np.asarray(confidence), 100 * np.asarray(accuracy)
+        axes.vlines(across, across, up, color=LIGHT.lines[1], linewidth=2.2)
+        axes.plot(across, up, color=LIGHT.lines[0], linewidth=1.7, marker="o", markersize=5, clip_on=False)
+        axes.set_xlim(0, 100)
+        axes.set_ylim(0, 100)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(nbins=5))
+        axes.get_xticklabels()[-1].set_horizontalalignment("right")  # it would be cut at the edge
+        return _picture(figure)
+
+
+def _figure(title: str, below: str) -> tuple[Figure, Axes]:
+    """An empty chart with the titles of its axes."""
+    figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
+    axes = figure.add_axes((LEFT / WIDTH, 1 - BOTTOM / HEIGHT, (RIGHT - LEFT) / WIDTH, (BOTTOM - TOP) / HEIGHT))
+    axes.set_xlabel(below, color=LIGHT.text, fontsize=10, labelpad=3)
+    figure.text(4 / WIDTH, 1 - 12 / HEIGHT, title, color=LIGHT.text, fontsize=10)
+    return figure, axes
+
+
+def _picture(figure: Figure) -> str:
+    """The chart as data URI, in the colours of the reader's theme."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata=_METADATA)
+    svg = buffer.getvalue().decode().replace("</style>", f"{_DARK_STYLE}</style>", 1)
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
 def reduce_points(curve: Curve, factor: float = 1.0) -> Points:

@@ -42,6 +42,7 @@ class RunData:
     facts: RunFacts
     train: Mapping[str, Curve]  # quantity -> curve
     evaluate: Mapping[str, Mapping[str, Curve]]  # part of the split -> metric -> curve
+    class_records: tuple[Mapping[str, Any], ...]  # of kind `class`, as logged
     results: tuple[TestResult, ...]  # best protocol first
     steps_done: int  # the last step that is logged, tested or saved
     problems: tuple[str, ...]  # what could not be read, as sentences for the reader
@@ -64,6 +65,11 @@ class RunData:
         """The median of the finite values of a train quantity; None if it has none."""
         values = self.train[name].finite().value if name in self.train else np.empty(0)
         return float(np.median(values)) if len(values) else None
+
+    def last(self, name: str) -> float | None:
+        """The last finite value of a train quantity; None if it has none."""
+        values = self.train[name].finite().value if name in self.train else np.empty(0)
+        return float(values[-1]) if len(values) else None
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[RunData, ...]:
@@ -100,6 +106,7 @@ def read_run(folder: Path) -> RunData:
         facts=facts,
         train=train,
         evaluate={part: _curves([r for r in evaluations if str(r.get("part", "test")) == part]) for part in parts},
+        class_records=tuple(record for record in metrics.records if record["kind"] == "class"),
         results=results,
         steps_done=max([0, *(r["step"] for r in metrics.records), *(r.step for r in results), *saved]),
         problems=tuple(problems),

@@ -127,7 +127,8 @@ def gather(runs: Sequence[RunData], wanted: Wanted) -> Gathered:
     measurement, chosen = _measured_alike(measured_by_run, wanted)
     groups: dict[str, list[Measured]] = {}
     for each in chosen:
-        groups.setdefault(_key(each, each.result.modality if wanted.network == "each" else ""), []).append(each)
+        network = each.result.modality if wanted.network == "each" else ""
+        groups.setdefault(setting_key(each.run.facts, network), []).append(each)
     for group in groups.values():
         _require_different_cells(group)
     _require_same_networks(chosen)
@@ -219,10 +220,19 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join(names[:_MOST_NAMES]) + more
 
 
-def _key(each: Measured, network: str) -> str:
+def setting_key(facts: RunFacts, network: str = "") -> str:
     """The identity of the setting of a run. network: part of it, if each has a row of its own."""
-    facts = each.run.facts
     return json.dumps([_computed(facts.config), _label_rule(facts.split), network], sort_keys=True)
+
+
+def setting_names(facts: Sequence[RunFacts]) -> list[str]:
+    """A name of each setting: its recipe, and at most three of the settings in which it differs from others of that recipe."""
+    configs = [_computed(each.config) | {"labels": _labels_text(each.split)} for each in facts]
+    rivals = [[k for k, values in enumerate(configs) if values["name"] == own["name"]] for own in configs]
+    return [
+        " ".join([str(own["name"]), *_different(configs, rivals[place], place)[:3]])
+        for place, own in enumerate(configs)
+    ]
 
 
 def _computed(config: Config) -> dict[str, Any]:
@@ -266,7 +276,7 @@ def _require_same_networks(chosen: Sequence[Measured]) -> None:
     of_setting: dict[str, set[str]] = {}
     of_run: dict[tuple[str, Path], set[str]] = {}
     for each in chosen:
-        setting = _key(each, "")
+        setting = setting_key(each.run.facts)
         of_setting.setdefault(setting, set()).add(each.result.modality)
         of_run.setdefault((setting, each.run.folder), set()).add(each.result.modality)
     for (setting, folder), own in of_run.items():

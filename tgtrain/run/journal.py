@@ -18,6 +18,7 @@ from manifests.files import atomic_write, parse_json, read_bytes
 from manifests.machine import peak_memory_mb
 from tgtrain.method.class_counts import ClassCount
 from tgtrain.method.thresholds import ClassTrust
+from tgtrain.run.energy import gpu_joules
 from tgtrain.run.folder import METRICS_NAME
 
 _MAX_BYTES = 2**29  # of metrics.jsonl: a line of 1 kB for each of 500,000 intervals
@@ -45,6 +46,7 @@ class Interval:
         self.num_steps = 0
         self.num_clips = 0
         self.waited_seconds = 0.0
+        self.joules = gpu_joules()
         self.began = time.perf_counter()
 
     def add(self, values: list[tuple[str, Tensor]], num_clips: int, waited_seconds: float) -> None:
@@ -70,6 +72,10 @@ class Interval:
         means["clips_per_second"] = self.num_clips / seconds
         means["seconds_per_step"] = seconds / self.num_steps
         means["waiting_share"] = self.waited_seconds / seconds
+        if torch.cuda.is_available():  # NaN where the GPU does not tell: all ranks have the same names
+            joules = gpu_joules()
+            known = joules is not None and self.joules is not None
+            means["gpu_watts"] = (joules - self.joules) / seconds if known else math.nan  # type: ignore[operator]
         # With the evaluations and checkpoints between steps, for the estimate of the time left.
         means["overall_seconds_per_step"] = (time.perf_counter() - self.first_began) / self.all_steps
         return means
