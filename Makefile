@@ -2,6 +2,7 @@
 # make test    the tests
 # make check   the gate: formatting, lint, types, tests (what CI runs)
 # make check-long   also the kill series, soak and fuzz in full (over an hour); writes docs/reliability.md
+# make docs    the documentation as a site, in site/: mkdocs-material, every link checked, nothing fetched from elsewhere
 # make clean   remove what these made, the virtual environment included
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ DEMO ?= demo
 # Two test files at a time, each process with one thread for its arithmetic: the tests start processes of their own.
 TEST_PROCESSES ?= 2
 
-.PHONY: demo test check check-long lint clean
+.PHONY: demo test check check-long lint docs clean
 
 # The virtual environment is made once and kept; it is made anew when what it holds changes.
 $(VENV)/.complete: pyproject.toml constraints.txt
@@ -36,5 +37,9 @@ check: lint test
 check-long: lint
 	$(BIN)/python -m pytest -q --reliability
 
+docs: $(VENV)/.complete
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

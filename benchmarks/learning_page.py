@@ -1,4 +1,4 @@
-"""Write docs/results.md and its charts from benchmarks/results/learning.json (see benchmarks/learning.py).
+"""Write docs/results.md, its charts and the table of README from benchmarks/results/learning.json (see benchmarks/learning.py).
 
     python benchmarks/learning_page.py [--docs FOLDER]
 
@@ -277,6 +277,14 @@ network gains nothing: it learns as much or more from the labels alone. What is 
 """
 
 
+def with_summary(readme: str, results: Results) -> str:
+    """README with the table of the summary between its two marks."""
+    begin, end = "<!-- results: written by benchmarks/learning_page.py -->", "<!-- end of results -->"
+    head, rest = readme.split(begin)
+    table = SUMMARY[SUMMARY.index("| data set") :] + "\n".join(summary_rows(results))
+    return f"{head}{begin}\n\n{table}\n\n{end}{rest.split(end)[1]}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder to write to")
@@ -284,7 +292,11 @@ def main() -> None:
     matplotlib.rcParams.update(
         {"svg.fonttype": "none", "svg.hashsalt": "tgtrain", "font.sans-serif": ["DejaVu Sans", "Arial"]}
     )
-    (docs / "results.md").write_text(page(Results(OUTPUT), docs))
+    results = Results(OUTPUT)
+    (docs / "results.md").write_text(page(results, docs))
+    if docs == DOCS:
+        readme = docs.parent / "README.md"
+        readme.write_text(with_summary(readme.read_text("utf-8"), results), "utf-8")
 
 
 if __name__ == "__main__":

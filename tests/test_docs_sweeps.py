@@ -62,7 +62,7 @@ def test_the_commands_run(here: Path) -> None:
                 overrides=(f"runtime.seed={seed}", f"data.size={64 if folder == 'area' else 48}"),
                 steps=24,
             )
-            for protocol in ("10x3", "2x1"):
+            for protocol in ("10x3", "3x1"):
                 write_test(
                     run, [[seed, 1], [1, 2]], protocol=protocol, step=24, keys=[f"v{k}" for k in range(4 + seed)]
                 )

@@ -49,7 +49,7 @@ class ExtractSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     store: Literal["frames", "video"] = "frames"
-    """store every frame as a JPEG, or one short-GOP H.264 video a sample (a tenth of the bytes, for Kinetics)"""
+    """store every frame as a JPEG, or one short-GOP H.264 video a sample (an eleventh of the bytes, for Kinetics)"""
     quality: int = Field(default=95, ge=1, le=100)
     """JPEG quality of the stored frames"""
     subsampling: Literal["420", "422", "444"] = "420"

@@ -28,7 +28,7 @@ _VIDEO = "one short-GOP H.264 video a sample; the temporal gradient (TG) is deri
 _FORMULA = """`TG_k = floor((I_k - I_{k+1} + 255) / 2)` per channel on uint8: TG frame k belongs to frames k and k+1, and 127 is no motion."""
 _CHANGED = """**%s videos were dropped or have other labels since they were extracted.** The tables count; the tars still hold what `originals.parquet`
 lists, and programs that read the tars alone see it. `tgprep split --materialise` writes tars without it."""
-_OURS = """`pip install` tgprep and its extra `train`, then, beside the downloaded folder `DATASET`:
+_OURS = """Install tgprep with its extra `train`, then, beside the downloaded folder `DATASET`:
 
 ```bash
 tgprep info DATASET            # what is in it
