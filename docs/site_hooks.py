@@ -70,7 +70,7 @@ def _command(command: click.Command, name: str) -> Iterator[str]:
         record = parameter.get_help_record(context)
         if record is not None:
             spelled, text = record
-            rows.append(f"| `{_cell(spelled)}` | {_cell(_plain(text))} |")
+            rows.append(f"| {_code(spelled)} | {_cell(_plain(text))} |")
     if rows:
         yield "| option | meaning |\n|---|---|\n" + "\n".join(rows)
 
@@ -106,7 +106,8 @@ def settings_page() -> str:
         for each in fields(kind):
             given = each.default if each.default is not MISSING else "of the data set"
             annotation = _values(annotations[each.name])
-            rows.append(f"| `{each.name}` | `{_shown(given)}` | {_cell(annotation)} | {_cell(meanings[each.name])} |")
+            name = f'<code class="setting">{each.name}</code>'
+            rows.append(f"| {name} | `{_shown(given)}` | {_cell(annotation)} | {_cell(_plain(meanings[each.name]))} |")
         head = "| setting | default | values | meaning |\n|---|---|---|---|"
         parts.append(f"## {section.name}\n\n{_plain(inspect.getdoc(kind) or '')}\n\n{head}\n" + "\n".join(rows))
     return "\n\n".join(parts) + "\n"
@@ -177,6 +178,11 @@ def _plain(text: str) -> str:
     return "".join(piece if piece.startswith("`") else re.sub(r"([*_<>\[\]])", r"\\\1", piece) for piece in pieces)
 
 
+def _code(text: str) -> str:
+    """Code in a cell of a table, where `|` would end the cell."""
+    return f"<code>{text.replace('|', '&#124;').replace('<', '&lt;')}</code>"
+
+
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
@@ -215,6 +221,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
     made = {"commands.md": commands_page(), "settings.md": settings_page()}
     made |= {name: for_site((ROOT / file).read_text("utf-8"), ROOT / file) for file, name in PAGES.items()}
+    made["index.md"] = "---\nhide: [navigation]\n---\n" + made["index.md"]
     for name, text in made.items():
         files.append(File.generated(config, name, content=text))
     pages = [ROOT / file for file in PAGES] + sorted((ROOT / "docs").glob("*.md"))

@@ -17,6 +17,7 @@ import cli.prep
 import cli.train
 from tests.prep.support import moving_square, write_video
 from tests.train.support import TINY
+from tgtrain.run.folder import read_facts
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -175,7 +176,7 @@ def test_commands_of_readme_and_past_the_paper_run(tmp_path: Path, monkeypatch: 
                     said[line] = call(line, *(LITTLE if line.startswith("tgtrain run") else ()))
     assert len(said) == 8
     assert len(list(Path("runs").glob("*/checkpoints/*.pt"))) >= 3
-    assert json.loads(Path("runs/teacher/config.json").read_bytes())["config"]["method"]["teacher"] == "ema"
+    assert read_facts(Path("runs/teacher")).config.method.teacher == "ema"
     assert list(Path("runs").glob("*/report.html"))
 
 

@@ -59,7 +59,7 @@ class DataSettings:
     test_size: Annotated[int, Field(ge=0, le=2048)] = 0
     """Side of each of three test crops; 0: 256 for size 224 and in proportion, for videomae `size`. Small networks need theirs."""
     test_clips: Frames = 10  # views of a test video: test_clips x test_crops
-    test_crops: Literal[1, 3] = 3
+    test_crops: Literal[1, 3] = 3  # the centre, or start, middle and end of the long side
     block_shards: Annotated[int, Field(ge=-1)] = -1
     """Unlabelled videos are shuffled in blocks of so many shards (tgtrain.data.order); 0: all together; -1: 0 on local disk, 32
     for a data set at a URL."""
@@ -75,8 +75,8 @@ class DataSettings:
 class BatchSettings:
     """Videos in a global batch (all ranks together). The labelled : unlabelled ratio is exact in every step."""
 
-    labelled: BatchSize = 40
-    unlabelled: BatchSize = 40
+    labelled: BatchSize = 40  # labelled videos of a step
+    unlabelled: BatchSize = 40  # unlabelled videos of a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class AugmentSettings:
     operations: Literal["paper", "mvpl"] = "paper"
     """15 operations of the paper (exactly num_ops of them, 0.9 strong), or those of MvPL (each left out half of the time, random
     strength, then a large cutout)."""
-    num_ops: NotNegative = 2
+    num_ops: NotNegative = 2  # operations of a strong view, for `paper`
     shared_geometry: bool = False  # RGB and TG get the same operations and magnitudes
     labelled: Literal["weak", "strong"] = "weak"  # view of labelled clips; "strong" for a supervised baseline
 
@@ -116,7 +116,7 @@ class EvaluateSettings:
 class RuntimeSettings:
     """How the run is carried out."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # of weights, order, crops, augmentation and dropout
     device: str = "auto"  # auto: a GPU if there is one; cpu, cuda, cuda:N
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the forward pass (autocast)
     workers: Annotated[int, Field(ge=-1, le=512)] = -1  # loader processes; -1: from the number of cores
@@ -141,7 +141,7 @@ class RuntimeSettings:
 class CompatSettings:
     """Quirks of the reference code to reproduce; docs/recipes.md describes each."""
 
-    quirks: tuple[Quirk, ...] = ()
+    quirks: tuple[Quirk, ...] = ()  # their names; none by default
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class OptimiserSettings:
     """SGD with momentum, or AdamW; cosine per epoch to 0, times a linear warm-up per step from 0.1 of the rate."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
-    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 180
+    name: Literal["sgd", "adamw"] = "sgd"  # of the optimiser
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 180  # passes over the unlabelled videos
     learning_rate: Rate = 0.2  # for the recipe's global batch
     momentum: Share = 0.9  # of sgd
     betas: tuple[Share, Share] = (0.9, 0.999)  # of adamw

@@ -30,22 +30,27 @@ class MethodSettings:
     """ltg, fixmatch and mvpl share one formula and differ in the model and in the terms that are switched on; uda has soft
     targets; supervised learns from the labels alone, and from soft `targets` if there are any."""
     labelled_weight: float = 0.5
-    """Per view, as is `unlabelled_weight`: 0.5 with two views, 1 with one."""
+    """Of the supervised loss, per view: 0.5 with two views, 1 with one."""
     unlabelled_weight: float = 0.5
+    """Of the loss with pseudo-labels, per view: 0.5 with two views, 1 with one."""
     threshold: float = 0.3
     """Least probability of a trusted pseudo-label, 0..1."""
     pseudo_label_metric: PseudoLabelMetric = "avg"
+    """Scores that label: the mean of both views, those of one view, or of each view for itself."""
     warmup_epochs: int = 30
     """Epochs without pseudo-label loss."""
     align_stages: tuple[int, ...] = (0, 1, 2, 3)
     """Stages (0 to 3) whose features are aligned, () for none."""
     align_loss: AlignKind = "cosine"
+    """Distance of the features of both views."""
     align_weight: float = 1.0
     """Per stage."""
     stop_gradient: StopGradient = "tg"
+    """The view whose features the alignment does not change."""
     contrast: tuple[ContrastVariant, ...] = ("crossview_sameclip",)
     """Variants of the contrast loss, () for none."""
     contrast_weight: float = 1.0
+    """Of each variant."""
     contrast_warmup_epochs: int = 0
     """Epochs in which the contrast loss is reported but not learnt from."""
     temperature: float = 0.5

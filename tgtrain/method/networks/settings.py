@@ -25,9 +25,11 @@ class ModelSettings:
     """
 
     num_classes: int
+    """Outputs of the classifier."""
     streams: Streams = "two"
     """two: RGB and TG with separate weights; rgb or tg: one network; joint: both views in one network (MvPL)."""
     backbone: BackboneName = "r3d"
+    """R3D of the paper, SlowOnly of MvPL, or VideoMAE, a transformer."""
     depth: int = 18
     """10 or 18 for r3d, 50 for slowonly; videomae has `layers`."""
     width: int = 64
@@ -64,8 +66,9 @@ class ModelSettings:
     init_tg: str = field(default="same", repr=False)
     """The same for the TG network, with streams two: same as init, scratch for none, or a path."""
     init_sha256: str = field(default="", repr=False)
-    """Of that file: found by the run; in a recipe, a file with another one is refused. As is `init_tg_sha256`."""
+    """Of that file: found by the run; in a recipe, a file with another one is refused."""
     init_tg_sha256: str = field(default="", repr=False)
+    """The same for the file of the TG network."""
     freeze_stages: int = field(default=0, repr=False)
     """Stem and so many stages (1 to 4) of the networks that start from weights do not learn; 0: all learn."""
     freeze_batch_norm: bool = field(default=False, repr=False)
