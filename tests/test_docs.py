@@ -233,7 +233,7 @@ def texts_of_the_program() -> Iterator[str]:
 
 def test_messages_of_troubleshooting_are_those_of_the_program() -> None:
     texts = set(texts_of_the_program())
-    messages = re.findall(r"^\| `(.+?)` \| ", PAGES["docs/troubleshooting.md"], re.MULTILINE)
+    messages = re.findall(r"^\| `+ ?(.+?) ?`+ \| ", PAGES["docs/troubleshooting.md"], re.MULTILINE)
     assert len(messages) > 25
     for message in messages:
         pieces = [piece.strip() for piece in message.split("…") if len(piece.strip()) > 3]
@@ -264,9 +264,13 @@ def test_measured_figures_are_those_of_the_results() -> None:
     num_bytes = ways["tgprep, 1 worker"]["bytes"] / 2  # of two copies of 150 clips
     assert f"{num_bytes / 1e6:.0f} MB" == "782 MB"
     assert round(num_bytes * 13320 / 150 / 1e9) == 69
+    assert round(ways["tgprep, 1 worker, derived"]["bytes"] / 2 * 13320 / 150 / 1e9) == 45
     video = json.loads((results / "store_video.json").read_text())["commands"]
     size = {name: row["kB_a_video"] for name, row in video.items()}
     assert (round(size["JPEG, TG derived"] / size["video"]), round(size["JPEG, TG stored"] / size["video"])) == (7, 11)
+    terabytes = {name: each * 260_000 / 1e9 for name, each in size.items()}
+    assert f"{terabytes['JPEG, TG stored']:.1f} TB" == "3.9 TB"
+    assert f"{terabytes['video']:.2f}" == "0.35"
     for page in ("README.md", "docs/datasets.md"):
         assert "782 MB" in PAGES[page]
         assert "about 69 GB" in PAGES[page]

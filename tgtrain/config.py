@@ -44,7 +44,7 @@ class DataSettings:
 
     dataset: str = ""  # data set that the published figure belongs to; "": any
     percent: Annotated[float, Field(ge=0, le=100)] = 0.0  # labelled share of that figure, which picks the split; 0: any
-    clip_frames: Frames = 8  # T
+    clip_frames: Frames = 8  # frames of a clip (T)
     interval: Frames = 8  # from one frame of a clip to the next
     clip_spread: Literal["segments", "uniform"] = "segments"
     """With method.clips_per_video above 1: one clip from each equal part of the video, or each from anywhere."""
