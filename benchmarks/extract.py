@@ -191,7 +191,7 @@ def compare(videos: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Run all ways in turns and collect their figures."""
 
     def tgprep(target: Path, *options: str, threads: int = 1) -> list[str]:
-        words = ["-m", "cli.prep", "extract", videos, str(target), "--dataset", "folder", "--threads", str(threads)]
+        words = ["-m", "tgprep", "extract", videos, str(target), "--dataset", "folder", "--threads", str(threads)]
         return [sys.executable, *words, *options]
 
     def bare(out: Path, gradient: str, part: int = 0, parts: int = 1) -> list[str]:
@@ -238,7 +238,7 @@ def compare(videos: str, arguments: argparse.Namespace) -> dict[str, Any]:
                 if name == "tgprep, 1 worker":
                     num_frames = json.loads(
                         subprocess.run(
-                            [sys.executable, "-m", "cli.prep", "info", str(out), "--json"],
+                            [sys.executable, "-m", "tgprep", "info", str(out), "--json"],
                             capture_output=True,
                             check=True,
                         ).stdout

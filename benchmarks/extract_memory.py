@@ -49,7 +49,7 @@ def extract(videos: Path, *options: str) -> dict[str, Any]:
         words = ["extract", str(videos), f"{folder}/out", *(options or ("--dataset", "folder"))]
         words += ["--threads", "1", "--log-json"]
         with subprocess.Popen(
-            [sys.executable, "-m", "cli.prep", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "tgprep", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as run:
             seen, parent = [], 0.0
             while run.poll() is None:
@@ -60,7 +60,7 @@ def extract(videos: Path, *options: str) -> dict[str, Any]:
         if run.returncode:
             raise SystemExit(f"extract ended with {run.returncode}")
         shown = subprocess.run(
-            [sys.executable, "-m", "cli.prep", "info", f"{folder}/out", "--json"], capture_output=True, check=True
+            [sys.executable, "-m", "tgprep", "info", f"{folder}/out", "--json"], capture_output=True, check=True
         )
     facts = json.loads(shown.stdout)
     while seen and not seen[-1]:

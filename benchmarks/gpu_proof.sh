@@ -38,8 +38,8 @@ part() {
     if [ $status -eq 0 ]; then touch "$out/$name.done"; else failed="$failed $name"; tail -5 "$out/$name.log"; fi
 }
 
-prep() { "$python" -m cli.prep "$@"; }
-train() { "$python" -m cli.train "$@"; }
+prep() { "$python" -m tgprep "$@"; }
+train() { "$python" -m tgtrain "$@"; }
 export -f prep train
 export python
 

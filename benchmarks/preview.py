@@ -185,7 +185,7 @@ def main() -> None:
             str(arguments.videos),
         ]
         began = time.monotonic()
-        process = os.posix_spawn(sys.executable, [sys.executable, "-m", "cli.prep", *words], os.environ)
+        process = os.posix_spawn(sys.executable, [sys.executable, "-m", "tgprep", *words], os.environ)
         _, status, usage = os.wait4(process, 0)
         if status:
             raise SystemExit("tgprep preview failed")

@@ -111,7 +111,7 @@ def measure(words: list[str]) -> dict[str, float]:
     began = time.monotonic()
     process = os.posix_spawn(
         sys.executable,
-        [sys.executable, "-m", "cli.prep", *words],
+        [sys.executable, "-m", "tgprep", *words],
         os.environ,
         file_actions=[(os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0)],
     )

@@ -278,7 +278,7 @@ def commands(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
                 began = cpu()
                 words = [str(videos), str(out), "--dataset", "folder", "--threads", "1", *options]
                 done = subprocess.run(
-                    [sys.executable, "-m", "cli.prep", "extract", *words], capture_output=True, text=True
+                    [sys.executable, "-m", "tgprep", "extract", *words], capture_output=True, text=True
                 )
                 if done.returncode != 0:
                     raise SystemExit(done.stderr)

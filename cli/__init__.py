@@ -3,9 +3,24 @@
 import os
 import sys
 
-if sys.argv[0] == "-m" or sys.argv[0].rpartition("/")[2] in ("tgprep", "tgtrain"):
-    # A random.py of the user, in the working folder or beside the program, must not be taken for the library's: Python looks there
-    # last, and in the processes that the program starts not at all.
+
+def start() -> None:
+    """Begin one of the programs: files of the user must not be taken for modules of the library or of ours.
+
+    Python looks into the working folder, or that of the script, last (a random.py of the user), and in the processes that the
+    program starts not at all. Folders of PYTHONPATH with another `cli` or `manifests` come after the folder of ours, here and
+    in processes that get the search path of this one.
+    """
     if not sys.flags.safe_path:
         sys.path.append(sys.path.pop(0))
     os.environ.setdefault("PYTHONSAFEPATH", "tgprep")  # any text switches it on; commands of the user do not get it
+    root = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    names = [name + end for name in ("cli", "manifests") for end in ("", ".py")]
+    foreign = [
+        place
+        for place in sys.path
+        if os.path.realpath(place) != root and any(os.path.exists(os.path.join(place, name)) for name in names)
+    ]
+    if foreign:
+        own = [place for place in sys.path if place not in foreign]
+        sys.path[:] = [*own, *(() if root in own else (root,)), *foreign]

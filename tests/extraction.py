@@ -86,7 +86,7 @@ def tree(out: Path) -> dict[str, str]:
 
 
 def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-P", "-m", "cli.prep", *map(str, arguments)]
+    return [sys.executable, "-P", "-m", "tgprep", *map(str, arguments)]
 
 
 def environment(path: Path | None = None, **values: str) -> dict[str, str]:

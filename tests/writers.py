@@ -41,7 +41,7 @@ class Writer:
     def command(self, place: Path, base: Path) -> list[str]:
         """The command line for a place."""
         arguments = [word.format(p=place, b=base) for word in self.arguments.split()]
-        return [sys.executable, "-P", "-m", f"cli.{self.program}", *arguments]
+        return [sys.executable, "-P", "-m", f"tg{self.program}", *arguments]
 
     def prepare(self, place: Path, base: Path) -> None:
         """Copy the inputs."""

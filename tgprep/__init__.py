@@ -5,6 +5,7 @@ As a library: `extract` makes a data set as `tgprep extract` does (docs/python.m
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,29 @@ _HOMES = {
     "TooManyFailuresError": "tgprep.extract.pipeline",
     "UnreachableError": "manifests.object_store",
 }
+
+
+def _own(name: str) -> None:
+    """Import the package `name` that lies beside this one, whatever lies in the working folder or on PYTHONPATH.
+
+    Of two packages of one name a process can hold only one: where the program has imported another one before, it ends with
+    one message and exit code 2. (tgprep and tgtrain have a copy each: neither imports the other.)
+    """
+    root = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    sys.path.insert(0, root)
+    try:
+        found = os.path.realpath([*getattr(__import__(name), "__path__", ()), sys.modules[name].__file__ or ""][0])
+    finally:
+        sys.path.remove(root)
+    if found != os.path.join(root, name):
+        text = f"{__name__} needs its own package `{name}`, but this program has imported another one before: {found}."
+        print(
+            f"Error: {text} Rename that one, or use {__name__} in a program that does not import it.", file=sys.stderr
+        )
+        sys.exit(2)
+
+
+_own("manifests")
 
 
 def __getattr__(name: str) -> Any:

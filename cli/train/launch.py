@@ -66,7 +66,7 @@ def launched(devices: str | None, seen: list[int] | None = None) -> None:
     number = number_of(devices)
     if number > 1:
         # Each process finds the pipe in its environment, and takes no notice of --devices.
-        command = [sys.executable, "-P", "-m", "cli.train", *sys.argv[1:]]
+        command = [sys.executable, "-P", "-m", "tgtrain", *sys.argv[1:]]
         sys.exit(_run(command, number, [] if seen is None else seen))
 
 
@@ -144,7 +144,7 @@ def _run(command: Sequence[str], number: int, seen: list[int]) -> int:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment of a process that runs `python -P -m cli.train`: it finds this code from any folder."""
+    """The environment of a process that runs `python -P -m tgtrain`: it finds this code from any folder."""
     root = str(Path(__file__).resolve().parents[2])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
 

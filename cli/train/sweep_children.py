@@ -160,7 +160,7 @@ class Children:
             shown = file.seek(0, os.SEEK_END)
             # Signals are blocked in the child until it can note them.
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "cli.train", *words],
+                [sys.executable, "-P", "-m", "tgtrain", *words],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -23,7 +23,7 @@ PLAIN_C = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 def run(*words: str, program: str = "prep", **environment: str) -> subprocess.CompletedProcess[bytes]:
     """Run `tgprep` or `tgtrain` with the words as UTF-8; environment: what differs from ours."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHONUTF8"))}
-    command = [sys.executable, "-m", f"cli.{program}", *(word.encode() for word in words)]
+    command = [sys.executable, "-m", f"tg{program}", *(word.encode() for word in words)]
     return subprocess.run(command, capture_output=True, check=False, env=ours | environment, timeout=120)
 
 
@@ -97,7 +97,7 @@ def test_a_terminal_gets_its_own_encoding(tmp_path: Path, locales: Path) -> None
         ours, theirs = pty.openpty()
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "PYTHONUTF8"))}
         subprocess.run(
-            [sys.executable, "-m", "cli.prep", "info", str(tmp_path / "Übung").encode()],
+            [sys.executable, "-m", "tgprep", "info", str(tmp_path / "Übung").encode()],
             env=environment | {"LC_ALL": characters, "LOCPATH": str(locales)},
             stderr=theirs,
             check=False,

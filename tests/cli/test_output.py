@@ -19,7 +19,7 @@ FULL = "No space left on device"
 
 def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a line of bash, in which `tgprep` and `tgtrain` are the programs of this checkout."""
-    programs = "".join(f'tg{name}() {{ "{sys.executable}" -m cli.{name} "$@"; }}; ' for name in ("prep", "train"))
+    programs = "".join(f'tg{name}() {{ "{sys.executable}" -m tg{name} "$@"; }}; ' for name in ("prep", "train"))
     return subprocess.run(
         ["bash", "-c", f"set -o pipefail; {programs}{line}"],
         cwd=folder, env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},

@@ -94,7 +94,7 @@ def test_a_split_in_a_store_respects_the_claim_of_an_extraction(inputs: Path, st
         f"import fsspec; fsspec.filesystem('s3').put('{inputs}/few/', '{place}/', recursive=True)",
     ]
     subprocess.run(copy, env=environment(), check=True)
-    command = [sys.executable, "-P", "-m", "cli.prep", "split", place, "--percent", "25"]
+    command = [sys.executable, "-P", "-m", "tgprep", "split", place, "--percent", "25"]
     with exclusive(place):
         done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
         assert (done.returncode, f"in use by process {os.getpid()}" in done.stderr) == (2, True)

@@ -46,7 +46,7 @@ def words(data: Path, folder: Path) -> list[str]:
 
 def start(data: Path, folder: Path, *more: str, limit: Callable[[], None] | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "cli.train", *words(data, folder), "--devices", "2", *more],
+        [sys.executable, "-m", "tgtrain", *words(data, folder), "--devices", "2", *more],
         env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limit,
     )  # fmt: skip
 
@@ -77,9 +77,14 @@ def assert_same(folder: Path, whole: dict[str, Any]) -> None:
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The outcome of torchrun."""
     folder = tmp_path_factory.mktemp("torchrun") / "run"
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cli.train"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    program = str(Path(sys.executable).with_name("tgtrain"))
     done = subprocess.run(
-        [sys.executable, *torchrun, *words(data, folder)], env=ENVIRONMENT, capture_output=True, text=True, check=False
+        [sys.executable, *torchrun, program, *words(data, folder)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads((folder / "config.json").read_bytes())["world_size"] == 2
@@ -124,7 +129,7 @@ def test_signalled_crashed_and_killed_run_equals_torchrun(data: Path, tmp_path: 
     assert json.loads(out)["step"] == STEPS
     assert_same(folder, whole)
 
-    test = [sys.executable, "-m", "cli.train", "test", str(folder), "--views", "1x1", "--json"]
+    test = [sys.executable, "-m", "tgtrain", "test", str(folder), "--views", "1x1", "--json"]
     shared, alone = (
         subprocess.run([*test, *more], env=ENVIRONMENT, capture_output=True, text=True, check=False)
         for more in (("--devices", "2"), ())
@@ -251,7 +256,7 @@ def test_mistake_is_printed_once(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("devices", ["0", "-1", "two", "1.5", "9999"])
 def test_invalid_number_of_devices_is_refused(devices: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "cli.train", "run", "--devices", devices], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tgtrain", "run", "--devices", devices], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert f"--devices {devices}: expected a whole number from 1 to 1024, or auto." in done.stderr
@@ -263,7 +268,7 @@ TASK_OF_TWO = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_ID": "0", 
 @pytest.mark.parametrize("started", [{"RANK": "0", "WORLD_SIZE": "2"}, {"RANK": "0", "WORLD_SIZE": "1"}, TASK_OF_TWO])
 def test_devices_under_torchrun_or_srun_is_refused(started: dict[str, str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "cli.train", "run", "--devices", "2"],
+        [sys.executable, "-m", "tgtrain", "run", "--devices", "2"],
         env={**ENVIRONMENT, **started}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
@@ -278,4 +283,4 @@ def test_processes_get_the_same_command_line(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("tgtrain.ranks.signals.note_signals", lambda seen: None)
     assert CliRunner().invoke(main, words).exit_code == 2  # the number of processes, as `_run` returns it here
     (command,) = commands
-    assert command[-len(words) - 2 :] == ["-m", "cli.train", *words]
+    assert command[-len(words) - 2 :] == ["-m", "tgtrain", *words]

@@ -58,7 +58,7 @@ def call(*arguments: object, expected: int = 0) -> Result:
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "cli.train", *arguments],
+        [sys.executable, "-m", "tgtrain", *arguments],
         env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 

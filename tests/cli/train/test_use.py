@@ -185,7 +185,7 @@ def test_an_interrupt_ends_predict_at_once_while_a_decoder_hangs(folder: Path, t
         [
             sys.executable,
             "-m",
-            "cli.train",
+            "tgtrain",
             "predict",
             str(run),
             str(videos_of(folder)[0].resolve()),

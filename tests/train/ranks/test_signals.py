@@ -287,7 +287,7 @@ def test_stop_request_of_another_rank_counts(data_set: Path, tmp_path: Path) -> 
 
 def command(data_set: Path, folder: Path, *more: str) -> list[str]:
     return [
-        sys.executable, "-m", "cli.train", "run", str(data_set), "--recipe", "demo", "--out", str(folder), *more,
+        sys.executable, "-m", "tgtrain", "run", str(data_set), "--recipe", "demo", "--out", str(folder), *more,
         *(word for text in (*SMALL, *LONG) for word in ("--set", text)),
     ]  # fmt: skip
 

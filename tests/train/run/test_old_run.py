@@ -36,7 +36,7 @@ def old_run(tmp_path: Path) -> Path:
 
 def tgtrain(*words: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "cli.train", *words],
+        [sys.executable, "-m", "tgtrain", *words],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -110,7 +110,7 @@ def test_damage_on_one_rank_stops_both(make_data_set: Callable[..., Path], tmp_p
         "--nproc-per-node",
         "2",
         "-m",
-        "cli.train",
+        "tgtrain",
     ]
     done = subprocess.run(
         [*command, *words],
@@ -140,7 +140,7 @@ def test_damage_in_a_test_of_two_ranks_keeps_the_result(make_data_set: Callable[
         port = str(free.getsockname()[1])
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "cli.train", "test", str(tmp_path / "run"), "--views", "1x1", "--json"],
+            [sys.executable, "-m", "tgtrain", "test", str(tmp_path / "run"), "--views", "1x1", "--json"],
             env={
                 **os.environ, "OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,

@@ -259,7 +259,7 @@ def test_two_gpus_equal_one(data_set: Path, tmp_path: Path, way: tuple[str, ...]
     ]  # fmt: skip
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     done = subprocess.run(
-        [*launcher, "cli.train", *words], env=dict(os.environ), capture_output=True, text=True, check=False
+        [*launcher, "tgtrain", *words], env=dict(os.environ), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "two" / "config.json").read_text())["world_size"] == 2
@@ -275,6 +275,6 @@ def test_devices_2_starts_two_processes(data_set: Path, tmp_path: Path) -> None:
         "run", str(data_set), "--recipe", "demo", "--out", str(tmp_path / "run"), "--max-steps", "2", "--devices", "2",
         *(word for text in SMALL for word in ("--set", text)),
     ]  # fmt: skip
-    done = subprocess.run([sys.executable, "-m", "cli.train", *words], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "tgtrain", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "config.json").read_text())["world_size"] == 2

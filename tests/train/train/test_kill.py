@@ -65,7 +65,7 @@ def words(data_set: Path, folder: Path, workers: int = 0) -> list[str]:
 
 def start(arguments: list[str], at: str = "", num_ranks: int = 1) -> list[subprocess.Popen[str]]:
     """Start the processes of one run. at: `module:function:call` at which each kills itself, "" for none."""
-    program = [sys.executable, "-c", _KILLER, at] if at else [sys.executable, "-m", "cli.train"]
+    program = [sys.executable, "-c", _KILLER, at] if at else [sys.executable, "-m", "tgtrain"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -251,7 +251,7 @@ def test_two_ranks_train_and_one_resumes(data_set: Path, tmp_path: Path) -> None
         "--nproc-per-node",
         "2",
         "-m",
-        "cli.train",
+        "tgtrain",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -263,7 +263,7 @@ def test_two_ranks_train_and_one_resumes(data_set: Path, tmp_path: Path) -> None
     assert facts["world_size"] == 2
     # Elastic: one process takes up what two have begun, on the same videos.
     alone = subprocess.run(
-        [sys.executable, "-m", "cli.train", *words], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tgtrain", *words], env=environment, capture_output=True, text=True, check=False
     )
     assert alone.returncode == 0, alone.stderr
     assert "resumed at step 4 of 12" in alone.stderr

@@ -1,5 +1,0 @@
-"""`python -m cli.prep` is `tgprep`."""
-
-from cli.prep import main
-
-main()

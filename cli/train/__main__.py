@@ -1,5 +1,0 @@
-"""`python -m cli.train` is `tgtrain`."""
-
-from cli.train import main
-
-main()
