@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType, MappingProxyType
@@ -29,18 +28,19 @@ from manifests import console
 from manifests.console import echo, plural, reader_is_gone, say
 from manifests.disk import explained, is_storage_error
 from manifests.files import parse_location
-from manifests.machine import Finding, core_quota, require_utf8_names, usable_cores
+from manifests.machine import core_quota, require_utf8_names, usable_cores
 from manifests.object_store import UnreachableError, giving_up
 from manifests.records import InputError
+from manifests.spelling import british
 from tgtrain.errors import RunError
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
     from pydantic import BaseModel
 
 EXIT_FAILURES = 1
 EXIT_USAGE = 2
 _MOST_CHARACTERS = 10_000  # of a message, which may quote a name without end
-_MARKS = {"ok": "ok", "note": "-", "warning": "!", "error": "WRONG"}
 __all__ = ["echo", "plural", "reader_is_gone", "say"]  # with all that is defined here: commands print through these
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -59,6 +59,13 @@ class PlaceType(click.ParamType):  # type: ignore[type-arg]  # generic in new ve
             self.fail(f"{value} is gone when this program ends; name a folder or a store.", param, ctx)
         place = parse_location(value) if isinstance(value, str) else value
         return str(place) if self.text else place
+
+
+class PartType(click.Choice):  # type: ignore[type-arg]  # generic in new versions of click only
+    """The name of a part of a split, in either spelling."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(british(value) if isinstance(value, str) else value, param, ctx)
 
 
 class LazyGroup(click.Group):
@@ -91,6 +98,15 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands, without importing them, and options."""
+        from click.shell_completion import CompletionItem
+
+        commands = [
+            CompletionItem(name, help=text) for name, (_, text) in self.lazy.items() if name.startswith(incomplete)
+        ]
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in self.lazy.items()])
@@ -103,7 +119,15 @@ class LazyGroup(click.Group):
             near = get_close_matches(name, self.lazy, n=1)
             hint = f" Did you mean `{near[0]}`?" if near else ""
             raise click.UsageError(f"No command `{name}`.{hint} Commands: {', '.join(self.lazy)}.", ctx)
-        return super().resolve_command(ctx, args)
+        end = args.index("--") if "--" in args else len(args)
+        words = [_one_spelling(word) for word in args[:end]]
+        return super().resolve_command(ctx, [*words, *args[end:]])
+
+
+def _one_spelling(word: str) -> str:
+    """An option in the spelling that its command knows: --unlabeled=DIR -> --unlabelled=DIR; other words as they are."""
+    name, equals, value = word.partition("=")
+    return f"{british(name)}{equals}{value}" if word.startswith("--") else word
 
 
 class _Terminated(KeyboardInterrupt):
@@ -306,6 +330,9 @@ def cache_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--cache", "cache_folder", metavar="DIR", help=folder_help)(gigabytes(function))
 
 
+quiet_option = click.option(
+    "-q", "--quiet", is_flag=True, help="print warnings and errors only; metrics and tables hold the rest"
+)
 force_option = click.option("--force", is_flag=True, help="try it even if the memory does not suffice by the estimate")
 
 
@@ -343,46 +370,3 @@ def run_or_newest(run: Path | None) -> Path:
         run = newest_run()
         say(f"run {run}")
     return run
-
-
-def doctor_command(module: str, work: str, description: str) -> click.Command:
-    """The command `doctor`, which prints what `module.examine(FOLDER)` finds. work: what the machine is to do, as a verb."""
-
-    @click.command(
-        "doctor", help=f"{description}\n\nPrints what is wrong and what to do. Exit code 1 if an error stops it."
-    )
-    @click.argument("folder", default=".", type=click.Path(path_type=Path))
-    @click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
-    @handled
-    def doctor(folder: Path, as_json: bool) -> None:
-        from manifests.records import InputError
-
-        quiet_threads()
-        try:
-            examine = importlib.import_module(module).examine
-        except ModuleNotFoundError as error:
-            raise InputError(f"{work.capitalize()}ing needs {error.name}: pip install 'tgprep[train]'.") from None
-        print_findings(examine(folder.absolute()), work, as_json)
-
-    return doctor
-
-
-def print_findings(findings: Iterator[Finding], can: str, as_json: bool) -> None:
-    """Print findings as they come and exit, with code 1 if one is an error. can: `train` or the like."""
-    done = []
-    for finding in findings:
-        done.append(finding)
-        if not as_json:
-            echo(f"{_MARKS[finding.level]:<5}  {finding.name:<13}  {finding.text}")
-            if finding.advice:
-                echo(f"{'':<22}-> {finding.advice}")
-    wrong = [finding.name for finding in done if finding.level == "error"]
-    warned = [finding.name for finding in done if finding.level == "warning"]
-    if as_json:
-        print_json({"ok": not wrong, "findings": [asdict(finding) for finding in done]})
-    elif wrong:
-        echo(f"\nWrong: {', '.join(wrong)}.")
-    else:
-        better = f" Could be better: {', '.join(warned)}." if warned else ""
-        echo(f"\nThis machine can {can}.{better}")
-    sys.exit(EXIT_FAILURES if wrong else 0)

@@ -26,12 +26,12 @@ MAY_IMPORT = {
 # A room (a folder, or a module beside the folders) imports only rooms to its right, directly or through others.
 ORDER = {
     "manifests": "splits > manifest_io > files > disk > object_store > console; disk > locks; object_store > records; splits > lists > datasets > records; files > datasets; "
-    "targets > splits > sample > records; card > files; manifest_io > bounds > table > records; splits > bounds; manifest_io > parquet; locks > records; gradient; machine",
+    "spelling; targets > splits > sample > records; card > files; manifest_io > bounds > table > records; splits > bounds; manifest_io > parquet; locks > records; gradient; machine",
     "tgprep": "check > share > view; share > extract; check > convert > extract > extract.workers > encode > decode > config; view > duplicates > decode; extract.workers > scan > decode; "
     "edit > extract; doctor > decode; obtain; __main__",
     "tgtrain": "train > evaluate > run > data > data.stores; report > evaluate; sweep > evaluate; data > config > method > method.networks; "
     "method > method.augment > randomness; data > ranks > errors; doctor > data; __main__",
-    "cli": "prep > common; train > common",
+    "cli": "prep > doctor > terminal > common; prep > completion; train > doctor; train > completion",
 }
 MAX_FILE_LINES = 400  # a file is one idea that can be read in one sitting
 MAX_FUNCTION_LINES = 60  # a function fits on one screen

@@ -17,9 +17,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from manifests.lists.text import read_text
 from manifests.records import InputError
+from manifests.spelling import british, british_keys
 from tgtrain.method.networks.settings import ModelSettings
-from tgtrain.method.optimiser import OptimiserSettings
-from tgtrain.method.settings import MethodSettings, check_method
+from tgtrain.method.settings import MethodSettings, OptimiserSettings, check_method
 
 # Upper limits are far beyond use: they turn a typing mistake into a message instead of a machine without memory.
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -207,6 +207,11 @@ def flat_settings(config: Config) -> dict[str, Any]:
     return _flat(config.to_dict())
 
 
+def setting_names() -> tuple[str, ...]:
+    """`section.key` of every setting."""
+    return tuple(key for key in _kinds() if "." in key)
+
+
 def parent_of(name: str) -> str:
     """The recipe that a recipe (shipped, or a path) extends; "" for none. A relative path starts at the recipe's folder."""
     return _read_file(name)[1]
@@ -240,7 +245,7 @@ def _read_file(name: str) -> tuple[dict[str, Any], str]:
         raise InputError(f"No recipe {_shown(name)}.{hint} `tgtrain recipes` lists them; a path must end in .toml.")
     text = read_text(path) if isinstance(path, Path) else path.read_text(encoding="utf-8")
     try:
-        values = _parse(text)
+        values = british_keys(_parse(text))
     except (ValueError, RecursionError) as error:  # of tomllib, numbers of thousands of digits
         raise InputError(f"{path} is not valid TOML: {error}.") from None
     parent = values.pop("extends", "")
@@ -271,7 +276,8 @@ def _parse(text: str) -> dict[str, Any]:
 def _override(values: dict[str, Any], origins: dict[str, str], text: str, problems: list[str]) -> None:
     """Apply one `--set section.key=value`; the value is TOML, or text if it is not."""
     key, equals, raw = text.partition("=")
-    section, dot, name = key.strip().partition(".")
+    key = british(key.strip())
+    section, dot, name = key.partition(".")
     if not equals or not dot:
         problems.append(f"--set {text}: expected section.key=value, for example optimiser.epochs=90")
         return
@@ -281,7 +287,7 @@ def _override(values: dict[str, Any], origins: dict[str, str], text: str, proble
         value = raw.strip()
     target = values.setdefault(section, {})
     if isinstance(target, dict):
-        target[name], origins[key.strip()] = value, "--set"
+        target[name], origins[key] = value, "--set"
     else:
         problems.append(f"--set {text}: {section} is no section")
 

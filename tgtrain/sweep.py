@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from manifests.records import InputError
+from manifests.spelling import british
 from tgtrain.config import Config, load_recipe
 from tgtrain.evaluate.results import EvalProtocol, TestResult, read_results
 from tgtrain.run.checkpoint import every_checkpoint, list_checkpoints, step_of
@@ -90,12 +91,13 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 def parse_vary(text: str) -> tuple[str, tuple[str, ...]]:
     """The key and the values of `KEY=V1,V2`; commas within brackets or quotes belong to a value. InputError otherwise."""
     key, equals, rest = text.partition("=")
+    key = british(key.strip())
     values = tuple(value.strip() for value in _split(rest))
     if not equals or "." not in key or not all(values):
         raise InputError(f"--vary {text:.100}: expected section.key=VALUE,VALUE, for example method.threshold=0.6,0.8.")
-    if key.strip() == "runtime.seed":
+    if key == "runtime.seed":
         raise InputError("--vary runtime.seed: give the seeds as --seeds 1,2,3.")
-    return key.strip(), values
+    return key, values
 
 
 def _split(text: str) -> Iterator[str]:

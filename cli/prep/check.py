@@ -49,7 +49,6 @@ _SHOWN = 20
 )
 @click.option(
     "--unlabelled",
-    "--unlabeled",
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="DIR",

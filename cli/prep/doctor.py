@@ -1,6 +1,6 @@
 """`tgprep doctor`: whether this machine can extract, and what to do if not."""
 
-from cli.common import doctor_command
+from cli.doctor import doctor_command
 
 doctor = doctor_command(
     "tgprep.doctor",

@@ -26,6 +26,7 @@ from cli.common import (
     options_from,
     plural,
     print_json,
+    quiet_option,
 )
 from cli.prep.account import report, too_many_skipped
 from cli.prep.progress import ExtractProgress
@@ -65,7 +66,6 @@ _INPUTS: tuple[Decorator, ...] = (
     ),
     click.option(
         "--unlabelled",
-        "--unlabeled",
         type=PlaceType(),
         multiple=True,
         metavar="DIR",
@@ -73,7 +73,6 @@ _INPUTS: tuple[Decorator, ...] = (
     ),
     click.option(
         "--unlabelled-is-class",
-        "--unlabeled-is-class",
         is_flag=True,
         help="folders of VIDEOS named unlabelled/ are a class like others, not videos without a label",
     ),
@@ -81,6 +80,7 @@ _INPUTS: tuple[Decorator, ...] = (
     options_from(WorkerSettings),
 )
 _OUTPUTS: tuple[Decorator, ...] = (
+    quiet_option,
     click.option("--log-json", is_flag=True, help="log one JSON object a line on stderr in place of text"),
     click.option("--json", "as_json", is_flag=True, help="print the account as one JSON object on stdout"),
 )
@@ -130,7 +130,9 @@ def plan(**options: Any) -> None:
     _run(**options, add=False, retry_failed=False, num_tasks=None, task_id=None, dry_run=True)
 
 
-def _run(videos: Location, out: Location, dry_run: bool, log_json: bool, as_json: bool, **options: Any) -> None:
+def _run(
+    videos: Location, out: Location, dry_run: bool, quiet: bool, log_json: bool, as_json: bool, **options: Any
+) -> None:
     from manifests.object_store import UnreachableError, set_warning_handler
     from manifests.records import InputError
     from tgprep.extract import array_jobs, pipeline
@@ -140,7 +142,7 @@ def _run(videos: Location, out: Location, dry_run: bool, log_json: bool, as_json
     from tgprep.scan.pool import Pools
     from tgprep.scan.scan import scan as scan_videos
 
-    progress = ExtractProgress(log_json)
+    progress = ExtractProgress(log_json, quiet)
     began = time.monotonic()
     signals: list[int] = []
     set_warning_handler(lambda store, text: progress.log("note", text))

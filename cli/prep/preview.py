@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from cli import completion
 from cli.common import EXIT_FAILURES, PlaceType, handled, human_bytes, print_json, progress_lines, say
 
 _MAX_VIDEOS = 300
@@ -18,7 +19,12 @@ _MAX_VIDEOS = 300
 @click.option(
     "--output", type=click.Path(path_type=Path), default="preview.html", show_default=True, help="the page to write"
 )
-@click.option("--split", metavar="NAME", help="show the parts of this split  [default: the newest]")
+@click.option(
+    "--split",
+    metavar="NAME",
+    shell_complete=completion.splits,
+    help="show the parts of this split  [default: the newest]",
+)
 @click.option(
     "--keys",
     metavar="KEY,...",

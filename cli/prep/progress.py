@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import sys
-import textwrap
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
-from cli.common import human_seconds, say
+from cli.common import human_seconds, plural, say
+from cli.terminal import Panel, columns, folded, is_terminal
 from manifests.console import visible
 from manifests.records import FAILED
 from tgprep.extract.workers.shards import Progress, Workload
@@ -20,6 +17,7 @@ from tgprep.extract.workers.shards import Progress, Workload
 _PLAIN_SECONDS = 30.0
 _TICK_SECONDS = 1.0
 _PROSE = ("note", "finished")  # other lines hold commands to copy
+_NEWS = ("note", "planned", "progress", "finished", "task")  # what --quiet leaves out
 _MAX_WORKER_ROWS = 16
 
 
@@ -27,20 +25,21 @@ class ExtractProgress:
     """Counts and logs what workers report: videos, frames a second, failures, time left. Called from several threads.
 
     log_json: one JSON object a line on stderr in place of text, with `time` (seconds since 1970) and `event`: note, planned,
-    video, progress, error, interrupted, finished.
+    video, progress, error, interrupted, finished. quiet: failed videos and errors alone.
     """
 
-    def __init__(self, log_json: bool = False) -> None:
+    def __init__(self, log_json: bool = False, quiet: bool = False) -> None:
         self.lock = threading.Lock()
-        self.began = self.last_line = time.monotonic()
+        self.planned_at = self.began = self.last_line = time.monotonic()
+        self.has_begun = False  # a worker has reported something: `began` is when the first one started
         self.workload = Workload(0, 0)  # until it is known
         self.num_ended = self.num_failed = self.num_frames = self.num_ended_bytes = 0
         self.closed = threading.Event()
         self.ticker = threading.Thread(target=self._tick, daemon=True)
         self.current: dict[int, tuple[str, int]] = {}  # worker -> key and frames of its video
-        self.live: Any = None
-        self.log_json = log_json
-        self.on_terminal = not log_json and sys.stderr.isatty()
+        self.panel: Panel | None = None
+        self.log_json, self.quiet = log_json, quiet and not log_json
+        self.on_terminal = not log_json and is_terminal(sys.stderr)
 
     def log(self, event: str, text: str, **facts: Any) -> None:
         """Write a line on stderr. Never called with the lock held: the panel's thread waits for the lock while it holds the terminal."""
@@ -48,31 +47,26 @@ class ExtractProgress:
             line = {"time": round(time.time(), 3), "event": event, **(facts or {"text": text})}
             say(json.dumps(line, ensure_ascii=False))
             return
-        if (live := self.live) is not None:  # another thread may take the panel away
-            live.console.print(visible(text), style="yellow", highlight=False, markup=False, emoji=False)
+        if self.quiet and event in _NEWS and not text.startswith("Wrong"):
             return
-        if self.on_terminal and event in _PROSE:
-            width = 80
-            with contextlib.suppress(OSError):  # the terminal is gone
-                width = os.get_terminal_size(sys.stderr.fileno()).columns or width
-            indent = " " * (len(text) - len(text.lstrip()) + 2)
-            text = textwrap.fill(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-        say(text)
+        if (panel := self.panel) is not None:  # another thread may take the panel away
+            panel.print(text, "yellow")
+            return
+        say(folded(text, columns(sys.stderr)) if self.on_terminal and event in _PROSE else text)
 
     def planned(self, workload: Workload) -> None:
         """Start: the work is known."""
         self.workload = workload
-        self.began = self.last_line = time.monotonic()
+        self.planned_at = self.began = self.last_line = time.monotonic()
+        self.has_begun = False
+        if self.quiet:
+            return
         if self.on_terminal:
-            from rich.console import Console
-            from rich.live import Live
-
-            self.live = Live(self, console=Console(stderr=True), refresh_per_second=4, transient=True)
-            self.live.start()
+            self.panel = Panel(self.rows, ticking=True)
         else:
             total, kept = workload.num_videos, workload.num_kept
             done_before = f", {kept} of them done before" if kept else ""
-            self.log("planned", f"{total} videos to extract{done_before}", num_videos=total, num_kept=kept)
+            self.log("planned", f"{plural(total, 'video')} to extract{done_before}", num_videos=total, num_kept=kept)
             self.ticker = threading.Thread(target=self._tick, daemon=True)  # an update plans its work after the first
             self.ticker.start()
 
@@ -80,6 +74,9 @@ class ExtractProgress:
         """Count an event of a worker."""
         row = event.row
         with self.lock:
+            if not self.has_begun and row is None:  # importing libraries is no extraction
+                self.began = time.monotonic()
+            self.has_begun = True
             # The key of an ended video stays in the panel until the next one begins.
             self.current[event.worker] = (row.key, 0) if row else (event.key, event.frames)
             if row is not None:
@@ -92,7 +89,7 @@ class ExtractProgress:
             self.log("video", "", **facts, note=row.note, num_frames=row.num_frames, worker=event.worker)
         elif row is not None and row.status == FAILED:
             self.log("video", f"failed: {row.path}: {row.error}")
-        if not self.on_terminal:
+        if not self.on_terminal and not self.quiet:
             self._log_line_if_due()
 
     def _tick(self) -> None:
@@ -113,9 +110,14 @@ class ExtractProgress:
         work, seconds = self.workload, max(1e-3, time.monotonic() - self.began)
         frames = self.num_frames + sum(frames for _, frames in self.current.values())
         # Long videos take longer: the estimate follows the bytes of the source files if they are known.
-        done, to_do = self.num_ended, work.num_videos - work.num_kept
+        done, to_do = float(self.num_ended), work.num_videos - work.num_kept
         if work.num_source_bytes:
-            done, to_do = self.num_ended_bytes, work.num_source_bytes - work.num_kept_source_bytes
+            done, to_do = float(self.num_ended_bytes), work.num_source_bytes - work.num_kept_source_bytes
+        # Videos in work count by their frames: else the first estimates are too long by the number of workers.
+        if self.num_frames:
+            mean_frames = self.num_frames / max(1, self.num_ended - self.num_failed)
+            begun = sum(min(1.0, frames / mean_frames) for _, frames in self.current.values())
+            done += begun * done / max(1, self.num_ended)
         return {
             "num_videos": work.num_videos,
             "num_done": work.num_kept + self.num_ended,
@@ -127,37 +129,41 @@ class ExtractProgress:
     def line(self) -> str:
         """The state in one line."""
         state = self.state()
+        if not self.has_begun:
+            kept = f", {state['num_done']} done before" if state["num_done"] else ""
+            return f"starting workers for {plural(int(state['num_videos']), 'video')}{kept}"
         failed = f", {self.num_failed} failed" if self.num_failed else ""
         left = f", {human_seconds(state['seconds_left'])} left" if state["seconds_left"] >= 0 else ""
-        return f"{state['num_done']} of {state['num_videos']} videos, {state['frames_per_second']:.0f} frames/s{failed}{left}"
+        return f"{state['num_done']:,} of {plural(int(state['num_videos']), 'video')}, {state['frames_per_second']:.0f} frames/s{failed}{left}"
 
     def close(self) -> None:
         """Remove the panel and end the automatic lines."""
         self.closed.set()
         if self.ticker.is_alive():
             self.ticker.join()
-        if self.live is not None:
-            self.live.stop()
-            self.live = None
+        if self.panel is not None:
+            self.panel.close()
+            self.panel = None
 
-    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+    def rows(self, width: int, height: int) -> list[Any]:
+        """The lines of the panel: a bar as wide as the terminal, the state, a line for each worker."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
         with self.lock:
             line, state, current = self.line(), self.state(), sorted(self.current.items())
-        head, workers = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 2))
-        bar = ProgressBar(total=max(1, state["num_videos"]), completed=state["num_done"], width=24)
-        head.add_row(bar, Text(line, no_wrap=True, overflow="ellipsis"))
+        line += f", {human_seconds(time.monotonic() - self.planned_at)} so far"
+        bar = ProgressBar(total=max(1, state["num_videos"]), completed=state["num_done"], width=width)
+        workers = Table.grid(padding=(0, 2))
         workers.add_column(justify="right", no_wrap=True)
         # Of fixed width, so that nothing moves when names and counts change.
-        workers.add_column(no_wrap=True, overflow="ellipsis", width=max(10, min(60, options.max_width - 24)))
+        workers.add_column(no_wrap=True, overflow="ellipsis", width=max(10, min(60, width - 24)))
         workers.add_column(justify="right", no_wrap=True, width=14)
-        for worker, (key, frames) in current[:_MAX_WORKER_ROWS]:
-            count = f"{frames} frames" if frames else "opening"
+        most = max(1, min(_MAX_WORKER_ROWS, height - 4))
+        for worker, (key, frames) in current[:most]:
+            count = plural(frames, "frame") if frames else "opening"
             workers.add_row(Text(f"{worker + 1}", style="dim"), Text(visible(key)), Text(count, style="dim"))
-        if len(current) > _MAX_WORKER_ROWS:
-            workers.add_row("", Text(f"and {len(current) - _MAX_WORKER_ROWS} more workers", style="dim"), "")
-        yield head
-        yield workers
+        if len(current) > most:
+            workers.add_row("", Text(f"and {plural(len(current) - most, 'more worker')}", style="dim"), "")
+        return [bar, Text(line, no_wrap=True, overflow="ellipsis"), workers]

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from cli.common import PlaceType, handled, one_mode
+from cli import completion
+from cli.common import PartType, PlaceType, handled, one_mode
 from manifests.splits.settings import EXPORT_FORMS, LABELS, PARTS, POOLS, STRATEGIES, UNLABELLED, SplitSettings
 
 _DEFAULT: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(SplitSettings)}
@@ -51,7 +52,6 @@ _MODES: dict[str, tuple[set[str], set[str]]] = {
 @click.option("--seed", type=int, default=_DEFAULT["seed"], show_default=True, help="another seed, another draw")
 @click.option(
     "--unlabelled",
-    "--unlabeled",
     type=click.Choice(UNLABELLED),
     default=_DEFAULT["unlabelled"],
     show_default=True,
@@ -98,10 +98,10 @@ _MODES: dict[str, tuple[set[str], set[str]]] = {
     help="with --import: write every line without a video and every difference in label or frame count as CSV",
 )
 @click.option("--export", type=click.Choice(EXPORT_FORMS), help="write one part of a split as a list file")
-@click.option("--part", type=click.Choice(PARTS), default=PARTS[0], show_default=True, help="with --export: which part")
+@click.option("--part", type=PartType(PARTS), default=PARTS[0], show_default=True, help="with --export: which part")
 @click.option(
     "--materialise",
-    "--materialize",
+    shell_complete=completion.splits,
     metavar="NAME",
     help="write a split as separate shards, a set of tars for each part, for readers of plain WebDataset",
 )
@@ -116,10 +116,22 @@ _MODES: dict[str, tuple[set[str], set[str]]] = {
     metavar="LIST",
     help="label the videos of a list too: a new split with the same validation and test parts, and the history of the old one",
 )
-@click.option("--parent", metavar="NAME", help="with --grow: the split that grows  [default: the newest]")
-@click.option("--show", metavar="NAME", help="show a split")
-@click.option("--compare", nargs=2, metavar="A B", help="videos that two splits share")
-@click.option("--name", default="", help="name of the split  [default: from the settings, such as p20-s0-f1]")
+@click.option(
+    "--parent",
+    metavar="NAME",
+    shell_complete=completion.splits,
+    help="with --grow: the split that grows  [default: the newest]",
+)
+@click.option("--show", metavar="NAME", shell_complete=completion.splits, help="show a split")
+@click.option(
+    "--compare", nargs=2, metavar="A B", shell_complete=completion.splits, help="videos that two splits share"
+)
+@click.option(
+    "--name",
+    default="",
+    shell_complete=completion.splits,
+    help="name of the split  [default: from the settings, such as p20-s0-f1]",
+)
 @click.option("--overwrite", is_flag=True, help="replace another split (or list file) of that name")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 @handled

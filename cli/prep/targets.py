@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from cli import completion
 from cli.common import PlaceType, handled, one_mode
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -39,9 +40,17 @@ _MODES: dict[str, tuple[set[str], set[str]]] = {
 @click.option("--skip-unknown", is_flag=True, help="with --import: leave out rows that name no video, and count them")
 @click.option("--export", metavar="NAME", help="write targets as a file: Parquet, or csv if --output ends in .csv")
 @click.option("--output", type=_FILE, metavar="FILE", help="with --export or --least-sure: the file to write")
-@click.option("--show", metavar="NAME", help="show targets: history, coverage, entropy, agreement with the labels")
 @click.option(
-    "--split", metavar="NAME", help="with --show or --import: measure the parts of this split  [default: the newest]"
+    "--show",
+    metavar="NAME",
+    shell_complete=completion.targets,
+    help="show targets: history, coverage, entropy, agreement with the labels",
+)
+@click.option(
+    "--split",
+    metavar="NAME",
+    shell_complete=completion.splits,
+    help="with --show or --import: measure the parts of this split  [default: the newest]",
 )
 @click.option(
     "--least-sure", type=click.IntRange(min=1), metavar="N",
@@ -52,7 +61,7 @@ _MODES: dict[str, tuple[set[str], set[str]]] = {
     "--by", type=click.Choice(["entropy", "margin"]), default="entropy", show_default=True,
     help="with --least-sure: the largest entropy, or the smallest margin between the two most likely classes",
 )  # fmt: skip
-@click.option("--compare", nargs=2, metavar="A B", help="how far two targets agree")
+@click.option("--compare", nargs=2, metavar="A B", shell_complete=completion.targets, help="how far two targets agree")
 @click.option("--overwrite", is_flag=True, help="replace other targets (or a file) of that name")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 @handled

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli import completion
 from cli.common import PlaceType, cache_options, echo, force_option, handled, human_bytes, print_json, say
 from cli.train.run import setup_of
+from cli.train.settings import SettingsCommand
 from manifests.machine import usable_cores
 
 if TYPE_CHECKING:
@@ -25,11 +27,24 @@ if TYPE_CHECKING:
 _MAIN_RECIPE = "ucf101-20"
 
 
-@click.command()
+@click.command(cls=SettingsCommand)
 @click.argument("out", default="dataset", type=PlaceType(text=True))
-@click.option("--recipe", help="name or path of a recipe  [default: the published one of this data set]")
-@click.option("--split", "split_name", help="name of the split  [default: the newest]")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="change a setting, as in `tgtrain run`")
+@click.option(
+    "--recipe",
+    shell_complete=completion.recipes,
+    help="name or path of a recipe  [default: the published one of this data set]",
+)
+@click.option(
+    "--split", "split_name", shell_complete=completion.splits, help="name of the split  [default: the newest]"
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    shell_complete=completion.settings,
+    help="change a setting, as in `tgtrain run`",
+)
 @click.option(
     "--workers",
     type=click.IntRange(min=0, max=512),

@@ -1,6 +1,6 @@
 """`tgtrain doctor`: whether this machine can train, and what to do if not."""
 
-from cli.common import doctor_command
+from cli.doctor import doctor_command
 
 doctor = doctor_command(
     "tgtrain.doctor",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from cli import completion
 from cli.common import EXIT_FAILURES, echo, handled, human_bytes, print_json, quiet_threads, run_or_newest, say
 from cli.train.scoring import check_output, checkpoint_option, teacher_option
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.argument("run", required=False, type=click.Path(path_type=Path), shell_complete=completion.runs)
 @click.option(
     "--format",
     "form",

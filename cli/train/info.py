@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
+from cli import completion
 from cli.common import echo, handled, print_json, quiet_threads, run_or_newest
 
 
 @click.command()
-@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.argument("run", required=False, type=click.Path(path_type=Path), shell_complete=completion.runs)
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 @handled
 def info(run: Path | None, as_json: bool) -> None:

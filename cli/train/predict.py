@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli import completion
 from cli.common import EXIT_FAILURES, echo, handled, print_json, quiet_threads, reader_is_gone, say
 from cli.train.scoring import Scoring, scoring_options
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=completion.runs)
 @click.argument("videos", nargs=-1, required=True, metavar="VIDEO...", type=click.Path(path_type=Path))
 @scoring_options
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="how many classes to name")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli import completion
 from cli.common import echo, handled, print_json
 
 if TYPE_CHECKING:
@@ -20,8 +21,15 @@ _TEXTS = ("name", "description", "reproduces", "published", "data.dataset", "dat
 
 
 @click.command()
-@click.argument("name", required=False)
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="change a setting, as in `tgtrain run`")
+@click.argument("name", required=False, shell_complete=completion.recipes)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="change a setting, as in `tgtrain run`",
+    shell_complete=completion.settings,
+)
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 @handled
 def recipes(name: str | None, overrides: tuple[str, ...], as_json: bool) -> None:

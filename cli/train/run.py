@@ -8,11 +8,13 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli import completion
 from cli.common import (
     PlaceType,
     cache_options,
@@ -21,30 +23,48 @@ from cli.common import (
     human_bytes,
     plural,
     print_json,
+    quiet_option,
     quiet_threads,
     say,
 )
 from cli.train.launch import devices_option, end, launched
+from cli.train.live import following
+from cli.train.settings import SettingsCommand
 
 if TYPE_CHECKING:
     from manifests.splits.label_split import LabelSplit
     from manifests.table import Manifest
     from tgtrain.data.setup import Setup
     from tgtrain.ranks.distributed import Ranks
+    from tgtrain.train.observer import Observer
     from tgtrain.train.trainer import Outcome
 
 _NOT_BEGUN = "Stopped before the first step; the same command starts again."
 
 
-@click.command()
+@click.command(cls=SettingsCommand)
 @click.argument("out", default="dataset", type=PlaceType(text=True))
-@click.option("--recipe", help="name or path of a recipe  [default: selected from data set, split and machine]")
 @click.option(
-    "--out", "run_folder", type=click.Path(path_type=Path), help="folder of the run  [default: ./runs/RECIPE-SPLIT]"
+    "--recipe",
+    shell_complete=completion.recipes,
+    help="name or path of a recipe  [default: selected from data set, split and machine]",
 )
-@click.option("--split", "split_name", help="name of the split  [default: the newest]")
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="change a setting: --set optimiser.epochs=90"
+    "--out",
+    "run_folder",
+    type=click.Path(path_type=Path),
+    help="folder of the run  [default: ./runs/RECIPE-SPLIT, with -seedN for another seed than 0]",
+)
+@click.option(
+    "--split", "split_name", shell_complete=completion.splits, help="name of the split  [default: the newest]"
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    shell_complete=completion.settings,
+    help="change a setting: --set optimiser.epochs=90",
 )
 @click.option(
     "--resume",
@@ -68,6 +88,7 @@ _NOT_BEGUN = "Stopped before the first step; the same command starts again."
 )
 @force_option
 @cache_options
+@quiet_option
 @click.option("--json", "as_json", is_flag=True, help="print the outcome as one JSON object on stdout")
 @handled
 def run(
@@ -83,6 +104,7 @@ def run(
     force: bool,
     cache_folder: str | None,
     cache_gb: float | None,
+    quiet: bool,
     as_json: bool,
 ) -> None:
     """Train on the data set at OUT [default: ./dataset], a folder or a URL of an object store (s3://bucket/dataset).
@@ -95,6 +117,7 @@ def run(
     Exit codes: 0 success, 1 the training failed, 2 wrong usage or input, 130, 143 or 129 after SIGINT, SIGTERM or SIGHUP
     (saved).
     """
+    from tgtrain.ranks.placement import rank_placement
     from tgtrain.ranks.signals import EXIT_CODES, note_signals
 
     seen: list[int] = []
@@ -102,27 +125,29 @@ def run(
     launched(devices, seen)
     if init is not None:
         overrides += (f"model.init={json.dumps(init, ensure_ascii=False)}",)
-    setup = setup_of(out, split_name, recipe, fitting_recipe, overrides, cache_folder, cache_gb)
-    from tgtrain.ranks.distributed import process_group
-    from tgtrain.train.trainer import num_steps_of, train
-
-    folder = run_folder or Path("runs") / f"{setup.config.name}-{setup.split.name}"
+    is_main = rank_placement(os.environ).rank == 0
     try:
-        with process_group(setup.config.runtime.device, lambda: bool(seen)) as ranks:
-            if ranks.is_main:
-                _announce(setup, ranks, folder)
-            num_steps = min(num_steps_of(setup)[0], max_steps or sys.maxsize)
-            figures = require_memory_of(setup, ranks, num_steps=num_steps, force=force)
-            if ranks.is_main:
-                say(f"estimate: {figures}")
-            outcome = train(
-                setup, folder, ranks, resume=resume, max_steps=max_steps, should_stop=ranks.stop_requested, log=say
-            )
+        with following(quiet=quiet, is_main=is_main, stops=seen) as observer:
+            choose = partial(fitting_recipe, log=observer.news)
+            setup = setup_of(out, split_name, recipe, choose, overrides, cache_folder, cache_gb, observer.doing)
+            folder = run_folder or Path("runs") / run_name(setup)
+            from tgtrain.ranks.distributed import process_group
+            from tgtrain.train.trainer import num_steps_of, train
+
+            with process_group(setup.config.runtime.device, lambda: bool(seen)) as ranks:
+                if ranks.is_main:
+                    _announce(setup, ranks, folder, observer)
+                observer.doing("estimating memory and time")
+                num_steps = min(num_steps_of(setup)[0], max_steps or sys.maxsize)
+                figures = require_memory_of(setup, ranks, num_steps=num_steps, force=force)
+                observer.news(f"estimate: {figures}")
+                how: dict[str, Any] = {"resume": resume, "max_steps": max_steps, "observer": observer}
+                outcome = train(setup, folder, ranks, should_stop=ranks.stop_requested, **how)
     except KeyboardInterrupt:  # while it waited for the other processes
         say(_NOT_BEGUN)
         end(EXIT_CODES[signal.Signals(seen[0])])
-    if ranks.is_main:
-        _print_outcome(outcome, folder, as_json)
+    if is_main:
+        _print_outcome(outcome, folder, quiet, as_json)
     end(EXIT_CODES[signal.Signals(seen[0])] if outcome.interrupted and seen else 0)
 
 
@@ -134,18 +159,26 @@ def setup_of(
     overrides: tuple[str, ...],
     cache_folder: str | None,
     cache_gb: float | None,
+    doing: Callable[[str], None] = lambda what: None,
 ) -> Setup:
-    """Read data set and split, load the recipe, and check all against each other. InputError without torch, too."""
+    """Read data set and split, load the recipe, and check all against each other. InputError without torch, too.
+
+    doing: called with what takes long.
+    """
     quiet_threads()
     from manifests.manifest_io import read_manifest
     from manifests.records import InputError
     from manifests.splits.label_split import read_split
 
     # Read before torch is imported: most mistakes show here, at once.
+    from tgtrain.config import load_recipe
+
     manifest = read_manifest(out)
     split = read_split(out, split_name)
+    num_classes = len(manifest.header.classes)
+    _require_settings(recipe, overrides, num_classes)
+    doing("loading PyTorch")
     try:
-        from tgtrain.config import load_recipe
         from tgtrain.data.setup import prepare
     except ModuleNotFoundError as error:
         raise InputError(f"Training needs {error.name}: pip install 'tgprep[train]'.") from None
@@ -153,11 +186,32 @@ def setup_of(
         overrides += (f"runtime.cache={json.dumps(cache_folder)}",)
     if cache_gb is not None:
         overrides += (f"runtime.cache_gb={cache_gb}",)
-    config = load_recipe(recipe or default_recipe(manifest, split), overrides, num_classes=len(manifest.header.classes))
+    config = load_recipe(recipe or default_recipe(manifest, split), overrides, num_classes)
+    doing("reading the data set")
     return prepare(out, split, manifest, config)
 
 
-def _print_outcome(outcome: Outcome, folder: Path, as_json: bool) -> None:
+def _require_settings(recipe: str | None, overrides: tuple[str, ...], num_classes: int) -> None:
+    """InputError for a recipe or a setting that cannot hold, whichever recipe is chosen. Needs no torch."""
+    from manifests.records import InputError
+    from tgtrain.config import load_recipe
+
+    try:
+        load_recipe(recipe or "demo", overrides, num_classes)
+    except InputError:
+        if recipe is None:  # the published settings, which are chosen on a machine with a GPU, may agree with them
+            load_recipe("ucf101-20", overrides, num_classes)
+        else:
+            raise
+
+
+def run_name(setup: Setup) -> str:
+    """The folder of a run below ./runs: RECIPE-SPLIT, and with another seed than 0 RECIPE-SPLIT-seedN."""
+    name, seed = setup.config.name, setup.config.runtime.seed
+    return f"{name}-{setup.split.name}{f'-seed{seed}' if seed else ''}"
+
+
+def _print_outcome(outcome: Outcome, folder: Path, quiet: bool, as_json: bool) -> None:
     if as_json:
         names = ("step", "num_steps", "interrupted", "already_finished")
         facts = {"run": str(folder), **{name: getattr(outcome, name) for name in names}}
@@ -166,13 +220,17 @@ def _print_outcome(outcome: Outcome, folder: Path, as_json: bool) -> None:
         say(f"Saved at step {outcome.step} of {outcome.num_steps}; the same command resumes from there.")
     elif outcome.interrupted:
         say(_NOT_BEGUN)
-    else:
+    elif not quiet:
         if outcome.already_finished:
-            say(f"{folder} has already done {outcome.step} of {outcome.num_steps} steps: nothing to do.")
+            say(f"{folder} has already done {outcome.step} of {plural(outcome.num_steps, 'step')}: nothing to do.")
+        if outcome.step < outcome.num_steps:
+            say(
+                f"Stopped at step {outcome.step} of {outcome.num_steps} (--max-steps); the same command without it goes on."
+            )
         say(f"Next: tgtrain test {folder}; tgtrain report {folder}")
 
 
-def _announce(setup: Setup, ranks: Ranks, folder: Path) -> None:
+def _announce(setup: Setup, ranks: Ranks, folder: Path, observer: Observer) -> None:
     """Print what is about to be trained, and the warnings and notes about it."""
     from tgtrain.ranks.placement import unused_tasks_note
     from tgtrain.train.preflight import notes
@@ -180,7 +238,7 @@ def _announce(setup: Setup, ranks: Ranks, folder: Path) -> None:
 
     config, split = setup.config, setup.split
     num_steps, per_epoch = num_steps_of(setup)
-    say(
+    observer.news(
         f"{config.name} on {setup.manifest.header.dataset}, split {split.name}: {int(split.labelled.sum())} labelled, "
         f"{int(split.unlabelled.sum())} unlabelled, {int(split.test.sum())} test videos"
         + (
@@ -190,21 +248,23 @@ def _announce(setup: Setup, ranks: Ranks, folder: Path) -> None:
         )
     )
     on = ranks.device.type if ranks.world_size == 1 else f"{ranks.world_size} processes, {ranks.device.type}"
-    say(
+    observer.news(
         f"{plural(num_steps, 'step')} ({plural(config.optimiser.epochs, 'epoch')} of {per_epoch}) on {on}, run folder {folder}"
     )
     if (cache := setup.reader.shards.cache) is not None:
-        say(
+        observer.news(
             f"shards come through the cache {cache.folder}: {human_bytes(cache.num_held())} of at most "
             f"{human_bytes(cache.num_bytes)} held; {config.data.block_shards} shards are shuffled together"
         )
     if not split.validation.any() and split.test.any():
-        say("accuracy is followed on the test part (no validation part: choosing by it would be test selection)")
+        observer.news(
+            "accuracy is followed on the test part (no validation part: choosing by it would be test selection)"
+        )
     for warning in setup.warnings:
-        say(f"warning: split {split.name}: {warning}")
+        observer.warn(f"warning: split {split.name}: {warning}")
     unused_tasks = unused_tasks_note(os.environ) if ranks.world_size == 1 else ""
     for note in filter(None, (*notes(setup), unused_tasks)):
-        say(f"note: {note}")
+        observer.warn(f"note: {note}")
 
 
 def require_memory_of(
@@ -233,14 +293,12 @@ def require_memory_of(
     )
 
 
-def fitting_recipe(manifest: Manifest, split: LabelSplit) -> str:
+def fitting_recipe(manifest: Manifest, split: LabelSplit, log: Callable[[str], None] = say) -> str:
     """The published recipe of this data set and percentage if there is a GPU and the split fills a batch, else demo."""
     import torch
 
     from tgtrain.config import load_recipe, recipe_names
-    from tgtrain.ranks.placement import rank_placement
 
-    log: Callable[[str], None] = say if rank_placement(os.environ).rank == 0 else lambda text: None
     dataset = manifest.header.dataset
     percent = split.provenance.get("percent", "")
     for name in sorted(recipe_names(), key=len):  # the plain recipe before its ablations

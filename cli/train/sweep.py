@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli import completion
 from cli.common import (
     EXIT_FAILURES,
     PlaceType,
@@ -24,6 +25,7 @@ from cli.common import (
     say,
 )
 from cli.train.launch import count_gpus, devices_option, number_of
+from cli.train.settings import SettingsCommand
 
 if TYPE_CHECKING:
     from cli.train.sweep_children import Commands
@@ -34,18 +36,20 @@ if TYPE_CHECKING:
 _STATES = {"new": "not begun", "begun": "begun", "trained": "trained", "tested": "tested"}
 
 
-@click.command()
+@click.command(cls=SettingsCommand)
 @click.argument("out", default="dataset", type=PlaceType(text=True))
 @click.option(
     "--recipe",
     "recipes",
     multiple=True,
+    shell_complete=completion.recipes,
     help="name or path of a recipe; repeatable  [default: selected as by `tgtrain run`]",
 )
 @click.option(
     "--split",
     "splits",
     multiple=True,
+    shell_complete=completion.splits,
     metavar="NAME",
     help="name of a split; repeatable (a fold is a split)  [default: the newest]",
 )
@@ -53,10 +57,18 @@ _STATES = {"new": "not begun", "begun": "begun", "trained": "trained", "tested":
 @click.option(
     "--vary",
     multiple=True,
+    shell_complete=completion.settings,
     metavar="KEY=V,V,...",
     help="a setting with several values; repeatable, for all combinations",
 )
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="change a setting of all runs")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    shell_complete=completion.settings,
+    help="change a setting of all runs",
+)
 @click.option(
     "--test", "views", metavar="CLIPSxCROPS", help="how each run is tested, such as 10x3  [default: the recipe's]"
 )

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli import completion
 from cli.common import (
+    PartType,
     cache_options,
     echo,
     handled,
@@ -34,11 +36,11 @@ _SHOWN_CLASSES = 101  # of more, the weakest
 
 
 @click.command()
-@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.argument("run", required=False, type=click.Path(path_type=Path), shell_complete=completion.runs)
 @scoring_options
 @click.option(
     "--part",
-    type=click.Choice(["test", "validation", "unlabelled"]),
+    type=PartType(["test", "validation", "unlabelled"]),
     default="test",
     show_default=True,
     help="which videos of the split; with --predictions the unlabelled ones get scores to make soft targets of",

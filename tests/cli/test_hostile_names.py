@@ -118,13 +118,15 @@ class Terminal(io.StringIO):
 
 
 def test_the_panel_and_a_list_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setattr(sys, "stderr", shown := Terminal())
     monkeypatch.setattr(sys, "stdout", listed := Terminal())
     progress = ExtractProgress()
     progress.planned(Workload(2, 100))
     progress(Progress(0, EVIL, 3))
     progress.log("note", EVIL)
-    progress.live.refresh()
+    assert progress.panel is not None
+    progress.panel.draw()
     progress.close()
     say(EVIL)
     echo(EVIL, exact=True)

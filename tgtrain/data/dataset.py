@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, cast, get_args
 
 import cv2
 import numpy as np
@@ -20,6 +20,7 @@ from torch.utils.data import Dataset, get_worker_info
 from manifests.files import parse_location
 from manifests.manifest_io import read_manifest
 from manifests.records import InputError
+from manifests.spelling import british
 from manifests.splits.label_split import LabelSplit, read_split
 from manifests.splits.settings import PARTS
 from tgtrain.config import config_from_dict
@@ -115,6 +116,7 @@ class ClipDataset(Dataset[Any]):
     ) -> None:
         if transform is not None and not callable(transform):
             raise InputError(f"transform: got {transform!r:.200}, expected a function that takes an item.")
+        part = cast("Part", british(part))
         self.part, self.sampler, self.streams, self.transform = part, sampler, tuple(streams), transform
         self.classes = setup.manifest.header.classes
         self.seed = setup.config.runtime.seed

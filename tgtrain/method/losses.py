@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,11 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tgtrain.method.networks.settings import View
-
-PseudoLabelMetric = Literal["avg", "rgb", "tg", "individual"]
-AlignKind = Literal["cosine", "l1", "l2"]
-StopGradient = Literal["tg", "rgb", "none"]
-ContrastVariant = Literal["crossview_sameclip", "crossview", "rgb", "tg"]
+from tgtrain.method.settings import AlignKind, ContrastVariant, PseudoLabelMetric, StopGradient
 
 UDA_TEMPERATURE = 0.4
 

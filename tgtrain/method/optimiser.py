@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import nn
 
 from tgtrain.method.networks.backbones import Backbone
 from tgtrain.method.networks.model import Model
+from tgtrain.method.settings import OptimiserSettings
 
 _MOMENTA = ("momentum_buffer", "exp_avg", "exp_avg_sq")  # of SGD and AdamW: tensors like the weights
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-@dataclass(frozen=True, slots=True)
-class OptimiserSettings:
-    """SGD with momentum, or AdamW; cosine per epoch to 0, times a linear warm-up per step from 0.1 of the rate."""
-
-    name: Literal["sgd", "adamw"] = "sgd"  # of the optimiser
-    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 180  # passes over the unlabelled videos
-    learning_rate: Rate = 0.2  # for the recipe's global batch
-    momentum: Share = 0.9  # of sgd
-    betas: tuple[Share, Share] = (0.9, 0.999)  # of adamw
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-4
-    """sgd: added to the gradient of all weights, as published; adamw: decoupled, and not of biases and norms."""
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Factor of the rate from one level of a backbone to the one before it (blocks of videomae, stages of the others); heads have the
-    full rate. 1: all have it."""
-    warmup_epochs: Annotated[int, Field(ge=0, le=1_000_000)] = 30  # of the learning rate
-    clip_norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 40.0
-    """Limit of the L2 norm of all gradients; 0: none."""
 
 
 def parameter_groups(model: Model, settings: OptimiserSettings) -> list[Any]:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
 
 from manifests.records import InputError
 from manifests.splits.settings import NAME_RULE, is_split_name
-from tgtrain.method.losses import AlignKind, ContrastVariant, PseudoLabelMetric, StopGradient
 from tgtrain.method.networks.settings import ModelSettings, wrong_choices, wrong_values
 
+PseudoLabelMetric = Literal["avg", "rgb", "tg", "individual"]
+AlignKind = Literal["cosine", "l1", "l2"]
+StopGradient = Literal["tg", "rgb", "none"]
+ContrastVariant = Literal["crossview_sameclip", "crossview", "rgb", "tg"]
 WeakForward = Literal["joined", "apart"]
 PseudoLabelRows = Literal["without_target", "all"]
 Method = Literal["ltg", "fixmatch", "uda", "mvpl", "supervised"]
 TeacherKind = Literal["none", "ema"]
 TeacherBatchNorm = Literal["average", "copy"]
 ThresholdRule = Literal["fixed", "freematch", "flexmatch", "softmatch"]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,3 +238,22 @@ def check_method(method: MethodSettings, model: ModelSettings) -> None:
         )
     if wrong:
         raise InputError("Model and method do not fit:\n  " + "\n  ".join(wrong))
+
+
+@dataclass(frozen=True, slots=True)
+class OptimiserSettings:
+    """SGD with momentum, or AdamW; cosine per epoch to 0, times a linear warm-up per step from 0.1 of the rate."""
+
+    name: Literal["sgd", "adamw"] = "sgd"  # of the optimiser
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 180  # passes over the unlabelled videos
+    learning_rate: Rate = 0.2  # for the recipe's global batch
+    momentum: Share = 0.9  # of sgd
+    betas: tuple[Share, Share] = (0.9, 0.999)  # of adamw
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-4
+    """sgd: added to the gradient of all weights, as published; adamw: decoupled, and not of biases and norms."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor of the rate from one level of a backbone to the one before it (blocks of videomae, stages of the others); heads have the
+    full rate. 1: all have it."""
+    warmup_epochs: Annotated[int, Field(ge=0, le=1_000_000)] = 30  # of the learning rate
+    clip_norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 40.0
+    """Limit of the L2 norm of all gradients; 0: none."""

@@ -1,4 +1,4 @@
-"""The log of a run: metrics.jsonl (written and read here), TensorBoard, and one readable line an interval."""
+"""The log of a run: metrics.jsonl (written and read here) and TensorBoard."""
 
 from __future__ import annotations
 
@@ -195,52 +195,3 @@ def _record(line: str) -> dict[str, Any] | None:
         return {**record, "kind": str(record["kind"]), "step": int(record["step"])}  # type: ignore[dict-item,index]
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return None
-
-
-def figures_line(named: dict[str, float], num_classes: int) -> str:
-    """Accuracies in words; top5 of 5 classes or fewer is left out."""
-    return "  ".join(
-        f"{name} {100 * value:.2f} %" for name, value in named.items() if not name.startswith("top5") or num_classes > 5
-    )
-
-
-def coverage_line(coverage: dict[str, int]) -> str:
-    """`labelled 6 of 6 videos seen, pass 5; unlabelled ...`."""
-    return "; ".join(
-        f"{name} {coverage[f'{name}_num_seen']} of {coverage[f'{name}_num_videos']} videos seen, pass "
-        f"{coverage[f'{name}_num_passes'] + bool(coverage[f'{name}_num_in_pass'])}"
-        for name in ("labelled", "unlabelled")
-        if f"{name}_num_videos" in coverage
-    )
-
-
-def step_line(step: int, num_steps: int, epoch: int, values: dict[str, float]) -> str:
-    """One readable line of the log."""
-    groups = {
-        "sup": ("loss/supervised_rgb", "loss/supervised_tg"),
-        "pseudo": ("loss/pseudo_rgb", "loss/pseudo_tg"),
-        "soft": ("loss/soft_rgb", "loss/soft_tg"),
-        "align": tuple(f"loss/align_stage{stage}" for stage in range(1, 5)),
-        "contrast": tuple(name for name in values if name.startswith("loss/contrast")),
-    }
-    terms = " ".join(
-        f"{label} {sum(values[name] for name in names if name in values):.3f}"
-        for label, names in groups.items()
-        if any(name in values for name in names)
-    )
-    extra = ""
-    if "train/mask_fraction" in values:
-        extra = f"  trusted {100 * values['train/mask_fraction']:.0f} %"
-        if "train/pseudo_precision" in values:
-            extra += f" right {100 * values['train/pseudo_precision']:.0f} %"
-    if values.get("num_skipped"):  # by the scaler of float16, since the start of the run
-        extra += f"  skipped {values['num_skipped']:.0f}"
-    seconds = values["seconds_left"]
-    left = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-    if seconds >= 3600:
-        left = f"{seconds / 3600:.1f} h"
-    return (
-        f"step {step}/{num_steps} epoch {epoch + 1}  loss {values['loss/total']:.3f} ({terms}){extra}"
-        f"  lr {values['learning_rate']:.4g}  {values['clips_per_second']:.1f} clips/s"
-        f"  waiting {100 * values['waiting_share']:.0f} %  {left} left"
-    )

@@ -15,6 +15,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from manifests.console import plural
 from manifests.machine import memory_bytes, resident_mb
 from manifests.records import InputError
 from tgtrain.config import Config
@@ -163,10 +164,10 @@ def time_text(flops: float, ranks: Ranks) -> str:
     on_cpu = ranks.device.type == "cpu"
     seconds = flops / (CORE_FLOPS * torch.get_num_threads() if on_cpu else GPU_FLOPS)
     threads = torch.get_num_threads()
-    by = f"with {threads} thread{'s' * (threads > 1)} of this CPU" if on_cpu else "if the GPU is as fast as an H200"
-    units = (("seconds", 1, 120), ("minutes", 60, 120), ("hours", 3600, 48), ("days", 86400, math.inf))
+    by = f"with {plural(threads, 'thread')} of this CPU" if on_cpu else "if the GPU is as fast as an H200"
+    units = (("second", 1, 120), ("minute", 60, 120), ("hour", 3600, 48), ("day", 86400, math.inf))
     unit, length, _ = next(entry for entry in units if seconds < entry[1] * entry[2])
-    return f"all steps take at least {math.ceil(seconds / length)} {unit} {by}"
+    return f"all steps take at least {plural(math.ceil(seconds / length), unit)} {by}"
 
 
 def cheaper(config: Config, world_size: int, fits: Callable[[Estimate], bool]) -> list[str]:

@@ -34,6 +34,7 @@ from tgtrain.run.weights import Initial, identify, read_initial, table
 from tgtrain.train.health import Damage, LossWatch, require_finite, require_health
 from tgtrain.train.learner import Learner
 from tgtrain.train.measure import measure
+from tgtrain.train.observer import Accuracy, Observer
 from tgtrain.train.preflight import require_room, require_settings
 
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)  # tensors of loader processes arrive as open files
@@ -71,11 +72,12 @@ def train(
     max_steps: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     log: Callable[[str], None] = print,
+    observer: Observer | None = None,
 ) -> Outcome:
     """Train the setup's model in the folder `run`, from its newest checkpoint if it has one.
 
     resume: auto, never (refused if the run has checkpoints), or the name or path of a checkpoint; see `resume.choose`.
-    max_steps: total number of steps to stop at; the schedule stays the recipe's.
+    max_steps: total number of steps to stop at; the schedule stays the recipe's. observer: follows the run in place of `log`.
     Raises InputError (settings, folder), RunError (the run itself).
     """
     num_steps, _ = num_steps_of(setup)
@@ -86,11 +88,11 @@ def train(
     check_folder(run, setup)
     is_new = not (run / CONFIG_NAME).exists()
     ranks.barrier()  # no rank writes before all have looked: a half-made folder would be taken for somebody else's
-    trainer = _Trainer(setup, run, ranks, log)
+    trainer = _Trainer(setup, run, ranks, observer or Observer(log))
     with ExitStack() as stack:
         if not is_new:
             trainer.hold_folder(stack)  # another process may still be writing the checkpoints
-        start = choose(run, resume, setup, trainer.log)
+        start = choose(run, resume, setup, trainer.observer.warn)
         initial = read_initial(setup) if is_new or start.checkpoint is None else Initial()
         if is_new or start.step < stop_at:
             require_room(run, setup.config)
@@ -122,10 +124,10 @@ def training_step(setup: Setup, ranks: Ranks) -> Callable[[SslBatch], object]:
 class _Trainer:
     """A run in this process: what learns, what is logged, and what is saved in the folder."""
 
-    def __init__(self, setup: Setup, folder: Path, ranks: Ranks, log: Callable[[str], None]) -> None:
+    def __init__(self, setup: Setup, folder: Path, ranks: Ranks, observer: Observer) -> None:
         config = setup.config
         self.setup, self.config, self.folder, self.ranks = setup, config, folder, ranks
-        self.log = log if ranks.is_main else lambda text: None
+        self.observer = observer if ranks.is_main else Observer(lambda text: None)
         self.num_steps, self.per_epoch = num_steps_of(setup)
         self.dataset = step_dataset(setup, ranks)
         self.workers = training_workers(config)
@@ -164,19 +166,19 @@ class _Trainer:
             )
         if self.ranks.is_main:
             with writing(self.folder, start.step):
-                take_up(self.folder, start, self.config.evaluate.keep, self.log)
+                take_up(self.folder, start, self.config.evaluate.keep, self.observer.warn)
         self.ranks.barrier()
         if start.checkpoint is None:
             self.learner.start_from(initial.tensors)
             for line in table(initial.matched):
-                self.log(line)
+                self.observer.news(line)
             return
         self.learner.load(start.checkpoint)
         extra = start.checkpoint.extra
         self.damage.num_read, self.damage.num_bad = int(extra.get("num_read", 0)), int(extra.get("num_bad", 0))
         self.num_skipped = int(extra.get("num_skipped", 0))
         self.evaluation_due = start.checkpoint.due
-        self.log(f"resumed at step {self.step} of {self.num_steps}")
+        self.observer.news(f"resumed at step {self.step} of {self.num_steps}")
 
     def run(self, stop_at: int, should_stop: Callable[[], bool]) -> Outcome:
         """Train until `stop_at`, a signal, or an error.
@@ -186,11 +188,10 @@ class _Trainer:
         """
         with writing(self.folder, self.step):
             if self.ranks.is_main:
-                self.journal = journal.Journal(self.folder, self.step, self.evaluation_due, self.log)
+                self.journal = journal.Journal(self.folder, self.step, self.evaluation_due, self.observer.warn)
         self.saved_at = self.step  # at step 0 there is nothing to save
-        loader = step_loader(
-            self.dataset, range(self.step, stop_at), self.workers, pin=self.ranks.device.type == "cuda"
-        )
+        pin = self.ranks.device.type == "cuda"
+        loader = step_loader(self.dataset, range(self.step, stop_at), self.workers, pin=pin)
         try:
             interrupted = self._run_steps(batches_on(self.ranks.device, loader), stop_at, should_stop)
         finally:
@@ -204,6 +205,7 @@ class _Trainer:
     def _run_steps(self, batches: Iterator[SslBatch], stop_at: int, should_stop: Callable[[], bool]) -> bool:
         """Train, log, evaluate and save; returns whether a signal interrupted it."""
         poll = StopPoll(self.ranks, should_stop)
+        self.observer.began(self.folder, self.step, stop_at, (self.num_steps, self.per_epoch), self.workers)
         interrupted = self.ranks.any(should_stop())  # a signal while the run was prepared
         self.interval.reset()
         if self.evaluation_due and not interrupted:
@@ -221,12 +223,12 @@ class _Trainer:
                 self.damage.add(len(clips.keys), clips.bad)
             # Several ranks do it only at every line of the log, because it makes them wait.
             if self.ranks.world_size == 1:
-                self.damage.join(self.ranks, self.log)
+                self.damage.join(self.ranks, self.observer.warn)
             self.loader_mb = max(self.loader_mb, batch.loader_mb)
             values = self.learner.update(batch)
             self.interval.add(values, batch.num_clips * self.ranks.world_size, waited_seconds)
             self.learner.step += 1
-
+            self.observer.stepped(self.step)
             epoch, iteration = epoch_of(self.step - 1, self.per_epoch)
             ends_epoch = iteration == self.per_epoch - 1
             due = ends_epoch and is_due(epoch, self.config.evaluate.every_epochs, self.config.optimiser.epochs)
@@ -239,7 +241,7 @@ class _Trainer:
                     self._note("class", journal.class_record(count, trust, epoch, self.setup.classes))
             if due:
                 if coverage := self.dataset.coverage(self.step):
-                    self.log(f"epoch {epoch + 1}: {journal.coverage_line(coverage)}")
+                    self.observer.covered(epoch, coverage)
                 self.evaluation_due = True
                 self._save()
                 interrupted = interrupted or not self._evaluate(should_stop)
@@ -266,7 +268,7 @@ class _Trainer:
 
     def _log_interval(self, epoch: int) -> None:
         """Log the means since the last line over all ranks, and begin a new interval. RunError if the run is not healthy."""
-        self.damage.join(self.ranks, self.log)
+        self.damage.join(self.ranks, self.observer.warn)
         everyone = self.ranks.gather(self.interval.means())
         sums = {name: sum(each[name] for each in everyone) for name in everyone[0]}
         values = journal.with_precision(
@@ -286,7 +288,7 @@ class _Trainer:
         values["loader_memory_mb"] = max(self.ranks.gather(self.loader_mb))  # of the largest process; 0 without any
         values["num_bad"] = self.damage.num_bad
         self._note("train", values)
-        self.log(journal.step_line(self.step, self.num_steps, epoch, values))
+        self.observer.logged(self.step, self.num_steps, epoch, values)
         self.interval.reset()
 
     def _note(self, kind: str, values: dict[str, Any]) -> None:
@@ -315,7 +317,7 @@ class _Trainer:
         StoppedError if a stop was requested before the end: the evaluation stays due, and the weights are not saved.
         """
         learner, running = self.learner, self.learner.running_statistics()
-        how: dict[str, Any] = {"workers": self.workers, "should_stop": should_stop, "log": self.log}
+        how: dict[str, Any] = {"workers": self.workers, "should_stop": should_stop, "observer": self.observer}
         models = learner.models.items()
         measured = {name: measure(model, self.setup, self.ranks, self.step, **how) for name, model in models}
         figures = self._note_accuracy({name: each.result for name, each in measured.items()})
@@ -339,8 +341,7 @@ class _Trainer:
             prefix = "" if name == "model" else f"{name}_"
             self.last, named = result, {"num_bad": len(result.bad), **result.named()}
             values |= {f"{prefix}{metric}": value for metric, value in named.items()}
-            figures = journal.figures_line(result.named(), len(self.setup.classes))
-            self.log(f"epoch {epoch + 1}: {prefix.replace('_', ' ')}{figures}  ({len(result.keys)} {part} videos)")
+            self.observer.evaluated(Accuracy.of(result, epoch + 1, prefix[:-1], part))
             measured = Measured(f"{prefix}top1@1x1 on {part}", named["top1@1x1"])
         if values:
             self._note("evaluate", {"epoch": epoch, "part": part, **values})
@@ -365,10 +366,9 @@ class _Trainer:
             self.learner.join_counts()
         if self.ranks.is_main:
             try:
+                state = self._checkpoint(precise, measured, running or {})
                 with writing(self.folder, self.step):
-                    checkpoints.save(
-                        self.folder, self._checkpoint(precise, measured, running or {}), self.config.evaluate.keep
-                    )
+                    checkpoints.save(self.folder, state, self.config.evaluate.keep)
             except RunError as error:
                 problem = str(error)
         if alone:

@@ -7,7 +7,8 @@ import json
 import time
 
 import pytest
-from rich.console import Console
+from rich.align import Align
+from rich.console import Console, Group
 
 from cli.prep import progress as module
 from cli.prep.progress import ExtractProgress
@@ -40,14 +41,15 @@ def test_the_panel_fits_and_does_not_jump(clock: list[float], width: int) -> Non
         for worker in range(3):
             progress(Progress(worker, f"class{worker}/{'long' * step}_{step}", 7**step))
         progress(Progress(0, "", 0, row(f"v{step}", error="broken" if step == 3 else "")))
-        console = Console(width=width, record=True, file=io.StringIO(), force_terminal=True)
-        console.print(progress)
+        console = Console(width=width, height=24, record=True, file=io.StringIO(), force_terminal=True)
+        console.print(Group(Align.left(progress.rows(width, 24)[0]), *progress.rows(width, 24)[1:]))
         lines = console.export_text().rstrip("\n").split("\n")
-        assert len(lines) == 4
+        assert len(lines) == 5
         assert max(map(len, lines)) <= width
-        assert lines[2].rstrip().endswith(f"{7**step} frames")
-        shapes.append(len(lines[2].rstrip()))
-        assert "of 200 videos" in lines[0] or width == 40
+        assert len(lines[0]) == width  # the bar
+        assert lines[3].rstrip().endswith(f"{7**step:,} frame{'s' * (step > 0)}")
+        shapes.append(len(lines[3].rstrip()))
+        assert "of 200 videos" in lines[1] or width == 40
     assert len(set(shapes)) == 1
     progress.close()
 
@@ -56,6 +58,7 @@ def test_the_line_shows_counts_rate_and_time_left(clock: list[float]) -> None:
     progress = ExtractProgress()
     progress.planned(Workload(100, 0, num_kept=40))
     assert progress.state()["seconds_left"] == -1
+    assert progress.line() == "starting workers for 100 videos, 40 done before"
     for number in range(30):
         clock[0] += 2
         progress(Progress(0, "", 0, row(f"v{number}", error="broken" if number < 3 else "")))
@@ -80,9 +83,9 @@ def test_without_a_terminal_there_is_one_line_every_thirty_seconds(
         assert [json.loads(line)["event"] for line in lines] == ["planned", *["progress"] * 4]
         assert json.loads(lines[-1])["num_videos"] == 1000
     else:
-        assert lines[0] == "1000 videos to extract"
+        assert lines[0] == "1,000 videos to extract"
         assert len(lines) == 5
-        assert lines[-1] == "0 of 1000 videos, 25 frames/s"
+        assert lines[-1] == "0 of 1,000 videos, 25 frames/s"
     progress.close()
 
 
@@ -98,10 +101,10 @@ def test_the_line_comes_without_worker_events(
 
         for _ in range(3000):
             lines += capsys.readouterr().err
-            if lines.count("0 of 7 videos, 0 frames/s\n") >= count:
+            if lines.count("starting workers for 7 videos\n") >= count:
                 break
             time.sleep(0.01)
-        assert lines.count("0 of 7 videos") == count
+        assert lines.count("starting workers") == count
     progress.close()
     clock[0] += 31
     time.sleep(0.1)
@@ -118,6 +121,37 @@ def test_the_time_left_follows_bytes_not_videos(clock: list[float]) -> None:
         progress(Progress(0, "", 0, row(f"v{number}", num_source_bytes=size)))
         assert progress.state()["seconds_left"] == pytest.approx(sum(sizes[number + 1 :]) / 1000)
     progress.close()
+
+
+def test_the_first_estimates_count_the_videos_in_work(clock: list[float]) -> None:
+    """Ten workers take 10 s a video, after 20 s in which they start: 100 videos take 100 s, and so say all estimates."""
+    progress = ExtractProgress()
+    progress.planned(Workload(100, 0))
+    clock[0] += 20
+    for second in range(1, 40):
+        for worker in range(10):
+            video = f"v{worker}-{second // 10}"
+            progress(Progress(worker, f"class/{video}", 10 * (second % 10)))
+            if second % 10 == 0:
+                progress(Progress(worker, "", 0, row(video)))
+        clock[0] += 1
+        if (state := progress.state())["num_done"]:
+            assert state["seconds_left"] == pytest.approx(100 - second, abs=12)
+    assert progress.line().startswith("30 of 100 videos, ")
+    progress.close()
+
+
+def test_quiet_shows_failures_alone(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    progress = ExtractProgress(quiet=True)
+    progress.log("note", "detected something")
+    progress.planned(Workload(2, 0))
+    for number, error in enumerate(("", "broken")):
+        clock[0] += 40
+        progress(Progress(0, "", 0, row(f"v{number}", error=error)))
+    progress.log("finished", "2 inputs")
+    progress.log("finished", "Wrong: half of the inputs were skipped")
+    progress.close()
+    assert capsys.readouterr().err == "failed: class/v1.avi: broken\nWrong: half of the inputs were skipped\n"
 
 
 def test_work_planned_twice_is_followed_twice(capsys: pytest.CaptureFixture[str]) -> None:

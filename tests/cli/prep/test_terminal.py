@@ -112,7 +112,9 @@ def test_the_panel_fits_the_terminal_and_survives_failures(
     counts = [int(re.search(r"(\d+) of 24 videos", line)[1]) for line in panel]  # type: ignore[index]
     assert counts == sorted(counts)
     assert len(set(counts)) > 4
-    assert any(line.endswith(" left") for line in panel)
+    assert any(" left, " in line for line in panel)
+    assert any("starting workers for 24 videos" in line for line in run.lines)
+    assert any(set(line) <= set("━╸╺") and len(line) == columns for line in run.lines)
     workers = [line for line in run.lines if re.match(r"[123]  some_class/", line)]
     assert {line[0] for line in workers} == {"1", "2", "3"}
     assert any("…" in line for line in workers)

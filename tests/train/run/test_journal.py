@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tgtrain.run.journal import Interval, Journal, figures_line, memory_mb, step_line, with_precision
+from tgtrain.run.journal import Interval, Journal, memory_mb, with_precision
+from tgtrain.run.lines import figures_line, step_line
 
 VALUES = {
     "loss/total": 5.0, "loss/supervised_rgb": 1.0, "loss/supervised_tg": 0.5, "loss/pseudo_rgb": 0.25,
@@ -66,13 +67,18 @@ def test_precision_is_absent_if_nothing_was_trusted() -> None:
 def test_step_line() -> None:
     line = step_line(100, 460, 4, {**VALUES, "train/pseudo_precision": 0.9})
     assert line == (
-        "step 100/460 epoch 5  loss 5.000 (sup 1.500 pseudo 0.250 align 0.750 contrast 2.500)  trusted 50 % right 90 %  "
-        "lr 0.2  80.0 clips/s  waiting 5 %  12 min left"
+        "step 100/460 epoch 5  loss 5.000 (sup 1.500 pseudo 0.250 align 0.750 contrast 2.500)\n"
+        "  trusted 50 % right 90 %  lr 0.2  80.0 clips/s  waiting 5 %  12 min left"
     )
     assert "right" not in step_line(1, 2, 0, VALUES)
     assert "skipped" not in step_line(1, 2, 0, {**VALUES, "num_skipped": 0})
-    assert "trusted 50 %  skipped 3  lr 0.2" in step_line(1, 2, 0, {**VALUES, "num_skipped": 3})
+    assert "  trusted 50 %  skipped 3  lr 0.2" in step_line(1, 2, 0, {**VALUES, "num_skipped": 3})
     assert step_line(1, 10_000, 0, {**VALUES, "seconds_left": 19_998.0}).endswith("5.6 h left")
+    large = {**VALUES, "loss/total": 12345.0, "loss/soft_rgb": 1.0, "seconds_left": 10.0**9, "num_skipped": 12345}
+    assert max(map(len, step_line(1_234_567, 1_234_567, 123_456, large).split("\n"))) < 100
+    supervised = {name: value for name, value in VALUES.items() if not name.startswith(("train/", "loss/p", "loss/a", "loss/c"))}
+    assert step_line(1, 2, 0, supervised).startswith("step 1/2 epoch 1  loss 5.000 (sup 1.500)  lr 0.2  80.0 clips/s")
+    assert "\n" not in step_line(1, 2, 0, supervised)
 
 
 def test_top5_of_five_classes_is_not_shown() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from manifests.records import InputError
+from tgtrain.method.networks.settings import RESNET_BLOCKS
 
 BATCH_NORM_EPS = 1e-3
 Triple = tuple[int, int, int]
@@ -197,7 +198,7 @@ class R3D(_ResNet):
     64x4x56x56, 128x2x28x28, 256x1x14x14, 512x1x7x7.
     """
 
-    BLOCKS_PER_STAGE: ClassVar = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2)}
+    BLOCKS_PER_STAGE: ClassVar = RESNET_BLOCKS["r3d"]
     MIN_FRAMES = 2
     STEM_FRAMES = 3
     EXPANSION = 1
@@ -213,7 +214,7 @@ class SlowOnly(_ResNet):
     3x8x224x224 and width 64: 256x8x56x56, 512x8x28x28, 1024x8x14x14, 2048x8x7x7.
     """
 
-    BLOCKS_PER_STAGE: ClassVar = {50: (3, 4, 6, 3)}
+    BLOCKS_PER_STAGE: ClassVar = RESNET_BLOCKS["slowonly"]
     MIN_FRAMES = 1
     STEM_FRAMES = 1
     EXPANSION = 4

@@ -6,14 +6,15 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from manifests.records import InputError
-from tgtrain.method.networks.backbones import R3D, SlowOnly
 
 View = Literal["rgb", "tg"]
 Streams = Literal["two", "rgb", "tg", "joint"]
 BackboneName = Literal["r3d", "slowonly", "videomae"]
 ProjectionKind = Literal["separate", "shared", "none"]
 
-_DEPTHS = {"r3d": tuple(R3D.BLOCKS_PER_STAGE), "slowonly": tuple(SlowOnly.BLOCKS_PER_STAGE)}
+RESNET_BLOCKS = {"r3d": {10: (1, 1, 1, 1), 18: (2, 2, 2, 2)}, "slowonly": {50: (3, 4, 6, 3)}}
+"""Of the stages of the residual networks, by depth."""
+_DEPTHS = {name: tuple(blocks) for name, blocks in RESNET_BLOCKS.items()}
 _MOST_PATCHES = 32_768  # of a clip: the positions of a run from a stranger take little memory
 
 
