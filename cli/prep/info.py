@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import textwrap
 from collections import Counter
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.common import PlaceType, echo, handled, human_bytes, print_json
+from cli.common import PlaceType, handled, human_bytes, print_json
+from cli.terminal import print_styled
 from manifests.sample import flow_method
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 _NAME = 12  # columns of the names at the left
 _MAX_ROWS = 6
+_NAMED = re.compile(r"\S+(?: \S+)*(?=  )")  # the name at the left of a line
 Row = Callable[[str, str], list[str]]
 
 
@@ -38,9 +41,12 @@ def info(out: str, as_json: bool) -> None:
         print_json(contents.to_json())
     else:
         width = max(60, min(shutil.get_terminal_size((80, 24)).columns, 100))
-        echo("\n".join(page(contents, width)))
+        for line in page(contents, width):
+            name = _NAMED.match(line)
+            print_styled((line[: name.end() if name else 0], "bold"), (line[name.end() if name else 0 :], ""))
         for note in outdated_card(out):
-            echo("\n".join(textwrap.wrap(f"note: {note}", width, break_on_hyphens=False)))
+            for line in textwrap.wrap(f"note: {note}", width, break_on_hyphens=False, break_long_words=False):
+                print_styled((line, "yellow"))
 
 
 def page(contents: Contents, width: int) -> Iterator[str]:
@@ -48,7 +54,9 @@ def page(contents: Contents, width: int) -> Iterator[str]:
 
     def row(name: str, value: str) -> list[str]:
         first, rest = f"{name:<{_NAME}}", " " * _NAME
-        return textwrap.wrap(value, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+        return textwrap.wrap(
+            value, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False, break_long_words=False
+        )
 
     yield from _counts(contents, row)
     yield from _charts(contents, row, width)
@@ -60,7 +68,7 @@ def page(contents: Contents, width: int) -> Iterator[str]:
         yield from row("", f"and {contents.num_other_reasons:,} more reasons (columns `status`, `error`)")
     yield ""
     if contents.splits:
-        yield from _splits(contents.splits)
+        yield from _splits(contents.splits, width)
     else:
         yield "no split yet: `tgprep split --percent 20` makes one (with --test-percent 20 if no list names test videos)"
     yield ""
@@ -144,14 +152,15 @@ def _most(counts: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
     return [*ordered[:_MAX_ROWS], (f"{len(rest):,} others", sum(count for _, count in rest))]
 
 
-def _splits(splits: Sequence[SplitContents]) -> Iterator[str]:
+def _splits(splits: Sequence[SplitContents], width: int) -> Iterator[str]:
     parts = ("labelled", "unlabelled", "validation", "test")
-    yield f"{'split, newest first':<20}" + "".join(f"{part:>11}" for part in parts) + "  digest"
+    column = max(20, min(max(len(split.name) for split in splits), width - 58))  # what the figures leave
+    yield f"{'split, newest first':<{column}}" + "".join(f"{part:>11}" for part in parts) + "  digest"
     for split in splits:
         name = split.name
-        if len(name) > 20:
+        if len(name) > column:
             yield name
             name = ""
-        yield f"{name:<20}" + "".join(f"{getattr(split, part):>11,}" for part in parts) + f"  {split.digest[:12]}"
+        yield f"{name:<{column}}" + "".join(f"{getattr(split, part):>11,}" for part in parts) + f"  {split.digest[:12]}"
         if not split.current:
             yield "  made for another state of the data set: make it again"

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cli import completion
-from cli.common import echo, handled, print_json, quiet_threads, run_or_newest
+from cli.common import handled, print_json, quiet_threads, run_or_newest
+from cli.terminal import print_styled
+
+_STYLES = {"state": "cyan", "best": "green"}
 
 
 @click.command()
@@ -30,8 +36,14 @@ def info(run: Path | None, as_json: bool) -> None:
         print_json(summary)
         return
     lines = _lines(summary)
-    width = max(len(name) for name, _ in lines)
-    echo("\n".join(f"{name:<{width}}  {text}".rstrip() for name, text in lines))
+    names = max(len(name) for name, _ in lines)
+    width = max(30, shutil.get_terminal_size().columns - names - 2) if sys.stdout.isatty() else sys.maxsize
+    for name, text in lines:
+        # Paths and numbers stay whole; a pipe gets one line for each name.
+        first, *more = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+        print_styled((f"{name:<{names}}", "bold"), (f"  {first}", _STYLES.get(name, "")))
+        for line in more:
+            print_styled((f"{'':<{names}}  {line}", _STYLES.get(name, "")))
 
 
 def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
