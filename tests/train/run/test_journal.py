@@ -76,7 +76,9 @@ def test_step_line() -> None:
     assert step_line(1, 10_000, 0, {**VALUES, "seconds_left": 19_998.0}).endswith("5.6 h left")
     large = {**VALUES, "loss/total": 12345.0, "loss/soft_rgb": 1.0, "seconds_left": 10.0**9, "num_skipped": 12345}
     assert max(map(len, step_line(1_234_567, 1_234_567, 123_456, large).split("\n"))) < 100
-    supervised = {name: value for name, value in VALUES.items() if not name.startswith(("train/", "loss/p", "loss/a", "loss/c"))}
+    supervised = {
+        name: value for name, value in VALUES.items() if not name.startswith(("train/", "loss/p", "loss/a", "loss/c"))
+    }
     assert step_line(1, 2, 0, supervised).startswith("step 1/2 epoch 1  loss 5.000 (sup 1.500)  lr 0.2  80.0 clips/s")
     assert "\n" not in step_line(1, 2, 0, supervised)
 
