@@ -85,10 +85,13 @@ def _joint_batches(setup: Setup, ranks: Ranks, workers: int, bad: dict[str, None
         )
         for part in split_batch(batch, config.runtime.accumulate):
             views = views_of(part, slow=config.data.gradient == "slow")
-            forwards: list[tuple[Clips | None, ...]] = [(views.labelled, views.weak, views.strong)]
+            joined: tuple[Clips | None, ...] = (views.labelled,)
+            if config.method.strong_forward == "joined":
+                joined = (*joined, views.strong)
+            forwards: list[tuple[Clips | None, ...]] = [(*joined, views.weak)]
             if not config.method.joins_weak:
                 of_weak = [(views.weak,)] if config.method.teacher == "none" else []
-                forwards = [*of_weak, (views.labelled, views.strong)]
+                forwards = [*of_weak, joined]
             for forward in forwards:
                 rows = [clips.tg for clips in forward if clips is not None and clips.tg is not None]
                 if sum(map(len, rows)) > 1:  # BatchNorm needs more than one row

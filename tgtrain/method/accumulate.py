@@ -19,8 +19,8 @@ micro-batches is the same function of seed and step on any number of them. Compa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -31,6 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tgtrain.method import losses
 from tgtrain.method.networks.settings import View
+from tgtrain.method.networks.sync_bn import frozen_running_statistics
 from tgtrain.method.settings import MethodSettings
 from tgtrain.method.step import (
     Rows,
@@ -131,7 +132,7 @@ def _survey(
     soft: list[Tensor] = []
     with torch.no_grad(), frozen_running_statistics(network):
         for views in parts:
-            output = forward_views(network, views, method.joins_weak, teacher)
+            output = forward_views(network, views, method, teacher)
             forwards.append(split_rows(output, len(views.labelled), method.clips_per_video))
             videos += [] if views.videos_U is None else [views.videos_U]
             soft += [] if views.soft_UK is None else [views.soft_UK]
@@ -209,7 +210,7 @@ def _terms_over_batch(
     teacher: nn.Module | None,
 ) -> Terms:
     """The terms of one micro-batch such that the mean over micro-batches is that of the whole batch."""
-    output = forward_views(network, views, method.joins_weak, teacher)
+    output = forward_views(network, views, method, teacher)
     rows = split_rows(output, len(views.labels_B), method.clips_per_video)
     # With a contrast over the batch the micro-batch has none of its own: replaced below, as is fairness.
     own = method if survey.contrast is None else replace(method, contrast=())
@@ -262,19 +263,6 @@ def clip_gradients(network: nn.Module, limit: float, may_ask: bool = False) -> T
     if limit and not (may_ask and norm + 1e-6 <= limit):
         nn.utils.clip_grads_with_norm_(parameters, limit, norm)
     return norm
-
-
-@contextmanager
-def frozen_running_statistics(network: nn.Module) -> Iterator[None]:
-    """Within this context BatchNorm in train mode does not update its running statistics and counters."""
-    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
-    for layer in layers:
-        layer.track_running_stats = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.track_running_stats = True
 
 
 def rescale_bn_momentum(network: nn.Module, num_parts: int) -> None:

@@ -17,6 +17,7 @@ AlignKind = Literal["cosine", "l1", "l2"]
 StopGradient = Literal["tg", "rgb", "none"]
 ContrastVariant = Literal["crossview_sameclip", "crossview", "rgb", "tg"]
 WeakForward = Literal["joined", "apart"]
+StrongForward = Literal["joined", "apart"]
 PseudoLabelRows = Literal["without_target", "all"]
 Method = Literal["ltg", "fixmatch", "uda", "mvpl", "supervised"]
 TeacherKind = Literal["none", "ema"]
@@ -69,6 +70,9 @@ class MethodSettings:
     weak_forward: WeakForward = "joined"
     """joined: weak views go through the networks with all others; apart: before them, without gradient and with BatchNorm
     statistics of their own (less time and memory, another result)."""
+    strong_forward: StrongForward = "joined"
+    """joined: strong views go through the networks with all others; apart: after them, with BatchNorm statistics of their own, which
+    do not count for the running averages (another result, at the same cost)."""
     threshold_rule: ThresholdRule = "fixed"
     """Which pseudo-labels are trusted, see `tgtrain.method.thresholds`: those above `threshold`, or by class."""
     threshold_momentum: float = 0.999
@@ -108,6 +112,7 @@ class MethodSettings:
             align_loss=AlignKind,
             stop_gradient=StopGradient,
             weak_forward=WeakForward,
+            strong_forward=StrongForward,
             threshold_rule=ThresholdRule,
             pseudo_label_rows=PseudoLabelRows,
             teacher=TeacherKind,

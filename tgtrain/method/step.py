@@ -16,6 +16,7 @@ from tgtrain.method import losses
 from tgtrain.method.class_counts import count_classes
 from tgtrain.method.networks.model import ModelOutput, StreamOutput
 from tgtrain.method.networks.settings import View
+from tgtrain.method.networks.sync_bn import frozen_running_statistics
 from tgtrain.method.settings import MethodSettings
 from tgtrain.method.terms import Terms, diagnose, diagnose_soft, sum_of
 from tgtrain.method.thresholds import Thresholds
@@ -81,7 +82,7 @@ def step_terms(
     model: of `tgtrain.method.networks.model`, or a wrapper of one (DistributedDataParallel). epoch: from 0, for the warm-ups.
     thresholds: updated by the batch; None for the fixed threshold. teacher: labels the weak views, in eval mode.
     """
-    output = forward_views(model, views, method.joins_weak, teacher)
+    output = forward_views(model, views, method, teacher)
     trust = None
     if thresholds is not None:
         weak = split_rows(output, len(views.labels_B), method.clips_per_video).weak
@@ -206,24 +207,33 @@ def contrast_gate(method: MethodSettings, epoch: int) -> float:
 
 
 def forward_views(
-    model: nn.Module, views: StepInputs, joins_weak: bool = True, teacher: nn.Module | None = None
+    model: nn.Module, views: StepInputs, method: MethodSettings | None = None, teacher: nn.Module | None = None
 ) -> ModelOutput:
-    """Run each network once over [labelled, weak, strong], so that BatchNorm sees the joined batch.
+    """Run each network over [labelled, weak, strong], as published at once, so that BatchNorm sees the joined batch.
 
-    joins_weak False: the weak rows go first, without gradient and with BatchNorm statistics of their own; the output then holds
-    logits only. teacher: gives the logits of the weak rows.
+    method: which views go apart, None for the published way. If the weak views do, they go first, without gradient, and the output
+    holds logits only. If the strong ones do, they go last, and the output holds no features and embeddings of them. Views that go
+    apart have BatchNorm statistics of their own; those of strong views do not count for the running averages.
+    teacher: gives the logits of the weak rows.
     """
     labelled, weak, strong = views.labelled, views.weak, views.strong
     if weak is None or strong is None:
         return _forward(model, [labelled])
-    if joins_weak and teacher is None:
-        return _forward(model, [labelled, weak, strong])
-    with torch.no_grad():
-        of_weak = _forward(model if teacher is None else teacher, [weak])
-    if not joins_weak:
-        return _with_weak(_forward(model, [labelled, strong]), of_weak, len(labelled))
-    joined = _forward(model, [labelled, weak, strong])
-    return _with_weak(joined, of_weak, len(labelled), num_replaced=len(weak))
+    joins_weak = method is None or method.joins_weak
+    of_weak = None
+    if teacher is not None or not joins_weak:
+        with torch.no_grad():
+            of_weak = _forward(model if teacher is None else teacher, [weak])
+    first = [labelled, weak] if joins_weak else [labelled]
+    if method is None or method.strong_forward == "joined":
+        output = _forward(model, [*first, strong])
+    else:
+        output = _forward(model, first)
+        with frozen_running_statistics(model):
+            output = _with_strong(output, _forward(model, [strong]))
+    if of_weak is None:
+        return output
+    return _with_weak(output, of_weak, len(labelled), num_replaced=len(weak) if joins_weak else 0)
 
 
 def _forward(model: nn.Module, parts: Sequence[Clips]) -> ModelOutput:
@@ -235,6 +245,17 @@ def _forward(model: nn.Module, parts: Sequence[Clips]) -> ModelOutput:
         joined.append(torch.cat(given) if given else None)
     output: ModelOutput = model(*joined)
     return output
+
+
+def _with_strong(others: ModelOutput, strong: ModelOutput) -> ModelOutput:
+    """Put the strong logits behind those of the other rows; nothing learns from the features and embeddings of strong rows."""
+    streams: list[StreamOutput | None] = []
+    for stream, rows in ((others.rgb, strong.rgb), (others.tg, strong.tg)):
+        if stream is None or rows is None:
+            streams.append(None)
+            continue
+        streams.append(replace(stream, logits_BK=torch.cat([stream.logits_BK, rows.logits_BK])))
+    return ModelOutput(*streams)
 
 
 def _with_weak(others: ModelOutput, weak: ModelOutput, first: int, num_replaced: int = 0) -> ModelOutput:

@@ -161,12 +161,16 @@ def has_variance(config: Config, features: tuple[int, int, int]) -> bool:
     clips, parts = config.method.clips_per_video, config.runtime.accumulate
     labelled, unlabelled = (size * clips // parts for size in (config.batch.labelled, config.batch.unlabelled))
     # Rows of every forward pass, of all ranks together.
-    forwards = [labelled + 2 * unlabelled]
-    if not config.method.uses_unlabelled:
-        forwards = [labelled]
-    elif not config.method.joins_weak:
-        of_weak = [unlabelled] if config.method.teacher == "none" else []
-        forwards = [*of_weak, labelled + unlabelled]
+    forwards = [labelled]
+    if config.method.uses_unlabelled:
+        if config.method.joins_weak:
+            forwards = [labelled + unlabelled]
+        elif config.method.teacher == "none":
+            forwards = [labelled, unlabelled]
+        if config.method.strong_forward == "apart":
+            forwards.append(unlabelled)
+        else:
+            forwards[0] += unlabelled
     if config.model.streams == "joint":
         forwards = [2 * rows for rows in forwards]
     return min(forwards) > 1 or (config.model.projection == "none" and math.prod(features) > 1)

@@ -64,6 +64,11 @@ PART_CASES: dict[str, tuple[MethodSettings, ModelSettings]] = {
     **METHOD_CASES,
     "uda as in the reference": (replace(METHOD_CASES["uda"][0], uda_detach=False), METHOD_CASES["uda"][1]),
     "weak views apart": (replace(METHOD_CASES["fixmatch"][0], weak_forward="apart"), METHOD_CASES["fixmatch"][1]),
+    "strong views apart": (replace(METHOD_CASES["ltg"][0], strong_forward="apart"), METHOD_CASES["ltg"][1]),
+    "weak and strong views apart": (
+        replace(METHOD_CASES["fixmatch"][0], weak_forward="apart", strong_forward="apart"),
+        METHOD_CASES["fixmatch"][1],
+    ),
     "contrast that is not learnt yet": (
         replace(METHOD_CASES["ltg"][0], contrast_warmup_epochs=1),
         METHOD_CASES["ltg"][1],

@@ -247,6 +247,29 @@ def test_weak_views_apart_label_as_they_would_alone_and_learn_nothing(method: An
         torch.testing.assert_close(second[name], gradient, msg=lambda m, n=name: f"{n}: {m}")
 
 
+def test_strong_views_apart_change_neither_the_others_nor_the_running_averages() -> None:
+    """The others are as in a forward of their own; strong ones are normalised by themselves, and learnt from all the same."""
+    views, apart = make_views(), replace(LTG, strong_forward="apart")
+    model = build_model(SMALL, seed=3).train()
+    by_hand, of_strong, learning = (copy.deepcopy(model) for _ in range(3))
+    output = forward_views(model, views, apart)
+    labelled, weak, strong = parts_of(views)
+    others = by_hand(*(torch.cat(pair) for pair in ((labelled.rgb, weak.rgb), (labelled.tg, weak.tg))))
+    joined = forward_views(copy.deepcopy(of_strong), views)
+    alone = of_strong(strong.rgb, strong.tg)
+    for view in ("rgb", "tg"):
+        stream, of_others, of_alone = (getattr(each, view) for each in (output, others, alone))
+        torch.testing.assert_close(stream.logits_BK, torch.cat([of_others.logits_BK, of_alone.logits_BK]))
+        torch.testing.assert_close(stream.features, of_others.features)
+        torch.testing.assert_close(stream.embedding_BD, of_others.embedding_BD)
+        assert not torch.allclose(getattr(joined, view).logits_BK[:10], of_others.logits_BK, rtol=0.01)
+    for name, buffer in by_hand.named_buffers():
+        torch.testing.assert_close(model.get_buffer(name), buffer, msg=lambda m, n=name: f"{n}: {m}")
+    terms = loss_terms(forward_views(learning, views, apart), views.labels_B, apart, epoch=2)
+    terms.pseudo["tg"].backward()
+    assert all(weight.grad is not None and weight.grad.any() for weight in learning.backbone("tg").parameters())
+
+
 def test_weak_views_that_are_learnt_from_cannot_go_apart() -> None:
     with pytest.raises(InputError, match="align_stages learns from the weak views(.|\n)*contrast learns from"):
         MethodSettings(weak_forward="apart")

@@ -32,6 +32,7 @@ CASES = {
     "two clips in two parts": ("demo", (*TWO_CLIPS, "runtime.accumulate=2")),
     "uda in two parts": ("demo-fixmatch", ("method.method=uda", "runtime.accumulate=2")),
     "weak views apart": ("demo-fixmatch", ("method.weak_forward=apart",)),
+    "strong views apart": ("demo", ("method.strong_forward=apart",)),
     "a teacher and freematch in two parts": (
         "demo",
         (

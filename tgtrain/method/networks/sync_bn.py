@@ -137,3 +137,16 @@ def own_rows_only(layers: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for layer in changed:
             del layer.forward
+
+
+@contextmanager
+def frozen_running_statistics(network: nn.Module) -> Iterator[None]:
+    """Within this context BatchNorm in train mode does not update its running statistics and counters."""
+    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
