@@ -22,12 +22,12 @@ from manifests.splits.pool import official_pool
 from manifests.splits.settings import PARTS
 from manifests.table import Manifest
 from tgprep.duplicates.pairs import read_pairs
+from tgprep.view.leaks import Leaks, find_leaks
 from tgprep.view.thumbnails import PictureSize, make_pictures, size_for
 
 MAX_VIDEOS = 300
 NO_CLASS = "(no label)"  # stands among the classes for the videos without one
 _MAX_FAILURES = 1000
-_MAX_PAIRS = 50  # of near-copies
 _NUM_BINS = 24
 
 
@@ -65,18 +65,19 @@ def write_preview(
     label_split = read_split(root, split) if split is not None or list_splits(root) else None
     roles, role_names = _roles(manifest, label_split)
     indices = choose_videos(manifest, roles, keys, max_videos)
-    copies = _copies(manifest, roles)
-    if not keys:  # the page shows near-copies beside each other
-        indices = sorted({*indices, *copies})
+    leaks = find_leaks(manifest, roles)
+    twins = _twins(manifest, leaks)
+    if not keys:  # the page shows both of a pair
+        indices = sorted({*indices, *twins})
     size = size_for(len(indices))
     videos = run_threads(
-        lambda index: _video(manifest, manifest.videos[index], size) | {"role": roles[index]} | copies.get(index, {}),
+        lambda index: _video(manifest, manifest.videos[index], size) | {"role": roles[index]} | twins.get(index, {}),
         indices,
         threads,
         on_progress=on_progress,
     )
     facts = _page_facts(manifest, label_split, roles, role_names)
-    page = _page({**facts, "videos": videos, "title": Path(root).name or root})
+    page = _page({**facts, "videos": videos, "title": Path(root).name or root, "leaks": _leak_facts(manifest, leaks)})
     with atomic_write(output) as file:
         file.write(page)
     damaged = tuple((video["key"], video["error"]) for video in videos if "error" in video)
@@ -101,23 +102,18 @@ def choose_videos(manifest: Manifest, roles: Sequence[str], keys: Sequence[str],
     return sorted(_round_robin(queues)[:max_videos])
 
 
-def _copies(manifest: Manifest, roles: Sequence[str]) -> dict[int, dict[str, str]]:
-    """The notes on near-copies by row, for the first pairs; those in two parts come first."""
-    index_of = {key: index for index, key in enumerate(manifest.videos.column("key"))}
-    rows = [
-        (index_of[pair.first], index_of[pair.second])
-        for pair in read_pairs(manifest) or ()
-        if {pair.first, pair.second} <= index_of.keys()
-    ]
-    partners: dict[int, list[int]] = {}
-    for first, second in sorted(rows, key=lambda pair: roles[pair[0]] == roles[pair[1]])[:_MAX_PAIRS]:
-        partners.setdefault(first, []).append(second)
-        partners.setdefault(second, []).append(first)
-    keys = manifest.videos.column("key")
-    notes = manifest.videos.column("note")
+def _twins(manifest: Manifest, leaks: Leaks) -> dict[int, dict[str, Any]]:
+    """What the page says of the videos that have a copy, by row: its kinds, and a note."""
+    keys, notes = manifest.videos.column("key"), manifest.videos.column("note")
+    texts: dict[int, list[str]] = {}
+    kinds: dict[int, set[str]] = {}
+    for pair in leaks.pairs:
+        for index, other in ((pair.first, pair.second), (pair.second, pair.first)):
+            texts.setdefault(index, []).append(f"{pair.kind} of {keys[other]}" if pair.kind != "same group" else "")
+            kinds.setdefault(index, set()).update([pair.kind, *["leak"] * pair.leak])
     return {
-        index: {"note": "; ".join(filter(None, [notes[index], *(f"near-copy of {keys[other]}" for other in others)]))}
-        for index, others in partners.items()
+        index: {"note": "; ".join(filter(None, [notes[index], *texts[index]])), "twins": sorted(kinds[index])}
+        for index in texts
     }
 
 
@@ -213,6 +209,16 @@ def _page_facts(
     }
 
 
+def _leak_facts(manifest: Manifest, leaks: Leaks) -> dict[str, Any]:
+    keys = manifest.videos.column("key")
+    return {
+        "pairs": [[keys[pair.first], keys[pair.second], pair.kind, pair.leak] for pair in leaks.pairs],
+        "numPairs": leaks.num_pairs,
+        "numLeaks": leaks.num_leaks,
+        "knowsCopies": read_pairs(manifest) is not None,
+    }
+
+
 def _lengths(manifest: Manifest) -> dict[str, Any]:
     """A histogram of the written videos' lengths: half-open bins of frames; the last one also takes the longest 2 %."""
     table = manifest.videos.arrow
@@ -236,11 +242,12 @@ def _lengths(manifest: Manifest) -> dict[str, Any]:
 def _page(data: dict[str, Any]) -> bytes:
     """The page with style, script and data inside."""
     folder = resources.files("tgprep.view") / "templates"
-    page, style, script = ((folder / f"preview.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+    names = ("preview.html", "preview.css", "preview.js", "preview_charts.js")
+    page, style, *scripts = ((folder / name).read_text("utf-8") for name in names)
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     # No text of the data set may end the script element or a line of it.
     safe = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    for mark, content in (("/*STYLE*/", style), ("/*SCRIPT*/", script), ("/*DATA*/", safe)):
+    for mark, content in (("/*STYLE*/", style), ("/*SCRIPT*/", "".join(scripts)), ("/*DATA*/", safe)):
         assert page.count(mark) == 1, mark
         page = page.replace(mark, content)
     return page.encode(errors="backslashreplace")

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from manifests.files import open_location
-from manifests.gradient import Frame, temporal_gradient
+from manifests.gradient import ZERO_LEVEL, Frame, temporal_gradient
 from manifests.manifest_io import join
 from manifests.records import VideoRow
 from manifests.sample import video_gop
@@ -64,6 +64,7 @@ def make_pictures(manifest: Manifest, row: VideoRow, size: PictureSize) -> dict[
         "clipTiles": length,
         "clipFrames": [clip_frames[0], clip_frames[-1]],
         "clipSeconds": round(length * step / fps, 3),
+        "motion": round(float(np.mean([_motion(tg) for _, tg in tiles.values()])), 2),
     }
 
 
@@ -94,6 +95,11 @@ def _tiles(
         for (number, frame), (next_number, following) in pairwise(frames)
         if number in numbers and next_number == number + 1
     }
+
+
+def _motion(tile: Frame) -> float:
+    """Motion energy of a gradient: its mean distance from the grey of no motion, 0..128 levels."""
+    return float(np.abs(tile.astype(np.int16) - ZERO_LEVEL).mean())
 
 
 def _shrink(frame: Frame, height: int) -> Frame:

@@ -136,6 +136,7 @@ def _themes(run: RunData, names: Mapping[str, Curve]) -> list[_Theme]:
             {name: (name, colour) for colour, name in enumerate(accuracies)},
             "One centre clip and crop of every video, while training.",
             "%",
+            "accuracy",
             zero=True,
         ),
         *_loss_themes(names),

@@ -28,7 +28,10 @@ from tgtrain.run.folder import NOTHING_TYPED, Typed
 
 REPORT_NAME = "report.html"
 _NETWORKS = {"rgb": "RGB network", "tg": "TG network", "both": "Both, fused"}
-_LARGE_CHARTS = ("Accuracy", "Pseudo-labels")
+_LARGE_CHARTS = (
+    "Accuracy",
+    "Pseudo-labels",
+)  # or "Accuracy: top1@1x1 (test)", "Pseudo-labels: trusted" of several runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +70,17 @@ class Page:
     @property
     def large_charts(self) -> list[Chart]:
         """The charts that are never folded."""
-        return [chart for chart in self.charts if chart.title.partition(":")[0] in _LARGE_CHARTS]
+        return [chart for chart in self.charts if _is_large(chart)]
 
     @property
     def other_charts(self) -> list[Chart]:
         """All others."""
-        return [chart for chart in self.charts if chart.title.partition(":")[0] not in _LARGE_CHARTS]
+        return [chart for chart in self.charts if not _is_large(chart)]
+
+
+def _is_large(chart: Chart) -> bool:
+    theme, _, name = chart.title.partition(": ")
+    return theme in _LARGE_CHARTS and not name.startswith(("top5", "mean_class"))
 
 
 def write_report(folders: Sequence[Path], output: Path | None = None, typed: Typed = NOTHING_TYPED) -> Path:

@@ -239,6 +239,47 @@ def test_browser_filters(page: Path, manifest: Manifest, browser: list[str], tmp
     assert said == expected
 
 
+def test_browser_shows_pairs_notes_and_motion(page: Path, browser: list[str], tmp_path: Path) -> None:
+    text = page.read_text()
+    found = re.search(r'(id="data">)(.*?)(</script>)', text, re.DOTALL)
+    assert found
+    data = json.loads(found[2])
+    assert data["leaks"]["pairs"] == []
+    assert all(video["motion"] > 0 for video in data["videos"])
+    first, second, third = data["videos"][:3]
+    first |= {"note": "<i>2 frames</i> lost", "twins": ["leak", "near-copy"]}
+    second |= {"twins": ["leak", "near-copy"], "note": f"near-copy of {first['key']}"}
+    third |= {"twins": ["same file"]}
+    data["leaks"] = {
+        "pairs": [[first["key"], second["key"], "near-copy", True], [third["key"], "gone", "same file", False]],
+        "numPairs": {"near-copy": 1, "same file": 1}, "numLeaks": {"near-copy": 1}, "knowsCopies": True,
+    }  # fmt: skip
+    said = probed(
+        browser,
+        text[: found.start(2)] + json.dumps(data).replace("<", "\\u003c") + text[found.end(2) :],
+        tmp_path,
+        """
+        const said = [];
+        const set = (id, value) => { $(id).value = value; $(id).dispatchEvent(new Event("input", { bubbles: true })); };
+        said.push($("pairs-title").textContent, $("pairs").open, document.querySelectorAll("#pair-list .video").length);
+        set("twin", "leak"); said.push(visible.length, location.hash);
+        set("twin", "(none)"); said.push(visible.length);
+        $("clear").click();
+        set("note", "(any)"); said.push(visible.length);
+        set("note", "<i>2 frames</i> lost"); said.push(visible.length, $("note").querySelector("i"));
+        $("clear").click();
+        const bars = [...$("motion").querySelectorAll(".hit")];
+        bars[0].focus();
+        bars[0].dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true, cancelable: true }));
+        said.push(bars.length, document.activeElement === bars[1], bars[1].getAttribute("aria-label").includes("median"));
+        bars[1].dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true, cancelable: true }));
+        said.push(visible.length, document.documentElement.scrollWidth <= innerWidth);
+        return said;
+        """,
+    )
+    assert said == ["1 pair in both train and test", True, 3, 2, "#twin=leak", 9, 2, 1, None, 3, True, True, 4, True]
+
+
 def test_browser_opens_a_view_by_its_address(page: Path, browser: list[str], tmp_path: Path) -> None:
     said = probed(browser, page.read_text(), tmp_path, "return $('shown').textContent;", "#role=labelled")
     assert said == "4 of 12 videos"

@@ -89,6 +89,25 @@ def records(method: str, step: int) -> list[dict[str, Any]]:
     return lines
 
 
+def class_records() -> list[dict[str, Any]]:
+    """Pseudo-labels of two epochs: both classes begin well, then Still takes over and Moving is lost."""
+    rows = [
+        # class, predicted, selected, correct, true
+        (4, "Moving", 8, 6, 6, 8),
+        (4, "Still", 8, 2, 1, 8),
+        (8, "Moving", 2, 1, 0, 2),
+        (8, "Still", 6, 4, 2, 8),
+    ]
+    return [
+        {
+            **{"kind": "class", "step": step, "epoch": step // 4 - 1, "class": name, "view": "", "threshold": 0.6},
+            **{"trusted": selected / predicted, "num_predicted": predicted, "num_selected": selected},
+            **{"num_checked": selected, "num_correct": correct, "num_true": true},
+        }
+        for step, name, predicted, selected, correct, true in rows
+    ]
+
+
 def log(folder: Path, lines: list[dict[str, Any]], tail: str = "") -> None:
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text + tail)

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import pytest
 
+from tests.train.report.pages import class_records
 from tgtrain.report.page import write_report
 
 
@@ -44,9 +45,12 @@ def test_browser_light_and_dark(run: Path, tmp_path: Path, browser: list[str]) -
 
 
 def test_browser_reads_values_sorts_and_raises_no_error(run: Path, tmp_path: Path, browser: list[str]) -> None:
+    with (run / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(record) + "\n" for record in class_records())
     html = write_report([run]).read_text()
     probe = """<script>
     const said = [];
+    for (const fold of document.querySelectorAll("details")) fold.open = true;
     const chart = [...document.querySelectorAll("figure.chart")].find((f) => f.querySelector("h3").textContent === "Total loss");
     const plot = chart.querySelector(".plot");
     const box = plot.getBoundingClientRect();
@@ -55,7 +59,16 @@ def test_browser_reads_values_sorts_and_raises_no_error(run: Path, tmp_path: Pat
     said.push(chart.querySelector(".at").textContent, chart.querySelector(".legend b").textContent);
     plot.dispatchEvent(new PointerEvent("pointerleave"));
     said.push(chart.querySelector(".at").textContent, chart.querySelector(".legend b").textContent);
-    const table = document.querySelector("table.sortable");
+    // With keys: from the end one to the left, to the beginning, and away.
+    const press = (key) => plot.dispatchEvent(new KeyboardEvent("keydown", { key }));
+    press("ArrowLeft"); said.push(chart.querySelector(".at").textContent);
+    press("Home"); said.push(chart.querySelector(".at").textContent);
+    press("Escape"); said.push(chart.querySelector(".at").textContent, String(plot.tabIndex));
+    // The matrix of classes and epochs.
+    const maps = document.querySelector(".maps");
+    maps.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
+    said.push(document.querySelector(".pseudo .at").textContent);
+    const table = document.querySelector("#classes table.sortable");
     const names = () => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent).join(" ");
     said.push(names());
     table.tHead.rows[0].cells[2].querySelector("button").click();
@@ -69,4 +82,9 @@ def test_browser_reads_values_sorts_and_raises_no_error(run: Path, tmp_path: Pat
     assert found, "the page's script did not run to its end"
     said = json.loads(found[1].replace("&quot;", '"'))
     # Step 3 of 8 (the axis begins at 0), logged as 1 + 3/8; then the last step again.
-    assert said == ["step 3, epoch 3", "1.375", "last, step 8", "2", "Still Moving", "Moving Still", "true"]
+    assert said == [
+        *("step 3, epoch 3", "1.375", "last, step 8", "2"),
+        *("step 7, epoch 7", "step 1, epoch 1", "last, step 8", "0"),
+        "Moving, epoch 2: 1 of 2 labels kept; 2 clips of the class; 0 % of those kept right; share of the truth 0 %",
+        *("Still Moving", "Moving Still", "true"),
+    ]

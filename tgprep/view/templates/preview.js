@@ -65,85 +65,6 @@ for (const [name, value, bad] of [
   $("tiles").append(make("div", bad ? { class: "bad" } : {}, make("dt", { text: name }), make("dd", { text: value })));
 }
 
-/* ---- charts ---- */
-function axis(plot, width, height, left, most, unit) {
-  const power = 10 ** Math.floor(Math.log10(Math.max(1, most / 3)));
-  const step = [1, 2, 5, 10].find((factor) => most / (factor * power) <= 3.5) * power;
-  for (let value = step; value <= most; value += step) {
-    const y = height * (1 - value / most);
-    plot.append(svg("line", { x1: left, x2: width, y1: y, y2: y }), svg("text", { x: left - 5, y: y + 4, "text-anchor": "end" }, whole(value)));
-  }
-  plot.append(svg("line", { x1: left, x2: width, y1: height, y2: height }));
-}
-function drawBalance(width) {
-  const entries = realClasses.map((entry, label) => ({ ...entry, label, sum: total(entry) })).filter((entry) => entry.sum > 0).sort((a, b) => b.sum - a.sum || a.label - b.label);
-  const height = 150, left = 38;
-  const most = Math.max(1, ...entries.map((entry) => entry.sum));
-  const step = Math.min(180, (width - left) / Math.max(1, entries.length));
-  const names = step >= 44;
-  const plot = svg("svg", { width, height: height + 32, viewBox: `0 -8 ${width} ${height + 32}`, role: "img", "aria-label": `Videos of each class: ${entries.map((entry) => `${entry.name} ${entry.sum}`).slice(0, 40).join(", ")}` });
-  axis(plot, width, height, left, most);
-  const wide = Math.min(64, Math.max(step * 0.5, Math.min(step - 1, step * 0.82)));
-  entries.forEach((entry, place) => {
-    const x = left + place * step + (step - wide) / 2;
-    let y = height;
-    for (const index of usedRoles) {
-      const tall = (height * entry.counts[index]) / most;
-      if (!tall) continue;
-      y -= tall;
-      plot.append(svg("rect", { x, y, width: wide, height: tall, style: `fill: ${colour(index)}` }));
-    }
-    const counts = usedRoles.map((index) => `${entry.counts[index]} ${roleLabel(roleKey(index))}`).join(", ");
-    const hit = svg("rect", { class: "hit", x: left + place * step, y: 0, width: step, height }, svg("title", {}, `${entry.name}: ${plural(entry.sum, "video")} (${counts})`));
-    hit.addEventListener("click", () => choose({ class: entry.name }));
-    plot.append(hit);
-    if (names) {
-      const fit = Math.max(3, Math.floor((step - 8) / 7));
-      plot.append(svg("text", { x: x + wide / 2, y: height + 16, "text-anchor": "middle" }, entry.name.length > fit ? entry.name.slice(0, fit - 1) + "…" : entry.name));
-    }
-  });
-  if (!names) plot.append(svg("text", { x: left, y: height + 16 }, "most videos"), svg("text", { x: width, y: height + 16, "text-anchor": "end" }, "fewest"));
-  const counts = entries.map((entry) => entry.sum).filter((sum) => sum > 0);
-  const empty = realClasses.length - counts.length;
-  $("balance").querySelector("p").textContent = counts.length
-    ? `videos of each class: ${whole(counts[counts.length - 1])} to ${whole(counts[0])}${empty ? `; ${plural(empty, "class")}`.replace("classs", "classes") + " without any" : ""}` : "no videos";
-  $("balance").querySelector(".plot").replaceChildren(plot);
-  $("balance").querySelector(".legend").replaceChildren();
-  for (const index of usedRoles) {
-    $("balance").querySelector(".legend").append(make("span", {}, make("i", { style: `background: ${colour(index)}` }), `${roleLabel(roleKey(index))} ${whole(roleTotals[index])}`));
-  }
-}
-function drawLengths(width) {
-  const { first, step, counts, max } = data.lengths;
-  if (!counts.length) return;
-  const height = 150, left = 38, most = Math.max(...counts);
-  const plot = svg("svg", { width, height: height + 32, viewBox: `0 -8 ${width} ${height + 32}`, role: "img", "aria-label": "Histogram of the videos' lengths in frames" });
-  axis(plot, width, height, left, most);
-  const wide = (width - left) / counts.length;
-  counts.forEach((count, place) => {
-    const tall = (height * count) / most;
-    const open = place === counts.length - 1;
-    const low = first + place * step, high = open ? max : low + step - 1;
-    plot.append(svg("rect", { x: left + place * wide + 1, y: height - tall, width: Math.max(1, wide - 2), height: tall, style: "fill: var(--r0)" }),
-      svg("rect", { class: "hit", x: left + place * wide, y: 0, width: wide, height }, svg("title", {}, `${low === high ? low : `${low} to ${high}`} frames: ${plural(count, "video")}`)));
-  });
-  const every = Math.ceil(counts.length / Math.max(2, Math.floor(width / 70)));
-  for (let place = 0; place < counts.length; place += every) plot.append(svg("text", { x: left + place * wide, y: height + 16 }, whole(first + place * step)));
-  const last = first + counts.length * step - 1;
-  $("lengths").querySelector("p").textContent = `frames a video; median ${whole(data.lengths.median)}, longest ${whole(max)}${max > last ? " (in the last bar)" : ""}`;
-  $("lengths").querySelector(".plot").replaceChildren(plot);
-}
-for (const [id, draw] of [["balance", drawBalance], ["lengths", drawLengths]]) {
-  const plot = $(id).querySelector(".plot");
-  let before = 0;
-  const fit = () => {
-    const width = Math.max(240, Math.floor(plot.clientWidth));
-    if (width !== before) draw((before = width));
-  };
-  fit();
-  new ResizeObserver(fit).observe(plot);
-}
-
 /* ---- pictures: made when a card comes near the screen, let go when it is far ---- */
 function picture(base64) {
   const text = atob(base64), array = new Uint8Array(text.length);
@@ -165,10 +86,11 @@ function unload(element) {
   loaded.delete(element);
   for (const [, , name] of SHEETS) element.style.removeProperty(name);
 }
-const cards = new Map();
+const cards = new Map(), twinCards = new Map(); // element -> video
+const videoOf = (element) => cards.get(element) || twinCards.get(element);
 let playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
 const near = new IntersectionObserver((entries) => {
-  for (const { target, isIntersecting } of entries) isIntersecting ? load(target, cards.get(target)) : unload(target);
+  for (const { target, isIntersecting } of entries) isIntersecting ? load(target, videoOf(target)) : unload(target);
 }, { rootMargin: "600px" });
 const seen = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) target.classList.toggle("playing", isIntersecting && playing);
@@ -198,7 +120,8 @@ data.videos.forEach((video, place) => {
   const card = make("button", { class: "video card", type: "button", "data-key": video.key }, ...pictures(video),
     make("div", { class: "words" }, make("b", { text: stem(video.key), title: video.key }),
       make("span", {}, make("span", { text: video.class }), roleChip(video), make("span", { text: plural(video.count, "frame") }),
-        ...(video.note ? [make("span", { class: "flag", text: "noted", title: video.note })] : []))));
+        ...(video.note ? [make("span", { class: "flag", text: "noted", title: video.note })] : []),
+        ...(video.twins?.includes("leak") ? [make("span", { class: "flag leak", text: "leak" })] : []))));
   style(card, video);
   video.place = place;
   video.card = card;
@@ -279,14 +202,32 @@ function fillGroups() {
   $("group").disabled = !groups.length;
   $("group").value = groups.includes(before) ? before : "";
 }
-const fields = ["text", "class", "role", "group"];
+const fields = ["text", "class", "role", "group", "note", "twin"];
+const WITH = "(any)";
+const noteCounts = new Map();
+for (const { note } of data.videos) if (note) noteCounts.set(note, (noteCounts.get(note) || 0) + 1);
+const withNote = [...noteCounts.values()].reduce((a, b) => a + b, 0);
+options($("note"), "all", [
+  [WITH, `with a note (${withNote})`], [UNUSED, "without a note"],
+  ...[...noteCounts].sort((a, b) => b[1] - a[1]).slice(0, 20).map(([note, count]) => [note, `${note.length > 60 ? note.slice(0, 59) + "…" : note} (${count})`]),
+]);
+$("note").disabled = !withNote;
+const twinKinds = ["leak", "near-copy", "same file", "same group"].map((kind) => [kind, data.videos.filter((video) => video.twins?.includes(kind)).length]).filter(([, count]) => count);
+const withTwin = data.videos.filter((video) => video.twins).length;
+options($("twin"), data.leaks.knowsCopies || withTwin ? "all" : "not searched for", [
+  ...(withTwin ? [[WITH, `with a pair (${withTwin})`], [UNUSED, "without a pair"]] : []),
+  ...twinKinds.map(([kind, count]) => [kind, `${kind === "leak" ? "in train and test" : kind} (${count})`]),
+]);
+$("twin").disabled = !withTwin;
+const fitsNote = (video, asked) => !asked || (asked === WITH ? video.note : asked === UNUSED ? !video.note : video.note === asked);
+const fitsTwin = (video, asked) => !asked || (asked === WITH ? video.twins : asked === UNUSED ? !video.twins : video.twins?.includes(asked));
 let visible = data.videos;
 function apply() {
   fillGroups();
-  const [text, name, role, group] = fields.map((field) => $(field).value);
+  const [text, name, role, group, note, twin] = fields.map((field) => $(field).value);
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   visible = data.videos.filter((video) =>
-    (!name || video.class === name) && (!group || video.group === group) &&
+    (!name || video.class === name) && (!group || video.group === group) && fitsNote(video, note) && fitsTwin(video, twin) &&
     (!role || (video.role || UNUSED) === role) && words.every((word) => video.words.includes(word)));
   const kept = new Set(visible);
   for (const video of data.videos) video.card.hidden = !kept.has(video);
@@ -307,14 +248,14 @@ function choose(values, scroll = true) {
 function fromAddress() {
   const asked = new URLSearchParams(location.hash.slice(1));
   $("text").value = asked.get("text") || "";
-  for (const field of ["class", "role"]) $(field).value = [...$(field).options].some((option) => option.value === asked.get(field)) ? asked.get(field) : "";
+  for (const field of ["class", "role", "note", "twin"]) $(field).value = [...$(field).options].some((option) => option.value === asked.get(field)) ? asked.get(field) : "";
   fillGroups();
   if ([...$("group").options].some((option) => option.value === asked.get("group"))) $("group").value = asked.get("group");
   apply();
 }
 for (const field of fields) $(field).addEventListener("input", apply);
 $("filters").addEventListener("submit", (event) => event.preventDefault());
-$("clear").addEventListener("click", () => { choose({ text: "", class: "", role: "", group: "" }, false); $("text").focus(); });
+$("clear").addEventListener("click", () => { choose(Object.fromEntries(fields.map((field) => [field, ""])), false); $("text").focus(); });
 $("role-name").textContent = data.split ? "Part of the split" : "Part";
 $("contrast").addEventListener("input", () => document.body.style.setProperty("--contrast", $("contrast").value));
 function showPlaying() {
@@ -324,7 +265,7 @@ function showPlaying() {
 $("play").addEventListener("click", () => {
   playing = !playing;
   showPlaying();
-  for (const card of cards.keys()) { seen.unobserve(card); seen.observe(card); }
+  for (const card of [...cards.keys(), ...twinCards.keys()]) { seen.unobserve(card); seen.observe(card); }
   $("detail-body").classList.toggle("playing", playing);
 });
 showPlaying();
@@ -350,6 +291,7 @@ function open(video) {
   const facts = [
     ["Class", `${video.class}, label ${video.label}`], ["Part", roleLabel(video.role)], ["Group", video.group || "none"],
     ["Length", `${plural(video.count, "frame")}${video.fps ? `, ${(video.count / video.fps).toFixed(1)} s at ${video.fps} fps` : ""}`],
+    ["Motion", video.motion === undefined ? "" : `${video.motion} grey levels a pixel, mean over the frames shown`],
     ["Picture", `${video.size[0]} × ${video.size[1]}`], ["Codec", video.codec], ["Source", video.path + (video.times.length ? `, ${video.times[0]} to ${video.times[1]} s` : "")], ["Shard", video.shard], ["Note", video.note],
   ].filter(([, value]) => value);
   body.append(make("dl", {}, ...facts.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: value })])));
@@ -364,7 +306,8 @@ $("before").addEventListener("click", () => step(-1));
 $("next").addEventListener("click", () => step(1));
 $("close").addEventListener("click", () => $("detail").close());
 $("detail").addEventListener("click", (event) => { if (event.target === $("detail")) $("detail").close(); });
-$("detail").addEventListener("close", () => { unload($("detail-body")); current?.card.focus(); });
+let before = null; // what had the focus
+$("detail").addEventListener("close", () => { unload($("detail-body")); (before || current?.card)?.focus(); before = null; });
 document.addEventListener("keydown", (event) => {
   if (event.altKey || event.ctrlKey || event.metaKey) return;
   const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
@@ -381,6 +324,37 @@ document.addEventListener("keydown", (event) => {
   const target = move && visible[visible.indexOf(video) + move];
   if (target) { event.preventDefault(); target.card.focus(); }
 });
+
+/* ---- pairs: videos that show the same, those in train and test first ---- */
+const byKey = new Map(data.videos.map((video) => [video.key, video]));
+const KINDS = { "near-copy": "near-copies", "same file": "equal files", "same group": "videos of one group" };
+const counted = (counts) => Object.entries(counts).filter(([, count]) => count).map(([kind, count]) => `${whole(count)} of ${KINDS[kind]}`).join(", ");
+const numLeaks = Object.values(data.leaks.numLeaks).reduce((a, b) => a + b, 0);
+const numPairs = Object.values(data.leaks.numPairs).reduce((a, b) => a + b, 0);
+if (numPairs) {
+  $("pairs").hidden = false;
+  $("pairs").open = numLeaks > 0;
+  $("pairs-title").textContent = numLeaks ? `${plural(numLeaks, "pair")} in both train and test` : plural(numPairs, "pair") + " of videos that show the same";
+  $("pairs").classList.toggle("bad", numLeaks > 0);
+  $("pairs-note").textContent = (numLeaks ? `A test on these videos is not clean: ${counted(data.leaks.numLeaks)}. ` : "") + `All pairs: ${counted(data.leaks.numPairs)}.` +
+    (numPairs > data.leaks.pairs.length ? ` ${whole(data.leaks.pairs.length)} are shown, those in train and test first.` : "");
+  for (const [first, second, kind, leak] of data.leaks.pairs) {
+    const sides = [first, second].map((key) => {
+      const video = byKey.get(key);
+      if (!video) return make("p", { class: "small", text: `${key} (not on this page)` });
+      const side = make("button", { class: "video", type: "button", "aria-label": `Open ${key}` }, pictures(video)[0], make("div", { class: "words" }, make("b", { text: stem(key), title: key }), make("span", {}, make("span", { text: video.class }), roleChip(video))));
+      style(side, video);
+      twinCards.set(side, video);
+      near.observe(side);
+      seen.observe(side);
+      side.addEventListener("click", () => { before = side; open(video); });
+      return side;
+    });
+    $("pair-list").append(make("div", { class: `twins card${leak ? " leak" : ""}` }, make("p", { class: "small", text: kind + (leak ? ", in train and test" : "") }), ...sides));
+  }
+} else if (!data.leaks.knowsCopies) {
+  $("pairs-hint").hidden = false;
+}
 
 /* ---- what failed ---- */
 if (data.failures.total) {
