@@ -46,8 +46,9 @@ def preview(
 ) -> None:
     """Write one self-contained page to look at the data set at OUT [default: ./dataset].
 
-    It shows classes, film strips of RGB over TG, short moving clips, charts of class balance and length, and the videos that
-    failed and why, with filters for class, part of the split, group and text. It works offline.
+    It shows classes, film strips of RGB over TG, short moving clips, charts of class balance, length and motion, pairs of videos
+    that are in train and test, and the videos that failed and why, with filters for class, part of the split, group, note, pair
+    and text. It works offline.
     """
     from tgprep.view.preview import write_preview
 

@@ -59,8 +59,8 @@ def report(
 ) -> None:
     """Write one HTML page about RUN [default: the newest run below ./runs], or compare several runs.
 
-    The page shows accuracy, curves, confusions, example clips (of the first run), data and settings. It is one file that needs
-    no network.
+    The page shows accuracy, pseudo-labels by class over time, errors as moving clips, calibration, curves, cost, data and
+    settings. Several runs: seeds and folds as mean and range, and where the settings differ. It is one file that needs no network.
     Prints the path of the page.
 
     With --table: one row for each setting of the runs [default: all below ./runs], and a McNemar test of each pair of settings
