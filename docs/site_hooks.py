@@ -79,10 +79,10 @@ def _paragraphs(text: str) -> str:
     """Help text as Markdown: blocks that click prints as they stand are code."""
     parts = []
     for block in inspect.cleandoc(text).split("\n\n"):
-        if block.startswith("\b"):
+        if block.startswith("\b") and block.strip("\b\n").count("\n"):
             parts.append("```text\n" + block.removeprefix("\b").strip("\n") + "\n```")
         else:
-            parts.append(_plain(" ".join(block.split())))
+            parts.append(_plain(" ".join(block.strip("\b").split())))
     return "\n\n".join(parts)
 
 

@@ -53,7 +53,10 @@ def command_lines(page: str) -> Iterator[str]:
     """The calls of our programs in the code blocks of a page, without what a shell or a launcher has around them."""
     for _, text in blocks(page, "bash", "sh", "console", "text", ""):
         for line in text.replace("\\\n", " ").splitlines():
-            shell = re.sub(r"^(?:PYTHONPATH=\S+|srun(?: --\S+)*|torchrun .*? --no-python) *", "", line.strip())
+            shell = re.sub(
+                r"^(?:PYTHONPATH=\S+|srun(?: --\S+)*|torchrun .*?(?=-m cli\.|tgprep |tgtrain )) *", "", line.strip()
+            )
+            shell = re.sub(r"^-m cli\.(prep|train)", r"tg\1", shell)
             if re.match(r"(?:tgprep|tgtrain) ", shell):
                 yield shell
 
