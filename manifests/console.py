@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 _COMMANDS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 
 
+_EITHER = re.compile(r"\{([^{}|]+)\|([^{}|]+)\}")  # the singular and the plural of `counted`
 _FAILING = ("strict", "surrogateescape")  # how Python treats characters that an encoding lacks: an exception
 
 
@@ -174,3 +175,9 @@ def _is_open(number: int) -> bool:
 def plural(count: int, one: str, many: str = "") -> str:
     """A number with its noun: 1 video, 2 videos, 3 classes. many: the plural, if it is not `one` with an s."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
+def counted(message: str, count: int) -> str:
+    """A message about a number of things: `{video is|videos are}` becomes `1 video is` or `3 videos are`, {n} the number alone."""
+    agreed = _EITHER.sub(lambda found: plural(count, found[1], found[2]), message)
+    return agreed.replace("{n}", f"{count:,}")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from manifests.console import plural
 from manifests.records import InputError
 from manifests.spelling import british
 from tgtrain.config import Config, load_recipe
@@ -132,7 +133,7 @@ def make_cells(grid: Grid, num_classes: int) -> tuple[Cell, ...]:
     combinations = list(itertools.product(*([(key, value) for value in values] for key, values in grid.vary)))
     seeds: Sequence[int | None] = grid.seeds or (None,)
     if (number := len(grid.pairs) * len(combinations) * len(seeds)) > _MOST_CELLS:
-        problems.append(f"the grid has {number} cells, expected at most {_MOST_CELLS}")
+        problems.append(f"the grid has {plural(number, 'cell')}, expected at most {_MOST_CELLS}")
     if problems:
         raise InputError(f"This sweep cannot start: {'; '.join(problems)}.")
     configs: dict[tuple[str, tuple[str, ...]], Config] = {}

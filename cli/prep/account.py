@@ -79,7 +79,7 @@ def _lines(
         f"{plural(len(videos), 'input')} = {header.num_written} written + {header.num_failed} failed + {header.num_skipped} skipped"
     )
     if videos.num_without_label:
-        yield f"{videos.num_without_label} of the written videos have no label: unlabelled in every split"
+        yield f"{videos.num_without_label} of the written videos {'has' if videos.num_without_label == 1 else 'have'} no label: unlabelled in every split"
     # Failed and skipped inputs, by reason.
     rows = [row for row in videos if row.status != WRITTEN]
     reasons = Counter(row.error for row in rows)
@@ -87,23 +87,23 @@ def _lines(
         example = next(row.path for row in rows if row.error == reason)
         yield f"  {count} x {reason} ({_example(example, count)})"
     if len(reasons) > _MAX_LINES:
-        yield f"  and {len(reasons) - _MAX_LINES} more reasons: `tgprep info {out}` or videos.parquet"
+        yield f"  and {plural(len(reasons) - _MAX_LINES, 'more reason')}: `tgprep info {out}` or videos.parquet"
     if scan is not None:
         # Listed videos that are missing, and videos that no list names, by class.
         if scan.missing:
             total = sum(entry.num_missing for entry in scan.missing)
-            yield f"{total} listed videos are missing from VIDEOS (not an error; partial data sets are fine):"
+            yield f"{plural(total, 'listed video is', 'listed videos are')} missing from VIDEOS (not an error; partial data sets are fine):"
             yield from _class_lines(scan.missing, lambda entry: (entry.num_missing, f" of {entry.num_listed}"))
         if scan.extra:
             use = "not used" if scan.dataset == "csv" else "used, in no official subset"
-            yield f"{sum(entry.num_extra for entry in scan.extra)} videos in VIDEOS are in no list ({use}):"
+            yield f"{plural(sum(entry.num_extra for entry in scan.extra), 'video in VIDEOS is', 'videos in VIDEOS are')} in no list ({use}):"
             yield from _class_lines(scan.extra, lambda entry: (entry.num_extra, ""))
     yield from copies.lines()
     if num_notes := sum(1 for note in videos.column("note") if note):
-        yield f"{num_notes} written videos have a note (column `note` of videos.parquet)."
+        yield f"{plural(num_notes, 'written video has', 'written videos have')} a note (column `note` of videos.parquet)."
     speed = f" in {human_seconds(seconds)} ({num_frames / max(seconds, 1e-3):.0f} frames/s)" if num_frames else ""
     size = human_bytes(sum(shard.num_bytes for shard in shards))
-    yield f"{sum(videos.column('num_frames'))} frames in {plural(len(shards), 'shard')}, {size}{speed}: {out}"
+    yield f"{plural(sum(videos.column('num_frames')), 'frame')} in {plural(len(shards), 'shard')}, {size}{speed}: {out}"
     yield from next_step(outcome.manifest, out)
 
 
@@ -147,7 +147,7 @@ def _class_lines(entries: Sequence[Entry], count: Callable[[Entry], tuple[int, s
         num_videos, text = count(entry)
         yield f"  {entry.class_name or 'no class'}: {num_videos}{text} ({_example(entry.examples[0], num_videos)})"
     if len(entries) > _MAX_LINES:
-        yield f"  and {len(entries) - _MAX_LINES} more classes: --json names them"
+        yield f"  and {plural(len(entries) - _MAX_LINES, 'more class', 'more classes')}: --json names them"
 
 
 def _example(path: str, count: int) -> str:

@@ -108,7 +108,7 @@ def check(
         report, repair_report = run(quick=quick), None
         if against is not None and mend and (report.damaged_shards or Path(out, WORK_FOLDER).exists()):
             try:
-                say(f"extracting {len(report.damaged_shards)} shards again")
+                say(f"extracting {plural(len(report.damaged_shards), 'shard')} again")
                 workers = build(WorkerSettings, {"threads": threads})
                 how: dict[str, Any] = {"unlabelled": unlabelled, "decoder": decoder, "run": workers, "stop": stop}
                 repair_report = repair(Path(out), against, report.damaged_shards, **how)
@@ -143,11 +143,13 @@ def _duplicates(out: str, threads: int, as_json: bool) -> None:
         where = " = ".join(f"{key} ({parts.get(key, 'no part')})" for key in (pair.first, pair.second))
         echo(f"{where}  {pair.similarity:.2f}{', mirrored' * pair.mirrored}")
     if len(pairs) > _SHOWN:
-        echo(f"and {len(pairs) - _SHOWN} more pairs (--json lists them all)")
+        echo(f"and {plural(len(pairs) - _SHOWN, 'more pair')} (--json lists them all)")
     for names, count in counts.items():
         echo(f"near-copies in {names}: {count}")
     if dropped:
-        echo(f"{dropped} videos without a label are superfluous: `tgprep split ... --drop-duplicates` leaves them out")
+        echo(
+            f"{plural(dropped, 'video without a label is', 'videos without a label are')} superfluous: `tgprep split ... --drop-duplicates` leaves such videos out"
+        )
     scope = f"{plural(len(pairs), 'near-copy', 'near-copies')} among {plural(manifest.header.num_written, 'video')}"
     echo(f"{out}: {scope} in {human_seconds(time.monotonic() - began)}", kept="duplicates.parquet")
 

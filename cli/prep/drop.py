@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.common import PlaceType, echo, handled, print_json
+from cli.common import PlaceType, echo, handled, plural, print_json
 from cli.prep.changes import change_facts, say_what_follows
 
 
@@ -49,7 +49,7 @@ def drop(out: str, keys: Path | None, restore: bool, dry_run: bool, as_json: boo
     would = "would be " * dry_run
     before = f" ({changed.num_same:,} were {same})" if changed.num_same else ""
     echo(
-        f"{out}: {changed.num_changed:,} videos {would}{done}{before}; {facts['num_videos']:,} videos = {facts['num_written']:,} written + "
+        f"{out}: {plural(changed.num_changed, 'video')} {would}{done}{before}; {plural(facts['num_videos'], 'video')} = {facts['num_written']:,} written + "
         f"{facts['num_failed']:,} failed + {facts['num_skipped']:,} skipped",
         kept=out,
     )

@@ -245,13 +245,13 @@ def show_estimate(request: Request, scan: Scan, as_json: bool) -> None:
     if as_json:
         print_json(dataclasses.asdict(expected))
         return
-    workers = f"{expected.num_workers} worker process" + ("es" if expected.num_workers > 1 else "")
+    workers = plural(expected.num_workers, "worker process", "worker processes")
     free = f", {human_bytes(expected.num_free_bytes)} free" if expected.num_free_bytes >= 0 else ""
     time = (
         f"about {human_seconds(expected.seconds)} with {workers} (measured on {plural(expected.num_measured, 'video')})"
     )
     echo(f"videos  {expected.num_videos}, {human_bytes(expected.num_source_bytes)}")
-    echo(f"frames  about {expected.num_frames} (headers of {expected.num_headers} videos)")
+    echo(f"frames  about {expected.num_frames} (headers of {plural(expected.num_headers, 'video')})")
     echo(f"time    {time}")
     echo(f"disk    about {human_bytes(expected.num_bytes)}{free}")
     echo(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.common import PlaceType, handled, human_bytes, print_json
+from cli.common import PlaceType, handled, human_bytes, plural, print_json
 from cli.terminal import print_styled
 from manifests.sample import flow_method
 
@@ -65,7 +65,7 @@ def page(contents: Contents, width: int) -> Iterator[str]:
     for (status, reason), count in contents.not_written.items():
         yield from row(status, f"{count:,} x {reason}")
     if contents.num_other_reasons:
-        yield from row("", f"and {contents.num_other_reasons:,} more reasons (columns `status`, `error`)")
+        yield from row("", f"and {plural(contents.num_other_reasons, 'more reason')} (columns `status`, `error`)")
     yield ""
     if contents.splits:
         yield from _splits(contents.splits, width)
@@ -88,13 +88,16 @@ def _counts(contents: Contents, row: Row) -> Iterator[str]:
     empty = f", {c.num_empty_classes:,} without videos" if c.num_empty_classes else ""
     yield from row("classes", f"{c.num_classes:,}{empty}; videos a class {span(c.videos_per_class)}")
     if c.num_without_label:
-        yield from row("no label", f"{c.num_without_label:,} videos: unlabelled in every split")
+        yield from row("no label", f"{plural(c.num_without_label, 'video')}: unlabelled in every split")
     if c.num_dropped:
-        yield from row("dropped", f"{c.num_dropped:,} more videos, whose bytes are still in the shards")
+        yield from row("dropped", f"{plural(c.num_dropped, 'more video')}, whose bytes are still in the shards")
     if c.num_relabelled:
-        yield from row("labels", f"{c.num_relabelled:,} videos have other ones than their shards say: the tables count")
+        yield from row(
+            "labels",
+            f"{plural(c.num_relabelled, 'video has another one', 'videos have other ones')} than the shards say: the tables count",
+        )
     if c.num_segments:
-        yield from row("segments", f"{c.num_segments:,} of {c.num_cut_files:,} files")
+        yield from row("segments", f"{c.num_segments:,} of {plural(c.num_cut_files, 'file')}")
     yield from row("groups", f"{c.num_groups:,}" if c.num_groups else "none")
     yield from row("frames", f"{c.num_frames:,}; a video {span(c.frames_per_video)}")
     if c.settings.get("store") == "video":
@@ -109,12 +112,14 @@ def _counts(contents: Contents, row: Row) -> Iterator[str]:
     for number, parts in enumerate(c.subsets_per_fold, 1):
         yield from row(f"fold {number}", ", ".join(f"{count:,} {name}" for name, count in parts.items()))
     if c.num_with_note:
-        yield from row("notes", f"{c.num_with_note:,} written videos carry one (column `note`)")
+        yield from row(
+            "notes", f"{plural(c.num_with_note, 'written video carries', 'written videos carry')} one (column `note`)"
+        )
 
 
 def _charts(contents: Contents, row: Row, width: int) -> Iterator[str]:
     lengths = [(f"{low:,}-{high - 1:,}", count) for low, high, count in contents.lengths]
-    short = f"; {contents.num_shorter_than_64:,} videos under 64" if contents.num_shorter_than_64 else ""
+    short = f"; {plural(contents.num_shorter_than_64, 'video')} under 64" if contents.num_shorter_than_64 else ""
     charts = {
         "pictures": _most((f"{x}x{y}", count) for (x, y), count in contents.picture_sizes.items()),
         "frames a second": _most((f"{fps:.5g}" if fps else "unknown", count) for fps, count in contents.fps.items()),

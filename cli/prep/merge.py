@@ -57,8 +57,8 @@ def merge(sources: tuple[str, ...], out: Path, copy: bool, as_json: bool) -> Non
     num_there = facts["num_shards"] - merged.num_linked - merged.num_copied
     how = {"linked": merged.num_linked, "copied": merged.num_copied, "there before": num_there}
     echo(
-        f"{out}: {facts['num_videos']:,} videos = {header.num_written:,} written + {header.num_failed:,} failed + "
-        f"{header.num_skipped:,} skipped, {plural(len(header.classes), 'class', 'classes')}, {facts['num_shards']:,} shards ("
+        f"{out}: {plural(facts['num_videos'], 'video')} = {header.num_written:,} written + {header.num_failed:,} failed + "
+        f"{header.num_skipped:,} skipped, {plural(len(header.classes), 'class', 'classes')}, {plural(facts['num_shards'], 'shard')} ("
         f"{', '.join(f'{count:,} {word}' for word, count in how.items() if count) or 'none'})",
         kept=str(out),
     )

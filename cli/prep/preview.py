@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from cli import completion
-from cli.common import EXIT_FAILURES, PlaceType, handled, human_bytes, print_json, progress_lines, say
+from cli.common import EXIT_FAILURES, PlaceType, handled, human_bytes, plural, print_json, progress_lines, say
 
 _MAX_VIDEOS = 300
 
@@ -57,13 +57,15 @@ def preview(
     for key, reason in outcome.damaged:
         say(f"damaged: {key}: {reason}")
     if outcome.damaged:
-        say(f"{len(outcome.damaged)} videos cannot be read: `tgprep check {out} --deep` shows what is wrong.")
+        say(f"{plural(len(outcome.damaged), 'video')} cannot be read: `tgprep check {out} --deep` shows what is wrong.")
     if as_json:
         facts = {name: getattr(outcome, name) for name in ("num_shown", "num_videos", "num_bytes", "split")}
         damaged = [{"key": key, "reason": reason} for key, reason in outcome.damaged]
         print_json({"path": str(outcome.path), **facts, "damaged": damaged})
     else:
-        say(f"{outcome.num_shown} of {outcome.num_videos} videos, {human_bytes(outcome.num_bytes)}: {outcome.path}")
+        say(
+            f"{outcome.num_shown} of {plural(outcome.num_videos, 'video')}, {human_bytes(outcome.num_bytes)}: {outcome.path}"
+        )
     sys.exit(EXIT_FAILURES if outcome.damaged else 0)
 
 

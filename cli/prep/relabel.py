@@ -45,11 +45,11 @@ def relabel(out: str, file: Path, dry_run: bool, as_json: bool) -> None:
     for (before, after), count in list(done.moves.items())[:_SHOWN]:
         echo(f"{count:>9,}  {before or '(no label)'} -> {after or '(no label)'}", kept=out)
     if len(done.moves) > _SHOWN:
-        echo(f"and {len(done.moves) - _SHOWN} more pairs of classes (--json lists them all)", kept=out)
+        echo(f"and {plural(len(done.moves) - _SHOWN, 'more pair')} of classes (--json lists them all)", kept=out)
     same = f" ({done.changed.num_same:,} had that label)" if done.changed.num_same else ""
     echo(
-        f"{out}: {plural(done.changed.num_changed, 'video')} {'would be ' * dry_run}relabelled{same}; {facts['num_classes']:,} classes, "
-        f"{len(done.new_classes):,} of them new; {facts['num_without_label']:,} videos without a label",
+        f"{out}: {plural(done.changed.num_changed, 'video')} {'would be ' * dry_run}relabelled{same}; {plural(facts['num_classes'], 'class', 'classes')}, "
+        f"{len(done.new_classes):,} of them new; {plural(facts['num_without_label'], 'video')} without a label",
         kept=out,
     )
     for note in done.notes:

@@ -61,7 +61,9 @@ def _draw(out: str, manifest: Manifest, as_json: bool, options: Options) -> None
     percent, per_class, strategy = options["percent"], options["per_class"], options["strategy"]
     if strategy == "per-class" and percent is not None and per_class is None:
         per_class, percent = kinetics_per_class(manifest.header.dataset, percent), None
-        say(f"per-class, --percent {options['percent']:g}: {per_class} videos of every class, as the published lists")
+        say(
+            f"per-class, --percent {options['percent']:g}: {plural(per_class, 'video')} of every class, as the published lists"
+        )
     # Options without a default of their own: what is not given follows from the others.
     chosen = {"strategy": strategy or ("per-class" if per_class is not None else None), "pool": options["pool"]}
     same = ("by_group", "nested", "fold", "seed", "unlabelled", "hold_out_percent", "test_percent", "name")
@@ -164,7 +166,8 @@ def _export(out: str, manifest: Manifest, as_json: bool, options: Options) -> No
     chosen = read_split(out, options["name"] or None)
     text = export_list(chosen, manifest, options["export"], options["part"])
     count = text.count("\n") - (options["export"] == "csv")
-    summary = f"{count} {options['part']} videos of split {chosen.name}"
+    what = f"{options['part']} video"
+    summary = f"{plural(count, what)} of split {chosen.name}"
     if not options["output"]:
         if as_json:
             raise InputError("--json with --export needs --output FILE: the list itself goes to stdout.")
@@ -209,8 +212,10 @@ def _materialise(out: str, manifest: Manifest, as_json: bool, options: Options) 
             kept=str(result.folder),
         )
     if result.num_relabelled:
-        say(f"{result.num_relabelled} samples carry another label than their class folder's (listed in split.json)")
-    kept = f" ({result.num_kept} of {result.num_shards} shards existed)" if result.num_kept else ""
+        say(
+            f"{plural(result.num_relabelled, 'sample carries', 'samples carry')} another label than the class folder's (listed in split.json)"
+        )
+    kept = f" ({result.num_kept} of {plural(result.num_shards, 'shard')} existed)" if result.num_kept else ""
     say(f"split {chosen.name} as plain shards{kept}: {result.folder}")
 
 

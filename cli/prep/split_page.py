@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from manifests.console import plural
 from manifests.records import NO_LABEL
 from manifests.splits.check import check_split, class_counts, count_parts
 from manifests.splits.label_split import LabelSplit
@@ -78,14 +79,14 @@ def import_page(facts: dict[str, Any]) -> str:
     for entry in facts["lists"]:
         known = f"known list {entry['published']}" if entry["published"] else "not a known published list"
         lines.append(
-            f"{entry['part']:<12}{entry['name']}: {entry['num_matched']} of {entry['num_lines']} lines matched ({known})"
+            f"{entry['part']:<12}{entry['name']}: {entry['num_matched']} of {plural(entry['num_lines'], 'line')} matched ({known})"
         )
     for note in facts["notes"]:
         lines += _wrapped(f"note: {note}")
     for entry in facts["unmatched"][:5]:
         lines += _wrapped(f"{entry['file']} line {entry['line']}: {entry['reason']}: {entry['text'][:100]}")
     if (more := facts["num_unmatched"] - 5) > 0:
-        lines.append(f"  ... {more} more lines without a video (--report FILE or --json lists them)")
+        lines.append(f"  ... {plural(more, 'more line')} without a video (--report FILE or --json lists them)")
     # Of each kind of difference the number and one example.
     for what, differ, origin in (
         ("label", f"labels: {{}} differ from the class folder ({facts['labels']} kept; --labels chooses)", "by folder"),
@@ -100,13 +101,15 @@ def import_page(facts: dict[str, Any]) -> str:
 def growth_page(facts: dict[str, Any]) -> str:
     """Format the facts of a growth as text."""
     lines = [
-        f"{facts['num_added']} of {facts['num_lines']} lines of {facts['list_name']} label more videos of {facts['parent']}"
+        f"{facts['num_added']} of {plural(facts['num_lines'], 'line')} of {facts['list_name']} {'labels' if facts['num_added'] == 1 else 'label'} more videos of {facts['parent']}"
     ]
     if facts["num_labelled_before"]:
         lines.append(f"  {facts['num_labelled_before']} had their label before")
     if relabelled := facts["relabelled"]:
         example = f"{relabelled[0]['key']}: {relabelled[0]['theirs']} in the list, {relabelled[0]['ours']} by folder"
-        lines += _wrapped(f"{len(relabelled)} labels are the list's, not the class folder's, such as {example}")
+        lines += _wrapped(
+            f"{plural(len(relabelled), 'label is', 'labels are')} the list's, not the class folder's, such as {example}"
+        )
     return "\n".join(lines)
 
 
@@ -152,7 +155,7 @@ def _classes(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         for row in present:
             yield f"{row['class_name'][: width - 2]:<{width}}" + "".join(f"{row[part]:>11}" for part in PARTS)
         if num_empty := len(rows) - len(present):
-            yield f"({num_empty} of {len(rows)} classes have no video)"
+            yield f"({num_empty} of {plural(len(rows), 'class', 'classes')} {'has' if num_empty == 1 else 'have'} no video)"
         return
     # Too many classes for a row each: a histogram of at most ten bars, and the extremes.
     counts = [row["labelled"] for row in rows]
@@ -160,7 +163,7 @@ def _classes(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     step = max(1, -(-(high - low + 1) // 10))
     bins = [(start, sum(start <= count < start + step for count in counts)) for start in range(low, high + 1, step)]
     most = max(number for _, number in bins)
-    yield f"labelled videos per class ({len(rows)} classes)"
+    yield f"labelled videos per class ({plural(len(rows), 'class', 'classes')})"
     for start, number in bins:
         name = str(start) if step == 1 else f"{start}-{start + step - 1}"
         yield f"{name:>10}  {'#' * -(-number * _BAR // most):<{_BAR}} {number}"

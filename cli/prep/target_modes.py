@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cli.common import echo, print_json, say
+from cli.common import echo, plural, print_json, say
 from cli.prep.split_modes import WAIT_SECONDS, write_output
 from manifests.files import is_url, parse_location
 from manifests.manifest_io import read_header, read_manifest
@@ -90,7 +90,7 @@ def _export(out: str, manifest: Manifest, as_json: bool, options: Options) -> No
     else:
         content = sealed_table_bytes(target_table(chosen))
     write_output(target, content, options["overwrite"])
-    say(f"targets {chosen.name} of {len(chosen)} videos in {target}")
+    say(f"targets {chosen.name} of {plural(len(chosen), 'video')} in {target}")
     if as_json:
         print_json({"name": chosen.name, "num_videos": len(chosen), "path": str(target)})
 
@@ -138,7 +138,7 @@ def _compare(out: str, manifest: Manifest, as_json: bool, options: Options) -> N
         f"{'videos':<28}{facts['num_first']:>14,}{facts['num_second']:>14,}",
         f"{'agree with known labels':<28}{_percent(facts['agreement_first']):>14}{_percent(facts['agreement_second']):>14}",
         "",
-        f"{facts['num_shared']:,} videos are in both, {facts['num_known']:,} of them have a known label.",
+        f"{plural(facts['num_shared'], 'video is', 'videos are')} in both, {facts['num_known']:,} of them with a known label.",
         f"Same most likely class: {_percent(facts['same_class'])}. Mean distance (0 equal, 1 disjoint): {facts['mean_distance']:.3f}.",
     ]
     _print(as_json, {"first": first.name, "second": second.name, **_finite(facts)}, "\n".join(lines))
@@ -195,7 +195,10 @@ def _describe(out: str, chosen: Targets, manifest: Manifest, split: LabelSplit |
 
 def _page(facts: dict[str, Any]) -> str:
     most = math.log(max(facts["num_classes"], 2))
-    lines = [f"targets {facts['name']}  ({facts['num_classes']} classes, digest {facts['digest'][:12]})", ""]
+    lines = [
+        f"targets {facts['name']}  ({plural(facts['num_classes'], 'class', 'classes')}, digest {facts['digest'][:12]})",
+        "",
+    ]
     lines.append(
         f"{'part':<12}{'videos':>10}{'targets':>10}{'entropy':>10}{'of most':>9}{'highest':>9}{'agreement':>22}"
     )

@@ -20,7 +20,7 @@ from typing import NoReturn
 
 import click
 
-from cli.common import say
+from cli.common import plural, say
 from manifests.console import exit_code
 from manifests.machine import SIGNAL_REASONS, usable_cores
 from manifests.records import InputError
@@ -105,7 +105,11 @@ def number_of(devices: str) -> int:
     """The processes that --devices asks for. InputError if it is neither a number nor auto."""
     if devices == "auto":
         number = count_gpus()
-        say(f"{number} GPUs: {number} processes" if number else "no GPU here: one process")
+        say(
+            f"{plural(number, 'GPU')}: {plural(number, 'process', 'processes')}"
+            if number
+            else "no GPU here: one process"
+        )
         return max(1, number)
     if not devices.isdecimal() or not 1 <= int(devices) <= 1024:
         raise InputError(f"--devices {devices}: expected a whole number from 1 to 1024, or auto.")

@@ -240,7 +240,7 @@ def _announce(setup: Setup, ranks: Ranks, folder: Path, observer: Observer) -> N
     num_steps, per_epoch = num_steps_of(setup)
     observer.news(
         f"{config.name} on {setup.manifest.header.dataset}, split {split.name}: {int(split.labelled.sum())} labelled, "
-        f"{int(split.unlabelled.sum())} unlabelled, {int(split.test.sum())} test videos"
+        f"{int(split.unlabelled.sum())} unlabelled, {plural(int(split.test.sum()), 'test video')}"
         + (
             f" ({num_unknown} of the unlabelled without a label)"
             if (num_unknown := int((split.label < 0).sum()))
@@ -254,7 +254,7 @@ def _announce(setup: Setup, ranks: Ranks, folder: Path, observer: Observer) -> N
     if (cache := setup.reader.shards.cache) is not None:
         observer.news(
             f"shards come through the cache {cache.folder}: {human_bytes(cache.num_held())} of at most "
-            f"{human_bytes(cache.num_bytes)} held; {config.data.block_shards} shards are shuffled together"
+            f"{human_bytes(cache.num_bytes)} held; {plural(config.data.block_shards, 'shard is', 'shards are')} shuffled together"
         )
     if not split.validation.any() and split.test.any():
         observer.news(

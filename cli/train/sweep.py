@@ -20,6 +20,7 @@ from cli.common import (
     echo,
     force_option,
     handled,
+    plural,
     print_json,
     quiet_threads,
     say,
@@ -148,7 +149,7 @@ def sweep(
         say("Stopped; the same command goes on.")
         sys.exit(EXIT_CODES[signal.Signals(seen[0])])
     if failed:
-        say(f"{len(failed)} of {len(cells)} cells failed; the same command tries them again.")
+        say(f"{len(failed)} of {plural(len(cells), 'cell')} failed; the same command tries them again.")
         sys.exit(EXIT_FAILURES)
     say(f"Next: tgtrain report {folder} --table markdown")
 
@@ -213,7 +214,7 @@ def _checked(asked: _Asked, folder: Path, num_processes: int, task: int | None) 
     cells = make_cells(asked.grid(manifest, tuple(splits.values())), len(manifest.header.classes))
     if task is not None:
         if task >= len(cells):
-            raise InputError(f"--task {task}: this sweep has {len(cells)} cells, 0 to {len(cells) - 1}.")
+            raise InputError(f"--task {task}: this sweep has {plural(len(cells), 'cell')}, 0 to {len(cells) - 1}.")
         cells = cells[task : task + 1]
     problems: dict[str, None] = {}
     for group in _by_setting(cells):

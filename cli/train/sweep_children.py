@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.common import say
+from cli.common import plural, say
 from cli.train.launch import PARENT_PIPE, child_environment
 from manifests.disk import made_folder
 from manifests.locks import lock_file
@@ -215,7 +215,9 @@ class Children:
         if progress.state == "tested":
             say(f"{cell.name}: {figures(progress)}")
         if progress.num_bad:
-            self.failed[cell.name] = f"{progress.num_bad} test videos could not be read and are not counted"
+            self.failed[cell.name] = (
+                f"{plural(progress.num_bad, 'test video')} could not be read and {'is' if progress.num_bad == 1 else 'are'} not counted"
+            )
         return progress
 
 
@@ -272,9 +274,9 @@ def environments(
         return tuple(plain for _ in range(jobs))
     if per_job > 1 and jobs * per_job > len(gpus):
         raise InputError(
-            f"--jobs {jobs} with --devices {per_job} need {jobs * per_job} GPUs, and {len(gpus)} are visible. Lower one of them."
+            f"--jobs {jobs} with --devices {per_job} need {plural(jobs * per_job, 'GPU')}, and {len(gpus)} {'is' if len(gpus) == 1 else 'are'} visible. Lower one of them."
         )
     if jobs * per_job > len(gpus):
-        log(f"note: {jobs} cells at a time share {len(gpus)} GPUs")
+        log(f"note: {plural(jobs, 'cell')} at a time share {plural(len(gpus), 'GPU')}")
     sets = [[gpus[(slot * per_job + place) % len(gpus)] for place in range(per_job)] for slot in range(jobs)]
     return tuple({**plain, "CUDA_VISIBLE_DEVICES": ",".join(own)} for own in sets)

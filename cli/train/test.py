@@ -102,7 +102,7 @@ def test(
     if result is None:
         end(0)  # with any other code, torchrun and srun end the first process, which is still writing
     if not result.keys:
-        raise InputError(f"None of the {len(videos)} {part} videos could be read: {result.bad[0]}.")
+        raise InputError(f"None of the {plural(len(videos), f'{part} video')} could be read: {result.bad[0]}.")
     facts: dict[str, Any] = {"checkpoint": trained.path.name, "rule": scoring.rule, "step": trained.step, "part": part}
     facts |= {"average": settings.average, **trained.kind, **(_MEASURED if precise_bn else {})}
     origin = {"run": str(run), **facts, **_learnt_from(setup)}
@@ -123,7 +123,8 @@ def _report(run: Path, results: list[Result], facts: dict[str, Any], origin: dic
     for reason in results[0].bad:
         say(f"not counted, damaged: {reason}")
     if not known:
-        say(f"No label of the {len(results[0].keys)} {facts['part']} videos is known: no accuracy is measured.")
+        videos = plural(len(results[0].keys), f"{facts['part']} video")
+        say(f"No label of the {videos} is known: no accuracy is measured.")
     if as_json:
         named = {each.modality: each.named() for each in known[1:]}
         print_json({**origin, **(known[0].to_dict() if known else {"num_videos": 0}), **named})

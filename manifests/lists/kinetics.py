@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from manifests.console import plural
 from manifests.datasets import KINETICS_NAME, class_list, clean_class, folded_class, nfc
 from manifests.lists.labels import UNUSED, is_missing, number_of, subset_in_name, subset_of_word
 from manifests.lists.listed import ListedVideo, OfficialLists, SubsetsOfVideos, Tally
@@ -73,7 +74,10 @@ def read_kinetics(dataset: str, files: list[Path]) -> OfficialLists:
             # Lists may come twice, once without labels.
             if label and folded_class(labels.setdefault(name, label) or label) != folded_class(label):
                 two_labels.add(name)
-                tally.add("{n} videos have two classes and are in no part", f"{where} ({labels[name]} and {label})")
+                tally.add(
+                    "{video with two classes is|videos with two classes are} in no part",
+                    f"{where} ({labels[name]} and {label})",
+                )
             labels[name] = labels.get(name) or label
     classes, spelling = _classes(dataset, spellings, files, tally)
     videos = tuple(
@@ -112,11 +116,14 @@ def _rows(file: Path, table: Table, tally: Tally) -> Iterator[tuple[Row, _Name, 
                 f"{file}, line {row.line}: time_start {shown(start)}, time_end {shown(end)}; expected seconds from 0."
             )
         if not KINETICS_NAME.match(youtube_id):
-            message = "{n} ids are no YouTube ids (11 letters, digits, - and _; Excel changes those that begin with -)"
+            message = "{id is no YouTube id|ids are no YouTube ids} (11 letters, digits, - and _; Excel changes those that begin with -)"
             tally.add(message, f"{where}: {shown(youtube_id)}")
         word, other = subset_word(map(row.get, columns))
         if other:
-            tally.add("{n} rows have two words for the split and are in no part", f"{where}: {word} and {other}")
+            tally.add(
+                "{row with two words for the split is|rows with two words for the split are} in no part",
+                f"{where}: {word} and {other}",
+            )
         subset = UNUSED if other else _subset(word, of_file, with_words, where, tally)
         yield row, (youtube_id, span), subset
 
@@ -132,18 +139,18 @@ def _subset(word: str, of_file: str, with_words: bool, where: str, tally: Tally)
     """The subset of a row. Train is never a guess: rows with unknown words are in no part."""
     if not word and not with_words:
         if not of_file:
-            message = "{n} rows of the lists are in no subset: neither a column `split` nor the name of the file says one, and only a folder train/, val/ or test/ may"
+            message = "{row of the lists is|rows of the lists are} in no subset: neither a column `split` nor the name of the file says one, and only a folder train/, val/ or test/ may"
             tally.add(message, where)
         return of_file
     subset = subset_of_word(word)
     if not subset and not word and of_file != "train":
         subset = of_file
     if not subset:
-        message = "{n} rows are in no part: their word for the split is not train, val or test"
+        message = "{row is|rows are} in no part: the word for the split is not train, val or test"
         tally.add(message, f"{where}: {shown(word)}")
         return UNUSED
     if subset == "train" and of_file in ("val", "test", UNUSED):
-        message = "{n} rows are train by their column and held out by the name of the file; they are held out"
+        message = "{row is|rows are} train by the column and held out by the name of the file, which counts"
         tally.add(message, where)
         return of_file
     return subset
@@ -169,11 +176,14 @@ def _classes(
     for folded, found in spellings.items():
         for other in sorted(found.keys() - {chosen[folded]}):
             if not official or folded in official:
-                tally.add("{n} labels differ from a class in case alone, and are taken for it", other)
+                tally.add(
+                    "{label differs from a class in case alone, and is|labels differ from a class in case alone, and are} taken for it",
+                    other,
+                )
     classes = class_list(dataset) or tuple(sorted(chosen.values()))
     if strange := sorted(set(chosen.values()) - set(classes)):
         raise OtherKineticsError(
-            f"{files[0].parent}: {len(strange)} labels are not among the {len(classes)} classes of {dataset}: {', '.join(strange[:5])[:200]}. "
+            f"{files[0].parent}: {plural(len(strange), 'label is', 'labels are')} not among the {len(classes)} classes of {dataset}: {', '.join(strange[:5])[:200]}. "
             f"For another Kinetics use --dataset kinetics600 or kinetics700.",
             len(chosen),
         )

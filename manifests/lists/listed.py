@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from manifests.console import counted
 from manifests.datasets import KINETICS_NAME, nfc
 from manifests.lists.labels import UNUSED
 
@@ -65,7 +66,7 @@ class Tally:
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, message: str, example: str) -> None:
-        """Count one. message: what is odd and what is done about it, of `{n}` entries."""
+        """Count one. message: what is odd and what is done about it, with the number as `counted` writes it."""
         self.counts[message] = self.counts.get(message, 0) + 1
         if len(some := self.examples.setdefault(message, [])) < 3:
             some.append(example)
@@ -73,7 +74,7 @@ class Tally:
     def notes(self) -> tuple[str, ...]:
         """One line for each message."""
         return tuple(
-            f"{message.format(n=count)}: {', '.join(self.examples[message])}" + ", ..." * (count > 3)
+            f"{counted(message, count)}: {', '.join(self.examples[message])}" + ", ..." * (count > 3)
             for message, count in self.counts.items()
         )
 
@@ -94,10 +95,10 @@ class SubsetsOfVideos:
         after = subset if before is None else min(before, subset, key=_PRECEDENCE.index)
         self.found[name] = _changed(of_video, fold, after)
         if before == subset:
-            self.tally.add("{n} entries of the lists repeat a video", where)
+            self.tally.add("{entry of the lists repeats|entries of the lists repeat} a video", where)
         elif before is not None:
             self.tally.add(
-                "{n} videos are in two subsets of a list; of val, test, unused and train the first counts",
+                "{video is|videos are} in two subsets of a list; of val, test, unused and train the first counts",
                 f"{where} ({before or 'no subset'} and {subset or 'no subset'})",
             )
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from manifests.console import plural
 from manifests.datasets import KINETICS
 from manifests.lists import kinetics
 from manifests.lists.kinetics import is_kinetics_csv, read_kinetics
@@ -78,7 +79,9 @@ def unread_files(dataset: str, places: list[Path], lists: OfficialLists | None) 
         ]
         if found:
             shown = ", ".join(found[:3]) + ", ..." * (len(found) > 3)
-            notes.append(f"{len(found)} files in {folder.name}/ were not read as lists of {dataset}: {shown}")
+            notes.append(
+                f"{plural(len(found), 'file')} in {folder.name}/ {'was' if len(found) == 1 else 'were'} not read as a list of {dataset}: {shown}"
+            )
     return notes
 
 

@@ -46,9 +46,7 @@ def read_ucf101(folder: Path) -> OfficialLists:
                 )
             # A train list has the label behind the name; the class list gives it too.
             if label is not None and label != classes.index(class_name) + 1:
-                message = (
-                    "{n} labels of the train lists are not those of the class list (from 1); the class names count"
-                )
+                message = "{label|labels} of the train lists not as in the class list (from 1); the class names count"
                 lists.tally.add(message, f"{file.name} line {number}: {class_name} {label:g}")
             lists.add(class_name, stem, fold, subset, f"{file.name} line {number}")
     lists.files += [index] * index.is_file()

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from manifests.console import counted, plural
 from manifests.datasets import OFFICIAL, groups_span_classes
 from manifests.records import NO_LABEL, WRITTEN
 from manifests.splits.label_split import LabelSplit
@@ -86,8 +87,8 @@ def check_split(split: LabelSplit, manifest: Manifest) -> tuple[Problem, ...]:
 
 
 def _problem(level: str, kind: str, names: Sequence[str], message: str) -> Problem:
-    """A Problem of these videos, groups or classes; {n} in the message becomes their number."""
-    return Problem(level, kind, len(names), message.format(n=len(names)), tuple(names[:5]))
+    """A Problem of these videos, groups or classes; the message holds their number as `counted` writes it."""
+    return Problem(level, kind, len(names), counted(message, len(names)), tuple(names[:5]))
 
 
 def _keys(split: LabelSplit, flags: Flags) -> list[str]:
@@ -108,20 +109,25 @@ def _check_videos(split: LabelSplit, manifest: Manifest, videos: _Videos) -> Ite
     held_out = split.validation | split.test
     out_of_place = known & ((no_label & (held_out | split.labelled)) | (unknown & held_out))
     for level, kind, flags, message in (
-        (ERROR, "unknown-videos", ~known, "{n} videos are not in the data set"),
-        (ERROR, "not-written", known & ~written, "{n} videos were not extracted (failed or skipped)"),
+        (ERROR, "unknown-videos", ~known, "{video is|videos are} not in the data set"),
+        (ERROR, "not-written", known & ~written, "{video was|videos were} not extracted (failed or skipped)"),
         (
             ERROR,
             "label-range",
             ~in_range & ~(unknown & no_label),
-            f"{{n}} videos have labels outside the {num_classes} classes",
+            f"{{video has a label|videos have labels}} outside the {num_classes} classes",
         ),
-        (ERROR, "no-label", out_of_place, "{n} videos without a label are labelled, validation or test videos"),
+        (
+            ERROR,
+            "no-label",
+            out_of_place,
+            "{video without a label is a labelled, validation or test video|videos without a label are labelled, validation or test videos}",
+        ),
         (
             WARNING,
             "other-labels",
             known & ~unknown & (split.label != videos.label),
-            "{n} videos train with another label than their class folder's",
+            "{video trains|videos train} with another label than the class folder's",
         ),
     ):
         yield _problem(level, kind, _keys(split, flags), message)
@@ -130,7 +136,7 @@ def _check_videos(split: LabelSplit, manifest: Manifest, videos: _Videos) -> Ite
 def _check_parts(split: LabelSplit) -> Iterator[Problem]:
     """Are the parts disjoint and present?"""
     for first, second in (("test", "train"), ("validation", "train"), ("test", "validation")):
-        message = f"{{n}} videos are in both parts ({first} and {second})"
+        message = f"{{video is|videos are}} in both parts ({first} and {second})"
         yield _problem(ERROR, f"{first}-in-{second}", _keys(split, split.part(first) & split.part(second)), message)
     if not split.labelled.any():
         yield _problem(ERROR, "no-labels", [split.name], "no video is labelled")
@@ -171,7 +177,7 @@ def _check_groups(split: LabelSplit, manifest: Manifest, videos: _Videos) -> Ite
         WARNING,
         "groups-in-train-and-test",
         shared,
-        f"{{n}} groups are in train and in test or validation: {sum(in_held[name] for name in shared)} of {int(held.sum())} "
+        f"{{group is|groups are}} in train and in test or validation: {sum(in_held[name] for name in shared)} of {int(held.sum())} "
         f"videos there have a clip of the same class and source in train{remedy}",
     )
     # Milder: the same person or scene, in another class. Official lists have such groups, so they are only noted there.
@@ -181,14 +187,14 @@ def _check_groups(split: LabelSplit, manifest: Manifest, videos: _Videos) -> Ite
             NOTE if manifest.header.dataset in OFFICIAL else WARNING,
             "groups-across-classes",
             sorted((videos.groups(split.train) & videos.groups(held)) - leaked),
-            "{n} groups are in train and in test or validation, under different classes or without a label in train",
+            "{group is|groups are} in train and in test or validation, under different classes or without a label in train",
         )
     labelled = videos.groups(split.labelled)
     yield _problem(
         NOTE,
         "groups-partly-labelled",
         sorted(labelled & videos.groups(split.unlabelled & ~split.labelled)),
-        f"{{n}} of {len(labelled)} labelled groups have unlabelled videos too, all of them in train (--by-group avoids it)",
+        f"{{n}} of {plural(len(labelled), 'labelled group')} also with unlabelled videos, all in train (--by-group avoids it)",
     )
 
 
@@ -199,7 +205,7 @@ def _check_left_out(split: LabelSplit, manifest: Manifest) -> Iterator[Problem]:
     out = [row for row, of in enumerate(label) if of == NO_LABEL and status[row] == WRITTEN and key[row] not in members]
     rows = [row for row, name in enumerate(key) if name in held_out] if out else []
     left_out = [key[row] for row, same in zip(out, of_their_sources(manifest, rows, out), strict=True) if same]
-    message = "{n} videos without a label are in no part: a video of the same file or source is in validation or test"
+    message = "{video without a label is|videos without a label are} in no part: a video of the same file or source is in validation or test"
     yield _problem(NOTE, "left-out", left_out, message)
 
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from manifests.console import plural
 from manifests.datasets import folded_class
 from manifests.lists.labels import whole_number
 from manifests.lists.text import shown
@@ -62,7 +63,9 @@ def grow_split(
     num_added = int(labelled.sum() - parent.labelled.sum())
     num_lines = len(listed.entries)
     if not num_added:
-        raise InputError(f"{file}: all {num_lines} lines name videos that split {parent.name} labels: nothing to add.")
+        raise InputError(
+            f"{file}: all {plural(num_lines, 'line')} name videos that split {parent.name} labels: nothing to add."
+        )
     keeps_labelled = parent.provenance.get("unlabelled", "") != "rest" and bool(
         (parent.labelled & parent.unlabelled).any()
     )
@@ -88,7 +91,7 @@ def _matches(manifest: Manifest, listed: ListFile, file: Path) -> list[Match]:
     if lost:
         line, reason = min(lost)
         raise InputError(
-            f"{file}:{line}: {reason}. {len(lost)} of {len(listed.entries)} lines cannot be used: take them out."
+            f"{file}:{line}: {reason}. {len(lost)} of {plural(len(listed.entries), 'line')} cannot be used: take them out."
         )
     return matched.of_part["labelled"]
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from manifests.bounds import are_keys
+from manifests.console import plural
 from manifests.datasets import groups_span_classes
 from manifests.disk import path_inside
 from manifests.files import atomic_write, is_url, parse_json, read_bytes
@@ -83,7 +84,7 @@ def make_split(manifest: Manifest, settings: SplitSettings, dropped: Collection[
     train, validation, test = pool.train.copy(), pool.validation.copy(), pool.test.copy()
     if settings.test_percent and test.any():
         raise InputError(
-            f"--test-percent {settings.test_percent:g}: the data set already has a test part of {int(test.sum())} videos "
+            f"--test-percent {settings.test_percent:g}: the data set already has a test part of {plural(int(test.sum()), 'video')} "
             f"(fold {settings.fold}). Leave the option out, or use --hold-out for a validation part."
         )
     # Parts are set aside before labels are drawn, so that --percent counts the videos that remain for training.
@@ -93,7 +94,7 @@ def make_split(manifest: Manifest, settings: SplitSettings, dropped: Collection[
     places = np.flatnonzero(train)
     if pool.without_label.all():
         raise InputError(
-            f"{manifest.root} holds {len(pool.key)} videos without a label and no other: a split needs labelled ones. Add them: "
+            f"{manifest.root} holds {plural(len(pool.key), 'video')} without a label and no other: a split needs labelled ones. Add them: "
             f"`tgprep extract VIDEOS {manifest.root} --add`, VIDEOS the folder that holds the class folders."
         )
     if not len(places):
@@ -104,7 +105,7 @@ def make_split(manifest: Manifest, settings: SplitSettings, dropped: Collection[
     if not labelled.any():
         assert settings.percent is not None
         raise InputError(
-            f"--percent {settings.percent:g} of {len(places)} train videos {'in whole groups ' * settings.by_group}is less than one. "
+            f"--percent {settings.percent:g} of {plural(len(places), 'train video')} {'in whole groups ' * settings.by_group}is less than one. "
             f"{f'Did you mean --percent {100 * settings.percent:g}? ' if settings.percent < 1 else ''}Give a larger --percent, or --strategy stratified, which labels at least one of each class{', or --redrawn' * settings.by_group}."
         )
     without_label = pool.without_label & np.array([key not in dropped for key in pool.key])
@@ -279,7 +280,7 @@ def _set_aside(pool: Pool, percent: float, seed: int, purpose: str, spans: bool,
     moved = places[draw.draw_groups_stratified(units, classes, percent, seed, purpose, leave_one=True)]
     if not len(moved):
         raise InputError(
-            f"No {purpose} part of {percent:g} % can be set aside: {len(set(units))} groups in {len(places)} train videos, "
+            f"No {purpose} part of {percent:g} % can be set aside: {plural(len(set(units)), 'group')} in {plural(len(places), 'train video')}, "
             "groups are not divided and at least one of each class must remain. Add videos or groups."
         )
     train[moved] = False

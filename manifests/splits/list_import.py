@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
+from manifests.console import plural
 from manifests.datasets import folded_class
 from manifests.lists.labels import whole_number
 from manifests.records import InputError
@@ -76,7 +77,7 @@ def import_lists(
     place_of = {row: place for place, row in enumerate(pool.rows.tolist())}
     labelled, train, validation, test = _parts(pool, place_of, matched)
     notes += [
-        f"{len(found)} lines are {f'for {part}' if part else 'in no part'} by their own word for the subset"
+        f"{plural(len(found), 'line is', 'lines are')} {f'for {part}' if part else 'in no part'} by the list's own word for the subset"
         for part, found in matched.held_out.items()
         if found
     ]
@@ -85,7 +86,7 @@ def import_lists(
     )
     if manifest.header.num_folds and (moved := int((pool.train & (test | validation)).sum())):
         notes.append(
-            f"{moved} videos of the official train list are in an imported list for test or validation: they leave train"
+            f"{plural(moved, 'video of the official train list is', 'videos of the official train list are')} in an imported list for test or validation, and not in train any more"
         )
     unlabelled = pool.without_label | (train | labelled if settings.unlabelled == "all" else train & ~labelled)
     label, label_differences, label_notes = _labels(
@@ -123,7 +124,7 @@ def _choose_pool(manifest: Manifest, settings: ImportSettings, labelled: list[Ma
         wider = official_pool(manifest, settings.fold, "non-test")
         outside = {match.row for match in labelled} & set(wider.rows[wider.train & ~pool.train].tolist())
         if outside:
-            note = f"{len(outside)} labelled videos are outside the official train list: train is every video that is not in the test part (--pool sets it)"
+            note = f"{plural(len(outside), 'labelled video is', 'labelled videos are')} outside the official train list: train is every video that is not in the test part (--pool sets it)"
             return wider, "non-test", [note]
     return pool, name, []
 
@@ -153,7 +154,7 @@ def _refuse_overlaps(parts: dict[str, Flags], file: ListFile, fold: int) -> None
     for first, second in (*pairs, ("validation", "test")):
         if shared := int((parts[first] & parts[second]).sum()):
             raise InputError(
-                f"List {file.name}: {shared} of {int(parts[first].sum())} {first} videos are in the {second} part too "
+                f"List {file.name}: {shared} of {plural(int(parts[first].sum()), f'{first} video')} {'is' if shared == 1 else 'are'} in the {second} part too "
                 f"(fold {fold}). {hints.get(first, hints['unlabelled'])}"
             )
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from manifests.console import plural
 from manifests.datasets import KINETICS, KINETICS_NAME, VIDEO_EXTENSIONS, clean_class, nfc
 from manifests.lists.labels import subset_of_word
 from manifests.lists.text import shown
@@ -128,7 +129,7 @@ def _why_nothing_matches(manifest: Manifest, part: str, file: ListFile, reasons:
     if reason := _other_part(part, first_line.subset)[1]:
         return f"List {file.name}: none of its lines is for {part} videos. Line {first_line.line}: {reason}."
     return (
-        f"List {file.name}: none of its {len(file.entries)} lines names a video of {manifest.root}. First line: {first_line.text[:120]!r}; "
+        f"List {file.name}: none of its {plural(len(file.entries), 'line')} names a video of {manifest.root}. First line: {first_line.text[:120]!r}; "
         f"the data set holds videos such as {next(iter(manifest.videos.column('key')), '')!r}.{' ' * bool(file.hint)}{file.hint}"
     )
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from manifests.console import plural
 from manifests.lists.kinetics import whole_seconds
 from manifests.lists.labels import is_missing, number_of
 from manifests.lists.table import (
@@ -237,7 +238,7 @@ def export_list(split: LabelSplit, manifest: Manifest, form: str, part: str = "l
     row_of = {key: row for row, key in enumerate(table.column("key").to_pylist())}
     if strange := [key for key in keys if key not in row_of]:
         raise InputError(
-            f"Split {split.name} names {len(strange)} videos that {manifest.root} does not hold, such as {strange[0]}."
+            f"Split {split.name} names {plural(len(strange), 'video')} that {manifest.root} does not hold, such as {strange[0]}."
         )
     taken = table.take(pa.array([row_of[key] for key in keys])).to_pydict()
     if form == "mmaction-videos" and (spaced := [path for path in taken["path"] if re.search(r"\s", path)]):

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from manifests.console import plural
 from manifests.lists.text import shown
 from manifests.records import WRITTEN, InputError
 from manifests.splits.list_match import match_lists
@@ -112,6 +113,6 @@ def _match_names(
 def _unknown(manifest: Manifest, file: ScoreFile, rows: npt.NDArray[np.int64], reason: str) -> str:
     first = int(rows[0])
     return (
-        f"{file.where(first)}: {shown(file.keys[first])}: {reason}; {len(rows)} of {len(file.keys)} rows name no video of "
+        f"{file.where(first)}: {shown(file.keys[first])}: {reason}; {len(rows)} of {plural(len(file.keys), 'row')} {'names' if len(rows) == 1 else 'name'} no video of "
         f"{manifest.root}. Keys look like {manifest.videos[0].key!r}. --skip-unknown leaves such rows out."
     )

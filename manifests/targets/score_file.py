@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from manifests.console import plural
 from manifests.datasets import folded_class
 from manifests.files import parse_json, read_bytes
 from manifests.lists.labels import is_missing, whole_number
@@ -288,7 +289,7 @@ def _rows(column: pa.ChunkedArray, width: int, file: Path, lines: Sequence[int])
         )
     flat = pc.list_flatten(column)
     if flat.null_count:
-        raise InputError(f"{file}: {flat.null_count} scores are empty.")
+        raise InputError(f"{file}: {plural(flat.null_count, 'score is', 'scores are')} empty.")
     values: Probabilities = _float32(flat.to_numpy()).reshape(-1, width)
     return values
 

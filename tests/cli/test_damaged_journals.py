@@ -22,7 +22,7 @@ WHOLE = Writer("prep", "extract {b}/videos {p}/data " + EXTRACT)
     [
         ("plan.json", True, "the plan of the unfinished extraction is damaged", 2),
         ("plan.parquet", False, "the plan of the unfinished extraction is damaged", 2),
-        ("done/shard-000000.tar.json", False, "1 entries of the journal are damaged", 1),
+        ("done/shard-000000.tar.json", False, "1 entry of the journal is damaged", 1),
     ],
 )
 def test_damage_is_noted_and_the_extraction_finishes(

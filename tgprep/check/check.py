@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
+from manifests.console import plural
 from manifests.disk import TEMPORARY_PREFIX
 from manifests.files import MAX_JSON_BYTES, find_below, is_url, list_files, parse_json, read_bytes
 from manifests.machine import run_threads
@@ -134,9 +135,9 @@ def _unlabelled(manifest: Manifest) -> Iterator[str]:
 
 def _edited(originals: Originals) -> Iterator[str]:
     if num_dropped := int(originals.dropped.sum()):
-        yield f"{num_dropped} videos were dropped: no table names them, their bytes are still in the shards"
+        yield f"{plural(num_dropped, 'video was', 'videos were')} dropped: no table names them, their bytes are still in the shards"
     if num_others := len(originals) - num_dropped:
-        yield f"{num_others} videos have another class or label than the .json member of their shard says: the tables count"
+        yield f"{plural(num_others, 'video has', 'videos have')} another class or label than the .json member of their shard says: the tables count"
 
 
 def _check_header(root: str) -> Iterator[Finding]:

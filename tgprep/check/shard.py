@@ -10,6 +10,7 @@ from typing import BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
+from manifests.console import plural
 from manifests.files import digest_of, open_location, parse_json, read_range
 from manifests.manifest_io import join
 from manifests.records import ManifestHeader, ShardRow, VideoRow
@@ -71,7 +72,7 @@ def check_shard(manifest: Manifest, shard_rows: ShardRows, shard: ShardRow, *, d
             if damaged or deep:
                 num_frames = _check_samples(file, num_bytes, shard_rows.rows(shard.name), manifest.header, deep, add)
     except FileNotFoundError:
-        add("", "shard-missing", f"the file is missing ({shard.num_videos} videos)")
+        add("", "shard-missing", f"the file is missing ({plural(shard.num_videos, 'video')})")
     except OSError as error:
         damaged = True
         add("", "shard-unreadable", f"the file cannot be read: {error.strerror or error}")

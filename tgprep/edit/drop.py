@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from manifests.console import plural
 from manifests.records import SKIPPED, InputError
 from manifests.table import Originals, VideoTable
 from tgprep.edit.change import SHOWN, Changed, State, find_keys, held, refuse_unknown, with_columns
@@ -29,7 +30,7 @@ def drop(root: str, keys: Sequence[str], *, dry_run: bool = False) -> Changed:
         refuse_unknown("--keys", root, unknown, len(set(keys)), example)
         if rows and len(rows) == len(named):
             raise InputError(
-                f"--keys names all {len(rows)} videos of {root}: none would be left. Remove the folder instead."
+                f"--keys names all {plural(len(rows), 'video')} of {root}: none would be left. Remove the folder instead."
             )
         kept = np.setdiff1d(np.arange(len(videos)), rows)
         return state.write("drop", len(rows), len(dropped_before), videos.take(kept), _with_dropped(state, rows))

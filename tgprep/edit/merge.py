@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from manifests.card import CARD_NAME, plain_text, write_card
+from manifests.console import plural
 from manifests.datasets import folded_class, nfc
 from manifests.disk import TEMPORARY_PREFIX, made_folder, require_room, sync_folder
 from manifests.files import (
@@ -203,7 +204,7 @@ def _refuse_clashes(sources: Sequence[Manifest]) -> None:
         pair = sources[first].root, sources[second].root
         same = "They are the same data set. " * (sources[first].digest == sources[second].digest)
         raise InputError(
-            f"{len(clashes)} videos have the key or the path of a video of another data set: {shown}. The first is in {pair[0]} and in "
+            f"{plural(len(clashes), 'video has', 'videos have')} the key or the path of a video of another data set: {shown}. The first is in {pair[0]} and in "
             f"{pair[1]}. {same}Drop them from one of the two (`tgprep drop {pair[1]} --keys FILE`), and merge again."
         )
 
@@ -308,19 +309,19 @@ def _notes(sources: Sequence[Manifest], merged: Manifest) -> Iterator[str]:
     same_bytes = _shared(sources, "source_sha256")
     if same_bytes:
         yield (
-            f"{len(same_bytes)} video files are in two of the data sets under different keys (`tgprep info` lists equal files): "
+            f"{plural(len(same_bytes), 'video file is', 'video files are')} in two of the data sets under different keys (`tgprep info` lists equal files): "
             "a split may have one in train and the other in test"
         )
     if groups := _shared(sources, "group"):
         yield (
-            f"{len(groups)} groups have a name that two of the data sets use ({', '.join(sorted(groups)[:3])}): a split takes them for one "
+            f"{plural(len(groups), 'group has', 'groups have')} a name that two of the data sets use ({', '.join(sorted(groups)[:3])}): a split takes them for one "
             "source if their class is one, too, and never divides it"
         )
     if (folds := merged.header.num_folds) and (others := [s.root for s in sources if not s.header.num_folds]):
         yield f"no official lists in {', '.join(others)}: these videos are train in each of the {folds} folds"
     left = len(merged.videos) - sum(len(source.videos) for source in sources)
     if left:
-        yield f"{-left} skipped files have the path of a file of another data set, and one row"
+        yield f"{plural(-left, 'skipped file has', 'skipped files have')} the path of a file of another data set, and one row"
     if any(list_splits(source.root) or list_targets(source.root) for source in sources):
         yield "splits and targets belong to the data sets that they were made for, and did not come along"
 

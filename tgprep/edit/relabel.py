@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from manifests.console import plural
 from manifests.datasets import folded_class, groups_span_classes, nfc
 from manifests.lists.labels import whole_number
 from manifests.records import MAX_NAME_BYTES, NO_LABEL, InputError
@@ -70,7 +71,7 @@ def _labels_of_rows(manifest: Manifest, file: Path) -> dict[int, tuple[str, int]
         lines = [f"line {entry.line} ({entry.text[:80]!r}): {entry.reason}" for entry in matches.unmatched[:SHOWN]]
         more = ", …" * (len(matches.unmatched) > SHOWN)
         raise InputError(
-            f"--from {file}: {len(matches.unmatched)} of {len(read.entries)} lines name no video that can be relabelled. Nothing was "
+            f"--from {file}: {len(matches.unmatched)} of {plural(len(read.entries), 'line')} {'names' if len(matches.unmatched) == 1 else 'name'} no video that can be relabelled. Nothing was "
             f"changed. {'; '.join(lines)}{more}."
         )
     wanted = {}

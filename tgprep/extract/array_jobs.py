@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from manifests.console import plural
 from manifests.files import Location, below, exists, remove_tree
 from manifests.manifest_io import HEADER_NAME
 from manifests.records import InputError
@@ -97,7 +98,7 @@ def finalize(out: Location) -> Outcome:
         missing = sorted({shard.name for shard in plan.shards} - done.keys())
         if missing:
             raise ShardError(
-                f"{len(missing)} of {len(plan.shards)} shards are missing: {', '.join(missing[:5])}"
+                f"{len(missing)} of {plural(len(plan.shards), 'shard')} {'is' if len(missing) == 1 else 'are'} missing: {', '.join(missing[:5])}"
                 f"{', …' if len(missing) > 5 else ''}. Run the tasks that failed again, or the same command without "
                 f"--num-tasks to write them here."
             )

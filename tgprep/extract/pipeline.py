@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from manifests.card import plain_text, write_card
+from manifests.console import plural
 from manifests.disk import explained
 from manifests.files import Location, below, exists, list_files, list_folder, remove, remove_tree
 from manifests.manifest_io import HEADER_NAME, read_manifest, read_originals, write_manifest
@@ -198,7 +199,7 @@ def make_shards(
             num_failed += num_failures([result])
             if 0 <= max_failures < num_failed:
                 raise TooManyFailuresError(
-                    f"{num_failed} videos failed, --max-failures allows {max_failures}. Finished shards are kept."
+                    f"{plural(num_failed, 'video')} failed, --max-failures allows {max_failures}. Finished shards are kept."
                 )
     if len(results) < len(shards):
         raise StoppedError
@@ -311,10 +312,12 @@ def finished_outcome(request: Request, scan: Scan) -> Outcome:
     changed = [v.path for v in scan.videos if v.num_source_bytes != before.get(v.place, v.num_source_bytes)]
     notes = []
     if new:
-        notes.append(f"{len(new)} videos in VIDEOS are not in the data set (the first: {new[0]}); --add adds them")
+        notes.append(
+            f"{plural(len(new), 'video in VIDEOS is', 'videos in VIDEOS are')} not in the data set (the first: {new[0]}); --add adds them"
+        )
     if changed:
         notes.append(
-            f"{len(changed)} videos in VIDEOS have another size than when they were extracted (the first: {changed[0]}): "
+            f"{plural(len(changed), 'video in VIDEOS has', 'videos in VIDEOS have')} another size than when it was extracted (the first: {changed[0]}): "
             f"extract into another folder to use them as they are now"
         )
     if list_folder(request.work):

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from manifests import disk, files
 from manifests.card import CARD_NAME
-from manifests.console import waiting
+from manifests.console import plural, waiting
 from manifests.locks import hold_lock, lock_file, wait_for_lock
 from manifests.manifest_io import HEADER_NAME, MERGE_NAME, SHARDS_NAME, SPLITS_FOLDER, read_header, settle_tables
 from manifests.records import InputError
@@ -258,7 +258,7 @@ def load_done(out: files.Location, work: files.Location, plan: str, notes: list[
     if lost:
         first = str(lost[0]).rpartition("/")[2].removesuffix(".json")
         notes.append(
-            f"{len(lost)} entries of the journal are damaged or of another plan, such as that of {first}: written again"
+            f"{plural(len(lost), 'entry of the journal is', 'entries of the journal are')} damaged or of another plan, such as that of {first}: written again"
         )
     return done
 

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 
+from manifests.console import plural
 from manifests.datasets import folded_class, nfc
 from manifests.files import Location, below, exists
 from manifests.lists.labels import UNUSED, is_missing, number_of, subset_of_word, whole_number
@@ -44,7 +45,11 @@ def by_csv(listing: Listing, videos: Location, annotations: Path | None, pool: C
     label_column = table.named("label")[0]
     labels, classes, notes = _classes(table.rows, label_column, annotations)
     subsets, more = _subsets(table, annotations)
-    notes = [f"list: {annotations.name} ({len(table.rows)} videos, {len(classes)} classes)", *notes, *more]
+    notes = [
+        f"list: {annotations.name} ({plural(len(table.rows), 'video')}, {plural(len(classes), 'class', 'classes')})",
+        *notes,
+        *more,
+    ]
     if (path_column, label_column) != ("path", "label"):
         notes.append(f"columns of {annotations.name}: the path is {path_column}, the label {label_column}")
     group_column = next(iter(table.named("group")), "")
@@ -80,7 +85,9 @@ def by_csv(listing: Listing, videos: Location, annotations: Path | None, pool: C
     extra = _by_class(unlisted, set(classes))
     if unlisted:
         examples = some(sorted(file.path for file in unlisted))
-        notes.append(f"{len(unlisted)} video files are not in {annotations.name} and were ignored: {examples}")
+        notes.append(
+            f"{plural(len(unlisted), 'video file is', 'video files are')} not in {annotations.name} and ignored: {examples}"
+        )
     # A row without a label whose file is missing is no video that was skipped.
     found = {place: row for place, row in rows.items() if place[0] not in unseen or isinstance(row, VideoLabel)}
     segments = by_file(found) if times else {}
@@ -169,7 +176,7 @@ def _classes(rows: Iterable[Row], column: str, file: Path) -> tuple[list[str], t
     same = Counter(map(folded_class, classes))
     if alike := [name for name in classes if same[folded_class(name)] > 1]:
         notes.append(
-            f"{len(alike)} classes have names that differ in case or spaces alone, and stay apart: {some(alike)}"
+            f"{plural(len(alike), 'class has a name', 'classes have names')} that differ in case or spaces alone, and stay apart: {some(alike)}"
         )
     return labels, classes, notes
 
@@ -198,7 +205,7 @@ def _subsets(table: Table, file: Path) -> tuple[list[str], list[str]]:
     ]:
         row, word = unknown[0]
         raise InputError(
-            f"{file}, line {row.line}: {column} {shown(word)} ({len(unknown)} rows have such words); expected train, val, test or unused."
+            f"{file}, line {row.line}: {column} {shown(word)} ({plural(len(unknown), 'row has such a word', 'rows have such words')}); expected train, val, test or unused."
         )
     empty = words.count("")
     return subsets, notes + [f"{empty} of {len(words)} rows have no {column} and are in no part"] * bool(empty)

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from manifests import datasets
+from manifests.console import plural
 from manifests.datasets import SUBSET_NAMES, folded_class, is_common, nfc, subset_of_folder, words_of
 from manifests.files import Location
 from manifests.records import InputError
@@ -86,12 +87,12 @@ def by_folder(files: list[VideoFile], videos: Location, *, of_frames: bool = Fal
     notes += _notes(layout, nested, [path for path, why in labels.items() if isinstance(why, str)])
     if double := sorted(name for name, forms in spellings.items() if len(forms) > 1):
         notes.append(
-            f"{len(double)} classes have folders in composed and in decomposed Unicode, taken as one class each: {some(double)}"
+            f"{plural(len(double), 'class has folders', 'classes have folders')} in composed and in decomposed Unicode, taken as one class each: {some(double)}"
         )
     same = Counter(map(folded_class, spellings))
     if alike := sorted(name for name in spellings if same[folded_class(name)] > 1):
         notes.append(
-            f"{len(alike)} classes have names that differ in case or spaces alone, and stay apart: {some(alike)}"
+            f"{plural(len(alike), 'class has a name', 'classes have names')} that differ in case or spaces alone, and stay apart: {some(alike)}"
         )
     return Labelling(tuple(sorted(spellings)), labels, int(layout.kind != "class"), (), (), tuple(notes))
 
@@ -217,7 +218,7 @@ def _note_on_folders_in_classes(layout: _Layout, nested: list[Folders]) -> list[
         return []
     example = f"{found[0]}/{min(deeper[found[0]])}/"
     return [
-        f"{len(found)} classes hold folders and no videos, such as {example}: if those folders are the classes, give them with --dataset csv"
+        f"{plural(len(found), 'class holds', 'classes hold')} folders and no videos, such as {example}: if those folders are the classes, give them with --dataset csv"
     ]
 
 
@@ -247,5 +248,7 @@ def _notes(layout: _Layout, nested: list[Folders], skipped: list[str]) -> list[s
         places = ("/".join(path.split("/")[:-1][: depth + 1]) for path in skipped)
         counts = Counter(f"{place}/" if place else "VIDEOS itself" for place in places)
         shown = some([f"{count} in {place}" for place, count in sorted(counts.items())])
-        notes.append(f"{len(skipped)} videos that are in no class are skipped: {shown}")
+        notes.append(
+            f"{plural(len(skipped), 'video that is in no class is', 'videos that are in no class are')} skipped: {shown}"
+        )
     return notes

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from manifests import datasets
+from manifests.console import plural
 from manifests.datasets import KINETICS
 from manifests.files import Location
 from manifests.lists import official
@@ -180,7 +181,9 @@ def by_lists(
     if double := sorted(
         f"{stem} ({' and '.join(sorted(names))})" for stem, names in unsettled.items() if len(names) > 1
     ):
-        notes.append(f"{len(double)} videos are in several class folders, and count in each: {some(double)}")
+        notes.append(
+            f"{plural(len(double), 'video is', 'videos are')} in several class folders, and counted in each: {some(double)}"
+        )
     return Labelling(classes, labels, num_folds, missing, count_extra(extra), tuple(notes))
 
 
@@ -201,7 +204,7 @@ def _refuse_silent_lists(
     if annotations is not None and lists.videos:
         example = "/".join(filter(None, (lists.videos[0].class_name, lists.videos[0].stem)))
         raise InputError(
-            f"--annotations {annotations}: the official lists name none of the {len(files)} videos: they name videos such as {example}, "
+            f"--annotations {annotations}: the official lists name none of the {plural(len(files), 'video')}: they name videos such as {example}, "
             f"VIDEOS holds {files[0].path}. Give the lists of these videos, or leave --annotations out."
         )
 
@@ -213,8 +216,11 @@ def _note_on_folders(files: list[VideoFile], labels: Mapping[str, VideoLabel | s
         label, subset = labels[file.path], next(filter(None, map(datasets.subset_of_folder, file.folders)), "")
         if isinstance(label, VideoLabel) and subset and subset not in label.subsets:
             other.append(f"{file.path} (listed: {label.subsets[0] or 'nowhere'})")
-    what = "videos are in a folder of another subset than the lists say; the lists count"
-    return [f"{len(other)} {what}: {some(sorted(other))}"] if other else []
+    what = (
+        plural(len(other), "video is", "videos are")
+        + " in a folder of another subset than the lists say; the lists count"
+    )
+    return [f"{what}: {some(sorted(other))}"] if other else []
 
 
 def _classes_and_places(
@@ -235,12 +241,12 @@ def _notes_on_lists(
 ) -> Iterator[str]:
     if lists is not None:
         folds = f"{lists.num_folds} fold{'s' if lists.num_folds > 1 else ''}"
-        yield f"official lists: {lists.source} ({folds}, {len(lists.videos)} videos)"
+        yield f"official lists: {lists.source} ({folds}, {plural(len(lists.videos), 'video')})"
         yield from lists.notes
     if unlisted:
-        yield f"{len(unlisted)} videos are in no official list: {some(unlisted)}"
+        yield f"{plural(len(unlisted), 'video is', 'videos are')} in no official list: {some(unlisted)}"
     if other_class:
-        yield f"{len(other_class)} videos are in another class folder than the lists say; the folder counts: {some(other_class)}"
+        yield f"{plural(len(other_class), 'video is', 'videos are')} in another class folder than the lists say; the folder counts: {some(other_class)}"
     if not num_folds and lists is not None:
         yield "the official lists name none of the videos: every video counts as train"
     elif not num_folds:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from manifests import datasets
+from manifests.console import plural
 from manifests.files import Location
 from manifests.lists.kinetics import is_kinetics_csv
 from manifests.lists.official import unread_files
@@ -108,11 +109,11 @@ def named(listing: Listing, videos: Location, dataset: str, labelling: Labelling
     keys, clashes = [*keys, *more_keys], sorted(clashes + more_clashes)
     if clashes:
         notes.append(
-            f"{len(clashes)} videos share class and name with another (copies, or the same name with another extension); their keys end in a hash of the path: {some(clashes)}"
+            f"{plural(len(clashes), 'video shares', 'videos share')} class and name with another (copies, or the same name with another extension); their keys end in a hash of the path: {some(clashes)}"
         )
     rows = [replace(row, key=key) for row, key in zip(rows, keys, strict=True)]
     if unlabelled:
-        notes.append(f"{len(unlabelled)} videos have no label: {some(_places(unlabelled))}")
+        notes.append(f"{plural(len(unlabelled), 'video has', 'videos have')} no label: {some(_places(unlabelled))}")
     if listing.ignored:
         kinds = sorted(listing.ignored.items(), key=lambda entry: (-entry[1], entry[0]))
         notes.append(f"ignored files that are no videos: {', '.join(f'{count} {kind}' for kind, count in kinds)}")
@@ -161,7 +162,13 @@ def _notes_on_missing(missing: tuple[Missing, ...]) -> list[str]:
     num_missing = sum(entry.num_missing for entry in missing)
     worst = sorted(missing, key=lambda entry: (-entry.num_missing, entry.class_name))
     examples = some([f"{e.class_name or 'no label'} {e.num_missing} of {e.num_listed}" for e in worst])
-    return [f"{num_missing} listed videos of {len(worst)} classes are not in the folder: {examples}"] if missing else []
+    return (
+        [
+            f"{plural(num_missing, 'listed video')} of {plural(len(worst), 'class', 'classes')} {'is' if num_missing == 1 else 'are'} not in the folder: {examples}"
+        ]
+        if missing
+        else []
+    )
 
 
 def _places(unlabelled: list[tuple[VideoFile, VideoLabel]]) -> list[str]:

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from manifests.console import plural
 from manifests.files import Location, below
 from manifests.lists.labels import number_of
 from manifests.lists.table import COLUMNS, KINETICS_COLUMNS, Row, Table, read_table
@@ -73,7 +74,7 @@ def notes_on_segments(segments: Mapping[str, tuple[VideoLabel, ...]], files: Ite
     """Notes for the user on how many segments there are, and on files whose segments are kept apart by their groups or subsets."""
     present = [path for path in files if path in segments]
     num_cut = sum(label.end_seconds >= 0 for path in present for label in segments[path])
-    yield f"{num_cut} segments of {sum(segments[path][0].end_seconds >= 0 for path in present)} files"
+    yield f"{plural(num_cut, 'segment')} of {plural(sum(segments[path][0].end_seconds >= 0 for path in present), 'file')}"
     for what, values in (
         ("groups", lambda label: label.group),
         ("subsets", lambda label: label.subsets),
@@ -82,7 +83,7 @@ def notes_on_segments(segments: Mapping[str, tuple[VideoLabel, ...]], files: Ite
         apart = [path for path in present if len(set(map(of_file, segments[path]))) > 1]
         if apart:
             yield (
-                f"{len(apart)} files have segments of several {what}, so that parts of one file may be in train and in test: "
+                f"{plural(len(apart), 'file has', 'files have')} segments of several {what}, so that parts of one file may be in train and in test: "
                 f"{some(sorted(apart))}"
             )
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow.compute as pc
 
+from manifests.console import plural
 from manifests.manifest_io import SPLITS_FOLDER, read_originals
 from manifests.records import WRITTEN
 from manifests.sample import flow_method
@@ -81,7 +82,7 @@ def default_description(manifest: Manifest) -> str:
     """One sentence on any data set."""
     header = manifest.header
     what = "H.264 video" if _is_video(header.settings) else "JPEG frames"
-    counts = f"{header.num_written:,} action videos of {len(header.classes):,} classes"
+    counts = f"{plural(header.num_written, 'action video')} of {plural(len(header.classes), 'class', 'classes')}"
     return f"{counts} as WebDataset shards of {what} with temporal gradients, a Parquet manifest and label splits (tgprep)."
 
 
@@ -122,10 +123,10 @@ def _contents(c: Contents, manifest: Manifest) -> Iterator[str]:
         "classes without videos": f"{c.num_empty_classes:,}",
         "videos without a label": f"{c.num_without_label:,}",
         "groups (actors or scenes)": f"{c.num_groups:,}",
-        "segments": f"{c.num_segments:,} of {c.num_cut_files:,} files" if c.num_segments else "",
+        "segments": f"{c.num_segments:,} of {plural(c.num_cut_files, 'file')}" if c.num_segments else "",
         "frames": f"{c.num_frames:,}; a video {c.frames_per_video.min:,} to {c.frames_per_video.max:,}, "
         f"median {c.frames_per_video.median:,}",
-        "size": f"{c.num_bytes / 1e6:,.1f} MB in {c.num_shards:,} shards",
+        "size": f"{c.num_bytes / 1e6:,.1f} MB in {plural(c.num_shards, 'shard')}",
         "pictures": _most((f"{width}x{height}", count) for (width, height), count in c.picture_sizes.items()),
         "frames a second": _most((f"{fps:.5g}" if fps else "unknown", count) for fps, count in c.fps.items()),
         "temporal gradient": f"{'stored' if c.gradient.stored else 'derived while reading'}, of {c.gradient.source} frames in "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from manifests.console import plural
 from manifests.records import WRITTEN
 from manifests.table import VideoTable
 
@@ -27,7 +28,9 @@ class Copies:
             return []
         classes = ", ".join(f"{name or 'no label'} {count}" for name, count in list(self.by_class.items())[:5])
         more = f" and {len(self.by_class) - 5} more classes" if len(self.by_class) > 5 else ""
-        lines = [f"{self.num_copies} videos are copies of another file, byte for byte ({classes}{more}):"]
+        lines = [
+            f"{plural(self.num_copies, 'video is a copy', 'videos are copies')} of another file, byte for byte ({classes}{more}):"
+        ]
         lines += [f"  {' = '.join(paths[:3])}{' = …' if len(paths) > 3 else ''}" for paths in self.examples]
         if self.num_other_class:
             lines.append(f"  in more than one class: {self.num_other_class} sets of equal files")

@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 
+from manifests.console import plural
 from manifests.records import InputError
 from tgtrain.data.crop import (
     REFERENCE_INPUT_SIZE,
@@ -233,7 +234,7 @@ def _num_usable_frames(num_frames: int, gradient: Gradient) -> int:
     fewest = 2 if gradient in _OF_PAIRS else 1
     if num_frames < fewest:
         raise InputError(
-            f"video has {num_frames} frames, a clip with gradient '{gradient}' needs at least {fewest}: "
+            f"video has {plural(num_frames, 'frame')}, a clip with gradient '{gradient}' needs at least {fewest}: "
             "leave the video out of the split (`tgprep check` names such videos)"
         )
     return num_frames - 1 if gradient in _OF_PAIRS else num_frames

@@ -13,6 +13,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
+from manifests.console import plural
 from manifests.records import InputError
 from tgtrain.randomness import Indices, Stream, permute, round_keys
 
@@ -54,7 +55,7 @@ class StreamOrder:
         name = Stream(self.stream_id).name.lower() if self.stream_id in list(Stream) else str(self.stream_id)
         if not 1 <= self.num_videos <= MAX_VIDEOS:
             raise InputError(
-                f"stream {name} has {self.num_videos} videos, expected at least 1: "
+                f"stream {name} has {plural(self.num_videos, 'video')}, expected at least 1: "
                 "choose a split whose lists are not empty (`tgprep info` counts them)"
             )
         if self.batch_size < 1:

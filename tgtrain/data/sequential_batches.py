@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import get_worker_info
 
+from manifests.console import plural
 from manifests.records import InputError
 from tgtrain.data.batch import FilledClips, IndexedClips, StepDataset
 from tgtrain.data.clip import ClipPlan
@@ -140,7 +141,7 @@ class ClipBuffer:
                     yield item
             if not num_valid:
                 raise InputError(
-                    f"No sample can be read from {len(turns)} shards, the last: {last_fault}. Check data.shards and the data set "
+                    f"No sample can be read from {plural(len(turns), 'shard')}, the last: {last_fault}. Check data.shards and the data set "
                     "(`tgprep check` on a copy finds what is damaged)."
                 )
 
@@ -249,6 +250,6 @@ def weaker_promises(workers: int, buffer_clips: int, num_shards: int) -> list[st
     ]
     if num_shards < workers:
         lines.append(
-            f"{num_shards} shards are fewer than {workers} loader processes: some read the same shard, each a part of it"
+            f"{plural(num_shards, 'shard is', 'shards are')} fewer than {plural(workers, 'loader process', 'loader processes')}: some read the same shard, each a part of it"
         )
     return lines

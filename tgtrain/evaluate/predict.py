@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from manifests.console import plural
 from manifests.gradient import Frame, temporal_gradient
 from manifests.records import InputError
 from tgtrain.data.clip import ClipSettings, plan_eval
@@ -71,7 +72,7 @@ def read_views(
         try:
             plans, refusal = plan_eval(max(1, num_frames), height, width, settings, num_clips, num_crops), ""
         except InputError:
-            plans, refusal = (), f"it has {num_frames} frame(s), too few for a clip"
+            plans, refusal = (), f"it has {plural(num_frames, 'frame')}, too few for a clip"
         clips, num_decoded = cut_video(_same_size(first, opened.frames), plans, rgb=rgb, tg=tg, of_pair=of_pair)
         # A pass that decodes another number of frames has cut its clips in the wrong places: repeat it.
         if num_decoded == num_frames and refusal:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manifests.console import lost_log
+from manifests.console import lost_log, plural
 from manifests.files import atomic_write, parse_json, read_bytes
 from manifests.machine import peak_memory_mb
 from tgtrain.method.class_counts import ClassCount
@@ -124,7 +124,9 @@ class Journal:
     ) -> None:
         before = read_metrics(run)
         if damaged := before.num_damaged + before.cut_short:
-            log(f"{damaged} damaged lines of {run / METRICS_NAME} are left out; no step is lost")
+            log(
+                f"{plural(damaged, 'damaged line')} of {run / METRICS_NAME} {'is' if damaged == 1 else 'are'} left out; no step is lost"
+            )
         lines = [
             json.dumps(record) + "\n"
             for record in before.records

@@ -9,6 +9,7 @@ from statistics import median
 
 from torch import nn
 
+from manifests.console import plural
 from tgtrain.errors import RunError
 from tgtrain.ranks.distributed import Ranks
 
@@ -55,7 +56,7 @@ class Damage:
 
 def left_out(what: str, bad: Sequence[str]) -> str:
     """A log line about damaged videos that a measurement has left out."""
-    return f"{what} left out {len(bad)} damaged video{'s' * (len(bad) != 1)}, the first: {bad[0]}"
+    return f"{what} left out {plural(len(bad), 'damaged video')}, the first: {bad[0]}"
 
 
 class LossWatch:

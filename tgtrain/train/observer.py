@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from manifests.console import plural
 from tgtrain.run.lines import coverage_line, figures_line, step_line
 
 if TYPE_CHECKING:
@@ -63,5 +64,5 @@ class Observer:
         """The accuracy of a network was measured."""
         figures = figures_line(dict(accuracy.metrics), accuracy.num_classes)
         network = f"{accuracy.network} " if accuracy.network else ""
-        videos = f"({accuracy.num_videos} {accuracy.part} video{'s' * (accuracy.num_videos != 1)})"
+        videos = f"({plural(accuracy.num_videos, f'{accuracy.part} video')})"
         self.news(f"epoch {accuracy.epoch}: {network}{figures}  {videos}")

@@ -44,7 +44,7 @@ def test_unknown_words_for_a_split_are_never_train(tmp_path: Path, word: str) ->
         "CCCCCCCCCCC_000000_000010": "unused",
     }
     assert noted(
-        lists, f"2 rows are in no part: their word for the split is not train, val or test: train.csv line 3: {word!r}"
+        lists, f"2 rows are in no part: the word for the split is not train, val or test: train.csv line 3: {word!r}"
     )
 
 
@@ -81,7 +81,7 @@ def test_names_of_files_count_if_there_is_no_column(tmp_path: Path, name: str, s
     for text in ("label,youtube_id,time_start,time_end\na,AAAAAAAAAAA,0,10\n", f"{HEADER}a,AAAAAAAAAAA,0,10,\n"):
         lists = read_kinetics("kinetics700", write(tmp_path, **{f"{name}__csv": text}))
         assert list(subsets(lists).values()) == [subset]
-        assert noted(lists, "1 rows of the lists are in no subset") == (not subset)
+        assert noted(lists, "1 row of the lists is in no subset") == (not subset)
 
 
 def test_several_columns_of_subsets(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_several_columns_of_subsets(tmp_path: Path) -> None:
     rows = "a,AAAAAAAAAAA,0,10,,test\na,BBBBBBBBBBB,0,10,train,test\na,CCCCCCCCCCC,0,10,train,\n"
     lists = read_kinetics("kinetics700", write(tmp_path, all__csv=header + rows))
     assert list(subsets(lists).values()) == ["test", "unused", "train"]
-    assert noted(lists, "1 rows have two words for the split and are in no part: all.csv line 3: train and test")
+    assert noted(lists, "1 row with two words for the split is in no part: all.csv line 3: train and test")
     file = tmp_path / "list.csv"
     file.write_text("path,label,subset,split\na/1,0,,test\na/2,0,train,\n")
     assert [entry.subset for entry in read_list(file).entries] == ["test", "train"]
@@ -120,12 +120,12 @@ def test_clips_of_kinetics_in_two_subsets_or_classes(tmp_path: Path) -> None:
     }
     assert lists.classes == ("a", "b")
     for text in (
-        "1 rows are train by their column and held out by the name of the file; they are held out: test.csv line 2",
+        "1 row is train by the column and held out by the name of the file, which counts: test.csv line 2",
         "2 videos are in two subsets of a list",
         "val.csv line 2 (train and val)",
-        "1 videos have two classes and are in no part: val.csv line 3 (a and b)",
-        "1 labels differ from a class in case alone, and are taken for it: A",
-        "1 ids are no YouTube ids",
+        "1 video with two classes is in no part: val.csv line 3 (a and b)",
+        "1 label differs from a class in case alone, and is taken for it: A",
+        "1 id is no YouTube id",
     ):
         assert noted(lists, text), lists.notes
 
@@ -170,8 +170,8 @@ def test_ucf101(tmp_path: Path) -> None:
     lists = read_ucf101(tmp_path)
     assert subsets(lists) == {"v_a": "test", "v_b": "train", "v_c": "train", "v_d": "train", "v_u\u0308": "test"}
     assert lists.notes == (
-        "1 entries of the lists repeat a video: trainlist01.txt line 3",
-        "1 labels of the train lists are not those of the class list (from 1); the class names count: trainlist01.txt line 4: B 1",
+        "1 entry of the lists repeats a video: trainlist01.txt line 3",
+        "1 label of the train lists not as in the class list (from 1); the class names count: trainlist01.txt line 4: B 1",
         "2 videos are in two subsets of a list; of val, test, unused and train the first counts: "
         "testlist01.txt line 1 (train and test), testlist01.txt line 2 (train and test)",
     )

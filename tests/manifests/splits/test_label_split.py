@@ -139,7 +139,7 @@ def test_drawing_mistakes(values: dict[str, float], message: str) -> None:
 
 
 def test_nothing_to_set_aside_or_train() -> None:
-    with pytest.raises(InputError, match="No test part of 30 % can be set aside: 1 groups in 3"):
+    with pytest.raises(InputError, match="No test part of 30 % can be set aside: 1 group in 3"):
         make_split(manifest({"run": 3}), SplitSettings(percent=50, test_percent=30))
     with pytest.raises(InputError, match="no train videos in fold 1"):
         make_split(manifest({"run": 3}, subset=lambda number: "test"), SplitSettings(percent=50))

@@ -85,7 +85,7 @@ def test_names_match_in_both_forms_of_unicode(tmp_path: Path) -> None:
             "none of its lines is for labelled videos. Line 2: its subset is 'test'",
         ),
         ("[" * 100_000, "line 1: has 100,000 characters"),
-        ("[" * 9_000, "none of its 1 lines names a video"),
+        ("[" * 9_000, "none of its 1 line names a video"),
         ("youtube_id,time_start,time_end,label\nx,inf,2,run\n", "line 2: time_start 'inf'"),
     ],
 )
@@ -105,7 +105,7 @@ def test_rows_of_another_subset_are_not_labelled(tmp_path: Path, word: str) -> N
     assert [name for name in PARTS if "jump/b_c" in split.keys_of(name)] == [part] * bool(part)
     reasons = [] if part in ("test", "validation") else [(3, f"its subset is {word!r}, not train")]
     assert [(entry.line, entry.reason) for entry in report.unmatched] == reasons
-    by_word = f"1 lines are {f'for {part}' if part else 'in no part'} by their own word for the subset"
+    by_word = f"1 line is {f'for {part}' if part else 'in no part'} by the list's own word for the subset"
     assert (by_word in report.notes) == (part != "unlabelled")
 
 
@@ -126,7 +126,7 @@ def test_contradictions_are_reported(tmp_path: Path) -> None:
         (3, "listed before, in line 1"),
     ]
     assert (split.keys_of("unlabelled"), split.keys_of("test")) == (["run/a"], ["run/b"])
-    assert any("1 videos of the official train list are in an imported list" in note for note in report.notes)
+    assert any("1 video of the official train list is in an imported list" in note for note in report.notes)
 
 
 @pytest.mark.parametrize(

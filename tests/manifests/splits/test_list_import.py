@@ -271,7 +271,7 @@ def test_own_parts(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("list.txt", "", "is empty"),
-        ("list.txt", "swim/x.avi 3\n", "none of its 1 lines names a video"),
+        ("list.txt", "swim/x.avi 3\n", "none of its 1 line names a video"),
         ("list.json", '{"a": 1}', "not a list of objects"),
         ("wave_test_split1.txt", "a.avi 1\n", "official HMDB51 list"),
         ("list.bin", "\x00\udcff", r"line 1: byte 2 \(0xff\) is not UTF-8"),

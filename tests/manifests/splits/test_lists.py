@@ -108,5 +108,5 @@ def test_exported_text() -> None:
         export_list(split, data, "csv", "test")
     with pytest.raises(InputError, match="expected one of mmaction-rawframes"):
         export_list(split, data, "xml")
-    with pytest.raises(InputError, match="names 1 videos that a data set does not hold, such as jump/b"):
+    with pytest.raises(InputError, match="names 1 video that a data set does not hold, such as jump/b"):
         export_list(split, small(row("v/run/a.avi", 1)), "csv")

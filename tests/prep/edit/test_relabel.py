@@ -137,12 +137,12 @@ def test_what_is_refused_changes_nothing(first_made: Path, tmp_path: Path, copy_
     for text, message in (
         ("key,label\nclap/v_g00,wave\n" + many, r"12 of 13 lines name no video .*line 3 \('clap/none00"),
         ("key,label\nclap/v_g00,wave\nclap/v_g00,clap\n", "listed before, in line 2"),
-        ("key,label\nwave/broken,clap\n", "none of its|1 of 1 lines"),
+        ("key,label\nwave/broken,clap\n", "none of its|1 of 1 line names"),
         ("key,label\nclap/v_g00,2\n", "label 2, and .* has 2 classes"),
         ("key,label\nclap/v_g00,-1\n", "expected a class name, or a whole number"),
         ("clap/v_g00\n", "no label"),
         (f"key,label\nclap/v_g00,{'x' * 1025}\n", "cannot be the name of a class"),
-        ("key,label\nother/x,clap\n", "none of its 1 lines names a video"),
+        ("key,label\nother/x,clap\n", "none of its 1 line names a video"),
         ("", "empty|no line"),
     ):
         with pytest.raises(InputError, match=message):

@@ -84,7 +84,7 @@ def test_a_finished_data_set_is_not_changed(video_folder: MakeFolder, tmp_path: 
     again = run(videos, out)
     assert again.already_finished
     assert again.manifest.header.num_written == 6
-    assert "1 videos in VIDEOS are not in the data set (the first: class0/new.avi)" in again.notes[0]
+    assert "1 video in VIDEOS is not in the data set (the first: class0/new.avi)" in again.notes[0]
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
 
 

@@ -197,4 +197,4 @@ def test_one_class_in_two_forms_of_unicode(tmp_path: Path) -> None:
         "_bung/b": f"{decomposed}/b.avi",
         "walk/c": "walk/c.avi",
     }
-    assert any("1 classes have folders in composed and in decomposed Unicode" in note for note in result.notes)
+    assert any("1 class has folders in composed and in decomposed Unicode" in note for note in result.notes)

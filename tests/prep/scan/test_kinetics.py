@@ -34,7 +34,7 @@ def test_folders_of_another_subset_than_the_lists_are_noted(tmp_path: Path) -> N
     result = scan(tmp_path / "videos", dataset="kinetics400")
     assert [video.subsets for video in result.videos] == [("train",), ("train",)]
     (note,) = [line for line in result.notes if "another subset" in line]
-    assert note.startswith("1 videos are in a folder of another subset than the lists say; the lists count: val/zumba/")
+    assert note.startswith("1 video is in a folder of another subset than the lists say; the lists count: val/zumba/")
 
 
 def test_kinetics600_classes_come_from_the_csv(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_ids_that_stand_in_two_classes(tmp_path: Path) -> None:
     }
     notes = "\n".join(result.notes)
     assert (
-        "1 videos are in another class folder than the lists say; the folder counts: yoga/CCCCCCCCCCC_000001_000011.mp4 (listed: zumba)"
+        "1 video is in another class folder than the lists say; the folder counts: yoga/CCCCCCCCCCC_000001_000011.mp4 (listed: zumba)"
         in notes
     )
-    assert "1 videos are in several class folders, and count in each: DDDDDDDDDDD (yoga and zumba)" in notes
+    assert "1 video is in several class folders, and counted in each: DDDDDDDDDDD (yoga and zumba)" in notes

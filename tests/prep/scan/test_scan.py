@@ -31,7 +31,7 @@ def test_real_ucf101_with_lists_beside_it(shared: Path) -> None:
     assert missing["YoYo"].num_missing == missing["YoYo"].num_listed == 128
     assert missing["Punch"].num_missing == missing["Punch"].num_listed - 50
     assert sum(entry.num_missing for entry in result.missing) == 13320 - 150
-    assert any(note.startswith("13170 listed videos of 101 classes are not in the folder: ") for note in result.notes)
+    assert any(note.startswith("13,170 listed videos of 101 classes are not in the folder: ") for note in result.notes)
 
 
 def test_real_ucf101_without_lists(shared: Path) -> None:

@@ -32,8 +32,8 @@ def test_times_cut_files(tmp_path: Path) -> None:
         ("run/long_000000-000001_001000", "a/long.mp4", "anna", 0.000001, 1000.0),
         ("run/long_000012_000022", "a/long.mp4", "a/long.mp4", 12.0, 22.0),
     ]
-    assert "3 segments of 1 files" in result.notes
-    assert any("1 files have segments of several groups" in note for note in result.notes)
+    assert "3 segments of 1 file" in result.notes
+    assert any("1 file has segments of several groups" in note for note in result.notes)
     assert [(entry.class_name, entry.num_missing) for entry in result.missing] == [("run", 1)]
 
 

@@ -37,14 +37,14 @@ def test_unread_lists_are_named(tmp_path: Path, name: str, reason: str, given: b
     result = scan(tmp_path / "videos")
     assert result.dataset == "ucf101"
     (note,) = [line for line in result.notes if "were not read" in line]
-    assert note.startswith(f"1 files in annotations/ were not read as lists of ucf101: {name} ({reason}"), note
+    assert note.startswith(f"1 file in annotations/ was not read as a list of ucf101: {name} ({reason}"), note
 
 
 def test_a_folder_without_official_lists(tmp_path: Path) -> None:
     fill(tmp_path / "data/videos", "a/1.mp4", "b/2.mp4")
     fill(tmp_path / "data", "train.csv", "notes.txt", "holdout_test.json")
     notes = scan(tmp_path / "data/videos").notes
-    assert any("2 files in data/ were not read as lists of folder: holdout_test.json" in note for note in notes), notes
+    assert any("2 files in data/ were not read as a list of folder: holdout_test.json" in note for note in notes), notes
 
 
 def test_hmdb51_lists_in_any_folder_of_the_annotations(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_info_prints_one_page_of_80_columns(dataset: Path, monkeypatch: pytest.M
     assert [line[:100] for line in long] == ["x" * 100]  # a name of a hundred letters is not cut
     for words in (
         "videos      15 = 9 written + 6 failed + 0 skipped",
-        "length in frames; 1 videos under 64",
+        "length in frames; 1 video under 64",
         "failed      4 x it has no frames",
         "pictures",
         "frames a second",

@@ -335,7 +335,7 @@ def test_plans_are_reproducible() -> None:
 
 def test_invalid_arguments_are_rejected() -> None:
     rng = next(generators(1))
-    with pytest.raises(InputError, match="1 frames, a clip with gradient 'fast' needs at least 2"):
+    with pytest.raises(InputError, match="1 frame, a clip with gradient 'fast' needs at least 2"):
         plan_train(1, 240, 320, MAIN, rng)
     with pytest.raises(InputError, match="0 frames"):
         plan_eval(0, 240, 320, RGB_ONLY)

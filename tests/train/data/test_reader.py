@@ -132,7 +132,7 @@ def test_damaged_index_is_named(make_data_set: Callable[..., Path]) -> None:
 
 
 def test_missing_videos_are_rejected(data_set: Path) -> None:
-    with pytest.raises(InputError, match="1 videos of the split are not in the data set"):
+    with pytest.raises(InputError, match="1 video of the split is not in the data set"):
         reader_of(data_set, ["class0/v_00", "class9/none"])
 
 

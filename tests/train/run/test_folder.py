@@ -71,8 +71,8 @@ def test_invalid_split_is_refused(make_data_set: Callable[..., Path]) -> None:
     broken[0]["label"] = 3
     write_by_hand(root, broken, manifest.digest)
     message = refusal(root)  # everything at once
-    assert "1 videos are not in the data set (class2/v_99)" in message
-    assert "1 videos have labels outside the 3 classes (class0/v_01)" in message
+    assert "1 video is not in the data set (class2/v_99)" in message
+    assert "1 video has a label outside the 3 classes (class0/v_01)" in message
 
     for digest, said in ((None, "digest none"), ("0" * 64, "digest 000000000000")):
         write_by_hand(root, list(rows.values()), digest)
@@ -100,7 +100,7 @@ def test_split_warnings_are_printed_once(make_data_set: Callable[..., Path], tmp
         words += ["--set", setting]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output
-    assert done.stderr.count("warning: split hand: 1 videos train with another label than their class folder's") == 1
+    assert done.stderr.count("warning: split hand: 1 video trains with another label than the class folder's") == 1
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "tensorboard"])

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from manifests.console import plural
 from manifests.records import WRITTEN, InputError, Members
 from manifests.sample import BLOCK_BYTES
 from manifests.table import Manifest
@@ -123,7 +124,9 @@ def index_of(manifest: Manifest, keys: Sequence[str]) -> VideoIndex:
     rows = pc.index_in(pa.array(keys, pa.string()), value_set=table["key"].combine_chunks())
     if rows.null_count:
         first = keys[rows.is_null().index(True).as_py()]
-        raise InputError(f"{rows.null_count} videos of the split are not in the data set (the first: {first}).")
+        raise InputError(
+            f"{plural(rows.null_count, 'video of the split is', 'videos of the split are')} not in the data set (the first: {first})."
+        )
     numbers = [name for name in _NUMBERS if name in table.column_names]
     videos = table.select(["key", "shard", "status", "error", *numbers]).take(rows).combine_chunks()
     has_none = pc.or_(pc.not_equal(videos["status"], WRITTEN), pc.equal(videos["shard"], ""))

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from manifests.console import plural
 from manifests.records import InputError
 from tgtrain.method.networks.settings import RESNET_BLOCKS
 
@@ -179,7 +180,7 @@ class _ResNet(Backbone):
         shape = self.shape_of(clips_BCTHW)
         if shape[2] < self.MIN_FRAMES:
             raise InputError(
-                f"The clip is too short for the network: got {shape[2]} frame(s), expected at least {self.MIN_FRAMES}, "
+                f"The clip is too short for the network: got {plural(shape[2], 'frame')}, expected at least {self.MIN_FRAMES}, "
                 "because it halves time. Use a longer clip (the published recipes use 8 frames)."
             )
         stage1 = self.temporal_pool(self.stage1(self.stem(clips_BCTHW)))
