@@ -363,10 +363,11 @@ def human_seconds(seconds: float) -> str:
 
 
 def run_or_newest(run: Path | None) -> Path:
-    """The given run folder, or the newest below ./runs, which is then named."""
-    if run is None:
-        from tgtrain.run.folder import newest_run
+    """The given run folder, or the newest below ./runs, which is then named. InputError if it is no run; needs no torch."""
+    from tgtrain.run.places import newest_run, require_run
 
-        run = newest_run()
-        say(f"run {run}")
+    if run is not None:
+        return require_run(run)
+    run = newest_run()
+    say(f"run {run}")
     return run

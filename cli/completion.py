@@ -52,7 +52,9 @@ def runs(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> lis
 
 
 def _tables(ctx: click.Context, kind: str) -> list[str]:
-    folder = Path(str(ctx.params.get("out") or "dataset")) / kind
+    # Behind an option that still lacks its value, click leaves the arguments unread.
+    out = ctx.args[0] if ctx.args else ctx.params.get("out")
+    folder = Path(str(out or "dataset")) / kind
     return sorted(path.stem for path in _entries(folder) if path.suffix == ".parquet")
 
 

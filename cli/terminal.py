@@ -45,6 +45,13 @@ def print_styled(*parts: tuple[str, str]) -> None:
     Console(file=sys.stdout, highlight=False, soft_wrap=True).print(line)
 
 
+def bar(done: float, total: float, width: int) -> RenderableType:
+    """A bar of this width. Without colours what is left is blank."""
+    from rich.progress_bar import ProgressBar
+
+    return ProgressBar(total=max(1, total), completed=done, width=width, complete_style="cyan", finished_style="green")
+
+
 class Panel:
     """A panel below the log on stderr. Lines that are printed while it is there, by whomever, scroll past above it.
 
@@ -71,7 +78,9 @@ class Panel:
 
     def print(self, text: str, style: str = "") -> None:
         """Print a line above it."""
-        self.live.console.print(visible(text), style=style, highlight=False, markup=False, emoji=False)
+        from rich.text import Text
+
+        self.live.console.print(Text(visible(text), style=style))  # a style of `print` would colour the panel, too
 
     def close(self, *, keep: bool = False) -> None:
         """End it. keep: its last state stays as a part of the log."""
@@ -86,7 +95,7 @@ class Panel:
         from rich.segment import Segment
 
         rows = self.rows(options.max_width, options.size.height)
-        lines = [line for row in rows for line in console.render_lines(row, options, pad=False)][
+        lines = [line for row in rows for line in console.render_lines(row, options, pad=False) or [[]]][
             : options.size.height - 1
         ]
         self.widths = [Segment.get_line_length(line) for line in lines]

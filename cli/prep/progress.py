@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from cli.common import human_seconds, plural, say
-from cli.terminal import Panel, columns, folded, is_terminal
+from cli.terminal import Panel, bar, columns, folded, is_terminal
 from manifests.console import visible
 from manifests.records import FAILED
 from tgprep.extract.workers.shards import Progress, Workload
@@ -147,14 +147,12 @@ class ExtractProgress:
 
     def rows(self, width: int, height: int) -> list[Any]:
         """The lines of the panel: a bar as wide as the terminal, the state, a line for each worker."""
-        from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
         with self.lock:
             line, state, current = self.line(), self.state(), sorted(self.current.items())
         line += f", {human_seconds(time.monotonic() - self.planned_at)} so far"
-        bar = ProgressBar(total=max(1, state["num_videos"]), completed=state["num_done"], width=width)
         workers = Table.grid(padding=(0, 2))
         workers.add_column(justify="right", no_wrap=True)
         # Of fixed width, so that nothing moves when names and counts change.
@@ -166,4 +164,8 @@ class ExtractProgress:
             workers.add_row(Text(f"{worker + 1}", style="dim"), Text(visible(key)), Text(count, style="dim"))
         if len(current) > most:
             workers.add_row("", Text(f"and {plural(len(current) - most, 'more worker')}", style="dim"), "")
-        return [bar, Text(line, no_wrap=True, overflow="ellipsis"), workers]
+        return [
+            bar(state["num_done"], state["num_videos"], width),
+            Text(line, no_wrap=True, overflow="ellipsis"),
+            workers,
+        ]

@@ -50,11 +50,12 @@ def export(
     logits. Class names and how clips are cut are in its metadata. Its logits are compared with the model's.
     """
     quiet_threads()
+    run = run_or_newest(run)
+    check_output(output)
     from tgtrain.evaluate.export import SUFFIX, ExportError
     from tgtrain.evaluate.export import export as write
     from tgtrain.run.trained import read_trained
 
-    run = run_or_newest(run)
     trained = read_trained(run, checkpoint, teacher)
     path = output or run / f"model{SUFFIX[form]}"
     check_output(path)

@@ -27,10 +27,10 @@ def info(run: Path | None, as_json: bool) -> None:
     The data set is not needed.
     """
     quiet_threads()
+    run = run_or_newest(run)
     from tgtrain.evaluate.results import read_test_metrics
     from tgtrain.run.summary import summarise
 
-    run = run_or_newest(run)
     summary = summarise(run, read_test_metrics(run))
     if as_json:
         print_json(summary)

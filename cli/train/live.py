@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.common import human_seconds, plural, say
-from cli.terminal import Panel, folded, is_terminal
+from cli.terminal import Panel, bar, folded, is_terminal
 from tgtrain.run.lines import flowed, loss_terms
 from tgtrain.train.observer import Accuracy, Observer
 
@@ -130,22 +130,20 @@ class Display(Observer):
 
     def rows(self, width: int, height: int) -> list[RenderableType]:
         """The lines of the panel. Figures have places of their own, so that little moves when they change."""
-        from rich.progress_bar import ProgressBar
         from rich.text import Text
 
         state = Text(self._state(), style="cyan", no_wrap=True, overflow="ellipsis")
         if not self.num_steps:
             return [state] if self.what and not self.ended else []
         lines = [
-            *flowed(self._progress(), width, "   "),
+            *flowed(self._progress(), width),
             *flowed(self._losses(), width),
-            *flowed(self._load(), width, "   "),
+            *flowed(self._load(), width),
         ]
         texts = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines]
         texts[0].stylize("bold")
         table = self._table(height - len(texts) - 4)
-        bar = ProgressBar(total=max(1, self.stop_at), completed=self.step, width=width)
-        return [bar, *texts, *table, *([] if self.ended else [state])]
+        return [bar(self.step, self.stop_at, width), *texts, *table, *([] if self.ended else [state])]
 
     def _state(self) -> str:
         if self.stops:

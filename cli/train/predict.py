@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli import completion
-from cli.common import EXIT_FAILURES, echo, handled, print_json, quiet_threads, reader_is_gone, say
+from cli.common import EXIT_FAILURES, echo, handled, print_json, quiet_threads, reader_is_gone, run_or_newest, say
 from cli.train.scoring import Scoring, scoring_options
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ def predict(
     exit code is 1.
     """
     quiet_threads()
+    run = run_or_newest(run)
+    paths = _files(videos)
     from cli.train.decode_children import read_all
     from tgtrain.data.loader import default_workers
     from tgtrain.evaluate.predict import best_classes
@@ -59,7 +61,6 @@ def predict(
     from tgtrain.ranks.distributed import Ranks, choose_device
     from tgtrain.run.trained import read_trained
 
-    paths = _files(videos)
     missing = _missing(paths)
     trained = read_trained(run, scoring.checkpoint, scoring.teacher)
     settings = scoring.settings(run, trained.config)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from tgtrain.evaluate.score import Average, Modality
     from tgtrain.ranks.distributed import Ranks
 
+_VIEWS = re.compile(r"(0*[1-9]\d{0,5})x(1|3)")
+_EXPECTED = "expected CLIPSxCROPS with 1 or 3 crops, such as 10x3 or 1x1."
+
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
@@ -85,14 +88,21 @@ class Scoring:
         )
 
 
+def check_views(ctx: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    """Refuse clips x crops that are none before anything is loaded."""
+    if text is not None and not _VIEWS.fullmatch(text):
+        raise click.BadParameter(f"{text}: {_EXPECTED}")
+    return text
+
+
 def parse_views(option: str, text: str) -> EvalProtocol:
     """The clips x crops of an option. InputError if it is something else."""
     from manifests.records import InputError
     from tgtrain.evaluate.results import EvalProtocol
 
-    match = re.fullmatch(r"(\d{1,6})x(1|3)", text)
-    if not match or int(match[1]) < 1:
-        raise InputError(f"{option} {text}: expected CLIPSxCROPS with 1 or 3 crops, such as 10x3 or 1x1.")
+    match = _VIEWS.fullmatch(text)
+    if not match:
+        raise InputError(f"{option} {text}: {_EXPECTED}")
     return EvalProtocol(int(match[1]), int(match[2]))
 
 
@@ -136,7 +146,11 @@ def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, scoring=scoring, **kwargs)
 
     options = (
-        click.option("--views", help="clips x crops of every video, such as 10x3 or 1x1  [default: the recipe's]"),
+        click.option(
+            "--views",
+            callback=check_views,
+            help="clips x crops of every video, such as 10x3 or 1x1  [default: the recipe's]",
+        ),
         click.option(
             "--modality",
             type=click.Choice(["rgb", "tg", "both"]),

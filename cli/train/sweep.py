@@ -26,6 +26,7 @@ from cli.common import (
     say,
 )
 from cli.train.launch import count_gpus, devices_option, number_of
+from cli.train.scoring import check_views
 from cli.train.settings import SettingsCommand
 
 if TYPE_CHECKING:
@@ -71,7 +72,11 @@ _STATES = {"new": "not begun", "begun": "begun", "trained": "trained", "tested":
     help="change a setting of all runs",
 )
 @click.option(
-    "--test", "views", metavar="CLIPSxCROPS", help="how each run is tested, such as 10x3  [default: the recipe's]"
+    "--test",
+    "views",
+    metavar="CLIPSxCROPS",
+    callback=check_views,
+    help="how each run is tested, such as 10x3  [default: the recipe's]",
 )
 @click.option(
     "--out",

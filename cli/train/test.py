@@ -83,15 +83,15 @@ def test(
     """
     launched(devices)
     quiet_threads()
+    run = run_or_newest(run)
+    for path in (predictions, features):
+        check_output(path)
     from manifests.records import InputError
     from tgtrain.data.stores.cache import CacheSettings
     from tgtrain.evaluate.results import write_features, write_predictions
     from tgtrain.run.folder import Typed, read_setup
     from tgtrain.run.trained import read_trained
 
-    run = run_or_newest(run)
-    for path in (predictions, features):
-        check_output(path)
     setup = read_setup(run, Typed(data, shards, CacheSettings(cache_folder or "", round((cache_gb or 0) * 1e9))))
     # The better network is often not RGB, so one pass over the videos scores both.
     shows_all = scoring.modality is None and setup.config.model.streams == "two"

@@ -30,8 +30,9 @@ from tgtrain.data.stores.cache import CacheSettings, is_cache
 from tgtrain.data.stores.shard_source import PIPE
 from tgtrain.data.targets import RunTargets
 from tgtrain.ranks.distributed import Ranks
+from tgtrain.run.places import CONFIG_NAME as CONFIG_NAME
+from tgtrain.run.places import require_run
 
-CONFIG_NAME = "config.json"
 MAX_SIZES, OTHER_SIZES = 8, "other sizes"
 METRICS_NAME = "metrics.jsonl"
 _LOCK = ".lock"
@@ -222,12 +223,10 @@ def owned(run: Path) -> Iterator[None]:
 
 def read_facts(run: Path) -> RunFacts:
     """Read config.json of a run; InputError if the folder is not a run or the file does not fit this version."""
-    path = run / CONFIG_NAME
+    path = require_run(run) / CONFIG_NAME
     try:
         content = read_bytes(path, MAX_JSON_BYTES)
         parse_json(content)
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{run} is no run (no {CONFIG_NAME}). `tgtrain run` makes one below ./runs.") from None
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}).") from None
     try:
@@ -342,14 +341,6 @@ def _target_facts(targets: RunTargets | None) -> TargetFacts | None:
     if targets is None:
         return None
     return TargetFacts(**{each.name: getattr(targets, each.name) for each in fields(TargetFacts)})
-
-
-def newest_run(folder: Path = Path("runs")) -> Path:
-    """The newest run below `folder`. InputError if there is none."""
-    runs = sorted((path.stat().st_mtime, path.parent) for path in folder.glob(f"**/{CONFIG_NAME}"))
-    if not runs:
-        raise InputError(f"No run below {folder}/. `tgtrain run` makes one, or name its folder.")
-    return runs[-1][1]
 
 
 def require_same(setup: Setup, identity: Identity, before: Config | None, intro: str, advice: str = "") -> None:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import select
-import signal
-import struct
-import subprocess
-import termios
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.extraction import BACKENDS, command, environment, wait_until
+from tests.extraction import BACKENDS, wait_until
+from tests.terminal import Terminal
 
-ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 LONG = "a_name_that_is_much_too_long_for_a_narrow_terminal_" * 2
 HOW = ("--decoder", "fake_backends:open_video", "--threads", "3", "--videos-per-shard", "3", "--dataset", "folder")
 
@@ -33,60 +26,6 @@ def videos(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes([number + 1]) * (10 + number))
     return tmp_path / "videos"
-
-
-def _take_terminal() -> None:
-    """Make the standard input the terminal of this process. Signals are as in a shell, also if the tests run under nohup."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
-class Terminal:
-    """A process on a terminal with this many columns; `shown` is its output."""
-
-    def __init__(
-        self, columns: int, *arguments: str | Path, path: Path, prefix: Sequence[str] = (), **values: str
-    ) -> None:
-        self.ours, theirs = os.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        self.process = subprocess.Popen(
-            [*prefix, *command(*arguments)],
-            env={**environment(path, **values), "TERM": "xterm-256color"},
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-            preexec_fn=_take_terminal,
-        )
-        os.close(theirs)
-        self.shown = ""
-
-    def read(self, seconds: float = 0.1) -> bool:
-        """Take what is there; False once the process has left the terminal."""
-        if not select.select([self.ours], [], [], seconds)[0]:
-            return True
-        try:
-            piece = os.read(self.ours, 1 << 16)
-        except OSError:  # so Linux says that nobody is on the other side any more
-            return False
-        self.shown += piece.decode()
-        return bool(piece)
-
-    def read_to_the_end(self, seconds: float = 60) -> int:
-        """The exit code; AssertionError where it does not end."""
-        deadline = time.monotonic() + seconds
-        while self.read():
-            assert time.monotonic() < deadline, f"it hangs after {self.shown[-2000:]!r}"
-        return self.process.wait(timeout=20)
-
-    @property
-    def lines(self) -> list[str]:
-        return [line.rstrip() for line in re.split(r"[\r\n]+", ESCAPE.sub("", self.shown))]
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self.ours)
 
 
 @pytest.fixture

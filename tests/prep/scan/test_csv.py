@@ -89,7 +89,10 @@ def test_csv_with_integer_labels(tmp_path: Path) -> None:
             "path,label\n1.mp4,1\n2.mp4,2\n3.mp4,x\n",
             "2 of 3 labels are numbers, such as '1', the others names, such as 'x'",
         ),
-        ("path,label,split\n1.mp4,a,train\n2.mp4,a,holdout_test\n", "line 3: split 'holdout_test' (1 row has such a word"),
+        (
+            "path,label,split\n1.mp4,a,train\n2.mp4,a,holdout_test\n",
+            "line 3: split 'holdout_test' (1 row has such a word",
+        ),
         ("path,label,fold\n1.mp4,a,train\n2.mp4,a,2\n", "line 3: fold '2'"),
         ("path,label,subset,split\n1.mp4,a,train,test\n", "line 2: 'train' and 'test' in the columns subset or split"),
         ("path,label,subset,split\n1.mp4,a,,maybe\n", "line 2: subset or split 'maybe'"),
