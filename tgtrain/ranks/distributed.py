@@ -22,7 +22,7 @@ from manifests.console import waiting
 from manifests.records import InputError
 from tgtrain.errors import RunError
 from tgtrain.ranks.failure_watch import FailureWatch, leave, message_and_code
-from tgtrain.ranks.placement import RankPlacement, rank_placement
+from tgtrain.ranks.placement import RankPlacement, meeting_address, rank_placement
 
 _POLL_SECONDS, _POLL_STEPS = 5.0, 10
 _WAIT_SECONDS = 0.05  # between two looks at what has come
@@ -172,12 +172,14 @@ def leave_at_exit(code: int) -> None:
 def _meet(place: RankPlacement, should_stop: Callable[[], bool]) -> Store:
     """The store that all processes share, once every one of them has come. InputError if they do not meet."""
     rank, world_size = place.rank, place.world_size
-    if place.by_slurm:  # torch and NCCL read these variables, too
+    host = _stoppable(lambda: meeting_address(place.host or os.environ["MASTER_ADDR"], os.environ), should_stop)
+    os.environ["MASTER_ADDR"] = host  # torch and NCCL read these variables, too
+    if place.by_slurm:
         os.environ |= {
             "RANK": str(place.rank), "WORLD_SIZE": str(place.world_size), "LOCAL_RANK": str(place.local_rank),
-            "MASTER_ADDR": place.host, "MASTER_PORT": str(place.port),
+            "MASTER_PORT": str(place.port),
         }  # fmt: skip
-    host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
+    port = os.environ.get("MASTER_PORT", "")
     missing = [0] if rank else list(range(1, world_size))
 
     def meet() -> Store:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import socket
+import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +14,7 @@ from manifests.records import InputError
 
 _FIRST_PORT, _NUM_PORTS = 20_000, 12_000  # below the ports that systems assign themselves (from 32,768 on)
 _LAST_STEP = 0xFFFFFFF0  # higher step numbers stand for the batch script, an interactive shell and so on
+_RESOLVE_SECONDS = 3.0  # a name server that all nodes ask at once may fail for a moment
 _HOST_LIST = re.compile(r"(?:[^\[\],]|\[\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*\])+(?:,|$)")
 
 
@@ -81,6 +85,52 @@ def first_host(nodes: str) -> str:
             "MASTER_PORT to the first node and a free port."
         )
     return re.sub(r"\[(\d+)[^\]]*\]", r"\1", parts[0].rstrip(",")).strip()
+
+
+def meeting_address(host: str, environment: Mapping[str, str]) -> str:
+    """The host where the processes meet as this machine can resolve it: its name, else the address that Slurm has for it.
+
+    InputError, which names the variable that the host is from, if neither resolves.
+    """
+    problem = _resolve_problem(host)
+    if not problem:
+        return host
+    in_job = bool(environment.get("SLURM_JOB_ID"))
+    address = _node_address(host) if in_job else ""
+    if address not in ("", host) and not _resolve_problem(address):
+        return address
+    named = ("MASTER_ADDR", "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST")
+    variable = next((name for name in named if environment.get(name)), named[0])
+    nor_slurm = f", and `scontrol show node {host}` gives no address that does" * in_job
+    raise InputError(
+        f"the processes meet at {host} (from {variable}={environment.get(variable, '')}), a name that does not resolve on "
+        f"{socket.gethostname()} ({problem}){nor_slurm}. Set MASTER_ADDR to the address of that machine, as the others "
+        "reach it (`ip addr` there), or add the name to DNS or /etc/hosts."
+    )
+
+
+def _resolve_problem(host: str) -> str:
+    """Why a name does not resolve; "" if it does."""
+    until = time.monotonic() + _RESOLVE_SECONDS
+    while True:
+        try:
+            socket.getaddrinfo(host, None)
+            return ""
+        except (OSError, UnicodeError) as error:  # UnicodeError: an empty or a very long part of a name
+            if getattr(error, "errno", None) != socket.EAI_AGAIN or time.monotonic() > until:
+                return getattr(error, "strerror", None) or str(error)
+        time.sleep(1)
+
+
+def _node_address(node: str) -> str:
+    """NodeAddr of a node of this cluster; "" if Slurm does not say."""
+    words = ["scontrol", "--oneliner", "show", "node", node]
+    try:
+        said = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    found = re.search(r"\bNodeAddr=(\S+)", said)
+    return found[1] if found else ""
 
 
 def unused_tasks_note(environment: Mapping[str, str]) -> str:

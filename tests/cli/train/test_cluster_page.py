@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[3] / "docs" / "cluster.md"
+from tests.cluster.slurm import block_of
+
 # Stand-ins: srun passes signals on to its task, as documented; the run notes them, takes its time, and saves.
 _SRUN = """#!/bin/bash
 while [[ "$1" == --* ]]; do shift; done
@@ -36,9 +37,7 @@ _SCONTROL = """#!/bin/bash
 
 
 def script_of(command: str) -> str:
-    scripts = re.findall(r"```bash\n(#!/bin/bash.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    (script,) = (text for text in scripts if command in text)
-    return str(script)
+    return block_of("cluster.md", "#SBATCH", f"{command} dataset")
 
 
 def begin(folder: Path, code: int = 0, command: str = "tgtrain run") -> subprocess.Popen[bytes]:

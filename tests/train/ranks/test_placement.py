@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,14 @@ import pytest
 
 from manifests.records import InputError
 from tgtrain.ranks.distributed import choose_device, gpu_of, process_group, steps_between_polls
-from tgtrain.ranks.placement import RankPlacement, first_host, is_one_of_several, rank_placement, unused_tasks_note
+from tgtrain.ranks.placement import (
+    RankPlacement,
+    first_host,
+    is_one_of_several,
+    meeting_address,
+    rank_placement,
+    unused_tasks_note,
+)
 
 # What srun gives each task of a job of two nodes with two tasks each; a batch script's own variables are seen in it, too.
 TASK = {
@@ -98,6 +106,44 @@ def test_one_gpu_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPatc
         process_group("cuda:1"),
     ):
         pass
+
+
+NOWHERE = "node07.invalid"  # a name that never resolves, by RFC 2606
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": NOWHERE, "MASTER_PORT": "1"}, f"from MASTER_ADDR={NOWHERE}"),
+        (
+            TASK | {"SLURM_STEP_NODELIST": "node[07-08].invalid"},
+            rf"from SLURM_STEP_NODELIST=node\[07-08\].invalid.*`scontrol show node {NOWHERE}` gives no address",
+        ),
+        (TASK | {"SLURM_STEP_NODELIST": "", "SLURM_JOB_NODELIST": NOWHERE}, f"from SLURM_JOB_NODELIST={NOWHERE}"),
+    ],
+)
+def test_host_that_does_not_resolve_is_one_message(
+    environment: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", "")  # no scontrol, as in a container
+    with (
+        pytest.raises(InputError, match=f"the processes meet at {NOWHERE} .*{said}.*Set MASTER_ADDR"),
+        process_group("cpu"),
+    ):
+        pass
+
+
+def test_name_server_that_fails_for_a_moment_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"), None])
+
+    def resolve(host: str, port: object) -> None:
+        if answer := next(answers):
+            raise answer
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    assert meeting_address("node07", {}) == "node07"
 
 
 @pytest.mark.parametrize(
