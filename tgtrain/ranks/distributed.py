@@ -151,7 +151,7 @@ def process_group(device: str, should_stop: Callable[[], bool] = lambda: False) 
         # gloo raises a plain RuntimeError where a process has ended: then the message is that of the process which failed.
         if isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error)):
             if other is None:
-                reason = str(error).strip().partition("\n")[0]
+                reason = str(error).strip().partition("\n")[0].partition(". This is typically")[0]  # gloo's advice
                 raised = LostError(f"the processes of the run have lost each other: another one has ended ({reason}).")
             else:
                 kind = InputError if other.code == 2 else LostError
