@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import shutil
 import signal
@@ -41,6 +42,7 @@ SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=1,batch_sched_delay=0
 GresTypes=gpu
+FirstJobId={first_job}
 """
 _NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=16 RealMemory=64000 Gres=gpu:8\n"
 
@@ -179,8 +181,10 @@ def _start(cluster: Slurm, daemons: list[subprocess.Popen[bytes]]) -> None:
     folder, host = cluster.folder, socket.gethostname().partition(".")[0]
     control, *ports = _free_ports(1 + len(NODES))
     nodes = "".join(_NODE.format(name=name, host=host, port=port) for name, port in zip(NODES, ports, strict=True))
+    first_job = random.randrange(1, 100_000)  # the processes of a job meet at a port that its number gives
+    conf = _CONF.format(host=host, control=control, folder=folder, first_job=first_job)
     partition = f"PartitionName=main Nodes={','.join(NODES)} Default=YES MaxTime=INFINITE State=UP\n"
-    (folder / "slurm.conf").write_text(_CONF.format(host=host, control=control, folder=folder) + nodes + partition)
+    (folder / "slurm.conf").write_text(conf + nodes + partition)
     (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-7]\n")
     for number in range(8):
         (folder / f"gpu{number}").touch()
