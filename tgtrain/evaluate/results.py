@@ -270,10 +270,13 @@ def read_confidences(result: TestResult) -> dict[str, float]:
     """
     try:
         table = parquet_table(read_bytes(result.table), columns=["key", "scores"]) if result.table else None
-        scores = np.array(table["scores"].to_pylist(), np.float64) if table else np.empty(0)
-    except (OSError, ValueError):
+        rows = pa.array([]) if table is None else table["scores"].combine_chunks()
+        if table is None or not pa.types.is_list(rows.type) or len(set(rows.value_lengths().to_pylist())) != 1:
+            return {}
+        scores = rows.flatten().to_numpy(zero_copy_only=False).astype(np.float64).reshape(len(rows), -1)
+    except (OSError, ValueError, TypeError):
         return {}
-    if table is None or scores.ndim != 2 or not scores.size or not np.isfinite(scores).all():
+    if not scores.size or not np.isfinite(scores).all():
         return {}
     if result.average != "probabilities":
         scores = np.exp(scores - scores.max(axis=1, keepdims=True))
