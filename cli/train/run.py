@@ -34,6 +34,7 @@ from cli.train.settings import SettingsCommand
 if TYPE_CHECKING:
     from manifests.splits.label_split import LabelSplit
     from manifests.table import Manifest
+    from tgtrain.config import Config
     from tgtrain.data.setup import Setup
     from tgtrain.ranks.distributed import Ranks
     from tgtrain.train.observer import Observer
@@ -172,12 +173,15 @@ def setup_of(
 
     # Read before torch is imported: most mistakes show here, at once.
     from tgtrain.config import load_recipe
+    from tgtrain.ranks.signals import start_helpers
 
     manifest = read_manifest(out)
     split = read_split(out, split_name)
     num_classes = len(manifest.header.classes)
-    _require_settings(recipe, overrides, num_classes)
+    settings = _known_settings(recipe, overrides, num_classes)
     doing("loading PyTorch")
+    if settings.runtime.workers:
+        start_helpers()  # they import it at the same time
     try:
         from tgtrain.data.setup import prepare
     except ModuleNotFoundError as error:
@@ -191,18 +195,18 @@ def setup_of(
     return prepare(out, split, manifest, config)
 
 
-def _require_settings(recipe: str | None, overrides: tuple[str, ...], num_classes: int) -> None:
-    """InputError for a recipe or a setting that cannot hold, whichever recipe is chosen. Needs no torch."""
+def _known_settings(recipe: str | None, overrides: tuple[str, ...], num_classes: int) -> Config:
+    """Those of the recipe, or of one that may be chosen. InputError if a setting cannot hold in any. Needs no torch."""
     from manifests.records import InputError
     from tgtrain.config import load_recipe
 
     try:
-        load_recipe(recipe or "demo", overrides, num_classes)
+        return load_recipe(recipe or "demo", overrides, num_classes)
     except InputError:
-        if recipe is None:  # the published settings, which are chosen on a machine with a GPU, may agree with them
-            load_recipe("ucf101-20", overrides, num_classes)
-        else:
+        if recipe is not None:
             raise
+        # The published settings, which are chosen on a machine with a GPU, may agree with them.
+        return load_recipe("ucf101-20", overrides, num_classes)
 
 
 def run_name(setup: Setup) -> str:

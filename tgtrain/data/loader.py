@@ -165,10 +165,8 @@ def worker_context() -> BaseContext:
 
     Forking this process would copy locks of threads that torch and OpenCV have started in it: such workers hang.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tgtrain.data.batch", "tgtrain.evaluate.evaluate"])
     start_helpers()
-    return context
+    return multiprocessing.get_context("forkserver")
 
 
 def default_workers() -> int:

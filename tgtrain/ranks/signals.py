@@ -81,7 +81,11 @@ def signals_blocked() -> Iterator[None]:
 
 
 def start_helpers() -> None:
-    """Start the fork server of loader processes and the tracker of shared memory, so that neither gets the signals."""
+    """Start the fork server of loader processes and the tracker of shared memory, so that neither gets the signals.
+
+    The server imports what loader processes need. Started before this process imports torch, it does so at the same time.
+    """
+    multiprocessing.forkserver.set_forkserver_preload(["tgtrain.data.batch", "tgtrain.evaluate.evaluate"])
     with signals_blocked():
         multiprocessing.resource_tracker.ensure_running()  # which unblocks the signals
     with signals_blocked():
