@@ -29,7 +29,7 @@ ORDER = {
     "spelling; targets > splits > sample > records; card > files; manifest_io > bounds > table > records; splits > bounds; manifest_io > parquet; locks > records; gradient; machine",
     "tgprep": "check > share > view; share > extract; check > convert > extract > extract.workers > encode > decode > config; view > duplicates > decode; extract.workers > scan > decode; "
     "edit > extract; doctor > decode; obtain; __main__",
-    "tgtrain": "train > evaluate > run > data > data.stores; report > evaluate; sweep > evaluate; data > config > method > method.networks; "
+    "tgtrain": "train > evaluate > run > data > data.stores; report > evaluate; sweep > evaluate; data > config > method > method.networks; config > log_settings; "
     "method > method.augment > randomness; data > ranks > errors; doctor > data; __main__",
     "cli": "prep > doctor > terminal > common; prep > completion; train > doctor; train > completion",
 }

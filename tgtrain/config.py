@@ -18,6 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from manifests.lists.text import read_text
 from manifests.records import InputError
 from manifests.spelling import british, british_keys
+from tgtrain.log_settings import LogSettings
 from tgtrain.method.networks.settings import ModelSettings
 from tgtrain.method.settings import MethodSettings, OptimiserSettings, check_method
 
@@ -162,6 +163,7 @@ class Config:
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     compat: CompatSettings = field(default_factory=CompatSettings)
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
+    log: LogSettings = field(default_factory=LogSettings)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they stand in a recipe and in a run's config.json."""

@@ -48,6 +48,7 @@ _FREE = (
     "runtime.max_loss_factor",
     "runtime.cache",
     "data.shards",
+    "log.",
     "model.init:",  # where the file lies; its sha256 must be the same
     "model.init_tg:",
     "evaluate.keep",
@@ -208,7 +209,7 @@ def owned(run: Path) -> Iterator[None]:
         except OSError as error:
             reason = error.strerror or error
             raise InputError(f"Cannot write to {run}: {reason}. Name another folder with --out.") from None
-        for name in ("checkpoints", "tensorboard"):
+        for name in ("checkpoints", "tensorboard", "wandb"):
             if (run / name).is_symlink():
                 raise InputError(
                     f"{run / name} is a link to {(run / name).resolve()}. A run writes into its own folder alone: move the folder "

@@ -1,4 +1,4 @@
-"""The log of a run: metrics.jsonl (written and read here) and TensorBoard."""
+"""The log of a run: metrics.jsonl (written and read here), which trackers get, too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from torch import Tensor
 from manifests.console import lost_log, plural
 from manifests.files import atomic_write, parse_json, read_bytes
 from manifests.machine import peak_memory_mb
+from tgtrain.log_settings import LogSettings
 from tgtrain.method.class_counts import ClassCount
 from tgtrain.method.thresholds import ClassTrust
 from tgtrain.run.energy import gpu_joules
 from tgtrain.run.folder import METRICS_NAME
+from tgtrain.run.trackers import open_trackers
 
 _MAX_BYTES = 2**29  # of metrics.jsonl: a line of 1 kB for each of 500,000 intervals
 _MAX_LINE = 2**16
@@ -110,7 +112,7 @@ class Metrics:
 
 
 class Journal:
-    """Writes metrics.jsonl and TensorBoard of a run. Records after the step that it resumes from are dropped.
+    """Writes metrics.jsonl of a run, and what log.to names besides. Records after the step that it resumes from are dropped.
 
     evaluation_due: the evaluation of that step, too, because it is repeated. log: called with a note if lines are damaged, and left out.
     """
@@ -121,33 +123,29 @@ class Journal:
         resumed_step: int,
         evaluation_due: bool = False,
         log: Callable[[str], None] = lambda text: None,
+        settings: LogSettings | None = None,
     ) -> None:
         before = read_metrics(run)
         if damaged := before.num_damaged + before.cut_short:
             log(
                 f"{plural(damaged, 'damaged line')} of {run / METRICS_NAME} {'is' if damaged == 1 else 'are'} left out; no step is lost"
             )
-        lines = [
-            json.dumps(record) + "\n"
+        kept = [
+            record
             for record in before.records
             if record["step"] <= resumed_step
             and not (evaluation_due and (record["kind"], record["step"]) == ("evaluate", resumed_step))
         ]
         path = run / METRICS_NAME
         with atomic_write(path) as file:
-            file.write("".join(lines).encode())
+            file.write("".join(json.dumps(record) + "\n" for record in kept).encode())
         self.file = path.open("a", encoding="utf-8")
         self.has_noted = False
-        self.board: Any = None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=resumed_step + 1)
-        except ImportError:
-            pass  # metrics.jsonl holds the same
+        history = [(record["step"], _scalars(record)) for record in kept]
+        self.trackers = open_trackers(run, settings or LogSettings(), history, resumed_step, log)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Add one record. A value that is not finite is null there, and absent from TensorBoard.
+        """Add one record. A value that is not finite is null there, and absent from the trackers.
 
         A record of kind `note` comes first, once, if lines of the log on stderr were lost: the run goes on without them.
         """
@@ -158,19 +156,35 @@ class Journal:
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in values.items()
         }
-        self.file.write(json.dumps({"kind": kind, "step": step, **values}, allow_nan=False) + "\n")
+        record = {"kind": kind, "step": step, **values}
+        self.file.write(json.dumps(record, allow_nan=False) + "\n")
         self.file.flush()
-        if self.board is not None:
-            group = "/".join([kind, *(values[name] for name in ("class", "view") if kind == "class" and values[name])])
-            for name, value in values.items():
-                if isinstance(value, float | int):
-                    self.board.add_scalar(name if "/" in name else f"{group}/{name}", value, step)
+        if scalars := _scalars(record):
+            for tracker in self.trackers:
+                tracker.write(step, scalars)
 
-    def close(self) -> None:
-        """Close the files."""
+    def close(self, complete: bool = False) -> None:
+        """Close the files; trackers get what is left. complete: the run has done all its steps."""
         self.file.close()
-        if self.board is not None:
-            self.board.close()
+        for tracker in self.trackers:
+            tracker.close(complete)
+
+
+def send_missed(run: Path, step: int, settings: LogSettings, log: Callable[[str], None]) -> None:
+    """Send what trackers on a server have missed of a run that has nothing left to do."""
+    if trackers := [name for name in settings.to if name != "tensorboard"]:
+        Journal(run, step, False, log, replace(settings, to=tuple(trackers))).close(complete=True)
+
+
+def _scalars(record: dict[str, Any]) -> dict[str, float]:
+    """The finite numbers of a record, under the names that trackers show: `loss/total`, `evaluate/top1@1x1`, `class/NAME/kept`."""
+    kind = record["kind"]
+    group = "/".join([kind, *(str(record[name]) for name in ("class", "view") if kind == "class" and record.get(name))])
+    return {
+        name if "/" in name else f"{group}/{name}": value
+        for name, value in record.items()
+        if name not in ("kind", "step") and isinstance(value, float | int) and math.isfinite(value)
+    }
 
 
 def read_metrics(run: Path) -> Metrics:

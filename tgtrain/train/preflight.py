@@ -17,6 +17,7 @@ from tgtrain.method.networks.model import count_parameters, last_shape, outline
 from tgtrain.method.settings import MethodSettings
 from tgtrain.ranks.distributed import Ranks
 from tgtrain.run.checkpoint import every_checkpoint
+from tgtrain.run.trackers import require_trackers
 
 _MAX_NAMES = 5
 
@@ -108,7 +109,8 @@ def _target_notes(targets: RunTargets, method: MethodSettings, num_unlabelled: i
 
 
 def require_settings(config: Config, ranks: Ranks) -> None:
-    """Refuse settings with which no step can be made on these ranks."""
+    """Refuse settings with which no step can be made on these ranks, and trackers that are not there."""
+    require_trackers(config.log)
     num_parts, frames, size = config.runtime.accumulate, config.data.clip_frames, config.data.size
     names = ("labelled", "unlabelled") if config.method.uses_unlabelled else ("labelled",)
     # Ranks and micro-batches share a batch evenly.
