@@ -232,7 +232,8 @@ class MLflow:
 class WeightsAndBiases:
     """A run of W&B, or with WANDB_MODE=offline its files below RUN/wandb, for `wandb sync`.
 
-    Without a network nobody can say what W&B has: trackers.json notes the steps that were handed over.
+    Without a network nobody can say what W&B has: trackers.json notes the steps that were handed over, and the number of rows,
+    with which those of the next part go on.
     """
 
     def __init__(self, run: Path, project: str) -> None:
@@ -260,7 +261,8 @@ class WeightsAndBiases:
     def send(self, points: Sequence[Point]) -> None:
         """Add a row for each point; `step` is one of its values, so that rows of one step stay apart."""
         for step, values in points:
-            self.run.log({**values, "step": step})
+            self.run.log({**values, "step": step}, step=self.state["rows"])
+            self.state["rows"] += 1
             self.state["wandb"].update(dict.fromkeys(values, step))
         if points:
             _write_state(self.folder, self.state)
@@ -289,10 +291,10 @@ def _state(run: Path) -> dict[str, Any]:
         state = read_json(run / _STATE_NAME)
         steps = {str(name): int(step) for name, step in state["wandb"].items()}
         if re.fullmatch("[0-9a-f]{32}", state["id"]):
-            return {"id": state["id"], "wandb": steps}
+            return {"id": state["id"], "wandb": steps, "rows": int(state["rows"])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         pass
-    state = {"id": uuid.uuid4().hex, "wandb": {}}
+    state = {"id": uuid.uuid4().hex, "wandb": {}, "rows": 0}
     _write_state(run, state)
     return state
 

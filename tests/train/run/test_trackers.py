@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -27,6 +28,12 @@ TO_MLFLOW = LogSettings(to=("mlflow",), project="tests")
 TO_WANDB = LogSettings(to=("wandb",), project="tests")
 VALUES = {"loss/total": 5.0, "learning_rate": 0.2, "epoch": 0}
 NAMES = {"loss/total", "train/learning_rate", "train/epoch"}
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take long to load a library."""
+    monkeypatch.setattr(trackers, "LAST_SECONDS", 120.0)
 
 
 @pytest.fixture
@@ -199,24 +206,48 @@ def test_two_processes_that_are_killed_are_one_run(store: str, data_set: Path, t
     assert steps_in(store, "loss/total") == [line["step"] for line in lines if line["kind"] == "train"]
 
 
+def wandb_records(content: bytes) -> Iterator[bytes]:
+    """The records of a .wandb file: blocks of 32 KiB with parts of records, as in the log of LevelDB."""
+    place, parts = 7, b""  # after the header of the file
+    while place + 7 <= len(content):
+        if (left := 2**15 - place % 2**15) < 7:
+            place += left
+            continue
+        size, kind = struct.unpack_from("<HB", content, place + 4)
+        parts += content[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield parts
+            parts = b""
+
+
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="needs the extra `wandb`")
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = write_run(tmp_path / "run", steps=0, overrides=("runtime.cache=/home/geheim",))
     assert write(folder, TO_WANDB, 0, [2, 4, 6]) == []
     assert write(folder, TO_WANDB, 4, [6, 8], complete=True) == []
     rows: Counter[tuple[str, str]] = Counter()
+    numbers: list[int] = []
+    settings: set[str] = set()
     files = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+    assert len(files) == 2
     assert len({path.name for path in files}) == 1  # two parts of one run
     for path in files:
+        until = time.monotonic() + 60  # the process of the library writes the end of the file
+        while not (records := [Record.FromString(part) for part in wandb_records(path.read_bytes())])[-1].HasField(
+            "exit"
+        ):
+            assert time.monotonic() < until
+            time.sleep(0.1)
         assert b"geheim" not in path.read_bytes()
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while (content := store.scan_data()) is not None:
-            record = Record.FromString(content)
+        for record in records:
             items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
             rows.update((name, items["step"]) for name in items if name in NAMES)
+            numbers += [int(items["_step"])] if "_step" in items else []
+            settings |= {item.key or "/".join(item.nested_key) for item in record.run.config.update}
     assert rows == Counter((name, str(step)) for name in NAMES for step in (2, 4, 6, 8))
+    assert numbers == list(range(8))  # of the rows, over both parts
+    assert {"optimiser.epochs", "dataset_digest"} <= settings
