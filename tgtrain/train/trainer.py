@@ -352,12 +352,7 @@ class _Trainer:
         return measured
 
     def _save(
-        self,
-        precise: bool = False,
-        measured: Measured | None = None,
-        running: State | None = None,
-        *,
-        alone: bool = False,
+        self, precise: bool = False, measured: Measured | None = None, running: State | None = None, alone: bool = False
     ) -> None:
         """Write a checkpoint on the rank that writes; RunError on every rank if that fails there.
 

@@ -236,12 +236,12 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(files) == 2
     assert len({path.name for path in files}) == 1  # two parts of one run
     for path in files:
+        records: list[Any] = []
         until = time.monotonic() + 60  # the process of the library writes the end of the file
-        while not (records := [Record.FromString(part) for part in wandb_records(path.read_bytes())])[-1].HasField(
-            "exit"
-        ):
+        while not records or not records[-1].HasField("exit"):
             assert time.monotonic() < until
             time.sleep(0.1)
+            records = [Record.FromString(part) for part in wandb_records(path.read_bytes())]
         assert b"geheim" not in path.read_bytes()
         for record in records:
             items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
