@@ -133,7 +133,11 @@ def test_lost_node_requeues_the_job(
     assert facts["Restarts"] == "1"
     cluster.call("scontrol", "update", f"NodeName={NODES[1]}", "State=RESUME")
     cluster.wait(job, "COMPLETED")
-    assert "resumed at step 6 of 18" in log_of(place, job).read_text()
+    resumed = re.search(r"resumed at step (\d+) of 18", log_of(place, job).read_text())
+    assert resumed is not None
+    assert (
+        int(resumed[1]) >= 6
+    )  # the checkpoint of the last evaluation, or a newer one: what is left of the job gets SIGTERM
     assert equal(weights(place / "runs" / "main"), whole)
     reliability.record(
         SECTION, "a node set down during training, requeued by Slurm", num_nodes_lost=1, differing_files=0
