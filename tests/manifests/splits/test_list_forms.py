@@ -111,7 +111,7 @@ def test_rows_of_another_subset_are_not_labelled(tmp_path: Path, word: str) -> N
 
 def test_a_video_that_a_list_calls_train_and_test_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path,label,subset\nrun/a.avi,1,train\nrun/a.avi,1,test\n")
-    with pytest.raises(InputError, match="1 of 1 labelled videos are in the test part too"):
+    with pytest.raises(InputError, match="1 of 1 labelled video is in the test part too"):
         imported(DATA, tmp_path / "list.csv")
 
 

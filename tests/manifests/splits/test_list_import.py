@@ -263,7 +263,7 @@ def test_own_parts(tmp_path: Path) -> None:
     split, _ = import_lists(data, files)
     assert [split.keys_of(part) for part in PARTS] == [["run/a"], ["run/a", "run/b", "run/c"], ["run/d"], ["run/e"]]
     files["test"].write_text("run/b\n")
-    with pytest.raises(InputError, match="1 of 3 unlabelled videos are in the test part too"):
+    with pytest.raises(InputError, match="1 of 3 unlabelled videos is in the test part too"):
         import_lists(data, files)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from manifests.console import plural
 from manifests.records import InputError
 from tests.prep.scan.support import fill
 from tgprep.scan.scan import Scan, scan
@@ -39,7 +40,7 @@ def test_folders_beside_subsets_are_skipped(tmp_path: Path, beside: list[str]) -
     assert [entry.path for entry in result.skipped] == sorted(beside)
     top = beside[0].split("/")[0] + "/" if "/" in beside[0] else "VIDEOS itself"
     assert all("no class" in entry.reason for entry in result.skipped)
-    assert any(f"{len(beside)} videos that are in no class are skipped" in note for note in result.notes)
+    assert any(f"{plural(len(beside), 'video that is', 'videos that are')} in no class" in note for note in result.notes)
     assert any(top.rstrip("/") in note for note in result.notes)
 
 
