@@ -25,7 +25,7 @@ MAY_IMPORT = {
 }
 # A room (a folder, or a module beside the folders) imports only rooms to its right, directly or through others.
 ORDER = {
-    "manifests": "splits > manifest_io > files > disk > object_store > console; disk > locks; object_store > records; splits > lists > datasets > records; files > datasets; "
+    "manifests": "splits > manifest_io > files > disk > object_store > console; disk > locks; object_store > records; splits > lists > datasets > records; lists > console; files > datasets; "
     "spelling; targets > splits > sample > records; card > files; manifest_io > bounds > table > records; splits > bounds; manifest_io > parquet; locks > records; gradient; machine",
     "tgprep": "check > share > view; share > extract; check > convert > extract > extract.workers > encode > decode > config; view > duplicates > decode; extract.workers > scan > decode; "
     "edit > extract; doctor > decode; obtain; __main__",

@@ -45,11 +45,7 @@ def by_csv(listing: Listing, videos: Location, annotations: Path | None, pool: C
     label_column = table.named("label")[0]
     labels, classes, notes = _classes(table.rows, label_column, annotations)
     subsets, more = _subsets(table, annotations)
-    notes = [
-        f"list: {annotations.name} ({plural(len(table.rows), 'video')}, {plural(len(classes), 'class', 'classes')})",
-        *notes,
-        *more,
-    ]
+    notes = [_note_on_list(annotations.name, len(table.rows), len(classes)), *notes, *more]
     if (path_column, label_column) != ("path", "label"):
         notes.append(f"columns of {annotations.name}: the path is {path_column}, the label {label_column}")
     group_column = next(iter(table.named("group")), "")
@@ -84,10 +80,8 @@ def by_csv(listing: Listing, videos: Location, annotations: Path | None, pool: C
     unlisted = [file for file in listing.videos if file.path not in listed and file.path not in pool]
     extra = _by_class(unlisted, set(classes))
     if unlisted:
-        examples = some(sorted(file.path for file in unlisted))
-        notes.append(
-            f"{plural(len(unlisted), 'video file is', 'video files are')} not in {annotations.name} and ignored: {examples}"
-        )
+        are = plural(len(unlisted), "video file is", "video files are")
+        notes.append(f"{are} not in {annotations.name} and ignored: {some(sorted(file.path for file in unlisted))}")
     # A row without a label whose file is missing is no video that was skipped.
     found = {place: row for place, row in rows.items() if place[0] not in unseen or isinstance(row, VideoLabel)}
     segments = by_file(found) if times else {}
@@ -95,6 +89,10 @@ def by_csv(listing: Listing, videos: Location, annotations: Path | None, pool: C
     whole = {path: row for (path, *_), row in found.items() if path not in segments}
     labels_of = {**whole, **no_videos}
     return Labelling(classes, labels_of, int(bool(subsets)), missing, count_extra(extra), tuple(notes), segments)
+
+
+def _note_on_list(name: str, num_videos: int, num_classes: int) -> str:
+    return f"list: {name} ({plural(num_videos, 'video')}, {plural(num_classes, 'class', 'classes')})"
 
 
 def _by_class(files: Iterable[VideoFile], classes: Collection[str]) -> dict[str, list[str]]:

@@ -182,7 +182,7 @@ def by_lists(
         f"{stem} ({' and '.join(sorted(names))})" for stem, names in unsettled.items() if len(names) > 1
     ):
         notes.append(
-            f"{plural(len(double), 'video is', 'videos are')} in several class folders, and counted in each: {some(double)}"
+            f"{plural(len(double), 'video is', 'videos are')} in several classes, once in each: {some(double)}"
         )
     return Labelling(classes, labels, num_folds, missing, count_extra(extra), tuple(notes))
 

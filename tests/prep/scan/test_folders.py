@@ -40,7 +40,9 @@ def test_folders_beside_subsets_are_skipped(tmp_path: Path, beside: list[str]) -
     assert [entry.path for entry in result.skipped] == sorted(beside)
     top = beside[0].split("/")[0] + "/" if "/" in beside[0] else "VIDEOS itself"
     assert all("no class" in entry.reason for entry in result.skipped)
-    assert any(f"{plural(len(beside), 'video that is', 'videos that are')} in no class" in note for note in result.notes)
+    assert any(
+        f"{plural(len(beside), 'video that is', 'videos that are')} in no class" in note for note in result.notes
+    )
     assert any(top.rstrip("/") in note for note in result.notes)
 
 
