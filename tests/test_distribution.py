@@ -99,12 +99,12 @@ def test_containers_install_the_same_and_all_that_it_is_built_from() -> None:
     assert base[0] == base[1]
 
 
-def test_declared_versions_of_python_are_those_that_ci_runs() -> None:
+def test_declared_versions_of_python_are_run_by_ci() -> None:
     classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["classifiers"]
     declared = re.findall(r"Python :: (3\.\d+)", " ".join(classifiers))
     (line,) = re.findall(r"python: \[(.*)\]", (ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
-    assert re.findall(r"3\.\d+", line) == declared
-    assert declared[0] == "3.11"
+    assert "3.11" in declared
+    assert set(declared) <= set(re.findall(r"3\.\d+", line))
 
 
 def environment(folder: Path) -> dict[str, str]:
