@@ -85,7 +85,8 @@ def open_trackers(
             continue
         for variable, value in _MANNERS[name].items():
             os.environ.setdefault(variable, value)
-        tracker = (MLflow if name == "mlflow" else WeightsAndBiases)(run, settings.project)
+        of_project = run, settings.project
+        tracker: Tracker = MLflow(*of_project) if name == "mlflow" else WeightsAndBiases(*of_project)
         made.append(Feed(name, tracker, history, log))
     return made
 
