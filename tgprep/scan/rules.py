@@ -145,8 +145,7 @@ def by_lists(
     labels: dict[str, VideoLabel | str] = {}
     extra: defaultdict[str, list[str]] = defaultdict(list)
     other_class: list[str] = []
-    # The classes of each video that is in no list under its class.
-    unsettled: defaultdict[str, set[str]] = defaultdict(set)
+    unsettled: defaultdict[str, set[str]] = defaultdict(set)  # classes of each video that is in no list under its class
     for file, (name, place) in zip(files, pairs, strict=True):
         entry = None if place is None else listed[place]
         if entry is not None and name and entry.class_name not in ("", name):
@@ -178,9 +177,8 @@ def by_lists(
     unlisted = sorted(path for group in extra.values() for path in group)
     notes = [*_notes_on_lists(dataset, lists, unlisted, other_class, num_folds), *unread_files(dataset, paths, lists)]
     notes += _note_on_folders(files, labels, num_folds)
-    if double := sorted(
-        f"{stem} ({' and '.join(sorted(names))})" for stem, names in unsettled.items() if len(names) > 1
-    ):
+    double = sorted(f"{stem} ({' and '.join(sorted(names))})" for stem, names in unsettled.items() if len(names) > 1)
+    if double:
         notes.append(
             f"{plural(len(double), 'video is', 'videos are')} in several classes, once in each: {some(double)}"
         )

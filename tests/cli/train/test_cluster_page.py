@@ -74,7 +74,10 @@ def test_signal_before_the_end_saves_and_requeues(tmp_path: Path, command: str) 
     job = begin(tmp_path, command=command)
     job.send_signal(signal.SIGUSR1)  # to the batch shell alone: --signal=B:
     assert job.wait(timeout=60) == 0
-    assert (tmp_path / "requeued").read_text().split() == ["requeue", "4711_3" if command == "tgtrain sweep" else "4711"]
+    assert (tmp_path / "requeued").read_text().split() == [
+        "requeue",
+        "4711_3" if command == "tgtrain sweep" else "4711",
+    ]
     said = (tmp_path / "begun").read_text()
     assert said.startswith(f"{command.removeprefix('tgtrain ')} dataset --recipe ucf101-20")
     assert said.endswith("--task 3") == (command == "tgtrain sweep")
