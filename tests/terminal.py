@@ -42,7 +42,7 @@ class Terminal:
         self.ours, theirs = os.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self.process = subprocess.Popen(
-            [*prefix, sys.executable, "-P", "-m", f"cli.{program}", *map(str, arguments)],
+            [*prefix, sys.executable, "-P", "-m", f"tg{program}", *map(str, arguments)],
             cwd=folder,
             env={**environment(path, **values), "TERM": "xterm-256color"},
             stdin=theirs,

@@ -223,6 +223,6 @@ def _clip(reader: ClipReader, video: int, settings: ClipSettings, side: int, qua
 
 def _sheet(frames: Pixels, quality: int) -> str:
     """Frames in a row as one WebP picture."""
-    done, content = cv2.imencode(".webp", np.hstack(frames)[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, quality])
+    done, content = cv2.imencode(".webp", np.hstack(list(frames))[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, quality])
     assert done
     return f"data:image/webp;base64,{base64.b64encode(content.tobytes()).decode()}"

@@ -127,7 +127,7 @@ def _count(value: object) -> float:
 def _columns(epochs: Sequence[int], counts: Mapping[str, Floats]) -> tuple[dict[str, Floats], tuple[str, ...]]:
     """The counts with neighbouring epochs summed, so that at most 48 columns are left, and what each column shows."""
     each = -(-len(epochs) // _MAX_COLUMNS)
-    cuts = np.arange(0, len(epochs), each)
+    cuts = range(0, len(epochs), each)
     spans = [(epochs[cut], epochs[min(cut + each, len(epochs)) - 1]) for cut in cuts]
     columns = tuple(f"epoch {a + 1}" if a == b else f"epochs {a + 1} to {b + 1}" for a, b in spans)
     return {name: np.add.reduceat(value, cuts, axis=0) for name, value in counts.items()}, columns
