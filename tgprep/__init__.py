@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
 
 import tgprep.extract  # noqa: F401  # before the function of this name, which takes its place in this package
+
+TYPE_CHECKING = False  # not that of typing, which `python -m` would take from the user's folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
-    from typing import Literal, Unpack
+    from typing import Any, Literal, Unpack
 
     from manifests.object_store import UnreachableError
     from manifests.records import InputError

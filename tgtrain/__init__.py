@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # not that of typing, which `python -m` would take from the user's folder
 if TYPE_CHECKING:
+    from typing import Any
+
     from manifests.records import InputError
     from tgtrain.data.dataset import ClipDataset, ClipItem, open_dataset
     from tgtrain.data.streams import TwoStreams, open_streams
