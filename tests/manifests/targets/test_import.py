@@ -166,7 +166,7 @@ def test_unknown_videos_can_be_left_out(manifest: Manifest, tmp_path: Path) -> N
         (pa.array([[0.5, 0.5, 0], [0.5, 0.5]]), r"a\.parquet:2: 2 scores, but the data set has 3 classes"),
         (pa.array([[0.5, 0.5, 0], None]), r"a\.parquet: column probs holds nulls"),
         (pa.array([[0.5, 0.5, 0], [0.5, None, 0.5]]), r"a\.parquet: column probs holds nulls"),
-        (pa.array([[0.5, 0.5, 0], [0.5, None, 0.5]], pa.list_(pa.float32(), 3)), r"a\.parquet: 1 scores are empty"),
+        (pa.array([[0.5, 0.5, 0], [0.5, None, 0.5]], pa.list_(pa.float32(), 3)), r"a\.parquet: 1 score is empty"),
         (pa.array([[0.5, 0.5, 0], [0.5, float("nan"), 0.5]]), r"a\.parquet:2: .* holds NaN"),
     ],
 )
