@@ -111,6 +111,7 @@ def test_weights(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("mine.toml").write_text(recipe.replace("/data/", ""))
     more = ("dataset", "--split", "p50-s0-f1-t25", "--max-steps", "1", *LITTLE)
     (said,) = follow(command, *more, "--out", "weights")
+    said = " ".join(said.split())  # prose is folded
     assert "(names of torchvision, sha256 " in said
     assert "classifier new: 400 classes there, 2 here" in said
     follow("tgtrain run --recipe mine.toml", *more, "--out", "mine")

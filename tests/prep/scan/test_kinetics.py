@@ -161,4 +161,4 @@ def test_ids_that_stand_in_two_classes(tmp_path: Path) -> None:
         "1 video is in another class folder than the lists say; the folder counts: yoga/CCCCCCCCCCC_000001_000011.mp4 (listed: zumba)"
         in notes
     )
-    assert "1 video is in several class folders, and counted in each: DDDDDDDDDDD (yoga and zumba)" in notes
+    assert "1 video is in several classes, once in each: DDDDDDDDDDD (yoga and zumba)" in notes

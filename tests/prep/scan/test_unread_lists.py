@@ -36,7 +36,7 @@ def test_unread_lists_are_named(tmp_path: Path, name: str, reason: str, given: b
         return  # a second fold without its test list is an error
     result = scan(tmp_path / "videos")
     assert result.dataset == "ucf101"
-    (note,) = [line for line in result.notes if "were not read" in line]
+    (note,) = [line for line in result.notes if "not read as a list" in line]
     assert note.startswith(f"1 file in annotations/ was not read as a list of ucf101: {name} ({reason}"), note
 
 
