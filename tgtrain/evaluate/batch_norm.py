@@ -85,13 +85,11 @@ def _joint_batches(setup: Setup, ranks: Ranks, workers: int, bad: dict[str, None
         )
         for part in split_batch(batch, config.runtime.accumulate):
             views = views_of(part, slow=config.data.gradient == "slow")
-            joined: tuple[Clips | None, ...] = (views.labelled,)
-            if config.method.strong_forward == "joined":
-                joined = (*joined, views.strong)
-            forwards: list[tuple[Clips | None, ...]] = [(*joined, views.weak)]
+            strong = (views.strong,) if config.method.strong_forward == "joined" else ()
+            forwards: list[tuple[Clips | None, ...]] = [(views.labelled, views.weak, *strong)]
             if not config.method.joins_weak:
                 of_weak = [(views.weak,)] if config.method.teacher == "none" else []
-                forwards = [*of_weak, joined]
+                forwards = [*of_weak, (views.labelled, *strong)]
             for forward in forwards:
                 rows = [clips.tg for clips in forward if clips is not None and clips.tg is not None]
                 if sum(map(len, rows)) > 1:  # BatchNorm needs more than one row

@@ -34,7 +34,7 @@ from tgtrain.method.networks.model import Model, build_model
 from tgtrain.method.networks.precise_bn import recompute_statistics
 from tgtrain.method.networks.sync_bn import CrossRankBatchNorm, synchronised
 from tgtrain.method.step import Clips, StepInputs, step_terms
-from tgtrain.method.terms import COUNTS, named_values
+from tgtrain.method.terms import CLASS_COUNTS, COUNTS, named_values
 
 CPU = torch.device("cpu")
 SHAPES = [(12, 6), (12, 6, 2, 3, 5), (8, 1)]
@@ -144,7 +144,7 @@ def test_step_of_several_ranks_equals_the_joined_batch(ranks: list[dict[str, Any
     assert 0 < selected < 8, "the threshold must trust some rows and not all"
     for name, value in expected["values"].items():
         over_ranks = torch.stack([each["values"][name] for each in found])
-        together = over_ranks.sum() if name in COUNTS else over_ranks.mean()
+        together = over_ranks.sum(0) if name in (*COUNTS, CLASS_COUNTS) else over_ranks.mean(0)
         close(together, value, name, rtol=1e-4)
     for name, gradient in expected["gradients"].items():
         scale = float(gradient.abs().max())
