@@ -148,6 +148,8 @@ def run_outcome(folder: Path) -> dict[str, Any]:
     for path in list_checkpoints(folder):
         found = load(path)
         found.extra["settings"]["runtime"].pop("workers")  # the same run with any number of them
+        if (counts := found.extra.pop("class_counts", None)) is not None:
+            tensors[f"{path.name}.class_counts"] = counts
         facts[path.name] = (found.step, found.measured, found.extra)
         for part in ("model", "thresholds", "teacher", "running"):
             tensors |= {f"{path.name}.{part}.{name}": value for name, value in getattr(found, part).items()}

@@ -92,7 +92,7 @@ def test_names_hold_nothing_that_a_file_system_minds(tmp_path: Path) -> None:
         ({"vary": (("runtime.cache", ("a b", "ab")),)}, "the same folder"),
         ({"pairs": (("demo", "half"), ("demo", "HALF"))}, "the same folder"),
         ({"pairs": (("dmo", "half"), ("deom", "half"))}, "No recipe 'dmo'.*\n.*No recipe 'deom'"),
-        ({"seeds": tuple(range(1000)), "vary": (("data.size", tuple(map(str, range(16, 32)))),)}, "16000 cells"),
+        ({"seeds": tuple(range(1000)), "vary": (("data.size", tuple(map(str, range(16, 32)))),)}, "16,000 cells"),
     ],
 )  # fmt: skip
 def test_grids_that_cannot_be_run_are_refused(options: dict[str, object], said: str) -> None:

@@ -94,7 +94,7 @@ def test_run_resume_test_and_report_over_http(root: Path, server: str, tmp_path:
     assert over_http["top1@1x1"] == local["top1@1x1"]
     page = tmp_path / "page.html"
     assert "could not be read" not in call("report", run, "--output", str(page)).output
-    assert page.read_text().count("data:image/jpeg") >= 6
+    assert page.read_text().count("data:image/webp") >= 6
 
 
 def test_indexed_reader_names_the_stream_reader(root: Path, server: str, tmp_path: Path) -> None:

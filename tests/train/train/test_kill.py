@@ -118,7 +118,7 @@ def whole(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dic
     finish(words(data_set, folder))
     seconds = time.monotonic() - began
     found = run_outcome(folder)
-    assert len(found["facts"]["metrics"]) == 20
+    assert len(found["facts"]["metrics"]) == 20 + 4 * 3  # a record of each class after each epoch
     return found, seconds
 
 

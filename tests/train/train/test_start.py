@@ -57,6 +57,7 @@ def test_option_prints_the_table_and_the_run_knows_its_file(data_set: Path, tmp_
     assert code == 0, said
     (row, other) = read_facts(out).weights
     assert (row.network, other.network, row.path) == ("rgb", "tg", str(file))
+    said = " ".join(said.split())  # prose is folded
     assert f"weights of rgb from {file} (names of torchvision, sha256 {row.sha256[:16]}):" in said
     assert said.index("weights of rgb") < said.index("step 2")
     assert "classifier new: 400 classes there, 3 here" in said

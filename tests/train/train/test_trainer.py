@@ -76,6 +76,8 @@ def test_a_step_never_waits_for_the_device(
         for name, buffer in list(module.named_buffers(recurse=False)):
             module.register_buffer(name, mode.from_tensor(buffer))
     there = with_tensors(batch, mode.from_tensor)
+    if learner.class_counts is not None:
+        learner.class_counts.counts = mode.from_tensor(learner.class_counts.counts)
     try:
         with mode:
             learner.optimiser = torch.optim.SGD(learner.model.parameters(), lr=0.1, momentum=0.9)
