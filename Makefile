@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
-# Two test files at a time, each process with one thread for its arithmetic: the tests start processes of their own.
+# Two test files at a time, the slow ones first; each process with one thread for its arithmetic: the tests start processes of their own.
 TEST_PROCESSES ?= 2
 
 .PHONY: demo test check check-long lint docs clean
@@ -25,7 +25,7 @@ demo: $(VENV)/.complete
 	@PATH="$(abspath $(BIN)):$$PATH" bash benchmarks/demo.sh $(DEMO)
 
 test: $(VENV)/.complete
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not long' -n $(TEST_PROCESSES) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not long' -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.complete
 	$(BIN)/ruff format --check .

@@ -144,6 +144,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.long
 def test_full_disk_of_the_first_process_ends_both(data: Path, tmp_path: Path, whole: dict[str, Any]) -> None:
     folder = tmp_path / "run"
     start(data, folder, "--max-steps", "12").communicate(timeout=300)

@@ -134,6 +134,7 @@ def chance_bound(num_trials: int, chance: float, level: float) -> float:
     return 0.0
 
 
+@pytest.mark.long
 def test_single_frame_does_not_show_the_class_but_motion_does(tmp_path: Path) -> None:
     """From the files themselves, so that a codec that treats moving things otherwise would be found too."""
     clips = [decode(file) for file in render_sample(tmp_path / "videos", LEAK)]

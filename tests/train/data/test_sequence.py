@@ -111,6 +111,7 @@ def test_killed_rank_and_resume_with_other_ranks(data_set: Path, tmp_path: Path)
     check(data_set, tmp_path, [(2, 1), (1, 2)], seed=0)
 
 
+@pytest.mark.long
 def test_blocks_with_killed_rank_and_resume(make_data_set: Callable[..., Path], tmp_path: Path) -> None:
     """The order is another than that of a local data set, and as independent of who reads it."""
     data, blocks = make_data_set(num_shards=6), ("data.block_shards=2",)

@@ -323,7 +323,13 @@ def running(words: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize(
-    ("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 0)]
+    ("sent", "code"),
+    [
+        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.long),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.long),
+        (signal.SIGTERM, 143),
+        (signal.SIGUSR1, 0),
+    ],
 )
 def test_signal_to_all_processes_of_a_run(
     data_set: Path, tmp_path: Path, long: Path, sent: signal.Signals, code: int

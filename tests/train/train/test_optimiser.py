@@ -92,6 +92,7 @@ def test_momentum_of_another_memory_layout_is_converted(fused: bool) -> None:
     torch.testing.assert_close(after_two_steps(torch.channels_last_3d), after_two_steps(torch.contiguous_format))
 
 
+@pytest.mark.long
 def test_float16_with_fused_kernel_equals_the_plain_one(
     data_set: Path, tmp_path: Path, no_values: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
