@@ -25,7 +25,7 @@ cat <<END
 
 Open    $folder/runs/demo/report.html
 Look    $folder/dataset/        shards, videos.parquet, splits/
-Next    cd $folder
+Next    source .venv/bin/activate; cd $folder
         tgtrain run dataset --recipe demo-supervised --out runs/supervised     the same without unlabelled videos
         tgtrain report runs/demo runs/supervised                                both in one page
         tgtrain recipes                                                         the published settings, for your own data

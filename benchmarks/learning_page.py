@@ -253,8 +253,9 @@ def page(results: Results, docs: Path) -> str:
 INTRODUCTION = """\
 Written by `python benchmarks/learning_page.py` from `benchmarks/results/learning.json`: {num_runs} runs of
 `python benchmarks/learning.py` with the small network of recipe `demo` (R3D-10, 8 channels, 48 pixels), on one thread of
-{processors}. The settings are those of recipe `demo` everywhere; only the number of epochs follows the size of the data set
-(about 600 to 1,400 steps, the same for all methods). These figures compare methods under equal settings; they say nothing about the published
+{processors}. All methods but "best" have the settings of recipe `demo` and, on one data set, the same number of epochs (about 600 to
+1,600 steps). "Whole method" is that recipe: alignment, contrast and pseudo-labels. "Best" is recipe `demo-best` (wider networks, TG labels, no
+contrast) with 7 % fewer epochs. These figures compare methods under equal settings; they say nothing about the published
 ones, which need a GPU ([recipes.md](recipes.md)).
 
 - **RGB, TG, both**: top-1 in percent of the test videos, 3 clips x 1 crop, last checkpoint; mean ± standard deviation over the seeds of
@@ -262,7 +263,8 @@ ones, which need a GPU ([recipes.md](recipes.md)).
 - **error**: standard error of that accuracy over people or sources of clips (RGB, or the one network that the method has): what other
   test people would change.
 - **minutes**: processor minutes of one training.
-- **gain**: difference in points ± its standard error over people or sources. p: exact McNemar test over all seeds; videos that appear under
+- **gain**: difference in points ± its standard error over people or sources, over the seeds that both methods have, so it can differ from that of the means
+  above. p: exact McNemar test over all seeds; videos that appear under
   several seeds count as independent there, so trust the error of the gain first."""
 
 
