@@ -170,10 +170,10 @@ class Journal:
             tracker.close(complete)
 
 
-def send_missed(run: Path, step: int, settings: LogSettings, log: Callable[[str], None]) -> None:
-    """Send what trackers on a server have missed of a run that has nothing left to do."""
+def send_missed(run: Path, step: int, num_steps: int, settings: LogSettings, log: Callable[[str], None]) -> None:
+    """Send what trackers on a server have missed of a run that has nothing left to do, after these of all its steps."""
     if trackers := [name for name in settings.to if name != "tensorboard"]:
-        Journal(run, step, False, log, replace(settings, to=tuple(trackers))).close(complete=True)
+        Journal(run, step, False, log, replace(settings, to=tuple(trackers))).close(step == num_steps)
 
 
 def _scalars(record: dict[str, Any]) -> dict[str, float]:

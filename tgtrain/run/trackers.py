@@ -31,7 +31,7 @@ _MOST_POINTS = 100  # that are sent together
 _MOST_VALUES, _MOST_SETTINGS = 1000, 100  # of one request of MLflow
 _STATE_NAME = "trackers.json"
 _PRIVATE = ("data.shards", "runtime.cache", "model.init", "model.init_tg")  # paths, URLs and commands stay here
-_SECRETS = re.compile(r"KEY|TOKEN|PASSWORD|SECRET|CREDENTIAL")  # in names of environment variables
+_SECRETS = re.compile(r"KEY|TOKEN|PASS|_PWD|_AUTH|SECRET|CREDENTIAL")  # in names of environment variables
 _PACKAGES = {"mlflow": "mlflow", "wandb": "wandb"}
 # What the libraries do besides, unless the user has set it: nothing is sent to their makers, nothing is asked or printed, and a
 # try ends soon. MLflow warns of folders as its store; one that the user names is used.
@@ -138,7 +138,9 @@ class Feed:
             self.closing, self.complete = True, complete
             self.changed.notify()
         self.thread.join(LAST_SECONDS)
-        if self.pending or self.thread.is_alive():
+        if self.thread.is_alive() and not self.pending:
+            self.log(f"note: {self.name} has all values, but did not answer to the end of the run.")
+        elif self.pending:
             self.log(
                 f"note: {self.name} did not take the values of {len(self.pending)} lines of metrics.jsonl; the same command "
                 "sends them."
@@ -193,6 +195,7 @@ class MLflow:
 
     def __init__(self, run: Path, project: str) -> None:
         self.folder, self.project, self.id = run, project, _state(run)["id"]
+        self.address = os.environ.get("MLFLOW_TRACKING_URI")  # for all tries, whatever the process sets later
         self.client: Any = None
         self.run_id = ""
 
@@ -201,7 +204,7 @@ class MLflow:
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
-        self.client = client = MlflowClient()
+        self.client = client = MlflowClient(self.address)
         experiment = client.get_experiment_by_name(self.project)
         place = client.create_experiment(self.project) if experiment is None else experiment.experiment_id
         found = client.search_runs([place], f"tags.`tgtrain.id` = '{self.id}'", max_results=1)
@@ -318,5 +321,6 @@ def _without_secrets(text: str) -> str:
     for name, value in os.environ.items():
         if _SECRETS.search(name.upper()) and len(value) >= 4:
             text = text.replace(value, "***")
-    text = re.sub(r"(://)[^/@\s]+@", r"\1***@", text)
+    text = re.sub(r"(://)[^/\s]*@", r"\1***@", text)  # to the last @, as clients do
+    text = re.sub(r"([?&][^=&\s]+=)[^&\s]+", r"\1***", text)
     return " ".join(text.split())[:200]

@@ -101,8 +101,8 @@ def train(
         trainer.begin(start, initial)
         del initial  # as large as the model
         if trainer.step >= stop_at and not trainer.evaluation_due:
-            if ranks.is_main and trainer.step == num_steps:
-                journal.send_missed(run, num_steps, setup.config.log, trainer.observer.warn)
+            if ranks.is_main:
+                journal.send_missed(run, trainer.step, num_steps, setup.config.log, trainer.observer.warn)
             return Outcome(trainer.step, num_steps, False, True, None)
         try:
             return trainer.run(stop_at, should_stop)
@@ -194,16 +194,17 @@ class _Trainer:
                     self.folder, self.step, self.evaluation_due, self.observer.warn, self.config.log
                 )
         self.saved_at = self.step  # at step 0 there is nothing to save
-        pin = self.ranks.device.type == "cuda"
-        loader = step_loader(self.dataset, range(self.step, stop_at), self.workers, pin=pin)
+        loader = step_loader(self.dataset, range(self.step, stop_at), self.workers, self.ranks.device.type == "cuda")
+        complete = False
         try:
             interrupted = self._run_steps(batches_on(self.ranks.device, loader), stop_at, should_stop)
             if self.saved_at != self.step:
                 self._save()
+            complete = self.step == self.num_steps and not self.evaluation_due
         finally:
             if self.journal is not None:
                 with writing(self.folder, self.step):
-                    self.journal.close(complete=self.step == self.num_steps)
+                    self.journal.close(complete)
         return Outcome(self.step, self.num_steps, interrupted, False, self.last)
 
     def _run_steps(self, batches: Iterator[SslBatch], stop_at: int, should_stop: Callable[[], bool]) -> bool:

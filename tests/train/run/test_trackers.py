@@ -131,7 +131,7 @@ def test_a_tracker_that_does_not_answer(
     assert "geheim1" not in "".join(notes)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     monkeypatch.setattr(trackers, "LAST_SECONDS", 60.0)
-    send_missed(folder, 200, TO_MLFLOW, notes.append)
+    send_missed(folder, 200, 200, TO_MLFLOW, notes.append)
     assert len(notes) == len(before) + 1
     assert steps_in(store, "loss/total") == list(range(1, 201))
 
@@ -146,8 +146,8 @@ def test_no_secret_leaves(store: str, tmp_path: Path, monkeypatch: pytest.Monkey
         assert path.is_dir() or b"geheim" not in path.read_bytes(), path
     assert b"geheim" not in (folder / "trackers.json").read_bytes()
     monkeypatch.setenv("WANDB_API_KEY", "geheim5")
-    said = trackers._without_secrets("no answer from\nhttps://me:geheim6@host:5000/api with geheim5")
-    assert said == "no answer from https://***@host:5000/api with ***"
+    said = trackers._without_secrets("no answer from\nhttps://me:gehe@im6@host:5000/api?sig=geheim7 with geheim5")
+    assert said == "no answer from https://***@host:5000/api?sig=*** with ***"
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,11 @@ def _recomputed(
     if not (module.training and torch.is_grad_enabled()):
         return forward(*inputs)
 
+    # Strong views that go apart leave the running statistics alone; what autograd keeps must be the same the second time.
+    apart = [each for each in module.modules() if isinstance(each, _BatchNorm) and not each.track_running_stats]
+
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _statistics_kept(module, again())
+        return nullcontext(), _statistics_kept(module, again(), apart)
 
     # Dropout comes after the backbone, and drop path is drawn before the blocks: no state of a generator has to be restored.
     output: Tensor = checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
@@ -44,10 +47,18 @@ def _recomputed(
 
 
 @contextmanager
-def _statistics_kept(module: nn.Module, again: AbstractContextManager[object]) -> Iterator[None]:
-    """Within this context, a forward in train mode leaves running averages alone: it is the second one of the same rows."""
+def _statistics_kept(
+    module: nn.Module, again: AbstractContextManager[object], apart: list[_BatchNorm]
+) -> Iterator[None]:
+    """Within this context, a forward in train mode leaves running averages alone: it is the second one of the same rows.
+
+    apart: layers that kept none in the first one.
+    """
+    apart = [layer for layer in apart if layer.track_running_stats]  # others never keep any
+    for layer in apart:
+        layer.track_running_stats = False
     # A frozen layer is in eval mode, and keeps its averages anyway.
-    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    layers = [each for each in module.modules() if isinstance(each, _BatchNorm) and each.training and each not in apart]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.momentum = 0.0
@@ -59,3 +70,5 @@ def _statistics_kept(module: nn.Module, again: AbstractContextManager[object]) -
             layer.momentum = momentum
             if layer.num_batches_tracked is not None:
                 layer.num_batches_tracked.sub_(1)
+        for layer in apart:
+            layer.track_running_stats = True

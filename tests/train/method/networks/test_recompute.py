@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from tests.train.method.support import METHOD_CASES, scaled_model, whole_batch
+from tests.train.method.support import PART_CASES, scaled_model, whole_batch
 from tgtrain.method.networks.recompute import checkpoint_activations
 from tgtrain.method.step import step_terms
 
 
 def gradients(name: str, recompute: bool) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
     """Gradients and state after one step, and the bytes that its forward pass kept."""
-    method, settings = METHOD_CASES[name]
+    method, settings = PART_CASES[name]
     model = scaled_model(settings)
     if recompute:
         checkpoint_activations(model)
@@ -32,7 +32,7 @@ def gradients(name: str, recompute: bool) -> tuple[dict[str, Tensor], dict[str, 
     return found, model.state_dict(), sum(kept.values())
 
 
-@pytest.mark.parametrize("name", ["ltg", "fixmatch", "mvpl"])
+@pytest.mark.parametrize("name", ["ltg", "fixmatch", "mvpl", "strong views apart"])
 def test_gradients_and_statistics_are_the_same(name: str) -> None:
     expected, state, num_kept = gradients(name, recompute=False)
     got, state_recomputed, num_recomputed = gradients(name, recompute=True)
@@ -43,7 +43,7 @@ def test_gradients_and_statistics_are_the_same(name: str) -> None:
 
 
 def test_a_model_without_gradient_runs_as_before() -> None:
-    model = scaled_model(METHOD_CASES["ltg"][1]).eval()
+    model = scaled_model(PART_CASES["ltg"][1]).eval()
     clips = torch.randn(2, 3, 4, 32, 32)
     with torch.no_grad():
         expected = model(rgb=clips).rgb.logits_BK
