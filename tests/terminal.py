@@ -44,7 +44,12 @@ class Terminal:
         self.process = subprocess.Popen(
             [*prefix, sys.executable, "-P", "-m", f"tg{program}", *map(str, arguments)],
             cwd=folder,
-            env={**environment(path, **values), "TERM": "xterm-256color"},
+            # pytest-xdist sets the columns of its workers, which would count for more than those of the terminal.
+            env={
+                name: value
+                for name, value in {**environment(path, **values), "TERM": "xterm-256color"}.items()
+                if name not in ("COLUMNS", "LINES")
+            },
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
