@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,5 +36,5 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("extract", "--threads", "1"),
         *(("split", "--percent", "20", "--fold", fold) for fold in "123"),
     ):
-        subprocess.run(["tgprep", *words], cwd=folder, check=True)
+        subprocess.run([sys.executable, "-m", "tgprep", *words], cwd=folder, check=True)
     return folder

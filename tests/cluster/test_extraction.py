@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,9 @@ def test_killed_task_is_submitted_again_by_itself(
     tasks = {facts["ArrayTaskId"]: facts["JobState"] for facts in cluster.wait(job, "COMPLETED", "FAILED", "CANCELLED")}
     assert tasks.pop("1") != "COMPLETED"
     assert set(tasks.values()) == {"COMPLETED"}
-    done = subprocess.run(["tgprep", "finalize", "dataset"], cwd=place, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "tgprep", "finalize", "dataset"], cwd=place, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     assert "shards are missing" in done.stderr
     again = array(cluster, place, "--array=1")
