@@ -129,6 +129,9 @@ def make_gallery(
                 small[stored.key] = _clip(reader, video, settings, _ERROR_PIXELS, _ERROR_QUALITY)
         except (BadSampleError, InputError) as error:
             problems.append(str(error))
+        except OSError as error:  # a store that is gone: each further video would wait for it, too
+            problems.append(f"{error} (the other videos were not read)")
+            break
     reader.close()
     return replace(
         gallery,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -211,3 +212,24 @@ def test_without_its_split_the_tested_videos_are_shown(real_run: Path, data: Pat
     page = parse(write_report([real_run]))
     assert "No split half" in page.words
     assert not page.images
+
+
+def test_a_store_that_is_gone_while_clips_are_read_leaves_the_page(
+    real_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is a folder here, whose reads fail from the second clip on."""
+    from tgtrain.report import clips
+
+    given = clips._clip
+    keys: list[str] = []
+
+    def clip(reader: Any, video: int, *how: Any) -> Any:
+        keys.append(reader.index[video].key)
+        if len(keys) > 1:
+            raise OSError("the store does not answer")
+        return given(reader, video, *how)
+
+    monkeypatch.setattr(clips, "_clip", clip)
+    page = parse(write_report([real_run]))
+    assert "the store does not answer (the other videos were not read)" in page.words
+    assert len(keys) == 2
