@@ -1,4 +1,4 @@
-"""What a run cost: time of its devices, memory, and energy where the device tells it."""
+"""What a run cost: time of its devices, memory, and energy where the device reports it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ class Cost:
     """None: not logged. Device hours are those of all processes together."""
 
     step_hours: float | None  # device hours in training steps
-    all_hours: float | None  # with evaluations and checkpoints between them
     peak_gb: float | None  # of the first process, GiB
     loader_gb: float | None  # of its largest loader process, GiB
     energy_kwh: float | None  # of all GPUs in training steps
@@ -24,12 +23,10 @@ class Cost:
 def cost_of(run: RunData) -> Cost:
     """Add up the log of a run. Steps that were lost to a kill and trained again are in no log."""
     steps = _sum_over_steps(run, "seconds_per_step")
-    overall = _sum_over_steps(run, "overall_seconds_per_step")
     joules = _sum_over_steps(run, "seconds_per_step", "gpu_watts")
     devices = run.facts.world_size
     return Cost(
         step_hours=None if steps is None else devices * steps / 3600,
-        all_hours=None if overall is None else devices * max(overall, steps or 0) / 3600,
         peak_gb=_highest(run, "memory_mb"),
         loader_gb=_highest(run, "loader_memory_mb") or None,
         energy_kwh=None if joules is None else devices * joules / 3.6e6,
