@@ -1,7 +1,7 @@
 # tgprep and tgtrain with everything they can use: docker build -t tgprep . (docs/install.md)
 FROM python:3.11-slim-bookworm
 
-# For a machine without an NVIDIA GPU: --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu (a fifth of the size)
+# For a machine without an NVIDIA GPU: --build-arg PIP_EXTRA_INDEX_URL= the index of torch for CPUs (a fifth of the size)
 ARG PIP_EXTRA_INDEX_URL=""
 
 WORKDIR /src
