@@ -101,7 +101,7 @@ def _content(files: Any, path: str, max_bytes: int | None) -> bytes:
     """The bytes of an object; at most one more than max_bytes of a larger one."""
     is_large = False
     if max_bytes is not None:
-        # A web server that refuses or does not answer counts as a missing file here; the request below tells them apart.
+        # A web server that refuses or does not answer counts as a missing file here; the request below distinguishes them.
         with contextlib.suppress(FileNotFoundError):
             is_large = int(files.info(path).get("size") or 0) > max_bytes
     content: bytes = files.cat_file(path, 0, max_bytes + 1) if is_large and max_bytes else files.cat_file(path)

@@ -288,7 +288,7 @@ def _require_same_networks(chosen: Sequence[Measured]) -> None:
 
 
 def _named(groups: Sequence[Sequence[Measured]]) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
-    """Settings with names that tell them apart, and the changes of recipes that all of them share."""
+    """Settings with names that distinguish them, and the changes of recipes that all of them share."""
     configs = [_computed(group[0].run.facts.config) for group in groups]
     changes = [_changes(group[0]) for group in groups]
     common = [text for text in changes[0] if all(text in others for others in changes)]

@@ -1,4 +1,4 @@
-"""The energy that the GPU of this process has used, where its driver tells it."""
+"""The energy that the GPU of this process has used, where its driver reports it."""
 
 from __future__ import annotations
 

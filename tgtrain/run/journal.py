@@ -74,7 +74,7 @@ class Interval:
         means["clips_per_second"] = self.num_clips / seconds
         means["seconds_per_step"] = seconds / self.num_steps
         means["waiting_share"] = self.waited_seconds / seconds
-        if torch.cuda.is_available():  # NaN where the GPU does not tell: all ranks have the same names
+        if torch.cuda.is_available():  # NaN where the GPU does not report it: all ranks have the same names
             joules = gpu_joules()
             known = joules is not None and self.joules is not None
             means["gpu_watts"] = (joules - self.joules) / seconds if known else math.nan  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""Which folders are runs. No torch: a wrong name is told before it is loaded."""
+"""Which folders are runs. No torch: a wrong name is reported before it is loaded."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ It lives in a subfolder of its own, `tgtrain-shards`, and removes only files of 
     {sha256}[-{offset}-{size}].damaged  either of them, if the store holds other bytes than the manifest says
     *.part                              being fetched: of full length from the start, so that it counts; locked by its process
     room, slot-N, warned-*                lock files: total bytes; downloads at a time; warnings given
-    CACHEDIR.TAG                          marks the folder as a cache of this program, and tells backup programs to leave it out
+    CACHEDIR.TAG                          marks the folder as a cache of this program, which backup programs leave out
 
 Files are renamed when they are complete. Locks are kernel locks (flock), so a killed process leaves none. Reading a piece updates its
 modification time; the least recently used pieces are evicted first. An evicted file stays readable for those who read it.
