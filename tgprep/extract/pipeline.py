@@ -317,7 +317,7 @@ def finished_outcome(request: Request, scan: Scan) -> Outcome:
         )
     if changed:
         notes.append(
-            f"{plural(len(changed), 'video in VIDEOS has', 'videos in VIDEOS have')} another size than when it was extracted (the first: {changed[0]}): "
+            f"{plural(len(changed), 'video in VIDEOS has', 'videos in VIDEOS have')} another size than at extraction (the first: {changed[0]}): "
             f"extract into another folder to use them as they are now"
         )
     if list_folder(request.work):
