@@ -9,8 +9,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
-# Two test files at a time, the slow ones first; each process with one thread for its arithmetic: the tests start processes of their own.
-TEST_PROCESSES ?= 2
+# Three test files at a time, because many wait; each process with one thread for its arithmetic: the tests start processes of their own.
+TEST_PROCESSES ?= 3
 
 .PHONY: demo test check check-long lint docs clean
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+WITHOUT_PANDAS = REPOSITORY / "tests/without_pandas"  # hides it from processes
 
 # Decoders that misbehave as the name of the file says; other files give six frames that depend on their content.
 BACKENDS = """
@@ -91,7 +92,7 @@ def command(*arguments: str | Path) -> list[str]:
 
 def environment(path: Path | None = None, **values: str) -> dict[str, str]:
     """For a child: the packages of this checkout, and a folder of test modules."""
-    places = [str(REPOSITORY), *([str(path)] if path else [])]
+    places = [str(REPOSITORY), str(WITHOUT_PANDAS), *([str(path)] if path else [])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1", **values}
 
 

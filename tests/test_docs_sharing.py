@@ -112,6 +112,7 @@ def printed(folder: Path) -> dict[str, list[str]]:
         assert len(found) == 2 + (name == "dataset")
         programs[name] = "\n".join(found).replace("DATASET", name)
     offline = {
+        "PYTHONPATH": "",  # `datasets` needs pandas, which the tests hide from other processes
         "HF_HOME": str(folder / "hf"),
         "HF_DATASETS_OFFLINE": "1",
         "HF_HUB_OFFLINE": "1",
