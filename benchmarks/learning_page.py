@@ -255,7 +255,7 @@ Written by `python benchmarks/learning_page.py` from `benchmarks/results/learnin
 `python benchmarks/learning.py` with the small network of recipe `demo` (R3D-10, 8 channels, 48 pixels), on one thread of
 {processors}. All methods but "best" have the settings of recipe `demo` and, on one data set, the same number of epochs (about 600 to
 1,600 steps). "Whole method" is that recipe: alignment, contrast and pseudo-labels. "Best" is recipe `demo-best` (wider networks, TG labels, no
-contrast) with 7 % fewer epochs. These figures compare methods under equal settings; they say nothing about the published
+contrast, strong views apart) with 12 % fewer epochs. These figures compare methods under equal settings; they say nothing about the published
 ones, which need a GPU ([recipes.md](recipes.md)).
 
 - **RGB, TG, both**: top-1 in percent of the test videos, 3 clips x 1 crop, last checkpoint; mean ± standard deviation over the seeds of

@@ -90,7 +90,18 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        sample = ("--num-classes", "6", "--num-groups", "20", "--clips-per-group", "1", "--width", "80", "--height", "60")
+        sample = (
+            "--num-classes",
+            "6",
+            "--num-groups",
+            "20",
+            "--clips-per-group",
+            "1",
+            "--width",
+            "80",
+            "--height",
+            "60",
+        )
         for command in (
             ("tgprep", "sample", work / "videos", *sample, "--annotations", work / "lists"),
             ("tgprep", "extract", work / "videos", work / "data", "--dataset", "ucf101", "--annotations", work / "lists", "--classes", "present"),
@@ -104,9 +115,7 @@ def main() -> None:
             "machine": processor_name(),
             "runs": given.runs,
             "figures": "seconds: median, least, most",
-            "tgtrain run, two loader processes": medians(
-                lambda: training(work / "data", work / "run", 2), given.runs
-            ),
+            "tgtrain run, two loader processes": medians(lambda: training(work / "data", work / "run", 2), given.runs),
             "tgtrain run, no loader process": medians(lambda: training(work / "data", work / "run", 0), given.runs),
             "tgprep extract": medians(lambda: extraction(given.videos, work / "out"), given.runs),
         }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
+from typing import TextIO
 
 from manifests.files import is_url
 from manifests.locks import try_lock, wait_for_lock
@@ -29,19 +31,30 @@ def scratch_folder(request: Request) -> Iterator[Path]:
     try:
         for old in root.glob(f"{prefix}*"):
             _remove_if_dead(old)
-        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
+        folder, lock = _new_folder(root, prefix)
     except OSError as error:
         raise InputError(
             f"--scratch {root}: cannot make a folder for unfinished work in it ({error.strerror}). Name a local "
             f"folder that exists and is writable."
         ) from None
-    with (folder / "lock").open("w") as lock:
-        with contextlib.suppress(OSError):  # without locks, the folder stays after a kill
-            wait_for_lock(lock)
+    with lock:
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _new_folder(root: Path, prefix: str) -> tuple[Path, TextIO]:
+    """A new folder and the file that locks it."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
+        lock = (folder / "lock").open("w")
+        with contextlib.suppress(OSError):  # without locks, the folder stays after a kill
+            wait_for_lock(lock)
+        # Before the lock was held, another process that starts may have taken the folder for a dead one, and removed it.
+        if os.fstat(lock.fileno()).st_nlink:
+            return folder, lock
+        lock.close()
 
 
 def refuse_small(folder: Path, request: Request, plans: Sequence[ShardPlan], num_workers: int) -> None:
