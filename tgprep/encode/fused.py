@@ -47,7 +47,7 @@ class PlaneEncoder:
         half = (-(-height // 2), -(-width // 2))
         self._shapes = ((height, width), half, half)
         self._rows, (self._size, row_blocks) = rows, _sizes(self._shapes, rows, columns)
-        self._order = _order(self._size, columns)
+        self._order, self._interval = _order(self._size, columns), 6 * tables.restart_interval(columns)
         # Quantisation, with the range folded in; axes: plane, then picture and gradient.
         ranges = (LIMITED_LUMA, LIMITED_CHROMA, LIMITED_CHROMA) if limited else (FULL, FULL, FULL)
         factors = [_quantisation(levels, quality, chroma=number > 0) for number, levels in enumerate(ranges)]
@@ -58,7 +58,7 @@ class PlaneEncoder:
         room = 6 * rows * columns * _BYTES_PER_BLOCK + 64
         self._start, self._out = len(start), np.empty((2, len(start) + 2 * room), np.uint8)
         self._out[:, : len(start)] = np.frombuffer(start, np.uint8)
-        self._raw = np.empty((2, room), np.uint8)
+        self._raw = np.empty(self._interval * _BYTES_PER_BLOCK + 64, np.uint8)
         # Scratch space, and the coefficients of the previous picture.
         self._padded = np.empty(64 * int((self._size[:, 2] * self._size[:, 3]).max()), np.uint8)
         self._work = np.zeros(64 * LANES, np.float32)
@@ -89,7 +89,7 @@ class PlaneEncoder:
         self._num_pictures += 1
         end, gradient_end = kernels.encode(
             self._where, self._rows, self._size, self._clip, self._shifts, self._scales, kernels.PLACES, self._padded, self._work, self._coefficients,
-            self._levels, self._marks, self._order, _CODES, _STEPS, _QUICK, self._raw, self._out, self._start, gradient, left,
+            self._levels, self._marks, self._order, self._interval, _CODES, _STEPS, _QUICK, self._raw, self._out, self._start, gradient, left,
         )  # fmt: skip
         return self._out[0, :end].tobytes(), self._out[1, :gradient_end].tobytes() if gradient else None
 

@@ -31,6 +31,7 @@ from tgprep.encode.jpeg_tables import ZIGZAG
 LANES = 48
 STEPS = 2048  # no step between two DC levels is larger
 QUICK = 128  # levels from -QUICK to QUICK - 1 have their code and bits in one table
+_RST0, _EOI = 0xD0, 0xD9  # markers
 PLACES = (ZIGZAG % 8 * 8 + ZIGZAG // 8) * LANES  # zigzag position to offset in a chunk
 
 _U = np.uint64
@@ -395,32 +396,36 @@ def _write_run(raw: Any, end: int, bits: Any, count: Any, run: Any, codes: Any, 
 
 @_inner
 def _write(
-    levels: Any, marks: Any, order: Any, codes: Any, steps: Any, quick: Any, places: Any, raw: Any, state: Any
-) -> None:
-    """Entropy-code a row of squares to raw. state: int64[6], next position, pending bits, their count, last DC level by plane."""
-    end, bits, count = state[0], _U(state[1]), _U(state[2])
-    for number in range(order.shape[0]):
+    levels: Any, marks: Any, order: Any, first: int, last: int, codes: Any, steps: Any, quick: Any, places: Any, raw: Any, dc: Any
+) -> int:  # fmt: skip
+    """Entropy-code the blocks order[first:last] to raw, independent of those before, the last byte filled up with ones.
+
+    Return the number of bytes. dc: int64[3], scratch space for the last DC level of each plane.
+    """
+    end, bits, count = 0, _U(0), _U(0)
+    dc[:] = 0
+    for number in range(first, last):
         base, part, mark = order[number, 0], order[number, 1], order[number, 2]
         kind = np.int64(part > 0)
         # DC: the difference from the previous block of the plane.
         direct = np.int64(_get(levels, base))
-        step = direct - _get(state, 3 + part)
-        _put(state, 3 + part, direct)
+        step = direct - _get(dc, part)
+        _put(dc, part, direct)
         bits, count = _append(bits, count, _U(_get(steps, 2 * STEPS * kind + step + STEPS)))
         end, count = _flush(raw, end, bits, count)
         # AC: visit nonzero levels only, by the 64 bits of marks; bit 0 is DC.
         left = _U(_get(marks, mark)) | (_U(_get(marks, mark + LANES)) << _U(16))
         left |= (_U(_get(marks, mark + 2 * LANES)) << _U(32)) | (_U(_get(marks, mark + 3 * LANES)) << _U(48))
         left &= ~_U(1)
-        last = _U(0)
+        seen = _U(0)
         while left:
             # Two at a time: the bits of both (7 + 2 * 26 at most) fit one store.
             for _ in range(2):
                 if left:
                     position = _trailing_zeros(left)
                     left &= left - _U(1)
-                    run = position - last - _U(1)
-                    last = position
+                    run = position - seen - _U(1)
+                    seen = position
                     level = np.int64(_get(levels, base + _get(places, np.int64(position))))
                     if run < _U(16) and _U(level + QUICK) < _U(2 * QUICK):
                         code = _U(_get(quick, 32 * QUICK * kind + np.int64(run) * (2 * QUICK) + level + QUICK))
@@ -430,47 +435,44 @@ def _write(
                     bits, count = _append(bits, count, code)
             end, count = _flush(raw, end, bits, count)
         # End of block, unless the last position was coded.
-        if last != _U(63):
+        if seen != _U(63):
             bits, count = _append(bits, count, _U(_get(codes, 256 * kind)))
     end, count = _flush(raw, end, bits, count)
-    state[0], state[1], state[2] = end, np.int64(bits), np.int64(count)
-
-
-@_inner
-def _close(raw: Any, state: Any, out: Any, at: int) -> int:
-    """Fill up the last byte with ones; copy everything to out[at:] with a zero after each 0xFF, then the marker EOI."""
-    end, bits, count = state[0], _U(state[1]), _U(state[2])
     if count:
         _put(raw, end, np.uint8((bits << (_U(8) - count)) | ((_U(1) << (_U(8) - count)) - _U(1))))
         end += 1
+    return end
+
+
+@_inner
+def _copy_stuffed(raw: Any, end: int, out: Any, at: int, marker: int) -> int:
+    """Copy raw[:end] to out[at:] with a zero after each 0xFF, then a marker; return the next position."""
     position = 0
     while position < end:
+        # Eight bytes at once; what lies behind the end, or behind the first 0xFF, is overwritten by what comes next.
         eight = _eight_bytes(raw, position)
-        # Eight bytes at once if none is 0xFF: only for 0xFF is the highest bit of a byte set in both operands.
-        if position + 8 <= end and not (
-            eight & ((eight & _U(0x7F7F7F7F7F7F7F7F)) + _U(0x0101010101010101)) & _U(0x8080808080808080)
-        ):
-            _put_eight_bytes(out, at, eight)
+        _put_eight_bytes(out, at, eight)
+        # Only for 0xFF is the highest bit of a byte set in both operands.
+        full = eight & ((eight & _U(0x7F7F7F7F7F7F7F7F)) + _U(0x0101010101010101)) & _U(0x8080808080808080)
+        count = np.int64(_trailing_zeros(full) >> _U(3)) + 1 if full else 9
+        if count <= end - position and count < 9:
+            _put(out, at + count, np.uint8(0))
+            position += count
+            at += count + 1
+        else:
             position += 8
             at += 8
-            continue
-        for position in range(position, min(position + 8, end)):  # noqa: B020
-            byte = _get(raw, position)
-            _put(out, at, byte)
-            at += 1
-            if byte == 0xFF:
-                _put(out, at, np.uint8(0))
-                at += 1
-        position += 1
+    at -= position - end
     _put(out, at, np.uint8(0xFF))
-    _put(out, at + 1, np.uint8(0xD9))
+    _put(out, at + 1, np.uint8(marker))
     return at + 2
 
 
 @_entry
 def encode(
     where: Any, rows: int, size: Any, clip: Any, shifts: Any, scales: Any, places: Any, padded: Any, work: Any, coefficients: Any,
-    levels: Any, marks: Any, order: Any, codes: Any, steps: Any, quick: Any, raw: Any, out: Any, at: int, with_gradient: bool, left: bool,
+    levels: Any, marks: Any, order: Any, interval: int, codes: Any, steps: Any, quick: Any, raw: Any, out: Any, at: int, with_gradient: bool,
+    left: bool,
 ) -> Any:  # fmt: skip
     """Encode a picture, and TG from the previous one, to out[0, at:] and out[1, at:]; return where both end, EOI included.
 
@@ -485,16 +487,18 @@ def encode(
         integer of coefficient * scale.
     places: int64[64], zigzag position to offset in a chunk.
     padded uint8[pixels of a row of squares], work float32[64 * LANES], levels int16[2, ...], marks uint16[2, ...], raw
-        uint8[2, ...]: scratch space. out: uint8[2, ...].
+        uint8[...]: scratch space. out: uint8[2, ...].
     coefficients: of the previous picture, replaced by this one's; empty if no gradient is ever needed.
     order: int64[blocks, 3], the blocks of a row of squares in the order of the file: index in levels, plane, index in marks.
+    interval: blocks from one restart marker to the next, a divisor of their number.
     codes: uint32[2 * 256], code * 32 + bits, of AC symbols; codes lie above room for the bits of their value, which are counted.
     steps: uint32[2 * 2 * STEPS], the same with the value, of the step from one DC level to the next, from -STEPS on.
     quick: uint32[2 * 16 * 2 * QUICK], the same with the value, of AC levels after 0..15 zeros.
     left: chroma is sampled at the left of two pixels.
     """
-    # What a row leaves for the next one: position, bits of an unfinished byte, DC levels.
-    states = np.zeros((2, 6), np.int64)
+    ends, dc = np.array([at, at]), np.zeros(3, np.int64)
+    num_files = 2 if with_gradient else 1
+    number, last_number = 0, rows * (order.shape[0] // interval)  # of intervals
     for row in range(rows):
         for plane in range(3):
             _analyse(
@@ -502,11 +506,17 @@ def encode(
                 levels, marks, with_gradient, left and plane > 0,
             )  # fmt: skip
         # The file interleaves the planes square by square, so all three must be transformed by now.
-        _write(levels[0], marks[0], order, codes, steps, quick, places, raw[0], states[0])
-        if with_gradient:
-            _write(levels[1], marks[1], order, codes, steps, quick, places, raw[1], states[1])
-    end = _close(raw[0], states[0], out[0], at)
-    return end, _close(raw[1], states[1], out[1], at) if with_gradient else at
+        for first in range(0, order.shape[0], interval):
+            marker = _RST0 + number % 8
+            number += 1
+            if number == last_number:
+                marker = _EOI
+            for file in range(num_files):
+                end = _write(
+                    levels[file], marks[file], order, first, first + interval, codes, steps, quick, places, raw, dc
+                )
+                ends[file] = _copy_stuffed(raw, end, out[file], ends[file], marker)
+    return ends[0], ends[1]
 
 
 def has_cached_code() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, NamedTuple
@@ -98,7 +99,13 @@ class IndexedClips:
     ) -> FilledClips:
         """Decode the clips of a draw into the memory of a batch. InputError if nothing can be read."""
         bad: list[str] = []
-        for row in (draw.video, *substitutes_of(draw, len(source.videos), dataset.seed, stream, _MAX_SUBSTITUTES)):
+
+        def rows() -> Iterator[int]:
+            yield draw.video
+            # Only for a damaged sample: they cost as much as decoding two frames.
+            yield from substitutes_of(draw, len(source.videos), dataset.seed, stream, _MAX_SUBSTITUTES)
+
+        for row in rows():
             number = int(source.videos[row])
             plans = dataset.plan_clips(stream, dataset.reader.index[number], draw.pass_index)
             try:

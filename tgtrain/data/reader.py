@@ -22,6 +22,7 @@ from manifests.sample import decode_offsets, video_gop
 from manifests.table import Manifest
 from tgtrain.data.clip import ClipPlan
 from tgtrain.data.crop import CropBox, Size
+from tgtrain.data.jpeg_bands import Bands, cut_bands
 from tgtrain.data.stores import Shards
 from tgtrain.data.stores.cache import CacheSettings
 from tgtrain.data.stores.local import LocalShards
@@ -56,6 +57,21 @@ class Cut:
     box: CropBox
     flip: bool
     turn_x: bool = False  # for flow: mirroring also reverses the horizontal motion, which is the last channel
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A stored frame, or a part of it."""
+
+    frame: int  # number of the frame
+    pixels: Frame  # uint8[H, W, 3]
+    top: int = 0  # row and column of the frame at which the pixels begin
+    left: int = 0
+
+    def part(self, box: CropBox) -> Frame:
+        """The pixels of a box of the frame, which must lie within the picture."""
+        top, left = box.top - self.top, box.left - self.left
+        return self.pixels[top : top + box.height, left : left + box.width]
 
 
 Cuts = dict[int, list[Cut]]
@@ -103,12 +119,14 @@ class ClipReader:
             if second == "flow" and tg_cuts and video.members.flow_offset < 0:
                 raise ValueError("it holds no flow")
             if second not in frames:  # TG, if any, is computed from RGB
-                pictures = self._pictures(video, "rgb", frames["rgb"], _visible_part(plans))
+                pictures = self._pictures(video, "rgb", frames["rgb"], _visible_part(plans, rgb, tg))
                 _cut_from_rgb(pictures, rgb_cuts, tg_cuts, slow, resized)
             else:
                 for kind, cuts in (("rgb", rgb_cuts), (second, tg_cuts)):
-                    for frame, picture in self._pictures(video, kind, cuts):
-                        _apply(picture, cuts[frame], resized)
+                    # Whether flow has any motion is asked of all of it.
+                    part = None if kind == "flow" else _visible_part(plans, kind == "rgb", kind == "tg")
+                    for picture in self._pictures(video, kind, cuts, part):
+                        _apply(picture, cuts[picture.frame], resized)
         except UnreachableError:
             raise  # nothing is known against the sample
         except (OSError, ValueError) as error:
@@ -167,10 +185,10 @@ class ClipReader:
 
     def _pictures(
         self, video: StoredVideo, kind: str, frames: Iterable[int], part: CropBox | None = None
-    ) -> Iterator[tuple[int, Frame]]:
-        """Stored frames of a kind (rgb, tg, flow), rising; each array is valid until the next but one.
+    ) -> Iterator[Picture]:
+        """Stored frames of a kind (rgb, tg, flow), rising; the pixels of each are valid until the next but one.
 
-        part: the part of them that is needed; other pixels may have any value.
+        part: the part of them that is needed; other pixels may have any value, or be missing.
         """
         frames = sorted(frames)
         if not frames:
@@ -178,29 +196,48 @@ class ClipReader:
         offsets, runs, ranges = self._places(video, kind, frames)
         contents = self.shards.read(video.shard, ranges)
         if kind == "rgb" and self.gop:
-            pictures = (
+            coded = (
                 (number, content[offsets[number] - offsets[run.first] : offsets[number + 1] - offsets[run.first]])
                 for run, content in zip(runs, contents, strict=True)
                 for number in range(run.first, run.last + 1)
             )
             self.decoder = self.decoder or GopDecoder()
-            yield from self.decoder.decode(pictures, frames, video.height, video.width, part)
+            for number, pixels in self.decoder.decode(coded, frames, video.height, video.width, part):
+                yield Picture(number, pixels)
             return
+        bands = None if part is None else cut_bands(contents, part, Size(video.height, video.width))
         for turn, (frame, jpeg) in enumerate(zip(frames, contents, strict=True)):
-            yield frame, self._decode_jpeg(jpeg, video, f"{kind.upper()} frame {frame}", turn % 2)
+            band = None if bands is None else self._decode_band(bands, turn, video)
+            pixels = self._decode_jpeg(jpeg, video, f"{kind.upper()} frame {frame}", turn % 2) if band is None else band
+            top, left = (0, 0) if bands is None or band is None else (bands.box.top, bands.box.left)
+            yield Picture(frame, pixels, top, left)
+
+    def _decode_band(self, bands: Bands, number: int, video: StoredVideo) -> Frame | None:
+        """One of the pictures of a part; None if it is damaged, which the complete one will say better."""
+        try:
+            picture: Frame = simplejpeg.decode_jpeg(
+                bands.jpegs[number], colorspace="RGB", buffer=self._buffer(video, number % 2)
+            )
+        except ValueError:
+            return None
+        return picture
 
     def _decode_jpeg(self, jpeg: bytes, video: StoredVideo, what: str, slot: int) -> Frame:
-        shape = (video.height, video.width, 3)
-        if self.scratch[0].shape != shape:
-            self.scratch = (np.empty(shape, np.uint8), np.empty(shape, np.uint8))
         try:
             height, width, *_ = simplejpeg.decode_jpeg_header(jpeg)
             if (height, width) == (video.height, video.width):
-                picture: Frame = simplejpeg.decode_jpeg(jpeg, colorspace="RGB", buffer=self.scratch[slot])
+                picture: Frame = simplejpeg.decode_jpeg(jpeg, colorspace="RGB", buffer=self._buffer(video, slot))
                 return picture
         except ValueError as error:
             raise ValueError(f"{what} is damaged ({error})") from None
         raise ValueError(f"{what} is {width}x{height}, expected {video.width}x{video.height}")
+
+    def _buffer(self, video: StoredVideo, slot: int) -> Pixels:
+        """Room for a frame."""
+        shape = (video.height, video.width, 3)
+        if self.scratch[0].shape != shape:
+            self.scratch = (np.empty(shape, np.uint8), np.empty(shape, np.uint8))
+        return self.scratch[slot]
 
 
 def open_reader(
@@ -242,11 +279,11 @@ def cut_video(
     needed = _rgb_frames(rgb_cuts, tg_cuts, slow)
     num_frames = 0
 
-    def pictures() -> Iterator[tuple[int, Frame]]:
+    def pictures() -> Iterator[Picture]:
         nonlocal num_frames
         for num_frames, frame in enumerate(frames, 1):
             if num_frames - 1 in needed:
-                yield num_frames - 1, frame
+                yield Picture(num_frames - 1, frame)
 
     _cut_from_rgb(pictures(), rgb_cuts, tg_cuts, slow, plans[0].resized if plans else None, of_pair)
     return clips, num_frames
@@ -297,7 +334,7 @@ def _rgb_frames(frames: Iterable[int], gradients: Iterable[int], slow: bool) -> 
 
 
 def _cut_from_rgb(
-    pictures: Iterable[tuple[int, Frame]],
+    pictures: Iterable[Picture],
     rgb_cuts: Cuts,
     tg_cuts: Cuts,
     slow: bool,
@@ -305,34 +342,31 @@ def _cut_from_rgb(
     of_pair: OfPair = temporal_gradient,
 ) -> None:
     """Fill all cuts from RGB frames, by rising index; fast TG is computed from neighbours as they come."""
-    before, previous = -2, _NO_PIXELS
-    for index, picture in pictures:
+    previous = Picture(-2, _NO_PIXELS)
+    for picture in pictures:
+        index, before = picture.frame, previous.frame
         _apply(picture, (*rgb_cuts.get(index, ()), *(tg_cuts.get(index, ()) if slow else ())), resized)
         if not slow and before == index - 1 and before in tg_cuts:
             if resized is not None or of_pair is not temporal_gradient:
-                _apply(of_pair(previous, picture), tg_cuts[before], resized)
+                gradient = of_pair(previous.pixels, picture.pixels)
+                _apply(Picture(before, gradient), tg_cuts[before], resized)
             else:  # the gradient is pixel by pixel: only the part that is cut out needs it
                 for cut in tg_cuts[before]:
-                    _fit(temporal_gradient(_part(previous, cut.box), _part(picture, cut.box)), cut)
-        before, previous = index, picture
+                    _fit(temporal_gradient(previous.part(cut.box), picture.part(cut.box)), cut)
+        previous = picture
 
 
-def _apply(picture: Frame, cuts: Iterable[Cut], resized: Size | None) -> None:
+def _apply(picture: Picture, cuts: Iterable[Cut], resized: Size | None) -> None:
     """Cut, scale and mirror one picture into all its targets. resized: a test scales the complete picture first."""
-    if resized is not None and picture.shape[:2] != (resized.height, resized.width):
-        picture = np.asarray(
-            cv2.resize(picture, (resized.width, resized.height), interpolation=cv2.INTER_LINEAR), np.uint8
-        )
+    if resized is not None and picture.pixels.shape[:2] != (resized.height, resized.width):
+        pixels = cv2.resize(picture.pixels, (resized.width, resized.height), interpolation=cv2.INTER_LINEAR)
+        picture = Picture(picture.frame, np.asarray(pixels, np.uint8))
     for cut in cuts:
-        _fit(_part(picture, cut.box), cut)
-        if cut.turn_x and picture[..., -1].any():
+        _fit(picture.part(cut.box), cut)
+        if cut.turn_x and picture.pixels[..., -1].any():
             # The x of each picture is stretched to 0..255 by its own minimum and maximum, so -x is stored as 255 minus x.
             # A picture without motion is stored as 0, and stays 0.
             np.subtract(255, cut.target[..., -1], out=cut.target[..., -1])
-
-
-def _part(picture: Frame, box: CropBox) -> Frame:
-    return picture[box.top : box.top + box.height, box.left : box.left + box.width]
 
 
 def _fit(part: Frame, cut: Cut) -> None:
@@ -345,11 +379,11 @@ def _fit(part: Frame, cut: Cut) -> None:
         cv2.flip(cut.target, 1, dst=cut.target)
 
 
-def _visible_part(plans: Sequence[ClipPlan]) -> CropBox | None:
-    """The smallest box that holds all boxes of training plans; None if complete frames are scaled first."""
+def _visible_part(plans: Sequence[ClipPlan], of_rgb: bool, of_tg: bool) -> CropBox | None:
+    """The smallest box that holds all boxes of training plans for RGB, for TG, or for both; None if complete frames are scaled first."""
     if any(plan.resized is not None for plan in plans):
         return None
-    boxes = [box for plan in plans for box in (*plan.boxes, *plan.tg_boxes)]
+    boxes = [box for plan in plans for box in (*(plan.boxes if of_rgb else ()), *(plan.tg_boxes if of_tg else ()))]
     top, left = min(box.top for box in boxes), min(box.left for box in boxes)
     bottom, right = max(box.top + box.height for box in boxes), max(box.left + box.width for box in boxes)
     return CropBox(top, left, bottom - top, right - left)

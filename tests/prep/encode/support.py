@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import av
 import cv2
 import numpy as np
@@ -55,14 +57,12 @@ def quotients(plane: Floats, quality: int, *, chroma: bool) -> tuple[Floats, Lev
 def levels_of(jpeg: bytes, height: int, width: int) -> list[Levels]:
     """The levels [rows, columns, 8, 8] of every plane, decoded bit by bit with the tables of the standard.
 
-    Between the last of them and EOI there must be ones, fewer than eight.
+    After each restart interval there must be ones, fewer than eight, and the next marker.
     """
     start = jpeg.index(b"\xff\xda") + 14  # the segment SOS of three components
-    coded, end = jpeg[start:-2], jpeg[-2:]
-    assert end == b"\xff\xd9"
-    assert coded.count(b"\xff") == coded.count(b"\xff\x00")
-    bits = "".join(f"{byte:08b}" for byte in coded.replace(b"\xff\x00", b"\xff"))
-    at = 0
+    interval = int.from_bytes(jpeg[start - 16 : start - 14], "big")  # the segment DRI is the one before
+    pieces = re.split(rb"\xff([^\x00])", jpeg[start:])
+    bits, at = "", 0
 
     def symbol(table: dict[str, int]) -> int:
         nonlocal at
@@ -81,7 +81,14 @@ def levels_of(jpeg: bytes, height: int, width: int) -> list[Levels]:
     rows, columns = -(-height // 16), -(-width // 16)
     levels = [np.zeros((rows * n, columns * n, 64), np.int64) for n in (2, 1, 1)]
     direct = [0, 0, 0]
-    for row, column in np.ndindex(rows, columns):
+    for number, (row, column) in enumerate(np.ndindex(rows, columns)):
+        if number % interval == 0:
+            assert "0" not in bits[at:]
+            assert len(bits) - at < 8
+            bits, at = "".join(f"{byte:08b}" for byte in pieces.pop(0).replace(b"\xff\x00", b"\xff")), 0
+            is_last = number + interval == rows * columns
+            assert pieces.pop(0)[0] == (0xD9 if is_last else 0xD0 + number // interval % 8)
+            direct = [0, 0, 0]
         parts = [(0, 2 * row + y, 2 * column + x) for y in (0, 1) for x in (0, 1)]
         for plane, *place in (*parts, (1, row, column), (2, row, column)):
             dc, ac = chroma if plane else luma
@@ -92,6 +99,7 @@ def levels_of(jpeg: bytes, height: int, width: int) -> list[Levels]:
                 position += run_and_size >> 4
                 block[annex_k.NATURAL[position]] = value(run_and_size & 15)
                 position += 1
+    assert pieces == [b""]
     assert len(bits) - at < 8
     assert "0" not in bits[at:]
     return [plane.reshape(*plane.shape[:2], 8, 8) for plane in levels]

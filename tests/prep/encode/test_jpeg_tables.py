@@ -31,9 +31,21 @@ def test_header_is_that_of_libjpeg_turbo() -> None:
         planes = picture(24, 40, 8)
         other = simplejpeg.encode_jpeg_yuv_planes(planes.y, planes.cb, planes.cr, quality)
         start = jpeg_tables.header(24, 40, quality)
-        assert other[: len(start)] == start
+        scan = start.rindex(b"\xff\xda")
+        restarts = start[scan - 6 : scan]
+        assert restarts == b"\xff\xdd\x00\x04\x00\x03"  # libjpeg-turbo writes no markers
+        plain = start[: scan - 6] + start[scan:]
+        assert other[: len(plain)] == plain
         ours, _ = PlaneEncoder(24, 40, quality, limited=False).encode(planes.y, planes.cb, planes.cr)
         assert ours[: len(start)] == start
+
+
+def test_restart_intervals_divide_a_row() -> None:
+    """Of UCF101 (320), of short side 256 (340), of 720p and 1080p, of sizes without a short divisor, and of small pictures."""
+    columns = (20, 22, 80, 120, 16, 21, 23, 26, 27, 4094, 1, 2, 3, 4, 5)
+    assert [jpeg_tables.restart_interval(count) for count in columns] == [
+        4, 11, 4, 4, 4, 7, 23, 13, 9, 23, 1, 2, 3, 4, 5,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("limited", [False, True])
