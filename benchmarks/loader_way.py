@@ -1,4 +1,4 @@
-"""What all ways of benchmarks/loader_ways.py share: random clips, their decoding, and the bare limit."""
+"""What all ways of benchmarks/loader_ways.py share: random clips, their decoding, and the bare loop."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def our_setup(data: str, workers_recipe: tuple[str, ...] = ()) -> Setup:
 
 
 class Way:
-    """The bare limit: decode and crop clips whose bytes are in memory already, in a plain loop, into the same memory."""
+    """The bare loop: decode complete pictures whose bytes are in memory already, and crop them, into the same memory."""
 
     needs: str = ""  # module that must be installed
     pairs = False  # a clip is a weak and a strong view

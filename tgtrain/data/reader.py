@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -49,8 +49,7 @@ class Clip:
     tg: Pixels | None
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(NamedTuple):
     """One frame of one view: which part of the picture goes where."""
 
     target: Pixels  # uint8[S, S, 3], to be filled
@@ -59,8 +58,7 @@ class Cut:
     turn_x: bool = False  # for flow: mirroring also reverses the horizontal motion, which is the last channel
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(NamedTuple):
     """A stored frame, or a part of it."""
 
     frame: int  # number of the frame
