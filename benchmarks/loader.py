@@ -33,7 +33,6 @@ STARTED = time.time()
 TICKS = os.sysconf("SC_CLK_TCK")
 GOALS = {"LitData": 1.5, "MosaicML MDS": 2, "webdataset": 2.5}
 PACKAGES = ("torch", "numpy", "simplejpeg", "opencv-python-headless", "Pillow", "webdataset", "mosaicml-streaming", "litdata", "decord", "imgaug")  # fmt: skip
-LISTED_VIDEOS = 650_000
 SKIPPED = 400  # clips that a resumed run has behind it
 Runs = dict[tuple[str, int], list[dict[str, Any]]]  # figures of each repeat, by way and number of workers
 
@@ -151,53 +150,6 @@ def soak(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"clips": arguments.soak, "memory_mb": points, "last third / middle third": round(growth, 3)}
 
 
-def many_videos(data: str, folder: Path) -> str:
-    """A data set of LISTED_VIDEOS videos: the rows of `data` again and again under other keys, with links to its shards."""
-    import dataclasses
-    import hashlib
-
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    from manifests.manifest_io import (
-        HEADER_NAME,
-        SHARDS_NAME,
-        VIDEOS_NAME,
-        header_digest,
-        json_bytes,
-        read_manifest,
-        table_bytes,
-    )
-    from manifests.splits.label_split import make_split, write_split
-    from manifests.splits.settings import SplitSettings
-
-    if (folder / HEADER_NAME).exists():
-        return str(folder)
-    manifest = read_manifest(data)
-    rows = manifest.videos.arrow.filter(pc.equal(manifest.videos.arrow["status"], "written"))
-    copies = -(-LISTED_VIDEOS // len(rows))
-    numbers = pa.array([f"-{number:05d}" for number in range(copies)])
-    table = rows.take(pa.array(np.repeat(np.arange(len(rows)), copies)[:LISTED_VIDEOS]))
-    ending = numbers.take(pa.array(np.tile(np.arange(copies), len(rows))[:LISTED_VIDEOS]))
-    keys = pc.binary_join_element_wise(table["key"].cast(pa.string()), ending, "")
-    table = table.set_column(table.column_names.index("key"), table.schema.field("key"), keys)
-    folder.mkdir(parents=True)
-    for shard in manifest.shards:
-        (folder / shard.name).symlink_to(Path(data).resolve() / shard.name)
-    videos, shards = table_bytes(table), (Path(data) / SHARDS_NAME).read_bytes()
-    header = dataclasses.replace(
-        manifest.header, videos_sha256=hashlib.sha256(videos).hexdigest(), num_written=len(table)
-    )
-    header = dataclasses.replace(header, header_sha256=header_digest(header))
-    for name, content in (
-        (VIDEOS_NAME, videos), (SHARDS_NAME, shards), (HEADER_NAME, json_bytes(dataclasses.asdict(header))),
-    ):  # fmt: skip
-        (folder / name).write_bytes(content)
-    write_split(folder, make_split(read_manifest(folder), SplitSettings(percent=20)))
-    return str(folder)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("data")
@@ -212,10 +164,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=kind, default=kind(), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.way:
-        arguments.data = (
-            many_videos(arguments.data, arguments.store / "many") if arguments.cold == 2 else arguments.data
-        )
-        job = cold if arguments.cold == 1 else soak if arguments.soak else measure
+        job = cold if arguments.cold else soak if arguments.soak else measure
         print(json.dumps(job(arguments)))
         return
     store = arguments.store or Path(tempfile.mkdtemp(prefix="loader-"))
@@ -242,18 +191,8 @@ def compare(arguments: argparse.Namespace, store: Path) -> dict[str, Any]:
     for name in names:
         if name != "bare":
             rows[name].update(run_process(arguments, store, name, "--cold", 1))
-        if name in ("ours", "MosaicML MDS", "LitData", "webdataset"):
+        if name in ("MosaicML MDS", "LitData", "webdataset"):  # ours: benchmarks/first_batch.py
             rows[name]["resume_seconds"] = resume_seconds(arguments, store, name)
-    run_process(arguments, store, "ours", "--seconds", 0, "--cold", 2)  # makes the long list
-    rows["ours"][f"{LISTED_VIDEOS} videos"] = {
-        f"{workers} workers": middle(
-            [
-                run_process(arguments, store, "ours", "--seconds", 0, "--cold", 2, "--workers", workers)
-                for _ in range(arguments.repeats)
-            ]
-        )
-        for workers in (0, 2)
-    }
     if arguments.soak:
         rows["ours"]["soak"] = run_process(arguments, store, "ours", "--soak", arguments.soak)
     return report(arguments, left_out, names, runs, rows)
@@ -316,19 +255,14 @@ def repeated_runs(arguments: argparse.Namespace, store: Path, names: list[str]) 
     return runs
 
 
-def resume_seconds(arguments: argparse.Namespace, store: Path, name: str) -> dict[str, Any]:
-    """Seconds to the first batch after SKIPPED clips, by number of workers."""
-    seconds: dict[str, Any] = {}
-    for workers in (0, 2) if name == "ours" else (0,):
-        words = ("--seconds", 0, "--skip", SKIPPED, "--workers", workers)
-        try:
-            found = middle([run_process(arguments, store, name, *words) for _ in range(arguments.repeats)])
-            seconds[f"{workers} workers"] = found["first_batch_seconds"]
-        except RuntimeError as error:
-            if name == "ours":
-                raise
-            seconds[f"{workers} workers"] = f"failed: {error}"
-    return seconds
+def resume_seconds(arguments: argparse.Namespace, store: Path, name: str) -> float | str:
+    """Seconds to the first batch after SKIPPED clips, in one process."""
+    words = ("--seconds", 0, "--skip", SKIPPED)
+    try:
+        found = middle([run_process(arguments, store, name, *words) for _ in range(arguments.repeats)])
+    except RuntimeError as error:
+        return f"failed: {error}"
+    return found["first_batch_seconds"]
 
 
 def report(
@@ -360,8 +294,6 @@ def report(
             "times the reference's weak + strong pairs (goal 5)": ratios.get("ours / reference, weak + strong"),
             **{f"times {name} (goal {goal})": ratios.get(f"ours / {name}") for name, goal in GOALS.items()},
             "bytes read / bytes of the JPEG files used (goal at most 1.2)": round(rows["ours"]["0 workers"]["kb_read_per_clip"] / used_kb, 3),
-            f"seconds to the first batch, {LISTED_VIDEOS} videos (goal 2)": rows["ours"][f"{LISTED_VIDEOS} videos"],
-            "seconds to resume (goal 1)": rows["ours"]["resume_seconds"],
             **({"memory at the end of the soak / in its middle (goal at most 1.05)": rows["ours"]["soak"]["last third / middle third"]} if arguments.soak else {}),
         },
         "strong view of the reference": {

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifests.records import (
     NO_LABEL,
@@ -106,8 +107,8 @@ class VideoTable:
     @property
     def num_without_label(self) -> int:
         """Number of the written videos whose class is unknown."""
-        pairs = zip(self.column("label"), self.column("status"), strict=True)
-        return sum(label == NO_LABEL and status == WRITTEN for label, status in pairs)
+        found = pc.and_(pc.equal(self.arrow["label"], NO_LABEL), pc.equal(self.arrow["status"], WRITTEN))
+        return int(pc.sum(found).as_py() or 0)
 
     @property
     def has_segments(self) -> bool:
@@ -123,6 +124,17 @@ class VideoTable:
     def samples(self) -> list[tuple[str, int]]:
         """Shard and offset of the sample of every row; ("", -1) of one without."""
         return list(zip(self.column("shard"), self.column("sample_offset"), strict=True))
+
+    def rows_of(self, keys: Sequence[str]) -> pa.Array:
+        """The row of each key, int64[N]; null for a key that no row has."""
+        names = pa.array(keys, pa.string())
+        written = pc.equal(self.arrow["status"], WRITTEN)
+        # A split usually has all written videos, in the order of the table: comparing takes a tenth of a search.
+        if pc.sum(written).as_py() == len(names):
+            kept = self.arrow["key"].filter(written)
+            if kept.equals(pa.chunked_array([names])):
+                return pa.array(np.flatnonzero(np.asarray(written)))
+        return pc.index_in(names, value_set=self.arrow["key"].combine_chunks()).cast(pa.int64())
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> VideoTable:
         """Select the rows with the given indices, in that order."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifests.bounds import are_keys
 from manifests.console import plural
@@ -52,7 +53,8 @@ class LabelSplit:
         sizes = {name: len(getattr(self, name)) for name in ("key", "label", *PARTS)}
         if len(set(sizes.values())) != 1:
             raise ValueError(f"columns of a split differ in length: {sizes}")
-        if any(not before < after for before, after in zip(self.key, self.key[1:], strict=False)):
+        keys = pa.array(self.key, pa.string())
+        if not pc.all(pc.less(keys[:-1], keys[1:]), min_count=0).as_py():
             raise ValueError("keys of a split must be unique and sorted")
 
     def __len__(self) -> int:

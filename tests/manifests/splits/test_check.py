@@ -68,3 +68,27 @@ def test_every_kind_of_problem_is_reported() -> None:
     )
     assert problem.examples == ("jump/g00",)
     assert "2 of 11 videos there" in problem.message
+
+
+def test_videos_of_a_split_are_found_in_any_order() -> None:
+    data = manifest({"jump": 3, "run": 4}, failed=("jump/clip0001",))
+    table = data.videos
+    keys = [key for key, status in zip(table.column("key"), table.column("status"), strict=True) if status == "written"]
+    for wanted in (keys, keys[:0], keys[2:], keys[::-1], ["a/none", *keys[1:]], [*keys, "jump/clip0001"]):
+        rows = table.rows_of(wanted).to_pylist()
+        found = [None if row is None else table[row].key for row in rows]
+        assert found == [None if key == "a/none" else key for key in wanted]
+
+
+def test_groups_are_counted_by_class_and_named_once() -> None:
+    data = manifest({"jump": 6, "run": 6}, group=lambda name, number: f"g{number // 3}" if number else "")
+    split = make_split(data, SplitSettings(percent=50))
+    test = np.array([key.endswith(("1", "4")) for key in split.key])
+    moved = dataclasses.replace(split, test=test, labelled=split.labelled & ~test, unlabelled=split.unlabelled & ~test)
+    problem = next(each for each in check_split(moved, data) if each.kind == "groups-in-train-and-test")
+    assert problem.examples == ("jump/g0", "jump/g1", "run/g0", "run/g1")
+    assert "4 of 4 videos there" in problem.message
+    # Videos without a group count for none.
+    alone = dataclasses.replace(moved, test=np.array([key.endswith("0") for key in split.key]))
+    assert "groups-in-train-and-test" not in {each.kind for each in check_split(alone, data)}
+    assert [part.num_groups for part in count_parts(moved, data)][3] == 4

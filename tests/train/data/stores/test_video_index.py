@@ -84,3 +84,12 @@ def test_missing_videos_are_named(data_set: Path, make_data_set: Callable[..., P
     table = table.set_column(at["status"], "status", status).set_column(at["error"], "error", error)
     with pytest.raises(InputError, match="class1/v_02 of the split has no sample: cannot be decoded"):
         index_of(replace(manifest, videos=VideoTable(table)), ["class0/v_00", "class1/v_02"])
+
+
+def test_sizes_are_counted_by_height_and_width(data_set: Path) -> None:
+    manifest = read_manifest(data_set)
+    index = index_of(manifest, manifest.videos.column("key"))
+    index.numbers[:, 1:3] = [[65_535, 1]] * (len(index) - 3) + [[1, 65_535], [240, 320], [240, 320]]
+    assert index.sizes() == {(1, 65_535): 1, (240, 320): 2, (65_535, 1): len(index) - 3}
+    assert list(index.sizes()) == [(1, 65_535), (240, 320), (65_535, 1)]
+    assert index_of(manifest, []).sizes() == {}
