@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import shlex
 import signal
 import sys
@@ -142,6 +143,8 @@ def _run(
     from tgprep.scan.pool import Pools
     from tgprep.scan.scan import scan as scan_videos
 
+    # A list of 650,000 videos is millions of objects: collecting at the usual 700 takes a third of the time to make it.
+    gc.set_threshold(100_000, 50)
     progress = ExtractProgress(log_json, quiet)
     began = time.monotonic()
     signals: list[int] = []

@@ -15,11 +15,12 @@ from tgprep.extract.pipeline import (
     make_shards,
     num_failures,
     prepare,
+    resume,
     resume_or_begin,
     writing,
 )
-from tgprep.extract.plan import load_plan, plan_digest
-from tgprep.extract.work_folder import critical_section, exclusive, load_done, make_folder, shared
+from tgprep.extract.plan import Plan, load_plan, plan_digest
+from tgprep.extract.work_folder import critical_section, exclusive, finished_shards, load_done, make_folder, shared
 from tgprep.extract.workers.shards import WORK_FOLDER, Request, ShardError
 from tgprep.scan.scan import Scan
 
@@ -63,22 +64,40 @@ def extract_task(request: Request, scan: Scan, task: Task) -> TaskOutcome | Outc
         if exists(header):  # another task joined the shards meanwhile
             remove_tree(work)
             return finished_outcome(request, scan)
-        with critical_section(out, "plan", request.stop):
-            plan, notes = resume_or_begin(request, scan)
-        shards, scratch_name = plan.shards[task.number :: task.num_tasks], f"scratch-{task.number}"
+        plan, notes = _common_plan(request, scan)
+        all_shards = plan.shards
+        names, shards = [shard.name for shard in all_shards], all_shards[task.number :: task.num_tasks]
         digest = plan_digest(work)
-        done = load_done(out, work, digest, notes)
-        results = make_shards(request, shards, done, share.check, scratch_name)
-        # The journal again: the other tasks have worked, too.
-        done = load_done(out, work, digest, notes)
-        num_left = len(plan.shards) - len(done)
+        # Of the journal a task reads its own entries; only the last one needs those of all.
+        done = load_done(out, work, digest, notes, [shard.name for shard in shards])
+        results = make_shards(request, shards, done, share.check, f"scratch-{task.number}")
+        num_left = len(set(names) - finished_shards(work))
         if not num_left and share.is_last() and not exists(header):
-            return join(out, plan, [done[shard.name] for shard in plan.shards], len(plan.shards), notes)
+            done = load_done(out, work, digest, notes)
+            num_left = len(set(names) - done.keys())
+            if not num_left:
+                return join(out, plan, [done[name] for name in names], len(names), notes)
         if exists(header):  # another task joined the shards and cleared the journal just before it was read
             num_left = 0
     num_failed = num_failures(results)
     num_written = sum(len(result.videos) for result in results) - num_failed
     return TaskOutcome(len(results), num_written, num_failed, num_left, tuple(notes))
+
+
+def _common_plan(request: Request, scan: Scan) -> tuple[Plan, list[str]]:
+    """The plan that the first task makes and all read, and notes.
+
+    Reading it takes seconds for a large data set, so tasks that begin together read it at the same time.
+    """
+    place = below(request.work, "plan.json")
+    is_there = exists(place)
+    found = resume(request, scan) if is_there else None
+    if found is None:
+        with critical_section(request.out, "plan", request.stop):
+            if is_there or not exists(place):
+                return resume_or_begin(request, scan)
+        return _common_plan(request, scan)  # another task has just made it
+    return found
 
 
 def finalize(out: Location) -> Outcome:
@@ -95,11 +114,12 @@ def finalize(out: Location) -> Outcome:
         assert plan is not None
         notes: list[str] = []
         done = load_done(out, work, plan_digest(work), notes)
-        missing = sorted({shard.name for shard in plan.shards} - done.keys())
+        names = [shard.name for shard in plan.shards]
+        missing = sorted(set(names) - done.keys())
         if missing:
             raise ShardError(
-                f"{len(missing)} of {plural(len(plan.shards), 'shard')} {'is' if len(missing) == 1 else 'are'} missing: {', '.join(missing[:5])}"
+                f"{len(missing)} of {plural(len(names), 'shard')} {'is' if len(missing) == 1 else 'are'} missing: {', '.join(missing[:5])}"
                 f"{', …' if len(missing) > 5 else ''}. Run the tasks that failed again, or the same command without "
                 f"--num-tasks to write them here."
             )
-        return join(out, plan, [done[shard.name] for shard in plan.shards], len(plan.shards), notes)
+        return join(out, plan, [done[name] for name in names], len(names), notes)

@@ -273,16 +273,26 @@ def finalise(
 
 def resume_or_begin(request: Request, scan: Scan) -> tuple[Plan, list[str]]:
     """The plan of the interrupted run, or a new one of this scan, and notes; an existing plan is never changed."""
+    notes: list[str] = []
+    found = resume(request, scan, notes)
+    if found is not None:
+        return found
+    if not notes:
+        work_folder.clear(request.work)
+    skipped = tuple((item.path, item.reason) for item in scan.skipped)
+    names = {name: getattr(scan, name) for name in ("dataset", "classes", "num_folds", "videos")}
+    plan = Plan(**names, skipped=skipped, settings=request.settings, versions=request.versions)
+    plan.save(request.work)
+    return plan, notes
+
+
+def resume(request: Request, scan: Scan, damage: list[str] | None = None) -> tuple[Plan, list[str]] | None:
+    """The plan of the interrupted run, and notes; None if there is none. damage: takes the note on one that cannot be read."""
     out, settings = request.out, request.settings
     plan, notes = _plan_or_note(request.work)
     if plan is None or plan.base:  # base: an update of a data set whose header has been removed since
-        if not notes:
-            work_folder.clear(request.work)
-        skipped = tuple((item.path, item.reason) for item in scan.skipped)
-        names = {name: getattr(scan, name) for name in ("dataset", "classes", "num_folds", "videos")}
-        plan = Plan(**names, skipped=skipped, settings=settings, versions=request.versions)
-        plan.save(request.work)
-        return plan, notes
+        (damage if damage is not None else []).extend(notes)
+        return None
     refuse_difference(out, "an unfinished", plan.dataset, plan.settings.model_dump(), scan, settings)
     if plan.classes != scan.classes and {v.place for v in plan.videos} == {v.place for v in scan.videos}:
         raise InputError(

@@ -62,9 +62,9 @@ class Plan:
 
     def save(self, work: Location) -> None:
         """Write the plan into the work folder; it is valid once plan.json exists."""
-        records = [{**dataclasses.asdict(video), "subsets": list(video.subsets)} for video in self.videos]
         schema = _SEGMENT_SCHEMA if any(video.start_seconds >= 0 for video in self.videos) else _SOURCE_SCHEMA
-        table = table_bytes(pa.Table.from_pylist(records, schema=schema))
+        columns = {name: [getattr(video, name) for video in self.videos] for name in schema.names}
+        table = table_bytes(pa.table(columns, schema=schema))
         with atomic_write(below(work, "plan.parquet")) as file:
             file.write(table)
         facts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "videos"}
@@ -89,7 +89,16 @@ def plan_shards(videos: Sequence[SourceVideo], videos_per_shard: int, first_shar
     several workers.
     """
     size = shard_size(len(videos), videos_per_shard)
-    shards: list[list[SourceVideo]] = [[]] if videos else []
+    if any(video.is_segment for video in videos):
+        shards = _files_together(videos, size)
+    else:  # as a rule, and three times as fast: every video is a file of its own
+        order = sorted(videos, key=lambda video: mixed_place(video.key))
+        shards = [order[start : start + size] for start in range(0, len(order), size)]
+    return tuple(ShardPlan(f"shard-{number:06d}.tar", tuple(shard)) for number, shard in enumerate(shards, first_shard))
+
+
+def _files_together(videos: Sequence[SourceVideo], size: int) -> list[list[SourceVideo]]:
+    shards: list[list[SourceVideo]] = [[]]
     for _, group in itertools.groupby(sorted(videos, key=_planned_place), key=lambda video: _planned_place(video)[:2]):
         together = list(group)
         for start in range(0, len(together), size):
@@ -97,7 +106,7 @@ def plan_shards(videos: Sequence[SourceVideo], videos_per_shard: int, first_shar
             if len(shards[-1]) + len(piece) > size:
                 shards.append([])
             shards[-1] += piece
-    return tuple(ShardPlan(f"shard-{number:06d}.tar", tuple(shard)) for number, shard in enumerate(shards, first_shard))
+    return shards
 
 
 def _planned_place(video: SourceVideo) -> tuple[bytes, str, float, float, str]:
@@ -126,9 +135,11 @@ def load_plan(work: Location) -> Plan | None:
         if seal and seal != hashlib.sha256(json_bytes({**facts, "videos_sha256": digest})).hexdigest():
             raise ValueError("plan.json has another sha256")
         videos = parquet_table(table, _SOURCE_SCHEMA, _SEGMENT_SCHEMA)
-        facts |= {"settings": EARLIER | facts["settings"], "videos": videos.to_pylist()}
+        facts |= {"settings": EARLIER | facts["settings"], "videos": ()}
         plan: Plan = _PLAN.validate_python(facts)
         check_sources(videos, plan.classes, plan.num_folds)
+        columns = {**videos.to_pydict(), "subsets": map(tuple, videos["subsets"].to_pylist())}
+        plan = replace(plan, videos=tuple(map(SourceVideo, *columns.values())))
         if not 0 <= plan.first_shard < _MAX_SHARDS:
             raise ValueError(f"first_shard is {plan.first_shard!r:.100}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
@@ -171,14 +182,9 @@ def refuse_difference(
 def changes_since(plan: Plan, scan: Scan, versions: dict[str, str]) -> list[str]:
     """Notes for the user on what has changed since the interrupted run made its plan."""
     notes = []
-    before = {video.place: video.num_source_bytes for video in plan.videos}
-    now = {video.place: video.num_source_bytes for video in scan.videos}
-    num_new, num_gone = len(now.keys() - before.keys()), len(before.keys() - now.keys())
-    num_other = sum(now[place] != before[place] for place in now.keys() & before.keys())
-    if not plan.update and (num_new or num_gone or num_other):
+    if not plan.update and (changed := _changed_files(plan.videos, scan.videos)):
         notes.append(
-            f"VIDEOS has changed since this extraction began ({num_new} new, {num_gone} gone, {num_other} of another size): "
-            f"it continues with the list of the beginning"
+            f"VIDEOS has changed since this extraction began ({changed}): it continues with the list of the beginning"
         )
     if other := [
         f"{name} {plan.versions.get(name)} then, {version} now"
@@ -187,6 +193,19 @@ def changes_since(plan: Plan, scan: Scan, versions: dict[str, str]) -> list[str]
     ]:
         notes.append(f"other versions than when this extraction began ({'; '.join(other)}): its bytes may differ")
     return notes
+
+
+def _changed_files(planned: Sequence[SourceVideo], found: Sequence[SourceVideo]) -> str:
+    """How many videos are new, gone or of another size; "" if none is."""
+    facts = [[(video.place, video.num_source_bytes) for video in videos] for videos in (planned, found)]
+    if facts[0] == facts[1]:  # as a rule, and much faster to see than what differs
+        return ""
+    before, now = map(dict, facts)
+    num_new, num_gone = len(now.keys() - before.keys()), len(before.keys() - now.keys())
+    num_other = sum(now[place] != before[place] for place in now.keys() & before.keys())
+    if not (num_new or num_gone or num_other):
+        return ""
+    return f"{num_new} new, {num_gone} gone, {num_other} of another size"
 
 
 @dataclass(frozen=True, slots=True)

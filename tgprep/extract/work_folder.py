@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TextIO
@@ -227,18 +227,24 @@ def _seal(entry: bytes, plan: str) -> bytes:
     return hashlib.sha256(entry + plan.encode()).hexdigest().encode()
 
 
-def load_done(out: files.Location, work: files.Location, plan: str, notes: list[str]) -> dict[str, ShardResult]:
-    """Read the journal: finished shards by name, if their file has the right size.
+def finished_shards(work: files.Location) -> set[str]:
+    """The names of the shards that the journal has an entry for, which is not read."""
+    names = files.list_files(files.below(work, "done"))
+    ends = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+    return {name for name in ends if not name.startswith(disk.TEMPORARY_PREFIX)}
+
+
+def load_done(
+    out: files.Location, work: files.Location, plan: str, notes: list[str], only: Collection[str] | None = None
+) -> dict[str, ShardResult]:
+    """Read the journal: finished shards by name, if their file has the right size. only: the names to look for.
 
     Entries that are damaged or of another plan are removed, with a note: their shards are written again.
     """
     done, lost = {}, []
     sizes = files.list_files(out)
-    entries = [
-        files.below(work, "done", name)
-        for name in files.list_files(files.below(work, "done"))
-        if name.endswith(".json") and not name.startswith(disk.TEMPORARY_PREFIX)
-    ]
+    names = sorted(finished_shards(work) if only is None else finished_shards(work).intersection(only))
+    entries = [files.below(work, "done", f"{name}.json") for name in names]
     contents = files.read_many(map(str, entries)) if files.is_url(work) else map(_content, entries)
     for place, content in zip(entries, contents, strict=True):
         if not content:

@@ -7,7 +7,6 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from pathlib import PurePosixPath
 
 from manifests.datasets import nfc
 from manifests.records import SourceVideo
@@ -53,7 +52,9 @@ def segment_name(start_seconds: float, end_seconds: float) -> str:
 
 def stem_of(video: SourceVideo) -> str:
     """What the key of a video is made of besides its class: the name of the file, and of a segment the times."""
-    stem = PurePosixPath(video.path).stem
+    name = video.path.rpartition("/")[2]
+    dot = name.rfind(".")
+    stem = name[:dot] if 0 < dot < len(name) - 1 else name  # that of a Path, in a tenth of the time
     return f"{stem}_{segment_name(video.start_seconds, video.end_seconds)}" if video.is_segment else stem
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from pathlib import Path
 
 from manifests import datasets
@@ -21,6 +22,8 @@ from tgprep.scan.keys import stem_of, text_of, unique_keys
 from tgprep.scan.pool import KEY_FOLDER, OUTSIDE, Pools, list_outside, pool_labels
 from tgprep.scan.rules import Extra, Labelling, Missing, VideoLabel, by_lists, guess_dataset
 from tgprep.scan.segments import is_untrimmed
+
+_BESIDE_KEY = attrgetter(*(field.name for field in fields(SourceVideo) if field.name != "key"))
 
 __all__ = ["Extra", "Missing", "Scan", "Skipped", "scan"]
 
@@ -111,7 +114,7 @@ def named(listing: Listing, videos: Location, dataset: str, labelling: Labelling
         notes.append(
             f"{plural(len(clashes), 'video shares', 'videos share')} class and name with another (copies, or the same name with another extension); their keys end in a hash of the path: {some(clashes)}"
         )
-    rows = [replace(row, key=key) for row, key in zip(rows, keys, strict=True)]
+    rows = [SourceVideo(key, *_BESIDE_KEY(row)) for row, key in zip(rows, keys, strict=True)]
     if unlabelled:
         notes.append(f"{plural(len(unlabelled), 'video has', 'videos have')} no label: {some(_places(unlabelled))}")
     if listing.ignored:

@@ -125,6 +125,24 @@ def test_finalize_joins_when_the_last_task_is_lost(
     assert tree(out) == alone
 
 
+def test_the_last_task_finds_damage_in_the_journal_of_the_others(
+    videos: Path, modules: Path, alone: dict[str, str], tmp_path: Path
+) -> None:
+    """A task reads its own entries; only the one that joins reads those of all, and it joins nothing that is damaged."""
+    out = tmp_path / "out"
+    task = [("--num-tasks", "2", "--task-id", str(number)) for number in range(2)]
+    call("extract", videos, out, *HOW, *task[0], path=modules)
+    entry = out / ".tgprep" / "done" / "shard-000002.tar.json"
+    entry.write_bytes(entry.read_bytes()[:-1] + b"?")
+    last = call("extract", videos, out, *HOW, *task[1], "--json", path=modules)
+    assert "1 entry of the journal is damaged or of another plan, such as that of shard-000002.tar" in last.stderr
+    facts = json.loads(last.stdout)
+    assert (facts["num_shards"], facts["num_shards_left"], facts["joined"]) == (4, 1, False)
+    again = call("extract", videos, out, *HOW, *task[0], path=modules)
+    assert "26 inputs = 25 written + 1 failed + 0 skipped" in again.stderr
+    assert tree(out) == alone
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

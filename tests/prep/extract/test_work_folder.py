@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from manifests.records import InputError
+from manifests.records import InputError, ShardRow
 from tests.extraction import BACKENDS, call, start, tree, wait_until
-from tgprep.extract import lease
-from tgprep.extract.work_folder import critical_section, exclusive, load_done, shared
+from tgprep.config import ExtractSettings, WorkerSettings
+from tgprep.extract import array_jobs, lease, pipeline
+from tgprep.extract.work_folder import critical_section, exclusive, finished_shards, load_done, save_done, shared
+from tgprep.extract.workers.shards import Request, ShardResult
+from tgprep.scan.scan import scan
 
 HOW = ("--decoder", "fake_backends:open_video", "--videos-per-shard", "2", "--threads", "1", "--dataset", "folder")
 
@@ -96,3 +101,57 @@ def test_journal_is_read_while_another_process_adds_to_it(tmp_path: Path) -> Non
     done.mkdir(parents=True)
     (done / ".tmp-0123-shard-000001.tar.json").write_bytes(b"")  # as atomic_write has it before it writes
     assert load_done(tmp_path, tmp_path / ".tgprep", "", []) == {}
+
+
+def test_a_task_reads_and_judges_its_own_entries_alone(tmp_path: Path) -> None:
+    work = tmp_path / ".tgprep"
+    for number in range(3):
+        name = f"shard-{number:06d}.tar"
+        (tmp_path / name).write_bytes(b"12345")
+        work.mkdir(exist_ok=True)
+        save_done(work, ShardResult(ShardRow(name, 0, 5, "0" * 64), ()), "plan")
+    damaged = work / "done" / "shard-000001.tar.json"
+    damaged.write_bytes(b"{}")
+    notes: list[str] = []
+    assert list(load_done(tmp_path, work, "plan", notes, ["shard-000002.tar", "shard-000009.tar"])) == [
+        "shard-000002.tar"
+    ]
+    assert not notes
+    assert len(finished_shards(work)) == 3
+    assert list(load_done(tmp_path, work, "plan", notes)) == ["shard-000000.tar", "shard-000002.tar"]
+    assert len(notes) == 1
+    assert not damaged.exists()
+
+
+def test_tasks_that_wait_for_the_first_plan_read_it_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only making the plan is done by one task at a time."""
+    inside: list[str] = []
+
+    @contextlib.contextmanager
+    def watched(out: Path, name: str, stop: threading.Event) -> Iterator[None]:
+        with critical_section(out, name, stop):
+            inside.append("made" if not (out / ".tgprep" / "plan.json").exists() else "found")
+            held.append(name)
+            yield
+            held.pop()
+
+    held: list[str] = []
+    read = pipeline.load_plan
+    monkeypatch.setattr(array_jobs, "critical_section", watched)
+    monkeypatch.setattr(pipeline, "load_plan", lambda work: (inside.append(f"read {len(held)}"), read(work))[1])
+    videos = tmp_path / "videos"
+    (videos / "a").mkdir(parents=True)
+    (videos / "a" / "v.avi").write_bytes(b"1")
+    out = tmp_path / "out"
+    request = pipeline.prepare(Request(videos, out, ExtractSettings(), WorkerSettings()))
+    (out / ".tgprep").mkdir(parents=True)
+    found = scan(videos, dataset="folder")
+    plan, _ = array_jobs._common_plan(request, found)
+    assert inside == ["made", "read 1"]
+    assert array_jobs._common_plan(request, found)[0] == plan
+    assert inside == ["made", "read 1", "read 0"]
+    # One that saw no plan, and waited while another made it.
+    seen = iter([False])
+    monkeypatch.setattr(array_jobs, "exists", lambda place: next(seen, True))
+    assert array_jobs._common_plan(request, found)[0] == plan
+    assert inside == ["made", "read 1", "read 0", "found", "read 0"]
