@@ -199,7 +199,9 @@ def _verdict(setup: Setup, ranks: Ranks, balance: Balance) -> list[str]:
     ]
     if ranks.device.type == "cpu":
         lines.append("Both were measured alone; on a CPU they share the cores, so each is slower in training.")
-    if (cache := setup.reader.shards.cache) is not None:
+    if setup.reader.shards.by_ranges:
+        lines.append("The data set is larger than the cache: clips came from the store, as ranges of its shards.")
+    elif (cache := setup.reader.shards.cache) is not None:
         held = human_bytes(cache.num_held())
         lines.append(f"Shards came through the cache {cache.folder}, which holds {held} now: a second call is faster.")
     return lines

@@ -54,7 +54,9 @@ def step_dataset(setup: Setup, ranks: Ranks) -> StepDataset:
     )
     # A cache that is too small to fetch ahead is rejected now and not after hours.
     shard_bytes = {shard.name: shard.num_bytes for shard in setup.manifest.shards}
-    needed = largest_need(dataset.sources, setup.reader.index, shard_bytes) if shards.cache is not None else 0
+    # Nothing of a block is kept where clips are read by ranges.
+    kept = [source for source in dataset.sources if not (shards.by_ranges and isinstance(source.order, BlockOrder))]
+    needed = largest_need(kept, setup.reader.index, shard_bytes) if shards.cache is not None else 0
     if shards.cache is not None and shards.cache.num_bytes < needed:
         gigabytes = gigabytes_up(needed)
         raise InputError(

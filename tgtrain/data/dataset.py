@@ -71,6 +71,11 @@ class Sampler:
         if self.sampling == "full" and self.clip.num_clips != 1:
             raise InputError(f"num_clips: got {self.clip.num_clips}, sampling 'full' has one clip.")
 
+    @property
+    def is_single(self) -> bool:
+        """Whether one clip is taken of a video, which is a small part of it."""
+        return self.clip.num_clips == 1 and self.sampling != "full"
+
     def plans(self, num_frames: int, height: int, width: int, rng: np.random.Generator) -> tuple[ClipPlan, ...]:
         """The plans of a stored video. rng: of this video in this epoch."""
         if self.sampling == "random":
@@ -168,7 +173,9 @@ class ClipDataset(Dataset[Any]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """The items of a batch; a cache of a data set at a URL fetches them together."""
-        self._own_reader().shards.expect(lambda: [int(self.videos[index]) for index in indices])
+        self._own_reader().shards.expect(
+            lambda: [int(self.videos[index]) for index in indices], one_clip=self.sampler.is_single
+        )
         return [self[index] for index in indices]
 
     def _read(self, number: int, index: int) -> ClipItem:

@@ -121,7 +121,9 @@ class _TrainClips(Dataset[_ReadClip]):
         if number != self.expected:
             self.expected = number
             upcoming = range(number, number + _AHEAD * self.stride, self.stride)
-            self.reader.shards.expect(lambda: [self.videos[d.video] for n in upcoming for d in self.order.draws(n)])
+            self.reader.shards.expect(
+                lambda: [self.videos[d.video] for n in upcoming for d in self.order.draws(n)], one_clip=True
+            )
         draw = self.order.draws(number)[row]
         video = self.videos[draw.video]
         (plan,) = self.plan(self.reader.index[video], draw.pass_index)

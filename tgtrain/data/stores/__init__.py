@@ -18,6 +18,7 @@ class Shards(Protocol):
     """What readers and datasets need of a reading mode. It is pickled into loader processes, where files open again."""
 
     cache: Cache | None = None  # the cache that shards pass through; None if there is none
+    by_ranges: bool = False  # clips are read from the store, and not through the cache
     source: ShardSource | None = None
     """The source of samples in stored order if shards can only be read from their beginning; else None."""
 
@@ -25,8 +26,11 @@ class Shards(Protocol):
         """The bytes of (offset, size) ranges of one shard. OSError if it is missing, ValueError if it is too short."""
         raise NotImplementedError
 
-    def expect(self, upcoming: Callable[[], Iterable[Need]]) -> None:
-        """Announce what will be read next, soonest first, so that it can be fetched ahead. Does nothing by default."""
+    def expect(self, upcoming: Callable[[], Iterable[Need]], *, one_clip: bool = False) -> None:
+        """Announce what will be read next, soonest first, so that it can be fetched ahead. Does nothing by default.
+
+        one_clip: of each video a single clip is read, and then no other for long.
+        """
         return
 
     def share(self, videos: Sequence[int], rank: int, num_ranks: int, num_workers: int) -> list[int]:

@@ -3,6 +3,9 @@
 `expect` announces what will be needed; a few threads of each process fetch it ahead, as complete shards or single samples. A piece
 that is missing when it is read is fetched at once, or waited for while another process fetches it. A reader gets the same bytes as
 from a local copy, or an error. A complete shard is checked by its sha256, a single sample by its structure.
+
+A clip of a stored video is a tenth of it. So if the cache cannot hold a data set of them, only ranges of their shards are read,
+and not kept (`by_ranges`), but for samples that are expected: those come again soon, or most of their bytes are needed.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ class RemoteShards(Shards):
         self.root, self.rows, self.index, self.cache, self.mp4 = root, tuple(rows), index, cache, mp4
         self.whole = {row.name: Piece(row.name, row.sha256, 0, row.num_bytes, True) for row in rows}
         self.samples = SampleTable(index)
+        self.by_ranges = mp4 and sum(row.num_bytes for row in rows) > cache.num_bytes
         self.ahead = _FetchAhead(self)
         object_store.deduplicate_warnings(cache.already_warned)
 
@@ -63,6 +67,8 @@ class RemoteShards(Shards):
                         return read_ranges(file, [(offset - piece.offset, size) for offset, size in ranges])
                     finally:
                         os.close(file)
+            if self.by_ranges and sample.name not in self.ahead.needed:
+                return self._ranges(name, ranges)
             # It is in neither form: fetch the one that the plan wants, without evicting what the plan needs next.
             self.ahead.catch_up()
             needed = self.ahead.needed
@@ -70,9 +76,10 @@ class RemoteShards(Shards):
             if not self.fetch(piece, needed, evict_protected=True):
                 time.sleep(_PAUSE_SECONDS)  # another process is fetching it
 
-    def expect(self, upcoming: Callable[[], Iterable[Need]]) -> None:
+    def expect(self, upcoming: Callable[[], Iterable[Need]], *, one_clip: bool = False) -> None:
         """See `Shards`."""
-        self.ahead.expect(upcoming)
+        if not (self.by_ranges and one_clip):
+            self.ahead.expect(upcoming)
 
     def close(self) -> None:
         """See `Shards`."""
@@ -110,13 +117,25 @@ class RemoteShards(Shards):
             raise
         return True
 
+    def _ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Ranges (rising) of a shard straight from the store, requested at once."""
+        requests = joined(ranges)
+        contents = call(below(self.root, name), lambda files, path: _exact_ranges(files, path, requests))
+        parts, at = [], 0
+        for offset, size in ranges:
+            while offset >= sum(requests[at]):
+                at += 1
+            start = offset - requests[at][0]
+            parts.append(contents[at][start : start + size])
+        return parts
+
     def _download(self, claim: Claim) -> None:
         piece, location = claim.piece, below(self.root, claim.piece.shard)
         for _ in range(2):  # damage on the way does not come twice
             digest = hashlib.sha256()
             for start in range(0, piece.size, _REQUEST_BYTES):
                 first, size = piece.offset + start, min(_REQUEST_BYTES, piece.size - start)
-                content = call(location, lambda files, path, at=first, n=size: _exact_range(files, path, at, n))  # type: ignore[misc]
+                (content,) = call(location, lambda files, path, part=(first, size): _exact_ranges(files, path, [part]))  # type: ignore[misc]
                 _write(claim.file, content, start)
                 digest.update(content)
             if piece.is_whole:
@@ -182,7 +201,8 @@ class _FetchAhead:
         cached = self.shards.cache.pieces()
         room = self.shards.cache.num_bytes
         all_fits = sum(row.num_bytes for row in self.shards.rows) <= room
-        for piece in map(self.shards.piece, self.upcoming()):
+        needs = (need for need in self.upcoming() if not (self.shards.by_ranges and isinstance(need, str)))
+        for piece in map(self.shards.piece, needs):
             whole = self.shards.whole[piece.shard].name
             if whole in pieces or (all_fits and whole in cached):
                 continue  # the sample will be read from its shard
@@ -223,19 +243,39 @@ class _FetchAhead:
             time.sleep(_PLAN_SECONDS if is_alone else _PAUSE_SECONDS)
 
 
-def _exact_range(files: Any, path: str, start: int, size: int) -> bytes:
-    content: bytes = files.cat_file(path, start=start, end=start + size)
-    if len(content) == size:
-        return content
-    if len(content) > size:
-        raise InputError(
-            f"{path}: the server sends complete files when a part is requested, so nothing can be cached. "
-            "Read it with --set data.reader=stream, or from a local copy."
-        )
-    stored_bytes = files.info(path)["size"]
-    if stored_bytes is not None and stored_bytes < start + size:
-        raise ValueError(f"the store holds {stored_bytes} bytes of it, expected at least {start + size}")
-    raise OSError(errno.EIO, f"{len(content)} of {size} bytes came")
+def joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The requests for (offset, size) ranges, rising: near ones are one request if all gaps add at most a quarter of the bytes."""
+    largest_gap = sum(size for _, size in ranges) // (4 * len(ranges))
+    requests: list[tuple[int, int]] = []
+    for offset, size in ranges:
+        if requests and offset - sum(requests[-1]) <= largest_gap:
+            first, _ = requests.pop()
+            requests.append((first, offset + size - first))
+        else:
+            requests.append((offset, size))
+    return requests
+
+
+def _exact_ranges(files: Any, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """The bytes of (offset, size) ranges of a file, requested at once; an error if one is not of its size."""
+    starts, ends = [start for start, _ in ranges], [start + size for start, size in ranges]
+    contents: list[Any] = files.cat_ranges([path] * len(ranges), starts, ends, on_error="return")
+    for content, (start, size) in zip(contents, ranges, strict=True):
+        failed = isinstance(content, Exception)
+        if not failed and len(content) == size:
+            continue
+        if not failed and len(content) > size:
+            raise InputError(
+                f"{path}: the server sends complete files when a part is requested, so nothing can be cached. "
+                "Read it with --set data.reader=stream, or from a local copy."
+            )
+        # A range that begins behind the end is refused in place of cut short.
+        if not failed or getattr(content, "errno", 0) == errno.EINVAL or getattr(content, "status", 0) == 416:
+            stored_bytes = files.info(path)["size"]
+            if stored_bytes is not None and stored_bytes < start + size:
+                raise ValueError(f"the store holds {stored_bytes} bytes of it, expected at least {start + size}")
+        raise content if failed else OSError(errno.EIO, f"{len(content)} of {size} bytes came")
+    return contents
 
 
 def _write(file: int, content: bytes, offset: int) -> None:
