@@ -397,7 +397,7 @@ def _write_run(raw: Any, end: int, bits: Any, count: Any, run: Any, codes: Any, 
 @_inner
 def _write(
     levels: Any, marks: Any, order: Any, first: int, last: int, codes: Any, steps: Any, quick: Any, places: Any, raw: Any, dc: Any
-) -> int:  # fmt: skip
+) -> Any:  # fmt: skip
     """Entropy-code the blocks order[first:last] to raw, independent of those before, the last byte filled up with ones.
 
     Return the number of bytes. dc: int64[3], scratch space for the last DC level of each plane.
@@ -445,16 +445,16 @@ def _write(
 
 
 @_inner
-def _copy_stuffed(raw: Any, end: int, out: Any, at: int, marker: int) -> int:
+def _copy_stuffed(raw: Any, end: int, out: Any, at: Any, marker: int) -> Any:
     """Copy raw[:end] to out[at:] with a zero after each 0xFF, then a marker; return the next position."""
-    position = 0
+    position: Any = 0
     while position < end:
         # Eight bytes at once; what lies behind the end, or behind the first 0xFF, is overwritten by what comes next.
         eight = _eight_bytes(raw, position)
         _put_eight_bytes(out, at, eight)
         # Only for 0xFF is the highest bit of a byte set in both operands.
         full = eight & ((eight & _U(0x7F7F7F7F7F7F7F7F)) + _U(0x0101010101010101)) & _U(0x8080808080808080)
-        count = np.int64(_trailing_zeros(full) >> _U(3)) + 1 if full else 9
+        count: Any = np.int64(_trailing_zeros(full) >> _U(3)) + 1 if full else 9
         if count <= end - position and count < 9:
             _put(out, at + count, np.uint8(0))
             position += count

@@ -67,7 +67,8 @@ def cut_bands(jpegs: Sequence[bytes], part: CropBox, frame: Size) -> Bands | Non
         bounds[:, first_row * per_row + column : (last_row - 1) * per_row + column + 1 : per_row].tolist()
         for column in (first, last)
     )
-    view, pieces = memoryview(data), []
+    view = memoryview(data)
+    pieces: list[bytes | memoryview] = []
     for firsts, lasts in zip(starts, ends, strict=True):
         pieces.append(start)
         pieces += [view[begin:end] for begin, end in zip(firsts, lasts, strict=True)]
