@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from manifests.records import GradientCoding, InputError
 
 # benchmarks/store_video.py compares distances, qualities and kinds of coding.
-VIDEO_CRF = 19
-VIDEO_GOP = 8
+VIDEO_CRF = 20
+VIDEO_GOP = 3
 DECODERS = ("pyav", "opencv", "decord")
 # Quirks of the reference code by name, and the settings that they imply (docs/migrating.md).
 COMPAT: dict[str, dict[str, object]] = {
@@ -21,7 +21,7 @@ COMPAT: dict[str, dict[str, object]] = {
     "flow_magnitude": {},
 }
 # Values that data sets had before the setting existed, if they are not today's defaults.
-EARLIER: dict[str, Any] = {"encoder": "libjpeg"}
+EARLIER: dict[str, Any] = {"encoder": "libjpeg", "tune": "none"}
 
 
 def decoder_of(stored: object, typed: str | None, place: object) -> str:
@@ -49,7 +49,7 @@ class ExtractSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     store: Literal["frames", "video"] = "frames"
-    """store every frame as a JPEG, or one short-GOP H.264 video a sample (an eleventh of the bytes, for Kinetics)"""
+    """store every frame as a JPEG, or one short-GOP H.264 video a sample (a tenth of the bytes, for Kinetics)"""
     quality: int = Field(default=95, ge=1, le=100)
     """JPEG quality of the stored frames"""
     subsampling: Literal["420", "422", "444"] = "420"
@@ -65,9 +65,12 @@ class ExtractSettings(BaseModel):
     gradient_source: Literal["decoded", "jpeg"] = "decoded"
     """compute TG from the decoded frames, or from the stored JPEGs as the reference code does"""
     crf: int = Field(default=0, ge=0, le=51)
-    """--store video: constant rate factor of x264, lower is better and larger (0: 19)"""
+    """--store video: constant rate factor of x264, lower is better and larger (0: 20)"""
     gop: int = Field(default=0, ge=0, le=250)
-    """--store video: frames from one self-contained picture to the next (0: 8)"""
+    """--store video: frames from one self-contained picture to the next (0: 3)"""
+    tune: Literal["none", "reading"] = "none"
+    """--store video: reading (its default) makes all pictures of a video equally good, which decodes faster; none is x264's
+    own way, as in data sets made before this option"""
     flow: Literal["none", "dis", "farneback"] = "none"
     """also store optical flow (magnitude, y, x) of neighbouring frames, by this method"""
     compat: str = ""
@@ -120,6 +123,7 @@ class ExtractSettings(BaseModel):
             values = {"short_side": 256, "gradient": "derived", **values}
             values["crf"] = values.get("crf") or VIDEO_CRF
             values["gop"] = values.get("gop") or VIDEO_GOP
+            values.setdefault("tune", "reading")
         # The fused encoder takes planes and makes JPEG files.
         if values.get("space", "ycbcr420") != "ycbcr420" or values.get("store") == "video":
             values.setdefault("encoder", "libjpeg")
@@ -134,6 +138,7 @@ class ExtractSettings(BaseModel):
         rules = (
             (not video and self.crf, "--crf applies to stored videos: add --store video, or leave it out"),
             (not video and self.gop, "--gop applies to stored videos: add --store video, or leave it out"),
+            (not video and self.tune != "none", "--tune applies to stored videos: add --store video, or leave it out"),
             (video and stored_tg, "--store video computes TG while reading: leave --gradient stored out"),
             (video and jpeg_tg, "--store video stores no JPEG to compute TG from: leave --gradient-source out"),
             (
@@ -227,6 +232,7 @@ class ExtractOptions(TypedDict, total=False):
     gradient_source: Literal["decoded", "jpeg"]
     crf: int
     gop: int
+    tune: Literal["none", "reading"]
     flow: Literal["none", "dis", "farneback"]
     compat: str
     decoder: str

@@ -138,7 +138,7 @@ def _frame_writer(
     if settings.store == "video":
         from tgprep.encode.h264 import Mp4Writer
 
-        mp4 = Mp4Writer(spool(), settings.crf, settings.gop, fps)
+        mp4 = Mp4Writer(spool(), settings.crf, settings.gop, fps, settings.tune)
         stack.callback(mp4.close)
         return mp4
     rgb = FrameSpool(spool())

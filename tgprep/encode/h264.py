@@ -2,9 +2,9 @@
 
 A self-contained picture (with its parameter sets) every `gop` frames, every other picture predicted from the previous one
 only, all in the order of display: frame k needs the pictures k // gop * gop .. k and nothing else. No B-frames: they save
-bytes but cost as many decoded pictures as they skip. CAVLC and no loop filter: half the time to decode for a tenth of the
-bytes. Planes are those of the JPEG store, 4:2:0 in full range BT.601. x264 runs in this process, through PyAV, under the
-deadline and the memory limit of the worker; its bytes are those of the ffmpeg program (benchmarks/store_video.py).
+bytes but cost as many decoded pictures as they skip. CAVLC and no loop filter, as CABAC and the filter take long to decode.
+Planes are those of the JPEG store, 4:2:0 in full range BT.601. x264 runs in this process, through PyAV, under the deadline
+and the memory limit of the worker. benchmarks/store_video.py compares the choices.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import contextlib
 import io
 import math
 from fractions import Fraction
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import av
 import numpy as np
@@ -37,14 +37,21 @@ _X264 = (
     "repeat-headers=1:force-cfr=1:threads=1:lookahead-threads=1:cpu-independent=1:no-cabac=1:no-deblock=1"
 )
 
+# Of `--tune`. The time to decode goes with the bytes, and a clip needs many self-contained pictures: x264's own way makes
+# these better than the others, and gives bytes to flat areas for the eye's sake.
+_TUNES = {"none": "", "reading": ":aq-mode=0:ipratio=1.0"}
+
 
 class Mp4Writer:
     """Encodes pictures in order into an .mp4 in `file`, which must be seekable.
 
+    crf, gop, tune: see `tgprep.config.ExtractSettings`.
     fps: frames per second for the container; 0.0 (unknown) and rates above 1000 or below one frame a day become 25.
     """
 
-    def __init__(self, file: BinaryIO, crf: int, gop: int, fps: float) -> None:
+    def __init__(
+        self, file: BinaryIO, crf: int, gop: int, fps: float, tune: Literal["none", "reading"] = "reading"
+    ) -> None:
         self.file = file
         self.gop = gop
         self.num_frames = 0
@@ -57,7 +64,7 @@ class Mp4Writer:
         self.container = av.open(file, "w", format="mp4", options={"fflags": "+bitexact"})
         stream: Any = self.container.add_stream("libx264", rate=self.rate)
         stream.pix_fmt = "yuv420p"
-        stream.options = {"preset": PRESET, "crf": str(crf), "x264-params": f"keyint={gop}:{_X264}"}
+        stream.options = {"preset": PRESET, "crf": str(crf), "x264-params": f"keyint={gop}:{_X264}{_TUNES[tune]}"}
         context = stream.codec_context
         context.thread_count = 1
         context.color_range = ColorRange.JPEG

@@ -10,9 +10,11 @@ import random
 import subprocess
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import av
+import cv2
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from click.testing import CliRunner
 
 from cli.prep import main
 from manifests.gradient import temporal_gradient
-from manifests.manifest_io import read_manifest
+from manifests.manifest_io import read_manifest, write_manifest
 from manifests.records import InputError, VideoRow
 from manifests.sample import decode_offsets, encode_offsets
 from manifests.splits.label_split import make_split, write_split
@@ -254,6 +256,7 @@ def test_an_encoder_that_is_not_there_is_told_before_any_work(
         (["--crf", "60"], "--crf"),
         (["--store", "frames", "--crf", "20"], "add --store video"),
         (["--store", "frames", "--gop", "20"], "add --store video"),
+        (["--store", "frames", "--tune", "reading"], "add --store video"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(videos: Path, tmp_path: Path, options: list[str], told: str) -> None:
@@ -267,6 +270,40 @@ def test_options_that_mean_nothing_are_refused(videos: Path, tmp_path: Path, opt
 def test_other_settings_on_a_finished_folder_are_refused(videos: Path, copy: Path) -> None:
     with pytest.raises(InputError, match="--crf is"):
         make(videos, copy, crf=30)
+
+
+def test_a_data_set_of_before_keeps_its_coding(videos: Path, tmp_path: Path) -> None:
+    """Made when there was no --tune: it is continued and repaired with its own settings, and other ones are refused."""
+    out = tmp_path / "out"
+    before = {"crf": 19, "gop": 8, "tune": "none"}
+    made = make(videos, out, **before)
+    shard, settings = made.shards[0], dict(made.header.settings)
+    assert settings.pop("tune") == "none"
+    write_manifest(out, replace(made.header, settings=settings), made.videos, made.shards)
+    with pytest.raises(
+        InputError, match=r"--crf is 19 in it, 20 .*; --gop is 8 in it, 3 .*; --tune is none in it, reading"
+    ):
+        make(videos, out)
+    good = (out / shard.name).read_bytes()
+    (out / shard.name).write_bytes(good[:-3000])
+    assert repair(out, videos, check(str(out)).damaged_shards).failed == ()
+    assert (out / shard.name).read_bytes() == good
+    assert make(videos, out, **before).shards[0] == shard
+
+
+def test_tuned_for_reading_self_contained_pictures_are_no_better_than_others() -> None:
+    """x264 gives them a finer quantiser if left alone, and a clip needs many of them."""
+    texture = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    texture = cv2.GaussianBlur(texture, (0, 0), 2)  # type: ignore[assignment]
+    shares = {}
+    for tune in ("none", "reading"):
+        writer = Mp4Writer(io.BytesIO(), 20, 3, 25.0, tune)  # type: ignore[arg-type]
+        for k in range(30):
+            noise = np.random.default_rng(k).normal(0, 6, texture.shape)
+            writer.add(np.clip(np.roll(texture, k, 1) + noise, 0, 255).astype(np.uint8))
+        sizes = np.diff(writer.finish()[0].offsets)
+        shares[tune] = sizes[::3].sum() / sizes.sum()
+    assert shares["reading"] < 0.95 * shares["none"]
 
 
 def test_the_command_and_what_it_would_take(videos: Path, sound: Manifest, tmp_path: Path) -> None:

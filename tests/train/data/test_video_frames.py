@@ -39,7 +39,7 @@ SETTINGS = ClipSettings(clip_frames=4, interval=3, size=32)
 
 @pytest.fixture(scope="module")
 def manifest(videos: Path) -> Manifest:
-    return extract_all(videos, videos.parent / "dataset", store="video")
+    return extract_all(videos, videos.parent / "dataset", store="video", gop=8)
 
 
 def all_frames(manifest: Manifest, row: VideoRow) -> list[Rgb]:
