@@ -1,6 +1,6 @@
 """The loader of `tgtrain` against loose files, webdataset, MosaicML MDS, LitData, decord and the bare decoder, on the same JPEG files.
 
-    python benchmarks/loader.py DATA [--videos VIDEOS] [--store FOLDER] [--seconds 8] [--repeats 3] [--only NAME ...]
+    python benchmarks/loader.py DATA [--videos VIDEOS] [--store FOLDER] [--seconds 8] [--repeats 3] [--only NAME ...] [--speed-only]
 
 DATA: a data set of `tgprep extract` with a split (UCF101 shape: 320x240). VIDEOS: the videos it was made from. Peers that are not
 installed are left out and named; without imgaug the reference's strong view is made by a cheaper stand-in. One clip is 8 RGB + 8 TG frames at 224; ways take turns, each in a process of its own, medians are
@@ -158,6 +158,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument(
+        "--speed-only", action="store_true", help="clips a second, without resume, cold reads and the long list"
+    )
     parser.add_argument("--soak", type=int, default=0, help="also read so many clips and note the memory")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/loader.json"))
     for name, kind in (("way", str), ("workers", int), ("skip", int), ("cold", int)):
@@ -188,6 +191,8 @@ def compare(arguments: argparse.Namespace, store: Path) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {}
     for (name, workers), found_runs in runs.items():
         rows.setdefault(name, {})[f"{workers} workers"] = middle(found_runs)
+    if arguments.speed_only:
+        return report(arguments, left_out, names, runs, rows)
     for name in names:
         if name != "bare":
             rows[name].update(run_process(arguments, store, name, "--cold", 1))

@@ -15,29 +15,26 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from tgtrain.data.crop import CropBox, Size
 
-Bytes = npt.NDArray[np.uint8]
 _SQUARE = 16  # pixels that two chroma samples of 4:2:0, and a block of 8x8 of them, cover
 # Baseline, 8 bits, Y with 2x2 samples for one of Cb and Cr, two quantisers, four Huffman tables, restart interval, one scan.
 _HEADER = re.compile(
     rb"\xff\xd8\xff\xe0\x00\x10JFIF\x00.{9}(?:\xff\xdb\x00\x43[\x00\x01].{64}){2}"
-    rb"\xff\xc0\x00\x11\x08(?P<size>.{4})\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01"
+    rb"\xff\xc0\x00\x11\x08(?P<height>..)(?P<width>..)\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01"
     rb"(?:\xff\xc4\x00\x1f.{29}\xff\xc4\x00\xb5.{179}){2}"
     rb"\xff\xdd\x00\x04(?P<interval>..)\xff\xda\x00\x0c\x03\x01\x00\x02\x11\x03\x11\x00\x3f\x00",
     re.DOTALL,
 )
-_RST0, _EOI = 0xD0, 0xD9
+_MARKER = re.compile(rb"\xff([^\x00])", re.DOTALL)  # in entropy-coded data
+_EOI = b"\xd9"
 
 
 @dataclass(frozen=True, slots=True)
 class Bands:
     """Pictures of one part of some frames."""
 
-    jpegs: list[memoryview]
+    jpegs: list[bytes]
     box: CropBox  # what they show
 
 
@@ -49,37 +46,30 @@ def cut_bands(jpegs: Sequence[bytes], part: CropBox, frame: Size) -> Bands | Non
     """
     found = _HEADER.match(jpegs[0])
     layout = None if found is None else _layout(found[0])
-    if layout is None or layout.frame != frame or not all([jpeg.startswith(layout.header) for jpeg in jpegs]):  # noqa: C419
-        return None
-    data = b"".join(jpegs)
-    bounds = _bounds(data, [len(jpeg) for jpeg in jpegs], layout)
-    if bounds is None:
+    if layout is None or layout.frame != frame:
         return None
     down, across = _SQUARE, _SQUARE * layout.interval
     first_row, last_row = _covering(part.top, part.height, down, frame.height)
     first, last = _covering(part.left, part.width, across, frame.width)
     top, left = first_row * down, first * across
     box = CropBox(top, left, min(last_row * down, frame.height) - top, min(last * across, frame.width) - left)
-    start = layout.header_of(box)
-    # Neighbours in a row are in one piece.
-    per_row = layout.per_row
-    starts, ends = (
-        bounds[:, first_row * per_row + column : (last_row - 1) * per_row + column + 1 : per_row].tolist()
-        for column in (first, last)
-    )
-    view = memoryview(data)
-    pieces: list[bytes | memoryview] = []
-    for firsts, lasts in zip(starts, ends, strict=True):
-        pieces.append(start)
-        pieces += [view[begin:end] for begin, end in zip(firsts, lasts, strict=True)]
-    joined = bytearray().join(pieces)
-    # The second byte of each marker is its number, counted from the first interval; the last one is the end of the picture.
-    sizes = np.diff(bounds).reshape(len(jpegs), -1, per_row)[:, first_row:last_row, first:last].reshape(len(jpegs), -1)
-    sizes[:, 0] += len(start)
-    markers = sizes.cumsum().reshape(sizes.shape)
-    np.frombuffer(joined, np.uint8)[markers - 1] = _markers(sizes.shape[1])
-    view, file_ends = memoryview(joined), markers[:, -1].tolist()
-    return Bands([view[begin:end] for begin, end in zip([0, *file_ends], file_ends, strict=False)], box)
+    # Data and markers take turns, in a picture that is split as in one that is made. No numpy: its many small steps
+    # cost more than this, most of all where the code is not in the processor's cache.
+    chosen = [
+        2 * (row * layout.per_row + column) for row in range(first_row, last_row) for column in range(first, last)
+    ]
+    made = [layout.header_of(box), *[b""] * (2 * len(chosen))]
+    made[2::2] = [b"\xff" + number for number in _markers(len(chosen))]
+    files = []
+    for jpeg in jpegs:
+        if not jpeg.startswith(layout.header):
+            return None
+        pieces = _MARKER.split(jpeg[len(layout.header) :])
+        if pieces[1::2] != layout.markers or pieces[-1]:
+            return None
+        made[1::2] = [pieces[at] for at in chosen]
+        files.append(b"".join(made))
+    return Bands(files, box)
 
 
 def _covering(start: int, length: int, step: int, end: int) -> tuple[int, int]:
@@ -92,72 +82,31 @@ class _Layout:
     """What a header says."""
 
     header: bytes
+    size_at: int  # where height and width are
     frame: Size
     interval: int  # squares from one marker to the next
     per_row: int  # intervals in a row of squares
-    markers: Bytes  # the second bytes of all markers of the picture, those of the header included
-    num_in_header: int
+    markers: list[bytes]  # the second bytes of all markers that must follow
 
     def header_of(self, box: CropBox) -> bytes:
         """The header for a part of the picture."""
-        at = self.header.index(b"\xff\xc0\x00\x11\x08") + 5
-        return self.header[:at] + _size_bytes(box.height, box.width) + self.header[at + 4 :]
+        size = box.height.to_bytes(2, "big") + box.width.to_bytes(2, "big")
+        return self.header[: self.size_at] + size + self.header[self.size_at + 4 :]
 
 
 @functools.lru_cache(maxsize=16)
 def _layout(header: bytes) -> _Layout | None:
     """None if the intervals do not lie below one another."""
-    found = _HEADER.match(header)
+    found = _HEADER.fullmatch(header)
     assert found is not None
-    height, width = (int.from_bytes(found["size"][at : at + 2], "big") for at in (0, 2))
-    interval = int.from_bytes(found["interval"], "big")
+    height, width, interval = (int.from_bytes(number, "big") for number in found.groups())
     rows, columns = -(-height // _SQUARE), -(-width // _SQUARE)
     if 0 in (height, width, interval) or columns % interval:
         return None
-    in_header = np.frombuffer(header, np.uint8)[_marker_places(header)]
-    markers = np.concatenate([in_header, _markers(rows * columns // interval)])
-    return _Layout(header, Size(height, width), interval, columns // interval, markers, len(in_header))
+    markers = _markers(rows * columns // interval)
+    return _Layout(header, found.start("height"), Size(height, width), interval, columns // interval, markers)
 
 
-def _size_bytes(height: int, width: int) -> bytes:
-    return height.to_bytes(2, "big") + width.to_bytes(2, "big")
-
-
-def _bounds(data: bytes, sizes: list[int], layout: _Layout) -> npt.NDArray[np.int64] | None:
-    """Where the intervals of pictures, one behind the other in `data`, begin and end: int64[pictures, intervals + 1].
-
-    None unless each has exactly the markers of its size, in order, and ends with the last.
-    """
-    places = _marker_places(data)
-    if len(places) != len(sizes) * len(layout.markers):
-        return None
-    places = places.reshape(len(sizes), -1)
-    file_ends = np.array(sizes).cumsum()
-    if (np.frombuffer(data, np.uint8)[places] != layout.markers).any() or (places[:, -1] + 1 != file_ends).any():
-        return None
-    bounds = places[:, layout.num_in_header - 1 :] + 1
-    bounds[:, 0] = file_ends - sizes + len(layout.header)
-    return bounds
-
-
-def _marker_places(data: bytes) -> npt.NDArray[np.int64]:
-    """Where the second bytes of markers lie, and others in a header that look like them: after 0xFF, and not 0."""
-    levels = np.frombuffer(data, np.uint8)
-    found = np.zeros(-(-len(data) // 8) * 8, np.bool_)
-    inner = found[1 : len(data)]
-    np.equal(levels[:-1], 0xFF, out=inner)
-    inner &= levels[1:] != 0
-    # Few of them: eight places at once are looked at first.
-    words = found.view(np.uint64)
-    eights = (words != 0).nonzero()[0]
-    within = words[eights].view(np.bool_).nonzero()[0]
-    places: npt.NDArray[np.int64] = 8 * eights[within >> 3] + (within & 7)
-    return places
-
-
-@functools.lru_cache(maxsize=64)
-def _markers(count: int) -> Bytes:
-    """The second bytes of the markers after `count` intervals of a picture."""
-    markers = (_RST0 + np.arange(count) % 8).astype(np.uint8)
-    markers[-1] = _EOI
-    return markers
+def _markers(count: int) -> list[bytes]:
+    """The second bytes of the markers after `count` intervals: restarts are counted from 0 to 7, the last ends the picture."""
+    return [bytes([0xD0 + number % 8]) for number in range(count - 1)] + [_EOI]
