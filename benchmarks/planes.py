@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import functools
+import importlib
 import importlib.metadata
 import json
 import os
@@ -44,7 +45,8 @@ PLANES = [np.empty((side, side), np.uint8) for side in (SIDE, SIDE // 2, SIDE //
 
 def jobs(data: str, num_clips: int) -> list[Job]:
     """Random training clips."""
-    setup, found = our_setup(data), []
+    setup = our_setup(data)
+    found: list[Job] = []
     for number in range(0, len(setup.reader.index), max(1, len(setup.reader.index) // num_clips)):
         video, sample = setup.reader.index[number], sample_of(setup.reader, number)
         rng = sample_seed(0, 1, 0, video.key, Choice.CLIP)
@@ -95,10 +97,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/planes.json"))
     arguments = parser.parse_args()
-    from turbojpeg import TurboJPEG
+    library: Any = importlib.import_module("turbojpeg")
 
     start_worker(0)
-    found, turbo = jobs(arguments.data, arguments.clips), TurboJPEG(arguments.library)
+    found, turbo = jobs(arguments.data, arguments.clips), library.TurboJPEG(arguments.library)
     buffer = np.empty(max(size.height * size.width * 3 for *_, size in found), np.uint8)
     ways: dict[str, Callable[[Job], None]] = {
         "complete pictures, RGB": functools.partial(complete, buffer=buffer),
