@@ -33,7 +33,7 @@ from typing import Any
 from benchmarks.extract import copy_corpus
 from manifests.machine import processor_name
 
-SHARD_VIDEOS, SHARDS_A_WORKER = 8, 8
+SHARDS_A_WORKER = 8
 PREDICTED = (1, 2, 4, 8, 16, 64, 256)
 SERIAL = {
     "scan": ("tgprep.scan.scan", "scan"),
@@ -129,10 +129,11 @@ def middle(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def extraction(videos: Path, counts: list[int], repeats: int) -> dict[str, Any]:
+def extraction(videos: Path, counts: list[int], repeats: int, shard_videos: int) -> dict[str, Any]:
     """Measured walls and parts by number of workers, and the prediction from them."""
     files = sum(path.is_file() for path in videos.rglob("*"))
-    copies = -(-SHARD_VIDEOS * SHARDS_A_WORKER * max(counts) // files)
+    assert files, f"{videos} holds no files"
+    copies = -(-shard_videos * SHARDS_A_WORKER * max(counts) // files)
     runs: dict[int, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder, "videos")
@@ -141,7 +142,7 @@ def extraction(videos: Path, counts: list[int], repeats: int) -> dict[str, Any]:
         for turn in range(repeats):
             for count in counts if turn % 2 == 0 else counts[::-1]:
                 with tempfile.TemporaryDirectory() as out:
-                    how = ("--dataset", "folder", "--threads", count, "--videos-per-shard", SHARD_VIDEOS)
+                    how = ("--dataset", "folder", "--threads", count, "--videos-per-shard", shard_videos)
                     runs.setdefault(count, []).append(child("--extract", "extract", corpus, f"{out}/out", *how))
                 print("extract", count, runs[count][-1], file=sys.stderr, flush=True)
     found = {count: middle(of_count) for count, of_count in runs.items()}
@@ -151,7 +152,7 @@ def extraction(videos: Path, counts: list[int], repeats: int) -> dict[str, Any]:
     hashlib.sha256(content).hexdigest()
     return {
         "videos": files * copies,
-        "shards": -(-files * copies // SHARD_VIDEOS),
+        "shards": -(-files * copies // shard_videos),
         "measured": {f"{count} workers": each for count, each in found.items()},
         "sha256 in a worker, MB per core-second": round(len(content) / 1e6 / (time.process_time() - began)),
         "S, processor seconds of the main process": round(serial, 2),
@@ -193,6 +194,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--workers", default="1,2,4,8,16", help="the counts to measure")
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--shard-videos", type=int, default=8, help="videos in a shard")
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/scaling.json"))
     arguments = parser.parse_args()
@@ -200,7 +202,7 @@ def main() -> None:
     result = {
         "what": "extraction and loader by number of processes",
         "date": time.strftime("%Y-%m-%d"),
-        "extraction": extraction(arguments.videos, counts, arguments.repeats),
+        "extraction": extraction(arguments.videos, counts, arguments.repeats, arguments.shard_videos),
         "loader": loading(arguments.data.resolve(), counts, arguments.repeats, arguments.seconds),
         "machine": {"cpu": processor_name(), "cores": os.cpu_count(), "load at the end": os.getloadavg()},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in ("torch", "numpy", "av")},

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -80,10 +81,8 @@ class VideoTable:
         schema = VIDEO_SCHEMAS[has_flow + 2 * has_segments]
         columns = []
         for field in schema:
-            owners: Iterable[VideoRow | Members] = rows
-            if field.name in _ALL_MEMBER_FIELDS:
-                owners = (row.members for row in rows)
-            columns.append(pa.array([getattr(owner, field.name) for owner in owners], field.type))
+            value_of = attrgetter(f"members.{field.name}" if field.name in _ALL_MEMBER_FIELDS else field.name)
+            columns.append(pa.array(list(map(value_of, rows)), field.type))
         return cls(pa.table(columns, schema=schema))
 
     def __len__(self) -> int:
