@@ -114,6 +114,7 @@ def main() -> None:
         result = {
             "machine": processor_name(),
             "runs": given.runs,
+            "date": time.strftime("%Y-%m-%d"),
             "figures": "seconds: median, least, most",
             "tgtrain run, two loader processes": medians(lambda: training(work / "data", work / "run", 2), given.runs),
             "tgtrain run, no loader process": medians(lambda: training(work / "data", work / "run", 0), given.runs),
