@@ -239,7 +239,7 @@ def faithful(videos: list[list[Planes]], reader: ClipReader) -> tuple[float, flo
         for k in range(3, len(frames) - 1, max(1, len(frames) // 8)):
             exact = [rgb_of(frames[at]) for at in (k, k + 1)]
             pair = reader._pictures(reader.index[number], "rgb", [k, k + 1])
-            found = [np.array(frame) for _, frame in pair]
+            found = [np.array(picture.pixels) for picture in pair]
             rgb.append(psnr(exact[0], found[0]))
             tg.append(psnr(temporal_gradient(*exact), temporal_gradient(*found)))
     return statistics.mean(rgb), statistics.mean(tg)

@@ -58,6 +58,7 @@ def run(code: str, folder: Path) -> list[str]:
     """The lines that a code block prints, run as a program of its own beside `dataset/`."""
     environment = {
         **os.environ,
+        "PYTHONPATH": "",  # `datasets` needs pandas, which the tests hide from other processes
         "HF_HOME": str(folder / "hf"),
         "HF_DATASETS_OFFLINE": "1",
         "HF_HUB_OFFLINE": "1",

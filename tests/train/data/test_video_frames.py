@@ -72,7 +72,8 @@ def test_requested_frames_are_decoded(manifest: Manifest) -> None:
     for _ in range(60):
         video = generator.randrange(len(whole))
         wanted = sorted(generator.sample(range(len(whole[video])), generator.randint(1, 9)))
-        got = [(k, np.array(frame)) for k, frame in reader._pictures(reader.index[video], "rgb", wanted)]
+        pictures = reader._pictures(reader.index[video], "rgb", wanted)
+        got = [(picture.frame, np.array(picture.pixels)) for picture in pictures]
         assert [k for k, _ in got] == wanted
         assert [number_of(frame) for _, frame in got] == wanted
         for k, frame in got:
@@ -88,9 +89,9 @@ def test_part_equals_the_full_frame(manifest: Manifest) -> None:
         top, left = generator.randrange(row.height), generator.randrange(row.width)
         box = CropBox(top, left, generator.randint(1, row.height - top), generator.randint(1, row.width - left))
         wanted = sorted(generator.sample(range(row.num_frames), 3))
-        for k, frame in reader._pictures(reader.index[video], "rgb", wanted, box):
+        for picture in reader._pictures(reader.index[video], "rgb", wanted, box):
             part = np.s_[top : top + box.height, left : left + box.width]
-            np.testing.assert_array_equal(frame[part], whole[video][k][part], err_msg=str(box))
+            np.testing.assert_array_equal(picture.part(box), whole[video][picture.frame][part], err_msg=str(box))
 
 
 def test_training_clips_equal_a_full_decode(manifest: Manifest) -> None:
@@ -109,10 +110,10 @@ def test_training_clips_equal_a_full_decode(manifest: Manifest) -> None:
 def test_frame_is_valid_until_the_next_but_one(manifest: Manifest) -> None:
     reader = reader_of(manifest)
     before = None
-    for _, frame in reader._pictures(reader.index[0], "rgb", range(20)):
+    for picture in reader._pictures(reader.index[0], "rgb", range(20)):
         if before is not None:
             np.testing.assert_array_equal(*before)
-        before = frame, np.array(frame)
+        before = picture.pixels, np.array(picture.pixels)
 
 
 def test_clips_hold_the_planned_frames_and_their_gradients(manifest: Manifest) -> None:
