@@ -263,7 +263,8 @@ ones, which need a GPU ([recipes.md](recipes.md)).
 - **error**: standard error of that accuracy over people or sources of clips (RGB, or the one network that the method has): what other
   test people would change.
 - **minutes**: processor minutes of one training.
-  Trainings ran beside other work, so minutes of different days differ by more than the methods do; [beyond.md](beyond.md#what-was-tried-on-small-data) has a comparison in turns.
+  Trainings ran beside other work, so minutes of different days differ by more than the methods do. On one day,
+  "best" took 1.36 times the minutes of the whole method with as many epochs ([beyond.md](beyond.md#what-was-tried-on-small-data)), so about 1.2 with these.
 - **gain**: difference in points ± its standard error over people or sources, over the seeds that both methods have, so it can differ from that of the means
   above. p: exact McNemar test over all seeds; videos that appear under
   several seeds count as independent there, so trust the error of the gain first."""
