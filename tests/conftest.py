@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _without_pandas() -> None:
     """Hide pandas from the processes that tests start, as a user without it has it.
 
-    pyarrow imports it, where it is there, with the first list that it converts: 0.4 s of every process.
+    pyarrow imports it, where it is there, with the first list that it converts, in every process.
     """
     places = (str(WITHOUT_PANDAS), os.environ.get("PYTHONPATH"))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))

@@ -143,7 +143,7 @@ def _run(
     from tgprep.scan.pool import Pools
     from tgprep.scan.scan import scan as scan_videos
 
-    # A list of 650,000 videos is millions of objects: collecting at the usual 700 takes a third of the time to make it.
+    # A list of 650,000 videos is millions of objects: collecting after every 700 of them would look through all again and again.
     gc.set_threshold(100_000, 50)
     progress = ExtractProgress(log_json, quiet)
     began = time.monotonic()
