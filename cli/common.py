@@ -246,6 +246,7 @@ def interruptible() -> Iterator[tuple[threading.Event, list[int]]]:
     """Catch SIGINT, SIGTERM and SIGHUP: set the event and record the signal; a second SIGINT raises KeyboardInterrupt."""
     stop = threading.Event()
     seen: list[int] = []
+    setters: list[threading.Thread] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         if seen and number == signal.SIGINT:
@@ -253,12 +254,15 @@ def interruptible() -> Iterator[tuple[threading.Event, list[int]]]:
         seen.append(number)
         stop.set()
         # In a thread: the signal may have interrupted code that holds the lock of this event. Nothing waits for a silent store.
-        threading.Thread(target=giving_up.set, daemon=True).start()
+        setters.append(threading.Thread(target=giving_up.set, daemon=True))
+        setters[-1].start()
 
     try:
         with _handled_by(note):
             yield stop, seen
     finally:
+        for setter in setters:  # one that sets the event late would make later calls give up
+            setter.join()
         giving_up.clear()
 
 

@@ -168,7 +168,7 @@ def member_header(name: str, num_bytes: int) -> bytes:
     return header.tobuf(format=tarfile.USTAR_FORMAT, encoding="utf-8")
 
 
-def encode_offsets(offsets: Sequence[int]) -> bytes:
+def encode_offsets(offsets: Sequence[int] | npt.NDArray[np.uint64]) -> bytes:
     """Encode the .offsets.npy member: a standard .npy file of uint64."""
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.asarray(offsets, dtype="<u8"), version=(1, 0), allow_pickle=False)

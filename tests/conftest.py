@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
 
+from manifests.object_store import giving_up
 from tests.extraction import WITHOUT_PANDAS
 from tests.object_store import ObjectStore, object_store
 from tests.reliability import Figure, Reliability, write
+from tgtrain.ranks.signals import EXIT_CODES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RECORDS: pytest.StashKey[list[tuple[str, str, dict[str, Figure]]]] = pytest.StashKey()
@@ -39,6 +42,17 @@ def _without_pandas() -> None:
     """
     places = (str(WITHOUT_PANDAS), os.environ.get("PYTHONPATH"))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    """Undo what a command that runs in this process sets for signals until the end of its process."""
+    before = {number: signal.getsignal(number) for number in EXIT_CODES}
+    yield
+    signal.set_wakeup_fd(-1)  # else the thread of `note_signals` goes on to set `giving_up`
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    giving_up.clear()
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from manifests.sample import (
     BLOCK_BYTES,
     RECORD_BYTES,
     decode_offsets,
+    encode_offsets,
     flow_method,
     frame_members,
     json_member,
@@ -145,6 +146,8 @@ def _check_structure(file: BinaryIO, row: VideoRow, header: ManifestHeader) -> d
             index = indices[kind] = decode_offsets(content, mp4=mp4)
         except ValueError as error:
             raise _SampleError("offsets", f"{index_name}: {error}") from None
+        if encode_offsets(index) != content:  # other headers of .npy files may mean the same
+            raise _SampleError("offsets", f"{index_name} is not written as the format says")
         if len(index) != num_frames + 1 or not (index[-1] < frames_bytes if mp4 else index[-1] == frames_bytes):
             found, expected = f"{len(index) - 1} frames of {index[-1]} bytes", f"{num_frames} of {frames_bytes}"
             raise _SampleError("offsets", f"{index_name}: {found}, expected {expected}")

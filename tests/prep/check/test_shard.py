@@ -53,6 +53,13 @@ def test_every_byte_outside_frames_counts(videos: Path, tmp_path: Path, settings
         assert deep_report(root, content[:num_bytes]).findings, num_bytes
 
 
+@pytest.mark.parametrize(("old", "new"), [(b"'<u8'", b"'=u8'"), (b"'<u8'", b"'|u8'"), (b", }  ", b",  } ")])
+def test_an_index_with_another_header_of_the_same_meaning_is_a_finding(copy: Path, old: bytes, new: bytes) -> None:
+    content = (copy / read_manifest(copy).shards[0].name).read_bytes()
+    assert old in content
+    assert [finding.kind for finding in deep_report(copy, content.replace(old, new, 1)).findings] == ["offsets"]
+
+
 @pytest.mark.parametrize(
     "size", [b"-0000000017", b"+0000000017", b" 00000001_7", b"00000000008", b"77777777777", bytes(11), b"\xff" * 11]
 )
