@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, NamedTuple
@@ -122,6 +121,36 @@ class IndexedClips:
 
 
 @dataclass(slots=True)
+class BatchMemory:
+    """Memory for the pixels of batches; in a loader process it is shared memory, if there is enough, that the training process maps."""
+
+    num_batches: int = 0  # that take the same memory in turns; 0: none does
+    batch: int = -1  # the present one
+    _kept: dict[Hashable, Tensor] = field(default_factory=dict)
+
+    def next_batch(self) -> None:
+        """From now on memory is for the next batch."""
+        self.batch += 1
+
+    def new(self, name: Hashable, shape: tuple[int, ...]) -> Tensor:
+        """Uninitialised uint8 for what has this name in the present batch."""
+        place = (self.batch % self.num_batches, name) if self.num_batches else None
+        if place in self._kept:
+            return self._kept[place]
+        if get_worker_info() is None:
+            return torch.empty(shape, dtype=torch.uint8)
+        try:
+            storage = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")  # type: ignore[no-untyped-call]
+        except RuntimeError:
+            return torch.empty(shape, dtype=torch.uint8)
+        memory = torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+        if place is not None:
+            # The kernel gives new memory page by page: a quarter of the time that the clip itself takes.
+            self._kept[place] = memory
+        return memory
+
+
+@dataclass(slots=True)
 class StepDataset(Dataset[SslBatch]):
     """Item s is the batch of step s on this rank. Any process can read any step, unless the fetcher is sequential."""
 
@@ -138,6 +167,7 @@ class StepDataset(Dataset[SslBatch]):
     strong_labelled: bool = False  # whether labelled clips get strong views too
     replayed: bool = False  # see `order.replayed_key`
     fetcher: IndexedClips = field(default_factory=IndexedClips)
+    memory: BatchMemory = field(default_factory=BatchMemory)
 
     @property
     def sources(self) -> list[StreamSource]:
@@ -154,9 +184,9 @@ class StepDataset(Dataset[SslBatch]):
                 figures[f"{name}_num_videos"] = len(source.videos)
         return figures
 
-    def from_step(self, step: int) -> StepDataset:
-        """The dataset for a loader that reads the steps from this one on."""
-        return replace(self, fetcher=self.fetcher.from_step(step))
+    def from_step(self, step: int, num_in_memory: int = 0) -> StepDataset:
+        """The dataset for a loader that reads the steps from this one on. num_in_memory: see `BatchMemory`."""
+        return replace(self, fetcher=self.fetcher.from_step(step), memory=BatchMemory(num_in_memory))
 
     def plan_clips(self, stream: Stream, video: StoredVideo, pass_index: int) -> tuple[ClipPlan, ...]:
         """The clips that a pass draws for a video."""
@@ -165,6 +195,7 @@ class StepDataset(Dataset[SslBatch]):
 
     def __getitem__(self, step: int) -> SslBatch:
         self.reader.shards.expect(lambda: upcoming(self.sources, self.reader.index, step))
+        self.memory.next_batch()
         labelled, labelled_plans = self._read(self.labelled, Stream.LABELLED, step, self.strong_labelled)
         unlabelled, plans = None, _NO_PLANS
         if self.unlabelled is not None:
@@ -181,8 +212,9 @@ class StepDataset(Dataset[SslBatch]):
         # Clips are decoded straight into the memory that travels to the training process: no copy on the way.
         num_rows = len(draws) * clip.num_clips
         num_gradients = clip.clip_frames + (clip.gradient == "slow")
-        rgb = _batch_memory((num_rows, clip.clip_frames, clip.size, clip.size, 3)) if self.rgb else None
-        tg = _batch_memory((num_rows, num_gradients, clip.size, clip.size, 3)) if self.tg else None
+        new = self.memory.new
+        rgb = new((stream, "rgb"), (num_rows, clip.clip_frames, clip.size, clip.size, 3)) if self.rgb else None
+        tg = new((stream, "tg"), (num_rows, num_gradients, clip.size, clip.size, 3)) if self.tg else None
         labels, videos, keys, bad, by_video = [], [], [], [], []
         for number, draw in enumerate(draws):
             into = [
@@ -212,15 +244,6 @@ class StepDataset(Dataset[SslBatch]):
         if isinstance(strong, MvplSettings):
             return [(draw_mvpl_plan(rgb, strong), draw_mvpl_plan(tg, strong)) for _ in clips]
         return [draw_strong_plans(rgb, tg, strong) for _ in clips]
-
-
-def _batch_memory(shape: tuple[int, ...]) -> Tensor:
-    """uint8 of this shape; in a loader process it is shared memory, if there is enough, that the training process maps."""
-    if get_worker_info() is not None:
-        with contextlib.suppress(RuntimeError):
-            storage = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")  # type: ignore[no-untyped-call]
-            return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
-    return torch.empty(shape, dtype=torch.uint8)
 
 
 def split_batch(batch: SslBatch, num_parts: int) -> list[SslBatch]:

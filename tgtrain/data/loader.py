@@ -31,12 +31,20 @@ from tgtrain.ranks.signals import end_later, start_helpers
 Item = TypeVar("Item")
 _ADVICE = "`tgtrain doctor` measures memory and /dev/shm (docker run --shm-size 8g or --ipc host); fewer processes: --set runtime.workers=1 or 0."
 _END: Any = object()
+_NUM_AHEAD = 2  # batches of each process that are ready or in work while one is used
 _RESUME = "The same command goes on from the last checkpoint."
 
 
-def step_loader(dataset: StepDataset, steps: Sequence[int], workers: int, pin: bool) -> Iterator[SslBatch]:
-    """The batches of the given steps, in order, read ahead by `workers` processes (0: by this one)."""
-    return item_loader(dataset.from_step(steps[0] if len(steps) else 0), steps, workers, pin)
+def step_loader(
+    dataset: StepDataset, steps: Sequence[int], workers: int, pin: bool, *, one_at_a_time: bool = False
+) -> Iterator[SslBatch]:
+    """The batches of the given steps, in order, read ahead by `workers` processes (0: by this one).
+
+    one_at_a_time: the caller is done with a batch when it requests the next one, whose pixels may then take its memory.
+    """
+    # A process gets its next step when a batch of its own is taken, so that one is in use and the others are ready or in work.
+    num_in_memory = _NUM_AHEAD + 1 if one_at_a_time and workers else 0
+    return item_loader(dataset.from_step(steps[0] if len(steps) else 0, num_in_memory), steps, workers, pin)
 
 
 def item_loader(dataset: Dataset[Item], order: Sequence[int], workers: int, pin: bool) -> Iterator[Item]:
@@ -52,6 +60,7 @@ def item_loader(dataset: Dataset[Item], order: Sequence[int], workers: int, pin:
         batch_size=None,
         sampler=order,
         num_workers=workers,
+        prefetch_factor=_NUM_AHEAD if workers else None,
         pin_memory=pin,
         worker_init_fn=start_worker if workers else None,
         collate_fn=_unchanged,

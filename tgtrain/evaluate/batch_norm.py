@@ -78,7 +78,7 @@ def _joint_batches(setup: Setup, ranks: Ranks, workers: int, bad: dict[str, None
     steps = range(num_steps)
     if setup.reader.shards.source is None:
         dataset, steps = replace(dataset, rank=0, world_size=1), range(ranks.rank, num_steps, ranks.world_size)
-    loader = step_loader(dataset, steps, workers, ranks.device.type == "cuda")
+    loader = step_loader(dataset, steps, workers, ranks.device.type == "cuda", one_at_a_time=True)
     for batch in batches_on(ranks.device, loader):
         bad.update(
             dict.fromkeys(reason for clips in (batch.labelled, batch.unlabelled) if clips for reason in clips.bad)

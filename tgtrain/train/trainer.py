@@ -193,9 +193,9 @@ class _Trainer:
                 self.journal = journal.Journal(
                     self.folder, self.step, self.evaluation_due, self.observer.warn, self.config.log
                 )
-        self.saved_at = self.step  # at step 0 there is nothing to save
-        loader = step_loader(self.dataset, range(self.step, stop_at), self.workers, self.ranks.device.type == "cuda")
-        complete = False
+        self.saved_at, complete = self.step, False  # at step 0 there is nothing to save
+        pin, steps = self.ranks.device.type == "cuda", range(self.step, stop_at)
+        loader = step_loader(self.dataset, steps, self.workers, pin, one_at_a_time=True)
         try:
             interrupted = self._run_steps(batches_on(self.ranks.device, loader), stop_at, should_stop)
             if self.saved_at != self.step:
