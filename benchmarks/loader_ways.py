@@ -51,7 +51,7 @@ class Ours(Way):
     def open(self, workers: int, skip: int) -> Batches:
         """Starts at any step."""
         dataset = step_dataset(our_setup(self.data), Ranks(0, 1, torch.device("cpu")))
-        return step_loader(dataset, range(skip // BATCH, 10**9), workers, pin=False, one_at_a_time=True)
+        return step_loader(dataset, range(skip // BATCH, 10**9), workers, pin=False, num_in_use=1)
 
 
 class Mapped(Ours):
@@ -64,7 +64,7 @@ class Mapped(Ours):
         setup = our_setup(self.data)
         setup.reader.shards = _MappedShards(str(setup.manifest.root))
         dataset = step_dataset(setup, Ranks(0, 1, torch.device("cpu")))
-        return step_loader(dataset, range(skip // BATCH, 10**9), workers, pin=False, one_at_a_time=True)
+        return step_loader(dataset, range(skip // BATCH, 10**9), workers, pin=False, num_in_use=1)
 
 
 class _MappedShards(LocalShards):

@@ -90,7 +90,7 @@ def load_here(data: str, workers: int, seconds: float) -> None:
     from tgtrain.ranks.distributed import Ranks
 
     dataset = step_dataset(our_setup(data), Ranks(0, 1, torch.device("cpu")))
-    batches = step_loader(dataset, range(10**9), workers, pin=False, one_at_a_time=True)
+    batches = step_loader(dataset, range(10**9), workers, pin=False, num_in_use=1)
     for _ in range(4 * workers):
         next(batches)
     clips, before, own, began = 0, used()[0], time.process_time(), time.perf_counter()

@@ -149,7 +149,9 @@ def _missing(paths: list[Path]) -> set[Path]:
 
 def _views(replies: Iterator[ViewReply], num_frames: list[int], job: ViewJob) -> Iterator[VideoViews]:
     """Turn replies into views to score; appends each video's number of frames to `num_frames`."""
-    from tgtrain.evaluate.evaluate import stacked_views
+    import numpy as np
+    import torch
+
     from tgtrain.evaluate.score import VideoViews
 
     for position, reply in enumerate(replies):
@@ -157,7 +159,9 @@ def _views(replies: Iterator[ViewReply], num_frames: list[int], job: ViewJob) ->
         if reply.bad:
             yield VideoViews(position, None, None, reply.bad)
         else:
-            yield stacked_views(position, reply.clips, rgb=job.rgb, tg=job.tg)
+            rgb = torch.from_numpy(np.stack([clip.rgb for clip in reply.clips])) if job.rgb else None
+            tgs = [clip.tg for clip in reply.clips if clip.tg is not None]
+            yield VideoViews(position, rgb, torch.from_numpy(np.stack(tgs)) if job.tg else None)
 
 
 def _show(path: Path, best: tuple[ClassScore, ...]) -> None:

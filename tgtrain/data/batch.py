@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from manifests.machine import peak_memory_mb
 from manifests.records import InputError
+from tgtrain.data import memory
 from tgtrain.data.clip import ClipPlan, ClipSettings, plan_train
 from tgtrain.data.lookahead import upcoming
 from tgtrain.data.order import Draw, StreamSource, rank_part, replayed_key, substitutes_of
@@ -25,7 +24,6 @@ from tgtrain.method.augment.plan import StrongPlan, StrongSettings, draw_strong_
 from tgtrain.method.augment.plan_mvpl import MvplSettings, draw_mvpl_plan
 from tgtrain.randomness import Choice, Stream, sample_seed
 
-_NO_PIXELS = np.empty((0, 0, 0, 3), np.uint8)
 _MAX_SUBSTITUTES = 16  # tried for a damaged sample before reading gives up
 Plans = tuple[StrongPlan, ...]
 _NO_PLANS: tuple[Plans, Plans] = ((), ())
@@ -121,36 +119,6 @@ class IndexedClips:
 
 
 @dataclass(slots=True)
-class BatchMemory:
-    """Memory for the pixels of batches; in a loader process it is shared memory, if there is enough, that the training process maps."""
-
-    num_batches: int = 0  # that take the same memory in turns; 0: none does
-    batch: int = -1  # the present one
-    _kept: dict[Hashable, Tensor] = field(default_factory=dict)
-
-    def next_batch(self) -> None:
-        """From now on memory is for the next batch."""
-        self.batch += 1
-
-    def new(self, name: Hashable, shape: tuple[int, ...]) -> Tensor:
-        """Uninitialised uint8 for what has this name in the present batch."""
-        place = (self.batch % self.num_batches, name) if self.num_batches else None
-        if place in self._kept:
-            return self._kept[place]
-        if get_worker_info() is None:
-            return torch.empty(shape, dtype=torch.uint8)
-        try:
-            storage = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")  # type: ignore[no-untyped-call]
-        except RuntimeError:
-            return torch.empty(shape, dtype=torch.uint8)
-        memory = torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
-        if place is not None:
-            # The kernel gives new memory page by page: a quarter of the time that the clip itself takes.
-            self._kept[place] = memory
-        return memory
-
-
-@dataclass(slots=True)
 class StepDataset(Dataset[SslBatch]):
     """Item s is the batch of step s on this rank. Any process can read any step, unless the fetcher is sequential."""
 
@@ -167,7 +135,6 @@ class StepDataset(Dataset[SslBatch]):
     strong_labelled: bool = False  # whether labelled clips get strong views too
     replayed: bool = False  # see `order.replayed_key`
     fetcher: IndexedClips = field(default_factory=IndexedClips)
-    memory: BatchMemory = field(default_factory=BatchMemory)
 
     @property
     def sources(self) -> list[StreamSource]:
@@ -184,9 +151,9 @@ class StepDataset(Dataset[SslBatch]):
                 figures[f"{name}_num_videos"] = len(source.videos)
         return figures
 
-    def from_step(self, step: int, num_in_memory: int = 0) -> StepDataset:
-        """The dataset for a loader that reads the steps from this one on. num_in_memory: see `BatchMemory`."""
-        return replace(self, fetcher=self.fetcher.from_step(step), memory=BatchMemory(num_in_memory))
+    def from_step(self, step: int) -> StepDataset:
+        """The dataset for a loader that reads the steps from this one on."""
+        return replace(self, fetcher=self.fetcher.from_step(step))
 
     def plan_clips(self, stream: Stream, video: StoredVideo, pass_index: int) -> tuple[ClipPlan, ...]:
         """The clips that a pass draws for a video."""
@@ -195,7 +162,6 @@ class StepDataset(Dataset[SslBatch]):
 
     def __getitem__(self, step: int) -> SslBatch:
         self.reader.shards.expect(lambda: upcoming(self.sources, self.reader.index, step))
-        self.memory.next_batch()
         labelled, labelled_plans = self._read(self.labelled, Stream.LABELLED, step, self.strong_labelled)
         unlabelled, plans = None, _NO_PLANS
         if self.unlabelled is not None:
@@ -212,15 +178,12 @@ class StepDataset(Dataset[SslBatch]):
         # Clips are decoded straight into the memory that travels to the training process: no copy on the way.
         num_rows = len(draws) * clip.num_clips
         num_gradients = clip.clip_frames + (clip.gradient == "slow")
-        new = self.memory.new
+        new = memory.of_process.new
         rgb = new((stream, "rgb"), (num_rows, clip.clip_frames, clip.size, clip.size, 3)) if self.rgb else None
         tg = new((stream, "tg"), (num_rows, num_gradients, clip.size, clip.size, 3)) if self.tg else None
         labels, videos, keys, bad, by_video = [], [], [], [], []
         for number, draw in enumerate(draws):
-            into = [
-                Clip(_NO_PIXELS if rgb is None else rgb[row].numpy(), None if tg is None else tg[row].numpy())
-                for row in range(number, num_rows, len(draws))
-            ]
+            into = memory.rows_as_clips(rgb, tg, range(number, num_rows, len(draws)))
             filled = self.fetcher.fill(self, source, stream, draw, into)
             key = self.reader.index.key(source.videos[filled.row])
             labels.append(int(source.labels[filled.row]))

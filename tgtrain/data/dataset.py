@@ -27,7 +27,8 @@ from tgtrain.config import config_from_dict
 from tgtrain.data.clip import ClipPlan, ClipSettings, plan_eval, plan_train
 from tgtrain.data.crop import CropBox, Size, short_side_size
 from tgtrain.data.loader import keep_pages
-from tgtrain.data.reader import BadSampleError, Clip, ClipReader
+from tgtrain.data.memory import rows_as_clips
+from tgtrain.data.reader import BadSampleError, ClipReader
 from tgtrain.data.setup import Setup, prepare
 from tgtrain.randomness import Choice, Stream, sample_seed
 
@@ -36,7 +37,6 @@ Part = Literal["labelled", "unlabelled", "train", "validation", "test", "all"]
 Sampling = Literal["random", "uniform", "full"]
 Crop = Literal["random", "centre", "three", "none"]
 _ROLES = ("labelled", "validation", "test", "unlabelled")  # of a video in several parts the first one counts
-_NO_PIXELS = np.empty((0, 0, 0, 3), np.uint8)
 
 
 class ClipItem(TypedDict, total=False):
@@ -191,9 +191,8 @@ class ClipDataset(Dataset[Any]):
         size, num_views = self.sampler.output(video.height, video.width), len(plans) * len(plans[0].boxes)
         shape = num_views, len(plans[0].frames), size.height, size.width, 3
         views = {name: torch.empty(shape, dtype=torch.uint8) for name in self.streams}
-        pixels = {name: views[name].numpy() if name in views else None for name in ("rgb", "tg")}
-        rgb, tg = pixels["rgb"], pixels["tg"]
-        into = [Clip(_NO_PIXELS if rgb is None else rgb[n], None if tg is None else tg[n]) for n in range(num_views)]
+        rgb, tg = views.get("rgb"), views.get("tg")
+        into = rows_as_clips(rgb, tg, range(num_views))
         try:
             reader.read_views(number, plans, rgb=rgb is not None, tg=tg is not None, into=into)
         except BadSampleError as error:

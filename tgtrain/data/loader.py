@@ -12,6 +12,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
+from functools import partial
 from io import BytesIO
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from manifests.console import say, waiting
 from manifests.machine import SIGNAL_REASONS, usable_cores
 from manifests.records import InputError
+from tgtrain.data import memory
 from tgtrain.data.batch import SslBatch, StepDataset
 from tgtrain.errors import RunError
 from tgtrain.ranks.signals import end_later, start_helpers
@@ -36,36 +38,26 @@ _RESUME = "The same command goes on from the last checkpoint."
 
 
 def step_loader(
-    dataset: StepDataset, steps: Sequence[int], workers: int, pin: bool, *, one_at_a_time: bool = False
+    dataset: StepDataset, steps: Sequence[int], workers: int, pin: bool, *, num_in_use: int = 0
 ) -> Iterator[SslBatch]:
-    """The batches of the given steps, in order, read ahead by `workers` processes (0: by this one).
-
-    one_at_a_time: the caller is done with a batch when it requests the next one, whose pixels may then take its memory.
-    """
-    # A process gets its next step when a batch of its own is taken, so that one is in use and the others are ready or in work.
-    num_in_memory = _NUM_AHEAD + 1 if one_at_a_time and workers else 0
-    return item_loader(dataset.from_step(steps[0] if len(steps) else 0, num_in_memory), steps, workers, pin)
+    """The batches of the given steps, in order, read ahead by `workers` processes (0: by this one). num_in_use: see `item_loader`."""
+    return item_loader(dataset.from_step(steps[0] if len(steps) else 0), steps, workers, pin, num_in_use=num_in_use)
 
 
-def item_loader(dataset: Dataset[Item], order: Sequence[int], workers: int, pin: bool) -> Iterator[Item]:
+def item_loader(
+    dataset: Dataset[Item], order: Sequence[int], workers: int, pin: bool, *, num_in_use: int = 0
+) -> Iterator[Item]:
     """The items of a dataset in this order, read ahead by `workers` processes (0: by this one).
+
+    num_in_use: how many items, from the newest back, the caller uses at a time (1: it is done with each when it requests the next):
+    the pixels of those before are overwritten by later ones. 0: none are.
 
     Process k reads every `workers`-th item, from the k-th on. An InputError or OSError in a loader process is raised here
     as it was raised there; for any other exception, and if a process cannot start or ends, it is a RunError.
     """
     if not workers:
         keep_pages()  # frames are decoded in this process
-    loader: DataLoader[Item | _ByValue | Exception] = DataLoader(
-        _Sent(dataset) if workers else dataset,
-        batch_size=None,
-        sampler=order,
-        num_workers=workers,
-        prefetch_factor=_NUM_AHEAD if workers else None,
-        pin_memory=pin,
-        worker_init_fn=start_worker if workers else None,
-        collate_fn=_unchanged,
-        multiprocessing_context=worker_context() if workers else None,
-    )
+    loader = _data_loader(dataset, order, workers, pin, num_in_use)
     try:
         items = iter(loader)
     except (OSError, EOFError) as error:
@@ -98,6 +90,32 @@ def item_loader(dataset: Dataset[Item], order: Sequence[int], workers: int, pin:
         raise RunError(f"a loader process {how}. {reason}{_ADVICE} {_RESUME}") from error
 
 
+def _data_loader(
+    dataset: Dataset[Item], order: Sequence[int], workers: int, pin: bool, num_in_use: int
+) -> DataLoader[Item | _ByValue | Exception]:
+    start = partial(start_worker, num_in_memory=_num_in_memory(workers, num_in_use)) if workers else None
+    return DataLoader(
+        _Sent(dataset) if workers else dataset,
+        batch_size=None,
+        sampler=order,
+        num_workers=workers,
+        prefetch_factor=_NUM_AHEAD if workers else None,
+        pin_memory=pin,
+        worker_init_fn=start,
+        collate_fn=_unchanged,
+        multiprocessing_context=worker_context() if workers else None,
+    )
+
+
+def _num_in_memory(workers: int, num_in_use: int) -> int:
+    """Items of one loader process whose memory must not be used for others; 0 if that holds for all.
+
+    A process begins its next item when one of its own is taken, so it has those in use, of which that is the last, and _NUM_AHEAD
+    that are ready or in work.
+    """
+    return _NUM_AHEAD + -(-num_in_use // workers) if num_in_use else 0
+
+
 class _Sent(Dataset[Item | "_ByValue" | Exception]):
     """A dataset whose items are ready to leave a loader process, and whose errors are values, which keep their type and errno."""
 
@@ -106,6 +124,7 @@ class _Sent(Dataset[Item | "_ByValue" | Exception]):
 
     def __getitem__(self, number: int) -> Item | _ByValue | Exception:
         try:
+            memory.of_process.next_item()
             return _sent(self.dataset[number])
         except Exception as error:
             if isinstance(error, InputError | OSError):
@@ -189,8 +208,9 @@ def _unchanged(item: Any) -> Any:
     return item
 
 
-def start_worker(number: int) -> None:
+def start_worker(number: int, num_in_memory: int = 0) -> None:
     """Set up a loader process: one computing thread, buffers that stay allocated, and an end with the training process."""
+    memory.of_process.num_items = num_in_memory
     # Objects of modules live as long as the process: the garbage collector need not look through them again and again.
     gc.freeze()
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -33,7 +33,7 @@ from tgtrain.data.stores.video_index import StoredVideo, VideoIndex, index_of
 from tgtrain.data.video_frames import GopDecoder, PictureRun, runs_of
 
 Pixels = npt.NDArray[np.uint8]
-_NO_PIXELS: Pixels = np.empty((0, 0, 0, 3), np.uint8)
+NO_PIXELS: Pixels = np.empty((0, 0, 0, 3), np.uint8)
 
 
 class BadSampleError(Exception):
@@ -88,7 +88,7 @@ class ClipReader:
         self.shards = shards
         self.gop = gop
         self.decoder: GopDecoder | None = None
-        self.scratch: tuple[Pixels, Pixels] = (_NO_PIXELS, _NO_PIXELS)
+        self.scratch: tuple[Pixels, Pixels] = (NO_PIXELS, NO_PIXELS)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ClipReader, (self.index, self.shards, self.gop)
@@ -310,7 +310,7 @@ def _cuts(
     clips = list(into or ())
     for plan, *_ in views if into is None else ():
         size = (plan.output_size, plan.output_size, 3)
-        pixels = np.empty((len(plan.frames), *size), np.uint8) if rgb else _NO_PIXELS
+        pixels = np.empty((len(plan.frames), *size), np.uint8) if rgb else NO_PIXELS
         clips.append(Clip(pixels, np.empty((len(plan.tg_frames), *size), np.uint8) if tg else None))
     rgb_cuts: Cuts = defaultdict(list)
     tg_cuts: Cuts = defaultdict(list)
@@ -340,7 +340,7 @@ def _cut_from_rgb(
     of_pair: OfPair = temporal_gradient,
 ) -> None:
     """Fill all cuts from RGB frames, by rising index; fast TG is computed from neighbours as they come."""
-    previous = Picture(-2, _NO_PIXELS)
+    previous = Picture(-2, NO_PIXELS)
     for picture in pictures:
         index, before = picture.frame, previous.frame
         _apply(picture, (*rgb_cuts.get(index, ()), *(tg_cuts.get(index, ()) if slow else ())), resized)

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tgtrain.data import memory
 from tgtrain.data.batch import split_batch
 from tgtrain.data.build import measured_views, step_dataset
 from tgtrain.data.clip import ClipPlan, plan_eval, plan_train
 from tgtrain.data.device import batches_on, views_of
 from tgtrain.data.loader import item_loader, step_loader
 from tgtrain.data.order import StreamOrder, steps_per_epoch
-from tgtrain.data.reader import BadSampleError
+from tgtrain.data.reader import BadSampleError, Clip
 from tgtrain.data.sequential_batches import ClipBuffer, Slot
 from tgtrain.data.setup import Setup
 from tgtrain.data.stores.video_index import StoredVideo
@@ -78,7 +79,7 @@ def _joint_batches(setup: Setup, ranks: Ranks, workers: int, bad: dict[str, None
     steps = range(num_steps)
     if setup.reader.shards.source is None:
         dataset, steps = replace(dataset, rank=0, world_size=1), range(ranks.rank, num_steps, ranks.world_size)
-    loader = step_loader(dataset, steps, workers, ranks.device.type == "cuda", one_at_a_time=True)
+    loader = step_loader(dataset, steps, workers, ranks.device.type == "cuda", num_in_use=1)
     for batch in batches_on(ranks.device, loader):
         bad.update(
             dict.fromkeys(reason for clips in (batch.labelled, batch.unlabelled) if clips for reason in clips.bad)
@@ -128,7 +129,10 @@ class _TrainClips(Dataset[_ReadClip]):
         video = self.videos[draw.video]
         (plan,) = self.plan(self.reader.index[video], draw.pass_index)
         try:
-            return torch.from_numpy(self.reader.read(video, plan, tg=False).rgb)
+            shape = (len(plan.frames), plan.output_size, plan.output_size, 3)
+            rgb = memory.of_process.new("rgb", shape)
+            self.reader.read_views(video, [plan], tg=False, into=[Clip(rgb.numpy(), None)])
+            return rgb
         except BadSampleError as error:
             return str(error)
 
@@ -153,14 +157,15 @@ def _batches(setup: Setup, ranks: Ranks, workers: int, bad: dict[str, None]) -> 
     else:
         size = dataset.size
         positions = [position for number in numbers for position in range(number * size, (number + 1) * size)]
-        items = item_loader(dataset, positions, min(workers, len(positions)), ranks.device.type == "cuda")
+        pin = ranks.device.type == "cuda"
+        items = item_loader(dataset, positions, min(workers, len(positions)), pin, num_in_use=1)
     for _ in numbers:
         clips: list[Tensor] = []
         for item in islice(items, dataset.size):
             if isinstance(item, str):
                 bad[item] = None
             else:
-                # Copied, so that the shared memory it came in, and its file descriptor, are freed.
+                # Copied, because the next clips take the memory it came in.
                 clips.append(item.to(ranks.device, non_blocking=True, copy=True))
         if len(clips) > 1:  # BatchNorm needs more than one row
             yield cast("Tensor", network_input(torch.stack(clips)))  # None comes of None only

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 
+from tgtrain.data import memory
 from tgtrain.data.clip import plan_eval
 from tgtrain.data.loader import item_loader
-from tgtrain.data.reader import BadSampleError, Clip
+from tgtrain.data.reader import BadSampleError
 from tgtrain.data.setup import Setup
 from tgtrain.evaluate.results import EvalProtocol, Result
 from tgtrain.evaluate.score import BATCH_VIEWS, Average, Floats, Modality, Scorer, VideoScores, VideoViews
@@ -52,21 +52,19 @@ class _ViewDataset(Dataset[VideoViews]):
         plans = plan_eval(
             stored.num_frames, stored.height, stored.width, self.clip, protocol.num_clips, protocol.num_crops
         )
-        rgb, tg = self.settings.modality in ("rgb", "both"), self.settings.modality in ("tg", "both")
+        num_views, size = protocol.num_views, plans[0].output_size
+        rgb, tg = (
+            memory.of_process.new(view, (num_views, len(frames), size, size, 3))
+            if self.settings.modality in (view, "both")
+            else None
+            for view, frames in (("rgb", plans[0].frames), ("tg", plans[0].tg_frames))
+        )
+        into = memory.rows_as_clips(rgb, tg, range(num_views))
         try:
-            clips = self.reader.read_views(self.videos[position], plans, rgb=rgb, tg=tg)
+            self.reader.read_views(self.videos[position], plans, rgb=rgb is not None, tg=tg is not None, into=into)
         except BadSampleError as error:
             return VideoViews(position, None, None, str(error))
-        return stacked_views(position, clips, rgb=rgb, tg=tg)
-
-
-def stacked_views(position: int, clips: Sequence[Clip], *, rgb: bool, tg: bool) -> VideoViews:
-    """Stack the clips of one video to one tensor a network."""
-    return VideoViews(
-        position,
-        torch.from_numpy(np.stack([clip.rgb for clip in clips])) if rgb else None,
-        torch.from_numpy(np.stack([clip.tg for clip in clips if clip.tg is not None])) if tg else None,
-    )
+        return VideoViews(position, rgb, tg)
 
 
 def evaluate(
@@ -87,10 +85,11 @@ def evaluate(
     """
     share = setup.reader.shards.share(videos, ranks.rank, ranks.world_size, workers)
     dataset = _ViewDataset(setup, [videos[place] for place in share], settings)
-    loader = item_loader(dataset, range(len(dataset)), workers, ranks.device.type == "cuda")
     scorer = Scorer(
         model, ranks.device, settings.average, setup.clip.gradient == "slow", settings.batch_views, settings.features
     )
+    pin, num_in_use = ranks.device.type == "cuda", scorer.num_in_use(settings.protocol.num_views)
+    loader = item_loader(dataset, range(len(dataset)), workers, pin, num_in_use=num_in_use)
     # Training goes on with the same model afterwards.
     was_training = model.training
     model.eval()

@@ -45,6 +45,11 @@ class EvalProtocol:
         """The name that metrics carry, such as `10x3`."""
         return f"{self.num_clips}x{self.num_crops}"
 
+    @property
+    def num_views(self) -> int:
+        """Views of a video."""
+        return self.num_clips * self.num_crops
+
 
 @dataclass(frozen=True, slots=True)
 class Result:

@@ -72,12 +72,17 @@ class Scorer:
     features: bool = False
     """Keep the pooled features too."""
 
+    def num_in_use(self, num_views: int) -> int:
+        """How many videos of so many views `score` uses at a time: those that go through the model together, and a new one."""
+        return max(1, self.batch_views // num_views) + 1
+
     @torch.no_grad()
     def score(self, videos: Iterable[VideoViews]) -> Iterator[VideoScores]:
         """Score the videos, in their order."""
         waiting: list[VideoViews] = []
         for video in videos:
-            if sum(map(len, waiting)) + len(video) > self.batch_views:
+            # Bad videos count too: none waits for longer than `num_in_use` says.
+            if (len(waiting) + 1) * max(map(len, [*waiting, video])) > self.batch_views:
                 yield from self._score_together(waiting)
                 waiting = []
             waiting.append(video)

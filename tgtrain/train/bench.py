@@ -148,7 +148,7 @@ def measure_loader(setup: Setup, ranks: Ranks, workers: int, seconds: float, fir
         range(first_step, first_step + _APART_STEPS),
         workers,
         pin=ranks.device.type == "cuda",
-        one_at_a_time=True,
+        num_in_use=1,
     )
     # Processes deliver their batches in turn, so only complete rounds count.
     round_size = max(1, workers)

@@ -195,7 +195,7 @@ class _Trainer:
                 )
         self.saved_at, complete = self.step, False  # at step 0 there is nothing to save
         pin, steps = self.ranks.device.type == "cuda", range(self.step, stop_at)
-        loader = step_loader(self.dataset, steps, self.workers, pin, one_at_a_time=True)
+        loader = step_loader(self.dataset, steps, self.workers, pin, num_in_use=1)
         try:
             interrupted = self._run_steps(batches_on(self.ranks.device, loader), stop_at, should_stop)
             if self.saved_at != self.step:

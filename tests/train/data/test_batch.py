@@ -17,9 +17,9 @@ from manifests.manifest_io import read_manifest
 from manifests.object_store import UnreachableError
 from manifests.records import InputError
 from tests.train.support import assert_same_batch, dataset_of, replace_rank
-from tgtrain.data.batch import BatchMemory
 from tgtrain.data.clip import plan_train
 from tgtrain.data.loader import item_loader, step_loader
+from tgtrain.data.memory import PixelMemory
 from tgtrain.data.reader import ClipReader
 from tgtrain.data.stores.video_index import StoredVideo
 from tgtrain.randomness import Choice, Stream, sample_seed
@@ -40,7 +40,7 @@ def test_batches_equal_for_any_workers_and_first_step(data_set: Path, workers: i
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_batches_that_share_memory_keep_their_pixels_until_the_next_is_requested(data_set: Path, workers: int) -> None:
     dataset = dataset_of(data_set)
-    loader = step_loader(dataset, range(2, 14), workers, pin=False, one_at_a_time=True)
+    loader = step_loader(dataset, range(2, 14), workers, pin=False, num_in_use=1)
     for batch in loader:
         time.sleep(0.1)  # by then every process has read as far ahead as it may
         assert_same_batch(batch, dataset[batch.step])
@@ -48,10 +48,10 @@ def test_batches_that_share_memory_keep_their_pixels_until_the_next_is_requested
 
 
 def test_memory_is_taken_in_turns_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tgtrain.data.batch.get_worker_info", lambda: object())
-    memory, places = BatchMemory(num_batches=3), []
+    monkeypatch.setattr("tgtrain.data.memory.get_worker_info", lambda: object())
+    memory, places = PixelMemory(num_items=3), []
     for _ in range(7):
-        memory.next_batch()
+        memory.next_item()
         places.append([memory.new(name, (2, 4, 3)).data_ptr() for name in ("rgb", "tg")])
     assert places[:3] * 2 == places[:6]
     assert places[6] == places[0]

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,18 +121,48 @@ def test_readers_return_what_was_written(data_set: Path, tmp_path: Path) -> None
         read_test_metrics(tmp_path)
 
 
+def damage(root: Path, key: str) -> None:
+    """Make a video of a data set unreadable."""
+    victim = next(row for row in read_manifest(root).videos if row.key == key)
+    shard = bytearray((root / victim.shard).read_bytes())
+    shard[victim.members.rgb_index_offset] ^= 0xFF
+    (root / victim.shard).write_bytes(shard)
+
+
+@pytest.mark.parametrize("batch_views", [2, 7, 30])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_views_that_wait_for_others_keep_their_pixels(
+    make_data_set: Callable[..., Path], batch_views: int, workers: int
+) -> None:
+    """Though later videos take the memory of earlier ones, and damaged videos come between."""
+    root = make_data_set()
+    setup, model = setup_of(root), build_model(MODEL, seed=3)
+    places = setup.videos("test")
+    for place in places[1:3]:
+        damage(root, setup.split.key[place])
+    shown = [places[number] for number in (0, 1, 1, 2, 1, 2, 3, 4, 5, 0, 3, 1, 1, 1, 4, 5, 4, 3, 0, 2, 2, 5)]
+    settings = EvalSettings(EvalProtocol(3, 1), "both", batch_views=batch_views)
+    expected = evaluate(model, setup, shown, settings, ALONE)
+    hook = model.head_rgb.register_forward_pre_hook(lambda module, inputs: time.sleep(0.1))  # type: ignore[union-attr]
+    found = evaluate(
+        model, setup, shown, settings, ALONE, workers=workers
+    )  # the processes read as far ahead as they may
+    hook.remove()
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    assert found.keys == expected.keys
+    assert len(found.bad) == 10
+
+
 def test_a_damaged_video_is_left_out_by_name(make_data_set: Callable[..., Path]) -> None:
     root = make_data_set()
     setup, model = setup_of(root), build_model(MODEL)
     places = setup.videos("test")
-    victim = next(row for row in read_manifest(root).videos if row.key == setup.split.key[places[0]])
-    shard = bytearray((root / victim.shard).read_bytes())
-    shard[victim.members.rgb_index_offset] ^= 0xFF
-    (root / victim.shard).write_bytes(shard)
+    victim = setup.split.key[places[0]]
+    damage(root, victim)
     result = evaluate(model, setup, places, EvalSettings(EvalProtocol(1, 1)), ALONE)
     assert len(result.keys) == 5
-    assert victim.key not in result.keys
-    assert victim.key in result.bad[0]
+    assert victim not in result.keys
+    assert victim in result.bad[0]
 
 
 def test_the_mode_of_the_model_is_given_back(data_set: Path) -> None:
