@@ -44,7 +44,7 @@ STARTS = {f"{LISTED_VIDEOS} videos": ("many", 0), "resumed": ("few", RESUMED_STE
 CHILD = """
 import time
 began = time.time()
-import json, os, resource, sys
+import json, os, sys
 from cli import start
 start()
 data, workers, step = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -67,7 +67,8 @@ first = time.time()
 print(json.dumps({
     "seconds": first - imported, "seconds_with_imports": first - began,
     "setup_cpu_seconds": after - before, "cpu_seconds_with_imports": used()[0],
-    "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    # Not ru_maxrss, which begins with that of the process that started this one.
+    "peak_mb": int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024,
 }))
 sys.stdout.flush()
 os._exit(0)

@@ -126,9 +126,9 @@ def test_a_network_of_tg_alone_is_measured_over_joint_batches_or_not_at_all(data
 def test_every_video_is_read_once(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     setup = setup_of(data_set)
     seen: list[Any] = []
-    read = ClipReader.read
+    read = ClipReader.read_views
     monkeypatch.setattr(
-        ClipReader, "read", lambda self, video, *args, **kw: seen.append(video) or read(self, video, *args, **kw)
+        ClipReader, "read_views", lambda self, video, *args, **kw: seen.append(video) or read(self, video, *args, **kw)
     )
     recompute_batch_norm(build_model(setup.config.model, seed=1), setup, ALONE)
     assert len(seen) == len(set(seen)) == 12
@@ -138,8 +138,8 @@ def test_what_a_process_hands_over_is_one_clip(data_set: Path, monkeypatch: pyte
     """A batch is that of all ranks: of 40 published clips 96 MB, and each process would hold several in shared memory."""
     sizes: list[int] = []
 
-    def watched(*args: Any) -> Any:
-        for item in item_loader(*args):
+    def watched(*args: Any, **settings: Any) -> Any:
+        for item in item_loader(*args, **settings):
             sizes.append(item.numel())
             yield item
 

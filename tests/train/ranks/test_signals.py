@@ -169,7 +169,7 @@ STALLED = {
 def stalling(monkeypatch: pytest.MonkeyPatch, at: int, error: Exception, act: Callable[[], None]) -> None:
     """The loader gives `at` batches; then something happens while the next one is waited for, which ends with an error."""
 
-    def loader(dataset: StepDataset, steps: range, workers: int, pin: bool) -> Iterator[SslBatch]:
+    def loader(dataset: StepDataset, steps: range, workers: int, pin: bool, *, num_in_use: int) -> Iterator[SslBatch]:
         yield from map(dataset.__getitem__, steps[:at])
         act()
         raise error

@@ -194,7 +194,7 @@ def test_damage_during_batch_norm_of_a_test_is_logged(
     ruin(root, {victim})
     workers: list[int] = []
 
-    def without(dataset: Any, order: Any, number: int, pin: bool) -> Any:
+    def without(dataset: Any, order: Any, number: int, pin: bool, *, num_in_use: int) -> Any:
         workers.append(number)
         return loader.item_loader(dataset, order, 0, pin)
 
