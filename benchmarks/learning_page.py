@@ -232,7 +232,8 @@ ABOUT = {
 def page(results: Results, docs: Path) -> str:
     """The whole page as Markdown."""
     processors = sorted({cell["processor"] for cell in results.cells})
-    introduction = INTRODUCTION.format(processors=", ".join(processors), num_runs=len(results.cells))
+    cost = json.loads(OUTPUT.with_name("learning_cost.json").read_text())["of a training"]
+    introduction = INTRODUCTION.format(processors=", ".join(processors), num_runs=len(results.cells), cost=cost)
     parts = ["# Does it help? Methods, labels and seeds on small data sets", introduction, SUMMARY]
     parts[-1] += "\n".join(summary_rows(results))
     for data in DATA_SETS.values():
@@ -263,8 +264,8 @@ ones, which need a GPU ([recipes.md](recipes.md)).
 - **error**: standard error of that accuracy over people or sources of clips (RGB, or the one network that the method has): what other
   test people would change.
 - **minutes**: processor minutes of one training.
-  Trainings ran beside other work, so minutes of different days differ by more than the methods do. On one day,
-  "best" took 1.36 times the minutes of the whole method with as many epochs ([beyond.md](beyond.md#what-was-tried-on-small-data)), so about 1.2 with these.
+  Trainings ran beside other work, so minutes of different days differ by more than the methods do.
+  Measured in turns (`benchmarks/learning_cost.py`), a training of "best" takes {cost} times the processor time of the whole method.
 - **gain**: difference in points ± its standard error over people or sources, over the seeds that both methods have, so it can differ from that of the means
   above. p: exact McNemar test over all seeds; videos that appear under
   several seeds count as independent there, so trust the error of the gain first."""
@@ -276,8 +277,8 @@ SUMMARY = """\
 What the whole method gains, in points ± standard error (seeds). What is not listed has not been run.
 
 - At 5 and 10 % labels, unlabelled videos lift the RGB network above labels alone and above FixMatch, towards the TG network, its teacher.
-- Recipe `demo-best`, tested by both networks, is more than 5 points above the whole method at 10 % on the sample (three seeds) and on Weizmann (one seed). On the
-  three classes of UCF101 its gain is smaller than the error.
+- Recipe `demo-best`, tested by both networks, is more than 5 points above the whole method at 10 % on the sample and on Weizmann. On the three classes of
+  UCF101 its gain is smaller than the error.
 - At 20 % on the sample the unlabelled videos of the whole method do harm: labels alone and FixMatch are better, and alignment alone is, too.
 - The TG network gains nothing at any share: it learns as much or more from the labels alone.
 - Why, as far as it is known: the strong views set the BatchNorm statistics of the TG network, and each network of a pair has half the weight of labels
