@@ -265,7 +265,7 @@ ones, which need a GPU ([recipes.md](recipes.md)).
   test people would change.
 - **minutes**: processor minutes of one training.
   Trainings ran beside other work, so minutes of different days differ by more than the methods do.
-  Measured in turns (`benchmarks/learning_cost.py`), a training of "best" takes {cost} times the processor time of the whole method.
+  Measured in turns (`benchmarks/learning_cost.py`), a training of "best" takes {cost:.2f} times the processor time of the whole method.
 - **gain**: difference in points ± its standard error over people or sources, over the seeds that both methods have, so it can differ from that of the means
   above. p: exact McNemar test over all seeds; videos that appear under
   several seeds count as independent there, so trust the error of the gain first."""
