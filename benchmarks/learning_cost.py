@@ -2,8 +2,8 @@
 
     python benchmarks/learning_cost.py --work FOLDER [--pairs 3] [--steps 150]
 
-Both train on the rendered sample as in benchmarks/learning.py, on one thread. A step's time is that of a run that ends after
-`--steps` steps without that of one which ends after 20, so starting counts for nothing. A training of demo-best has 12 % fewer steps.
+Both train on the rendered sample as in benchmarks/learning.py, on one thread. A step's time is that of a run of `--steps`
+steps minus that of a run of 20, per step, so that starting does not count. A training of demo-best has 12 % fewer steps.
 """
 
 from __future__ import annotations

@@ -254,16 +254,19 @@ def interruptible() -> Iterator[tuple[threading.Event, list[int]]]:
         seen.append(number)
         stop.set()
         # In a thread: the signal may have interrupted code that holds the lock of this event. Nothing waits for a silent store.
-        setters.append(threading.Thread(target=giving_up.set, daemon=True))
-        setters[-1].start()
+        setter = threading.Thread(target=giving_up.set, daemon=True)
+        setter.start()
+        setters.append(setter)
 
     try:
         with _handled_by(note):
             yield stop, seen
     finally:
-        for setter in setters:  # one that sets the event late would make later calls give up
-            setter.join()
-        giving_up.clear()
+        try:
+            for setter in setters:  # one that sets the event late would make later calls give up
+                setter.join()
+        finally:
+            giving_up.clear()
 
 
 @contextmanager

@@ -48,10 +48,13 @@ def _without_pandas() -> None:
 def _signals_as_before() -> Iterator[None]:
     """Undo what a command that runs in this process sets for signals until the end of its process."""
     before = {number: signal.getsignal(number) for number in EXIT_CODES}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     yield
     signal.set_wakeup_fd(-1)  # else the thread of `note_signals` goes on to set `giving_up`
     for number, handler in before.items():
-        signal.signal(number, handler)
+        if handler is not None:  # set by C code
+            signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     giving_up.clear()
 
 

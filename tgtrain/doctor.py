@@ -22,7 +22,7 @@ OPTIONAL = {
     "av": "tgtrain predict",
     "transformers": "model.backbone=videomae",
 }
-SHARED_MEMORY_BYTES = 2 * 10**9  # two batches ahead of 40 + 40 clips for each of a few loader processes
+SHARED_MEMORY_BYTES = 2 * 10**9  # three batches of 40 + 40 clips for each of three loader processes
 OPEN_FILES = 4096
 VIDEO_CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2video")
 SLOW_JPEG_PER_SECOND = 300.0
@@ -126,7 +126,7 @@ def _shared_memory() -> Iterator[Finding]:
         return
     free = shutil.disk_usage(folder).free
     advice = (
-        "Batches travel through it; with too little, they go through pipes, slower. docker run --shm-size 8g or --ipc host, "
+        "Batches travel through it; with too little, they go through pipes, slower. docker run --shm-size 16g or --ipc host, "
         "or fewer processes: --set runtime.workers=2"
     )
     yield judge("shared memory", free >= SHARED_MEMORY_BYTES, f"{free / 1e9:.2f} GB free in /dev/shm", advice)

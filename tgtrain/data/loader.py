@@ -31,7 +31,7 @@ from tgtrain.errors import RunError
 from tgtrain.ranks.signals import end_later, start_helpers
 
 Item = TypeVar("Item")
-_ADVICE = "`tgtrain doctor` measures memory and /dev/shm (docker run --shm-size 8g or --ipc host); fewer processes: --set runtime.workers=1 or 0."
+_ADVICE = "`tgtrain doctor` measures memory and /dev/shm (docker run --shm-size 16g or --ipc host); fewer processes: --set runtime.workers=1 or 0."
 _END: Any = object()
 _NUM_AHEAD = 2  # batches of each process that are ready or in work while one is used
 _RESUME = "The same command goes on from the last checkpoint."
@@ -49,8 +49,7 @@ def item_loader(
 ) -> Iterator[Item]:
     """The items of a dataset in this order, read ahead by `workers` processes (0: by this one).
 
-    num_in_use: how many items, from the newest back, the caller uses at a time (1: it is done with each when it requests the next):
-    the pixels of those before are overwritten by later ones. 0: none are.
+    num_in_use: the newest so many items stay valid; older ones may be overwritten. 0: all stay valid.
 
     Process k reads every `workers`-th item, from the k-th on. An InputError or OSError in a loader process is raised here
     as it was raised there; for any other exception, and if a process cannot start or ends, it is a RunError.
@@ -93,6 +92,7 @@ def item_loader(
 def _data_loader(
     dataset: Dataset[Item], order: Sequence[int], workers: int, pin: bool, num_in_use: int
 ) -> DataLoader[Item | _ByValue | Exception]:
+    num_in_use = min(num_in_use, 1) if pin else num_in_use  # the caller gets copies
     start = partial(start_worker, num_in_memory=_num_in_memory(workers, num_in_use)) if workers else None
     return DataLoader(
         _Sent(dataset) if workers else dataset,
@@ -108,10 +108,10 @@ def _data_loader(
 
 
 def _num_in_memory(workers: int, num_in_use: int) -> int:
-    """Items of one loader process whose memory must not be used for others; 0 if that holds for all.
+    """How many items of one process must stay untouched; 0: memory is never reused.
 
-    A process begins its next item when one of its own is taken, so it has those in use, of which that is the last, and _NUM_AHEAD
-    that are ready or in work.
+    A process begins its next item when one of its own is delivered. Its share of the items in use includes that one, and
+    _NUM_AHEAD others are ready or in work.
     """
     return _NUM_AHEAD + -(-num_in_use // workers) if num_in_use else 0
 
@@ -145,6 +145,7 @@ def _sent(item: Item) -> Item | _ByValue:
         for tensor in found.tensors:
             tensor.share_memory_()  # type: ignore[no-untyped-call]
     except RuntimeError:  # as in a container, which has 64 MB unless it asks for more
+        memory.of_process.keep_none()
         content = BytesIO()
         _Values(content).dump(item)
         return _ByValue(content.getvalue())

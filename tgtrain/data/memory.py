@@ -15,14 +15,14 @@ from tgtrain.data.reader import NO_PIXELS, Clip
 
 @dataclass(slots=True)
 class PixelMemory:
-    """Gives memory to the items of a loader, by name within an item. Items take the same memory in turns if `num_items` is not 0.
+    """Gives memory to the items of a loader, by name within an item.
 
-    The kernel gives new shared memory page by page, each for the price of decoding a row of squares: together they took a quarter
-    of the time of a training clip.
+    Every `num_items`-th item reuses the same memory; 0: each gets new memory. The kernel clears new shared memory page by page, which
+    took a quarter of the time of a training clip.
     """
 
     num_items: int = 0
-    item: int = -1  # the present one
+    item: int = -1  # the current one
     _kept: dict[Hashable, Tensor] = field(default_factory=dict)
 
     def next_item(self) -> None:
@@ -40,15 +40,21 @@ class PixelMemory:
         try:
             storage = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")  # type: ignore[no-untyped-call]
         except RuntimeError:
+            self.keep_none()
             return torch.empty(shape, dtype=torch.uint8)
         memory = torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
         if place is not None:
             self._kept[place] = memory
         return memory
 
+    def keep_none(self) -> None:
+        """Give new memory to each item from now on, because there is not enough to be kept. Items handed over stay as they are."""
+        self.num_items = 0
+        self._kept.clear()
+
 
 of_process = PixelMemory()
-"""That of the loader which this process reads for."""
+"""The memory of the loader that this process serves."""
 
 
 def rows_as_clips(rgb: Tensor | None, tg: Tensor | None, rows: Iterable[int]) -> list[Clip]:

@@ -81,7 +81,7 @@ class Scorer:
         """Score the videos, in their order."""
         waiting: list[VideoViews] = []
         for video in videos:
-            # Bad videos count too: none waits for longer than `num_in_use` says.
+            # Bad videos count too, so that no video with pixels waits longer than `num_in_use` says.
             if (len(waiting) + 1) * max(map(len, [*waiting, video])) > self.batch_views:
                 yield from self._score_together(waiting)
                 waiting = []

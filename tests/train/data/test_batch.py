@@ -57,6 +57,24 @@ def test_memory_is_taken_in_turns_by_name(monkeypatch: pytest.MonkeyPatch) -> No
     assert places[6] == places[0]
     assert len({place for pair in places for place in pair}) == 6
     assert memory.new("rgb", (2, 4, 3)).is_shared()
+    assert memory.new("rgb", (2, 5, 3)).shape == (2, 5, 3)
+
+
+def test_memory_is_not_kept_where_there_is_too_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **settings: object) -> None:
+        raise RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)")
+
+    monkeypatch.setattr("tgtrain.data.memory.get_worker_info", lambda: object())
+    memory = PixelMemory(num_items=2)
+    memory.next_item()
+    before = memory.new("rgb", (2, 4))
+    before.fill_(7)
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)
+    assert not memory.new("tg", (2, 4)).is_shared()
+    for _ in range(3):
+        memory.next_item()
+        memory.new("rgb", (2, 4)).fill_(1)
+    assert before.eq(7).all()
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
