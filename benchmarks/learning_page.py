@@ -279,6 +279,8 @@ What the whole method gains, in points ± standard error (seeds). What is not li
 - At 5 and 10 % labels, unlabelled videos lift the RGB network above labels alone and above FixMatch, towards the TG network, its teacher.
 - Recipe `demo-best`, tested by both networks, is more than 5 points above the whole method at 10 % on the sample and on Weizmann. On the three classes of
   UCF101 its gain is smaller than the error.
+- FreeMatch's thresholds help neither network at 10 % on the sample. An EMA teacher has runs of one seed on other videos only
+  ([beyond.md](beyond.md#what-was-tried-on-small-data)).
 - At 20 % on the sample the unlabelled videos of the whole method do harm: labels alone and FixMatch are better, and alignment alone is, too.
 - The TG network gains nothing at any share: it learns as much or more from the labels alone.
 - Why, as far as it is known: the strong views set the BatchNorm statistics of the TG network, and each network of a pair has half the weight of labels
