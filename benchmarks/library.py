@@ -40,7 +40,7 @@ PACKAGES = ("torch", "numpy", "simplejpeg", "opencv-python-headless")
 def trainer(data: str, num_batches: int, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Batches of the labelled stream as `tgtrain run` reads them."""
     dataset = open_streams(data, labelled=BATCH, unlabelled=0, seed=SEED)._dataset
-    for batch in step_loader(dataset, range(num_batches), workers, pin=False):
+    for batch in step_loader(dataset, range(num_batches), workers, pin=False, num_in_use=1):
         assert batch.labelled.rgb is not None
         assert batch.labelled.tg is not None
         yield batch.labelled.rgb, batch.labelled.tg
