@@ -21,11 +21,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.learning import HERE, SAMPLE, command, prepare
+from benchmarks.learning import BEST_EPOCHS, HERE, SAMPLE, command, prepare
 from manifests.machine import processor_name
 
 FIRST_STEPS = 20
-SHARE_OF_STEPS = {"full": 1.0, "best": 0.88}  # see `learning.train`
 
 
 def seconds(method: str, folder: Path, run: Path, num_steps: int) -> float:
@@ -50,7 +49,7 @@ def main() -> None:
     folder = prepare(SAMPLE, "1", given.work, None)
     if not (folder / "splits/p10-stratified-s1-f1.parquet").exists():
         command("tgprep", "split", folder, "--percent=10", "--seed=1", "--strategy=stratified")
-    steps: dict[str, list[float]] = {method: [] for method in SHARE_OF_STEPS}
+    steps: dict[str, list[float]] = {method: [] for method in ("full", "best")}
     for _ in range(given.pairs):
         for method, found in steps.items():
             few, many = (seconds(method, folder, given.work / "cost", count) for count in (FIRST_STEPS, given.steps))
@@ -66,7 +65,7 @@ def main() -> None:
         "settings": {"pairs": given.pairs, "steps": [FIRST_STEPS, given.steps]},
         "seconds a step": {method: [round(each, 4) for each in found] for method, found in steps.items()},
         "of a step": {"median": round(statistics.median(ratios), 3), "pairs": [round(each, 3) for each in ratios]},
-        "of a training": round(statistics.median(ratios) * SHARE_OF_STEPS["best"], 3),
+        "of a training": round(statistics.median(ratios) * BEST_EPOCHS, 3),
     }  # fmt: skip
     given.output.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({name: result[name] for name in ("of a step", "of a training")}))

@@ -17,8 +17,8 @@ from tgtrain.data.reader import NO_PIXELS, Clip
 class PixelMemory:
     """Gives memory to the items of a loader, by name within an item.
 
-    Every `num_items`-th item reuses the same memory; 0: each gets new memory. The kernel clears new shared memory page by page, which
-    took a quarter of the time of a training clip.
+    Every `num_items`-th item reuses the same memory; 0: each gets new memory. The kernel clears new shared memory page by page, and
+    a training clip has hundreds of pages.
     """
 
     num_items: int = 0
