@@ -11,14 +11,17 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 # Three test files at a time, because many wait; each process with one thread for its arithmetic: the tests start processes of their own.
 TEST_PROCESSES ?= 3
+# Compiled modules are kept: without them every process of a test compiles the same code again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test check check-long lint docs clean
 
-# The virtual environment is made once and kept; it is made anew when what it holds changes.
+# The virtual environment is made once and kept; it is made anew when what it holds changes. Python compiles a module at its
+# first import: compiling all of them at once, most of which nothing imports, takes as long as the installation.
 $(VENV)/.complete: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,export,dask,s3,vit,mlflow,dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[train,export,dask,s3,vit,mlflow,dev]'
 	@touch $@
 
 demo: $(VENV)/.complete

@@ -25,6 +25,7 @@ DEMO = (
 )
 SMALL = "--num-classes 2 --num-groups 4 --clips-per-group 1 --width 64 --height 48"
 EXTRACT = "--threads 2 --videos-per-shard 2"
+ALONE = "--threads 1 --videos-per-shard 2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ def _make(base: Path, program: str, arguments: str) -> None:
 def make_inputs(base: Path) -> None:
     """Make what the commands read in an empty folder."""
     _make(base, "prep", "sample {b}/videos " + SMALL)
-    _make(base, "prep", "extract {b}/videos {b}/data " + EXTRACT)
+    _make(base, "prep", "extract {b}/videos {b}/data " + ALONE)
     _make(base, "prep", "split {b}/data --percent 50")
     _make(base, "prep", "export {b}/data {b}/frames")
     shutil.copy(base / "frames" / "p50-s0-f1_labelled_rawframes.txt", base / "list.txt")
@@ -139,15 +140,15 @@ def make_inputs(base: Path) -> None:
     for path in sorted((base / "some").rglob("*_g04_*")):
         path.unlink()
     lists = " --annotations {b}/annotations "
-    _make(base, "prep", "extract {b}/some {b}/few" + lists + EXTRACT)
+    _make(base, "prep", "extract {b}/some {b}/few" + lists + ALONE)
     keys = [f"{path.parent.name}/{path.stem}" for path in sorted((base / "some").rglob("*_g02_*"))]
     (base / "keys.txt").write_text("\n".join(keys[:1]))
     (base / "labels.csv").write_text("key,label\n" + "".join(f"{key},other\n" for key in keys[1:]))
     shutil.copytree(base / "videos", base / "others", ignore=shutil.ignore_patterns("*_g0[123]_*"))
-    _make(base, "prep", "extract {b}/others {b}/rest" + lists + EXTRACT)
+    _make(base, "prep", "extract {b}/others {b}/rest" + lists + ALONE)
     for path in sorted((base / "some").rglob("*_g03_*")):
         path.write_bytes(b"")
-    _make(base, "prep", "extract {b}/some {b}/failed" + lists + EXTRACT)
+    _make(base, "prep", "extract {b}/some {b}/failed" + lists + ALONE)
 
 
 def make_runs(base: Path) -> None:

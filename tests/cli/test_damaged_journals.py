@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,10 +12,19 @@ import pytest
 from manifests.files import read_json
 from manifests.manifest_io import json_bytes
 from manifests.parquet import parquet_table, table_bytes
-from tests.writers import EXTRACT, Writer, files_in
+from tests.writers import ALONE, Writer, files_in
 
-TASK = Writer("prep", "extract {b}/videos {p}/data --num-tasks 2 --task-id 0 " + EXTRACT)
-WHOLE = Writer("prep", "extract {b}/videos {p}/data " + EXTRACT)
+TASK = Writer("prep", "extract {b}/videos {p}/data --num-tasks 2 --task-id 0 " + ALONE)
+WHOLE = Writer("prep", "extract {b}/videos {p}/data " + ALONE)
+
+
+@pytest.fixture(scope="module")
+def unfinished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An extraction of which one of two tasks has run."""
+    place = tmp_path_factory.mktemp("unfinished")
+    code, text = TASK.run(place, inputs)
+    assert code == 0, text
+    return place / "data"
 
 
 @pytest.mark.parametrize(
@@ -26,10 +36,9 @@ WHOLE = Writer("prep", "extract {b}/videos {p}/data " + EXTRACT)
     ],
 )
 def test_damage_is_noted_and_the_extraction_finishes(
-    name: str, cut: bool, note: str, kept: int, inputs: Path, tmp_path: Path
+    name: str, cut: bool, note: str, kept: int, inputs: Path, unfinished: Path, tmp_path: Path
 ) -> None:
-    code, text = TASK.run(tmp_path, inputs)
-    assert code == 0, text
+    shutil.copytree(unfinished, tmp_path / "data")
     damaged = tmp_path / "data" / ".tgprep" / name
     content = bytearray(damaged.read_bytes())
     if cut:
@@ -53,9 +62,10 @@ def test_damage_is_noted_and_the_extraction_finishes(
     ("name", "value"),
     [("path", "../../x"), ("key", "a/../../../evil"), ("first_shard", -1)],
 )
-def test_a_foreign_plan_with_unsafe_names_is_made_again(name: str, value: object, inputs: Path, tmp_path: Path) -> None:
-    code, text = TASK.run(tmp_path, inputs)
-    assert code == 0, text
+def test_a_foreign_plan_with_unsafe_names_is_made_again(
+    name: str, value: object, inputs: Path, unfinished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(unfinished, tmp_path / "data")
     work = tmp_path / "data" / ".tgprep"
     facts = read_json(work / "plan.json")
     rows = parquet_table((work / "plan.parquet").read_bytes())

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch._dynamo  # noqa: F401 - a time limit must not end its import
 from click.testing import CliRunner
 
 from cli.prep import main as tgprep
@@ -26,7 +25,10 @@ _KINDS = {"frames": ["--flow", "dis"], "video": ["--store", "video"]}
 
 @pytest.fixture(scope="module", params=list(_KINDS))
 def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """A small data set with a split, its videos, one of which fails, and a run with a test."""
+    """A small data set with a split, its videos, one of which fails, and a run with a test.
+
+    They are made in this process, so what commands import is there before the time limit of a trial could end an import.
+    """
     root = tmp_path_factory.mktemp(request.param)
     for number in range(8):
         name = f"v_g{number // 2:02d}_c{number % 2:02d}.avi"

@@ -44,7 +44,7 @@ def undisturbed(videos: Path, modules: Path, tmp_path_factory: pytest.TempPathFa
 def whole_out(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data set of a run that nothing disturbed, with the default decoder."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    assert call("extract", videos, out, "--threads", "2").returncode == 1
+    assert call("extract", videos, out, "--threads", "1").returncode == 1
     return out
 
 

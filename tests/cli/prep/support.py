@@ -18,7 +18,7 @@ def one_message(done: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
-GATE_REPEATS, LONG_REPEATS = 3, 50
+GATE_REPEATS, LONG_REPEATS = 2, 50
 kill_series = pytest.mark.parametrize(
     "seed",
     [*range(GATE_REPEATS), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(GATE_REPEATS, LONG_REPEATS))],

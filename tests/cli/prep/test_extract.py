@@ -11,6 +11,8 @@ import pytest
 from tests.extraction import call, command, environment, tree
 from tests.prep.support import moving_square, write_video
 
+ONE = ("--threads", "1")
+
 
 def test_account_exit_code_and_json(videos: Path, whole: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -33,7 +35,7 @@ def test_account_exit_code_and_json(videos: Path, whole: dict[str, str], tmp_pat
 
 def test_a_closed_stderr_does_not_end_the_run(videos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    shell = f"{' '.join(command('extract', videos, out))} 2>&1 | head -n 1; exit ${{PIPESTATUS[0]}}"
+    shell = f"{' '.join(command('extract', videos, out, *ONE))} 2>&1 | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", shell], env=environment(), capture_output=True, check=False, timeout=120)
     assert done.returncode == 1  # two videos fail, as always
     assert (out / "dataset.json").exists()
@@ -58,7 +60,7 @@ def test_wrong_options_are_refused_before_any_work(
 
 
 def test_log_json_gives_one_object_a_line(videos: Path, tmp_path: Path) -> None:
-    done = call("extract", videos, tmp_path / "out", "--log-json", "--threads", "2")
+    done = call("extract", videos, tmp_path / "out", "--log-json", *ONE)
     assert done.returncode == 1
     assert done.stdout == ""
     events = [json.loads(line) for line in done.stderr.splitlines()]
@@ -81,7 +83,7 @@ def test_missing_videos_are_reported_per_class(videos: Path, tmp_path: Path) -> 
     listing = tmp_path / "list.csv"
     rows = ["class0/v000.avi,walk", "class1/v001.avi,run", "class1/gone1.avi,run", "class2/gone2.avi,run", "x.avi,jump"]
     listing.write_text("path,label\n" + "\n".join(rows) + "\n")
-    arguments = ("extract", videos, tmp_path / "out", "--dataset", "csv", "--annotations", listing)
+    arguments = ("extract", videos, tmp_path / "out", "--dataset", "csv", "--annotations", listing, *ONE)
     done = call(*arguments)
     assert done.returncode == 0, done.stderr
     account = done.stderr[done.stderr.index("2 inputs = 2 written") :]
@@ -110,7 +112,7 @@ def test_unlisted_videos_are_reported_per_class(tmp_path: Path) -> None:
     lists.mkdir()
     (lists / "trainlist01.txt").write_text("Punch/v_Punch_g01_c01.avi 71\r\n")
     (lists / "testlist01.txt").write_text("YoYo/v_YoYo_g01_c01.avi\r\n\r\n")
-    done = call("extract", videos, tmp_path / "out", "--json")
+    done = call("extract", videos, tmp_path / "out", "--json", *ONE)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert facts["extra"] == [
@@ -142,7 +144,7 @@ def test_every_known_data_set_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "annotations" / "kinetics700_train.csv").write_text(table)
     for number, how in enumerate((("--dataset", "kinetics700"), ())):
         out = tmp_path / f"out{number}"
-        done = call("extract", videos, out, *how)
+        done = call("extract", videos, out, *how, *ONE)
         assert done.returncode == 0, done.stderr
         header = json.loads((out / "dataset.json").read_bytes())
         assert (header["dataset"], len(header["classes"])) == ("kinetics700", 690)
@@ -156,10 +158,10 @@ def test_retry_failed_and_add(tmp_path: Path) -> None:
     videos, out = tmp_path / "videos", tmp_path / "out"
     write_video(videos / "a" / "one.avi", moving_square(5))
     (videos / "a" / "two.avi").write_bytes(b"")
-    assert call("extract", videos, out).returncode == 1
+    assert call("extract", videos, out, *ONE).returncode == 1
     write_video(videos / "a" / "two.avi", moving_square(6))
     write_video(videos / "b" / "three.avi", moving_square(7))
-    done = call("extract", videos, out, "--retry-failed", "--add", "--json")
+    done = call("extract", videos, out, "--retry-failed", "--add", "--json", *ONE)
     assert done.returncode == 0, done.stderr
     account = json.loads(done.stdout)
     assert (account["num_written"], account["num_failed"], account["num_frames"]) == (3, 0, 18)

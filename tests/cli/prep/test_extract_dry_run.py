@@ -14,11 +14,11 @@ from tests.extraction import BACKENDS, alive, call, children, start, wait_until
 
 def test_a_dry_run_estimates_and_writes_nothing(videos: Path, tmp_path: Path) -> None:
     out = tmp_path / "not" / "yet"
-    dry = call("extract", videos, out, "--dry-run", "--json", "--threads", "2")
+    dry = call("extract", videos, out, "--dry-run", "--json", "--threads", "1")
     assert dry.returncode == 0, dry.stderr
     told = json.loads(dry.stdout)
     assert not out.parent.exists()
-    done = call("extract", videos, out, "--json", "--threads", "2")
+    done = call("extract", videos, out, "--json", "--threads", "1")
     account = json.loads(done.stdout)
     assert told["num_videos"] == account["num_inputs"]
     assert told["num_shards"] == account["num_shards"]
@@ -28,7 +28,7 @@ def test_a_dry_run_estimates_and_writes_nothing(videos: Path, tmp_path: Path) ->
     assert told["num_loose_files"] == pytest.approx(2 * account["num_frames"] - account["num_written"], rel=0.05)
     assert told["num_bytes"] == pytest.approx(account["num_bytes"], rel=0.5)
     assert told["seconds"] > 0
-    plan = call("plan", videos, out, "--json", "--threads", "2")
+    plan = call("plan", videos, out, "--json", "--threads", "1")
     assert plan.returncode == 0, plan.stderr
     same = ("num_videos", "num_frames", "num_bytes", "num_shards", "num_loose_files", "num_unreadable")
     assert {name: json.loads(plan.stdout)[name] for name in same} == {name: told[name] for name in same}

@@ -55,7 +55,7 @@ def watch(process: subprocess.Popen[str], seconds: float, kill: Callable[[], boo
 
 @pytest.mark.parametrize(
     ("num_videos", "num_runs", "seconds"),
-    [pytest.param(200, 2, 1.5, id="gate"), pytest.param(5000, 40, 4.0, id="full", marks=pytest.mark.long)],
+    [pytest.param(100, 2, 1.0, id="gate"), pytest.param(5000, 40, 4.0, id="full", marks=pytest.mark.long)],
 )
 def test_soak(tmp_path: Path, num_videos: int, num_runs: int, seconds: float, reliability: Reliability) -> None:
     videos, out = tmp_path / "videos", tmp_path / "out"

@@ -73,7 +73,7 @@ def no_scratch(folder: Path) -> bool:
 
 def test_from_store_to_store_gives_the_same_bytes(store: ObjectStore, place: str, videos: Path, tmp_path: Path) -> None:
     local = tmp_path / "local"
-    assert call("extract", videos, local, "--threads", "2").returncode == 1
+    assert call("extract", videos, local, "--threads", "1").returncode == 1
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     out = f"{place}/deep/out"
@@ -88,7 +88,7 @@ def test_from_store_to_store_gives_the_same_bytes(store: ObjectStore, place: str
     assert again.returncode == 1
     assert "is finished already: nothing to do" in again.stderr
     # One side remote, the other local; and what reads a data set reads it there.
-    assert call("extract", f"{place}/my videos", tmp_path / "fetched", "--threads", "2").returncode == 1
+    assert call("extract", f"{place}/my videos", tmp_path / "fetched", "--threads", "1").returncode == 1
     assert tree(tmp_path / "fetched") == tree(local)
     for root in (out, local):
         assert here("split", root, "--percent", "50").exit_code == 0
@@ -96,7 +96,7 @@ def test_from_store_to_store_gives_the_same_bytes(store: ObjectStore, place: str
     facts = [json.loads(here("info", root, "--json").stdout) for root in (out, local)]
     assert [entry.pop("path") for entry in facts] == [out, str(local)]
     assert facts[0] == facts[1]
-    checked = here("check", out, "--deep", "--against", videos, "--threads", "2")
+    checked = here("check", out, "--deep", "--against", videos, "--threads", "1")
     assert checked.exit_code == 0, checked.output
     assert here("preview", out, "--output", tmp_path / "page.html", "--max-videos", "4").exit_code == 0
     assert (tmp_path / "page.html").stat().st_size > 10_000
