@@ -283,8 +283,8 @@ ones, which need a GPU ([recipes.md](recipes.md)).
 - **gain**: difference in points ± its standard error over people or sources, over the seeds that both methods have, so it can differ from that of the means
   above. p: exact McNemar test over all seeds; videos that appear under
   several seeds count as independent there, so trust the error of the gain first.
-- **repeats**: the whole method at 10 %, trained again with the same seeds on another processor, which rounds otherwise, and with a later
-  version of this code: {repeats}.
+- **repeats**: the whole method at 10 %, trained again with the same seeds on another processor, which rounds otherwise, with a later version of
+  this code, and on the sample with videos rendered anew, some of which came out a little otherwise at that time: {repeats}.
   These second runs are the first rounds of "targets of a first run"."""
 
 

@@ -27,7 +27,7 @@ from tgprep.obtain.sample_render import Frame, encode_video, make_scene, render_
 # Says which settings made a folder. The dot keeps it out of a scan for videos.
 SETTINGS_NAME = ".tgprep-sample.json"
 # Counts up whenever the same settings would draw other pictures, so that an unfinished folder never gets videos of two styles.
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 MIXED = "mixed"
 NUM_FOLDS = 3
 TEST_GROUP_SHARE = 7 / 25  # UCF101 tests on 7 of its 25 groups in every fold
