@@ -230,7 +230,10 @@ ABOUT = {
 
 
 def repeats(results: Results) -> str:
-    """The whole method at 10 % with the same seeds, twice: on the processor of most runs, and later on another."""
+    """The whole method at 10 % with the same seeds, twice: on the processor of most runs, and later on another.
+
+    The second runs are those of `learning.py --method full --labels 10 --output benchmarks/results/learning_repeats.json`.
+    """
     again = Results(OUTPUT.with_name("learning_repeats.json"))
     found = []
     for data in (DATA_SETS["sample"], DATA_SETS["ucf101-3"]):
